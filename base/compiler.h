@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* compiler: the only place for compiler extensions. */
+#pragma once
+
+#define WEFT_PRINTF(format_index, first_index)                                                     \
+    __attribute__((format(printf, format_index, first_index)))
+#define WEFT_NODISCARD    __attribute__((warn_unused_result))
+#define WEFT_LIKELY(x)    __builtin_expect(!!(x), 1)
+#define WEFT_UNLIKELY(x)  __builtin_expect(!!(x), 0)
+#define WEFT_CACHE_LINE   64
+#define WEFT_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define WEFT_CONTAINER(ptr, type, member)                                                          \
+    ((type *)(void *)((char *)(ptr) - offsetof(type, member)))

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * device: a memory space and its ordered queues of work, as a table of functions. Rows: cpu; cuda
+ * comes as one more file. Code above this table never calls malloc, memcpy or cudaMemcpy on
+ * tensor memory.
+ *
+ * Threads  a device is shared; a queue belongs to one thread
+ * Errors   enqueueing never fails visibly; weft_device_ops.sync reports the first failure
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/diag.h"
+#include "base/status.h"
+
+typedef struct weft_device weft_device_t;
+typedef struct weft_queue weft_queue_t; /* a stream of the device; NULL-free, made by open_queue */
+typedef struct weft_event weft_event_t; /* a point in a queue that can be waited for */
+
+/* Ask for memory that a process on this host can map or a NIC can read. */
+#define WEFT_MEM_EXPORTABLE UINT32_C(1)
+
+typedef struct weft_mem {
+    void *addr;    /* an address of the device's space; the cpu's is dereferenceable */
+    size_t bytes;  /* as asked for */
+    size_t mapped; /* as taken from the system */
+    int fd;        /* the memfd (cpu) of exportable memory, else -1 */
+} weft_mem_t;
+
+typedef struct weft_device_ops {
+    const char *name; /* as in --device */
+
+    weft_status_t (*open)(int index, weft_diag_t *diag, weft_device_t **device_out);
+    void (*close)(weft_device_t *device);
+    /* Zeroed, aligned to 4096 bytes. WEFT_ERR_NO_MEMORY before touching what does not fit. */
+    weft_status_t (*alloc)(weft_device_t *device, size_t bytes, uint32_t flags, weft_mem_t *mem_out);
+    void (*free)(weft_device_t *device, weft_mem_t *mem);
+    /* Maps memory that another process exported (its fd, received over a socket). */
+    weft_status_t (*import)(weft_device_t *device, int fd, size_t bytes, weft_mem_t *mem_out);
+    size_t (*memory_available)(const weft_device_t *device); /* bytes; the container's limit counts */
+
+    weft_status_t (*open_queue)(weft_device_t *device, weft_queue_t **queue_out);
+    void (*close_queue)(weft_queue_t *queue);
+    /* dst and src may each be host or device memory. */
+    void (*copy)(weft_queue_t *queue, void *dst, const void *src, size_t bytes);
+    void (*fill)(weft_queue_t *queue, void *dst, uint8_t value, size_t bytes);
+    weft_event_t *(*record)(weft_queue_t *queue); /* one of a small ring; no allocation */
+    bool (*is_done)(weft_event_t *event);
+    weft_status_t (*sync)(weft_queue_t *queue);
+} weft_device_ops_t;
+
+struct weft_device {
+    const weft_device_ops_t *ops;
+    int index;
+};
+
+/* name: "cpu", or "auto" for the best one this machine has. Unknown names: the known ones listed. */
+weft_status_t weft_device_open(const char *name, int index, weft_diag_t *diag,
+                               weft_device_t **device_out);
+void weft_device_close(weft_device_t *device); /* NULL is fine */

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * log: one line a fact, to stderr.
+ *
+ * Levels by volume: error cannot go on, warn went on degraded, info per process or peer, debug per
+ * request, trace per block or token. A line is lower case, `key=value`, request id first.
+ * Threads  any; a line is written whole
+ */
+#pragma once
+
+#include <stdbool.h>
+
+#include "base/compiler.h"
+#include "base/status.h"
+
+typedef enum weft_log_level {
+    WEFT_LOG_ERROR,
+    WEFT_LOG_WARN,
+    WEFT_LOG_INFO,
+    WEFT_LOG_DEBUG,
+    WEFT_LOG_TRACE,
+} weft_log_level_t;
+
+void weft_log_set_level(weft_log_level_t level); /* default WEFT_LOG_INFO */
+bool weft_log_enabled(weft_log_level_t level);
+
+/* "error" "warn"/"warning" "info" "debug" "trace", any case (vLLM's names too). */
+weft_status_t weft_log_level_parse(const char *text, weft_log_level_t *level_out);
+
+void weft_log(weft_log_level_t level, const char *module, const char *format, ...)
+    WEFT_PRINTF(3, 4);
+
+/* Each file that logs defines WEFT_LOG_MODULE before it includes this header. */
+#define weft_log_error(...) weft_log(WEFT_LOG_ERROR, WEFT_LOG_MODULE, __VA_ARGS__)
+#define weft_log_warn(...)  weft_log(WEFT_LOG_WARN, WEFT_LOG_MODULE, __VA_ARGS__)
+#define weft_log_info(...)  weft_log(WEFT_LOG_INFO, WEFT_LOG_MODULE, __VA_ARGS__)
+#define weft_log_debug(...)                                                                        \
+    (weft_log_enabled(WEFT_LOG_DEBUG) ? weft_log(WEFT_LOG_DEBUG, WEFT_LOG_MODULE, __VA_ARGS__)     \
+                                      : (void)0)
+#define weft_log_trace(...)                                                                        \
+    (weft_log_enabled(WEFT_LOG_TRACE) ? weft_log(WEFT_LOG_TRACE, WEFT_LOG_MODULE, __VA_ARGS__)     \
+                                      : (void)0)

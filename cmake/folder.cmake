@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+# weft_folder(PATH USES folder... LIBRARIES target...)
+# Makes the static library weft_<path> of every .c below PATH. Files are found, not listed, so that
+# adding a backend, an op or a model touches its .def table and nothing here. A file named
+# *_avx2.c or *_avx512.c is compiled for that instruction set.
+function(weft_folder path)
+    cmake_parse_arguments(ARG "" "" "USES;LIBRARIES" ${ARGN})
+    string(REPLACE "/" "_" name weft_${path})
+    file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${path}/*.c)
+    add_library(${name} STATIC ${sources})
+    target_link_libraries(${name} PUBLIC weft_flags ${ARG_LIBRARIES})
+    foreach(folder ${ARG_USES})
+        string(REPLACE "/" "_" used weft_${folder})
+        target_link_libraries(${name} PUBLIC ${used})
+    endforeach()
+    if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+        foreach(source ${sources})
+            if(source MATCHES "_avx2\\.c$")
+                set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+                    "-mavx2;-mfma;-mf16c")
+            elseif(source MATCHES "_avx512\\.c$")
+                set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+                    "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mprefer-vector-width=512")
+            endif()
+        endforeach()
+    endif()
+endfunction()

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every outside library, its lowest version and its Debian package, in one place.
+# `./dev` reads the "apt:" words to install what is missing.
+find_package(PkgConfig REQUIRED)                                   # apt: pkg-config
+find_package(Threads REQUIRED)
+pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson>=2.13)  # apt: libjansson-dev
+pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-0.1>=0.2)     # apt: libyaml-dev
+pkg_check_modules(MHD REQUIRED IMPORTED_TARGET libmicrohttpd>=0.9.73)  # apt: libmicrohttpd-dev
+pkg_check_modules(GNUTLS REQUIRED IMPORTED_TARGET gnutls>=3.7)     # apt: libgnutls28-dev
+pkg_check_modules(CURL REQUIRED IMPORTED_TARGET libcurl>=7.74)     # apt: libcurl4-openssl-dev
+pkg_check_modules(CRYPTO REQUIRED IMPORTED_TARGET libcrypto>=3.0)  # apt: libssl-dev
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash>=0.8)  # apt: libxxhash-dev
+pkg_check_modules(HWLOC REQUIRED IMPORTED_TARGET hwloc>=2.4)       # apt: libhwloc-dev
+pkg_check_modules(CMOCKA IMPORTED_TARGET cmocka>=1.1.5)            # apt: libcmocka-dev
+
+add_library(weft_libraries INTERFACE)
+target_link_libraries(weft_libraries INTERFACE Threads::Threads PkgConfig::JANSSON PkgConfig::YAML
+    PkgConfig::MHD PkgConfig::GNUTLS PkgConfig::CURL PkgConfig::CRYPTO PkgConfig::XXHASH
+    PkgConfig::HWLOC m)
