@@ -71,3 +71,60 @@ typedef struct weft_option {
 #define WEFT_OPTION_FIELD(field, type, flag, fallback, doc) weft_option_##type##_t field;
 #define WEFT_OPTION_ROW(strukt, field, type, flag, fallback, doc)                                  \
     {flag, WEFT_OPTION_##type, offsetof(strukt, field), fallback, doc},
+
+/* Rows and the struct that they fill. */
+typedef struct weft_option_group {
+    const char *title; /* heading in --help */
+    const weft_option_t *rows;
+    size_t n_rows;
+    void *config;
+} weft_option_group_t;
+
+/* Another name for an option: VLLM_API_KEY for api-key (variable), or an older flag. */
+typedef struct weft_option_alias {
+    const char *name;
+    const char *flag;
+} weft_option_alias_t;
+
+/* A flag of the programs we stand in for that means nothing here: taken, with one log line. */
+typedef struct weft_option_ignored {
+    const char *flag;   /* without the dashes */
+    bool takes_value;
+    const char *reason; /* "weft has no CUDA graphs on the CPU" */
+} weft_option_ignored_t;
+
+typedef struct weft_option_spec {
+    const char *usage; /* "weft serve MODEL [options]" */
+    const char *about; /* one sentence */
+    const weft_option_group_t *groups;
+    size_t n_groups;
+    const weft_option_alias_t *variables; /* environment aliases */
+    size_t n_variables;
+    const weft_option_alias_t *flags; /* flag aliases */
+    size_t n_flags;
+    const weft_option_ignored_t *ignored;
+    size_t n_ignored;
+    const char *extra_arguments_variable; /* VLLM_ADDITIONAL_ARGS: split as a shell would; or NULL */
+    uint32_t max_positional;
+    bool has_config_file; /* --config FILE (YAML) */
+} weft_option_spec_t;
+
+typedef struct weft_option_set weft_option_set_t; /* owns every string of the filled structs */
+
+/*
+ * Fills every group's config from defaults, file, environment and argv[1..] (argv[0] is skipped).
+ * WEFT_ERR_CANCELLED: --help was asked for and printed to stdout.
+ * Anything wrong: diag, with the nearest known flag for an unknown one.
+ */
+weft_status_t weft_option_set_parse(const weft_option_spec_t *spec, int argc, char **argv,
+                                    weft_diag_t *diag, weft_option_set_t **set_out);
+void weft_option_set_destroy(weft_option_set_t *set); /* NULL is fine */
+
+uint32_t weft_option_positional_count(const weft_option_set_t *set);
+const char *weft_option_positional(const weft_option_set_t *set, uint32_t index);
+
+/* Whether flag was given anywhere but in the defaults. */
+bool weft_option_is_given(const weft_option_set_t *set, const char *flag);
+
+void weft_option_print_help(const weft_option_spec_t *spec, FILE *file);
+void weft_option_print_markdown(const weft_option_spec_t *spec, FILE *file); /* docs/options.md */

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * commands: the subcommands of weft, one file each.
+ *
+ * argv[0] is the subcommand's name. Exit codes: 0 done, 1 it failed, 2 the input was wrong (bad
+ * flag, bad file); one line on stderr says what.
+ */
+#pragma once
+
+#include "base/diag.h"
+
+#define CLI_EXIT_OK      0
+#define CLI_EXIT_FAILED  1
+#define CLI_EXIT_INVALID 2
+
+#define COMMAND(name, about) int cmd_##name(int argc, char **argv);
+#include "cli/commands.def"
+#undef COMMAND
+
+/* Prints "weft: error: <diag>" and returns the exit code that goes with status. */
+int cli_fail(weft_status_t status, const weft_diag_t *diag);

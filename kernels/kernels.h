@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kernels: the table of ops that model graphs are written against.
+ *
+ * An op is enqueued on a k_stream and returns nothing to the host: its arguments are copied, what
+ * they point to stays valid until the stream is synced. All pointers are addresses of the stream's
+ * device. The cpu stream runs an op before the call returns, on the stream's thread team; callers
+ * must not count on it.
+ *
+ * Threads    a stream belongs to one thread
+ * Strides    in elements, unless a name says _bytes; activations are f32, rows of `stride` elements
+ * Decision 7 for one (op, dtype, ISA) every output row is computed by the same instructions in the
+ *            same order whatever the number of rows and threads; K is summed in fixed chunks;
+ *            attention walks tokens in chunks of K_ATTENTION_CHUNK, whatever the block size
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/device.h"
+#include "base/diag.h"
+#include "base/status.h"
+#include "kernels/dtypes.h"
+
+#define K_ATTENTION_CHUNK 64
+#define K_MAX_LOGPROBS    20 /* top log-probabilities a sampled row can report */
+
+typedef struct k_stream k_stream_t;
+
+/* ---- weights ------------------------------------------------------------------------------- */
+
+/*
+ * A matrix [rows, columns] as a backend keeps it: out = W x has `rows` outputs. Packed by
+ * weight_pack into memory of weight_bytes(); `data` may instead point into the mapped file when
+ * the backend computes straight from it (weight_bytes says 0).
+ */
+typedef struct k_weight {
+    k_dtype_t dtype; /* of the source */
+    uint32_t rows;
+    uint32_t columns;
+    const void *data;
+} k_weight_t;
+
+/* Row ranges of the source, in order, that make one weight; parts share dtype and columns. */
+typedef struct k_weight_part {
+    const void *data; /* [rows][row bytes] in file order */
+    uint32_t rows;
+} k_weight_part_t;
+
+/* ---- ops ----------------------------------------------------------------------------------- */
+
+/* y[i] = table row ids[i], as f32.   ids [rows]; table [vocab, dim]; y [rows, dim] */
+typedef struct k_embed_args {
+    const k_weight_t *table; /* packed for weight_embed */
+    const int32_t *ids;
+    float *y;
+    uint32_t rows;
+    size_t y_stride;
+    float scale; /* 1 unless the model scales its embeddings */
+} k_embed_args_t;
+
+/*
+ * y = x / sqrt(mean(x²) + eps) · w.   Zhang & Sennrich 2019, eq. 4.
+ * x, y [rows, groups, dim]: each group is normed alone (groups = heads for Qwen3's q and k norms,
+ * else 1), group g at g·dim of its row; y may be x. w [dim] f32.
+ */
+typedef struct k_rms_norm_args {
+    const float *x;
+    const float *w;
+    float *y;
+    uint32_t rows;
+    uint32_t groups;
+    uint32_t dim;
+    size_t x_stride;
+    size_t y_stride;
+    float eps;
+} k_rms_norm_args_t;
+
+/* y = x Wᵀ (+ bias) (+ y).   x [rows, W.columns]; y [rows, W.rows]; bias [W.rows] f32 or NULL */
+typedef struct k_linear_args {
+    const k_weight_t *w;
+    const float *bias;
+    const float *x;
+    float *y;
+    uint32_t rows;
+    size_t x_stride;
+    size_t y_stride;
+    bool accumulate; /* add to what y holds: the residual */
+} k_linear_args_t;
+
+/*
+ * One layer of the paged KV cache. Element (block b, head h, token t, part p of {K, V}, i) lies at
+ * base + b·block_stride + h·head_stride + t·token_stride + p·part_stride + i·element size, all
+ * strides in bytes; base already includes the layer's offset.
+ */
+typedef struct k_kv_view {
+    void *base;
+    k_dtype_t dtype; /* K_F32, K_F16 or K_BF16 */
+    uint32_t block_tokens;
+    uint32_t heads;
+    uint32_t head_dim;
+    size_t block_stride;
+    size_t head_stride;
+    size_t token_stride;
+    size_t part_stride;
+} k_kv_view_t;
+
+/* The rows [row, row + rows) of the step belong to one sequence, at positions start... */
+typedef struct k_seq {
+    uint32_t row;
+    uint32_t rows;
+    uint32_t start;              /* tokens of the sequence already in the cache */
+    const uint32_t *block_table; /* block ids; entry i holds tokens [i·block_tokens, …) */
+} k_seq_t;
+
+/*
+ * Rotates q and k in place, then writes k and v of every row to the cache.
+ * Position p, pair i: angle p · inv_freq[i], cos and sin times mscale. Su et al. 2021, eq. 34.
+ * Pairs are (i, i + rotary/2), or (2i, 2i + 1) when interleaved (GGUF files of family llama).
+ * q [rows, q_heads, head_dim]; k, v [rows, kv.heads, head_dim]
+ */
+typedef struct k_rope_kv_write_args {
+    float *q;
+    float *k;
+    const float *v;
+    size_t q_stride;
+    size_t k_stride;
+    size_t v_stride;
+    uint32_t q_heads;
+    uint32_t rotary;       /* elements of a head that rotate: head_dim or fewer; 0: none */
+    const float *inv_freq; /* [rotary/2] */
+    float mscale;
+    bool interleaved;
+    k_kv_view_t kv;
+    const k_seq_t *seqs;
+    uint32_t n_seqs;
+} k_rope_kv_write_args_t;
+
+/*
+ * Causal attention over the paged cache, which already holds this step's K and V.
+ * o = softmax(q Kᵀ · scale, positions i−window+1..i) V, online softmax over chunks of
+ * K_ATTENTION_CHUNK tokens counted from position 0 (Dao et al. 2022, algorithm 1).
+ * q, o [rows, q_heads, head_dim]; q head h reads kv head h / (q_heads / kv.heads)
+ */
+typedef struct k_attention_args {
+    const float *q;
+    float *o;
+    size_t q_stride;
+    size_t o_stride;
+    uint32_t q_heads;
+    float scale;
+    uint32_t window; /* 0: everything before */
+    k_kv_view_t kv;
+    const k_seq_t *seqs;
+    uint32_t n_seqs;
+} k_attention_args_t;
+
+/* y = silu(gate) · up, silu(x) = x / (1 + exp(−x)).   all [rows, dim]; y may be gate */
+typedef struct k_silu_mul_args {
+    const float *gate;
+    const float *up;
+    float *y;
+    uint32_t rows;
+    uint32_t dim;
+    size_t gate_stride;
+    size_t up_stride;
+    size_t y_stride;
+} k_silu_mul_args_t;
+
+/* y += x.   both [rows, dim] */
+typedef struct k_add_args {
+    const float *x;
+    float *y;
+    uint32_t rows;
+    uint32_t dim;
+    size_t x_stride;
+    size_t y_stride;
+} k_add_args_t;
+
+/* y[i] = x[index[i]].   x [., dim]; y [rows, dim] */
+typedef struct k_gather_rows_args {
+    const float *x;
+    const uint32_t *index;
+    float *y;
+    uint32_t rows;
+    uint32_t dim;
+    size_t x_stride;
+    size_t y_stride;
+} k_gather_rows_args_t;
+
+/* ---- sampling ------------------------------------------------------------------------------ */
+
+typedef struct k_bias {
+    int32_t token;
+    float value;
+} k_bias_t;
+
+/* What one row of logits reports: the log-softmax of the unmodified logits. */
+typedef struct k_logprob {
+    int32_t token;
+    uint32_t rank; /* 1 = most likely */
+    float logprob;
+} k_logprob_t;
+
+typedef struct k_sampled {
+    k_logprob_t chosen;
+    k_logprob_t top[K_MAX_LOGPROBS]; /* most likely first, ties by lower id; n_top are valid */
+    uint32_t n_top;
+} k_sampled_t;
+
+/* Prompt log-probabilities: how likely target[i] was under row i.   logits [rows, vocab] */
+typedef struct k_logprobs_args {
+    const float *logits;
+    const int32_t *targets;
+    const uint32_t *n_top; /* [rows] */
+    k_sampled_t *out;      /* [rows] */
+    uint32_t rows;
+    uint32_t vocab;
+    size_t logits_stride;
+} k_logprobs_args_t;
+
+/*
+ * How one row is sampled. In this order, as vLLM does: allowed mask, logit bias, repetition /
+ * frequency / presence penalties over history, temperature, min_p, top_k, top_p, then
+ * argmax(log p + Gumbel noise) with noise = Philox4x32-10(key = seed, counter = (output_index,
+ * token)). temperature 0 is argmax, ties to the lower id. History counts: the first
+ * prompt_tokens entries are the prompt (repetition only), the rest output.
+ */
+typedef struct k_sample_row {
+    float temperature;
+    float top_p;           /* 1: off */
+    float min_p;           /* 0: off */
+    int32_t top_k;         /* 0: off */
+    float repetition_penalty; /* 1: off */
+    float frequency_penalty;  /* 0: off */
+    float presence_penalty;   /* 0: off */
+    uint32_t n_top;           /* log-probabilities wanted besides the chosen one, ≤ K_MAX_LOGPROBS */
+    bool wants_logprob;       /* else chosen.logprob and rank may stay 0 */
+    uint64_t seed;
+    uint64_t output_index;
+    const int32_t *history; /* [history_tokens] token ids, or NULL when no penalty is on */
+    uint32_t history_tokens;
+    uint32_t prompt_tokens;
+    const k_bias_t *bias; /* [n_bias] */
+    uint32_t n_bias;
+    const uint32_t *mask; /* bit t of word t/32: token t allowed; NULL: all */
+} k_sample_row_t;
+
+/* logits [rows, vocab], destroyed; params [rows]; out [rows] */
+typedef struct k_sample_args {
+    float *logits;
+    const k_sample_row_t *params;
+    k_sampled_t *out;
+    uint32_t rows;
+    uint32_t vocab;
+    size_t logits_stride;
+} k_sample_args_t;
+
+/* ---- the table ----------------------------------------------------------------------------- */
+
+typedef struct k_ops {
+    const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512" */
+    bool (*is_supported)(void);
+
+    /* Bytes of a packed weight; 0: computes from the file's own bytes, nothing to pack. */
+    size_t (*weight_bytes)(k_dtype_t dtype, uint32_t rows, uint32_t columns);
+    /* dst [weight_bytes()], 64-byte aligned. Runs on the stream's threads. */
+    void (*weight_pack)(k_stream_t *stream, k_dtype_t dtype, uint32_t columns,
+                        const k_weight_part_t *parts, uint32_t n_parts, void *dst);
+    /* Scratch memory an op may need for at most `rows` rows of at most `width` elements. */
+    size_t (*scratch_bytes)(uint32_t rows, uint32_t width, uint32_t threads);
+
+#define OP(name) void (*name)(k_stream_t * stream, const k_##name##_args_t *args);
+#include "kernels/ops.def"
+#undef OP
+} k_ops_t;
+
+struct k_stream {
+    const k_ops_t *ops;
+    weft_device_t *device;
+    weft_queue_t *queue;
+    struct k_team *team; /* cpu: the persistent threads */
+    void *scratch;       /* [scratch_bytes], made by k_stream_reserve */
+    size_t scratch_bytes;
+};
+
+/*
+ * isa: "auto", or a name of k_ops (cpu: ref, avx2, avx512). threads 0: the cores this process may
+ * use (affinity and cgroup counted).
+ * WEFT_ERR_UNSUPPORTED names what this machine has.
+ */
+weft_status_t k_stream_create(weft_device_t *device, const char *isa, uint32_t threads,
+                              weft_diag_t *diag, k_stream_t **stream_out);
+void k_stream_destroy(k_stream_t *stream); /* NULL is fine */
+
+/* Makes room for ops of up to rows × width; called once before the first step. */
+weft_status_t k_stream_reserve(k_stream_t *stream, uint32_t rows, uint32_t width);
+
+/* Waits until everything enqueued is done. */
+weft_status_t k_stream_sync(k_stream_t *stream);
+
+uint32_t k_stream_threads(const k_stream_t *stream);
+
+/* The ops tables compiled in, best first, NULL-terminated; check is_supported(). */
+const k_ops_t *const *k_ops_all(void);

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kv_layout: where every byte of a KV block lies.
+ *
+ * Axes: L(ayer) B(lock) H(ead) N(token) C(ontent: K then V of one token). The default order is
+ * BHLNC: a block is one contiguous extent, and so is a slice of its heads. A layout is a list of
+ * groups; a group is the layers of one attention kind and window and has its own block table.
+ * Plain models have one group.
+ *
+ * Bytes of a block = heads × layers × tokens × 2 × head_dim × element size, summed over nothing
+ * else: each group has its own blocks.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/diag.h"
+#include "base/status.h"
+
+#define KV_MAX_GROUPS 4
+
+typedef enum kv_order { KV_ORDER_BHLNC, KV_ORDER_BLHNC, KV_ORDER_LBHNC } kv_order_t;
+
+typedef struct kv_group {
+    uint32_t layers;
+    uint32_t heads; /* of this rank */
+    uint32_t head_dim;
+    uint32_t window; /* 0: full attention */
+} kv_group_t;
+
+/* Strides in bytes. Element i of part p (0 K, 1 V): see k_kv_view in kernels.h. */
+typedef struct kv_strides {
+    size_t block;
+    size_t layer;
+    size_t head;
+    size_t token;
+    size_t part;
+} kv_strides_t;
+
+typedef struct kv_layout {
+    kv_order_t order;
+    uint32_t block_tokens;
+    uint32_t element_bytes; /* 4 f32, 2 f16 and bf16 */
+    uint32_t n_groups;
+    kv_group_t groups[KV_MAX_GROUPS];
+    kv_strides_t strides[KV_MAX_GROUPS];
+    size_t block_bytes[KV_MAX_GROUPS];
+} kv_layout_t;
+
+/*
+ * Fills strides and block_bytes from the other fields. n_blocks matters to KV_ORDER_LBHNC alone,
+ * where a layer holds all blocks.
+ * WEFT_ERR_INVALID: a zero extent, block_tokens not a power of two. WEFT_ERR_TOO_LARGE: overflow.
+ */
+weft_status_t kv_layout_init(kv_layout_t *layout, uint32_t n_blocks, weft_diag_t *diag);

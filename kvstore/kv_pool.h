@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kv_pool: fixed-size KV blocks and how many users each one has.
+ *
+ * A block is free (nobody refers to it; perhaps still cached: kv_index knows its hash) or held.
+ * Free blocks wait in LRU order: alloc takes the one unused for longest, so a cached block lives
+ * until its space is needed. Of one release, the tail of the chain becomes older than its head, so
+ * that eviction never leaves a hole at a chain's front.
+ *
+ * Owns     the slab (device memory) and every reference count
+ * Threads  engine thread only
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/device.h"
+#include "base/status.h"
+#include "kvstore/kv_layout.h"
+
+typedef struct kv_pool kv_pool_t;
+typedef uint32_t kv_block_id_t;
+
+#define KV_BLOCK_NONE UINT32_MAX
+
+typedef struct kv_pool_config {
+    weft_device_t *device; /* borrowed, outlives the pool */
+    kv_layout_t layout;    /* group 0 is served by this pool */
+    uint32_t n_blocks;
+    /* Told before a free block that may be cached is given to a new user. May be NULL. */
+    void (*on_reuse)(void *user, kv_block_id_t block);
+    void *user;
+} kv_pool_config_t;
+
+weft_status_t kv_pool_create(const kv_pool_config_t *config, kv_pool_t **pool_out);
+void kv_pool_destroy(kv_pool_t *pool); /* NULL is fine */
+
+/*
+ * Takes n blocks, one reference each; all or nothing.
+ * ids_out [n], written only on success.
+ * WEFT_ERR_NO_BLOCKS: fewer than n are free.
+ */
+weft_status_t kv_pool_alloc(kv_pool_t *pool, uint32_t n, kv_block_id_t *ids_out);
+
+/* One more reference to each; free (cached) blocks leave the free list. */
+void kv_pool_acquire(kv_pool_t *pool, const kv_block_id_t *ids, uint32_t n);
+
+/* One reference less to each; ids in chain order. At zero a block is free again, content kept. */
+void kv_pool_release(kv_pool_t *pool, const kv_block_id_t *ids, uint32_t n);
+
+uint32_t kv_pool_refs(const kv_pool_t *pool, kv_block_id_t id);
+uint32_t kv_pool_free_blocks(const kv_pool_t *pool);
+uint32_t kv_pool_total_blocks(const kv_pool_t *pool);
+const kv_layout_t *kv_pool_layout(const kv_pool_t *pool);
+const weft_mem_t *kv_pool_memory(const kv_pool_t *pool);

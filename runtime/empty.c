@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Keeps the folder a library until its first source lands; delete this file then. */
+extern int weft_runtime_empty;

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * engine: takes requests of token ids and answers with token ids, many at once.
+ *
+ * One engine thread owns scheduler, pool, index and executor. Other threads hand it requests and
+ * read what it wrote into them:
+ *
+ *   engine_client_t  one for each thread that consumes answers; its fd becomes readable when some
+ *                    of its requests have news; engine_client_next() returns them
+ *   engine_request_t a request and its growing answer. The engine appends tokens and publishes
+ *                    their count with a release store; the consumer reads up to the count it
+ *                    acquired. Sized at submit, so a slow reader holds up nobody
+ *
+ * Same request, same tokens, whatever else runs (design decision 7).
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/diag.h"
+#include "base/option.h"
+#include "base/status.h"
+#include "kernels/kernels.h"
+#include "runtime/model.h"
+#include "text/text.h"
+
+typedef struct engine engine_t;
+typedef struct engine_client engine_client_t;
+typedef struct engine_request engine_request_t;
+
+/* Rows in runtime/options.def: block size, limits, caching, kv dtype, device, isa, threads, seed. */
+typedef struct engine_options {
+#define OPTION WEFT_OPTION_FIELD
+#include "runtime/options.def"
+#undef OPTION
+} engine_options_t;
+
+extern const weft_option_t engine_option_rows[];
+extern const size_t engine_option_count;
+
+typedef enum engine_finish {
+    ENGINE_FINISH_NONE,   /* still running */
+    ENGINE_FINISH_STOP,   /* end token or stop token id */
+    ENGINE_FINISH_LENGTH, /* max_tokens or the context is full */
+    ENGINE_FINISH_ABORT,  /* engine_abort, or shutdown */
+    ENGINE_FINISH_ERROR,
+} engine_finish_t;
+
+#define ENGINE_NO_SEED UINT64_MAX
+
+typedef struct engine_sampling {
+    float temperature; /* 0: greedy */
+    float top_p;
+    float min_p;
+    int32_t top_k;
+    float repetition_penalty;
+    float frequency_penalty;
+    float presence_penalty;
+    uint64_t seed; /* ENGINE_NO_SEED: the engine draws one */
+    uint32_t max_tokens; /* 0: only the prompt is computed (echo, prompt log-probabilities) */
+    uint32_t min_tokens; /* end tokens and stop ids are not sampled before this many */
+    bool ignore_eos;
+    bool wants_logprobs;
+    uint32_t n_top_logprobs; /* besides the chosen token's; ≤ K_MAX_LOGPROBS */
+    bool wants_prompt_logprobs;
+    uint32_t n_prompt_top_logprobs;
+    const int32_t *stop_token_ids;
+    uint32_t n_stop_token_ids;
+    const k_bias_t *logit_bias;
+    uint32_t n_logit_bias;
+    const int32_t *allowed_token_ids; /* NULL: all */
+    uint32_t n_allowed_token_ids;
+    const int32_t *bad_words; /* token sequences, one after another */
+    const uint32_t *bad_word_lengths;
+    uint32_t n_bad_words;
+} engine_sampling_t;
+
+/* Everything is copied by submit, except grammar, which is kept until the request is released. */
+typedef struct engine_submit {
+    const char *id; /* for the log */
+    const int32_t *prompt;
+    uint32_t n_prompt; /* ≥ 1 */
+    uint32_t n;        /* samples that share the prompt's blocks, ≥ 1 */
+    int64_t priority;  /* lower runs first */
+    const char *cache_salt; /* NULL: shared with everybody */
+    uint64_t arrival_ns;    /* weft_clock_ns() when the server got it; 0: now */
+    engine_sampling_t sampling;
+    const text_grammar_t *grammar; /* NULL: unconstrained */
+    void *user;                    /* the consumer's own, given back by engine_request_user */
+} engine_submit_t;
+
+/* One sample's answer so far. */
+typedef struct engine_answer {
+    const int32_t *tokens;       /* [n_tokens] */
+    const k_sampled_t *logprobs; /* [n_tokens] when asked for, else NULL */
+    uint32_t n_tokens;
+    engine_finish_t finish;
+    int32_t stop_token; /* the stop_token_ids entry that ended it, else -1 (also for EOS) */
+} engine_answer_t;
+
+typedef struct engine_timings {
+    uint64_t arrival_ns;
+    uint64_t scheduled_ns; /* 0 until then, so for each */
+    uint64_t first_token_ns;
+    uint64_t finished_ns;
+    uint32_t cached_tokens; /* of the prompt, found in the prefix cache when first scheduled */
+    uint32_t preemptions;
+} engine_timings_t;
+
+/*
+ * Loads nothing: source and tokenizer come opened and outlive the engine (tokenizer may be NULL:
+ * no grammars). Memory that does not fit: diag says how much is needed and what to change.
+ */
+weft_status_t engine_create(const engine_options_t *options, const model_source_t *source,
+                            const text_tokenizer_t *tokenizer, weft_diag_t *diag,
+                            engine_t **engine_out);
+void engine_destroy(engine_t *engine); /* aborts what runs; NULL is fine */
+
+/* No new work from now on (WEFT_ERR_STOPPING); what runs goes on. */
+void engine_drain(engine_t *engine);
+
+const model_config_t *engine_model_config(const engine_t *engine);
+uint32_t engine_max_context(const engine_t *engine);
+bool engine_is_healthy(const engine_t *engine);
+text_grammar_factory_t *engine_grammar_factory(engine_t *engine); /* NULL without a tokenizer */
+
+weft_status_t engine_client_create(engine_t *engine, engine_client_t **client_out);
+void engine_client_destroy(engine_client_t *client); /* its requests must be released */
+int engine_client_fd(const engine_client_t *client); /* readable: call next until NULL */
+engine_request_t *engine_client_next(engine_client_t *client);
+
+/* Blocks until next would return something or timeout_ms passed (-1: for ever). For the CLI. */
+engine_request_t *engine_client_wait(engine_client_t *client, int timeout_ms);
+
+/*
+ * WEFT_ERR_QUEUE_FULL: over max-num-queued-reqs. WEFT_ERR_TOO_LARGE: prompt + 1 token over the
+ * context. WEFT_ERR_STOPPING: draining. WEFT_ERR_INVALID: diag says which field.
+ */
+weft_status_t engine_submit(engine_t *engine, engine_client_t *client,
+                            const engine_submit_t *submit, weft_diag_t *diag,
+                            engine_request_t **request_out);
+
+/* Its blocks are free within a step, wherever it is; news with ENGINE_FINISH_ABORT follows. */
+void engine_abort(engine_request_t *request);
+
+/* Consumer's last call; aborts first if it still runs. The pointer is dead afterwards. */
+void engine_request_release(engine_request_t *request);
+
+void *engine_request_user(const engine_request_t *request);
+uint32_t engine_request_samples(const engine_request_t *request);
+engine_answer_t engine_request_answer(const engine_request_t *request, uint32_t sample);
+engine_timings_t engine_request_timings(const engine_request_t *request);
+
+/* [n_prompt], entry 0 empty (nothing precedes it); NULL until the prompt is computed. */
+const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *request);
+
+/* Gauges, read from any thread; set once a step. */
+typedef struct engine_stats {
+    uint32_t running;
+    uint32_t waiting;
+    uint32_t total_blocks;
+    uint32_t free_blocks;       /* cached ones included */
+    uint32_t referenced_blocks; /* 0 when idle */
+    uint64_t steps;
+} engine_stats_t;
+
+engine_stats_t engine_stats(const engine_t *engine);
+
+/* Drops every cached block. WEFT_ERR_IN_USE: requests are running. */
+weft_status_t engine_reset_prefix_cache(engine_t *engine);

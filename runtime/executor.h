@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * executor: carries out step plans on one rank: keeps the mirrored slots, feeds the model graph,
+ * samples.
+ *
+ * executor_launch enqueues and returns; executor_collect waits for the oldest launched step and
+ * reads the sampling buffer. A plan may be launched before the one before it is collected: a
+ * STEP_ROW_FROM_SLOT row takes its token from the device.
+ *
+ * Owns     slots, step buffers at fixed addresses; borrows the model, the KV pool's memory
+ * Threads  engine thread
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/diag.h"
+#include "base/status.h"
+#include "kernels/kernels.h"
+#include "kvstore/kv_layout.h"
+#include "runtime/model.h"
+#include "runtime/step_plan.h"
+
+typedef struct executor executor_t;
+
+typedef struct executor_config {
+    model_t *model;
+    k_stream_t *stream;
+    step_limits_t limits;
+    const kv_layout_t *layout;
+    k_dtype_t kv_dtype;
+    void *kv_base; /* the pool's memory */
+} executor_config_t;
+
+/* Results of one step, valid until its buffers are launched again (two steps later). */
+typedef struct step_result {
+    uint64_t step;
+    uint32_t n_rows;          /* as in the plan */
+    const k_sampled_t *rows;  /* [n_rows]; of rows with STEP_ROW_SAMPLE */
+    /* Prompt log-probabilities, for rows that asked, in row order: entry j of a row with start s
+     * is about history token s + j + 1; the last token of a row that samples has none. */
+    const k_sampled_t *prompt; /* [n_prompt] */
+    uint32_t n_prompt;
+} step_result_t;
+
+weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag,
+                              executor_t **executor_out);
+void executor_destroy(executor_t *executor); /* NULL is fine */
+
+/*
+ * The mask a STEP_ROW_MASKED row of slot is sampled under, [(vocab + 31) / 32] words, written by
+ * the engine before executor_launch.
+ */
+uint32_t *executor_mask(executor_t *executor, uint32_t slot);
+
+weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan);
+
+/* WEFT_ERR_NOT_FOUND: nothing was launched. WEFT_ERR_DEVICE: the rank cannot go on. */
+weft_status_t executor_collect(executor_t *executor, step_result_t *result_out);
+
+/* Bytes of slots and step buffers. */
+size_t executor_memory(const step_limits_t *limits, const model_config_t *config);

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * model: the weights of this rank, packed for its device, and the graph that runs them.
+ *
+ * A graph is a plain function in runtime/models/<family>.c that enqueues ops of the k_ops table; it
+ * allocates nothing and returns no data to the host.
+ *
+ * Owns     packed weights and the activation buffers of one step
+ * Threads  the executor's
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/diag.h"
+#include "base/status.h"
+#include "kernels/kernels.h"
+#include "runtime/model_config.h"
+#include "runtime/model_source.h"
+
+typedef struct model model_t;
+
+typedef struct model_limits {
+    uint32_t max_rows;    /* tokens of one step */
+    uint32_t max_outputs; /* rows of logits of one step */
+    uint32_t max_context; /* positions */
+} model_limits_t;
+
+/* One forward pass. All arrays are device memory at fixed addresses. */
+typedef struct model_batch {
+    const int32_t *ids; /* [rows] */
+    uint32_t rows;
+    const k_seq_t *seqs; /* [n_seqs], covering the rows in order */
+    uint32_t n_seqs;
+    const uint32_t *outputs; /* [n_outputs] rows whose logits are wanted */
+    uint32_t n_outputs;
+    const k_kv_view_t *kv; /* [layers] */
+    float *logits;         /* [n_outputs, vocab] */
+} model_batch_t;
+
+/* source is borrowed until destroy (weights may be used where they are mapped). */
+weft_status_t model_create(const model_source_t *source, const model_limits_t *limits,
+                           k_stream_t *stream, weft_diag_t *diag, model_t **model_out);
+void model_destroy(model_t *model); /* NULL is fine */
+
+const model_config_t *model_config(const model_t *model);
+
+/* Enqueues the pass on the stream. */
+void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch);
+
+/* Bytes of packed weights and of activation buffers that model_create would take. */
+weft_status_t model_memory(const model_source_t *source, const model_limits_t *limits,
+                           const k_ops_t *ops, size_t *weights_bytes_out,
+                           size_t *activation_bytes_out);

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * step_plan: what every rank does in one step. Fixed-size structs with a version, so that it can be
+ * sent through a shared-memory ring or a wire as it is.
+ *
+ * A slot is a running sequence's place in every rank's mirrored state: its block table, its token
+ * history, its sampling parameters. Plans carry changes only. Order within a plan: binds, then
+ * block appends, then rows.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+#define STEP_PLAN_VERSION 1
+
+/* Row flags */
+#define STEP_ROW_SAMPLE          UINT32_C(1) /* sample a token after the row's last token */
+#define STEP_ROW_FROM_SLOT       UINT32_C(2) /* the one input token is the slot's newest token */
+#define STEP_ROW_PROMPT_LOGPROBS UINT32_C(4) /* report log-probabilities of the row's tokens */
+#define STEP_ROW_MASKED          UINT32_C(8) /* sample under the slot's mask */
+
+/* Sampling parameters of a slot; meanings as k_sample_row_t. */
+typedef struct step_sampling {
+    float temperature;
+    float top_p;
+    float min_p;
+    int32_t top_k;
+    float repetition_penalty;
+    float frequency_penalty;
+    float presence_penalty;
+    uint32_t n_top;
+    uint32_t n_prompt_top; /* prompt log-probabilities besides the target's own */
+    uint32_t wants_logprob;
+    uint64_t seed;
+} step_sampling_t;
+
+/* A sequence moves into a slot; what the slot held is forgotten. */
+typedef struct step_bind {
+    uint32_t slot;
+    uint32_t prompt_tokens; /* penalties tell prompt from output by it */
+    uint32_t first_token;   /* offset into tokens: the whole known history (prompt, then outputs) */
+    uint32_t n_tokens;
+    uint32_t first_bias; /* offset into biases */
+    uint32_t n_bias;
+    step_sampling_t sampling;
+} step_bind_t;
+
+typedef struct step_block {
+    uint32_t slot;
+    uint32_t index; /* in the slot's block table */
+    uint32_t block;
+} step_block_t;
+
+/* n_tokens of the slot's history from `start` on run through the model. */
+typedef struct step_row {
+    uint32_t slot;
+    uint32_t flags;
+    uint32_t start; /* position; tokens before it are in the cache */
+    uint32_t n_tokens;
+    uint64_t output_index; /* counter of the sampling noise */
+} step_row_t;
+
+typedef struct step_bias {
+    int32_t token;
+    float value;
+} step_bias_t;
+
+/*
+ * The arrays lie in one buffer made at start, capacities from the scheduler's limits; a wire form
+ * is the header and the used parts in this order.
+ */
+typedef struct step_plan {
+    uint32_t version;
+    uint32_t n_binds;
+    uint32_t n_blocks;
+    uint32_t n_rows;
+    uint32_t n_tokens; /* in tokens[] */
+    uint32_t n_biases;
+    uint64_t step; /* counts up from 1 */
+    step_bind_t *binds;
+    step_block_t *blocks;
+    step_row_t *rows;
+    int32_t *tokens;
+    step_bias_t *biases;
+} step_plan_t;
+
+typedef struct step_limits {
+    uint32_t max_slots;
+    uint32_t max_tokens;        /* rows of the model in one step */
+    uint32_t max_context;       /* tokens of one sequence */
+    uint32_t max_blocks;        /* appended in one step */
+    uint32_t max_bind_tokens;   /* history tokens carried by the binds of one step */
+    uint32_t max_biases;
+} step_limits_t;
+
+/* Allocates the arrays for the limits. */
+weft_status_t step_plan_create(const step_limits_t *limits, step_plan_t **plan_out);
+void step_plan_destroy(step_plan_t *plan); /* NULL is fine */
+void step_plan_clear(step_plan_t *plan, uint64_t step);
