@@ -35,10 +35,11 @@ typedef struct executor_config {
 /* Results of one step, valid until its buffers are launched again (two steps later). */
 typedef struct step_result {
     uint64_t step;
-    uint32_t n_rows;          /* as in the plan */
-    const k_sampled_t *rows;  /* [n_rows]; of rows with STEP_ROW_SAMPLE */
+    uint32_t n_rows;         /* as in the plan */
+    const k_sampled_t *rows; /* [n_rows]; of rows with STEP_ROW_SAMPLE */
     /* Prompt log-probabilities, for rows that asked, in row order: entry j of a row with start s
-     * is about history token s + j + 1; the last token of a row that samples has none. */
+     * is about history token s + j + 1. A row has one for each of its tokens, but the newest token
+     * of a history has none: nothing is known after it. */
     const k_sampled_t *prompt; /* [n_prompt] */
     uint32_t n_prompt;
 } step_result_t;
@@ -53,10 +54,17 @@ void executor_destroy(executor_t *executor); /* NULL is fine */
  */
 uint32_t *executor_mask(executor_t *executor, uint32_t slot);
 
+/*
+ * The plan is read before the call returns. A row that samples ends at the newest token of its
+ * slot's history, which then grows by the sampled one.
+ * WEFT_ERR_INVALID: the plan breaks its limits or the slots' state (logged), nothing was changed or
+ * enqueued. WEFT_ERR_QUEUE_FULL: two steps are out already.
+ */
 weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan);
 
 /* WEFT_ERR_NOT_FOUND: nothing was launched. WEFT_ERR_DEVICE: the rank cannot go on. */
 weft_status_t executor_collect(executor_t *executor, step_result_t *result_out);
 
-/* Bytes of slots and step buffers. */
-size_t executor_memory(const step_limits_t *limits, const model_config_t *config);
+/* Bytes of slots and step buffers that executor_create would take; SIZE_MAX: beyond counting. */
+size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
+                       uint32_t block_tokens);

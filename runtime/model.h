@@ -22,20 +22,17 @@ typedef struct model model_t;
 
 typedef struct model_limits {
     uint32_t max_rows;    /* tokens of one step */
-    uint32_t max_outputs; /* rows of logits of one step */
+    uint32_t max_outputs; /* rows of logits made by one model_logits */
     uint32_t max_context; /* positions */
 } model_limits_t;
 
-/* One forward pass. All arrays are device memory at fixed addresses. */
+/* One forward pass. ids and seqs are device memory at fixed addresses. */
 typedef struct model_batch {
     const int32_t *ids; /* [rows] */
     uint32_t rows;
     const k_seq_t *seqs; /* [n_seqs], covering the rows in order */
     uint32_t n_seqs;
-    const uint32_t *outputs; /* [n_outputs] rows whose logits are wanted */
-    uint32_t n_outputs;
-    const k_kv_view_t *kv; /* [layers] */
-    float *logits;         /* [n_outputs, vocab] */
+    const k_kv_view_t *kv; /* [layers], host memory */
 } model_batch_t;
 
 /* source is borrowed until destroy (weights may be used where they are mapped). */
@@ -45,8 +42,15 @@ void model_destroy(model_t *model); /* NULL is fine */
 
 const model_config_t *model_config(const model_t *model);
 
-/* Enqueues the pass on the stream. */
+/* Enqueues the pass on the stream; the last hidden states of all its rows stay in the model. */
 void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch);
+
+/*
+ * Enqueues the logits of some rows of the last pass: rows [n] device memory, n ≤ max_outputs;
+ * logits [n, vocab] device memory. May be called any number of times after a pass.
+ */
+void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
+                  float *logits);
 
 /* Bytes of packed weights and of activation buffers that model_create would take. */
 weft_status_t model_memory(const model_source_t *source, const model_limits_t *limits,

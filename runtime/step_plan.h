@@ -11,6 +11,7 @@
 
 #include <stdint.h>
 
+#include "base/diag.h"
 #include "base/status.h"
 
 #define STEP_PLAN_VERSION 1
@@ -88,14 +89,22 @@ typedef struct step_plan {
 
 typedef struct step_limits {
     uint32_t max_slots;
-    uint32_t max_tokens;        /* rows of the model in one step */
-    uint32_t max_context;       /* tokens of one sequence */
-    uint32_t max_blocks;        /* appended in one step */
-    uint32_t max_bind_tokens;   /* history tokens carried by the binds of one step */
-    uint32_t max_biases;
+    uint32_t max_tokens;      /* rows of the model in one step */
+    uint32_t max_context;     /* tokens of one sequence */
+    uint32_t max_blocks;      /* appended in one step */
+    uint32_t max_bind_tokens; /* history tokens carried by the binds of one step */
+    uint32_t max_biases;      /* in one step, and of one slot */
+    uint32_t max_outputs; /* rows of logits made at a time; a step that wants more takes turns */
 } step_limits_t;
 
 /* Allocates the arrays for the limits. */
 weft_status_t step_plan_create(const step_limits_t *limits, step_plan_t **plan_out);
 void step_plan_destroy(step_plan_t *plan); /* NULL is fine */
 void step_plan_clear(step_plan_t *plan, uint64_t step);
+
+/*
+ * Whether every count, offset and position is within the limits, so that a rank may follow the
+ * plan without looking again. WEFT_ERR_INVALID: diag says which one is not.
+ */
+weft_status_t step_plan_check(const step_plan_t *plan, const step_limits_t *limits,
+                              weft_diag_t *diag);
