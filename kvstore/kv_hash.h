@@ -6,6 +6,8 @@
  * to vLLM 0.32's bytes. extra_0 carries the cache salt as ("cache_salt", salt), else null.
  * hash_{-1} = SHA-256(CBOR of the seed text): PYTHONHASHSEED, or "vllm-none-hash" when unset.
  * Only full blocks have a hash.
+ *
+ * Threads  a hasher belongs to one thread at a time; hashing allocates nothing
  */
 #pragma once
 
@@ -19,9 +21,18 @@ typedef struct kv_hash {
     uint8_t bytes[KV_HASH_BYTES];
 } kv_hash_t;
 
-/* The parent of first blocks. seed NULL: unset. */
-void kv_hash_none(const char *seed, kv_hash_t *hash_out);
+typedef struct kv_hasher kv_hasher_t;
 
-/* tokens [n]; salt NULL or UTF-8 text, given for the first block of a chain only. */
-void kv_hash_block(const kv_hash_t *parent, const int32_t *tokens, uint32_t n, const char *salt,
-                   kv_hash_t *hash_out);
+/* seed NULL: unset. */
+weft_status_t kv_hasher_create(const char *seed, kv_hasher_t **hasher_out);
+void kv_hasher_destroy(kv_hasher_t *hasher); /* NULL is fine */
+
+/*
+ * tokens [n]. parent NULL: the first block of a chain; only there salt counts (NULL or UTF-8 text).
+ * hash_out may be parent.
+ */
+void kv_hasher_block(kv_hasher_t *hasher, const kv_hash_t *parent, const int32_t *tokens,
+                     uint32_t n, const char *salt, kv_hash_t *hash_out);
+
+/* The parent that first blocks get. */
+const kv_hash_t *kv_hasher_root(const kv_hasher_t *hasher);

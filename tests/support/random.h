@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * random: seeded randomness for property tests. The seed is printed; WEFT_TEST_SEED=n runs that one
+ * again, WEFT_TEST_LONG=1 asks for the whole campaign instead of a twentieth.
+ */
+#pragma once
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct test_random {
+    uint64_t state;
+} test_random_t;
+
+/* Sebastiano Vigna's splitmix64. */
+static inline uint64_t test_random_u64(test_random_t *random)
+{
+    uint64_t z = (random->state += UINT64_C(0x9e3779b97f4a7c15));
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* 0 … below - 1 */
+static inline uint32_t test_random_below(test_random_t *random, uint32_t below)
+{
+    return (uint32_t)(test_random_u64(random) % below);
+}
+
+static inline uint32_t test_random_between(test_random_t *random, uint32_t low, uint32_t high)
+{
+    return low + test_random_below(random, high - low + 1);
+}
+
+/* WEFT_TEST_SEED when given (then the campaign has one round), else fallback. */
+static inline uint64_t test_seed(uint64_t fallback)
+{
+    const char *text = getenv("WEFT_TEST_SEED");
+    const uint64_t seed = text == NULL ? fallback : strtoull(text, NULL, 0);
+    printf("seed %llu\n", (unsigned long long)seed);
+    return seed;
+}
+
+/* How many rounds of a campaign of `all` to run now. */
+static inline uint32_t test_rounds(uint32_t all)
+{
+    const char *is_long = getenv("WEFT_TEST_LONG");
+    if (getenv("WEFT_TEST_SEED") != NULL) {
+        return 1;
+    }
+    return is_long != NULL && is_long[0] == '1' ? all : (all + 19) / 20;
+}
