@@ -36,11 +36,16 @@ typedef struct weft_device_ops {
     weft_status_t (*open)(int index, weft_diag_t *diag, weft_device_t **device_out);
     void (*close)(weft_device_t *device);
     /* Zeroed, aligned to 4096 bytes. WEFT_ERR_NO_MEMORY before touching what does not fit. */
-    weft_status_t (*alloc)(weft_device_t *device, size_t bytes, uint32_t flags, weft_mem_t *mem_out);
+    weft_status_t (*alloc)(weft_device_t *device, size_t bytes, uint32_t flags,
+                           weft_mem_t *mem_out);
     void (*free)(weft_device_t *device, weft_mem_t *mem);
-    /* Maps memory that another process exported (its fd, received over a socket). */
+    /*
+     * Maps memory that another process exported (its fd, received over a socket; stays the
+     * caller's). WEFT_ERR_MALFORMED: smaller than bytes, or it could still be cut short under us.
+     */
     weft_status_t (*import)(weft_device_t *device, int fd, size_t bytes, weft_mem_t *mem_out);
-    size_t (*memory_available)(const weft_device_t *device); /* bytes; the container's limit counts */
+    size_t (*memory_available)(
+        const weft_device_t *device); /* bytes; the container's limit counts */
 
     weft_status_t (*open_queue)(weft_device_t *device, weft_queue_t **queue_out);
     void (*close_queue)(weft_queue_t *queue);
