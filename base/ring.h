@@ -11,7 +11,7 @@
 
 typedef struct weft_ring weft_ring_t;
 
-/* capacity is rounded up to a power of two. */
+/* capacity is rounded up to a power of two, at least 2. Items are not NULL. */
 weft_status_t weft_ring_create(size_t capacity, weft_ring_t **ring_out);
 void weft_ring_destroy(weft_ring_t *ring); /* NULL is fine */
 
