@@ -22,7 +22,8 @@ typedef void (*weft_loop_fn)(void *user);
 typedef void (*weft_loop_fd_fn)(void *user, uint32_t events);
 
 weft_status_t weft_loop_create(weft_loop_t **loop_out);
-void weft_loop_destroy(weft_loop_t *loop); /* NULL is fine; watches and timers go with it */
+/* NULL is fine; watches and timers go with it, posts that have not run are dropped. */
+void weft_loop_destroy(weft_loop_t *loop);
 
 /* Runs until stop. A stop before run counts. */
 weft_status_t weft_loop_run(weft_loop_t *loop);
@@ -31,10 +32,14 @@ void weft_loop_stop(weft_loop_t *loop); /* any thread, and signal-safe */
 /* The only door between loops: fn runs on the loop's thread, in the order of the posts. */
 weft_status_t weft_loop_post(weft_loop_t *loop, weft_loop_fn fn, void *user);
 
-/* fd stays the caller's. remove may be called from within the callback. */
+/*
+ * fd stays the caller's and is watched once only (WEFT_ERR_EXISTS: dup it). Level-triggered. A
+ * watch may be removed from within any callback; it is not called again.
+ */
 weft_status_t weft_loop_watch(weft_loop_t *loop, int fd, uint32_t events, weft_loop_fd_fn fn,
                               void *user, weft_loop_watch_t **watch_out);
-void weft_loop_unwatch(weft_loop_watch_t *watch); /* NULL is fine */
+void weft_loop_watch_events(weft_loop_watch_t *watch, uint32_t events); /* what to wait for now */
+void weft_loop_unwatch(weft_loop_watch_t *watch);                       /* NULL is fine */
 
 /* Calls fn once, delay_ns from now; set again to move it; a timer is off after it fired. */
 weft_status_t weft_loop_timer_create(weft_loop_t *loop, weft_loop_fn fn, void *user,
