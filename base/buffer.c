@@ -66,6 +66,38 @@ void weft_buffer_printf(weft_buffer_t *buffer, const char *format, ...)
     buffer->length += (size_t)length;
 }
 
+void weft_buffer_drop_front(weft_buffer_t *buffer, size_t n)
+{
+    if (n == 0) {
+        return;
+    }
+    buffer->length -= n;
+    memmove(buffer->data, buffer->data + n, buffer->length);
+    const size_t capacity = buffer->length < 256 ? 256 : buffer->length * 2;
+    if (buffer->capacity / 4 >= capacity) {
+        char *data = weft_realloc(buffer->data, capacity, "base.buffer");
+        if (data != NULL) { /* else the larger one serves on */
+            buffer->data = data;
+            buffer->capacity = capacity;
+        }
+    }
+}
+
+char *weft_buffer_take(weft_buffer_t *buffer, size_t *length_out)
+{
+    weft_buffer_append(buffer, "", 1);
+    if (buffer->is_failed) {
+        weft_buffer_free(buffer);
+        return NULL;
+    }
+    char *data = buffer->data;
+    if (length_out != NULL) {
+        *length_out = buffer->length - 1;
+    }
+    *buffer = (weft_buffer_t){0};
+    return data;
+}
+
 void weft_buffer_clear(weft_buffer_t *buffer)
 {
     buffer->length = 0;

@@ -23,5 +23,14 @@ void weft_buffer_append(weft_buffer_t *buffer, const void *data, size_t length);
 void weft_buffer_puts(weft_buffer_t *buffer, const char *text);
 void weft_buffer_printf(weft_buffer_t *buffer, const char *format, ...) WEFT_PRINTF(2, 3);
 
+/* Drops the first n bytes; memory that is mostly unused then goes back. */
+void weft_buffer_drop_front(weft_buffer_t *buffer, size_t n);
+
+/*
+ * The bytes with a NUL behind them, for the caller to weft_free; the buffer is empty again.
+ * NULL: an append had failed. length_out may be NULL.
+ */
+char *weft_buffer_take(weft_buffer_t *buffer, size_t *length_out);
+
 void weft_buffer_clear(weft_buffer_t *buffer); /* keeps the memory; forgets a failure */
 void weft_buffer_free(weft_buffer_t *buffer);  /* empty again; NULL is fine */
