@@ -11,3 +11,12 @@
 #define WEFT_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define WEFT_CONTAINER(ptr, type, member)                                                          \
     ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+
+/* What a spinning thread does between two looks. */
+#if defined(__x86_64__)
+#define weft_cpu_relax() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define weft_cpu_relax() __asm__ volatile("yield")
+#else
+#define weft_cpu_relax() ((void)0)
+#endif

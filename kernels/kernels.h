@@ -25,6 +25,7 @@
 #include "kernels/dtypes.h"
 
 #define K_ATTENTION_CHUNK 64
+#define K_MAX_HEAD_DIM    256
 #define K_MAX_LOGPROBS    20 /* top log-probabilities a sampled row can report */
 
 typedef struct k_stream k_stream_t;
@@ -53,7 +54,7 @@ typedef struct k_weight_part {
 
 /* y[i] = table row ids[i], as f32.   ids [rows]; table [vocab, dim]; y [rows, dim] */
 typedef struct k_embed_args {
-    const k_weight_t *table; /* packed for weight_embed */
+    const k_weight_t *table; /* packed by weight_pack, as for linear: tied weights are kept once */
     const int32_t *ids;
     float *y;
     uint32_t rows;
@@ -107,7 +108,10 @@ typedef struct k_kv_view {
     size_t part_stride;
 } k_kv_view_t;
 
-/* The rows [row, row + rows) of the step belong to one sequence, at positions start... */
+/*
+ * The rows [row, row + rows) of the step belong to one sequence, at positions start...
+ * An op's sequences cover its rows from 0 on, in order, without gaps.
+ */
 typedef struct k_seq {
     uint32_t row;
     uint32_t rows;
@@ -230,14 +234,14 @@ typedef struct k_logprobs_args {
  */
 typedef struct k_sample_row {
     float temperature;
-    float top_p;           /* 1: off */
-    float min_p;           /* 0: off */
-    int32_t top_k;         /* 0: off */
+    float top_p;              /* 1: off */
+    float min_p;              /* 0: off */
+    int32_t top_k;            /* 0: off */
     float repetition_penalty; /* 1: off */
     float frequency_penalty;  /* 0: off */
     float presence_penalty;   /* 0: off */
-    uint32_t n_top;           /* log-probabilities wanted besides the chosen one, ≤ K_MAX_LOGPROBS */
-    bool wants_logprob;       /* else chosen.logprob and rank may stay 0 */
+    uint32_t n_top;     /* log-probabilities wanted besides the chosen one, ≤ K_MAX_LOGPROBS */
+    bool wants_logprob; /* else chosen.logprob and rank may stay 0 */
     uint64_t seed;
     uint64_t output_index;
     const int32_t *history; /* [history_tokens] token ids, or NULL when no penalty is on */
@@ -269,7 +273,8 @@ typedef struct k_ops {
     /* dst [weight_bytes()], 64-byte aligned. Runs on the stream's threads. */
     void (*weight_pack)(k_stream_t *stream, k_dtype_t dtype, uint32_t columns,
                         const k_weight_part_t *parts, uint32_t n_parts, void *dst);
-    /* Scratch memory an op may need for at most `rows` rows of at most `width` elements. */
+    /* Scratch memory an op may need for at most `rows` rows of at most `width` elements (vocabulary
+     * included). */
     size_t (*scratch_bytes)(uint32_t rows, uint32_t width, uint32_t threads);
 
 #define OP(name) void (*name)(k_stream_t * stream, const k_##name##_args_t *args);
@@ -282,8 +287,7 @@ struct k_stream {
     weft_device_t *device;
     weft_queue_t *queue;
     struct k_team *team; /* cpu: the persistent threads */
-    void *scratch;       /* [scratch_bytes], made by k_stream_reserve */
-    size_t scratch_bytes;
+    weft_mem_t scratch;  /* made by k_stream_reserve */
 };
 
 /*
@@ -295,7 +299,10 @@ weft_status_t k_stream_create(weft_device_t *device, const char *isa, uint32_t t
                               weft_diag_t *diag, k_stream_t **stream_out);
 void k_stream_destroy(k_stream_t *stream); /* NULL is fine */
 
-/* Makes room for ops of up to rows × width; called once before the first step. */
+/*
+ * Makes room for ops of up to `rows` rows of `width` elements; called before the first op. width
+ * is the widest row any op reads or writes: the vocabulary's logits count.
+ */
 weft_status_t k_stream_reserve(k_stream_t *stream, uint32_t rows, uint32_t width);
 
 /* Waits until everything enqueued is done. */

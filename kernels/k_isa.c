@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/k_isa.h"
+
+#include <assert.h>
+
+#include "kernels/k_team.h"
+
+uint32_t k_seq_rows(const k_seq_t *seqs, uint32_t n_seqs)
+{
+    return n_seqs > 0 ? seqs[n_seqs - 1].row + seqs[n_seqs - 1].rows : 0;
+}
+
+const k_seq_t *k_seq_of_row(const k_seq_t *seqs, uint32_t n_seqs, uint32_t row)
+{
+    uint32_t low = 0;
+    uint32_t high = n_seqs;
+    while (high - low > 1) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (seqs[middle].row <= row) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    assert(row - seqs[low].row < seqs[low].rows);
+    return &seqs[low];
+}
+
+void *k_kv_address(const k_kv_view_t *kv, const k_seq_t *seq, uint32_t position, uint32_t head,
+                   uint32_t part)
+{
+    const size_t block = seq->block_table[position / kv->block_tokens];
+    const size_t token = position % kv->block_tokens;
+    return (char *)kv->base + block * kv->block_stride + head * kv->head_stride +
+           token * kv->token_stride + part * kv->part_stride;
+}
+
+void *k_stream_scratch(const k_stream_t *stream, uint32_t member, size_t bytes)
+{
+    const size_t share = stream->scratch.bytes / k_team_size(stream->team);
+    const size_t aligned = share / WEFT_CACHE_LINE * WEFT_CACHE_LINE;
+    assert(bytes <= aligned);
+    (void)bytes;
+    return (char *)stream->scratch.addr + member * aligned;
+}

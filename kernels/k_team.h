@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * k_team: the persistent threads that ops run on. The caller of k_team_run is member 0; the others
+ * spin for some microseconds after a job, then sleep until the next one.
+ *
+ * Which member takes which item is left to chance, so an item must compute the same whoever runs
+ * it: it may use its member number to pick scratch memory and for nothing else.
+ *
+ * Threads  k_team_run is for one thread at a time
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct k_team k_team_t;
+typedef void (*k_team_fn)(const void *arg, uint32_t item, uint32_t member);
+
+/*
+ * threads counts the caller. Workers are pinned to one core each when the process may use exactly
+ * `threads` cores.
+ * WEFT_ERR_NO_MEMORY also when the system refuses a thread.
+ */
+weft_status_t k_team_create(uint32_t threads, k_team_t **team_out);
+void k_team_destroy(k_team_t *team); /* NULL is fine */
+
+uint32_t k_team_size(const k_team_t *team);
+
+/* Calls fn(arg, item, member) once for each item < items; returns when all are done. */
+void k_team_run(k_team_t *team, uint32_t items, k_team_fn fn, const void *arg);
