@@ -57,8 +57,8 @@ uint32_t *executor_mask(executor_t *executor, uint32_t slot);
 /*
  * The plan is read before the call returns. A row that samples ends at the newest token of its
  * slot's history, which then grows by the sampled one.
- * WEFT_ERR_INVALID: the plan breaks its limits or the slots' state (logged), nothing was changed or
- * enqueued. WEFT_ERR_QUEUE_FULL: two steps are out already.
+ * WEFT_ERR_INVALID: the plan breaks its limits or does not fit the slots (logged);
+ * nothing ran. WEFT_ERR_QUEUE_FULL: two steps are out already.
  */
 weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan);
 

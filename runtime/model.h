@@ -41,6 +41,7 @@ weft_status_t model_create(const model_source_t *source, const model_limits_t *l
 void model_destroy(model_t *model); /* NULL is fine */
 
 const model_config_t *model_config(const model_t *model);
+const model_limits_t *model_limits(const model_t *model);
 
 /* Enqueues the pass on the stream; the last hidden states of all its rows stay in the model. */
 void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch);

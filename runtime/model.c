@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/model.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "runtime/model_priv.h"
+#include "runtime/models/graph.h"
+
+#define MIB (1024.0 * 1024.0)
+
+#define MODEL(family, hf, gguf) extern const model_family_t model_family_##family;
+#include "runtime/models.def"
+#undef MODEL
+
+static const model_family_t *const families[] = {
+#define MODEL(family, hf, gguf) &model_family_##family,
+#include "runtime/models.def"
+#undef MODEL
+};
+
+static const model_family_t *find_family(const char *name)
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {
+        if (strcmp(families[i]->name, name) == 0) {
+            return families[i];
+        }
+    }
+    return NULL;
+}
+
+/* Rows begin at a multiple of the carve's alignment. */
+static size_t padded(size_t elements)
+{
+    const size_t step = CARVE_ALIGNMENT / sizeof(float);
+    return (elements + step - 1) / step * step;
+}
+
+static void lay_out_activations(const model_config_t *config, const model_limits_t *limits,
+                                carve_t *carve, model_activations_t *act)
+{
+    const size_t rows = limits->max_rows;
+    act->hidden_stride = padded(config->hidden);
+    act->qkv_stride = padded((size_t)model_q_dim(config) + 2 * (size_t)model_kv_dim(config));
+    act->attended_stride = padded(model_q_dim(config));
+    act->ffn_stride = padded(2 * (size_t)config->intermediate);
+    act->hidden = carve_take(carve, rows * act->hidden_stride, sizeof(float));
+    act->normed = carve_take(carve, rows * act->hidden_stride, sizeof(float));
+    act->qkv = carve_take(carve, rows * act->qkv_stride, sizeof(float));
+    act->attended = carve_take(carve, rows * act->attended_stride, sizeof(float));
+    act->ffn = carve_take(carve, rows * act->ffn_stride, sizeof(float));
+    act->chosen = carve_take(carve, limits->max_outputs * act->hidden_stride, sizeof(float));
+}
+
+/* A model without memory: its family found, its layers ready to be bound. */
+static weft_status_t prepare(const model_source_t *source, const model_limits_t *limits,
+                             weft_diag_t *diag, model_t *model)
+{
+    model->config = *model_source_config(source);
+    model->limits = *limits;
+    model->family = find_family(model->config.family);
+    if (model->family == NULL) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s: no graph for family \"%s\"",
+                         model_source_path(source), model->config.family);
+    }
+    if (model->config.head_dim > K_MAX_HEAD_DIM) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s: heads of %u elements, at most %u",
+                         model_source_path(source), model->config.head_dim, K_MAX_HEAD_DIM);
+    }
+    model->layers = weft_calloc(model->config.layers, sizeof(model_layer_t), "model.layers");
+    return model->layers == NULL ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+}
+
+static weft_status_t measure(model_t *model, const model_source_t *source, const k_ops_t *ops,
+                             weft_diag_t *diag, size_t *weights_out, size_t *activations_out)
+{
+    carve_t weights = {.base = NULL};
+    carve_t activations = {.base = NULL};
+    const weft_status_t status = model_bind(model, source, ops, NULL, &weights, diag);
+    if (status < 0) {
+        return status;
+    }
+    lay_out_activations(&model->config, &model->limits, &activations, &model->act);
+    *weights_out = weights.used;
+    *activations_out = activations.used;
+    return WEFT_OK;
+}
+
+weft_status_t model_memory(const model_source_t *source, const model_limits_t *limits,
+                           const k_ops_t *ops, size_t *weights_bytes_out,
+                           size_t *activation_bytes_out)
+{
+    model_t model = {0};
+    weft_status_t status = prepare(source, limits, NULL, &model);
+    if (status >= 0) {
+        status = measure(&model, source, ops, NULL, weights_bytes_out, activation_bytes_out);
+    }
+    weft_free(model.layers);
+    return status;
+}
+
+static weft_status_t take_memory(model_t *model, size_t weights, size_t activations,
+                                 weft_diag_t *diag)
+{
+    const weft_device_ops_t *ops = model->device->ops;
+    weft_status_t status = ops->alloc(model->device, weights, 0, &model->weights_memory);
+    if (status >= 0) {
+        status = ops->alloc(model->device, activations, 0, &model->activations_memory);
+    }
+    if (status == WEFT_ERR_NO_MEMORY) {
+        return weft_diag(diag, status,
+                         "not enough memory: the model takes %.0f MiB for weights and %.0f MiB for "
+                         "activations; lower max-num-batched-tokens or take a smaller model",
+                         (double)weights / MIB, (double)activations / MIB);
+    }
+    return status;
+}
+
+/* Scratch for the widest op of the graph. */
+static weft_status_t reserve_scratch(const model_t *model, k_stream_t *stream)
+{
+    size_t width = model->act.ffn_stride;
+    width = width < model->act.qkv_stride ? model->act.qkv_stride : width;
+    width = width < model->act.hidden_stride ? model->act.hidden_stride : width;
+    return k_stream_reserve(stream, model->limits.max_rows, (uint32_t)width);
+}
+
+static weft_status_t load(model_t *model, const model_source_t *source, k_stream_t *stream,
+                          weft_diag_t *diag)
+{
+    size_t weights;
+    size_t activations;
+    weft_status_t status = measure(model, source, stream->ops, diag, &weights, &activations);
+    if (status >= 0) {
+        status = take_memory(model, weights, activations, diag);
+    }
+    if (status >= 0) {
+        carve_t carve = {.base = model->activations_memory.addr};
+        lay_out_activations(&model->config, &model->limits, &carve, &model->act);
+        status = reserve_scratch(model, stream);
+    }
+    if (status >= 0) {
+        carve_t carve = {.base = model->weights_memory.addr};
+        status = model_bind(model, source, stream->ops, stream, &carve, diag);
+    }
+    return status < 0 ? status : k_stream_sync(stream);
+}
+
+weft_status_t model_create(const model_source_t *source, const model_limits_t *limits,
+                           k_stream_t *stream, weft_diag_t *diag, model_t **model_out)
+{
+    model_t *model = weft_zalloc(sizeof(*model), "model.model");
+    if (model == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    model->device = stream->device;
+
+    weft_status_t status = prepare(source, limits, diag, model);
+    if (status >= 0) {
+        status = load(model, source, stream, diag);
+    }
+    if (status < 0) {
+        model_destroy(model);
+        return status;
+    }
+    *model_out = model;
+    return WEFT_OK;
+}
+
+static void free_memory(weft_device_t *device, weft_mem_t *memory)
+{
+    if (memory->addr != NULL) {
+        device->ops->free(device, memory);
+    }
+}
+
+void model_destroy(model_t *model)
+{
+    if (model == NULL) {
+        return;
+    }
+    free_memory(model->device, &model->weights_memory);
+    free_memory(model->device, &model->activations_memory);
+    weft_free(model->layers);
+    weft_free(model);
+}
+
+const model_config_t *model_config(const model_t *model)
+{
+    return &model->config;
+}
+
+const model_limits_t *model_limits(const model_t *model)
+{
+    return &model->limits;
+}
+
+void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
+{
+    model->family->forward(model, stream, batch);
+}
+
+void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
+                  float *logits)
+{
+    const model_activations_t *act = &model->act;
+    const k_gather_rows_args_t gather = {
+        .x = act->hidden,
+        .index = rows,
+        .y = act->chosen,
+        .rows = n,
+        .dim = model->config.hidden,
+        .x_stride = act->hidden_stride,
+        .y_stride = act->hidden_stride,
+    };
+    const k_rms_norm_args_t norm = {
+        .x = act->chosen,
+        .w = model->output_norm,
+        .y = act->chosen,
+        .rows = n,
+        .groups = 1,
+        .dim = model->config.hidden,
+        .x_stride = act->hidden_stride,
+        .y_stride = act->hidden_stride,
+        .eps = model->config.norm_eps,
+    };
+    stream->ops->gather_rows(stream, &gather);
+    stream->ops->rms_norm(stream, &norm);
+    graph_linear(stream, &model->output, act->chosen, act->hidden_stride, logits,
+                 model->config.vocab, n, false);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model_priv: what model.c, model_bind.c and the graphs of models/ share. */
+#pragma once
+
+#include "kernels/kernels.h"
+#include "runtime/carve.h"
+#include "runtime/model.h"
+
+#define MODEL_LINEAR_PARTS 3
+
+/*
+ * Several matrices of the file that read the same input, their outputs side by side. Neighbours of
+ * one dtype are packed as one weight where the backend packs at all.
+ */
+typedef struct model_linear {
+    k_weight_t parts[MODEL_LINEAR_PARTS];
+    uint32_t n_parts;
+    uint32_t rows;     /* outputs of all parts */
+    const float *bias; /* [rows], device; NULL: none */
+} model_linear_t;
+
+/* Vectors are f32 on the device; NULL where the model has none. */
+typedef struct model_layer {
+    const float *attn_norm;
+    model_linear_t qkv;
+    const float *q_norm;
+    const float *k_norm;
+    model_linear_t attn_output;
+    const float *ffn_norm;
+    model_linear_t gate_up;
+    model_linear_t down;
+} model_layer_t;
+
+/* Device arrays of one step, [max_rows] rows of the stride beside them, in elements. */
+typedef struct model_activations {
+    float *hidden; /* the residual stream */
+    float *normed;
+    float *qkv;
+    float *attended;
+    float *ffn;    /* gate, then up */
+    float *chosen; /* [max_outputs] rows of hidden, normed */
+    size_t hidden_stride;
+    size_t qkv_stride;
+    size_t attended_stride;
+    size_t ffn_stride;
+} model_activations_t;
+
+/* A row of models.def: the graph from token ids to the last hidden states. */
+typedef struct model_family {
+    const char *name;
+    void (*forward)(model_t *model, k_stream_t *stream, const model_batch_t *batch);
+} model_family_t;
+
+struct model {
+    model_config_t config;
+    model_limits_t limits;
+    const model_family_t *family;
+    weft_device_t *device;
+    weft_mem_t weights_memory;
+    weft_mem_t activations_memory;
+
+    k_weight_t embedding;
+    model_layer_t *layers; /* [config.layers] */
+    const float *output_norm;
+    model_linear_t output;
+    const float *inv_freq; /* [rope.dim / 2] */
+
+    model_activations_t act;
+};
+
+/* Rows of the fused projections. */
+static inline uint32_t model_q_dim(const model_config_t *config)
+{
+    return config->heads * config->head_dim;
+}
+
+static inline uint32_t model_kv_dim(const model_config_t *config)
+{
+    return config->kv_heads * config->head_dim;
+}
+
+/*
+ * Points every weight of the model at its place. stream NULL: only finds and checks the tensors and
+ * measures; else packs into carve->base on the stream's device. model->layers is the caller's.
+ * Anything wrong with a tensor: diag names file, tensor and reason.
+ */
+weft_status_t model_bind(model_t *model, const model_source_t *source, const k_ops_t *ops,
+                         k_stream_t *stream, carve_t *carve, weft_diag_t *diag);

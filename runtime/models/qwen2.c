@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* qwen2: Llama's block with biases on q, k and v. Yang et al. 2024. */
+#include "runtime/models/graph.h"
+
+static void forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
+{
+    const graph_t graph = {model, stream, batch};
+
+    graph_embed(&graph);
+    for (uint32_t i = 0; i < model->config.layers; i++) {
+        const model_layer_t *layer = &model->layers[i];
+
+        graph_norm(&graph, layer->attn_norm);
+        graph_project_qkv(&graph, layer);
+        graph_attend(&graph, i, model->config.window);
+        graph_add_attention(&graph, layer);
+
+        graph_norm(&graph, layer->ffn_norm);
+        graph_add_swiglu(&graph, layer);
+    }
+}
+
+const model_family_t model_family_qwen2 = {.name = "qwen2", .forward = forward};
