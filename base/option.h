@@ -23,7 +23,9 @@
  *
  * Flag --block-size is variable WEFT_BLOCK_SIZE and YAML key block-size by rule. The command line
  * wins over the environment, the environment over the file, the file over the default. A BOOL
- * "enable-x" is also --no-enable-x; any BOOL "x" is also --no-x.
+ * "enable-x" is also --no-enable-x; any BOOL "x" is also --no-x. Names of up to three letters are
+ * also taken behind one dash (-p), and '_' in a name is as good as '-'. An empty variable is as
+ * good as none. Whole numbers may end in k, m, g, t (1000…) or K, M, G, T (1024…), as vLLM's do.
  */
 #pragma once
 
@@ -41,9 +43,10 @@ typedef enum weft_option_type {
     WEFT_OPTION_U64,
     WEFT_OPTION_I64,
     WEFT_OPTION_F64,
-    WEFT_OPTION_BYTES, /* 4096, 64MiB, 2G */
+    WEFT_OPTION_BYTES, /* 4096, 64MiB, 2G, 1.5GiB */
     WEFT_OPTION_STR,   /* "" means not given */
-    WEFT_OPTION_LIST,  /* one value or several: --flag a b c, --flag a --flag b, YAML list */
+    WEFT_OPTION_LIST,  /* one value or several: --flag a b c, --flag a --flag b, YAML list, words
+                          of a variable */
 } weft_option_type_t;
 
 typedef struct weft_list {
@@ -104,7 +107,11 @@ typedef struct weft_option_spec {
     size_t n_flags;
     const weft_option_ignored_t *ignored;
     size_t n_ignored;
-    const char *extra_arguments_variable; /* VLLM_ADDITIONAL_ARGS: split as a shell would; or NULL */
+    /* Groups of other commands: their variables may be set but are not read here. */
+    const weft_option_group_t *elsewhere;
+    size_t n_elsewhere;
+    /* VLLM_ADDITIONAL_ARGS: flags, split as a shell would; they win over other variables. Or NULL. */
+    const char *extra_arguments_variable;
     uint32_t max_positional;
     bool has_config_file; /* --config FILE (YAML) */
 } weft_option_spec_t;
