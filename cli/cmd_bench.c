@@ -5,10 +5,6 @@
 
 #include "cli/commands.h"
 
-#define BENCH(name, about) int bench_##name(int argc, char **argv);
-#include "cli/benches.def"
-#undef BENCH
-
 typedef struct bench {
     const char *name;
     const char *about;

@@ -17,5 +17,9 @@
 #include "cli/commands.def"
 #undef COMMAND
 
+#define BENCH(name, about) int bench_##name(int argc, char **argv);
+#include "cli/benches.def"
+#undef BENCH
+
 /* Prints "weft: error: <diag>" and returns the exit code that goes with status. */
 int cli_fail(weft_status_t status, const weft_diag_t *diag);
