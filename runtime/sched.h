@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sched: decides, step by step, which tokens of which sequences run, and in which KV blocks.
+ *
+ * A sequence is one sample of a request. It waits (ordered by priority, then arrival), runs in a
+ * slot, and is done. A step takes all decodes first, one token each, then chunks of prefills, the
+ * oldest first, up to the token budget; a prefill longer than what is left of the budget leaves
+ * half of it to those behind.
+ *
+ * Blocks     taken as tokens need them; full ones are named in the index, and found by their names
+ *            when a sequence is admitted. When none is free the youngest running sequence goes back
+ *            to wait and will compute its history again; the oldest is never preempted, so there is
+ *            always progress
+ * Admission  only when a sequence's whole known history fits beside what the running ones still
+ *            need; one that does not fit yet may be overtaken SCHED_MAX_OVERTAKEN times
+ * Pipeline   plan / execute / commit: up to SCHED_MAX_IN_FLIGHT plans may be out; commits come in
+ *            plan order. Steps must execute in plan order: a block may be given away while the step
+ *            before still writes to it
+ *
+ * Threads    one; nothing here allocates after create, locks or waits
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kvstore/kv_index.h"
+#include "kvstore/kv_pool.h"
+#include "runtime/engine.h"
+#include "runtime/executor.h"
+#include "runtime/step_plan.h"
+
+#define SCHED_MAX_IN_FLIGHT 2
+#define SCHED_MAX_OVERTAKEN 64
+
+typedef struct sched sched_t;
+typedef struct sched_seq sched_seq_t;
+
+typedef enum sched_state { SCHED_IDLE, SCHED_WAITING, SCHED_RUNNING, SCHED_DONE } sched_state_t;
+
+struct sched_seq {
+    /* Set before submit, constant until retired. Arrays are borrowed. */
+    int32_t *tokens;   /* [n_prompt + max_tokens]: the prompt; sampled tokens are appended */
+    kv_hash_t *hashes; /* [full blocks of that], NULL: no names, no lookups */
+    uint32_t n_hashes; /* already known */
+    const char *salt;  /* of the first block's hash, or NULL */
+    uint32_t n_prompt;
+    uint32_t max_tokens; /* 0: only the prompt is computed */
+    int64_t priority;
+    uint64_t arrival_ns;
+    step_sampling_t sampling;
+    const k_bias_t *bias;
+    uint32_t n_bias;
+    const int32_t *stop_ids; /* any of them ends the answer; end tokens included, unless ignored */
+    uint32_t n_stop_ids;
+    bool wants_prompt_logprobs;
+    bool has_mask;        /* sampled under a mask: see sched_events_t */
+    sched_seq_t *sibling; /* ring of the samples of one prompt; itself when alone */
+    void *user;
+
+    /* Read by the owner. */
+    uint32_t n_tokens;      /* prompt and answer so far */
+    uint32_t cached_tokens; /* found when first scheduled */
+    uint32_t preemptions;
+    engine_finish_t finish;
+
+    /* The scheduler's own. */
+    sched_state_t state;
+    sched_seq_t *next;
+    sched_seq_t *prev;
+    uint64_t order;     /* of submission: the last tie-break */
+    uint32_t slot;      /* while running */
+    uint32_t n_blocks;  /* of the slot's table */
+    uint32_t n_told;    /* of them, those the executor knows */
+    uint32_t planned;   /* tokens in the cache once every planned step is done */
+    uint32_t computed;  /* tokens in the cache */
+    uint32_t n_named;   /* blocks in the index, or known to be there under another id */
+    uint32_t pending;   /* sampled by steps in flight */
+    uint32_t in_flight; /* rows in flight */
+    uint32_t epoch;     /* changes when the sequence leaves its slot */
+    uint32_t grant;     /* tokens in the plan being made */
+    uint32_t overtaken;
+    uint32_t blocked_at; /* blocks that were free and unclaimed when it last did not fit */
+    bool is_bound;       /* the executor knows the slot is its */
+    bool was_scheduled;
+    bool is_prompt_reported;
+};
+
+typedef enum sched_mask { SCHED_MASK_READY, SCHED_MASK_LATER, SCHED_MASK_FAILED } sched_mask_t;
+
+/* Called from within plan, commit, submit and abort. */
+typedef struct sched_events {
+    void *user;
+    void (*on_scheduled)(void *user, sched_seq_t *seq); /* the first time it runs */
+    void (*on_token)(void *user, sched_seq_t *seq, const k_sampled_t *sampled);
+    /* About prompt tokens first … first + n - 1. */
+    void (*on_prompt)(void *user, sched_seq_t *seq, uint32_t first, const k_sampled_t *entries,
+                      uint32_t n);
+    void (*on_finish)(void *user, sched_seq_t *seq);  /* seq->finish says how; blocks are free */
+    void (*on_retired)(void *user, sched_seq_t *seq); /* after on_finish: nothing refers to it */
+    /* For sequences with has_mask. FAILED: the sequence ends with ENGINE_FINISH_ERROR. */
+    sched_mask_t (*mask_state)(void *user, sched_seq_t *seq);
+    void (*write_mask)(void *user, sched_seq_t *seq); /* the row will be sampled under it */
+} sched_events_t;
+
+typedef struct sched_config {
+    kv_pool_t *pool;     /* borrowed, so for each */
+    kv_index_t *index;   /* NULL: no prefix caching */
+    kv_hasher_t *hasher; /* with index */
+    step_limits_t limits;
+    sched_events_t events;
+} sched_config_t;
+
+typedef struct sched_stats {
+    uint32_t running; /* sequences */
+    uint32_t waiting;
+    uint64_t steps;
+    uint64_t preemptions;
+    uint64_t prefix_queries; /* prompt tokens of sequences scheduled for the first time */
+    uint64_t prefix_hits;    /* of them, found in the cache */
+    uint64_t prompt_tokens;  /* of sequences scheduled for the first time */
+    uint64_t sampled_tokens;
+    uint32_t last_step_tokens;
+} sched_stats_t;
+
+/* limits that hold whatever sched plans, from slots, tokens of a step and of a sequence. */
+step_limits_t sched_limits(uint32_t max_slots, uint32_t max_tokens, uint32_t max_context,
+                           uint32_t block_tokens);
+
+/* WEFT_ERR_INVALID: fewer tokens in a step than slots. */
+weft_status_t sched_create(const sched_config_t *config, sched_t **sched_out);
+void sched_destroy(sched_t *sched); /* NULL is fine; no sequence may be submitted */
+
+/* WEFT_ERR_TOO_LARGE: could never run here, even alone. */
+weft_status_t sched_submit(sched_t *sched, sched_seq_t *seq);
+
+/* Blocks are free when it returns. on_finish follows at once unless the sequence is done. */
+void sched_abort(sched_t *sched, sched_seq_t *seq, engine_finish_t reason);
+
+/*
+ * The next step, into plan; the number of its rows. 0: nothing can be computed now (nothing to do,
+ * or everything waits for a commit or a mask), and no step was begun.
+ */
+uint32_t sched_plan(sched_t *sched, step_plan_t *plan);
+uint32_t sched_in_flight(const sched_t *sched);
+
+/* Applies the result of the oldest plan in flight. */
+void sched_commit(sched_t *sched, const step_result_t *result);
+
+const sched_stats_t *sched_stats(const sched_t *sched);
+bool sched_is_empty(const sched_t *sched); /* nothing waits or runs */
+
+/* For tests: preempts the nth running sequence (modulo their number); plans within fewer tokens. */
+void sched_preempt_nth(sched_t *sched, uint32_t nth);
+void sched_set_budget(sched_t *sched, uint32_t tokens);
+
+/* Aborts the process unless blocks, tables and the index agree with each other. Slow. */
+void sched_check(const sched_t *sched);

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The scheduler's dealings with pool and index: block tables grow, are named, shared, given up. */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/alloc.h"
+#include "runtime/sched_priv.h"
+
+kv_block_id_t *sched_table(const sched_t *sched, const sched_seq_t *seq)
+{
+    return sched->tables + (size_t)seq->slot * sched->table_blocks;
+}
+
+static uint32_t blocks_for(const sched_t *sched, uint32_t tokens)
+{
+    return tokens / sched->block_tokens + (tokens % sched->block_tokens != 0);
+}
+
+uint32_t sched_grow(sched_t *sched, sched_seq_t *seq, uint32_t tokens)
+{
+    const uint32_t wanted = blocks_for(sched, tokens);
+    if (wanted > seq->n_blocks) {
+        const uint32_t free = kv_pool_free_blocks(sched->config.pool);
+        const uint32_t missing = wanted - seq->n_blocks;
+        const uint32_t n = missing < free ? missing : free;
+        kv_pool_alloc(sched->config.pool, n, sched_table(sched, seq) + seq->n_blocks);
+        seq->n_blocks += n;
+    }
+    const uint32_t room = seq->n_blocks * sched->block_tokens;
+    return room < tokens ? room : tokens;
+}
+
+uint32_t sched_grow_by_force(sched_t *sched, sched_seq_t *seq, uint32_t tokens)
+{
+    uint32_t room = sched_grow(sched, seq, tokens);
+    while (room < tokens && sched->running.last != seq) {
+        sched_preempt(sched, sched->running.last);
+        room = sched_grow(sched, seq, tokens);
+    }
+    return room;
+}
+
+static const kv_hash_t *hash_of_block(sched_t *sched, sched_seq_t *seq, uint32_t i)
+{
+    if (seq->n_hashes == i) {
+        const kv_hash_t *parent = i == 0 ? NULL : &seq->hashes[i - 1];
+        kv_hasher_block(sched->config.hasher, parent, seq->tokens + (size_t)i * sched->block_tokens,
+                        sched->block_tokens, seq->salt, &seq->hashes[i]);
+        seq->n_hashes++;
+    }
+    return &seq->hashes[i];
+}
+
+void sched_name_blocks(sched_t *sched, sched_seq_t *seq)
+{
+    if (seq->hashes == NULL) {
+        return;
+    }
+    const kv_block_id_t *table = sched_table(sched, seq);
+    for (; seq->n_named < seq->computed / sched->block_tokens; seq->n_named++) {
+        const kv_hash_t *hash = hash_of_block(sched, seq, seq->n_named);
+        kv_index_insert(sched->config.index, hash, table[seq->n_named]);
+    }
+}
+
+void sched_unbind(sched_t *sched, sched_seq_t *seq)
+{
+    kv_pool_release(sched->config.pool, sched_table(sched, seq), seq->n_blocks);
+    sched->free_slots[sched->n_free_slots++] = seq->slot;
+    sched->left += seq->grant;
+    sched_list_remove(&sched->running, seq);
+    seq->n_blocks = seq->n_told = seq->n_named = 0;
+    seq->planned = seq->computed = 0;
+    seq->grant = 0;
+    seq->is_bound = false;
+    seq->epoch++;
+}
+
+uint32_t sched_unclaimed_blocks(const sched_t *sched)
+{
+    uint32_t unclaimed = kv_pool_free_blocks(sched->config.pool);
+    for (const sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
+        const uint32_t wanted = blocks_for(sched, sched_goal(seq));
+        const uint32_t missing = wanted > seq->n_blocks ? wanted - seq->n_blocks : 0;
+        unclaimed = unclaimed > missing ? unclaimed - missing : 0;
+    }
+    return unclaimed;
+}
+
+/* Blocks of the prompt that a running sample of the same request has computed. */
+static uint32_t share_with_sibling(const sched_t *sched, const sched_seq_t *seq, uint32_t most,
+                                   kv_block_id_t *blocks_out)
+{
+    const sched_seq_t *best = NULL;
+    for (const sched_seq_t *s = seq->sibling; s != seq; s = s->sibling) {
+        if (s->state == SCHED_RUNNING && (best == NULL || s->computed > best->computed)) {
+            best = s;
+        }
+    }
+    if (best == NULL) {
+        return 0;
+    }
+    uint32_t n = best->computed / sched->block_tokens;
+    n = n < most ? n : most;
+    n = n < seq->n_prompt / sched->block_tokens ? n : seq->n_prompt / sched->block_tokens;
+    for (uint32_t i = 0; i < n; i++) {
+        blocks_out[i] = sched_table(sched, best)[i];
+    }
+    return n;
+}
+
+/* At least one token stays to be computed: the last one's logits are what sampling needs. */
+static uint32_t find_computed_blocks(const sched_t *sched, const sched_seq_t *seq,
+                                     kv_block_id_t *blocks_out)
+{
+    const uint32_t most = (sched_goal(seq) - 1) / sched->block_tokens;
+    if (seq->wants_prompt_logprobs && !seq->is_prompt_reported) {
+        return 0;
+    }
+    if (seq->hashes == NULL) {
+        return share_with_sibling(sched, seq, most, blocks_out);
+    }
+    return kv_index_match(sched->config.index, seq->hashes,
+                          seq->n_hashes < most ? seq->n_hashes : most, blocks_out);
+}
+
+static void count_first_schedule(sched_t *sched, sched_seq_t *seq)
+{
+    const sched_events_t *events = &sched->config.events;
+    if (seq->was_scheduled) {
+        return;
+    }
+    seq->was_scheduled = true;
+    seq->cached_tokens = seq->computed;
+    sched->stats.prompt_tokens += seq->n_prompt;
+    if (seq->hashes != NULL && !seq->wants_prompt_logprobs) {
+        sched->stats.prefix_queries += seq->n_prompt;
+        sched->stats.prefix_hits += seq->cached_tokens;
+    }
+    events->on_scheduled(events->user, seq);
+}
+
+bool sched_admit(sched_t *sched, sched_seq_t *seq)
+{
+    const uint32_t unclaimed = sched_unclaimed_blocks(sched);
+    if (sched->running.count > 0 && unclaimed <= seq->blocked_at) {
+        return false;
+    }
+    seq->slot = sched->free_slots[sched->n_free_slots - 1];
+    kv_block_id_t *table = sched_table(sched, seq);
+    const uint32_t found = find_computed_blocks(sched, seq, table);
+    kv_pool_acquire(sched->config.pool, table, found);
+    if (blocks_for(sched, sched_goal(seq)) - found > sched_unclaimed_blocks(sched)) {
+        kv_pool_release(sched->config.pool, table, found);
+        seq->blocked_at = unclaimed;
+        return false;
+    }
+    sched->n_free_slots--;
+    sched_list_remove(&sched->waiting, seq);
+    sched_list_insert(&sched->running, seq);
+    seq->state = SCHED_RUNNING;
+    seq->n_blocks = seq->n_named = found;
+    seq->planned = seq->computed = found * sched->block_tokens;
+    count_first_schedule(sched, seq);
+    return true;
+}
+
+static void require(bool holds)
+{
+    if (!holds) {
+        abort();
+    }
+}
+
+static void check_sequence(const sched_t *sched, const sched_seq_t *seq, uint32_t *users)
+{
+    require(seq->state == SCHED_RUNNING && seq->slot < sched->config.limits.max_slots);
+    require(seq->computed <= seq->planned && seq->planned <= seq->n_blocks * sched->block_tokens);
+    require(seq->n_told <= seq->n_blocks && seq->n_named <= seq->computed / sched->block_tokens);
+    require(seq->next == NULL || sched_is_before(seq, seq->next));
+    for (uint32_t i = 0; i < seq->n_blocks; i++) {
+        users[sched_table(sched, seq)[i]]++;
+    }
+}
+
+void sched_check(const sched_t *sched)
+{
+    const kv_pool_t *pool = sched->config.pool;
+    const uint32_t n_blocks = kv_pool_total_blocks(pool);
+    uint32_t *users = weft_calloc(n_blocks, sizeof(uint32_t), "sched.check");
+    require(users != NULL);
+    uint32_t running = 0;
+    for (const sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
+        check_sequence(sched, seq, users);
+        running++;
+    }
+    require(running == sched->running.count);
+    require(running + sched->n_free_slots == sched->config.limits.max_slots);
+    uint32_t held = 0;
+    for (uint32_t i = 0; i < n_blocks; i++) {
+        require(users[i] == kv_pool_refs(pool, i));
+        held += users[i] > 0;
+    }
+    require(held + kv_pool_free_blocks(pool) == n_blocks);
+    weft_free(users);
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Applying a step's result: tokens join histories, full blocks get names, answers end. */
+#include <assert.h>
+
+#include "runtime/sched_priv.h"
+
+static bool is_stop(const sched_seq_t *seq, int32_t token)
+{
+    for (uint32_t i = 0; i < seq->n_stop_ids; i++) {
+        if (seq->stop_ids[i] == token) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* How many entries of the result's prompt log-probabilities belong to row. */
+static uint32_t prompt_entries(const sched_row_t *row)
+{
+    if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) == 0) {
+        return 0;
+    }
+    return row->n_tokens - ((row->flags & STEP_ROW_SAMPLE) != 0);
+}
+
+static void report_prompt(sched_t *sched, const sched_row_t *row, const k_sampled_t *entries,
+                          uint32_t n)
+{
+    const sched_events_t *events = &sched->config.events;
+    sched_seq_t *seq = row->seq;
+    if (n > 0) {
+        events->on_prompt(events->user, seq, row->start + 1, entries, n);
+    }
+    seq->is_prompt_reported |= row->start + n + 1 >= seq->n_prompt;
+}
+
+static void take_token(sched_t *sched, sched_seq_t *seq, const k_sampled_t *sampled)
+{
+    const sched_events_t *events = &sched->config.events;
+    const int32_t token = sampled->chosen.token;
+    seq->tokens[seq->n_tokens++] = token;
+    sched->stats.sampled_tokens++;
+    events->on_token(events->user, seq, sampled);
+    if (is_stop(seq, token)) {
+        sched_finish(sched, seq, ENGINE_FINISH_STOP);
+    } else if (seq->n_tokens - seq->n_prompt == seq->max_tokens) {
+        sched_finish(sched, seq, ENGINE_FINISH_LENGTH);
+    }
+}
+
+/* The sequence may be gone when this returns. */
+static void commit_row(sched_t *sched, const sched_row_t *row, const k_sampled_t *sampled,
+                       const k_sampled_t *prompt, uint32_t n_prompt)
+{
+    const sched_events_t *events = &sched->config.events;
+    sched_seq_t *seq = row->seq;
+    const bool samples = (row->flags & STEP_ROW_SAMPLE) != 0;
+    seq->in_flight--;
+    seq->pending -= samples;
+    if (seq->state == SCHED_DONE) {
+        if (seq->in_flight == 0) {
+            events->on_retired(events->user, seq);
+        }
+        return;
+    }
+    if (row->epoch == seq->epoch) {
+        seq->computed = row->start + row->n_tokens;
+        sched_name_blocks(sched, seq);
+    }
+    if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) != 0) {
+        report_prompt(sched, row, prompt, n_prompt); /* true even if preempted meanwhile */
+    }
+    if (samples) {
+        take_token(sched, seq, sampled);
+    } else if (row->epoch == seq->epoch && seq->max_tokens == 0 &&
+               seq->computed == sched_goal(seq)) {
+        sched_finish(sched, seq, ENGINE_FINISH_LENGTH);
+    }
+}
+
+void sched_commit(sched_t *sched, const step_result_t *result)
+{
+    const sched_flight_t *flight = &sched->flights[sched->first_flight];
+    assert(sched->n_flights > 0);
+    assert(result->step == flight->step && result->n_rows == flight->n_rows);
+    sched->first_flight = (sched->first_flight + 1) % SCHED_MAX_IN_FLIGHT;
+    sched->n_flights--;
+    const k_sampled_t *prompt = result->prompt;
+    for (uint32_t i = 0; i < flight->n_rows; i++) {
+        const uint32_t n = prompt_entries(&flight->rows[i]);
+        commit_row(sched, &flight->rows[i], &result->rows[i], prompt, n);
+        prompt += n;
+    }
+}

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Packing a step: first who gets how many tokens (a victim of preemption loses its grant again),
+ * then the plan is written from the grants.
+ */
+#include <assert.h>
+#include <string.h>
+
+#include "runtime/sched_priv.h"
+
+#define LOOKAHEAD 16 /* sequences that do not fit, before the search for one that does ends */
+
+/* Tokens to compute before the next sampling; 0: the last one is already planned. */
+static uint32_t remaining(const sched_seq_t *seq)
+{
+    const uint32_t answers = seq->n_tokens + seq->pending - seq->n_prompt;
+    if (seq->max_tokens > 0 && answers >= seq->max_tokens) {
+        return 0;
+    }
+    return sched_goal(seq) - seq->planned;
+}
+
+static sched_mask_t mask_state(const sched_t *sched, sched_seq_t *seq)
+{
+    const sched_events_t *events = &sched->config.events;
+    if (!seq->has_mask) {
+        return SCHED_MASK_READY;
+    }
+    /* The mask depends on what a step in flight is about to sample. */
+    return seq->pending > 0 ? SCHED_MASK_LATER : events->mask_state(events->user, seq);
+}
+
+static void give(sched_t *sched, sched_seq_t *seq, uint32_t tokens)
+{
+    assert(tokens <= sched->left);
+    seq->grant += tokens;
+    sched->left -= tokens;
+}
+
+/* False when seq has left the running list. */
+static bool grant_decode(sched_t *sched, sched_seq_t *seq)
+{
+    const sched_mask_t mask = mask_state(sched, seq);
+    if (mask == SCHED_MASK_FAILED) {
+        sched_finish(sched, seq, ENGINE_FINISH_ERROR);
+        return false;
+    }
+    if (mask == SCHED_MASK_LATER) {
+        return true;
+    }
+    if (sched_grow_by_force(sched, seq, seq->planned + 1) <= seq->planned) {
+        sched_preempt(sched, seq);
+        return false;
+    }
+    give(sched, seq, 1);
+    return true;
+}
+
+/* At most `most` tokens more; the one that samples waits for its mask. */
+static bool grant_prefill(sched_t *sched, sched_seq_t *seq, uint32_t most, bool by_force)
+{
+    const uint32_t have = seq->planned + seq->grant;
+    const uint32_t goal = sched_goal(seq);
+    uint32_t end = goal - have <= most ? goal : have + most;
+    if (end == goal && seq->max_tokens > 0) {
+        const sched_mask_t mask = mask_state(sched, seq);
+        if (mask == SCHED_MASK_FAILED) {
+            sched_finish(sched, seq, ENGINE_FINISH_ERROR);
+            return false;
+        }
+        end -= mask == SCHED_MASK_LATER;
+    }
+    if (end > have) {
+        const uint32_t room =
+            by_force ? sched_grow_by_force(sched, seq, end) : sched_grow(sched, seq, end);
+        give(sched, seq, room > have ? room - have : 0);
+    }
+    return true;
+}
+
+/* A long prefill leaves half of what is left to those behind it. */
+static uint32_t share_of(const sched_t *sched, const sched_seq_t *seq, bool has_followers)
+{
+    if (has_followers && remaining(seq) > sched->left) {
+        return (sched->left + 1) / 2;
+    }
+    return sched->left;
+}
+
+static void grant_decodes(sched_t *sched)
+{
+    sched_seq_t *next = NULL;
+    for (sched_seq_t *seq = sched->running.first; seq != NULL && sched->left > 0; seq = next) {
+        next = seq->next;
+        const bool wants_token = sched_is_decode(seq) && remaining(seq) > 0;
+        if (wants_token && grant_decode(sched, seq)) {
+            next = seq->next; /* its follower may have been preempted */
+        }
+    }
+}
+
+static uint32_t count_prefills(const sched_t *sched)
+{
+    uint32_t n = 0;
+    for (const sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
+        n += !sched_is_decode(seq) && remaining(seq) > 0;
+    }
+    return n;
+}
+
+static void grant_prefills(sched_t *sched)
+{
+    const bool has_waiting = sched->waiting.count > 0 && sched->n_free_slots > 0;
+    uint32_t followers = count_prefills(sched);
+    sched_seq_t *next = NULL;
+    for (sched_seq_t *seq = sched->running.first; seq != NULL && sched->left > 0; seq = next) {
+        next = seq->next;
+        if (sched_is_decode(seq) || remaining(seq) == 0) {
+            continue;
+        }
+        followers = followers > 0 ? followers - 1 : 0;
+        if (grant_prefill(sched, seq, share_of(sched, seq, has_waiting || followers > 0), true)) {
+            next = seq->next;
+        }
+    }
+}
+
+/* Samples of one prompt wait for the first of them, whose blocks they will share. */
+static bool is_held_back(const sched_t *sched, const sched_seq_t *seq)
+{
+    const uint32_t shareable = (seq->n_prompt - 1) / sched->block_tokens * sched->block_tokens;
+    if (seq->pending > 0) {
+        return true; /* preempted in flight: its history is not known yet */
+    }
+    for (const sched_seq_t *s = seq->sibling; s != seq; s = s->sibling) {
+        if (s->state == SCHED_RUNNING && s->computed < shareable) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void admit_waiting(sched_t *sched)
+{
+    sched_seq_t *blocked[LOOKAHEAD];
+    uint32_t n_blocked = 0;
+    sched_seq_t *next = NULL;
+    for (sched_seq_t *seq = sched->waiting.first;
+         seq != NULL && sched->left > 0 && sched->n_free_slots > 0 && n_blocked < LOOKAHEAD;
+         seq = next) {
+        next = seq->next;
+        if (is_held_back(sched, seq)) {
+            continue;
+        }
+        if (!sched_admit(sched, seq)) {
+            blocked[n_blocked++] = seq;
+            if (seq->overtaken >= SCHED_MAX_OVERTAKEN) {
+                break;
+            }
+            continue;
+        }
+        for (uint32_t i = 0; i < n_blocked; i++) {
+            blocked[i]->overtaken++;
+        }
+        grant_prefill(sched, seq, share_of(sched, seq, next != NULL), false);
+    }
+}
+
+/* What short prefills did not use goes to the long ones. */
+static void grant_rest(sched_t *sched)
+{
+    sched_seq_t *next = NULL;
+    for (sched_seq_t *seq = sched->running.first; seq != NULL && sched->left > 0; seq = next) {
+        next = seq->next;
+        if (!sched_is_decode(seq) && remaining(seq) > seq->grant) {
+            grant_prefill(sched, seq, sched->left, false);
+        }
+    }
+}
+
+/* Whether what the executor has to be told about seq fits the plan's arrays. */
+static bool fits(const sched_t *sched, const step_plan_t *plan, const sched_seq_t *seq)
+{
+    const step_limits_t *limits = &sched->config.limits;
+    return seq->n_blocks - seq->n_told <= limits->max_blocks - plan->n_blocks &&
+           (seq->is_bound || (seq->n_tokens <= limits->max_bind_tokens - plan->n_tokens &&
+                              seq->n_bias <= limits->max_biases - plan->n_biases));
+}
+
+static void write_bind(step_plan_t *plan, sched_seq_t *seq)
+{
+    plan->binds[plan->n_binds++] = (step_bind_t){
+        .slot = seq->slot,
+        .prompt_tokens = seq->n_prompt,
+        .first_token = plan->n_tokens,
+        .n_tokens = seq->n_tokens,
+        .first_bias = plan->n_biases,
+        .n_bias = seq->n_bias,
+        .sampling = seq->sampling,
+    };
+    memcpy(plan->tokens + plan->n_tokens, seq->tokens, seq->n_tokens * sizeof(int32_t));
+    plan->n_tokens += seq->n_tokens;
+    for (uint32_t i = 0; i < seq->n_bias; i++) {
+        plan->biases[plan->n_biases++] = (step_bias_t){seq->bias[i].token, seq->bias[i].value};
+    }
+    seq->is_bound = true;
+}
+
+static void write_blocks(const sched_t *sched, step_plan_t *plan, sched_seq_t *seq)
+{
+    for (; seq->n_told < seq->n_blocks; seq->n_told++) {
+        plan->blocks[plan->n_blocks++] = (step_block_t){
+            .slot = seq->slot,
+            .index = seq->n_told,
+            .block = sched_table(sched, seq)[seq->n_told],
+        };
+    }
+}
+
+static uint32_t row_flags(const sched_seq_t *seq)
+{
+    uint32_t flags = 0;
+    if (seq->max_tokens > 0 && seq->planned + seq->grant == sched_goal(seq)) {
+        flags |= STEP_ROW_SAMPLE;
+        flags |= seq->has_mask ? STEP_ROW_MASKED : 0;
+    }
+    if (sched_is_decode(seq)) {
+        flags |= STEP_ROW_FROM_SLOT;
+    }
+    if (seq->wants_prompt_logprobs && !seq->is_prompt_reported) {
+        flags |= STEP_ROW_PROMPT_LOGPROBS;
+    }
+    return flags;
+}
+
+static void write_row(sched_t *sched, step_plan_t *plan, sched_flight_t *flight, sched_seq_t *seq)
+{
+    const sched_events_t *events = &sched->config.events;
+    const uint32_t flags = row_flags(seq);
+    plan->rows[plan->n_rows++] = (step_row_t){
+        .slot = seq->slot,
+        .flags = flags,
+        .start = seq->planned,
+        .n_tokens = seq->grant,
+        .output_index = seq->n_tokens + seq->pending - seq->n_prompt,
+    };
+    flight->rows[flight->n_rows++] = (sched_row_t){
+        .seq = seq,
+        .epoch = seq->epoch,
+        .flags = flags,
+        .start = seq->planned,
+        .n_tokens = seq->grant,
+    };
+    if ((flags & STEP_ROW_MASKED) != 0) {
+        events->write_mask(events->user, seq);
+    }
+    sched->stats.last_step_tokens += seq->grant;
+    seq->planned += seq->grant;
+    seq->in_flight++;
+    seq->pending += (flags & STEP_ROW_SAMPLE) != 0;
+}
+
+static void write_plan(sched_t *sched, step_plan_t *plan, sched_flight_t *flight)
+{
+    for (sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
+        if (seq->grant > 0 && fits(sched, plan, seq)) {
+            if (!seq->is_bound) {
+                write_bind(plan, seq);
+            }
+            write_blocks(sched, plan, seq);
+            write_row(sched, plan, flight, seq);
+        }
+        seq->grant = 0;
+    }
+}
+
+uint32_t sched_plan(sched_t *sched, step_plan_t *plan)
+{
+    assert(sched->n_flights < SCHED_MAX_IN_FLIGHT);
+    sched->left = sched->budget;
+    grant_decodes(sched);
+    grant_prefills(sched);
+    admit_waiting(sched);
+    grant_rest(sched);
+    if (sched->left == sched->budget) {
+        return 0;
+    }
+    sched_flight_t *flight =
+        &sched->flights[(sched->first_flight + sched->n_flights) % SCHED_MAX_IN_FLIGHT];
+    flight->step = ++sched->stats.steps;
+    flight->n_rows = 0;
+    sched->stats.last_step_tokens = 0;
+    step_plan_clear(plan, flight->step);
+    write_plan(sched, plan, flight);
+    assert(plan->n_rows > 0);
+    sched->n_flights++;
+    return plan->n_rows;
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sched_priv: the scheduler's state, for its own files. */
+#pragma once
+
+#include "runtime/sched.h"
+
+/* Ordered by (priority, arrival, order); first is served first. */
+typedef struct sched_list {
+    sched_seq_t *first;
+    sched_seq_t *last;
+    uint32_t count;
+} sched_list_t;
+
+/* A planned row, remembered until its result comes. */
+typedef struct sched_row {
+    sched_seq_t *seq;
+    uint32_t epoch;
+    uint32_t flags;
+    uint32_t start;
+    uint32_t n_tokens;
+} sched_row_t;
+
+typedef struct sched_flight {
+    uint64_t step;
+    uint32_t n_rows;
+    sched_row_t *rows; /* [max_slots] */
+} sched_flight_t;
+
+struct sched {
+    sched_config_t config;
+    uint32_t block_tokens;
+    uint32_t table_blocks; /* of one slot */
+    uint32_t budget;
+    uint32_t left; /* of the budget, while a plan is made */
+    uint64_t next_order;
+    sched_list_t waiting;
+    sched_list_t running;
+    uint32_t n_free_slots;
+    uint32_t *free_slots;  /* [max_slots] */
+    kv_block_id_t *tables; /* [max_slots][table_blocks] */
+    sched_flight_t flights[SCHED_MAX_IN_FLIGHT];
+    uint32_t first_flight;
+    uint32_t n_flights;
+    sched_stats_t stats;
+};
+
+void sched_list_insert(sched_list_t *list, sched_seq_t *seq);
+void sched_list_remove(sched_list_t *list, sched_seq_t *seq);
+bool sched_is_before(const sched_seq_t *a, const sched_seq_t *b);
+
+kv_block_id_t *sched_table(const sched_t *sched, const sched_seq_t *seq);
+
+/* Tokens that have to be in the cache for the next sampling (or, with max_tokens 0, at the end). */
+uint32_t sched_goal(const sched_seq_t *seq);
+bool sched_is_decode(const sched_seq_t *seq); /* one token left, and it follows sampled ones */
+
+/* Leaves its slot; its blocks are free, its history stays. */
+void sched_unbind(sched_t *sched, sched_seq_t *seq);
+void sched_preempt(sched_t *sched, sched_seq_t *seq);
+void sched_finish(sched_t *sched, sched_seq_t *seq, engine_finish_t reason);
+
+/* Makes room for the first `tokens` tokens by free blocks alone; returns how many have room. */
+uint32_t sched_grow(sched_t *sched, sched_seq_t *seq, uint32_t tokens);
+/* The same; takes from younger sequences what is missing. */
+uint32_t sched_grow_by_force(sched_t *sched, sched_seq_t *seq, uint32_t tokens);
+void sched_name_blocks(sched_t *sched, sched_seq_t *seq);
+
+/* Free blocks that no running sequence needs for the history it has. */
+uint32_t sched_unclaimed_blocks(const sched_t *sched);
+
+/* Moves seq from the waiting list into a slot with all blocks that are there already. */
+bool sched_admit(sched_t *sched, sched_seq_t *seq);

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/support/fake_executor.h"
+
+#include <string.h>
+
+#include "tests/support/check.h"
+
+typedef struct fake_slot {
+    bool is_bound;
+    uint32_t n_tokens;
+    int32_t *tokens;  /* [max_context + 1] */
+    uint32_t *blocks; /* [max_context] */
+    step_sampling_t sampling;
+} fake_slot_t;
+
+typedef struct fake_step {
+    step_result_t result;
+    k_sampled_t *rows;   /* [max_slots] */
+    k_sampled_t *prompt; /* [max_tokens] */
+} fake_step_t;
+
+struct fake_executor {
+    step_limits_t limits;
+    uint32_t block_tokens;
+    uint32_t vocab;
+    uint64_t *kv; /* [n_blocks][block_tokens] */
+    fake_slot_t *slots;
+    fake_step_t steps[2];
+    uint32_t n_launched;
+    uint32_t n_collected;
+};
+
+static uint64_t mix(uint64_t a, uint64_t b)
+{
+    uint64_t z = (a ^ (b + UINT64_C(0x9e3779b97f4a7c15))) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 29)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 32);
+}
+
+static uint64_t extend(uint64_t before, int32_t token)
+{
+    return mix(before, (uint32_t)token);
+}
+
+static uint64_t history_hash(const int32_t *tokens, uint32_t n)
+{
+    uint64_t hash = 1;
+    for (uint32_t i = 0; i < n; i++) {
+        hash = extend(hash, tokens[i]);
+    }
+    return hash;
+}
+
+static int32_t sample(uint64_t hash, uint64_t seed, uint64_t output_index, uint32_t vocab)
+{
+    return (int32_t)(mix(mix(hash, seed), output_index) % vocab);
+}
+
+int32_t fake_next_token(const int32_t *tokens, uint32_t n, uint64_t seed, uint64_t output_index,
+                        uint32_t vocab)
+{
+    return sample(history_hash(tokens, n), seed, output_index, vocab);
+}
+
+static float logprob_of(uint64_t hash_before, int32_t token)
+{
+    return -(float)(extend(hash_before, token) % 1000);
+}
+
+float fake_prompt_logprob(const int32_t *tokens, uint32_t n)
+{
+    return logprob_of(history_hash(tokens, n), tokens[n]);
+}
+
+fake_executor_t *fake_executor_create(const step_limits_t *limits, uint32_t n_blocks,
+                                      uint32_t block_tokens, uint32_t vocab)
+{
+    fake_executor_t *fake = calloc(1, sizeof(*fake));
+    fake->limits = *limits;
+    fake->block_tokens = block_tokens;
+    fake->vocab = vocab;
+    fake->kv = calloc((size_t)n_blocks * block_tokens, sizeof(uint64_t));
+    fake->slots = calloc(limits->max_slots, sizeof(fake_slot_t));
+    for (uint32_t i = 0; i < limits->max_slots; i++) {
+        fake->slots[i].tokens = calloc(limits->max_context + 1, sizeof(int32_t));
+        fake->slots[i].blocks = calloc(limits->max_context, sizeof(uint32_t));
+    }
+    for (int i = 0; i < 2; i++) {
+        fake->steps[i].rows = calloc(limits->max_slots, sizeof(k_sampled_t));
+        fake->steps[i].prompt = calloc(limits->max_tokens, sizeof(k_sampled_t));
+    }
+    return fake;
+}
+
+void fake_executor_destroy(fake_executor_t *fake)
+{
+    for (uint32_t i = 0; i < fake->limits.max_slots; i++) {
+        free(fake->slots[i].tokens);
+        free(fake->slots[i].blocks);
+    }
+    for (int i = 0; i < 2; i++) {
+        free(fake->steps[i].rows);
+        free(fake->steps[i].prompt);
+    }
+    free(fake->slots);
+    free(fake->kv);
+    free(fake);
+}
+
+static uint64_t *kv_at(fake_executor_t *fake, const fake_slot_t *slot, uint32_t position)
+{
+    const uint32_t block = slot->blocks[position / fake->block_tokens];
+    return &fake->kv[(size_t)block * fake->block_tokens + position % fake->block_tokens];
+}
+
+static void report_prompt(fake_step_t *step, const fake_slot_t *slot, uint32_t position,
+                          uint64_t hash)
+{
+    if (position + 1 < slot->n_tokens) {
+        const int32_t target = slot->tokens[position + 1];
+        step->prompt[step->result.n_prompt++] = (k_sampled_t){
+            .chosen = {.token = target, .rank = 1, .logprob = logprob_of(hash, target)}};
+    }
+}
+
+static void run_row(fake_executor_t *fake, fake_step_t *step, const step_row_t *row,
+                    k_sampled_t *out)
+{
+    fake_slot_t *slot = &fake->slots[row->slot];
+    assert_true(slot->is_bound);
+    assert_true(row->start + row->n_tokens <= slot->n_tokens);
+    uint64_t hash = 1;
+    for (uint32_t i = 0; i < row->start; i++) {
+        hash = extend(hash, slot->tokens[i]);
+        assert_true(*kv_at(fake, slot, i) == hash);
+    }
+    for (uint32_t i = row->start; i < row->start + row->n_tokens; i++) {
+        hash = extend(hash, slot->tokens[i]);
+        *kv_at(fake, slot, i) = hash;
+        if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) != 0) {
+            report_prompt(step, slot, i, hash);
+        }
+    }
+    if ((row->flags & STEP_ROW_FROM_SLOT) != 0) {
+        assert_int_equal(row->start + 1, slot->n_tokens);
+    }
+    if ((row->flags & STEP_ROW_SAMPLE) != 0) {
+        assert_int_equal(row->start + row->n_tokens, slot->n_tokens);
+        out->chosen.token = sample(hash, slot->sampling.seed, row->output_index, fake->vocab);
+        slot->tokens[slot->n_tokens++] = out->chosen.token;
+    }
+}
+
+static void apply_binds(fake_executor_t *fake, const step_plan_t *plan)
+{
+    for (uint32_t i = 0; i < plan->n_binds; i++) {
+        const step_bind_t *bind = &plan->binds[i];
+        fake_slot_t *slot = &fake->slots[bind->slot];
+        slot->is_bound = true;
+        slot->sampling = bind->sampling;
+        slot->n_tokens = bind->n_tokens;
+        memcpy(slot->tokens, plan->tokens + bind->first_token, bind->n_tokens * sizeof(int32_t));
+        memset(slot->blocks, 0xff, fake->limits.max_context * sizeof(uint32_t));
+    }
+    for (uint32_t i = 0; i < plan->n_blocks; i++) {
+        const step_block_t *block = &plan->blocks[i];
+        fake->slots[block->slot].blocks[block->index] = block->block;
+    }
+}
+
+void fake_executor_launch(fake_executor_t *fake, const step_plan_t *plan)
+{
+    weft_diag_t diag = {0};
+    if (step_plan_check(plan, &fake->limits, &diag) < 0) {
+        fail_msg("%s", diag.text);
+    }
+    assert_true(fake->n_launched - fake->n_collected < 2);
+    fake_step_t *step = &fake->steps[fake->n_launched++ % 2];
+    step->result = (step_result_t){
+        .step = plan->step, .n_rows = plan->n_rows, .rows = step->rows, .prompt = step->prompt};
+    apply_binds(fake, plan);
+    for (uint32_t i = 0; i < plan->n_rows; i++) {
+        run_row(fake, step, &plan->rows[i], &step->rows[i]);
+    }
+}
+
+step_result_t fake_executor_collect(fake_executor_t *fake)
+{
+    assert_true(fake->n_launched > fake->n_collected);
+    return fake->steps[fake->n_collected++ % 2].result;
+}
