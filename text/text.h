@@ -44,8 +44,9 @@ typedef struct text_gguf_vocab {
     const char *pre;           /* tokenizer.ggml.pre, NULL when absent */
     const char *const *tokens; /* [n_tokens], with lengths: tokens may hold any byte */
     const size_t *token_lengths;
-    const float *scores;       /* [n_tokens] or NULL */
-    const int32_t *types;      /* [n_tokens] or NULL: 1 normal 2 unknown 3 control 4 user 5 unused 6 byte */
+    const float *scores; /* [n_tokens] or NULL */
+    const int32_t
+        *types; /* [n_tokens] or NULL: 1 normal 2 unknown 3 control 4 user 5 unused 6 byte */
     size_t n_tokens;
     const char *const *merges; /* [n_merges] */
     const size_t *merge_lengths;
@@ -53,9 +54,9 @@ typedef struct text_gguf_vocab {
     int32_t bos; /* -1: none, so for each */
     int32_t eos;
     int32_t unknown;
-    bool add_bos;
-    bool add_eos;
-    bool add_space_prefix;
+    int8_t add_bos; /* 1 or 0; -1: the file does not say, so for each */
+    int8_t add_eos;
+    int8_t add_space_prefix;
 } text_gguf_vocab_t;
 
 /*
@@ -106,9 +107,11 @@ typedef struct text_stream text_stream_t;
 typedef struct text_stream_config {
     bool skip_special;
     bool include_stop; /* keep the stop string in the text */
+    bool
+        starts_text; /* ids begin a text: an SPM decoder drops its first space. Not so after a prompt */
     const char *const *stops;
     size_t n_stops;
-    uint32_t min_tokens; /* no stop string counts before this many tokens */
+    uint32_t min_tokens; /* a stop string counts only in a token after this many */
 } text_stream_config_t;
 
 weft_status_t text_stream_create(const text_tokenizer_t *tokenizer,

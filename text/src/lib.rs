@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Between text and token ids, behind text.h (which is the manual).
+
+mod api;
+mod border;
+mod error;
+mod stops;
+mod stream;
+mod template;
+mod tokenizer;
