@@ -38,20 +38,20 @@ typedef struct model_rope {
 } model_rope_t;
 
 typedef struct model_config {
-    const char *family;         /* the row of models.def: "llama" */
-    char architecture[64];      /* as the file says: "LlamaForCausalLM" or "llama" */
-    char name[128];             /* general.name, _name_or_path or the file's own name */
+    const char *family;    /* the row of models.def: "llama" */
+    char architecture[64]; /* as the file says: "LlamaForCausalLM" or "llama" */
+    char name[128];        /* general.name, _name_or_path or the file's own name */
     uint32_t layers;
     uint32_t hidden;
     uint32_t heads;
     uint32_t kv_heads;
     uint32_t head_dim;
     uint32_t intermediate;
-    uint32_t vocab;             /* rows of the embedding */
+    uint32_t vocab; /* rows of the embedding */
     uint32_t max_context;
-    uint32_t window;            /* sliding window, 0: none */
+    uint32_t window; /* sliding window, 0: none */
     float norm_eps;
-    float embedding_scale;      /* 1 for these families */
+    float embedding_scale; /* 1 for these families */
     bool is_embedding_tied;
     bool has_qkv_bias;
     bool has_qk_norm;

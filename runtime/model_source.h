@@ -5,8 +5,11 @@
  * Path is a .gguf file, a .safetensors file with config.json beside it, or a folder that holds
  * either (safetensors with or without an index of shards). Files are mapped read-only; every
  * length, offset, count, dtype and shape is checked against the file before it is used, and no
- * memory is taken in proportion to a number the file merely claims.
+ * memory is taken in proportion to a number the file merely claims. After open every tensor of
+ * model_tensors.def that the configuration asks for is there, in its shape, and no other: a model
+ * with more is a variant that the graphs would get wrong.
  *
+ * Limits   files must not shrink while they are mapped (base/mapped_file.h)
  * Owns     the mappings; everything handed out is borrowed until close
  * Threads  immutable after open
  * Errors   one line in diag: file, tensor or field, reason
@@ -52,6 +55,14 @@ const model_config_t *model_source_config(const model_source_t *source);
 /* WEFT_ERR_NOT_FOUND, without a diag line when diag is NULL (an optional tensor). */
 weft_status_t model_source_find(const model_source_t *source, model_tensor_id_t id, uint32_t layer,
                                 weft_diag_t *diag, model_tensor_t *tensor_out);
+
+/*
+ * Finds a tensor that the model cannot do without, of exactly this shape.
+ * WEFT_ERR_MALFORMED: missing, or of another shape.
+ */
+weft_status_t model_source_require(const model_source_t *source, model_tensor_id_t id,
+                                   uint32_t layer, uint64_t rows, uint64_t columns,
+                                   weft_diag_t *diag, model_tensor_t *tensor_out);
 
 /* For inspection: all tensors, in file order. */
 size_t model_source_tensor_count(const model_source_t *source);

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/model_config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "runtime/model_config_priv.h"
+
+static const model_family_t families[] = {
+#define MODEL(family, hf, gguf) {#family, hf, gguf},
+#include "runtime/models.def"
+#undef MODEL
+};
+
+const model_family_t *model_family_by_hf(const char *architecture)
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {
+        if (strcmp(families[i].hf_architecture, architecture) == 0) {
+            return &families[i];
+        }
+    }
+    return NULL;
+}
+
+const model_family_t *model_family_by_gguf(const char *architecture, size_t length)
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {
+        const char *known = families[i].gguf_architecture;
+        if (strlen(known) == length && memcmp(known, architecture, length) == 0) {
+            return &families[i];
+        }
+    }
+    return NULL;
+}
+
+weft_status_t model_family_unknown(const char *where, const char *architecture, bool is_gguf,
+                                   weft_diag_t *diag)
+{
+    char known[512] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(families) && used < sizeof(known); i++) {
+        const char *name = is_gguf ? families[i].gguf_architecture : families[i].hf_architecture;
+        used +=
+            (size_t)snprintf(known + used, sizeof(known) - used, "%s%s", i == 0 ? "" : ", ", name);
+    }
+    return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                     "%s: architecture \"%.100s\" is not supported (known: %s)", where,
+                     architecture, known);
+}
+
+void model_config_init(model_config_t *config, const model_family_t *family)
+{
+    memset(config, 0, sizeof(*config));
+    config->family = family->name;
+    config->embedding_scale = 1;
+    config->has_qkv_bias = strcmp(family->name, "qwen2") == 0;
+    config->has_qk_norm = strcmp(family->name, "qwen3") == 0;
+    config->rope.factor = 1;
+    config->rope.mscale = 1;
+    config->bos = -1;
+    config->default_temperature = NAN;
+    config->default_top_p = NAN;
+    config->default_top_k = -1;
+}
+
+weft_status_t model_config_add_eos(model_config_t *config, int64_t id)
+{
+    for (uint32_t i = 0; i < config->n_eos; i++) {
+        if (config->eos[i] == id) {
+            return WEFT_OK;
+        }
+    }
+    if (config->n_eos == MODEL_MAX_EOS || id < 0 || id > INT32_MAX) {
+        return WEFT_ERR_TOO_LARGE;
+    }
+    config->eos[config->n_eos++] = (int32_t)id;
+    return WEFT_OK;
+}
+
+double model_yarn_mscale(double factor, double mscale)
+{
+    return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
+}
+
+/* ---- checks -------------------------------------------------------------------------------- */
+
+typedef struct extent {
+    const char *what;
+    uint32_t value;
+    uint32_t max;
+} extent_t;
+
+/* Generous: several times what any published model of these families has. */
+static weft_status_t check_extents(const model_config_t *config, weft_diag_t *diag)
+{
+    const extent_t extents[] = {
+        {"number of layers", config->layers, 1024},
+        {"hidden size", config->hidden, 1 << 20},
+        {"number of heads", config->heads, 4096},
+        {"number of key/value heads", config->kv_heads, 4096},
+        {"head size", config->head_dim, 1024},
+        {"intermediate size", config->intermediate, 1 << 22},
+        {"vocabulary", config->vocab, 1 << 24},
+        {"context length", config->max_context, 1 << 30},
+    };
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(extents); i++) {
+        if (extents[i].value == 0 || extents[i].value > extents[i].max) {
+            return weft_diag(diag, WEFT_ERR_INVALID, "%s is %u, must be 1 to %u", extents[i].what,
+                             extents[i].value, extents[i].max);
+        }
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t check_heads(const model_config_t *config, weft_diag_t *diag)
+{
+    if (config->heads % config->kv_heads != 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "%u heads do not divide over %u key/value heads",
+                         config->heads, config->kv_heads);
+    }
+    if (config->head_dim % 2 != 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "head size %u is odd", config->head_dim);
+    }
+    if (config->rope.dim > config->head_dim || config->rope.dim % 2 != 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "%u rotated elements do not fit in heads of %u, in pairs",
+                         config->rope.dim, config->head_dim);
+    }
+    return WEFT_OK;
+}
+
+static bool is_positive(float x)
+{
+    return isfinite(x) && x > 0;
+}
+
+static weft_status_t check_rope(const model_rope_t *rope, weft_diag_t *diag)
+{
+    if (!is_positive(rope->theta)) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "rope theta %g is not above 0",
+                         (double)rope->theta);
+    }
+    if (!is_positive(rope->factor) || !is_positive(rope->mscale)) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "rope scaling by %g (attention %g) is not above 0",
+                         (double)rope->factor, (double)rope->mscale);
+    }
+    const bool needs_context = rope->kind == MODEL_ROPE_LLAMA3 || rope->kind == MODEL_ROPE_YARN;
+    if (needs_context && (rope->original_context == 0 || rope->original_context > 1 << 30)) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "rope scaling from an original context of %u",
+                         rope->original_context);
+    }
+    if (rope->kind == MODEL_ROPE_LLAMA3 &&
+        (!is_positive(rope->low_freq_factor) || !(rope->high_freq_factor > rope->low_freq_factor) ||
+         !isfinite(rope->high_freq_factor))) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "rope scaling between frequency factors %g and %g",
+                         (double)rope->low_freq_factor, (double)rope->high_freq_factor);
+    }
+    if (rope->kind == MODEL_ROPE_YARN &&
+        (!is_positive(rope->beta_slow) || !(rope->beta_fast >= rope->beta_slow) ||
+         !isfinite(rope->beta_fast))) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "rope scaling with betas %g and %g",
+                         (double)rope->beta_fast, (double)rope->beta_slow);
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t check_tokens(const model_config_t *config, weft_diag_t *diag)
+{
+    if (config->bos >= 0 && (uint32_t)config->bos >= config->vocab) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "bos token %d is outside the vocabulary of %u",
+                         config->bos, config->vocab);
+    }
+    for (uint32_t i = 0; i < config->n_eos; i++) {
+        if (config->eos[i] < 0 || (uint32_t)config->eos[i] >= config->vocab) {
+            return weft_diag(diag, WEFT_ERR_INVALID, "eos token %d is outside the vocabulary of %u",
+                             config->eos[i], config->vocab);
+        }
+    }
+    return WEFT_OK;
+}
+
+weft_status_t model_config_check(const model_config_t *config, weft_diag_t *diag)
+{
+    weft_status_t status = check_extents(config, diag);
+    if (status == WEFT_OK) {
+        status = check_heads(config, diag);
+    }
+    if (status == WEFT_OK) {
+        status = check_rope(&config->rope, diag);
+    }
+    if (status == WEFT_OK) {
+        status = check_tokens(config, diag);
+    }
+    if (status == WEFT_OK && !(is_positive(config->norm_eps) && config->norm_eps < 1)) {
+        status = weft_diag(diag, WEFT_ERR_INVALID, "norm epsilon %g is not between 0 and 1",
+                           (double)config->norm_eps);
+    }
+    return status;
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model_source_priv: the opened model, as the parts that fill and check it share it. */
+#pragma once
+
+#include "base/arena.h"
+#include "base/mapped_file.h"
+#include "runtime/gguf.h"
+#include "runtime/model_source.h"
+
+struct model_source {
+    weft_arena_t arena; /* every table and string below */
+    const char *path;   /* as given */
+    const char *format;
+    model_config_t config;
+    weft_mapped_file_t *files; /* [n_files] that hold tensors */
+    size_t n_files;
+    gguf_t *gguf;            /* NULL: safetensors */
+    model_tensor_t *tensors; /* [n_tensors] */
+    size_t n_tensors;
+    const model_tensor_t **by_name;      /* [n_tensors], sorted */
+    weft_mapped_file_t tokenizer;        /* tokenizer.json */
+    weft_mapped_file_t tokenizer_config; /* tokenizer_config.json */
+    const char *chat_template;           /* not terminated; NULL: none */
+    size_t chat_template_length;
+};
+
+/* Fill everything but by_name; what was opened before a failure is closed with the source. */
+weft_status_t model_source_open_gguf(model_source_t *source, const char *path, weft_diag_t *diag);
+
+/* file: the one .safetensors file, or NULL: folder has an index of shards. */
+weft_status_t model_source_open_safetensors(model_source_t *source, const char *folder,
+                                            const char *file, weft_diag_t *diag);
+
+/* Maps one more tensor file: source->files has room for it. */
+weft_status_t model_source_map(model_source_t *source, const char *path, weft_diag_t *diag,
+                               const weft_mapped_file_t **file_out);
+
+/* Every tensor that the configured model needs, by name and shape; none that it does not know. */
+weft_status_t model_source_check_tensors(const model_source_t *source, weft_diag_t *diag);
+
+/* The name that the source's format gives to id. */
+void model_source_tensor_name(const model_source_t *source, model_tensor_id_t id, uint32_t layer,
+                              char *name, size_t size);
