@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A real model, SmolLM2-135M-Instruct in Q4_1, through the executor, against two independent engines
+ * (tests/vectors/smollm2). The plain kernels compute in float32 on the dequantized weights and are
+ * held to the float32 reference; the others may round activations to 8 bits and are held to the
+ * bounds its README gives for that.
+ */
+#include "tests/support/executor_rig.h"
+
+#define VECTORS     WEFT_TEST_VECTORS "/smollm2/"
+#define MAX_PROMPT  1360
+#define ANSWER      48
+#define TOP         10
+#define TEXT_TOKENS 1527
+#define CONTEXT     2048
+
+typedef struct bounds {
+    double margin; /* the reference's choice is binding where it leads by more */
+    double top10;  /* log-probabilities of the likeliest ten */
+    double nll;    /* of the text, relative to the perplexity */
+} bounds_t;
+
+static const bounds_t float32_bounds = {.margin = 0.02, .top10 = 0.01, .nll = 0.0005};
+static const bounds_t rounded_bounds = {.margin = 0.6, .top10 = 0.6, .nll = 0.005};
+
+static const step_limits_t limits = {.max_slots = 2,
+                                     .max_tokens = 256,
+                                     .max_context = CONTEXT,
+                                     .max_blocks = CONTEXT / 16,
+                                     .max_bind_tokens = CONTEXT,
+                                     .max_biases = 1,
+                                     .max_outputs = 32};
+
+static bool is_long(void)
+{
+    const char *text = getenv("WEFT_TEST_LONG");
+    return text != NULL && text[0] == '1';
+}
+
+static void open_smollm2(executor_rig_t *rig, const char *isa, k_dtype_t kv_dtype)
+{
+    const char *path = getenv("WEFT_TEST_MODEL");
+    if (path == NULL || path[0] == '\0') {
+        print_message("WEFT_TEST_MODEL is not set: no SmolLM2 to test with\n");
+        skip();
+    }
+    executor_rig_open(rig,
+                      (model_rig_config_t){.path = path,
+                                           .isa = isa,
+                                           .threads = 2,
+                                           .kv_dtype = kv_dtype,
+                                           .block_tokens = 16,
+                                           .n_blocks = CONTEXT / 16},
+                      &limits);
+    assert_int_equal(model_config(rig->rig.model)->layers, 30);
+}
+
+static bounds_t bounds_of(const executor_rig_t *rig)
+{
+    return strcmp(rig->rig.stream->ops->name, "ref") == 0 ? float32_bounds : rounded_bounds;
+}
+
+static void bind_sequence(executor_rig_t *rig, const int32_t *tokens, uint32_t n, uint32_t n_top,
+                          uint32_t n_prompt_top)
+{
+    step_sampling_t sampling = greedy_sampling;
+    sampling.n_top = n_top;
+    sampling.n_prompt_top = n_prompt_top;
+    plan_bind(rig->plan, 0, tokens, n, &sampling);
+    for (uint32_t i = 0; i < CONTEXT / 16; i++) {
+        plan_block(rig->plan, 0, i, i);
+    }
+}
+
+/* Runs the bound sequence; sampled_out: after its end. prompt_out [n - 1], NULL: not wanted. */
+static void run_prompt(executor_rig_t *rig, uint32_t n, k_sampled_t *prompt_out,
+                       k_sampled_t *sampled_out)
+{
+    uint32_t n_prompt = 0;
+    for (uint32_t at = 0; at < n;) {
+        const uint32_t left = n - at;
+        const uint32_t chunk = left < limits.max_tokens ? left : limits.max_tokens;
+        const uint32_t flags = (chunk == left ? STEP_ROW_SAMPLE : 0) |
+                               (prompt_out != NULL ? STEP_ROW_PROMPT_LOGPROBS : 0);
+        plan_row(rig->plan, 0, at, chunk, flags, 0);
+        const step_result_t result = executor_rig_step(rig);
+        if (prompt_out != NULL) {
+            memcpy(prompt_out + n_prompt, result.prompt, result.n_prompt * sizeof(*prompt_out));
+            n_prompt += result.n_prompt;
+        }
+        *sampled_out = result.rows[0];
+        at += chunk;
+    }
+    assert_int_equal(n_prompt, prompt_out != NULL ? n - 1 : 0);
+}
+
+/* ---- greedy continuations -------------------------------------------------------------------- */
+
+typedef struct greedy_case {
+    const char *id;
+    int32_t tokens[MAX_PROMPT + ANSWER]; /* the prompt, then the reference's continuation */
+    uint32_t n_prompt;
+    double margin[ANSWER];
+    const json_t *top10;
+} greedy_case_t;
+
+static void load_case(const json_t *json, greedy_case_t *out)
+{
+    const json_t *f32 = json_object_get(json, "f32");
+    const json_t *margin = json_object_get(f32, "margin");
+    out->id = json_string_value(json_object_get(json, "id"));
+    out->n_prompt = json_ids(json_object_get(json, "prompt_ids"), out->tokens, MAX_PROMPT);
+    assert_int_equal(json_ids(json_object_get(f32, "greedy"), out->tokens + out->n_prompt, ANSWER),
+                     ANSWER);
+    for (uint32_t i = 0; i < ANSWER; i++) {
+        out->margin[i] = json_number_value(json_array_get(margin, i));
+    }
+    out->top10 = json_object_get(f32, "top10");
+}
+
+static void check_top10(const greedy_case_t *c, const k_sampled_t *sampled, double bound)
+{
+    for (uint32_t i = 0; i < TOP; i++) {
+        const json_t *entry = json_array_get(c->top10, i);
+        const int32_t id = (int32_t)json_integer_value(json_object_get(entry, "id"));
+        const double expected = json_number_value(json_object_get(entry, "logprob"));
+        uint32_t at = 0;
+        while (at < sampled->n_top && sampled->top[at].token != id) {
+            at++;
+        }
+        /* One that is not among our twenty is no likelier than the last of them. */
+        const k_logprob_t *found = &sampled->top[at < sampled->n_top ? at : sampled->n_top - 1];
+        const double off = found->logprob - expected;
+        if (!(at < sampled->n_top ? fabs(off) <= bound : off >= -bound)) {
+            print_error("%s: token %d has log-probability %f, expected %f\n", c->id, id,
+                        found->logprob, expected);
+            fail();
+        }
+    }
+}
+
+/* Our choice after every token of the reference's own continuation. */
+static void check_choices(executor_rig_t *rig, const greedy_case_t *c, const bounds_t *bounds)
+{
+    static k_sampled_t prompt[MAX_PROMPT + ANSWER];
+    k_sampled_t last;
+    bind_sequence(rig, c->tokens, c->n_prompt + ANSWER, 0, K_MAX_LOGPROBS);
+    run_prompt(rig, c->n_prompt + ANSWER, prompt, &last);
+    check_top10(c, &prompt[c->n_prompt - 1], bounds->top10);
+    for (uint32_t i = 0; i < ANSWER; i++) {
+        const int32_t ours = prompt[c->n_prompt - 1 + i].top[0].token;
+        if (ours != c->tokens[c->n_prompt + i] && c->margin[i] > bounds->margin) {
+            print_error("%s: step %u gives %d, expected %d (margin %f)\n", c->id, i, ours,
+                        c->tokens[c->n_prompt + i], c->margin[i]);
+            fail();
+        }
+    }
+}
+
+/* Token by token, until the continuations part where they may. */
+static void check_continuation(executor_rig_t *rig, const greedy_case_t *c, const bounds_t *bounds)
+{
+    k_sampled_t sampled;
+    bind_sequence(rig, c->tokens, c->n_prompt, 0, 0);
+    run_prompt(rig, c->n_prompt, NULL, &sampled);
+    for (uint32_t i = 0; i < ANSWER; i++) {
+        if (sampled.chosen.token != c->tokens[c->n_prompt + i]) {
+            if (c->margin[i] > bounds->margin) {
+                print_error("%s: token %u is %d, expected %d (margin %f)\n", c->id, i,
+                            sampled.chosen.token, c->tokens[c->n_prompt + i], c->margin[i]);
+                fail();
+            }
+            return;
+        }
+        plan_row(rig->plan, 0, c->n_prompt + i, 1, STEP_ROW_SAMPLE | STEP_ROW_FROM_SLOT, i + 1);
+        sampled = executor_rig_step(rig).rows[0];
+    }
+}
+
+/* max_prompt: longer cases are left out; the plain kernels take a while for them. */
+static void check_greedy(const char *isa, k_dtype_t kv_dtype, uint32_t max_prompt)
+{
+    static greedy_case_t c;
+    executor_rig_t rig;
+    open_smollm2(&rig, isa, kv_dtype);
+    const bounds_t bounds = bounds_of(&rig);
+    json_t *json = load_json(VECTORS "greedy.json");
+    uint32_t n = 0;
+    size_t i;
+    json_t *entry;
+    json_array_foreach(json_object_get(json, "cases"), i, entry)
+    {
+        load_case(entry, &c);
+        if (c.n_prompt <= max_prompt) {
+            check_choices(&rig, &c, &bounds);
+            check_continuation(&rig, &c, &bounds);
+            n++;
+        }
+    }
+    print_message("%s: %u cases\n", rig.rig.stream->ops->name, n);
+    assert_true(n > 0);
+    json_decref(json);
+    executor_rig_close(&rig);
+}
+
+static void plain_kernels_continue_as_the_float32_reference(void **state)
+{
+    (void)state;
+    check_greedy("ref", K_F32, is_long() ? MAX_PROMPT : 5);
+}
+
+static void check_greedy_on(const char *isa)
+{
+    if (strcmp(isa, "ref") != 0) {
+        check_greedy(isa, K_F16, MAX_PROMPT);
+    }
+}
+
+static void fast_kernels_continue_within_the_bounds_of_rounding(void **state)
+{
+    (void)state;
+    for_each_isa(check_greedy_on);
+}
+
+/* ---- perplexity ------------------------------------------------------------------------------ */
+
+/* Mean negative log-likelihood of the text's first n tokens; the first one's is not counted. */
+static double mean_nll(executor_rig_t *rig, const int32_t *ids, uint32_t n, double *first16_out)
+{
+    static k_sampled_t prompt[TEXT_TOKENS];
+    k_sampled_t last;
+    double sum = 0;
+    bind_sequence(rig, ids, n, 0, 0);
+    run_prompt(rig, n, prompt, &last);
+    for (uint32_t i = 0; i + 1 < n; i++) {
+        assert_int_equal(prompt[i].chosen.token, ids[i + 1]);
+        sum -= prompt[i].chosen.logprob;
+        if (i < 16) {
+            first16_out[i] = -prompt[i].chosen.logprob;
+        }
+    }
+    return sum / (n - 1);
+}
+
+static void check_text(const char *isa, k_dtype_t kv_dtype, uint32_t n)
+{
+    static int32_t ids[TEXT_TOKENS];
+    double first16[16];
+    executor_rig_t rig;
+    open_smollm2(&rig, isa, kv_dtype);
+    const bounds_t bounds = bounds_of(&rig);
+    json_t *json = load_json(VECTORS "ppl.json");
+    assert_int_equal(json_ids(json_object_get(json, "text_ids"), ids, TEXT_TOKENS), TEXT_TOKENS);
+    const json_t *hf = json_object_get(json_object_get(json, "hf_fp32"), "full_sequence");
+    const json_t *expected = json_object_get(hf, "nll_first16");
+
+    const double perplexity = exp(mean_nll(&rig, ids, n, first16));
+    for (uint32_t i = 0; i < 16; i++) {
+        const double nll = json_number_value(json_array_get(expected, i));
+        assert_true(fabs(first16[i] - nll) <= 2 * bounds.top10);
+    }
+    print_message("%s: perplexity of %u tokens is %.4f\n", rig.rig.stream->ops->name, n,
+                  perplexity);
+    if (n == TEXT_TOKENS) {
+        const double whole = json_number_value(json_object_get(hf, "ppl"));
+        assert_true(fabs(perplexity / whole - 1.0) <= bounds.nll);
+    }
+    json_decref(json);
+    executor_rig_close(&rig);
+}
+
+static void plain_kernels_give_the_text_its_likelihood(void **state)
+{
+    (void)state;
+    check_text("ref", K_F32, is_long() ? TEXT_TOKENS : 48);
+}
+
+static void check_text_on(const char *isa)
+{
+    if (strcmp(isa, "ref") != 0) {
+        check_text(isa, K_F16, TEXT_TOKENS);
+    }
+}
+
+static void fast_kernels_give_the_text_its_perplexity(void **state)
+{
+    (void)state;
+    for_each_isa(check_text_on);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(plain_kernels_continue_as_the_float32_reference),
+        cmocka_unit_test(fast_kernels_continue_within_the_bounds_of_rounding),
+        cmocka_unit_test(plain_kernels_give_the_text_its_likelihood),
+        cmocka_unit_test(fast_kernels_give_the_text_its_perplexity),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * model_rig: a loaded model with room for keys and values, and what the reference said about it.
+ * Everything asserts; a test only closes what it opened.
+ */
+#pragma once
+
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/device.h"
+#include "kernels/kernels.h"
+#include "kvstore/kv_layout.h"
+#include "runtime/model.h"
+#include "tests/support/check.h"
+
+#define TINY_MODELS WEFT_TEST_VECTORS "/tiny-models/"
+
+/* Every architecture and file kind with golden outputs. */
+static const char *const tiny_models[] = {
+    "llama",
+    "llama-sharded",
+    "llama-rope-llama3",
+    "llama-rope-linear",
+    "llama-rope-yarn",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "llama-gguf-f32",
+    "llama-gguf-q8_0",
+    "qwen2-gguf-f32",
+    "qwen2-gguf-q8_0",
+    "qwen3-gguf-f32",
+    "qwen3-gguf-q8_0",
+};
+
+typedef struct model_rig_config {
+    const char *path;
+    const char *isa;
+    uint32_t threads; /* 0: one */
+    k_dtype_t kv_dtype;
+    uint32_t block_tokens;
+    uint32_t n_blocks;
+    model_limits_t limits;
+} model_rig_config_t;
+
+typedef struct model_rig {
+    weft_device_t *device;
+    k_stream_t *stream;
+    model_source_t *source;
+    model_t *model;
+    kv_layout_t layout;
+    weft_mem_t kv;
+} model_rig_t;
+
+static inline weft_status_t model_rig_check(weft_status_t status, const weft_diag_t *diag)
+{
+    if (status < 0) {
+        print_error("%s: %s\n", weft_status_name(status), diag->text);
+    }
+    assert_true(status >= 0);
+    return status;
+}
+
+static inline void model_rig_open_source(model_rig_t *rig, const model_rig_config_t *config)
+{
+    weft_diag_t diag = {0};
+    *rig = (model_rig_t){0};
+    model_rig_check(weft_device_open("cpu", 0, &diag, &rig->device), &diag);
+    model_rig_check(k_stream_create(rig->device, config->isa,
+                                    config->threads > 0 ? config->threads : 1, &diag, &rig->stream),
+                    &diag);
+    model_rig_check(model_source_open(config->path, &diag, &rig->source), &diag);
+}
+
+static inline void model_rig_open_kv(model_rig_t *rig, const model_rig_config_t *config)
+{
+    const model_config_t *shape = model_source_config(rig->source);
+    weft_diag_t diag = {0};
+    rig->layout = (kv_layout_t){
+        .order = KV_ORDER_BHLNC,
+        .block_tokens = config->block_tokens,
+        .element_bytes = k_dtype_info(config->kv_dtype)->block_bytes,
+        .n_groups = 1,
+        .groups = {{shape->layers, shape->kv_heads, shape->head_dim, shape->window}},
+    };
+    model_rig_check(kv_layout_init(&rig->layout, config->n_blocks, &diag), &diag);
+    assert_status(rig->device->ops->alloc(
+                      rig->device, config->n_blocks * rig->layout.block_bytes[0], 0, &rig->kv),
+                  WEFT_OK);
+}
+
+static inline void model_rig_open(model_rig_t *rig, const model_rig_config_t *config)
+{
+    weft_diag_t diag = {0};
+    model_rig_open_source(rig, config);
+    model_rig_check(model_create(rig->source, &config->limits, rig->stream, &diag, &rig->model),
+                    &diag);
+    model_rig_open_kv(rig, config);
+}
+
+static inline void model_rig_close(model_rig_t *rig)
+{
+    model_destroy(rig->model);
+    if (rig->kv.addr != NULL) {
+        rig->device->ops->free(rig->device, &rig->kv);
+    }
+    model_source_close(rig->source);
+    k_stream_destroy(rig->stream);
+    weft_device_close(rig->device);
+}
+
+/* Calls fn with the name of every instruction set this machine has. */
+static inline void for_each_isa(void (*fn)(const char *isa))
+{
+    for (const k_ops_t *const *ops = k_ops_all(); *ops != NULL; ops++) {
+        if ((*ops)->is_supported()) {
+            fn((*ops)->name);
+        }
+    }
+}
+
+/* ---- golden data --------------------------------------------------------------------------- */
+
+static inline const char *tiny_model_path(const char *name)
+{
+    static char path[512];
+    const bool is_gguf = strstr(name, "gguf") != NULL;
+    snprintf(path, sizeof(path), TINY_MODELS "%s%s", name, is_gguf ? "/model.gguf" : "");
+    return path;
+}
+
+static inline json_t *load_json(const char *path)
+{
+    json_error_t error;
+    json_t *json = json_load_file(path, 0, &error);
+    if (json == NULL) {
+        print_error("%s: %s\n", path, error.text);
+    }
+    assert_non_null(json);
+    return json;
+}
+
+static inline json_t *load_golden(const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof(path), TINY_MODELS "%s/golden.json", name);
+    return load_json(path);
+}
+
+/* ints_out [max]; how many the array has. */
+static inline uint32_t json_ids(const json_t *array, int32_t *ids_out, uint32_t max)
+{
+    const uint32_t n = (uint32_t)json_array_size(array);
+    assert_true(n <= max);
+    for (uint32_t i = 0; i < n; i++) {
+        ids_out[i] = (int32_t)json_integer_value(json_array_get(array, i));
+    }
+    return n;
+}
+
+static inline uint32_t argmax(const float *x, uint32_t n)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++) {
+        best = x[i] > x[best] ? i : best;
+    }
+    return best;
+}
+
+/* ln softmax(logits)[target], in double. */
+static inline double log_probability(const float *logits, uint32_t vocab, int32_t target)
+{
+    const double max = logits[argmax(logits, vocab)];
+    double sum = 0;
+    for (uint32_t i = 0; i < vocab; i++) {
+        sum += exp(logits[i] - max);
+    }
+    return logits[target] - max - log(sum);
+}
