@@ -44,9 +44,8 @@ typedef struct text_gguf_vocab {
     const char *pre;           /* tokenizer.ggml.pre, NULL when absent */
     const char *const *tokens; /* [n_tokens], with lengths: tokens may hold any byte */
     const size_t *token_lengths;
-    const float *scores; /* [n_tokens] or NULL */
-    const int32_t
-        *types; /* [n_tokens] or NULL: 1 normal 2 unknown 3 control 4 user 5 unused 6 byte */
+    const float *scores;  /* [n_tokens] or NULL */
+    const int32_t *types; /* [n_tokens] or NULL: the values of tokenizer.ggml.token_type */
     size_t n_tokens;
     const char *const *merges; /* [n_merges] */
     const size_t *merge_lengths;
@@ -107,8 +106,7 @@ typedef struct text_stream text_stream_t;
 typedef struct text_stream_config {
     bool skip_special;
     bool include_stop; /* keep the stop string in the text */
-    bool
-        starts_text; /* ids begin a text: an SPM decoder drops its first space. Not so after a prompt */
+    bool starts_text;  /* no prompt came before: an SPM decoder drops the first space */
     const char *const *stops;
     size_t n_stops;
     uint32_t min_tokens; /* a stop string counts only in a token after this many */
@@ -199,7 +197,8 @@ weft_status_t text_grammar_factory_create(const text_tokenizer_t *tokenizer, uin
                                           text_grammar_factory_t **factory_out);
 void text_grammar_factory_destroy(text_grammar_factory_t *factory);
 
-weft_status_t text_grammar_create(text_grammar_factory_t *factory, text_grammar_kind_t kind,
+/* Compiling can take a tenth of a second: not on the engine thread. WEFT_ERR_INVALID, _TOO_LARGE. */
+weft_status_t text_grammar_create(const text_grammar_factory_t *factory, text_grammar_kind_t kind,
                                   const char *source, size_t length, weft_diag_t *diag,
                                   text_grammar_t **grammar_out);
 void text_grammar_destroy(text_grammar_t *grammar);

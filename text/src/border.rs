@@ -76,6 +76,16 @@ pub unsafe fn items<'a, T>(data: *const T, length: usize) -> &'a [T] {
 }
 
 /// # Safety
+/// As `items`, and writable by nobody else.
+pub unsafe fn items_mut<'a, T>(data: *mut T, length: usize) -> &'a mut [T] {
+    if data.is_null() || length == 0 {
+        &mut []
+    } else {
+        slice::from_raw_parts_mut(data, length)
+    }
+}
+
+/// # Safety
 /// As `items`.
 pub unsafe fn bytes<'a>(data: *const c_char, length: usize) -> &'a [u8] {
     items(data.cast(), length)

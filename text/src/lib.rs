@@ -4,6 +4,7 @@
 mod api;
 mod border;
 mod error;
+mod grammar;
 mod stops;
 mod stream;
 mod template;

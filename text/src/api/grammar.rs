@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! text.h: constrained decoding.
+
+use std::ffi::{c_char, c_int};
+use std::ptr;
+
+use super::tokenizer::Tokenizer;
+use crate::border::{self, guard, guard_or, Diag};
+use crate::error::{fail, Result, Status};
+use crate::grammar::{Factory, Grammar, Kind, Matcher};
+
+/// text_grammar_kind_t.
+fn kind_of(kind: c_int) -> Result<Kind> {
+    const KINDS: [Kind; 5] =
+        [Kind::JsonSchema, Kind::JsonObject, Kind::Regex, Kind::Choice, Kind::Lark];
+    match usize::try_from(kind).ok().and_then(|index| KINDS.get(index)) {
+        Some(kind) => Ok(*kind),
+        None => fail!(Invalid, "grammar: unknown kind {kind}"),
+    }
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_grammar_factory_create(
+    tokenizer: &Tokenizer,
+    vocab: u32,
+    eos: *const i32,
+    n_eos: usize,
+    diag: *mut Diag,
+    factory_out: *mut *mut Factory,
+) -> Status {
+    guard(diag, || {
+        let factory = Factory::new(&tokenizer.0, vocab, border::items(eos, n_eos))?;
+        border::give(factory, factory_out);
+        Ok(())
+    })
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_grammar_factory_destroy(factory: *mut Factory) {
+    border::destroy(factory);
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_grammar_create(
+    factory: &Factory,
+    kind: c_int,
+    source: *const c_char,
+    length: usize,
+    diag: *mut Diag,
+    grammar_out: *mut *mut Grammar,
+) -> Status {
+    guard(diag, || {
+        let kind = kind_of(kind)?;
+        let source = border::text(source, length, "grammar")?;
+        border::give(factory.compile(kind, source)?, grammar_out);
+        Ok(())
+    })
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_grammar_destroy(grammar: *mut Grammar) {
+    border::destroy(grammar);
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_matcher_create(
+    grammar: &Grammar,
+    matcher_out: *mut *mut Matcher,
+) -> Status {
+    guard(ptr::null_mut(), || {
+        border::give(grammar.matcher(), matcher_out);
+        Ok(())
+    })
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_matcher_destroy(matcher: *mut Matcher) {
+    border::destroy(matcher);
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_matcher_mask(
+    matcher: &mut Matcher,
+    mask: *mut u32,
+    words: usize,
+    diag: *mut Diag,
+) -> Status {
+    guard(diag, || matcher.mask(border::items_mut(mask, words)))
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_matcher_advance(
+    matcher: &mut Matcher,
+    id: i32,
+    diag: *mut Diag,
+) -> Status {
+    guard(diag, || matcher.advance(id))
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_matcher_is_finished(matcher: &Matcher) -> bool {
+    guard_or(true, || matcher.is_finished())
+}
