@@ -2,11 +2,14 @@
 /* compiler: the only place for compiler extensions. */
 #pragma once
 
+#include <stdint.h>
+
 #define WEFT_PRINTF(format_index, first_index)                                                     \
     __attribute__((format(printf, format_index, first_index)))
 #define WEFT_NODISCARD    __attribute__((warn_unused_result))
 #define WEFT_LIKELY(x)    __builtin_expect(!!(x), 1)
 #define WEFT_UNLIKELY(x)  __builtin_expect(!!(x), 0)
+#define WEFT_INLINE       static inline __attribute__((always_inline))
 #define WEFT_CACHE_LINE   64
 #define WEFT_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define WEFT_CONTAINER(ptr, type, member)                                                          \
@@ -19,4 +22,15 @@
 #define weft_cpu_relax() __asm__ volatile("yield")
 #else
 #define weft_cpu_relax() ((void)0)
+#endif
+
+#if defined(__x86_64__)
+/* Register XCR0; the caller has checked that the processor has OSXSAVE. */
+static inline uint64_t weft_cpu_xgetbv(void)
+{
+    uint32_t low;
+    uint32_t high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
 #endif

@@ -2,11 +2,14 @@
 # weft_folder(PATH USES folder... LIBRARIES target...)
 # Makes the static library weft_<path> of every .c below PATH. Files are found, not listed, so that
 # adding a backend, an op or a model touches its .def table and nothing here. A file named
-# *_avx2.c or *_avx512.c is compiled for that instruction set.
+# *_avx2.c or *_avx512.c is compiled for that instruction set, and left out on other machines.
 function(weft_folder path)
     cmake_parse_arguments(ARG "" "" "USES;LIBRARIES" ${ARGN})
     string(REPLACE "/" "_" name weft_${path})
     file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${path}/*.c)
+    if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+        list(FILTER sources EXCLUDE REGEX "_(avx2|avx512)\\.c$")
+    endif()
     add_library(${name} STATIC ${sources})
     target_link_libraries(${name} PUBLIC weft_flags ${ARG_LIBRARIES})
     foreach(folder ${ARG_USES})

@@ -57,7 +57,7 @@ weft_status_t k_stream_create(weft_device_t *device, const char *isa, uint32_t t
     if (strcmp(device->ops->name, "cpu") != 0) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "no kernels for device %s", device->ops->name);
     }
-    const k_ops_t *ops;
+    const k_ops_t *ops = NULL;
     weft_status_t status = choose_ops(isa, diag, &ops);
     if (status < 0) {
         return status;

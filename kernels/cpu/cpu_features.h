@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cpu_features: which instruction sets processor and operating system both support. */
+#pragma once
+
+#include <stdbool.h>
+
+bool cpu_features_has_avx2(void);   /* AVX2, FMA and F16C */
+bool cpu_features_has_avx512(void); /* AVX-512 F, BW, DQ, VL and VNNI besides */

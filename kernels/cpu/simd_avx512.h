@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * simd_avx512: 16 lanes for the op templates of this folder. AVX-512 F, BW, DQ, VL and VNNI.
+ *
+ * What a template may use is what simd_avx2.h defines too. vf: f32 lanes; vi: i32 lanes.
+ */
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define ISA_NAME      avx512
+#define LANES         16
+#define Q8_OFFSET     128 /* what packing adds to a q8_0 weight */
+#define MAX_TILE_ROWS 8   /* activation rows that share one load of the weights */
+
+typedef __m512 vf;
+typedef __m512i vi;
+
+static inline __mmask16 first_lanes(uint32_t n)
+{
+    return (__mmask16)((UINT32_C(1) << n) - 1);
+}
+
+static inline vf vf_set(float x)
+{
+    return _mm512_set1_ps(x);
+}
+static inline vf vf_load(const float *from)
+{
+    return _mm512_loadu_ps(from);
+}
+/* The first n < LANES lanes, the others 0. */
+static inline vf vf_load_first(const float *from, uint32_t n)
+{
+    return _mm512_maskz_loadu_ps(first_lanes(n), from);
+}
+static inline void vf_store(float *to, vf a)
+{
+    _mm512_storeu_ps(to, a);
+}
+static inline void vf_store_first(float *to, vf a, uint32_t n)
+{
+    _mm512_mask_storeu_ps(to, first_lanes(n), a);
+}
+static inline vf vf_load_f16(const void *from)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256(from));
+}
+static inline vf vf_load_bf16(const void *from)
+{
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from)), 16));
+}
+static inline vf vf_load_u8(const uint8_t *from)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)from)));
+}
+static inline vf vf_load_i8(const int8_t *from)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)from)));
+}
+static inline vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+static inline vf vf_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+static inline vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+static inline vf vf_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+/* b where a is NaN. */
+static inline vf vf_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+static inline vf vf_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+static inline vf vf_abs(vf a)
+{
+    return _mm512_abs_ps(a);
+}
+/* a·b + c, rounded once. */
+static inline vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+/* c − a·b */
+static inline vf vf_fnma(vf a, vf b, vf c)
+{
+    return _mm512_fnmadd_ps(a, b, c);
+}
+static inline vf vf_round(vf a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/* a · 2^n, n whole */
+static inline vf vf_scale_exponent(vf a, vf n)
+{
+    return _mm512_scalef_ps(a, n);
+}
+/* a < b ? x : y */
+static inline vf vf_select_less(vf a, vf b, vf x, vf y)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
+/* Lanes in a fixed tree. */
+static inline float vf_sum(vf a)
+{
+    const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    const __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
+}
+static inline float vf_max_lane(vf a)
+{
+    return _mm512_reduce_max_ps(a);
+}
+/* Stores the lanes rounded to i8; the caller knows that they fit. */
+static inline void vf_store_i8(int8_t *to, vf a)
+{
+    _mm_storeu_si128((void *)to, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+static inline void vf_store_f16(void *to, vf a)
+{
+    _mm256_storeu_si256(to, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+static inline vf vi_to_f32(vi a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+static inline vi vi_load(const void *from)
+{
+    return _mm512_loadu_si512(from);
+}
+static inline vi vi_set(int32_t x)
+{
+    return _mm512_set1_epi32(x);
+}
+static inline vi vi_low_nibbles(vi a)
+{
+    return _mm512_and_si512(a, _mm512_set1_epi8(0x0f));
+}
+static inline vi vi_high_nibbles(vi a)
+{
+    return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(0x0f));
+}
+/* (a >> shift & 3) << 4 in each byte; shift 0, 2, 4 or 6. */
+static inline vi vi_two_bits(vi a, int shift)
+{
+    const vi moved = shift < 4 ? _mm512_slli_epi16(a, (unsigned)(4 - shift))
+                               : _mm512_srli_epi16(a, (unsigned)(shift - 4));
+    return _mm512_and_si512(moved, _mm512_set1_epi8(0x30));
+}
+static inline vi vi_or(vi a, vi b)
+{
+    return _mm512_or_si512(a, b);
+}
+
+/*
+ * Products of n weight vectors with 4n activations, summed in i32, plus start. Lane l of w[i] holds
+ * four weights of output row l; x[4i..] their activations. bits: 4 and 6 are unsigned, 8 is offset
+ * by Q8_OFFSET as packed for 16 lanes.
+ */
+static inline vi vi_dot(int bits, const vi *w, const int8_t *x, int n, vi start)
+{
+    (void)bits;
+    for (int i = 0; i < n; i++) {
+        int32_t four;
+        __builtin_memcpy(&four, x + 4 * i, sizeof(four));
+        start = _mm512_dpbusd_epi32(start, w[i], _mm512_set1_epi32(four));
+    }
+    return start;
+}
+
+/* Neighbours change places: 1 0 3 2 … */
+static inline vf vf_swap_pairs(vf a)
+{
+    return _mm512_permute_ps(a, 0xb1);
+}
+
+/* Lane j of r[i] becomes lane i of r[j]. */
+static inline void vf_transpose(vf r[LANES])
+{
+    vf t[LANES];
+    for (int i = 0; i < 16; i += 4) {
+        const vf low01 = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        const vf high01 = _mm512_unpackhi_ps(r[i], r[i + 1]);
+        const vf low23 = _mm512_unpacklo_ps(r[i + 2], r[i + 3]);
+        const vf high23 = _mm512_unpackhi_ps(r[i + 2], r[i + 3]);
+        t[i] = _mm512_shuffle_ps(low01, low23, 0x44);
+        t[i + 1] = _mm512_shuffle_ps(low01, low23, 0xee);
+        t[i + 2] = _mm512_shuffle_ps(high01, high23, 0x44);
+        t[i + 3] = _mm512_shuffle_ps(high01, high23, 0xee);
+    }
+    /* t[i + c]: column c of each 128-bit part, rows i..i+3. */
+    for (int c = 0; c < 4; c++) {
+        const vf even0 = _mm512_shuffle_f32x4(t[c], t[4 + c], 0x88);
+        const vf odd0 = _mm512_shuffle_f32x4(t[c], t[4 + c], 0xdd);
+        const vf even1 = _mm512_shuffle_f32x4(t[8 + c], t[12 + c], 0x88);
+        const vf odd1 = _mm512_shuffle_f32x4(t[8 + c], t[12 + c], 0xdd);
+        r[c] = _mm512_shuffle_f32x4(even0, even1, 0x88);
+        r[4 + c] = _mm512_shuffle_f32x4(odd0, odd1, 0x88);
+        r[8 + c] = _mm512_shuffle_f32x4(even0, even1, 0xdd);
+        r[12 + c] = _mm512_shuffle_f32x4(odd0, odd1, 0xdd);
+    }
+}
+
+/* Round to nearest even, NaN stays NaN. */
+static inline void vf_store_bf16(void *to, vf a)
+{
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    const __m512i word = _mm512_mask_blend_epi32(is_nan, rounded, quiet);
+    _mm256_storeu_si256(to, _mm512_cvtepi32_epi16(_mm512_srli_epi32(word, 16)));
+}

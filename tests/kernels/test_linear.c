@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/kernels/kernels_support.h"
+
+/* A random case: W [n, k] of a dtype in up to three parts, x [m, k]. */
+typedef struct linear_case {
+    k_dtype_t dtype;
+    uint32_t m;
+    uint32_t n;
+    uint32_t k;
+    size_t x_stride;
+    size_t y_stride;
+    uint8_t *source;
+    float *x;
+    float *bias;
+    float *y_before;
+    bool has_bias;
+    bool accumulate;
+} linear_case_t;
+
+static linear_case_t random_case(test_random_t *random, k_dtype_t dtype)
+{
+    const uint32_t block = k_dtype_info(dtype)->block_elements;
+    linear_case_t c = {.dtype = dtype};
+    c.m = test_random_below(random, 4) == 0 ? test_random_between(random, 250, 300)
+                                            : test_random_between(random, 1, 21);
+    c.n = test_random_between(random, 1, 150);
+    c.k = block == 1 ? test_random_between(random, 1, 300)
+                     : block * test_random_between(random, 1, block == 32 ? 12 : 3);
+    c.x_stride = c.k + test_random_below(random, 5);
+    c.y_stride = c.n + test_random_below(random, 5);
+    c.source = random_weights(random, dtype, (size_t)c.n * c.k);
+    c.x = random_floats(random, c.m * c.x_stride);
+    c.bias = random_floats(random, c.n);
+    c.y_before = random_floats(random, c.m * c.y_stride);
+    c.has_bias = test_random_below(random, 2) == 0;
+    c.accumulate = test_random_below(random, 2) == 0;
+    return c;
+}
+
+static void free_case(linear_case_t *c)
+{
+    test_free(c->source);
+    test_free(c->x);
+    test_free(c->bias);
+    test_free(c->y_before);
+}
+
+static k_weight_t pack(k_stream_t *stream, const linear_case_t *c, weft_mem_t *mem_out)
+{
+    size_t row_bytes = 0;
+    k_dtype_row_bytes(c->dtype, c->k, &row_bytes);
+    const uint32_t cut1 = c->n / 3;
+    const uint32_t cut2 = c->n / 2;
+    const k_weight_part_t parts[] = {{c->source, cut1},
+                                     {c->source + cut1 * row_bytes, cut2 - cut1},
+                                     {c->source + cut2 * row_bytes, c->n - cut2}};
+    const size_t bytes = stream->ops->weight_bytes(c->dtype, c->n, c->k);
+    assert_status(open_cpu()->ops->alloc(open_cpu(), bytes, 0, mem_out), WEFT_OK);
+    stream->ops->weight_pack(stream, c->dtype, c->k, parts, 3, mem_out->addr);
+    return (k_weight_t){c->dtype, c->n, c->k, mem_out->addr};
+}
+
+/* Rows [row, row + rows) of the case into y [rows, y_stride]. */
+static void run(k_stream_t *stream, const linear_case_t *c, const k_weight_t *w, uint32_t row,
+                uint32_t rows, float *y)
+{
+    memcpy(y, c->y_before + row * c->y_stride, rows * c->y_stride * sizeof(*y));
+    const k_linear_args_t args = {.w = w,
+                                  .bias = c->has_bias ? c->bias : NULL,
+                                  .x = c->x + row * c->x_stride,
+                                  .y = y,
+                                  .rows = rows,
+                                  .x_stride = c->x_stride,
+                                  .y_stride = c->y_stride,
+                                  .accumulate = c->accumulate};
+    stream->ops->linear(stream, &args);
+    assert_status(k_stream_sync(stream), WEFT_OK);
+}
+
+/*
+ * How far an element may be off: the rounding of a sum of k f32 products, and for quantized types
+ * of the fast sets half a step of x's i8 in each unit of 32.
+ */
+static double bound_of(const linear_case_t *c, const float *w, const float *x, bool is_i8)
+{
+    double bound = 1e-6;
+    for (uint32_t first = 0; first < c->k; first += 32) {
+        const uint32_t end = first + 32 < c->k ? first + 32 : c->k;
+        double max = 0;
+        for (uint32_t i = first; i < end; i++) {
+            max = fmax(max, fabs((double)x[i]));
+        }
+        for (uint32_t i = first; i < end; i++) {
+            const double step = is_i8 ? max / 254 : 0;
+            bound += fabs((double)w[i]) * (step * 1.0001 + max * (c->k + 4) * 0x1p-24);
+        }
+    }
+    return bound;
+}
+
+static void check_values(const linear_case_t *c, const float *y, bool is_i8)
+{
+    float *w = test_malloc(c->k * sizeof(*w));
+    size_t row_bytes = 0;
+    k_dtype_row_bytes(c->dtype, c->k, &row_bytes);
+    for (uint32_t j = 0; j < c->n; j++) {
+        k_dequantize(c->dtype, c->source + j * row_bytes, w, c->k);
+        for (uint32_t r = 0; r < c->m; r++) {
+            const float *x = c->x + r * c->x_stride;
+            double expected = c->has_bias ? (double)c->bias[j] : 0;
+            expected += c->accumulate ? (double)c->y_before[r * c->y_stride + j] : 0;
+            for (uint32_t i = 0; i < c->k; i++) {
+                expected += (double)w[i] * (double)x[i];
+            }
+            const double got = (double)y[r * c->y_stride + j];
+            const double bound = bound_of(c, w, x, is_i8);
+            if (!(fabs(got - expected) <= bound)) {
+                fail_msg("%s m %u n %u k %u: y[%u][%u] is %g, not %g ± %g",
+                         k_dtype_info(c->dtype)->name, c->m, c->n, c->k, r, j, got, expected,
+                         bound);
+            }
+        }
+    }
+    test_free(w);
+}
+
+static void check_untouched(const linear_case_t *c, const float *y)
+{
+    for (uint32_t r = 0; r < c->m; r++) {
+        assert_same_bits(y + r * c->y_stride + c->n, c->y_before + r * c->y_stride + c->n,
+                         c->y_stride - c->n, "padding");
+    }
+}
+
+static void check_products(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 300, 768);
+    for (uint32_t round = 0; round < test_rounds(400); round++) {
+        for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
+            linear_case_t c = random_case(random, dtype);
+            weft_mem_t mem;
+            const k_weight_t w = pack(stream, &c, &mem);
+            float *y = test_malloc(c.m * c.y_stride * sizeof(*y));
+            run(stream, &c, &w, 0, c.m, y);
+            check_values(&c, y, strcmp(isa, "ref") != 0 && k_dtype_info(dtype)->block_elements > 1);
+            check_untouched(&c, y);
+            test_free(y);
+            open_cpu()->ops->free(open_cpu(), &mem);
+            free_case(&c);
+        }
+    }
+    k_stream_destroy(stream);
+}
+
+static void linear_multiplies_every_dtype_within_its_bound(void **state)
+{
+    (void)state;
+    each_isa(check_products, 11);
+}
+
+/* Decision 7: a row's bits do not depend on its neighbours, nor on the number of threads. */
+static void check_rows_alone(const char *isa, test_random_t *random)
+{
+    k_stream_t *streams[4];
+    for (uint32_t i = 0; i < 4; i++) {
+        streams[i] = open_stream(isa, i + 1, 300, 768);
+    }
+    for (uint32_t round = 0; round < test_rounds(200); round++) {
+        for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
+            linear_case_t c = random_case(random, dtype);
+            weft_mem_t mem;
+            const k_weight_t w = pack(streams[round % 4], &c, &mem);
+            float *y = test_malloc(c.m * c.y_stride * sizeof(*y));
+            float *part = test_malloc(c.m * c.y_stride * sizeof(*y));
+            run(streams[0], &c, &w, 0, c.m, y);
+            for (uint32_t i = 1; i < 4; i++) {
+                run(streams[i], &c, &w, 0, c.m, part);
+                assert_same_bits(part, y, c.m * c.y_stride, "threads");
+            }
+            for (uint32_t row = 0; row < c.m;) {
+                const uint32_t left = c.m - row;
+                const uint32_t rows = test_random_between(random, 1, left < 9 ? left : 9);
+                run(streams[row % 4], &c, &w, row, rows, part);
+                assert_same_bits(part, y + row * c.y_stride, rows * c.y_stride, "rows");
+                row += rows;
+            }
+            test_free(y);
+            test_free(part);
+            open_cpu()->ops->free(open_cpu(), &mem);
+            free_case(&c);
+        }
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        k_stream_destroy(streams[i]);
+    }
+}
+
+static void linear_gives_a_row_the_same_bits_in_any_batch(void **state)
+{
+    (void)state;
+    each_isa(check_rows_alone, 12);
+}
+
+static void check_embed(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 300, 768);
+    for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
+        linear_case_t c = random_case(random, dtype);
+        weft_mem_t mem;
+        const k_weight_t w = pack(stream, &c, &mem);
+        int32_t *ids = test_malloc(c.n * sizeof(*ids));
+        float *y = random_floats(random, c.n * c.y_stride + c.k);
+        float *row = test_malloc(c.k * sizeof(*row));
+        for (uint32_t i = 0; i < c.n; i++) {
+            ids[i] = (int32_t)(c.n - 1 - i);
+        }
+        const size_t stride = c.k;
+        float *out = random_floats(random, c.n * stride);
+        const k_embed_args_t args = {
+            .table = &w, .ids = ids, .y = out, .rows = c.n, .y_stride = stride, .scale = 1};
+        stream->ops->embed(stream, &args);
+        size_t row_bytes = 0;
+        k_dtype_row_bytes(c.dtype, c.k, &row_bytes);
+        for (uint32_t i = 0; i < c.n; i++) {
+            k_dequantize(c.dtype, c.source + (c.n - 1 - i) * row_bytes, row, c.k);
+            assert_same_bits(out + i * stride, row, c.k, k_dtype_info(dtype)->name);
+        }
+        test_free(out);
+        test_free(row);
+        test_free(y);
+        test_free(ids);
+        open_cpu()->ops->free(open_cpu(), &mem);
+        free_case(&c);
+    }
+    k_stream_destroy(stream);
+}
+
+static void embed_reads_packed_rows_to_the_last_bit(void **state)
+{
+    (void)state;
+    each_isa(check_embed, 13);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(linear_multiplies_every_dtype_within_its_bound),
+        cmocka_unit_test(linear_gives_a_row_the_same_bits_in_any_batch),
+        cmocka_unit_test(embed_reads_packed_rows_to_the_last_bit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
