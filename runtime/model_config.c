@@ -8,13 +8,13 @@
 #include "base/compiler.h"
 #include "runtime/model_config_priv.h"
 
-static const model_family_t families[] = {
+static const model_architecture_t families[] = {
 #define MODEL(family, hf, gguf) {#family, hf, gguf},
 #include "runtime/models.def"
 #undef MODEL
 };
 
-const model_family_t *model_family_by_hf(const char *architecture)
+const model_architecture_t *model_architecture_by_hf(const char *architecture)
 {
     for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {
         if (strcmp(families[i].hf_architecture, architecture) == 0) {
@@ -24,7 +24,7 @@ const model_family_t *model_family_by_hf(const char *architecture)
     return NULL;
 }
 
-const model_family_t *model_family_by_gguf(const char *architecture, size_t length)
+const model_architecture_t *model_architecture_by_gguf(const char *architecture, size_t length)
 {
     for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {
         const char *known = families[i].gguf_architecture;
@@ -35,8 +35,8 @@ const model_family_t *model_family_by_gguf(const char *architecture, size_t leng
     return NULL;
 }
 
-weft_status_t model_family_unknown(const char *where, const char *architecture, bool is_gguf,
-                                   weft_diag_t *diag)
+weft_status_t model_architecture_unknown(const char *where, const char *architecture, bool is_gguf,
+                                         weft_diag_t *diag)
 {
     char known[512] = "";
     size_t used = 0;
@@ -50,7 +50,7 @@ weft_status_t model_family_unknown(const char *where, const char *architecture, 
                      architecture, known);
 }
 
-void model_config_init(model_config_t *config, const model_family_t *family)
+void model_config_init(model_config_t *config, const model_architecture_t *family)
 {
     memset(config, 0, sizeof(*config));
     config->family = family->name;

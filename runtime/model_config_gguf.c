@@ -256,9 +256,9 @@ weft_status_t model_config_from_gguf(const gguf_t *gguf, const char *source, wef
     snprintf(architecture, sizeof(architecture), "%.*s",
              (int)(name.length < sizeof(architecture) ? name.length : sizeof(architecture) - 1),
              name.data);
-    const model_family_t *family = model_family_by_gguf(name.data, name.length);
+    const model_architecture_t *family = model_architecture_by_gguf(name.data, name.length);
     if (family == NULL) {
-        return model_family_unknown(source, architecture, true, diag);
+        return model_architecture_unknown(source, architecture, true, diag);
     }
     model_config_init(&config, family);
     memcpy(config.architecture, architecture, sizeof(architecture));

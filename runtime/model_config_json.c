@@ -286,22 +286,22 @@ static weft_status_t read_generation(const char *json, size_t length, weft_diag_
 
 /* ---- the whole ----------------------------------------------------------------------------- */
 
-static const model_family_t *find_family(json_reader_t *root, const char **architecture_out)
+static const model_architecture_t *find_family(json_reader_t *root, const char **architecture_out)
 {
     const json_t *architectures = json_reader_get(root, "architectures");
     const char *name = json_string_value(json_array_get(architectures, 0));
     const char *type = json_reader_string(root, "model_type", NULL);
-    const model_family_t *family = NULL;
+    const model_architecture_t *family = NULL;
     if (name != NULL) {
-        family = model_family_by_hf(name);
+        family = model_architecture_by_hf(name);
     } else if (type != NULL) { /* the same words as GGUF's */
-        family = model_family_by_gguf(type, strlen(type));
+        family = model_architecture_by_gguf(type, strlen(type));
         name = family != NULL ? family->hf_architecture : type;
     }
     if (name == NULL) {
         json_reader_refuse(root, WEFT_ERR_MALFORMED, "architectures", "missing");
     } else if (family == NULL && root->status == WEFT_OK) {
-        root->status = model_family_unknown(root->name, name, false, root->diag);
+        root->status = model_architecture_unknown(root->name, name, false, root->diag);
     }
     *architecture_out = name;
     return family;
@@ -348,7 +348,7 @@ static weft_status_t read_root(const json_t *object, weft_diag_t *diag, model_co
     if (!json_is_object(object)) {
         return weft_diag(diag, WEFT_ERR_MALFORMED, "config.json: is not a JSON object");
     }
-    const model_family_t *family = find_family(&root, &architecture);
+    const model_architecture_t *family = find_family(&root, &architecture);
     if (root.status != WEFT_OK) {
         return root.status;
     }

@@ -6,22 +6,22 @@
 #include "runtime/model_config.h"
 
 /* A row of models.def. */
-typedef struct model_family {
+typedef struct model_architecture {
     const char *name;
     const char *hf_architecture;
     const char *gguf_architecture;
-} model_family_t;
+} model_architecture_t;
 
 /* NULL when no row has it. */
-const model_family_t *model_family_by_hf(const char *architecture);
-const model_family_t *model_family_by_gguf(const char *architecture, size_t length);
+const model_architecture_t *model_architecture_by_hf(const char *architecture);
+const model_architecture_t *model_architecture_by_gguf(const char *architecture, size_t length);
 
 /* WEFT_ERR_UNSUPPORTED with the known ones, by their HF or GGUF names. */
-weft_status_t model_family_unknown(const char *where, const char *architecture, bool is_gguf,
-                                   weft_diag_t *diag);
+weft_status_t model_architecture_unknown(const char *where, const char *architecture, bool is_gguf,
+                                         weft_diag_t *diag);
 
 /* Everything zero or "none", and what follows from the family alone. */
-void model_config_init(model_config_t *config, const model_family_t *family);
+void model_config_init(model_config_t *config, const model_architecture_t *family);
 
 /* Adds an id once. WEFT_ERR_TOO_LARGE: over MODEL_MAX_EOS. */
 weft_status_t model_config_add_eos(model_config_t *config, int64_t id);

@@ -121,23 +121,21 @@ static int32_t token_id(const model_source_t *source, const char *key)
     return status == WEFT_OK && id < source->config.vocab ? (int32_t)id : -1;
 }
 
-static bool flag(const model_source_t *source, const char *key, bool fallback)
+/* 1, 0, or -1 when the file does not say. */
+static int8_t flag(const model_source_t *source, const char *key)
 {
-    bool value = fallback;
-    gguf_get_bool(source->gguf, key, NULL, &value);
-    return value;
+    bool value;
+    return gguf_get_bool(source->gguf, key, NULL, &value) == WEFT_OK ? (int8_t)value : -1;
 }
 
-/* SPM files that do not say prepend BOS and a space: llama.cpp's defaults. */
 static void read_rules(text_gguf_vocab_t *vocab, const model_source_t *source)
 {
-    const bool is_spm = strcmp(vocab->model, "llama") == 0;
     vocab->bos = token_id(source, "tokenizer.ggml.bos_token_id");
     vocab->eos = token_id(source, "tokenizer.ggml.eos_token_id");
     vocab->unknown = token_id(source, "tokenizer.ggml.unknown_token_id");
-    vocab->add_bos = flag(source, "tokenizer.ggml.add_bos_token", is_spm);
-    vocab->add_eos = flag(source, "tokenizer.ggml.add_eos_token", false);
-    vocab->add_space_prefix = flag(source, "tokenizer.ggml.add_space_prefix", is_spm);
+    vocab->add_bos = flag(source, "tokenizer.ggml.add_bos_token");
+    vocab->add_eos = flag(source, "tokenizer.ggml.add_eos_token");
+    vocab->add_space_prefix = flag(source, "tokenizer.ggml.add_space_prefix");
 }
 
 static weft_status_t copy_all(copies_t *copies, const model_source_t *source, weft_diag_t *diag)
