@@ -15,8 +15,12 @@
 
 typedef void (*rope_read_fn)(json_reader_t *scaling, model_config_t *config);
 
+/* A factor of 1 or less, or none, extends nothing. */
 static uint32_t scaled_context(uint32_t context, float factor)
 {
+    if (!(factor > 1)) {
+        return context;
+    }
     const double scaled = (double)context * (double)factor;
     return scaled >= (double)UINT32_MAX ? UINT32_MAX : (uint32_t)scaled;
 }
@@ -31,9 +35,7 @@ static void read_rope_linear(json_reader_t *scaling, model_config_t *config)
 {
     config->rope.kind = MODEL_ROPE_LINEAR;
     config->rope.factor = (float)json_reader_need_f64(scaling, "factor");
-    if (config->rope.factor > 1) {
-        config->max_context = scaled_context(config->max_context, config->rope.factor);
-    }
+    config->max_context = scaled_context(config->max_context, config->rope.factor);
 }
 
 static void read_rope_llama3(json_reader_t *scaling, model_config_t *config)

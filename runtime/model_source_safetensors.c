@@ -169,6 +169,48 @@ static bool is_placed_in(const opener_t *o, const shard_t *shard, const char *te
     return place != NULL && strcmp(place, shard->name) == 0;
 }
 
+static bool shard_holds(const shard_t *shard, const char *tensor)
+{
+    for (size_t i = 0; i < safetensors_tensor_count(shard->tensors); i++) {
+        if (strcmp(safetensors_tensor_at(shard->tensors, i)->name, tensor) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Says which tensor of the index is missing first. */
+static weft_status_t refuse_missing(opener_t *o)
+{
+    const char *tensor;
+    json_t *name;
+    json_object_foreach(o->weight_map, tensor, name)
+    {
+        for (size_t i = 0; i < o->n_shards; i++) {
+            if (strcmp(o->shards[i].name, json_string_value(name)) == 0 &&
+                !shard_holds(&o->shards[i], tensor)) {
+                return weft_diag(o->diag, WEFT_ERR_MALFORMED,
+                                 "%s: tensor %.*s: missing, though the index places it here",
+                                 o->shards[i].path, MAX_SHOWN, tensor);
+            }
+        }
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t check_index(opener_t *o)
+{
+    size_t placed = 0;
+    for (size_t i = 0; i < o->n_shards; i++) {
+        const safetensors_t *tensors = o->shards[i].tensors;
+        for (size_t j = 0; j < safetensors_tensor_count(tensors); j++) {
+            placed += is_placed_in(o, &o->shards[i], safetensors_tensor_at(tensors, j)->name);
+        }
+    }
+    const bool is_short = o->weight_map != NULL && placed < json_object_size(o->weight_map);
+    return is_short ? refuse_missing(o) : WEFT_OK;
+}
+
 static weft_status_t add_tensor(opener_t *o, const shard_t *shard,
                                 const safetensors_tensor_t *tensor)
 {
@@ -209,35 +251,6 @@ static weft_status_t add_shard_tensors(opener_t *o, const shard_t *shard)
     return WEFT_OK;
 }
 
-static bool shard_holds(const shard_t *shard, const char *tensor)
-{
-    for (size_t i = 0; i < safetensors_tensor_count(shard->tensors); i++) {
-        if (strcmp(safetensors_tensor_at(shard->tensors, i)->name, tensor) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Fewer tensors were found than the index names: says which is missing first. */
-static weft_status_t refuse_missing(opener_t *o)
-{
-    const char *tensor;
-    json_t *name;
-    json_object_foreach(o->weight_map, tensor, name)
-    {
-        for (size_t i = 0; i < o->n_shards; i++) {
-            if (strcmp(o->shards[i].name, json_string_value(name)) == 0 &&
-                !shard_holds(&o->shards[i], tensor)) {
-                return weft_diag(o->diag, WEFT_ERR_MALFORMED,
-                                 "%s: tensor %.*s: missing, though the index places it here",
-                                 o->shards[i].path, MAX_SHOWN, tensor);
-            }
-        }
-    }
-    return WEFT_OK;
-}
-
 static weft_status_t list_tensors(opener_t *o)
 {
     size_t total = 0;
@@ -252,10 +265,6 @@ static weft_status_t list_tensors(opener_t *o)
     }
     for (size_t i = 0; i < o->n_shards && status == WEFT_OK; i++) {
         status = add_shard_tensors(o, &o->shards[i]);
-    }
-    if (status == WEFT_OK && o->weight_map != NULL &&
-        o->source->n_tensors < json_object_size(o->weight_map)) {
-        status = refuse_missing(o);
     }
     return status;
 }
@@ -353,6 +362,9 @@ static weft_status_t read_template(opener_t *o)
 static weft_status_t open_all(opener_t *o, const char *file)
 {
     weft_status_t status = open_shards(o, file);
+    if (status == WEFT_OK) {
+        status = check_index(o);
+    }
     if (status == WEFT_OK) {
         status = read_config(o);
     }

@@ -338,6 +338,19 @@ static void the_chat_template_is_found_in_each_of_its_places(void **state)
     folder_remove(&folder);
 }
 
+static void an_index_is_held_against_its_shards(void **state)
+{
+    (void)state;
+    static const char hostile[] = WEFT_TEST_VECTORS "/hostile/";
+    char path[1024];
+    snprintf(path, sizeof(path), "%s%s", hostile, "st-shard-missing");
+    assert_refused(path, "model-00002-of-00002.safetensors: cannot be opened");
+    snprintf(path, sizeof(path), "%s%s", hostile, "st-shard-lacks-tensor");
+    assert_refused(path, "model-00001-of-00001.safetensors: tensor b: missing");
+    snprintf(path, sizeof(path), "%s%s", hostile, "st-shard-outside-folder");
+    assert_refused(path, "shard \"../st-ok.safetensors\" is not a file name in this folder");
+}
+
 static void generation_defaults_and_end_tokens_are_joined(void **state)
 {
     (void)state;
@@ -420,6 +433,7 @@ int main(void)
         cmocka_unit_test(a_folder_must_say_which_model_it_means),
         cmocka_unit_test(a_checkpoint_without_its_config_is_refused_by_name),
         cmocka_unit_test(the_chat_template_is_found_in_each_of_its_places),
+        cmocka_unit_test(an_index_is_held_against_its_shards),
         cmocka_unit_test(generation_defaults_and_end_tokens_are_joined),
         cmocka_unit_test(every_failed_allocation_fails_the_open_cleanly),
         cmocka_unit_test(the_default_model_is_what_its_card_says),
