@@ -3,12 +3,13 @@
  * http_server: HTTP/1.1 (and TLS) on a loop, over libmicrohttpd with an external epoll.
  *
  * A handler gets an exchange once its whole body is in; it answers at once or later, whole or as a
- * stream. A peer that hangs up while its answer is being made is noticed at once (the socket of a
- * suspended connection is watched) and told to on_hangup.
+ * stream. A peer that hangs up while its answer is being made (also one that only shuts down its
+ * sending side) is noticed at once, since its socket is watched, and told to on_hangup.
  *
  * Threads   everything on the loop's thread
  * Lifetime  an exchange is valid from its handler's call until respond, stream_end or, if the peer
- *           went first, the end of its on_hangup callback
+ *           went first, the end of its on_hangup callback. Without such a callback it stays valid
+ *           and the answer goes nowhere
  */
 #pragma once
 
@@ -33,25 +34,29 @@ typedef struct weft_http_server_config {
     uint16_t port;        /* 0: the system's choice, see weft_http_server_port */
     const char *tls_cert; /* PEM paths; NULL: plain HTTP. Reread when the files change */
     const char *tls_key;
-    size_t max_body_bytes;    /* larger bodies: reject() is asked for the answer, 413 */
+    size_t max_body_bytes; /* larger bodies are dropped as they come; then reject() for the 413 */
     uint32_t max_connections; /* more wait in the listen queue */
     uint32_t idle_timeout_s;  /* a connection without progress is closed; slow bodies count as idle
                                  when they bring under 1 KiB in that time */
     void (*handle)(void *user, weft_http_exchange_t *exchange);
-    /* Makes the answer to what never reaches handle: 413, 400, 431. NULL: plain text. */
+    /*
+     * Makes the whole answer, before it returns, to what never reaches handle: 413, 431. NULL:
+     * plain text. What libmicrohttpd cannot parse at all it answers itself (400, 431) and closes.
+     */
     void (*reject)(void *user, weft_http_exchange_t *exchange, uint32_t http_status);
     void *user;
 } weft_http_server_config_t;
 
-/* WEFT_ERR_IN_USE, _DENIED, _NOT_FOUND (host), _MALFORMED (certificate): diag says which. */
+/* Serves from the next round of the loop on. WEFT_ERR_IN_USE, _DENIED, _NOT_FOUND (host), _MALFORMED (certificate): diag says which. */
 weft_status_t weft_http_server_start(weft_loop_t *loop, const weft_http_server_config_t *config,
                                      weft_diag_t *diag, weft_http_server_t **server_out);
 void weft_http_server_stop_listening(weft_http_server_t *server); /* open exchanges go on */
-void weft_http_server_destroy(weft_http_server_t *server);        /* NULL is fine */
+/* Hangs up on who is still waiting (their on_hangup is called), then frees. NULL is fine. */
+void weft_http_server_destroy(weft_http_server_t *server);
 uint16_t weft_http_server_port(const weft_http_server_t *server);
 uint32_t weft_http_server_connections(const weft_http_server_t *server);
 
-/* What was asked. Strings live as long as the exchange. */
+/* What was asked. Strings live as long as the exchange; NULL: no such query or header. */
 const char *weft_http_method(const weft_http_exchange_t *exchange);
 const char *weft_http_path(const weft_http_exchange_t *exchange); /* decoded, without the query */
 const char *weft_http_query(const weft_http_exchange_t *exchange, const char *name);
@@ -75,4 +80,6 @@ void weft_http_stream_begin(weft_http_exchange_t *exchange, uint32_t http_status
 /* Copies into the exchange's buffer. Never blocks. */
 weft_status_t weft_http_stream_write(weft_http_exchange_t *exchange, const void *data,
                                      size_t length);
+/* Bytes written but not yet handed to the system: what a slow reader makes us hold. */
+size_t weft_http_stream_pending(const weft_http_exchange_t *exchange);
 void weft_http_stream_end(weft_http_exchange_t *exchange);

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* http_server_priv: what the files of the HTTP server share. */
+#pragma once
+
+#include <microhttpd.h>
+
+#include "base/buffer.h"
+#include "base/http_server.h"
+#include "base/http_tls.h"
+
+/* One accepted socket, from libmicrohttpd's "started" to its "closed". */
+typedef struct http_connection {
+    struct http_connection *previous;
+    struct http_connection *next;
+    int fd;
+    uint64_t quiet_since_ns; /* accepted, or its last answer was sent */
+    bool is_busy;            /* has an exchange */
+} http_connection_t;
+
+struct weft_http_server {
+    weft_loop_t *loop;
+    weft_http_server_config_t config; /* host and paths are not used after start */
+    struct MHD_Daemon *daemon;
+    http_tls_t *tls; /* NULL: plain HTTP */
+    int listen_fd;
+    uint16_t port;
+    bool is_stopping; /* answers say "Connection: close" */
+    weft_loop_watch_t *watch;
+    weft_loop_timer_t *timer; /* libmicrohttpd's next deadline */
+    bool should_run;          /* something was resumed since its last run */
+    weft_loop_timer_t *sweep; /* looks for connections that trickle */
+    http_connection_t *connections;
+    uint32_t n_connections;
+    weft_http_exchange_t *exchanges;
+};
+
+/* Lets libmicrohttpd see what was resumed, once in this round of the loop for all of them. */
+void http_server_run_soon(weft_http_server_t *server);
+
+/* libmicrohttpd's callbacks for one request; http_exchange.c. */
+enum MHD_Result http_exchange_on_request(void *server, struct MHD_Connection *connection,
+                                         const char *path, const char *method, const char *version,
+                                         const char *data, size_t *data_length, void **exchange);
+void http_exchange_on_completed(void *server, struct MHD_Connection *connection, void **exchange,
+                                enum MHD_RequestTerminationCode code);
+
+/* Hangs up on every exchange, so that the daemon can be stopped; then frees those left over. */
+void http_exchanges_abandon(weft_http_server_t *server);
+void http_exchanges_free(weft_http_server_t *server);
+
+/* A socket that listens on host:port; http_listen.c. */
+weft_status_t http_listen(const char *host, uint16_t port, weft_diag_t *diag, int *fd_out,
+                          uint16_t *port_out);
