@@ -6,11 +6,13 @@
  * read what it wrote into them:
  *
  *   engine_client_t  one for each thread that consumes answers; its fd becomes readable when some
- *                    of its requests have news; engine_client_next() returns them
+ *                    of its requests have news; engine_client_next() returns them. Its requests may
+ *                    be submitted, aborted and read by any thread
  *   engine_request_t a request and its growing answer. The engine appends tokens and publishes
  *                    their count with a release store; the consumer reads up to the count it
  *                    acquired. Sized at submit, so a slow reader holds up nobody
  *
+ * Once a request is submitted no step allocates, locks, or makes a system call for each token.
  * Same request, same tokens, whatever else runs (design decision 7).
  */
 #pragma once
@@ -48,7 +50,9 @@ typedef enum engine_finish {
     ENGINE_FINISH_ERROR,
 } engine_finish_t;
 
-#define ENGINE_NO_SEED UINT64_MAX
+#define ENGINE_NO_SEED        UINT64_MAX
+#define ENGINE_MAX_SAMPLES    128  /* of one request */
+#define ENGINE_MAX_LOGIT_BIAS 1024 /* entries of one request */
 
 typedef struct engine_sampling {
     float temperature; /* 0: greedy */
@@ -58,7 +62,7 @@ typedef struct engine_sampling {
     float repetition_penalty;
     float frequency_penalty;
     float presence_penalty;
-    uint64_t seed; /* ENGINE_NO_SEED: the engine draws one */
+    uint64_t seed;       /* of sample 0, the next one has seed + 1. ENGINE_NO_SEED: drawn */
     uint32_t max_tokens; /* 0: only the prompt is computed (echo, prompt log-probabilities) */
     uint32_t min_tokens; /* end tokens and stop ids are not sampled before this many */
     bool ignore_eos;
@@ -81,9 +85,9 @@ typedef struct engine_sampling {
 typedef struct engine_submit {
     const char *id; /* for the log */
     const int32_t *prompt;
-    uint32_t n_prompt; /* ≥ 1 */
-    uint32_t n;        /* samples that share the prompt's blocks, ≥ 1 */
-    int64_t priority;  /* lower runs first */
+    uint32_t n_prompt;      /* ≥ 1 */
+    uint32_t n;             /* samples that share the prompt's blocks, ≥ 1 */
+    int64_t priority;       /* lower runs first */
     const char *cache_salt; /* NULL: shared with everybody */
     uint64_t arrival_ns;    /* weft_clock_ns() when the server got it; 0: now */
     engine_sampling_t sampling;
@@ -127,7 +131,8 @@ bool engine_is_healthy(const engine_t *engine);
 text_grammar_factory_t *engine_grammar_factory(engine_t *engine); /* NULL without a tokenizer */
 
 weft_status_t engine_client_create(engine_t *engine, engine_client_t **client_out);
-void engine_client_destroy(engine_client_t *client); /* its requests must be released */
+void engine_client_destroy(
+    engine_client_t *client); /* its requests must be released; NULL is fine */
 int engine_client_fd(const engine_client_t *client); /* readable: call next until NULL */
 engine_request_t *engine_client_next(engine_client_t *client);
 
@@ -135,8 +140,10 @@ engine_request_t *engine_client_next(engine_client_t *client);
 engine_request_t *engine_client_wait(engine_client_t *client, int timeout_ms);
 
 /*
- * WEFT_ERR_QUEUE_FULL: over max-num-queued-reqs. WEFT_ERR_TOO_LARGE: prompt + 1 token over the
- * context. WEFT_ERR_STOPPING: draining. WEFT_ERR_INVALID: diag says which field.
+ * A sample ends when the context is full, if max_tokens is more than that.
+ * WEFT_ERR_QUEUE_FULL: max-num-seqs requests may run and max-num-queued-reqs wait, and do.
+ * WEFT_ERR_TOO_LARGE: prompt + 1 token over the context. WEFT_ERR_STOPPING: draining.
+ * WEFT_ERR_INVALID: diag says which field. WEFT_ERR_DEVICE: the engine is not healthy.
  */
 weft_status_t engine_submit(engine_t *engine, engine_client_t *client,
                             const engine_submit_t *submit, weft_diag_t *diag,
@@ -156,17 +163,30 @@ engine_timings_t engine_request_timings(const engine_request_t *request);
 /* [n_prompt], entry 0 empty (nothing precedes it); NULL until the prompt is computed. */
 const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *request);
 
-/* Gauges, read from any thread; set once a step. */
+/* Read from any thread; set once a step, and when the engine falls idle. */
 typedef struct engine_stats {
-    uint32_t running;
+    uint32_t running; /* samples */
     uint32_t waiting;
     uint32_t total_blocks;
     uint32_t free_blocks;       /* cached ones included */
     uint32_t referenced_blocks; /* 0 when idle */
     uint64_t steps;
+    /* Since start: */
+    uint64_t prompt_tokens;     /* of samples scheduled for the first time */
+    uint64_t generation_tokens; /* sampled */
+    uint64_t prefix_queries;    /* prompt tokens looked up in the prefix cache */
+    uint64_t prefix_hits;       /* of them, found */
+    uint64_t preemptions;
 } engine_stats_t;
 
 engine_stats_t engine_stats(const engine_t *engine);
+
+/*
+ * Called on the engine thread after each step with the number of tokens that it computed, for a
+ * histogram; must neither block nor call the engine. Set before the first submit.
+ */
+void engine_observe_steps(engine_t *engine, void (*on_step)(void *user, uint32_t tokens),
+                          void *user);
 
 /* Drops every cached block. WEFT_ERR_IN_USE: requests are running. */
 weft_status_t engine_reset_prefix_cache(engine_t *engine);

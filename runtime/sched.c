@@ -6,7 +6,7 @@
 #include "base/alloc.h"
 #include "runtime/sched_priv.h"
 
-#define MAX_BIASES 4096 /* of one step, and so of one sequence */
+#define MAX_OUTPUTS 64 /* rows of logits made at a time: enough for a matrix product's speed */
 
 static uint32_t blocks_of(uint32_t tokens, uint32_t block_tokens)
 {
@@ -25,8 +25,8 @@ step_limits_t sched_limits(uint32_t max_slots, uint32_t max_tokens, uint32_t max
         .max_blocks = blocks_of(bind_tokens, block_tokens) + blocks_of(max_tokens, block_tokens) +
                       2 * max_slots,
         .max_bind_tokens = bind_tokens,
-        .max_biases = MAX_BIASES,
-        .max_outputs = max_slots,
+        .max_biases = ENGINE_MAX_LOGIT_BIAS,
+        .max_outputs = max_slots < MAX_OUTPUTS ? max_slots : MAX_OUTPUTS,
     };
 }
 
@@ -125,7 +125,7 @@ weft_status_t sched_submit(sched_t *sched, sched_seq_t *seq)
 {
     const step_limits_t *limits = &sched->config.limits;
     const uint32_t tokens = seq->n_prompt + seq->max_tokens;
-    assert(seq->state == SCHED_IDLE && seq->n_prompt > 0 && seq->sibling != NULL);
+    assert(seq->state == SCHED_SEQ_NEW && seq->n_prompt > 0 && seq->sibling != NULL);
     if (seq->n_prompt > limits->max_context || tokens > limits->max_context ||
         seq->n_bias > limits->max_biases ||
         blocks_of(tokens, sched->block_tokens) > kv_pool_total_blocks(sched->config.pool)) {
@@ -133,7 +133,7 @@ weft_status_t sched_submit(sched_t *sched, sched_seq_t *seq)
     }
     seq->n_tokens = seq->n_prompt;
     seq->order = sched->next_order++;
-    seq->state = SCHED_WAITING;
+    seq->state = SCHED_SEQ_WAITING;
     sched_list_insert(&sched->waiting, seq);
     if (sched_goal(seq) == 0) {
         sched_finish(sched, seq, ENGINE_FINISH_LENGTH);
@@ -143,20 +143,30 @@ weft_status_t sched_submit(sched_t *sched, sched_seq_t *seq)
 
 void sched_abort(sched_t *sched, sched_seq_t *seq, engine_finish_t reason)
 {
-    if (seq->state == SCHED_WAITING || seq->state == SCHED_RUNNING) {
+    if (seq->state == SCHED_SEQ_WAITING || seq->state == SCHED_SEQ_RUNNING) {
         sched_finish(sched, seq, reason);
+    }
+}
+
+void sched_abort_all(sched_t *sched, engine_finish_t reason)
+{
+    while (sched->running.first != NULL) {
+        sched_finish(sched, sched->running.first, reason);
+    }
+    while (sched->waiting.first != NULL) {
+        sched_finish(sched, sched->waiting.first, reason);
     }
 }
 
 void sched_finish(sched_t *sched, sched_seq_t *seq, engine_finish_t reason)
 {
     const sched_events_t *events = &sched->config.events;
-    if (seq->state == SCHED_RUNNING) {
+    if (seq->state == SCHED_SEQ_RUNNING) {
         sched_unbind(sched, seq);
     } else {
         sched_list_remove(&sched->waiting, seq);
     }
-    seq->state = SCHED_DONE;
+    seq->state = SCHED_SEQ_DONE;
     seq->finish = reason;
     events->on_finish(events->user, seq);
     if (seq->in_flight == 0) {
@@ -167,7 +177,7 @@ void sched_finish(sched_t *sched, sched_seq_t *seq, engine_finish_t reason)
 void sched_preempt(sched_t *sched, sched_seq_t *seq)
 {
     sched_unbind(sched, seq);
-    seq->state = SCHED_WAITING;
+    seq->state = SCHED_SEQ_WAITING;
     seq->preemptions++;
     seq->blocked_at = seq->overtaken = 0;
     sched->stats.preemptions++;
@@ -212,7 +222,10 @@ bool sched_is_empty(const sched_t *sched)
     return sched->waiting.count == 0 && sched->running.count == 0;
 }
 
-const sched_stats_t *sched_stats(const sched_t *sched)
+sched_stats_t sched_stats(const sched_t *sched)
 {
-    return &sched->stats;
+    sched_stats_t stats = sched->stats;
+    stats.running = sched->running.count;
+    stats.waiting = sched->waiting.count;
+    return stats;
 }

@@ -36,7 +36,12 @@
 typedef struct sched sched_t;
 typedef struct sched_seq sched_seq_t;
 
-typedef enum sched_state { SCHED_IDLE, SCHED_WAITING, SCHED_RUNNING, SCHED_DONE } sched_state_t;
+typedef enum sched_seq_state {
+    SCHED_SEQ_NEW,
+    SCHED_SEQ_WAITING,
+    SCHED_SEQ_RUNNING,
+    SCHED_SEQ_DONE
+} sched_seq_state_t;
 
 struct sched_seq {
     /* Set before submit, constant until retired. Arrays are borrowed. */
@@ -65,7 +70,7 @@ struct sched_seq {
     engine_finish_t finish;
 
     /* The scheduler's own. */
-    sched_state_t state;
+    sched_seq_state_t state;
     sched_seq_t *next;
     sched_seq_t *prev;
     uint64_t order;     /* of submission: the last tie-break */
@@ -136,6 +141,7 @@ weft_status_t sched_submit(sched_t *sched, sched_seq_t *seq);
 
 /* Blocks are free when it returns. on_finish follows at once unless the sequence is done. */
 void sched_abort(sched_t *sched, sched_seq_t *seq, engine_finish_t reason);
+void sched_abort_all(sched_t *sched, engine_finish_t reason);
 
 /*
  * The next step, into plan; the number of its rows. 0: nothing can be computed now (nothing to do,
@@ -147,7 +153,10 @@ uint32_t sched_in_flight(const sched_t *sched);
 /* Applies the result of the oldest plan in flight. */
 void sched_commit(sched_t *sched, const step_result_t *result);
 
-const sched_stats_t *sched_stats(const sched_t *sched);
+/* No result of a plan in flight will come: the device failed. After sched_abort_all. */
+void sched_forget_flights(sched_t *sched);
+
+sched_stats_t sched_stats(const sched_t *sched);
 bool sched_is_empty(const sched_t *sched); /* nothing waits or runs */
 
 /* For tests: preempts the nth running sequence (modulo their number); plans within fewer tokens. */

@@ -93,7 +93,7 @@ static uint32_t share_with_sibling(const sched_t *sched, const sched_seq_t *seq,
 {
     const sched_seq_t *best = NULL;
     for (const sched_seq_t *s = seq->sibling; s != seq; s = s->sibling) {
-        if (s->state == SCHED_RUNNING && (best == NULL || s->computed > best->computed)) {
+        if (s->state == SCHED_SEQ_RUNNING && (best == NULL || s->computed > best->computed)) {
             best = s;
         }
     }
@@ -158,7 +158,7 @@ bool sched_admit(sched_t *sched, sched_seq_t *seq)
     sched->n_free_slots--;
     sched_list_remove(&sched->waiting, seq);
     sched_list_insert(&sched->running, seq);
-    seq->state = SCHED_RUNNING;
+    seq->state = SCHED_SEQ_RUNNING;
     seq->n_blocks = seq->n_named = found;
     seq->planned = seq->computed = found * sched->block_tokens;
     count_first_schedule(sched, seq);
@@ -174,7 +174,7 @@ static void require(bool holds)
 
 static void check_sequence(const sched_t *sched, const sched_seq_t *seq, uint32_t *users)
 {
-    require(seq->state == SCHED_RUNNING && seq->slot < sched->config.limits.max_slots);
+    require(seq->state == SCHED_SEQ_RUNNING && seq->slot < sched->config.limits.max_slots);
     require(seq->computed <= seq->planned && seq->planned <= seq->n_blocks * sched->block_tokens);
     require(seq->n_told <= seq->n_blocks && seq->n_named <= seq->computed / sched->block_tokens);
     require(seq->next == NULL || sched_is_before(seq, seq->next));

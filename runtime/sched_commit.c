@@ -48,19 +48,28 @@ static void take_token(sched_t *sched, sched_seq_t *seq, const k_sampled_t *samp
     }
 }
 
+/* True when the sequence was done before: it may be gone now. */
+static bool land_row(sched_t *sched, const sched_row_t *row)
+{
+    const sched_events_t *events = &sched->config.events;
+    sched_seq_t *seq = row->seq;
+    seq->in_flight--;
+    seq->pending -= (row->flags & STEP_ROW_SAMPLE) != 0;
+    if (seq->state != SCHED_SEQ_DONE) {
+        return false;
+    }
+    if (seq->in_flight == 0) {
+        events->on_retired(events->user, seq);
+    }
+    return true;
+}
+
 /* The sequence may be gone when this returns. */
 static void commit_row(sched_t *sched, const sched_row_t *row, const k_sampled_t *sampled,
                        const k_sampled_t *prompt, uint32_t n_prompt)
 {
-    const sched_events_t *events = &sched->config.events;
     sched_seq_t *seq = row->seq;
-    const bool samples = (row->flags & STEP_ROW_SAMPLE) != 0;
-    seq->in_flight--;
-    seq->pending -= samples;
-    if (seq->state == SCHED_DONE) {
-        if (seq->in_flight == 0) {
-            events->on_retired(events->user, seq);
-        }
+    if (land_row(sched, row)) {
         return;
     }
     if (row->epoch == seq->epoch) {
@@ -70,7 +79,7 @@ static void commit_row(sched_t *sched, const sched_row_t *row, const k_sampled_t
     if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) != 0) {
         report_prompt(sched, row, prompt, n_prompt); /* true even if preempted meanwhile */
     }
-    if (samples) {
+    if ((row->flags & STEP_ROW_SAMPLE) != 0) {
         take_token(sched, seq, sampled);
     } else if (row->epoch == seq->epoch && seq->max_tokens == 0 &&
                seq->computed == sched_goal(seq)) {
@@ -78,17 +87,33 @@ static void commit_row(sched_t *sched, const sched_row_t *row, const k_sampled_t
     }
 }
 
-void sched_commit(sched_t *sched, const step_result_t *result)
+static const sched_flight_t *pop_flight(sched_t *sched)
 {
-    const sched_flight_t *flight = &sched->flights[sched->first_flight];
     assert(sched->n_flights > 0);
-    assert(result->step == flight->step && result->n_rows == flight->n_rows);
+    const sched_flight_t *flight = &sched->flights[sched->first_flight];
     sched->first_flight = (sched->first_flight + 1) % SCHED_MAX_IN_FLIGHT;
     sched->n_flights--;
+    return flight;
+}
+
+void sched_commit(sched_t *sched, const step_result_t *result)
+{
+    const sched_flight_t *flight = pop_flight(sched);
     const k_sampled_t *prompt = result->prompt;
+    assert(result->step == flight->step && result->n_rows == flight->n_rows);
     for (uint32_t i = 0; i < flight->n_rows; i++) {
         const uint32_t n = prompt_entries(&flight->rows[i]);
         commit_row(sched, &flight->rows[i], &result->rows[i], prompt, n);
         prompt += n;
+    }
+}
+
+void sched_forget_flights(sched_t *sched)
+{
+    while (sched->n_flights > 0) {
+        const sched_flight_t *flight = pop_flight(sched);
+        for (uint32_t i = 0; i < flight->n_rows; i++) {
+            (void)land_row(sched, &flight->rows[i]);
+        }
     }
 }

@@ -133,7 +133,7 @@ static bool is_held_back(const sched_t *sched, const sched_seq_t *seq)
         return true; /* preempted in flight: its history is not known yet */
     }
     for (const sched_seq_t *s = seq->sibling; s != seq; s = s->sibling) {
-        if (s->state == SCHED_RUNNING && s->computed < shareable) {
+        if (s->state == SCHED_SEQ_RUNNING && s->computed < shareable) {
             return true;
         }
     }

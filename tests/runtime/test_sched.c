@@ -44,7 +44,7 @@ typedef struct rig {
 static void note_scheduled(void *user, sched_seq_t *seq)
 {
     (void)user;
-    assert_int_equal(seq->state, SCHED_RUNNING);
+    assert_int_equal(seq->state, SCHED_SEQ_RUNNING);
 }
 
 static void note_token(void *user, sched_seq_t *seq, const k_sampled_t *sampled)
@@ -347,8 +347,8 @@ static void equal_prompts_share_blocks_and_compute_one_token(void **state)
     run_until_empty(&rig);
     assert_int_equal(third->seq.cached_tokens, 40);
     assert_answered(third);
-    assert_int_equal(sched_stats(rig.sched)->prefix_queries, 32 + 32 + 41);
-    assert_int_equal(sched_stats(rig.sched)->prefix_hits, 68);
+    assert_int_equal(sched_stats(rig.sched).prefix_queries, 32 + 32 + 41);
+    assert_int_equal(sched_stats(rig.sched).prefix_hits, 68);
     rig_fini(&rig);
 }
 
@@ -369,10 +369,10 @@ static void samples_of_a_prompt_share_its_blocks_without_caching(void **state)
     }
     step(&rig);
     step(&rig);
-    assert_int_equal(samples[1]->seq.state, SCHED_WAITING);
+    assert_int_equal(samples[1]->seq.state, SCHED_SEQ_WAITING);
     step(&rig);
     step(&rig);
-    assert_int_equal(samples[2]->seq.state, SCHED_RUNNING);
+    assert_int_equal(samples[2]->seq.state, SCHED_SEQ_RUNNING);
     assert_int_equal(samples[2]->seq.cached_tokens, 28);
     assert_true(kv_pool_total_blocks(rig.pool) - kv_pool_free_blocks(rig.pool) <= 7 + 3 * 2);
     run_until_empty(&rig);
@@ -464,8 +464,8 @@ static void lower_priority_number_runs_first_and_is_kept(void **state)
     submit(&rig, low);
     submit(&rig, high);
     step(&rig);
-    assert_int_equal(high->seq.state, SCHED_RUNNING);
-    assert_int_equal(low->seq.state, SCHED_WAITING);
+    assert_int_equal(high->seq.state, SCHED_SEQ_RUNNING);
+    assert_int_equal(low->seq.state, SCHED_SEQ_WAITING);
     run_until_empty(&rig);
     rig_fini(&rig);
 }
@@ -485,8 +485,8 @@ static void a_request_that_does_not_fit_yet_is_overtaken_but_not_for_ever(void *
     submit(&rig, large);
     submit(&rig, small);
     step(&rig);
-    assert_int_equal(large->seq.state, SCHED_WAITING);
-    assert_int_not_equal(small->seq.state, SCHED_WAITING);
+    assert_int_equal(large->seq.state, SCHED_SEQ_WAITING);
+    assert_int_not_equal(small->seq.state, SCHED_SEQ_WAITING);
     run_until_empty(&rig);
     assert_answered(large);
     assert_true(large->seq.overtaken <= SCHED_MAX_OVERTAKEN);

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/engine.h"
+
+#include <stdlib.h>
+
+#include "base/alloc.h"
+#include "runtime/engine_priv.h"
+
+#define WEFT_LOG_MODULE "engine"
+#include "base/log.h"
+
+static void forget_block(void *user, kv_block_id_t block)
+{
+    kv_index_remove(user, block);
+}
+
+static weft_status_t create_store(engine_t *engine, weft_diag_t *diag)
+{
+    const engine_plan_t *plan = &engine->plan;
+    weft_status_t status = kv_hasher_create(engine->hash_seed, &engine->hasher);
+    if (status == WEFT_OK && engine->is_caching) {
+        status = kv_index_create(plan->n_blocks, &engine->index);
+    }
+    if (status == WEFT_OK) {
+        const kv_pool_config_t config = {
+            .device = engine->device,
+            .layout = plan->layout,
+            .n_blocks = plan->n_blocks,
+            .on_reuse = engine->is_caching ? forget_block : NULL,
+            .user = engine->index,
+        };
+        status = kv_pool_create(&config, &engine->pool);
+    }
+    if (status < 0) {
+        return weft_diag(diag, status, "no memory for a KV cache of %u blocks of %zu bytes",
+                         plan->n_blocks, plan->layout.block_bytes[0]);
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t create_executor(engine_t *engine, const model_source_t *source,
+                                     weft_diag_t *diag)
+{
+    const engine_plan_t *plan = &engine->plan;
+    weft_status_t status =
+        model_create(source, &plan->model_limits, engine->stream, diag, &engine->model);
+    if (status < 0) {
+        return status;
+    }
+    const executor_config_t config = {
+        .model = engine->model,
+        .stream = engine->stream,
+        .limits = plan->limits,
+        .layout = kv_pool_layout(engine->pool),
+        .kv_dtype = plan->kv_dtype,
+        .kv_base = kv_pool_memory(engine->pool)->addr,
+    };
+    return executor_create(&config, diag, &engine->executor);
+}
+
+static weft_status_t create_scheduler(engine_t *engine, weft_diag_t *diag)
+{
+    const sched_config_t config = {
+        .pool = engine->pool,
+        .index = engine->index,
+        .hasher = engine->hasher,
+        .limits = engine->plan.limits,
+        .events = engine_events(engine),
+    };
+    weft_status_t status = step_plan_create(&engine->plan.limits, &engine->step);
+    if (status == WEFT_OK) {
+        status = sched_create(&config, &engine->sched);
+    }
+    return status < 0 ? weft_diag(diag, status, "no memory for the scheduler") : WEFT_OK;
+}
+
+static weft_status_t create_grammars(engine_t *engine, const text_tokenizer_t *tokenizer,
+                                     weft_diag_t *diag)
+{
+    const model_config_t *config = &engine->model_config;
+    if (tokenizer == NULL) {
+        return WEFT_OK;
+    }
+    const weft_status_t status = text_grammar_factory_create(
+        tokenizer, config->vocab, config->eos, config->n_eos, diag, &engine->grammars);
+    return status < 0 ? status
+                      : constraint_worker_create(engine_on_mask_made, engine, &engine->worker);
+}
+
+/* What other threads meet the engine's by. */
+static weft_status_t create_doors(engine_t *engine)
+{
+    if (pthread_mutex_init(&engine->call_lock, NULL) != 0) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    (void)pthread_cond_init(&engine->call_done, NULL); /* cannot fail without attributes */
+    engine->has_call_lock = true;
+    return mailbox_init(&engine->mailbox);
+}
+
+static weft_status_t create_parts(engine_t *engine, const engine_options_t *options,
+                                  const model_source_t *source, const text_tokenizer_t *tokenizer,
+                                  weft_diag_t *diag)
+{
+    weft_status_t status = weft_device_open(options->device, 0, diag, &engine->device);
+    if (status == WEFT_OK) {
+        status = k_stream_create(engine->device, options->cpu_isa, options->threads, diag,
+                                 &engine->stream);
+    }
+    if (status == WEFT_OK) {
+        status = engine_plan_init(&engine->plan, options, source, engine->device,
+                                  engine->stream->ops, diag);
+    }
+    engine->max_requests = engine->plan.max_slots + options->max_num_queued_reqs;
+    if (status == WEFT_OK) {
+        status = create_store(engine, diag);
+    }
+    if (status == WEFT_OK) {
+        status = create_executor(engine, source, diag);
+    }
+    if (status == WEFT_OK) {
+        status = create_scheduler(engine, diag);
+    }
+    if (status == WEFT_OK) {
+        status = create_grammars(engine, tokenizer, diag);
+    }
+    if (status == WEFT_OK) {
+        status = create_doors(engine);
+    }
+    return status < 0 ? status : engine_thread_start(engine);
+}
+
+weft_status_t engine_create(const engine_options_t *options, const model_source_t *source,
+                            const text_tokenizer_t *tokenizer, weft_diag_t *diag,
+                            engine_t **engine_out)
+{
+    engine_t *engine = weft_zalloc(sizeof(*engine), "engine.engine");
+    if (engine == NULL) {
+        return weft_diag(diag, WEFT_ERR_NO_MEMORY, "no memory for the engine");
+    }
+    atomic_init(&engine->refs, 1);
+    atomic_init(&engine->is_healthy, true);
+    engine->depth = 1; /* the cpu's work is done when launch returns: nothing to overlap */
+    engine->model_config = *model_source_config(source);
+    engine->mask_words = (engine->model_config.vocab + 31) / 32;
+    engine->is_caching = options->enable_prefix_caching;
+    engine->hash_seed = getenv("PYTHONHASHSEED");
+    engine->seed = options->seed;
+    const weft_status_t status = create_parts(engine, options, source, tokenizer, diag);
+    if (status < 0) {
+        engine_destroy(engine);
+        return status;
+    }
+    const engine_plan_t *plan = &engine->plan;
+    weft_log_info("engine is up isa=%s threads=%u max_model_len=%u max_num_seqs=%u kv_blocks=%u "
+                  "kv_mib=%zu",
+                  engine->stream->ops->name, k_stream_threads(engine->stream), plan->max_context,
+                  plan->max_slots, plan->n_blocks,
+                  (plan->layout.block_bytes[0] * plan->n_blocks) >> 20);
+    *engine_out = engine;
+    return WEFT_OK;
+}
+
+void engine_unref(engine_t *engine)
+{
+    if (atomic_fetch_sub(&engine->refs, 1) > 1) {
+        return;
+    }
+    mailbox_fini(&engine->mailbox);
+    if (engine->has_call_lock) {
+        pthread_cond_destroy(&engine->call_done);
+        pthread_mutex_destroy(&engine->call_lock);
+    }
+    weft_free(engine);
+}
+
+void engine_destroy(engine_t *engine)
+{
+    if (engine == NULL) {
+        return;
+    }
+    engine_thread_stop(engine);
+    constraint_worker_destroy(engine->worker); /* it wakes the mailbox: before that goes */
+    text_grammar_factory_destroy(engine->grammars);
+    sched_destroy(engine->sched);
+    step_plan_destroy(engine->step);
+    executor_destroy(engine->executor);
+    model_destroy(engine->model);
+    kv_pool_destroy(engine->pool);
+    kv_index_destroy(engine->index);
+    kv_hasher_destroy(engine->hasher);
+    k_stream_destroy(engine->stream);
+    weft_device_close(engine->device);
+    engine_unref(engine);
+}
+
+void engine_drain(engine_t *engine)
+{
+    atomic_store(&engine->is_draining, true);
+}
+
+const model_config_t *engine_model_config(const engine_t *engine)
+{
+    return &engine->model_config;
+}
+
+uint32_t engine_max_context(const engine_t *engine)
+{
+    return engine->plan.max_context;
+}
+
+bool engine_is_healthy(const engine_t *engine)
+{
+    return atomic_load(&engine->is_healthy);
+}
+
+text_grammar_factory_t *engine_grammar_factory(engine_t *engine)
+{
+    return engine->grammars;
+}
+
+void engine_observe_steps(engine_t *engine, void (*on_step)(void *user, uint32_t tokens),
+                          void *user)
+{
+    engine->on_step_user = user;
+    engine->on_step = on_step;
+}
+
+engine_stats_t engine_stats(const engine_t *engine)
+{
+    const engine_gauges_t *g = &engine->gauges;
+    const uint32_t total = engine->plan.n_blocks;
+    const uint32_t free = atomic_load(&g->free_blocks);
+    return (engine_stats_t){
+        .running = atomic_load(&g->running),
+        .waiting = atomic_load(&g->waiting),
+        .total_blocks = total,
+        .free_blocks = free,
+        .referenced_blocks = total - free,
+        .steps = atomic_load(&g->steps),
+        .prompt_tokens = atomic_load(&g->prompt_tokens),
+        .generation_tokens = atomic_load(&g->generation_tokens),
+        .prefix_queries = atomic_load(&g->prefix_queries),
+        .prefix_hits = atomic_load(&g->prefix_hits),
+        .preemptions = atomic_load(&g->preemptions),
+    };
+}
+
+static weft_status_t clear_index(engine_t *engine)
+{
+    if (!sched_is_empty(engine->sched)) {
+        return WEFT_ERR_IN_USE;
+    }
+    if (engine->index != NULL) {
+        kv_index_clear(engine->index);
+    }
+    return WEFT_OK;
+}
+
+weft_status_t engine_reset_prefix_cache(engine_t *engine)
+{
+    return engine_call(engine, clear_index);
+}

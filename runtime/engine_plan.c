@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "runtime/engine_priv.h"
+
+#define MIB ((double)(1 << 20))
+
+/* Bytes that the engine takes, by what they are for. */
+typedef struct needs {
+    size_t weights;
+    size_t activations;
+    size_t steps;
+    size_t kv;
+} needs_t;
+
+static size_t add(size_t a, size_t b)
+{
+    return a > SIZE_MAX - b ? SIZE_MAX : a + b;
+}
+
+static size_t sum_of(const needs_t *needs)
+{
+    return add(add(needs->weights, needs->activations), add(needs->steps, needs->kv));
+}
+
+static weft_status_t parse_kv_dtype(const char *name, weft_diag_t *diag, k_dtype_t *dtype_out)
+{
+    /* The right-hand names are vLLM's. Half precision costs no quality and half the memory. */
+    static const struct {
+        const char *name;
+        k_dtype_t dtype;
+    } names[] = {
+        {"auto", K_F16},    {"f32", K_F32},     {"f16", K_F16},       {"bf16", K_BF16},
+        {"float32", K_F32}, {"float16", K_F16}, {"bfloat16", K_BF16}, {"fp16", K_F16},
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(name, names[i].name) == 0) {
+            *dtype_out = names[i].dtype;
+            return WEFT_OK;
+        }
+    }
+    return weft_diag(diag, WEFT_ERR_INVALID,
+                     "--kv-cache-dtype %s: unknown; auto, f32, f16 and bf16 are possible", name);
+}
+
+static weft_status_t check_options(const engine_options_t *o, const model_config_t *config,
+                                   weft_diag_t *diag)
+{
+    const struct {
+        const char *flag;
+        uint32_t value;
+        uint32_t max;
+    } counts[] = {
+        {"max-num-seqs", o->max_num_seqs, 1 << 16},
+        {"max-num-batched-tokens", o->max_num_batched_tokens, 1 << 20},
+        {"block-size", o->block_size, 1 << 12},
+    };
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        if (counts[i].value == 0 || counts[i].value > counts[i].max) {
+            return weft_diag(diag, WEFT_ERR_INVALID, "--%s %u: 1 to %u are possible",
+                             counts[i].flag, counts[i].value, counts[i].max);
+        }
+    }
+    if ((o->block_size & (o->block_size - 1)) != 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--block-size %u: not a power of two",
+                         o->block_size);
+    }
+    if (o->max_model_len > config->max_context) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--max-model-len %u: the model allows %u",
+                         o->max_model_len, config->max_context);
+    }
+    return WEFT_OK;
+}
+
+static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_tokens)
+{
+    plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens);
+    plan->model_limits = (model_limits_t){
+        .max_rows = plan->limits.max_tokens,
+        .max_outputs = plan->limits.max_outputs,
+        .max_context = plan->max_context,
+    };
+}
+
+/* One KV block's layout; how many there will be is not known yet and does not matter to it. */
+static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *options,
+                                const model_config_t *config, weft_diag_t *diag)
+{
+    plan->layout = (kv_layout_t){
+        .order = KV_ORDER_BHLNC,
+        .block_tokens = options->block_size,
+        .element_bytes = plan->kv_dtype == K_F32 ? 4 : 2,
+        .n_groups = 1,
+        .groups = {{.layers = config->layers,
+                    .heads = config->kv_heads,
+                    .head_dim = config->head_dim,
+                    .window = config->window}},
+    };
+    return kv_layout_init(&plan->layout, 1, diag);
+}
+
+static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
+{
+    return tokens / block_tokens + (tokens % block_tokens != 0);
+}
+
+/* As many as all slots could fill, within a third of the memory and what the rest leaves free. */
+static size_t default_blocks(const engine_plan_t *plan, const needs_t *others, size_t available)
+{
+    const size_t block_bytes = plan->layout.block_bytes[0];
+    const size_t wanted =
+        plan->max_slots * blocks_for(plan->max_context, plan->layout.block_tokens);
+    const size_t taken = sum_of(others);
+    const size_t left = available > taken ? (available - taken) / 10 * 9 : 0;
+    const size_t bytes = left < available / 3 ? left : available / 3;
+    return wanted < bytes / block_bytes ? wanted : bytes / block_bytes;
+}
+
+static weft_status_t count_blocks(engine_plan_t *plan, const engine_options_t *options,
+                                  const needs_t *others, size_t available, weft_diag_t *diag)
+{
+    const size_t block_bytes = plan->layout.block_bytes[0];
+    size_t n = options->num_gpu_blocks > 0   ? options->num_gpu_blocks
+               : options->kv_cache_bytes > 0 ? options->kv_cache_bytes / block_bytes
+                                             : default_blocks(plan, others, available);
+    const size_t most = UINT32_C(1) << 30;
+    n = n < most ? n : most;
+    const size_t tokens = n * plan->layout.block_tokens;
+    const size_t one_sequence =
+        blocks_for(plan->max_context, plan->layout.block_tokens) * block_bytes;
+    if (n == 0 || (options->max_model_len > 0 && tokens < plan->max_context)) {
+        return weft_diag(
+            diag, WEFT_ERR_NO_MEMORY,
+            "the KV cache would hold %zu tokens in %.1f MiB, less than one sequence of "
+            "%u: give it %.1f MiB (--kv-cache-memory-bytes) or lower --max-model-len; "
+            "%.1f MiB are available, %.1f MiB of them for the rest",
+            tokens, (double)(n * block_bytes) / MIB, plan->max_context, (double)one_sequence / MIB,
+            (double)available / MIB, (double)sum_of(others) / MIB);
+    }
+    plan->n_blocks = (uint32_t)n;
+    plan->max_context = tokens < plan->max_context ? (uint32_t)tokens : plan->max_context;
+    return kv_layout_init(&plan->layout, plan->n_blocks, diag);
+}
+
+static weft_status_t measure(const engine_plan_t *plan, const model_source_t *source,
+                             const k_ops_t *ops, needs_t *needs_out)
+{
+    needs_out->steps =
+        executor_memory(&plan->limits, model_source_config(source), plan->layout.block_tokens);
+    return model_memory(source, &plan->model_limits, ops, &needs_out->weights,
+                        &needs_out->activations);
+}
+
+static weft_status_t check_memory(const needs_t *needs, size_t available, weft_diag_t *diag)
+{
+    if (sum_of(needs) <= available) {
+        return WEFT_OK;
+    }
+    return weft_diag(
+        diag, WEFT_ERR_NO_MEMORY,
+        "needs %.1f MiB of memory (weights %.1f, activations %.1f, steps %.1f, KV cache "
+        "%.1f) but %.1f MiB are available: lower --kv-cache-memory-bytes, "
+        "--max-num-seqs, --max-num-batched-tokens or --max-model-len",
+        (double)sum_of(needs) / MIB, (double)needs->weights / MIB, (double)needs->activations / MIB,
+        (double)needs->steps / MIB, (double)needs->kv / MIB, (double)available / MIB);
+}
+
+weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
+                               const model_source_t *source, const weft_device_t *device,
+                               const k_ops_t *ops, weft_diag_t *diag)
+{
+    const model_config_t *config = model_source_config(source);
+    const size_t available = device->ops->memory_available(device);
+    const uint32_t step_tokens = options->max_num_batched_tokens;
+    needs_t needs = {0};
+    weft_status_t status = check_options(options, config, diag);
+    if (status < 0) {
+        return status;
+    }
+    *plan = (engine_plan_t){
+        /* Every running sequence decodes one token in each step. */
+        .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
+        .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
+    };
+    status = parse_kv_dtype(options->kv_cache_dtype, diag, &plan->kv_dtype);
+    if (status == WEFT_OK) {
+        status = set_layout(plan, options, config, diag);
+    }
+    if (status < 0) {
+        return status;
+    }
+    set_limits(plan, step_tokens, options->block_size);
+    status = measure(plan, source, ops, &needs);
+    if (status == WEFT_OK) {
+        status = count_blocks(plan, options, &needs, available, diag);
+    }
+    if (status < 0) {
+        return status;
+    }
+    set_limits(plan, step_tokens, options->block_size);
+    needs.kv = plan->layout.block_bytes[0] * plan->n_blocks;
+    status = measure(plan, source, ops, &needs);
+    return status < 0 ? status : check_memory(&needs, available, diag);
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * engine_priv: what the engine's files share. Who touches what:
+ *
+ *   engine      made by create; from then on its thread's, but for atomics and the mailbox
+ *   client      its consumer's; the engine posts into `news`
+ *   request     counted references: the owner's until release, the engine's until every sample is
+ *               retired, one while it lies in `news`, one for a posted abort, one for each mask
+ *               being made. The last one frees it
+ *   commands    items of the engine's mailbox: what the engine thread should do between two steps
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "kvstore/kv_hash.h"
+#include "runtime/constraint.h"
+#include "runtime/engine.h"
+#include "runtime/executor.h"
+#include "runtime/mailbox.h"
+#include "runtime/model.h"
+#include "runtime/sched.h"
+
+typedef enum engine_command_kind {
+    ENGINE_COMMAND_SUBMIT,
+    ENGINE_COMMAND_ABORT,
+    ENGINE_COMMAND_CALL,
+} engine_command_kind_t;
+
+typedef struct engine_command {
+    mailbox_item_t item;
+    engine_command_kind_t kind;
+} engine_command_t;
+
+/* A function run on the engine thread while its caller waits. */
+typedef struct engine_call {
+    engine_command_t command;
+    weft_status_t (*fn)(engine_t *engine);
+    weft_status_t status;
+    bool is_done; /* guarded by call_lock */
+} engine_call_t;
+
+typedef struct engine_sample {
+    sched_seq_t seq;
+    engine_request_t *request;
+    k_sampled_t *logprobs; /* [max_tokens] or NULL */
+    uint32_t *mask;        /* [mask_words] or NULL: what the next token may be */
+    constraint_t constraint;
+    int32_t stop_token;
+    /* released by the engine, acquired by engine_request_answer: tokens first, then the end */
+    atomic_uint n_tokens;
+    atomic_int finish;
+} engine_sample_t;
+
+struct engine_request {
+    engine_t *engine;
+    engine_client_t *client;
+    void *user;
+    const char *id;
+    atomic_uint refs;
+    atomic_bool is_released;
+    atomic_bool is_abort_posted;
+    atomic_bool is_listed; /* in the client's news */
+    mailbox_item_t news;
+    engine_command_t submit_command;
+    engine_command_t abort_command;
+
+    const int32_t *stop_ids; /* end tokens unless ignored, then the request's own */
+    uint32_t n_end_ids;
+    uint32_t n_stop_ids;
+    uint32_t min_tokens;
+    const k_bias_t *bias;
+    const uint32_t *allowed; /* [mask_words] or NULL */
+    const int32_t *bad_words;
+    const uint32_t *bad_word_lengths;
+    uint32_t n_bad_words;
+    weft_diag_t *diag; /* of the constraints, or NULL */
+    uint32_t n_prompt;
+    k_sampled_t *prompt_logprobs; /* [n_prompt] or NULL */
+    atomic_bool has_prompt_logprobs;
+
+    uint64_t arrival_ns;
+    atomic_uint_fast64_t scheduled_ns;
+    atomic_uint_fast64_t first_token_ns;
+    atomic_uint_fast64_t finished_ns;
+    atomic_uint cached_tokens;
+    atomic_uint preemptions;
+
+    uint32_t n_unfinished; /* samples; engine thread, so for the next */
+    uint32_t n_unretired;
+    uint32_t n_samples;
+    engine_sample_t *samples; /* [n_samples] */
+};
+
+struct engine_client {
+    engine_t *engine;
+    atomic_uint refs; /* its owner's, and one for each request */
+    mailbox_t news;
+    mailbox_item_t *taken; /* from the mailbox, oldest first */
+};
+
+/* What the options and the model come to. */
+typedef struct engine_plan {
+    uint32_t max_context;
+    uint32_t max_slots;
+    uint32_t n_blocks;
+    k_dtype_t kv_dtype;
+    kv_layout_t layout;
+    step_limits_t limits;
+    model_limits_t model_limits;
+} engine_plan_t;
+
+/* Gauges and counters as the last step left them. */
+typedef struct engine_gauges {
+    atomic_uint running;
+    atomic_uint waiting;
+    atomic_uint free_blocks;
+    atomic_uint_fast64_t steps;
+    atomic_uint_fast64_t prompt_tokens;
+    atomic_uint_fast64_t generation_tokens;
+    atomic_uint_fast64_t prefix_queries;
+    atomic_uint_fast64_t prefix_hits;
+    atomic_uint_fast64_t preemptions;
+} engine_gauges_t;
+
+struct engine {
+    atomic_uint refs; /* its owner's, and one for each client */
+    model_config_t model_config;
+    engine_plan_t plan;
+    uint32_t mask_words;
+    uint32_t max_requests; /* running and queued */
+    bool is_caching;
+    const char *hash_seed;
+    uint64_t seed;
+
+    weft_device_t *device;
+    k_stream_t *stream;
+    model_t *model;
+    kv_pool_t *pool;
+    kv_index_t *index;
+    kv_hasher_t *hasher;
+    executor_t *executor;
+    step_plan_t *step;
+    sched_t *sched;
+    text_grammar_factory_t *grammars;
+    constraint_worker_t *worker;
+
+    mailbox_t mailbox;
+    pthread_t thread;
+    bool is_thread_started;
+    bool has_call_lock;
+    pthread_mutex_t call_lock;
+    pthread_cond_t call_done;
+    bool is_closed; /* guarded by call_lock: the thread takes no more calls */
+    uint32_t depth; /* steps in flight */
+
+    atomic_bool is_draining;
+    atomic_bool is_stopping;
+    atomic_bool is_healthy;
+    atomic_uint n_requests; /* submitted, not finished */
+    atomic_uint_fast64_t n_drawn_seeds;
+    engine_gauges_t gauges;
+    void (*on_step)(void *user, uint32_t tokens);
+    void *on_step_user;
+    atomic_uint_fast64_t chaos; /* state of the disturber; 0: none */
+};
+
+/* engine_plan.c: sizes from options, model and memory; one clear line when they do not work out. */
+weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
+                               const model_source_t *source, const weft_device_t *device,
+                               const k_ops_t *ops, weft_diag_t *diag);
+
+/* engine_thread.c */
+weft_status_t engine_thread_start(engine_t *engine);
+void engine_thread_stop(engine_t *engine);
+void engine_post(engine_t *engine, engine_command_t *command, engine_command_kind_t kind);
+/* Runs fn between two steps. WEFT_ERR_STOPPING: the thread has ended. */
+weft_status_t engine_call(engine_t *engine, weft_status_t (*fn)(engine_t *engine));
+
+/* engine_events.c: what the scheduler and the constraint worker report. */
+sched_events_t engine_events(engine_t *engine);
+void engine_on_mask_made(void *user, constraint_t *constraint);
+/* For one that never reached the scheduler. */
+void engine_sample_finish(engine_sample_t *sample, engine_finish_t reason);
+void engine_sample_retire(engine_sample_t *sample);
+
+/* engine_mask.c: whether sample->mask now holds what may come next. */
+sched_mask_t engine_mask_make(engine_sample_t *sample);
+
+/* engine_build.c */
+weft_status_t engine_request_check(const engine_t *engine, const engine_submit_t *submit,
+                                   weft_diag_t *diag);
+weft_status_t engine_request_create(engine_t *engine, const engine_submit_t *submit,
+                                    engine_request_t **request_out);
+
+/* engine_request.c */
+void engine_request_unref(engine_request_t *request);
+bool engine_request_is_finished(const engine_request_t *request);
+
+/* engine_client.c: puts the request into its client's news unless it is there. */
+void engine_client_tell(engine_request_t *request);
+void engine_client_unref(engine_client_t *client);
+void engine_unref(engine_t *engine);
+
+/*
+ * For tests: from now on sequences are preempted and budgets changed at random, one or two steps
+ * are in flight, and the scheduler is checked after each. 0 ends it.
+ */
+void engine_set_chaos(engine_t *engine, uint64_t seed);

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A request seen by those who gave it to the engine. */
+#include "base/alloc.h"
+#include "runtime/engine_priv.h"
+
+weft_status_t engine_submit(engine_t *engine, engine_client_t *client,
+                            const engine_submit_t *submit, weft_diag_t *diag,
+                            engine_request_t **request_out)
+{
+    if (!atomic_load(&engine->is_healthy)) {
+        return weft_diag(diag, WEFT_ERR_DEVICE, "the engine has failed");
+    }
+    if (atomic_load(&engine->is_draining)) {
+        return weft_diag(diag, WEFT_ERR_STOPPING, "shutting down, takes no new requests");
+    }
+    weft_status_t status = engine_request_check(engine, submit, diag);
+    if (status < 0) {
+        return status;
+    }
+    if (atomic_fetch_add(&engine->n_requests, 1) >= engine->max_requests) {
+        atomic_fetch_sub(&engine->n_requests, 1);
+        return weft_diag(diag, WEFT_ERR_QUEUE_FULL, "%u requests run or wait already",
+                         engine->max_requests);
+    }
+    engine_request_t *request = NULL;
+    status = engine_request_create(engine, submit, &request);
+    if (status < 0) {
+        atomic_fetch_sub(&engine->n_requests, 1);
+        return weft_diag(diag, status, "no memory for the request");
+    }
+    request->client = client;
+    atomic_fetch_add(&client->refs, 1);
+    *request_out = request; /* before the post: news may arrive at once */
+    engine_post(engine, &request->submit_command, ENGINE_COMMAND_SUBMIT);
+    return WEFT_OK;
+}
+
+bool engine_request_is_finished(const engine_request_t *request)
+{
+    for (uint32_t i = 0; i < request->n_samples; i++) {
+        if (atomic_load_explicit(&request->samples[i].finish, memory_order_acquire) ==
+            ENGINE_FINISH_NONE) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void engine_abort(engine_request_t *request)
+{
+    if (engine_request_is_finished(request) || atomic_exchange(&request->is_abort_posted, true)) {
+        return;
+    }
+    atomic_fetch_add(&request->refs, 1);
+    engine_post(request->engine, &request->abort_command, ENGINE_COMMAND_ABORT);
+}
+
+void engine_request_release(engine_request_t *request)
+{
+    atomic_store(&request->is_released, true);
+    engine_abort(request);
+    engine_request_unref(request);
+}
+
+void engine_request_unref(engine_request_t *request)
+{
+    if (atomic_fetch_sub(&request->refs, 1) > 1) {
+        return;
+    }
+    engine_client_t *client = request->client;
+    for (uint32_t i = 0; i < request->n_samples; i++) {
+        constraint_fini(&request->samples[i].constraint);
+    }
+    weft_free(request); /* everything it points to lies behind it */
+    engine_client_unref(client);
+}
+
+void *engine_request_user(const engine_request_t *request)
+{
+    return request->user;
+}
+
+uint32_t engine_request_samples(const engine_request_t *request)
+{
+    return request->n_samples;
+}
+
+engine_answer_t engine_request_answer(const engine_request_t *request, uint32_t sample)
+{
+    const engine_sample_t *s = &request->samples[sample];
+    /* The end first: when it is there, the count read after it is the last one. */
+    const int finish = atomic_load_explicit(&s->finish, memory_order_acquire);
+    return (engine_answer_t){
+        .tokens = s->seq.tokens + request->n_prompt,
+        .logprobs = s->logprobs,
+        .n_tokens = atomic_load_explicit(&s->n_tokens, memory_order_acquire),
+        .finish = (engine_finish_t)finish,
+        .stop_token = finish == ENGINE_FINISH_NONE ? -1 : s->stop_token,
+    };
+}
+
+engine_timings_t engine_request_timings(const engine_request_t *request)
+{
+    return (engine_timings_t){
+        .arrival_ns = request->arrival_ns,
+        .scheduled_ns = atomic_load(&request->scheduled_ns),
+        .first_token_ns = atomic_load(&request->first_token_ns),
+        .finished_ns = atomic_load(&request->finished_ns),
+        .cached_tokens = atomic_load(&request->cached_tokens),
+        .preemptions = atomic_load(&request->preemptions),
+    };
+}
+
+const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *request)
+{
+    return atomic_load_explicit(&request->has_prompt_logprobs, memory_order_acquire)
+               ? request->prompt_logprobs
+               : NULL;
+}

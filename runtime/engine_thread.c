@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The engine's one thread: commands, then a step; it sleeps when neither is there. */
+#include "base/compiler.h"
+#include "runtime/engine_priv.h"
+
+#define WEFT_LOG_MODULE "engine"
+#include "base/log.h"
+
+/* ---- commands ---- */
+
+void engine_post(engine_t *engine, engine_command_t *command, engine_command_kind_t kind)
+{
+    command->kind = kind;
+    mailbox_post(&engine->mailbox, &command->item);
+}
+
+weft_status_t engine_call(engine_t *engine, weft_status_t (*fn)(engine_t *engine))
+{
+    engine_call_t call = {.fn = fn, .status = WEFT_ERR_STOPPING};
+    pthread_mutex_lock(&engine->call_lock);
+    if (!engine->is_closed) {
+        engine_post(engine, &call.command, ENGINE_COMMAND_CALL);
+        while (!call.is_done) {
+            pthread_cond_wait(&engine->call_done, &engine->call_lock);
+        }
+    }
+    pthread_mutex_unlock(&engine->call_lock);
+    return call.status;
+}
+
+static void do_call(engine_t *engine, engine_call_t *call)
+{
+    pthread_mutex_lock(&engine->call_lock);
+    call->status = call->fn(engine);
+    call->is_done = true;
+    pthread_cond_broadcast(&engine->call_done);
+    pthread_mutex_unlock(&engine->call_lock);
+}
+
+static void refuse_sample(engine_sample_t *sample, engine_finish_t reason)
+{
+    sample->seq.state = SCHED_SEQ_DONE;
+    sample->seq.finish = reason;
+    engine_sample_finish(sample, reason);
+    engine_sample_retire(sample);
+}
+
+static void do_submit(engine_t *engine, engine_request_t *r)
+{
+    const bool is_healthy = atomic_load(&engine->is_healthy);
+    const uint32_t n = r->n_samples; /* r may be gone after its last sample is refused */
+    engine_sample_t *samples = r->samples;
+    for (uint32_t i = 0; i < n; i++) {
+        engine_sample_t *sample = &samples[i];
+        if (!is_healthy || atomic_load(&engine->is_stopping)) {
+            refuse_sample(sample, is_healthy ? ENGINE_FINISH_ABORT : ENGINE_FINISH_ERROR);
+            continue;
+        }
+        if (sample->constraint.grammar != NULL) {
+            atomic_fetch_add(&r->refs, 1);
+            constraint_advance(engine->worker, &sample->constraint, -1);
+        }
+        if (sched_submit(engine->sched, &sample->seq) < 0) {
+            refuse_sample(sample, ENGINE_FINISH_ERROR);
+        }
+    }
+}
+
+static void do_abort(engine_t *engine, engine_request_t *r)
+{
+    for (uint32_t i = 0; i < r->n_samples; i++) {
+        sched_abort(engine->sched, &r->samples[i].seq, ENGINE_FINISH_ABORT);
+    }
+    engine_request_unref(r);
+}
+
+static void do_commands(engine_t *engine)
+{
+    mailbox_item_t *item = mailbox_take(&engine->mailbox);
+    while (item != NULL) {
+        engine_command_t *command = WEFT_CONTAINER(item, engine_command_t, item);
+        item = item->next;
+        switch (command->kind) {
+        case ENGINE_COMMAND_SUBMIT:
+            do_submit(engine, WEFT_CONTAINER(command, engine_request_t, submit_command));
+            break;
+        case ENGINE_COMMAND_ABORT:
+            do_abort(engine, WEFT_CONTAINER(command, engine_request_t, abort_command));
+            break;
+        case ENGINE_COMMAND_CALL:
+            do_call(engine, WEFT_CONTAINER(command, engine_call_t, command));
+            break;
+        }
+    }
+}
+
+/* ---- steps ---- */
+
+static void set(atomic_uint *gauge, uint32_t value)
+{
+    atomic_store_explicit(gauge, value, memory_order_relaxed);
+}
+
+static void set_64(atomic_uint_fast64_t *counter, uint64_t value)
+{
+    atomic_store_explicit(counter, value, memory_order_relaxed);
+}
+
+static void publish_gauges(engine_t *engine)
+{
+    const sched_stats_t stats = sched_stats(engine->sched);
+    engine_gauges_t *g = &engine->gauges;
+    set(&g->running, stats.running);
+    set(&g->waiting, stats.waiting);
+    set(&g->free_blocks, kv_pool_free_blocks(engine->pool));
+    set_64(&g->steps, stats.steps);
+    set_64(&g->prompt_tokens, stats.prompt_tokens);
+    set_64(&g->generation_tokens, stats.sampled_tokens);
+    set_64(&g->prefix_queries, stats.prefix_queries);
+    set_64(&g->prefix_hits, stats.prefix_hits);
+    set_64(&g->preemptions, stats.preemptions);
+}
+
+static void fail(engine_t *engine, weft_status_t status)
+{
+    weft_log_error("a step failed, the engine stops status=%s", weft_strerror(status));
+    atomic_store(&engine->is_healthy, false);
+    sched_abort_all(engine->sched, ENGINE_FINISH_ERROR);
+    sched_forget_flights(engine->sched);
+}
+
+static bool collect(engine_t *engine)
+{
+    step_result_t result;
+    const weft_status_t status = executor_collect(engine->executor, &result);
+    if (status < 0) {
+        fail(engine, status);
+        return false;
+    }
+    sched_commit(engine->sched, &result);
+    return true;
+}
+
+/* False when there is nothing to compute now. */
+static bool do_step(engine_t *engine)
+{
+    const uint32_t rows = sched_plan(engine->sched, engine->step);
+    if (rows > 0) {
+        const uint32_t tokens = sched_stats(engine->sched).last_step_tokens;
+        const weft_status_t status = executor_launch(engine->executor, engine->step);
+        if (status < 0) {
+            fail(engine, status);
+            return false;
+        }
+        if (engine->on_step != NULL) {
+            engine->on_step(engine->on_step_user, tokens);
+        }
+    }
+    const uint32_t in_flight = sched_in_flight(engine->sched);
+    const uint32_t most = rows == 0 ? 0 : engine->depth - 1; /* that may stay in flight */
+    for (uint32_t i = most; i < in_flight; i++) {
+        if (!collect(engine)) {
+            return false;
+        }
+    }
+    return rows > 0 || in_flight > 0;
+}
+
+/* ---- disturbing, for tests ---- */
+
+static uint64_t draw(engine_t *engine)
+{
+    uint64_t x = atomic_load_explicit(&engine->chaos, memory_order_relaxed);
+    const uint64_t before = x;
+    x ^= x << 13; /* Marsaglia's xorshift64: never 0 */
+    x ^= x >> 7;
+    x ^= x << 17;
+    uint64_t expected = before;
+    atomic_compare_exchange_strong(&engine->chaos, &expected, x);
+    return x;
+}
+
+static void disturb(engine_t *engine)
+{
+    if (atomic_load_explicit(&engine->chaos, memory_order_relaxed) == 0) {
+        return;
+    }
+    sched_check(engine->sched);
+    if (draw(engine) % 6 == 0) {
+        sched_preempt_nth(engine->sched, (uint32_t)(draw(engine) >> 33));
+    }
+    if (draw(engine) % 4 == 0) {
+        sched_set_budget(engine->sched,
+                         1 + (uint32_t)(draw(engine) % engine->plan.limits.max_tokens));
+    }
+    engine->depth = 1 + draw(engine) % SCHED_MAX_IN_FLIGHT;
+    sched_check(engine->sched);
+}
+
+void engine_set_chaos(engine_t *engine, uint64_t seed)
+{
+    atomic_store(&engine->chaos, seed);
+}
+
+/* ---- the thread ---- */
+
+static void close_down(engine_t *engine)
+{
+    sched_abort_all(engine->sched, ENGINE_FINISH_ABORT);
+    while (sched_in_flight(engine->sched) > 0 && collect(engine)) {
+    }
+    pthread_mutex_lock(&engine->call_lock);
+    engine->is_closed = true;
+    pthread_mutex_unlock(&engine->call_lock);
+    do_commands(engine);
+    publish_gauges(engine);
+}
+
+static void *run(void *arg)
+{
+    engine_t *engine = arg;
+    while (!atomic_load(&engine->is_stopping)) {
+        do_commands(engine);
+        disturb(engine);
+        const bool did_something = do_step(engine);
+        publish_gauges(engine);
+        if (!did_something) {
+            mailbox_wait(&engine->mailbox, -1);
+        }
+    }
+    close_down(engine);
+    return NULL;
+}
+
+weft_status_t engine_thread_start(engine_t *engine)
+{
+    publish_gauges(engine);
+    if (pthread_create(&engine->thread, NULL, run, engine) != 0) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    engine->is_thread_started = true;
+    return WEFT_OK;
+}
+
+void engine_thread_stop(engine_t *engine)
+{
+    if (engine->is_thread_started) {
+        atomic_store(&engine->is_draining, true);
+        atomic_store(&engine->is_stopping, true);
+        mailbox_wake(&engine->mailbox);
+        pthread_join(engine->thread, NULL);
+        engine->is_thread_started = false;
+    }
+}
