@@ -157,10 +157,9 @@ static size_t on_unescape(void *user, struct MHD_Connection *connection, char *t
 static struct MHD_Daemon *start_daemon(weft_http_server_t *server)
 {
     const weft_http_server_config_t *config = &server->config;
-    const struct MHD_OptionItem tls[] = {
-        {MHD_OPTION_HTTPS_CERT_CALLBACK2, (intptr_t)http_tls_retrieve, NULL},
-        {MHD_OPTION_END, 0, NULL},
-    };
+    /* Without TLS the options end here. */
+    const enum MHD_OPTION tls =
+        server->tls != NULL ? MHD_OPTION_HTTPS_CERT_CALLBACK2 : MHD_OPTION_END;
     const unsigned int flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG |
                                (server->tls != NULL ? (unsigned int)MHD_USE_TLS : 0u);
     return MHD_start_daemon(
@@ -170,7 +169,7 @@ static struct MHD_Daemon *start_daemon(weft_http_server_t *server)
         MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned int)config->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned int)config->idle_timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_BYTES,
-        MHD_OPTION_ARRAY, server->tls != NULL ? tls : &tls[1], MHD_OPTION_END);
+        tls, http_tls_retrieve, MHD_OPTION_END);
 }
 
 static weft_status_t start(weft_http_server_t *server, weft_diag_t *diag)
