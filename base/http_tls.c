@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <gnutls/x509.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -118,12 +119,32 @@ static weft_status_t read_pem(const char *path, weft_diag_t *diag, gnutls_datum_
     return status;
 }
 
+/* On its own first: GnuTLS 3.7 leaks a certificate that fails to parse beside its key. */
+static int check_cert(const gnutls_datum_t *cert)
+{
+    gnutls_x509_crt_t *chain = NULL;
+    unsigned int n = 0;
+    const int error = gnutls_x509_crt_list_import2(&chain, &n, cert, GNUTLS_X509_FMT_PEM, 0);
+    for (unsigned int i = 0; error >= 0 && i < n; i++) {
+        gnutls_x509_crt_deinit(chain[i]);
+    }
+    if (error >= 0) {
+        gnutls_free(chain);
+    }
+    return error;
+}
+
 /* Whether the two are PEM, and the key is the certificate's. */
 static weft_status_t check_pair(const http_tls_t *tls, const gnutls_datum_t *cert,
                                 const gnutls_datum_t *key, weft_diag_t *diag)
 {
     gnutls_certificate_credentials_t credentials = NULL;
-    int error = gnutls_certificate_allocate_credentials(&credentials);
+    int error = check_cert(cert);
+    if (error < 0) {
+        return weft_diag(diag, WEFT_ERR_MALFORMED, "certificate %s: %s", tls->cert.path,
+                         gnutls_strerror(error));
+    }
+    error = gnutls_certificate_allocate_credentials(&credentials);
     if (error < 0) {
         return WEFT_ERR_NO_MEMORY;
     }
