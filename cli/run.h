@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* run: what the files of `weft run` share. */
+#pragma once
+
+#include "base/buffer.h"
+#include "base/option.h"
+#include "runtime/engine.h"
+#include "runtime/model_source.h"
+
+typedef struct run_options {
+#define OPTION WEFT_OPTION_FIELD
+#include "cli/run_options.def"
+#undef OPTION
+} run_options_t;
+
+typedef struct run_prompt {
+    int32_t *ids; /* [n] */
+    uint32_t n;
+} run_prompt_t;
+
+/* The ids that the options ask for: read, rendered, tokenized. Free ids with weft_free. */
+weft_status_t run_prompt_make(const run_options_t *options, const model_source_t *source,
+                              const text_tokenizer_t *tokenizer, weft_diag_t *diag,
+                              run_prompt_t *prompt_out);
+
+/* What came of it. */
+typedef struct run_answer {
+    const run_prompt_t *prompt;
+    const int32_t *tokens; /* [n_tokens] */
+    uint32_t n_tokens;
+    const k_sampled_t *logprobs;        /* [n_tokens], NULL: not asked for */
+    const k_sampled_t *prompt_logprobs; /* [prompt->n], NULL: not asked for */
+    const weft_buffer_t *text;
+    const char *finish_reason; /* "stop", "length", "abort", "error" */
+    uint64_t load_ns;
+    engine_timings_t timings;
+} run_answer_t;
+
+/* One JSON object and a line end to stdout. WEFT_ERR_IO: errno says why. */
+weft_status_t run_report_json(const run_answer_t *answer);

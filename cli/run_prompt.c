@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <ctype.h>
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "cli/run.h"
+
+#define MAX_PROMPT_BYTES ((size_t)64 << 20)
+
+/* ---- ids ----------------------------------------------------------------------------------- */
+
+static weft_status_t copy_ids(const int32_t *ids, size_t n, weft_diag_t *diag,
+                              run_prompt_t *prompt_out)
+{
+    if (n == 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "the prompt is empty");
+    }
+    int32_t *copy = weft_calloc(n, sizeof(int32_t), "run.prompt");
+    if (copy == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    memcpy(copy, ids, n * sizeof(int32_t));
+    *prompt_out = (run_prompt_t){.ids = copy, .n = (uint32_t)n};
+    return WEFT_OK;
+}
+
+/* "1,2,3", blanks allowed. */
+static weft_status_t parse_ids(const char *text, uint32_t vocab, weft_diag_t *diag,
+                               run_prompt_t *prompt_out)
+{
+    const size_t most = strlen(text) / 2 + 1;
+    int32_t *ids = weft_calloc(most, sizeof(int32_t), "run.prompt");
+    if (ids == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    uint32_t n = 0;
+    for (const char *at = text;;) {
+        char *end;
+        errno = 0;
+        const long id = strtol(at, &end, 10);
+        if (end == at || errno != 0 || id < 0 || id >= (long)vocab) {
+            weft_free(ids);
+            return weft_diag(diag, WEFT_ERR_INVALID,
+                             "--prompt-ids: \"%.20s\" is no token id from 0 to %u", at, vocab - 1);
+        }
+        ids[n++] = (int32_t)id;
+        while (isspace((unsigned char)*end)) {
+            end++;
+        }
+        if (*end == '\0') {
+            break;
+        }
+        at = *end == ',' ? end + 1 : end;
+    }
+    *prompt_out = (run_prompt_t){.ids = ids, .n = n};
+    return WEFT_OK;
+}
+
+/* ---- text ---------------------------------------------------------------------------------- */
+
+static weft_status_t read_stream(FILE *file, const char *path, weft_buffer_t *text,
+                                 weft_diag_t *diag)
+{
+    char piece[65536];
+    size_t n;
+    while ((n = fread(piece, 1, sizeof(piece), file)) > 0) {
+        weft_buffer_append(text, piece, n);
+        if (text->length > MAX_PROMPT_BYTES) {
+            return weft_diag(diag, WEFT_ERR_TOO_LARGE, "%s: over %zu MiB", path,
+                             MAX_PROMPT_BYTES >> 20);
+        }
+    }
+    if (ferror(file)) {
+        return weft_diag(diag, WEFT_ERR_IO, "%s: %s", path, strerror(errno));
+    }
+    return text->is_failed ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+}
+
+static weft_status_t read_file(const char *path, weft_buffer_t *text, weft_diag_t *diag)
+{
+    if (strcmp(path, "-") == 0) {
+        return read_stream(stdin, "standard input", text, diag);
+    }
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        return weft_diag(diag, WEFT_ERR_NOT_FOUND, "%s: %s", path, strerror(errno));
+    }
+    const weft_status_t status = read_stream(file, path, text, diag);
+    fclose(file);
+    return status;
+}
+
+static weft_status_t encode(const text_tokenizer_t *tokenizer, const char *text, size_t length,
+                            bool add_special, weft_diag_t *diag, run_prompt_t *prompt_out)
+{
+    text_ids_t ids;
+    weft_status_t status =
+        text_tokenizer_encode(tokenizer, text, length, add_special, true, diag, &ids);
+    if (status >= 0) {
+        status = copy_ids(ids.data, ids.length, diag, prompt_out);
+        text_ids_free(ids);
+    }
+    return status;
+}
+
+/* ---- chat ---------------------------------------------------------------------------------- */
+
+/* The text of a token as templates print it, terminated; "" when there is none. */
+static weft_status_t token_text(const text_tokenizer_t *tokenizer, int32_t id, char **text_out)
+{
+    text_bytes_t bytes = {0};
+    if (id >= 0 && text_tokenizer_token_string(tokenizer, id, &bytes) < 0) {
+        bytes = (text_bytes_t){0};
+    }
+    *text_out = weft_strndup(bytes.length > 0 ? bytes.data : "", bytes.length, "run.token");
+    text_bytes_free(bytes);
+    return *text_out == NULL ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+}
+
+static weft_status_t open_template(const model_source_t *source, const text_tokenizer_t *tokenizer,
+                                   weft_diag_t *diag, text_template_t **template_out)
+{
+    size_t length;
+    const char *text = model_source_chat_template(source, &length);
+    if (text == NULL) {
+        return weft_diag(diag, WEFT_ERR_NOT_FOUND, "%s: has no chat template; run without --chat",
+                         model_source_path(source));
+    }
+    char *bos = NULL;
+    char *eos = NULL;
+    weft_status_t status = token_text(tokenizer, text_tokenizer_bos(tokenizer), &bos);
+    if (status >= 0) {
+        status = token_text(tokenizer, text_tokenizer_eos(tokenizer), &eos);
+    }
+    if (status >= 0) {
+        status = text_template_create(text, length, bos, eos, diag, template_out);
+    }
+    weft_free(bos);
+    weft_free(eos);
+    return status;
+}
+
+/* One user's message, as the variables of a template. NULL: no memory, or not UTF-8. */
+static char *chat_request(const char *message, size_t length)
+{
+    json_t *request = json_pack("{s:[{s:s,s:s%}],s:b}", "messages", "role", "user", "content",
+                                message, length, "add_generation_prompt", 1);
+    char *text = request == NULL ? NULL : json_dumps(request, JSON_COMPACT);
+    json_decref(request);
+    return text;
+}
+
+static weft_status_t encode_chat(const model_source_t *source, const text_tokenizer_t *tokenizer,
+                                 const char *message, size_t length, weft_diag_t *diag,
+                                 run_prompt_t *prompt_out)
+{
+    text_template_t *chat_template = NULL;
+    text_bytes_t rendered = {0};
+    weft_status_t status = open_template(source, tokenizer, diag, &chat_template);
+    if (status < 0) {
+        return status;
+    }
+    char *request = chat_request(message, length);
+    if (request == NULL) {
+        status = weft_diag(diag, WEFT_ERR_MALFORMED, "the prompt is not UTF-8");
+        goto cleanup;
+    }
+    status = text_template_render(chat_template, request, strlen(request), diag, &rendered);
+    if (status >= 0) {
+        status = encode(tokenizer, rendered.data, rendered.length, false, diag, prompt_out);
+    }
+
+cleanup:
+    text_bytes_free(rendered);
+    free(request); /* jansson's */
+    text_template_destroy(chat_template);
+    return status;
+}
+
+/* ---- which of them ------------------------------------------------------------------------- */
+
+static weft_status_t check_one_prompt(const run_options_t *options, weft_diag_t *diag)
+{
+    const int given = (options->prompt[0] != '\0') + (options->prompt_file[0] != '\0') +
+                      (options->prompt_ids[0] != '\0');
+    if (given != 1) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "give one of --prompt, --prompt-file and --prompt-ids");
+    }
+    if (options->chat && options->prompt_ids[0] != '\0') {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--chat takes a text, not --prompt-ids");
+    }
+    return WEFT_OK;
+}
+
+weft_status_t run_prompt_make(const run_options_t *options, const model_source_t *source,
+                              const text_tokenizer_t *tokenizer, weft_diag_t *diag,
+                              run_prompt_t *prompt_out)
+{
+    weft_status_t status = check_one_prompt(options, diag);
+    if (status < 0) {
+        return status;
+    }
+    if (options->prompt_ids[0] != '\0') {
+        return parse_ids(options->prompt_ids, model_source_config(source)->vocab, diag, prompt_out);
+    }
+    weft_buffer_t text = {0};
+    if (options->prompt_file[0] != '\0') {
+        status = read_file(options->prompt_file, &text, diag);
+    } else {
+        weft_buffer_puts(&text, options->prompt);
+        status = text.is_failed ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+    }
+    if (status >= 0 && options->chat) {
+        status = encode_chat(source, tokenizer, text.data, text.length, diag, prompt_out);
+    } else if (status >= 0) {
+        status = encode(tokenizer, text.data, text.length, true, diag, prompt_out);
+    }
+    weft_buffer_free(&text);
+    return status;
+}
