@@ -7,7 +7,6 @@
 pub enum Status {
     Ok = 0,
     Invalid = -1,
-    #[allow(dead_code)] // the output parsers answer with it
     NotFound = -4,
     TooLarge = -6,
     Unsupported = -7,

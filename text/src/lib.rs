@@ -5,6 +5,7 @@ mod api;
 mod border;
 mod error;
 mod grammar;
+mod output;
 mod stops;
 mod stream;
 mod template;

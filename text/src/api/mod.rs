@@ -2,6 +2,7 @@
 //! The functions of text.h, one file for each of its sections.
 
 mod grammar;
+mod output;
 mod stream;
 mod template;
 mod tokenizer;
