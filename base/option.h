@@ -107,9 +107,6 @@ typedef struct weft_option_spec {
     size_t n_flags;
     const weft_option_ignored_t *ignored;
     size_t n_ignored;
-    /* Groups of other commands: their variables may be set but are not read here. */
-    const weft_option_group_t *elsewhere;
-    size_t n_elsewhere;
     /* VLLM_ADDITIONAL_ARGS: flags, split as a shell would; they win over other variables. Or NULL. */
     const char *extra_arguments_variable;
     uint32_t max_positional;
@@ -119,8 +116,14 @@ typedef struct weft_option_spec {
 typedef struct weft_option_set weft_option_set_t; /* owns every string of the filled structs */
 
 /*
+ * The groups of all commands of this program, kept by reference: a variable of one of them may be
+ * set where another command runs. Called once, before the first parse; configs are not used.
+ */
+void weft_option_register(const weft_option_group_t *groups, size_t n_groups);
+
+/*
  * Fills every group's config from defaults, file, environment and argv[1..] (argv[0] is skipped).
- * WEFT_ERR_CANCELLED: --help was asked for and printed to stdout.
+ * WEFT_ERR_CANCELLED: --help was asked for and printed to stdout (--help=markdown: as markdown).
  * Anything wrong: diag, with the nearest known flag for an unknown one.
  */
 weft_status_t weft_option_set_parse(const weft_option_spec_t *spec, int argc, char **argv,

@@ -134,7 +134,11 @@ static weft_status_t read_flag(arguments_t *args)
         return read_known(args, cell, &flag);
     }
     if (option_name_is(is_short ? "h" : "help", flag.name, flag.length)) {
-        weft_option_print_help(args->set->spec, stdout);
+        if (flag.value != NULL && strcmp(flag.value, "markdown") == 0) {
+            weft_option_print_markdown(args->set->spec, stdout);
+        } else {
+            weft_option_print_help(args->set->spec, stdout);
+        }
         return WEFT_ERR_CANCELLED;
     }
     if (args->set->spec->has_config_file && option_name_is("config", flag.name, flag.length)) {

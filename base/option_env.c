@@ -32,11 +32,20 @@ static bool is_no_option(const char *name, const char *value)
            (starts_with(value, "tcp://") || starts_with(value, "udp://"));
 }
 
-static bool is_elsewhere(const weft_option_spec_t *spec, const char *flag)
+static const weft_option_group_t *registered;
+static size_t n_registered;
+
+void weft_option_register(const weft_option_group_t *groups, size_t n_groups)
 {
-    for (size_t g = 0; g < spec->n_elsewhere; g++) {
-        for (size_t i = 0; i < spec->elsewhere[g].n_rows; i++) {
-            if (option_name_is(spec->elsewhere[g].rows[i].flag, flag, strlen(flag))) {
+    registered = groups;
+    n_registered = n_groups;
+}
+
+static bool is_of_other_command(const char *flag)
+{
+    for (size_t g = 0; g < n_registered; g++) {
+        for (size_t i = 0; i < registered[g].n_rows; i++) {
+            if (option_name_is(registered[g].rows[i].flag, flag, strlen(flag))) {
                 return true;
             }
         }
@@ -73,7 +82,7 @@ static weft_status_t read_variable(weft_option_set_t *set, const char *entry, we
         set->config_path = set->config_path == NULL ? equals + 1 : set->config_path;
         return WEFT_OK;
     }
-    if (strcmp(flag, "config") == 0 || is_elsewhere(set->spec, flag)) {
+    if (strcmp(flag, "config") == 0 || is_of_other_command(flag)) {
         return WEFT_OK;
     }
     return option_report_unknown(set, name, flag, strlen(flag), diag);

@@ -66,7 +66,7 @@ static weft_status_t parse_options(bench_t *bench, int argc, char **argv, weft_d
         CLI_OPTION_GROUP(bench_model, "Measurement", &bench->options),
         CLI_OPTION_GROUP(engine, "Engine", &bench->engine),
     };
-    weft_option_spec_t spec = {
+    const weft_option_spec_t spec = {
         .usage = "weft bench model --model PATH -p 512 -n 128 -t 2 -r 5 [--json]",
         .about = "Measures prefill and decode of one model, in tokens a second.",
         .groups = groups,
@@ -75,7 +75,6 @@ static weft_status_t parse_options(bench_t *bench, int argc, char **argv, weft_d
         .n_flags = WEFT_ARRAY_LEN(letters),
         .max_positional = 1,
     };
-    spec.elsewhere = cli_option_tables(&spec.n_elsewhere);
     const weft_status_t status = weft_option_set_parse(&spec, argc, argv, diag, &bench->set);
     if (status >= 0 && bench->options.model[0] == '\0' &&
         weft_option_positional_count(bench->set) == 1) {

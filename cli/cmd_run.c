@@ -64,7 +64,7 @@ static weft_status_t parse_options(run_t *run, int argc, char **argv, weft_diag_
         CLI_OPTION_GROUP(run, "Prompt and answer", &run->options),
         CLI_OPTION_GROUP(engine, "Engine", &run->engine_options),
     };
-    weft_option_spec_t spec = {
+    const weft_option_spec_t spec = {
         .usage = "weft run --model PATH (--prompt TEXT | --prompt-file F | --prompt-ids 1,2,3)",
         .about = "Continues one prompt, or answers it with --chat, and prints what comes.",
         .groups = groups,
@@ -72,7 +72,6 @@ static weft_status_t parse_options(run_t *run, int argc, char **argv, weft_diag_
         .max_positional = 1,
         .has_config_file = true,
     };
-    spec.elsewhere = cli_option_tables(&spec.n_elsewhere);
     const weft_status_t status = weft_option_set_parse(&spec, argc, argv, diag, &run->set);
     if (status >= 0 && run->options.model[0] == '\0' &&
         weft_option_positional_count(run->set) == 1) {

@@ -23,3 +23,6 @@
 
 /* Prints "weft: error: <diag>" and returns the exit code that goes with status. */
 int cli_fail(weft_status_t status, const weft_diag_t *diag);
+
+/* Runs the command that argv[0] names. */
+int cli_dispatch(int argc, char **argv);

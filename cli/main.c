@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cli/commands.h"
+#include "cli/option_tables.h"
 
 typedef struct command {
     const char *name;
@@ -41,26 +42,35 @@ int cli_fail(weft_status_t status, const weft_diag_t *diag)
     }
 }
 
+int cli_dispatch(int argc, char **argv)
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(commands); i++) {
+        if (strcmp(argv[0], commands[i].name) == 0) {
+            return commands[i].run(argc, argv);
+        }
+    }
+    fprintf(stderr, "weft: error: no command \"%s\"\n\n", argv[0]);
+    print_commands(stderr);
+    return CLI_EXIT_INVALID;
+}
+
 int main(int argc, char **argv)
 {
+    static char version[] = "version";
     if (argc < 2) {
         print_commands(stderr);
         return CLI_EXIT_INVALID;
     }
-    const char *name = argv[1];
-    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         print_commands(stdout);
         return CLI_EXIT_OK;
     }
-    if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
-        name = "version";
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+        argv[1] = version;
     }
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(commands); i++) {
-        if (strcmp(name, commands[i].name) == 0) {
-            return commands[i].run(argc - 1, argv + 1);
-        }
-    }
-    fprintf(stderr, "weft: error: no command \"%s\"\n\n", name);
-    print_commands(stderr);
-    return CLI_EXIT_INVALID;
+    size_t n_tables = 0;
+    const weft_option_group_t *tables = cli_option_tables(&n_tables);
+    weft_option_register(tables, n_tables);
+    return cli_dispatch(argc - 1, argv + 1);
 }

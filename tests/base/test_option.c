@@ -32,7 +32,7 @@ static const weft_option_t other_rows[] = {
 
 static config_t config;
 static const weft_option_group_t groups[] = {{"Engine", rows, WEFT_ARRAY_LEN(rows), &config}};
-static const weft_option_group_t elsewhere[] = {{"Other", other_rows, 1, NULL}};
+static const weft_option_group_t of_others[] = {{"Other", other_rows, 1, NULL}};
 static const weft_option_alias_t variables[] = {{"VLLM_HOST_IP", "host"}};
 static const weft_option_alias_t flags[] = {{"b", "block-size"}, {"caching", "enable-caching"}};
 static const weft_option_ignored_t ignored[] = {
@@ -51,8 +51,6 @@ static const weft_option_spec_t spec = {
     .n_flags = 2,
     .ignored = ignored,
     .n_ignored = 2,
-    .elsewhere = elsewhere,
-    .n_elsewhere = 1,
     .extra_arguments_variable = "VLLM_ADDITIONAL_ARGS",
     .max_positional = 2,
     .has_config_file = true,
@@ -326,12 +324,16 @@ static void variables_of_others_are_left_alone(void **state)
     setenv("WEFT_TEST_SEED", "4", 1);
     setenv("WEFT_CARGO_TARGET_DIR", "/x", 1);
     setenv("WEFT_CACHE_DIR", "/x", 1);
+    weft_option_register(of_others, 1);
     setenv("WEFT_WORKERS", "not a number, but not ours either", 1);
     setenv("WEFT_SERVICE_HOST", "10.0.0.1", 1);
     setenv("WEFT_PORT", "tcp://10.0.0.1:80", 1);
     setenv("WEFT_PORT_80_TCP_ADDR", "10.0.0.1", 1);
     setenv("WEFTED", "4", 1);
     assert_status(parse(NULL), WEFT_OK);
+    weft_option_register(NULL, 0);
+    assert_status(parse(NULL), WEFT_ERR_INVALID);
+    check_diag("WEFT_WORKERS is unknown; --help lists what there is");
 }
 
 static void alias_variables_stand_behind_our_own(void **state)
@@ -470,7 +472,7 @@ static void help_shows_every_option_with_its_default(void **state)
     }
     free(text);
     FILE *out = freopen("/dev/null", "w", stdout);
-    const weft_status_t status = parse("--seed", "1", "--help", "--nonsense", NULL);
+    const weft_status_t status = parse("--seed", "1", "--help=markdown", "--nonsense", NULL);
     const weft_status_t status_short = parse("-h", NULL);
     out = freopen("/dev/stderr", "w", stdout);
     assert_non_null(out);
