@@ -13,10 +13,12 @@
 #define MAX_PIECE 128
 
 /*
- * Kernels that round activations (to 8 bits for quantized weights, to bf16 or f16 products) stay
- * within this share of the logits' range; those that do not, within the reference's tolerance.
+ * The fast kernels round activations to 8 bits for quantized weights; so rounded, these small models
+ * with random weights move by shares of the logits' range. (The plain kernels, made to round alike,
+ * move by the same: up to 0.048.) Everything else is held to the reference's own tolerance.
  */
-#define ROUNDED_SHARE 0.02
+#define ROUNDED_LOGIT   0.06  /* any logit */
+#define ROUNDED_LOGPROB 0.004 /* a token's log-probability, on average over a sequence */
 
 typedef struct sequence {
     uint32_t blocks[BLOCKS]; /* its block table */
@@ -92,12 +94,11 @@ typedef struct tolerance {
 static tolerance_t tolerance_of(const json_t *golden, const char *name, const char *isa)
 {
     const double range = json_number_value(json_object_get(golden, "logit_range"));
-    const bool is_exact = strcmp(isa, "ref") == 0 || strstr(name, "f32") != NULL;
-    if (is_exact) {
+    if (strcmp(isa, "ref") == 0 || strstr(name, "q8_0") == NULL) {
         return (tolerance_t){json_number_value(json_object_get(golden, "tolerance_max_abs")),
                              1e-5 * range, 0.0};
     }
-    return (tolerance_t){ROUNDED_SHARE * range, ROUNDED_SHARE * range, 2 * ROUNDED_SHARE * range};
+    return (tolerance_t){ROUNDED_LOGIT * range, ROUNDED_LOGPROB * range, 2 * ROUNDED_LOGIT * range};
 }
 
 static void check_logits(const json_t *sequence, const float *last, const tolerance_t *tolerance,
