@@ -374,30 +374,40 @@ static void generation_defaults_and_end_tokens_are_joined(void **state)
     folder_remove(&folder);
 }
 
-static void every_failed_allocation_fails_the_open_cleanly(void **state)
+/* Opens a model and builds its tokenizer. */
+static weft_status_t load_all(const char *path, weft_diag_t *diag)
+{
+    model_source_t *source = NULL;
+    text_tokenizer_t *tokenizer = NULL;
+    weft_status_t status = model_source_open(path, diag, &source);
+    if (status == WEFT_OK) {
+        status = model_source_tokenizer(source, diag, &tokenizer);
+    }
+    text_tokenizer_destroy(tokenizer);
+    model_source_close(source);
+    return status;
+}
+
+static void every_failed_allocation_fails_the_load_cleanly(void **state)
 {
     (void)state;
     static const char *const paths[] = {TINY("llama-sharded"), TINY("qwen2-gguf-q8_0/model.gguf")};
     for (size_t i = 0; i < WEFT_ARRAY_LEN(paths); i++) {
-        weft_diag_t diag;
-        model_source_t *source = NULL;
         weft_status_t status;
         const size_t before = weft_alloc_live_bytes();
         uint64_t n = 0;
         do {
-            memset(&diag, 0, sizeof(diag));
+            weft_diag_t diag = {0};
             weft_alloc_fail_nth(++n);
-            status = model_source_open(paths[i], &diag, &source);
+            status = load_all(paths[i], &diag);
             weft_alloc_fail_nth(0);
+            assert_int_equal(weft_alloc_live_bytes(), before);
             if (status != WEFT_OK) {
                 assert_int_equal(status, WEFT_ERR_NO_MEMORY);
                 assert_non_null(strstr(diag.text, "out of memory"));
-                assert_int_equal(weft_alloc_live_bytes(), before);
             }
         } while (status != WEFT_OK);
         assert_true(n > 5);
-        model_source_close(source);
-        assert_int_equal(weft_alloc_live_bytes(), before);
     }
 }
 
@@ -435,7 +445,7 @@ int main(void)
         cmocka_unit_test(the_chat_template_is_found_in_each_of_its_places),
         cmocka_unit_test(an_index_is_held_against_its_shards),
         cmocka_unit_test(generation_defaults_and_end_tokens_are_joined),
-        cmocka_unit_test(every_failed_allocation_fails_the_open_cleanly),
+        cmocka_unit_test(every_failed_allocation_fails_the_load_cleanly),
         cmocka_unit_test(the_default_model_is_what_its_card_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
