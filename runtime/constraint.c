@@ -19,12 +19,6 @@ struct constraint_worker {
 static weft_status_t make_mask(constraint_t *c)
 {
     weft_status_t status = WEFT_OK;
-    if (c->matcher == NULL) {
-        status = text_matcher_create(c->grammar, &c->matcher);
-        if (status < 0) {
-            return weft_diag(c->diag, status, "grammar: %s", weft_strerror(status));
-        }
-    }
     if (c->token >= 0) {
         status = text_matcher_advance(c->matcher, c->token, c->diag);
     }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * constraint: a sample's walk through its grammar, whose masks are made on a thread of their own,
- * so that a slow grammar delays its own request and nobody else.
+ * so that a slow grammar delays constrained requests, never a step.
  *
- * A constraint belongs to the engine thread, but to the worker while it is CONSTRAINT_BUSY. Its
- * first state is CONSTRAINT_NEW; advance is called for a READY one after a token was sampled.
+ * A constraint is the engine thread's, but the worker's while it is CONSTRAINT_BUSY. The first
+ * advance makes the first mask; later ones follow a sampled token.
  */
 #pragma once
 
@@ -25,9 +25,8 @@ typedef enum constraint_state {
 
 typedef struct constraint {
     mailbox_item_t item;
-    const text_grammar_t *grammar; /* borrowed */
-    text_matcher_t *matcher;
-    uint32_t *mask; /* [words], the owner's memory */
+    text_matcher_t *matcher; /* NULL: unconstrained */
+    uint32_t *mask;          /* [words], the owner's memory */
     size_t words;
     int32_t token;     /* to take before the mask is made; -1: none */
     atomic_int state;  /* constraint_state_t; released by the worker, acquired by the engine */
@@ -45,4 +44,4 @@ void constraint_worker_destroy(constraint_worker_t *worker); /* NULL is fine; fi
 /* Makes the next mask, after token (-1: the first). */
 void constraint_advance(constraint_worker_t *worker, constraint_t *constraint, int32_t token);
 constraint_state_t constraint_state(const constraint_t *constraint);
-void constraint_fini(constraint_t *constraint); /* not while BUSY */
+void constraint_fini(constraint_t *constraint); /* destroys the matcher; not while BUSY */

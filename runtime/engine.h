@@ -81,7 +81,7 @@ typedef struct engine_sampling {
     uint32_t n_bad_words;
 } engine_sampling_t;
 
-/* Everything is copied by submit, except grammar, which is kept until the request is released. */
+/* Everything is copied by submit. */
 typedef struct engine_submit {
     const char *id; /* for the log */
     const int32_t *prompt;

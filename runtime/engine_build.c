@@ -329,7 +329,6 @@ static void fill_constraint(const engine_submit_t *submit, const sizes_t *sizes,
         return;
     }
     sample->constraint = (constraint_t){
-        .grammar = submit->grammar,
         .mask = parts->grammar_masks + (size_t)i * sizes->words,
         .words = sizes->words,
         .diag = &parts->diag[i],
@@ -400,6 +399,15 @@ static weft_status_t hash_prompt(const engine_t *engine, engine_request_t *r)
     return WEFT_OK;
 }
 
+static weft_status_t create_matchers(const engine_submit_t *submit, engine_request_t *r)
+{
+    weft_status_t status = WEFT_OK;
+    for (uint32_t i = 0; submit->grammar != NULL && status == WEFT_OK && i < r->n_samples; i++) {
+        status = text_matcher_create(submit->grammar, &r->samples[i].constraint.matcher);
+    }
+    return status;
+}
+
 weft_status_t engine_request_create(engine_t *engine, const engine_submit_t *submit,
                                     engine_request_t **request_out)
 {
@@ -425,9 +433,12 @@ weft_status_t engine_request_create(engine_t *engine, const engine_submit_t *sub
     for (uint32_t i = 0; i < submit->n; i++) {
         fill_sample(submit, &sizes, &parts, i, seed);
     }
-    const weft_status_t status = hash_prompt(engine, parts.request);
+    weft_status_t status = hash_prompt(engine, parts.request);
+    if (status == WEFT_OK) {
+        status = create_matchers(submit, parts.request);
+    }
     if (status < 0) {
-        weft_free(carve.base);
+        engine_request_free(parts.request);
         return status;
     }
     *request_out = parts.request;

@@ -42,7 +42,7 @@ static void advance_constraint(engine_t *engine, engine_sample_t *sample, int32_
     engine_request_t *r = sample->request;
     const bool is_last =
         is_end(r, token, r->n_stop_ids) || seq->n_tokens - seq->n_prompt == seq->max_tokens;
-    if (sample->constraint.grammar != NULL && !is_last) {
+    if (sample->constraint.matcher != NULL && !is_last) {
         atomic_fetch_add(&r->refs, 1);
         constraint_advance(engine->worker, &sample->constraint, token);
     }
@@ -59,7 +59,7 @@ static void on_token(void *user, sched_seq_t *seq, const k_sampled_t *sampled)
     set_once(&r->first_token_ns);
     atomic_store_explicit(&sample->n_tokens, n, memory_order_release);
     advance_constraint(user, sample, sampled->chosen.token);
-    if (n >= r->min_tokens && sample->constraint.grammar == NULL && r->allowed == NULL &&
+    if (n >= r->min_tokens && sample->constraint.matcher == NULL && r->allowed == NULL &&
         r->n_bad_words == 0) {
         seq->has_mask = false; /* it was min_tokens alone */
     }

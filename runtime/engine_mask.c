@@ -27,7 +27,7 @@ static bool is_empty(const uint32_t *mask, size_t words, uint32_t vocab)
 static void start_mask(const engine_sample_t *sample, size_t words)
 {
     const uint32_t *allowed = sample->request->allowed;
-    const bool has_grammar = sample->constraint.grammar != NULL;
+    const bool has_grammar = sample->constraint.matcher != NULL;
     for (size_t i = 0; i < words; i++) {
         sample->mask[i] = (allowed == NULL ? UINT32_MAX : allowed[i]) &
                           (has_grammar ? sample->constraint.mask[i] : UINT32_MAX);
@@ -71,7 +71,7 @@ sched_mask_t engine_mask_make(engine_sample_t *sample)
     const engine_t *engine = sample->request->engine;
     const uint32_t vocab = engine->model_config.vocab;
     const size_t words = engine->mask_words;
-    if (sample->constraint.grammar != NULL) {
+    if (sample->constraint.matcher != NULL) {
         const constraint_state_t state = constraint_state(&sample->constraint);
         if (state != CONSTRAINT_READY) {
             return state == CONSTRAINT_FAILED ? SCHED_MASK_FAILED : SCHED_MASK_LATER;

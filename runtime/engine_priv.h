@@ -196,6 +196,7 @@ weft_status_t engine_request_create(engine_t *engine, const engine_submit_t *sub
 
 /* engine_request.c */
 void engine_request_unref(engine_request_t *request);
+void engine_request_free(engine_request_t *request);
 bool engine_request_is_finished(const engine_request_t *request);
 
 /* engine_client.c: puts the request into its client's news unless it is there. */

@@ -62,17 +62,21 @@ void engine_request_release(engine_request_t *request)
     engine_request_unref(request);
 }
 
-void engine_request_unref(engine_request_t *request)
+void engine_request_free(engine_request_t *request)
 {
-    if (atomic_fetch_sub(&request->refs, 1) > 1) {
-        return;
-    }
-    engine_client_t *client = request->client;
     for (uint32_t i = 0; i < request->n_samples; i++) {
         constraint_fini(&request->samples[i].constraint);
     }
-    weft_free(request); /* everything it points to lies behind it */
-    engine_client_unref(client);
+    weft_free(request); /* everything else it points to lies behind it */
+}
+
+void engine_request_unref(engine_request_t *request)
+{
+    if (atomic_fetch_sub(&request->refs, 1) == 1) {
+        engine_client_t *client = request->client;
+        engine_request_free(request);
+        engine_client_unref(client);
+    }
 }
 
 void *engine_request_user(const engine_request_t *request)

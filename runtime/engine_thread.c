@@ -56,7 +56,7 @@ static void do_submit(engine_t *engine, engine_request_t *r)
             refuse_sample(sample, is_healthy ? ENGINE_FINISH_ABORT : ENGINE_FINISH_ERROR);
             continue;
         }
-        if (sample->constraint.grammar != NULL) {
+        if (sample->constraint.matcher != NULL) {
             atomic_fetch_add(&r->refs, 1);
             constraint_advance(engine->worker, &sample->constraint, -1);
         }
