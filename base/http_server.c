@@ -271,3 +271,12 @@ uint32_t weft_http_server_connections(const weft_http_server_t *server)
 {
     return server->n_connections;
 }
+
+uint32_t weft_http_server_exchanges(const weft_http_server_t *server)
+{
+    uint32_t n = 0;
+    for (const http_connection_t *c = server->connections; c != NULL; c = c->next) {
+        n += c->is_busy;
+    }
+    return n;
+}

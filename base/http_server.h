@@ -55,6 +55,8 @@ void weft_http_server_stop_listening(weft_http_server_t *server); /* open exchan
 void weft_http_server_destroy(weft_http_server_t *server);
 uint16_t weft_http_server_port(const weft_http_server_t *server);
 uint32_t weft_http_server_connections(const weft_http_server_t *server);
+/* Requests begun whose answers are not wholly handed to the system. */
+uint32_t weft_http_server_exchanges(const weft_http_server_t *server);
 
 /* What was asked. Strings live as long as the exchange; NULL: no such query or header. */
 const char *weft_http_method(const weft_http_exchange_t *exchange);
