@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/option_tables.h"
+#include "services/api/api_server.h"
+
+static weft_status_t find_model(const weft_option_set_t *set, const api_options_t *options,
+                                weft_diag_t *diag, const char **path_out)
+{
+    const char *named = options->model[0] != '\0' ? options->model : NULL;
+    const char *placed =
+        weft_option_positional_count(set) > 0 ? weft_option_positional(set, 0) : NULL;
+
+    if (named != NULL && placed != NULL && strcmp(named, placed) != 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "two models: %s and --model %s", placed, named);
+    }
+    *path_out = placed != NULL ? placed : named;
+    return *path_out != NULL
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_INVALID,
+                           "no model: weft serve MODEL (a .gguf or .safetensors file, "
+                           "or a folder)");
+}
+
+static weft_status_t serve(const weft_option_set_t *set, const api_options_t *options,
+                           const engine_options_t *engine_options, weft_diag_t *diag)
+{
+    weft_log_level_t level;
+    const char *path = NULL;
+    api_server_t *server = NULL;
+    weft_status_t status = weft_log_level_parse(options->log_level, &level);
+
+    if (status < 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--log-level %s: not a level", options->log_level);
+    }
+    weft_log_set_level(level);
+    status = find_model(set, options, diag, &path);
+    if (status == WEFT_OK) {
+        status = api_server_create(options, engine_options, path, diag, &server);
+    }
+    if (status == WEFT_OK) {
+        status = api_server_run(server);
+    }
+    api_server_destroy(server);
+    return status;
+}
+
+int cmd_serve(int argc, char **argv)
+{
+    api_options_t options = {0};
+    engine_options_t engine_options = {0};
+    const weft_option_group_t groups[] = {
+        CLI_OPTION_GROUP(api, "HTTP", &options),
+        CLI_OPTION_GROUP(engine, "Engine", &engine_options),
+    };
+    const weft_option_spec_t spec = {
+        .usage = "weft serve MODEL [options]",
+        .about = "Serves a model over the OpenAI API.",
+        .groups = groups,
+        .n_groups = WEFT_ARRAY_LEN(groups),
+        .variables = api_option_variables,
+        .n_variables = api_option_variable_count,
+        .flags = api_option_flags,
+        .n_flags = api_option_flag_count,
+        .ignored = api_option_ignored,
+        .n_ignored = api_option_ignored_count,
+        .extra_arguments_variable = "VLLM_ADDITIONAL_ARGS",
+        .max_positional = 1,
+        .has_config_file = true,
+    };
+    weft_diag_t diag = {0};
+    weft_option_set_t *set = NULL;
+    weft_status_t status = weft_option_set_parse(&spec, argc, argv, &diag, &set);
+
+    if (status == WEFT_ERR_CANCELLED) {
+        return CLI_EXIT_OK;
+    }
+    if (status == WEFT_OK) {
+        status = serve(set, &options, &engine_options, &diag);
+    }
+    weft_option_set_destroy(set);
+    return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "services/api/api_id.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/random.h>
+
+#include "base/clock.h"
+
+void api_id_random(char *out)
+{
+    uint64_t words[2];
+
+    /* getrandom does not fail for 16 bytes once the kernel is up; early on, the clock will do. */
+    if (getrandom(words, sizeof(words), GRND_NONBLOCK) != (ssize_t)sizeof(words)) {
+        words[0] = weft_clock_ns();
+        words[1] = weft_wallclock_ns();
+    }
+    snprintf(out, API_ID_LENGTH + 1, "%016llx%016llx", (unsigned long long)words[0],
+             (unsigned long long)words[1]);
+}

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "services/api/api_metrics.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+
+enum {
+#define METRIC(field, kind, name, labels, help) METRIC_##field,
+#include "services/api/metrics.def"
+#undef METRIC
+    METRIC_COUNT
+};
+
+const weft_metric_t api_metric_rows[] = {
+#define METRIC(...) WEFT_METRIC_ROW(__VA_ARGS__)
+#include "services/api/metrics.def"
+#undef METRIC
+};
+const size_t api_metric_count = METRIC_COUNT;
+
+#define MAX_TOKEN_BOUNDS 40
+
+static const char *const finish_reasons[] = {"stop", "length", "abort", "error", "repetition"};
+
+struct api_metrics {
+    weft_metrics_t *registry;
+    weft_series_t *series[METRIC_COUNT]; /* those without labels of their own */
+    weft_series_t *finished[WEFT_ARRAY_LEN(finish_reasons)];
+    weft_series_t *computed; /* prompt tokens by source */
+    weft_series_t *from_cache;
+    weft_series_t *from_device;
+    weft_series_t *waiting_for_capacity;
+    weft_series_t *rejected;
+    double token_bounds[MAX_TOKEN_BOUNDS];
+    size_t n_token_bounds;
+    double cpu_seconds; /* shown so far, so for the next */
+    engine_stats_t stats;
+};
+
+typedef struct bounds {
+    const double *values;
+    size_t count;
+} bounds_t;
+
+/* Bucket bounds of a histogram; vLLM's families. */
+static bounds_t bounds_of(const api_metrics_t *metrics, int field)
+{
+    static const double ttft[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+                                  1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640, 2560};
+    static const double itl[] = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
+                                 0.75, 1,     2.5,  5,     7.5, 10,   20,  40,  80};
+    static const double latency[] = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+                                     30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
+    static const double iteration[] = {1,   8,    16,   32,   64,   128,  256,
+                                       512, 1024, 2048, 4096, 8192, 16384};
+    static const double n[] = {1, 2, 5, 10, 20};
+    static const double preemptions[] = {1, 2, 3, 4, 5, 10, 20};
+
+    switch (field) {
+    case METRIC_time_to_first_token:
+    case METRIC_http_duration:
+        return (bounds_t){ttft, WEFT_ARRAY_LEN(ttft)};
+    case METRIC_inter_token:
+    case METRIC_per_token:
+        return (bounds_t){itl, WEFT_ARRAY_LEN(itl)};
+    case METRIC_e2e:
+    case METRIC_queue_time:
+    case METRIC_inference_time:
+    case METRIC_prefill_time:
+    case METRIC_decode_time:
+        return (bounds_t){latency, WEFT_ARRAY_LEN(latency)};
+    case METRIC_iteration_tokens:
+        return (bounds_t){iteration, WEFT_ARRAY_LEN(iteration)};
+    case METRIC_params_n:
+        return (bounds_t){n, WEFT_ARRAY_LEN(n)};
+    case METRIC_request_preemptions:
+        return (bounds_t){preemptions, WEFT_ARRAY_LEN(preemptions)};
+    default:
+        return (bounds_t){metrics->token_bounds, metrics->n_token_bounds};
+    }
+}
+
+/* 1 2 5 10 20 50 …, not above max_context. */
+static void fill_token_bounds(api_metrics_t *metrics, uint32_t max_context)
+{
+    static const double steps[] = {1, 2, 5};
+
+    for (double scale = 1; scale <= max_context; scale *= 10) {
+        for (size_t i = 0; i < WEFT_ARRAY_LEN(steps); i++) {
+            double bound = steps[i] * scale;
+            if (bound <= max_context && metrics->n_token_bounds < MAX_TOKEN_BOUNDS) {
+                metrics->token_bounds[metrics->n_token_bounds++] = bound;
+            }
+        }
+    }
+}
+
+/* Named series of the library's own clients carry no model. */
+static int has_base_labels(int field)
+{
+    const char *name = api_metric_rows[field].name;
+
+    return strncmp(name, "vllm:", 5) == 0 && field != METRIC_cache_config &&
+           field != METRIC_rejections;
+}
+
+static weft_series_t *labelled(api_metrics_t *metrics, int field, const char *const *values)
+{
+    bounds_t bounds = {0};
+
+    if (api_metric_rows[field].kind == WEFT_METRIC_HISTOGRAM) {
+        bounds = bounds_of(metrics, field);
+    }
+    return weft_metrics_series(metrics->registry, &api_metric_rows[field], values, bounds.values,
+                               bounds.count, has_base_labels(field));
+}
+
+static weft_series_t *with_label(api_metrics_t *metrics, int field, const char *value)
+{
+    return labelled(metrics, field, &value);
+}
+
+static void make_labelled(api_metrics_t *metrics, const api_model_t *model)
+{
+    static const char *const tiers[] = {"host", "p2p", "disk", "external_unspecified"};
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(finish_reasons); i++) {
+        metrics->finished[i] = with_label(metrics, METRIC_request_success, finish_reasons[i]);
+    }
+    metrics->computed = with_label(metrics, METRIC_prompt_by_source, "local_compute");
+    metrics->from_cache = with_label(metrics, METRIC_prompt_by_source, "local_cache_hit");
+    with_label(metrics, METRIC_prompt_by_source, "external_kv_transfer");
+    metrics->from_device = with_label(metrics, METRIC_cached_by_source, "device");
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(tiers); i++) {
+        with_label(metrics, METRIC_cached_by_source, tiers[i]);
+    }
+    metrics->waiting_for_capacity = with_label(metrics, METRIC_waiting_by_reason, "capacity");
+    with_label(metrics, METRIC_waiting_by_reason, "deferred");
+    weft_series_set(with_label(metrics, METRIC_sleep_state, "awake"), 1);
+    with_label(metrics, METRIC_sleep_state, "weights_offloaded");
+    with_label(metrics, METRIC_sleep_state, "discard_all");
+    metrics->rejected = labelled(metrics, METRIC_rejections,
+                                 (const char *[]){model->names[0], "max_num_queued_reqs"});
+    labelled(metrics, METRIC_rejections,
+             (const char *[]){model->names[0], "max_num_queued_tokens"});
+}
+
+static void make_cache_config(api_metrics_t *metrics, const engine_options_t *options,
+                              const engine_t *engine)
+{
+    char block_size[16];
+    char blocks[16];
+
+    snprintf(block_size, sizeof(block_size), "%u", options->block_size);
+    snprintf(blocks, sizeof(blocks), "%u", engine_stats(engine).total_blocks);
+    weft_series_set(labelled(metrics, METRIC_cache_config,
+                             (const char *[]){block_size, blocks, options->kv_cache_dtype,
+                                              options->enable_prefix_caching ? "True" : "False",
+                                              "sha256_cbor", "0.9", "0"}),
+                    1);
+}
+
+/* A label's value as the exposition writes it. */
+static void append_escaped(weft_buffer_t *out, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        if (*text == '\n') {
+            weft_buffer_puts(out, "\\n");
+        } else {
+            weft_buffer_append(out, "\\", *text == '"' || *text == '\\');
+            weft_buffer_append(out, text, 1);
+        }
+    }
+}
+
+static weft_status_t make_registry(api_metrics_t *metrics, const api_model_t *model)
+{
+    weft_buffer_t labels = {0};
+
+    weft_buffer_puts(&labels, "model_name=\"");
+    append_escaped(&labels, model->names[0]);
+    weft_buffer_append(&labels, "\",engine=\"0\"", sizeof("\",engine=\"0\""));
+    weft_status_t status = labels.is_failed ? WEFT_ERR_NO_MEMORY
+                                            : weft_metrics_create(labels.data, &metrics->registry);
+    weft_buffer_free(&labels);
+    return status;
+}
+
+weft_status_t api_metrics_create(const api_model_t *model, const engine_options_t *options,
+                                 const engine_t *engine, api_metrics_t **metrics_out)
+{
+    api_metrics_t *metrics = weft_zalloc(sizeof(*metrics), "api.metrics");
+
+    if (metrics == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    weft_status_t status = make_registry(metrics, model);
+    if (status < 0) {
+        api_metrics_destroy(metrics);
+        return status;
+    }
+    fill_token_bounds(metrics, model->max_context);
+    for (int field = 0; field < METRIC_COUNT; field++) {
+        if (api_metric_rows[field].labels[0] == '\0') {
+            metrics->series[field] = labelled(metrics, field, NULL);
+        }
+    }
+    make_labelled(metrics, model);
+    make_cache_config(metrics, options, engine);
+    weft_series_set(metrics->series[METRIC_start_time],
+                    (double)weft_wallclock_ns() / (double)WEFT_NS_PER_SECOND);
+    *metrics_out = metrics;
+    return WEFT_OK;
+}
+
+void api_metrics_destroy(api_metrics_t *metrics)
+{
+    if (metrics != NULL) {
+        weft_metrics_destroy(metrics->registry);
+        weft_free(metrics);
+    }
+}
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+static double seconds_between(uint64_t from_ns, uint64_t to_ns)
+{
+    return to_ns > from_ns ? (double)(to_ns - from_ns) / (double)WEFT_NS_PER_SECOND : 0;
+}
+
+static void add(api_metrics_t *metrics, int field, double amount)
+{
+    weft_series_add(metrics->series[field], amount);
+}
+
+static void observe(api_metrics_t *metrics, int field, double value)
+{
+    weft_series_observe(metrics->series[field], value);
+}
+
+void api_metrics_prompt_done(api_metrics_t *metrics, generation_prompt_t *prompt)
+{
+    if (prompt->is_counted) {
+        return;
+    }
+    engine_timings_t timings = engine_request_timings(prompt->request);
+    double cached = timings.cached_tokens;
+
+    prompt->is_counted = true;
+    prompt->cached_tokens = timings.cached_tokens;
+    add(metrics, METRIC_prompt_cached, cached);
+    weft_series_add(metrics->computed, prompt->n_ids - cached);
+    weft_series_add(metrics->from_cache, cached);
+    weft_series_add(metrics->from_device, cached);
+    observe(metrics, METRIC_time_to_first_token,
+            seconds_between(timings.arrival_ns, timings.first_token_ns));
+    observe(metrics, METRIC_queue_time, seconds_between(timings.arrival_ns, timings.scheduled_ns));
+    observe(metrics, METRIC_prefill_time,
+            seconds_between(timings.scheduled_ns, timings.first_token_ns));
+    observe(metrics, METRIC_prefill_computed, prompt->n_ids - cached);
+}
+
+void api_metrics_tokens(api_metrics_t *metrics, generation_choice_t *choice)
+{
+    uint64_t now = weft_clock_ns();
+
+    if (choice->last_token_ns != 0) {
+        observe(metrics, METRIC_inter_token, seconds_between(choice->last_token_ns, now));
+    }
+    choice->last_token_ns = now;
+}
+
+static void count_reason(api_metrics_t *metrics, const char *reason)
+{
+    /* A call of tools is a stop to the engine. */
+    const char *name = strcmp(reason, "tool_calls") == 0 ? "stop" : reason;
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(finish_reasons); i++) {
+        if (strcmp(finish_reasons[i], name) == 0) {
+            weft_series_add(metrics->finished[i], 1);
+        }
+    }
+}
+
+static void observe_choice(api_metrics_t *metrics, const generation_choice_t *choice,
+                           const engine_timings_t *timings, uint64_t now)
+{
+    double decode = seconds_between(timings->first_token_ns, choice->last_token_ns);
+
+    observe(metrics, METRIC_e2e, seconds_between(timings->arrival_ns, now));
+    observe(metrics, METRIC_decode_time, decode);
+    observe(metrics, METRIC_inference_time,
+            seconds_between(timings->scheduled_ns, choice->last_token_ns));
+    observe(metrics, METRIC_request_generation, choice->n_tokens);
+    if (choice->n_tokens > 1) {
+        observe(metrics, METRIC_per_token, decode / (choice->n_tokens - 1));
+    }
+}
+
+void api_metrics_prompt_finished(api_metrics_t *metrics, const generation_prompt_t *prompt,
+                                 const char *reason)
+{
+    const generation_t *generation = prompt->generation;
+    engine_timings_t timings = engine_request_timings(prompt->request);
+    const generation_choice_t *choices =
+        &generation->choices[(size_t)(prompt - generation->prompts) * generation->n];
+    uint64_t now = weft_clock_ns();
+    uint32_t longest = 0;
+
+    for (uint32_t i = 0; i < generation->n; i++) {
+        const char *own = choices[i].finish_reason;
+        count_reason(metrics, reason != NULL ? reason : own != NULL ? own : "abort");
+        longest = choices[i].n_tokens > longest ? choices[i].n_tokens : longest;
+        if (timings.first_token_ns != 0) {
+            observe_choice(metrics, &choices[i], &timings, now);
+        }
+    }
+    observe(metrics, METRIC_request_preemptions, timings.preemptions);
+    observe(metrics, METRIC_request_prompt, prompt->n_ids);
+    observe(metrics, METRIC_request_max_generation, longest);
+    observe(metrics, METRIC_params_max_tokens, prompt->max_tokens);
+    observe(metrics, METRIC_params_n, generation->n);
+}
+
+void api_metrics_on_step(void *user, uint32_t tokens)
+{
+    const api_metrics_t *metrics = user;
+
+    weft_series_observe(metrics->series[METRIC_iteration_tokens], tokens);
+}
+
+void api_metrics_rejected(api_metrics_t *metrics)
+{
+    weft_series_add(metrics->rejected, 1);
+}
+
+void api_metrics_http(api_metrics_t *metrics, const char *handler, const char *method,
+                      uint32_t status, uint64_t duration_ns)
+{
+    char group[8];
+
+    snprintf(group, sizeof(group), "%uxx", status / 100 % 10);
+    weft_series_add(
+        labelled(metrics, METRIC_http_requests, (const char *[]){handler, method, group}), 1);
+    weft_series_observe(labelled(metrics, METRIC_http_duration, (const char *[]){handler, method}),
+                        (double)duration_ns / (double)WEFT_NS_PER_SECOND);
+}
+
+/* ---- exposition ------------------------------------------------------------------------------ */
+
+static uint32_t count_open_fds(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    uint32_t n = 0;
+
+    if (folder == NULL) {
+        return 0;
+    }
+    for (const struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
+        n += entry->d_name[0] != '.';
+    }
+    closedir(folder);
+    return n > 0 ? n - 1 : 0; /* the folder itself */
+}
+
+static double resident_bytes(void)
+{
+    unsigned long total = 0;
+    unsigned long resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+
+    if (file == NULL) {
+        return 0;
+    }
+    int n = fscanf(file, "%lu %lu", &total, &resident);
+    fclose(file);
+    return n == 2 ? (double)resident * (double)sysconf(_SC_PAGESIZE) : 0;
+}
+
+static double cpu_seconds(void)
+{
+    struct rusage usage;
+
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_utime.tv_sec + (double)usage.ru_utime.tv_usec / 1e6 +
+           (double)usage.ru_stime.tv_sec + (double)usage.ru_stime.tv_usec / 1e6;
+}
+
+static void set(api_metrics_t *metrics, int field, double value)
+{
+    weft_series_set(metrics->series[field], value);
+}
+
+static void set_process(api_metrics_t *metrics)
+{
+    double seconds = cpu_seconds();
+
+    add(metrics, METRIC_cpu_seconds, seconds - metrics->cpu_seconds);
+    metrics->cpu_seconds = seconds;
+    set(metrics, METRIC_resident_memory, resident_bytes());
+    set(metrics, METRIC_open_fds, count_open_fds());
+    set(metrics, METRIC_heap_bytes, (double)weft_alloc_live_bytes());
+}
+
+/* What the engine counted since the last look. */
+static void add_engine_counts(api_metrics_t *metrics, const engine_stats_t *now)
+{
+    const engine_stats_t *seen = &metrics->stats;
+
+    add(metrics, METRIC_prompt_tokens, (double)(now->prompt_tokens - seen->prompt_tokens));
+    add(metrics, METRIC_generation_tokens,
+        (double)(now->generation_tokens - seen->generation_tokens));
+    add(metrics, METRIC_prefix_queries, (double)(now->prefix_queries - seen->prefix_queries));
+    add(metrics, METRIC_prefix_hits, (double)(now->prefix_hits - seen->prefix_hits));
+    add(metrics, METRIC_preemptions, (double)(now->preemptions - seen->preemptions));
+    metrics->stats = *now;
+}
+
+char *api_metrics_text(api_metrics_t *metrics, const engine_t *engine,
+                       const api_metrics_gauges_t *gauges, size_t *length_out)
+{
+    engine_stats_t stats = engine_stats(engine);
+    double total = stats.total_blocks;
+
+    add_engine_counts(metrics, &stats);
+    set(metrics, METRIC_running, stats.running);
+    set(metrics, METRIC_waiting, stats.waiting);
+    weft_series_set(metrics->waiting_for_capacity, stats.waiting);
+    set(metrics, METRIC_kv_usage, total > 0 ? 1 - stats.free_blocks / total : 0);
+    set(metrics, METRIC_blocks_free, stats.free_blocks);
+    set(metrics, METRIC_blocks_referenced, stats.referenced_blocks);
+    set(metrics, METRIC_steps, (double)stats.steps);
+    set(metrics, METRIC_connections, gauges->connections);
+    set(metrics, METRIC_calls, gauges->open_calls);
+    set_process(metrics);
+    return weft_metrics_text(metrics->registry, length_out);
+}

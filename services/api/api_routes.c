@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "services/api/api_routes.h"
+
+#include <string.h>
+
+#include "services/api/api_answers.h"
+#include "services/api/generation_run.h"
+
+static const api_route_t routes[] = {
+#define ROUTE(method, path, prepare, answer, flags) {method, path, prepare, answer, flags},
+#include "services/api/routes.def"
+#undef ROUTE
+};
+
+static bool path_matches(const api_route_t *route, const char *path)
+{
+    size_t length = strlen(route->path);
+
+    if ((route->flags & ROUTE_PREFIX) != 0) {
+        return strncmp(path, route->path, length) == 0 &&
+               (path[length] == '\0' || path[length] == '/');
+    }
+    return strcmp(path, route->path) == 0;
+}
+
+const api_route_t *api_routes_find(const char *method, const char *path, bool is_dev,
+                                   api_error_t *error)
+{
+    bool is_known_path = false;
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(routes); i++) {
+        const api_route_t *route = &routes[i];
+        if (((route->flags & ROUTE_DEV) != 0 && !is_dev) || !path_matches(route, path)) {
+            continue;
+        }
+        if (strcmp(route->method, method) == 0) {
+            return route;
+        }
+        is_known_path = true;
+    }
+    if (is_known_path) {
+        api_error_set(error, API_ERROR_METHOD, NULL, "Method Not Allowed");
+    } else {
+        api_error_set(error, API_ERROR_NO_ROUTE, NULL, "Not Found");
+    }
+    return NULL;
+}
+
+bool api_routes_is_guarded(const char *path)
+{
+    static const char *const prefixes[] = {"/v1", "/v2", "/inference", "/cohere"};
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(prefixes); i++) {
+        if (strncmp(path, prefixes[i], strlen(prefixes[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}

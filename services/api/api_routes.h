@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* api_routes: the table of what is served where. */
+#pragma once
+
+#include "services/api/api_call.h"
+
+#define ROUTE_JSON           UINT32_C(1)  /* the body must be application/json */
+#define ROUTE_LOAD           UINT32_C(2)  /* counts in /load */
+#define ROUTE_QUIET          UINT32_C(4)  /* not in the HTTP metrics */
+#define ROUTE_WHILE_DRAINING UINT32_C(8)  /* served after SIGTERM too */
+#define ROUTE_PREFIX         UINT32_C(16) /* and everything below it */
+#define ROUTE_DEV            UINT32_C(32) /* with --server-dev-mode alone */
+
+struct api_route {
+    const char *method;
+    const char *path;
+    void (*prepare)(api_call_t *call);
+    void (*answer)(api_call_t *call);
+    uint32_t flags;
+};
+
+/* NULL: the error says 404 or 405. */
+const api_route_t *api_routes_find(const char *method, const char *path, bool is_dev,
+                                   api_error_t *error);
+
+/* Whether path is one of those that API keys guard. */
+bool api_routes_is_guarded(const char *path);

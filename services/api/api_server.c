@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define WEFT_LOG_MODULE "api"
+#include "services/api/api_server.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "services/api/api_answers.h"
+#include "services/api/api_keys.h"
+#include "services/api/api_routes.h"
+#include "services/api/api_server_priv.h"
+#include "services/api/generation_run.h"
+
+#define MAX_QUEUED_BODY_BYTES ((size_t)256 << 20)
+#define FLUSH_POLL_NS         (5 * WEFT_NS_PER_MS)
+#define FLUSH_LIMIT_NS        (2 * WEFT_NS_PER_SECOND)
+#define EXIT_SECOND_SIGNAL    1
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+/* For what has no call: no memory, or no route. */
+static void answer_error(weft_http_exchange_t *exchange, const api_error_t *error)
+{
+    weft_buffer_t body = {0};
+    weft_json_t json;
+
+    weft_json_init(&json, &body);
+    api_error_write(error, &json);
+    weft_http_respond(exchange, api_error_http_status(error), "application/json", NULL, 0,
+                      body.data != NULL ? body.data : "", body.is_failed ? 0 : body.length);
+    weft_buffer_free(&body);
+}
+
+static void on_reject(void *user, weft_http_exchange_t *exchange, uint32_t http_status)
+{
+    const api_server_t *server = user;
+    api_error_t error = {0};
+
+    if (http_status == 413) {
+        api_error_set(&error, API_ERROR_TOO_LARGE, NULL,
+                      "The request body is over %llu bytes (--max-request-bytes).",
+                      (unsigned long long)server->options->max_request_bytes);
+    } else if (http_status == 431) {
+        api_error_set(&error, API_ERROR_HEADERS, NULL, "The request's headers are too large.");
+    } else {
+        api_error_set(&error, API_ERROR_SCHEMA, NULL, "The request is not valid HTTP.");
+    }
+    answer_error(exchange, &error);
+}
+
+/* A browser asks first whether it may call. */
+static void answer_preflight(weft_http_exchange_t *exchange)
+{
+    const char *headers = weft_http_header(exchange, "access-control-request-headers");
+    const weft_http_header_t answer[] = {
+        {"Access-Control-Allow-Origin", "*"},
+        {"Access-Control-Allow-Methods", "GET, POST, OPTIONS"},
+        {"Access-Control-Allow-Headers", headers != NULL ? headers : "*"},
+        {"Access-Control-Max-Age", "600"},
+    };
+
+    weft_http_respond(exchange, 200, "text/plain", answer, WEFT_ARRAY_LEN(answer), "OK", 2);
+}
+
+static bool is_json(const char *content_type)
+{
+    static const char json[] = "application/json";
+    size_t length = sizeof(json) - 1;
+
+    return content_type != NULL && strncasecmp(content_type, json, length) == 0 &&
+           (content_type[length] == '\0' || content_type[length] == ';' ||
+            content_type[length] == ' ');
+}
+
+static weft_status_t copy_body(api_call_t *call)
+{
+    const char *body = weft_http_body(call->exchange, &call->body_length);
+
+    call->body = weft_alloc(call->body_length + 1, "api.body");
+    if (call->body == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    memcpy(call->body, body != NULL ? body : "", call->body_length);
+    return WEFT_OK;
+}
+
+/* Hands the body to a worker; a refusal is answered at once. */
+static void prepare_call(api_call_t *call)
+{
+    weft_status_t status = copy_body(call);
+
+    if (status == WEFT_OK) {
+        call->is_at_worker = true;
+        status = request_workers_post(call->server->workers, call);
+    }
+    if (status < 0) {
+        call->is_at_worker = false;
+        api_error_from(&call->error, status, &(weft_diag_t){0}, NULL);
+        api_metrics_rejected(call->server->metrics);
+        api_call_fail(call);
+    }
+}
+
+static void on_prepared(api_call_t *call)
+{
+    call->is_at_worker = false;
+    if (call->exchange == NULL) {
+        api_call_drop(call);
+    } else if (call->error.kind != API_ERROR_NONE) {
+        api_call_fail(call);
+    } else {
+        call->route->answer(call);
+    }
+}
+
+static void serve_call(api_call_t *call)
+{
+    const api_route_t *route = call->route;
+
+    if (call->server->is_draining && (route->flags & ROUTE_WHILE_DRAINING) == 0) {
+        api_error_from(&call->error, WEFT_ERR_STOPPING, &(weft_diag_t){0}, NULL);
+    } else if (api_routes_is_guarded(route->path) &&
+               !api_keys_accept(&call->options->api_key,
+                                weft_http_header(call->exchange, "authorization"))) {
+        api_error_set(&call->error, API_ERROR_UNAUTHORIZED, NULL, "Unauthorized");
+    } else if ((route->flags & ROUTE_JSON) != 0 &&
+               !is_json(weft_http_header(call->exchange, "content-type"))) {
+        api_error_set(&call->error, API_ERROR_SCHEMA, NULL,
+                      "Unsupported Media Type: Only 'application/json' is allowed");
+    }
+    if (call->error.kind != API_ERROR_NONE) {
+        api_call_fail(call);
+    } else if (route->prepare != NULL) {
+        prepare_call(call);
+    } else {
+        route->answer(call);
+    }
+}
+
+static void on_request(void *user, weft_http_exchange_t *exchange)
+{
+    api_server_t *server = user;
+    const char *method = weft_http_method(exchange);
+    const char *path = weft_http_path(exchange);
+    api_error_t error = {0};
+
+    if (strcmp(method, "OPTIONS") == 0) {
+        answer_preflight(exchange);
+        return;
+    }
+    const api_route_t *route =
+        api_routes_find(method, path, server->options->server_dev_mode, &error);
+    api_call_t *call = route != NULL ? api_call_create(server, exchange, route) : NULL;
+    if (call != NULL) {
+        serve_call(call);
+        return;
+    }
+    if (route != NULL) {
+        api_error_from(&error, WEFT_ERR_NO_MEMORY, &(weft_diag_t){0}, NULL);
+    } else if (api_routes_is_guarded(path) &&
+               !api_keys_accept(&server->options->api_key,
+                                weft_http_header(exchange, "authorization"))) {
+        api_error_set(&error, API_ERROR_UNAUTHORIZED, NULL, "Unauthorized");
+    }
+    api_metrics_http(server->metrics, "none", method, api_error_http_status(&error), 0);
+    answer_error(exchange, &error);
+}
+
+static void on_engine_news(void *user, uint32_t events)
+{
+    api_server_t *server = user;
+    engine_request_t *request;
+
+    (void)events;
+    while ((request = engine_client_next(server->client)) != NULL) {
+        generation_run_news(request);
+    }
+}
+
+/* ---- stopping -------------------------------------------------------------------------------- */
+
+/* Ends every generation with an error; the calls end with it. */
+static void cut_off_calls(api_server_t *server)
+{
+    api_error_t error = {0};
+    api_call_t *next;
+
+    api_error_set(&error, API_ERROR_UNAVAILABLE, NULL,
+                  "The server is shutting down; the request was cut off.");
+    for (api_call_t *call = server->calls; call != NULL; call = next) {
+        next = call->next;
+        if (!call->is_at_worker && call->generation != NULL && call->exchange != NULL) {
+            generation_run_fail(call, &error);
+        }
+    }
+}
+
+static void stop_when_flushed(api_server_t *server)
+{
+    uint64_t now = weft_clock_ns();
+
+    if (server->flush_deadline_ns == 0) {
+        server->flush_deadline_ns = now + FLUSH_LIMIT_NS;
+        weft_http_server_stop_listening(server->http);
+    }
+    if (weft_http_server_exchanges(server->http) == 0 || now >= server->flush_deadline_ns) {
+        weft_loop_stop(server->loop);
+    } else {
+        weft_loop_timer_set(server->drain_timer, FLUSH_POLL_NS);
+    }
+}
+
+static void on_drain_timer(void *user)
+{
+    api_server_t *server = user;
+
+    if (server->n_calls > 0 && server->flush_deadline_ns == 0) {
+        weft_log_warn("shutdown-timeout is over requests=%u", server->n_calls);
+        cut_off_calls(server);
+    }
+    stop_when_flushed(server);
+}
+
+void api_server_call_ended(api_server_t *server)
+{
+    if (server->is_draining && server->n_calls == 0 && server->flush_deadline_ns == 0) {
+        weft_loop_timer_set(server->drain_timer, 0);
+    }
+}
+
+static void on_signal(void *user, uint32_t events)
+{
+    api_server_t *server = user;
+    struct signalfd_siginfo info;
+
+    (void)events;
+    if (read(server->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info)) {
+        return;
+    }
+    if (server->is_draining) {
+        weft_log_warn("second signal: stopping at once");
+        _exit(EXIT_SECOND_SIGNAL);
+    }
+    weft_log_info("draining signal=%u requests=%u timeout=%us", info.ssi_signo, server->n_calls,
+                  server->options->shutdown_timeout);
+    server->is_draining = true;
+    engine_drain(server->engine);
+    weft_loop_timer_set(
+        server->drain_timer,
+        server->n_calls == 0 ? 0 : server->options->shutdown_timeout * WEFT_NS_PER_SECOND);
+}
+
+/* Before any thread starts, so that all inherit the mask. */
+static void block_signals(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static weft_status_t watch_signals(api_server_t *server, const sigset_t *set)
+{
+    server->signal_fd = signalfd(-1, set, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (server->signal_fd < 0) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    weft_status_t status = weft_loop_watch(server->loop, server->signal_fd, WEFT_LOOP_READ,
+                                           on_signal, server, &server->signal_watch);
+    return status < 0
+               ? status
+               : weft_loop_timer_create(server->loop, on_drain_timer, server, &server->drain_timer);
+}
+
+/* ---- starting -------------------------------------------------------------------------------- */
+
+static weft_status_t start_engine(api_server_t *server, const char *path, weft_diag_t *diag)
+{
+    weft_status_t status = served_model_open(server->options, path, diag, &server->model);
+
+    if (status == WEFT_OK) {
+        status = engine_create(server->engine_options, server->model.source,
+                               server->model.tokenizer, diag, &server->engine);
+    }
+    if (status < 0) {
+        return status;
+    }
+    served_model_attach(&server->model, server->engine_options, server->engine);
+    status = engine_client_create(server->engine, &server->client);
+    if (status == WEFT_OK) {
+        status = weft_loop_watch(server->loop, engine_client_fd(server->client), WEFT_LOOP_READ,
+                                 on_engine_news, server, &server->client_watch);
+    }
+    if (status == WEFT_OK) {
+        status = api_metrics_create(&server->model.api, server->engine_options, server->engine,
+                                    &server->metrics);
+    }
+    if (status == WEFT_OK) {
+        engine_observe_steps(server->engine, api_metrics_on_step, server->metrics);
+    }
+    return status;
+}
+
+static weft_status_t start_workers(api_server_t *server)
+{
+    const request_workers_config_t config = {
+        .loop = server->loop,
+        .n_threads = server->options->request_workers > 0 ? server->options->request_workers : 1,
+        .max_queued = server->engine_options->max_num_queued_reqs,
+        .max_queued_bytes = MAX_QUEUED_BODY_BYTES,
+        .on_done = on_prepared,
+    };
+
+    return request_workers_create(&config, &server->workers);
+}
+
+static weft_status_t start_http(api_server_t *server, weft_diag_t *diag)
+{
+    const api_options_t *options = server->options;
+    bool has_tls = options->ssl_certfile[0] != '\0';
+    const weft_http_server_config_t config = {
+        .host = options->host,
+        .port = (uint16_t)options->port,
+        .tls_cert = has_tls ? options->ssl_certfile : NULL,
+        .tls_key = has_tls ? options->ssl_keyfile : NULL,
+        .max_body_bytes = options->max_request_bytes,
+        .max_connections = options->max_connections,
+        .idle_timeout_s = options->idle_timeout,
+        .handle = on_request,
+        .reject = on_reject,
+        .user = server,
+    };
+    weft_status_t status = weft_http_server_start(server->loop, &config, diag, &server->http);
+
+    if (status == WEFT_OK) {
+        weft_log_info("listening on %s://%s:%u model=%s", has_tls ? "https" : "http", options->host,
+                      weft_http_server_port(server->http), server->model.api.names[0]);
+    }
+    return status;
+}
+
+static weft_status_t start_all(api_server_t *server, const char *path, weft_diag_t *diag)
+{
+    sigset_t signals;
+    weft_status_t status = api_options_check(server->options, diag);
+
+    if (status < 0) {
+        return status;
+    }
+    block_signals(&signals);
+    status = weft_loop_create(&server->loop);
+    if (status == WEFT_OK) {
+        status = watch_signals(server, &signals);
+    }
+    if (status == WEFT_OK && server->options->otlp_traces_endpoint[0] != '\0') {
+        status = span_export_create(server->options->otlp_traces_endpoint, diag, &server->spans);
+    }
+    if (status == WEFT_OK) {
+        status = start_engine(server, path, diag);
+    }
+    if (status == WEFT_OK) {
+        status = start_workers(server);
+    }
+    return status == WEFT_OK ? start_http(server, diag) : status;
+}
+
+weft_status_t api_server_create(const api_options_t *options,
+                                const engine_options_t *engine_options, const char *path,
+                                weft_diag_t *diag, api_server_t **server_out)
+{
+    api_server_t *server = weft_zalloc(sizeof(*server), "api.server");
+
+    if (server == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    server->options = options;
+    server->engine_options = engine_options;
+    server->signal_fd = -1;
+    weft_status_t status = start_all(server, path, diag);
+    if (status < 0) {
+        api_server_destroy(server);
+        return status;
+    }
+    *server_out = server;
+    return WEFT_OK;
+}
+
+weft_status_t api_server_run(api_server_t *server)
+{
+    weft_status_t status = weft_loop_run(server->loop);
+
+    weft_log_info("stopped");
+    return status;
+}
+
+void api_server_destroy(api_server_t *server)
+{
+    if (server == NULL) {
+        return;
+    }
+    request_workers_destroy(server->workers);
+    for (api_call_t *call = server->calls; call != NULL; call = call->next) {
+        call->is_at_worker = false; /* theirs no more: a hang-up ends it */
+    }
+    server->is_draining = false;
+    weft_http_server_destroy(server->http); /* hangs up, which ends the calls */
+    while (server->calls != NULL) {
+        api_call_drop(server->calls);
+    }
+    weft_loop_unwatch(server->client_watch);
+    engine_client_destroy(server->client);
+    engine_destroy(server->engine);
+    span_export_destroy(server->spans);
+    api_metrics_destroy(server->metrics);
+    served_model_close(&server->model);
+    weft_loop_unwatch(server->signal_watch);
+    weft_loop_timer_destroy(server->drain_timer);
+    if (server->signal_fd >= 0) {
+        close(server->signal_fd);
+    }
+    weft_loop_destroy(server->loop);
+    weft_buffer_free(&server->scratch);
+    weft_free(server);
+}

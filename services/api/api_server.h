@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api_server: the OpenAI-compatible server in front of one engine.
+ *
+ * Threads  one loop for all HTTP, a few request workers, the engine's own; create, run and destroy
+ *          on one thread, which becomes the loop's. SIGTERM and SIGINT belong to the server from
+ *          create on: the first drains, the second ends the process
+ */
+#pragma once
+
+#include "runtime/engine.h"
+#include "services/api/api_options.h"
+
+typedef struct api_server api_server_t;
+
+/* Loads the model, starts the engine, listens. path: the model; options outlive the server. */
+weft_status_t api_server_create(const api_options_t *options,
+                                const engine_options_t *engine_options, const char *path,
+                                weft_diag_t *diag, api_server_t **server_out);
+
+/* Serves until drained. */
+weft_status_t api_server_run(api_server_t *server);
+void api_server_destroy(api_server_t *server); /* NULL is fine */

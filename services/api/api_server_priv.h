@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* api_server_priv: the server's state, for its siblings on the loop. */
+#pragma once
+
+#include "base/buffer.h"
+#include "base/http_server.h"
+#include "base/loop.h"
+#include "services/api/api_call.h"
+#include "services/api/api_metrics.h"
+#include "services/api/api_server.h"
+#include "services/api/request_worker.h"
+#include "services/api/served_model.h"
+#include "services/api/span_export.h"
+
+struct api_server {
+    const api_options_t *options;
+    const engine_options_t *engine_options;
+    served_model_t model;
+    weft_loop_t *loop;
+    weft_http_server_t *http;
+    engine_t *engine;
+    engine_client_t *client;
+    weft_loop_watch_t *client_watch;
+    request_workers_t *workers;
+    api_metrics_t *metrics;
+    span_export_t *spans; /* NULL: not asked for */
+    api_call_t *calls;    /* open ones */
+    uint32_t n_calls;
+    uint32_t load;         /* of those, the ones GET /load counts */
+    weft_buffer_t scratch; /* the event or body being written */
+
+    int signal_fd;
+    weft_loop_watch_t *signal_watch;
+    weft_loop_timer_t *drain_timer;
+    bool is_draining;
+    uint64_t flush_deadline_ns; /* 0: answers are still being made */
+};
+
+/* ---- api_call.c ---- */
+
+/* NULL: no memory. */
+api_call_t *api_call_create(api_server_t *server, weft_http_exchange_t *exchange,
+                            const api_route_t *route);
+
+/* Sends the whole answer and ends the call. */
+void api_call_send(api_call_t *call, uint32_t http_status, const char *content_type,
+                   const void *body, size_t length);
+
+/* Sends call->error and ends the call. */
+void api_call_fail(api_call_t *call);
+
+/* Starts an answer of events. */
+void api_call_begin_stream(api_call_t *call);
+
+/* Ends the answer of events and the call. */
+void api_call_end_stream(api_call_t *call);
+
+/* The call is over without an answer: the peer is gone. */
+void api_call_drop(api_call_t *call);
+
+/* ---- api_server.c ---- */
+
+/* A call ended; a drain may be complete. */
+void api_server_call_ended(api_server_t *server);

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "services/api/chat_tools.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *tool_name(const json_t *tool)
+{
+    return json_string_value(json_object_get(json_object_get(tool, "function"), "name"));
+}
+
+static const json_t *find_tool(const json_t *tools, const char *name)
+{
+    for (size_t i = 0; i < json_array_size(tools); i++) {
+        const char *candidate = tool_name(json_array_get(tools, i));
+        if (candidate != NULL && strcmp(candidate, name) == 0) {
+            return json_array_get(tools, i);
+        }
+    }
+    return NULL;
+}
+
+static weft_status_t check_tools(const json_t *tools, api_error_t *error)
+{
+    char path[64];
+
+    for (size_t i = 0; i < json_array_size(tools); i++) {
+        const json_t *tool = json_array_get(tools, i);
+        const char *name = tool_name(tool);
+        const json_t *parameters = json_object_get(json_object_get(tool, "function"), "parameters");
+        if (name == NULL || name[0] == '\0') {
+            snprintf(path, sizeof(path), "tools.%zu.function.name", i);
+            return api_error_violation(error, path, "Field required");
+        }
+        if (parameters != NULL && !json_is_null(parameters) && !json_is_object(parameters)) {
+            snprintf(path, sizeof(path), "tools.%zu.function.parameters", i);
+            return api_error_violation(error, path, "Input should be a valid dictionary");
+        }
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t read_choice(const json_t *tools, const json_t *choice, weft_arena_t *arena,
+                                 chat_tools_t *out, api_error_t *error)
+{
+    const char *word = json_string_value(choice);
+
+    if (word != NULL && strcmp(word, "none") == 0) {
+        return WEFT_OK;
+    }
+    if (json_array_size(tools) == 0) {
+        return api_error_set(error, API_ERROR_BAD_REQUEST, "tool_choice",
+                             "When using `tool_choice`, `tools` must be set.");
+    }
+    if (word != NULL && (strcmp(word, "auto") == 0 || strcmp(word, "required") == 0)) {
+        out->mode = word[0] == 'a' ? CHAT_TOOLS_AUTO : CHAT_TOOLS_REQUIRED;
+        return WEFT_OK;
+    }
+    const char *name = tool_name(choice);
+    if (name == NULL) {
+        return api_error_violation(error, "tool_choice",
+                                   "Input should be 'none', 'auto', 'required' or a function");
+    }
+    if (find_tool(tools, name) == NULL) {
+        return api_error_set(error, API_ERROR_BAD_REQUEST, "tool_choice",
+                             "The tool specified in `tool_choice` does not match any of the "
+                             "specified `tools`");
+    }
+    out->mode = CHAT_TOOLS_NAMED;
+    out->name = weft_arena_strdup(arena, name);
+    return out->name != NULL ? WEFT_OK
+                             : api_error_set(error, API_ERROR_UNAVAILABLE, NULL, "%s",
+                                             weft_strerror(WEFT_ERR_NO_MEMORY));
+}
+
+weft_status_t chat_tools_read(const json_t *tools, const json_t *choice, weft_arena_t *arena,
+                              chat_tools_t *tools_out, api_error_t *error)
+{
+    *tools_out = (chat_tools_t){0};
+    if (check_tools(tools, error) != WEFT_OK) {
+        return WEFT_ERR_INVALID;
+    }
+    if (choice == NULL) {
+        tools_out->mode = json_array_size(tools) > 0 ? CHAT_TOOLS_AUTO : CHAT_TOOLS_NONE;
+        return WEFT_OK;
+    }
+    return read_choice(tools, choice, arena, tools_out, error);
+}
+
+/* A new reference: the tool's schema, or that of an object without members. */
+static json_t *parameters_of(const json_t *tool)
+{
+    json_t *given = json_object_get(json_object_get(tool, "function"), "parameters");
+
+    return json_is_object(given) ? json_deep_copy(given)
+                                 : json_pack("{s:s,s:{}}", "type", "object", "properties");
+}
+
+/* "$ref": "#/$defs/x" means the root: a schema that moves inward leaves its definitions there. */
+static void hoist_definitions(json_t *root, json_t *schema)
+{
+    static const char *const names[] = {"$defs", "definitions"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        json_t *inner = json_object_get(schema, names[i]);
+        if (json_is_object(inner)) {
+            if (json_object_get(root, names[i]) == NULL) {
+                json_object_set_new(root, names[i], json_object());
+            }
+            json_object_update(json_object_get(root, names[i]), inner);
+            json_object_del(schema, names[i]);
+        }
+    }
+}
+
+static json_t *call_schema(json_t *root, const json_t *tool)
+{
+    json_t *parameters = parameters_of(tool);
+
+    hoist_definitions(root, parameters);
+    return json_pack("{s:s,s:{s:{s:s},s:o},s:[s,s],s:b}", "type", "object", "properties", "name",
+                     "const", tool_name(tool), "parameters", parameters, "required", "name",
+                     "parameters", "additionalProperties", 0);
+}
+
+static json_t *calls_schema(const json_t *tools, bool is_parallel)
+{
+    json_t *root = json_pack("{s:s,s:i}", "type", "array", "minItems", 1);
+    json_t *alternatives = json_array();
+
+    for (size_t i = 0; i < json_array_size(tools); i++) {
+        json_array_append_new(alternatives, call_schema(root, json_array_get(tools, i)));
+    }
+    if (!is_parallel) {
+        json_object_set_new(root, "maxItems", json_integer(1));
+    }
+    json_object_set_new(root, "items", json_pack("{s:o}", "anyOf", alternatives));
+    return root;
+}
+
+weft_status_t chat_tools_constrain(const chat_tools_t *chat, const json_t *tools, bool is_parallel,
+                                   weft_arena_t *arena, structured_output_t *output_out,
+                                   api_error_t *error)
+{
+    json_t *schema = chat->mode == CHAT_TOOLS_NAMED ? parameters_of(find_tool(tools, chat->name))
+                                                    : calls_schema(tools, is_parallel);
+    weft_status_t status = structured_output_set_schema(schema, "tools", arena, output_out, error);
+
+    json_decref(schema);
+    return status;
+}

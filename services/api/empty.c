@@ -1,3 +1,0 @@
-/* SPDX-License-Identifier: Apache-2.0 */
-/* Keeps the folder a library until its first source lands; delete this file then. */
-extern int weft_api_empty;

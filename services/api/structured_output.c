@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "services/api/structured_output.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static weft_status_t set_source(structured_output_t *output, text_grammar_kind_t kind,
+                                const json_t *source, const char *field, weft_arena_t *arena,
+                                api_error_t *error)
+{
+    char *text = json_is_string(source)
+                     ? strdup(json_string_value(source))
+                     : json_dumps(source, JSON_COMPACT | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
+    if (text != NULL) {
+        output->source = weft_arena_strdup(arena, text);
+        free(text);
+    }
+    if (text == NULL || output->source == NULL) {
+        return api_error_set(error, API_ERROR_UNAVAILABLE, NULL, "%s",
+                             weft_strerror(WEFT_ERR_NO_MEMORY));
+    }
+    output->is_set = true;
+    output->kind = kind;
+    output->length = strlen(output->source);
+    output->field = field;
+    return WEFT_OK;
+}
+
+weft_status_t structured_output_set_schema(const json_t *schema, const char *field,
+                                           weft_arena_t *arena, structured_output_t *output_out,
+                                           api_error_t *error)
+{
+    *output_out = (structured_output_t){0};
+    return set_source(output_out, TEXT_GRAMMAR_JSON_SCHEMA, schema, field, arena, error);
+}
+
+static weft_status_t read_format(const json_t *format, weft_arena_t *arena,
+                                 structured_output_t *output, api_error_t *error)
+{
+    const char *type = json_string_value(json_object_get(format, "type"));
+
+    if (type == NULL) {
+        return api_error_violation(error, "response_format.type", "Field required");
+    }
+    if (strcmp(type, "text") == 0) {
+        return WEFT_OK;
+    }
+    if (strcmp(type, "json_object") == 0) {
+        *output = (structured_output_t){.is_set = true,
+                                        .kind = TEXT_GRAMMAR_JSON_OBJECT,
+                                        .source = "",
+                                        .field = "response_format"};
+        return WEFT_OK;
+    }
+    if (strcmp(type, "json_schema") == 0) {
+        const json_t *holder = json_object_get(format, "json_schema");
+        const json_t *schema = json_object_get(holder, "schema");
+        if (!json_is_object(schema)) {
+            return api_error_violation(error, "response_format.json_schema.schema",
+                                       "Input should be a valid dictionary");
+        }
+        return set_source(output, TEXT_GRAMMAR_JSON_SCHEMA, schema, "response_format", arena,
+                          error);
+    }
+    return api_error_violation(error, "response_format.type",
+                               "Input should be 'text', 'json_object' or 'json_schema'");
+}
+
+typedef struct option_row {
+    const char *name;
+    const char *field;
+    text_grammar_kind_t kind;
+} option_row_t;
+
+static const option_row_t option_rows[] = {
+    {"json", "structured_outputs.json", TEXT_GRAMMAR_JSON_SCHEMA},
+    {"regex", "structured_outputs.regex", TEXT_GRAMMAR_REGEX},
+    {"choice", "structured_outputs.choice", TEXT_GRAMMAR_CHOICE},
+    {"grammar", "structured_outputs.grammar", TEXT_GRAMMAR_LARK},
+    {"json_object", "structured_outputs.json_object", TEXT_GRAMMAR_JSON_OBJECT},
+};
+
+/* Whether value is what this kind of constraint is written as. */
+static bool fits_kind(const json_t *value, text_grammar_kind_t kind)
+{
+    switch (kind) {
+    case TEXT_GRAMMAR_JSON_SCHEMA:
+        return json_is_object(value) || json_is_string(value);
+    case TEXT_GRAMMAR_CHOICE:
+        for (size_t i = 0; i < json_array_size(value); i++) {
+            if (!json_is_string(json_array_get(value, i))) {
+                return false;
+            }
+        }
+        return json_array_size(value) > 0;
+    case TEXT_GRAMMAR_JSON_OBJECT:
+        return json_is_boolean(value);
+    default:
+        return json_is_string(value) &&
+               strlen(json_string_value(value)) == json_string_length(value);
+    }
+}
+
+static weft_status_t read_options(const json_t *options, weft_arena_t *arena,
+                                  structured_output_t *output, api_error_t *error)
+{
+    if (json_is_string(json_object_get(options, "structural_tag"))) {
+        return api_error_set(error, API_ERROR_BAD_REQUEST, "structured_outputs.structural_tag",
+                             "structural_tag is not supported.");
+    }
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(option_rows); i++) {
+        const option_row_t *row = &option_rows[i];
+        const json_t *value = json_object_get(options, row->name);
+        if (value == NULL || json_is_null(value) || json_is_false(value)) {
+            continue;
+        }
+        if (!fits_kind(value, row->kind)) {
+            return api_error_violation(error, row->field, "Input should be valid");
+        }
+        if (output->is_set) {
+            return api_error_set(error, API_ERROR_BAD_REQUEST, "structured_outputs",
+                                 "You can only use one kind of structured outputs constraint but "
+                                 "multiple are specified: %s and %s",
+                                 output->field, row->field);
+        }
+        if (set_source(output, row->kind, value, row->field, arena, error) != WEFT_OK) {
+            return WEFT_ERR_INVALID;
+        }
+    }
+    return WEFT_OK;
+}
+
+weft_status_t structured_output_read(const json_t *format, const json_t *options,
+                                     weft_arena_t *arena, structured_output_t *output_out,
+                                     api_error_t *error)
+{
+    *output_out = (structured_output_t){0};
+    if (format != NULL && read_format(format, arena, output_out, error) != WEFT_OK) {
+        return WEFT_ERR_INVALID;
+    }
+    return options == NULL ? WEFT_OK : read_options(options, arena, output_out, error);
+}
+
+weft_status_t structured_output_compile(const structured_output_t *output, const api_model_t *model,
+                                        text_grammar_t **grammar_out, api_error_t *error)
+{
+    weft_diag_t diag = {0};
+
+    *grammar_out = NULL;
+    if (!output->is_set) {
+        return WEFT_OK;
+    }
+    if (model->grammars == NULL) {
+        return api_error_set(error, API_ERROR_BAD_REQUEST, output->field,
+                             "This model does not support structured outputs.");
+    }
+    weft_status_t status = text_grammar_create(model->grammars, output->kind, output->source,
+                                               output->length, &diag, grammar_out);
+    return status < 0 ? api_error_from(error, status, &diag, output->field) : WEFT_OK;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * structured_output: what shape an answer must have, from response_format, structured_outputs or
+ * forced tools, to a grammar.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "base/arena.h"
+#include "services/api/api_model.h"
+
+typedef struct structured_output {
+    bool is_set;
+    text_grammar_kind_t kind;
+    const char *source; /* [length], arena memory */
+    size_t length;
+    const char *field; /* of the request, for errors */
+} structured_output_t;
+
+/* format, options: NULL when the request has none. At most one of them may ask for something. */
+weft_status_t structured_output_read(const json_t *format, const json_t *options,
+                                     weft_arena_t *arena, structured_output_t *output_out,
+                                     api_error_t *error);
+
+/* A JSON schema as the constraint. */
+weft_status_t structured_output_set_schema(const json_t *schema, const char *field,
+                                           weft_arena_t *arena, structured_output_t *output_out,
+                                           api_error_t *error);
+
+/* NULL in *grammar_out when output is not set. The grammar is the caller's. */
+weft_status_t structured_output_compile(const structured_output_t *output, const api_model_t *model,
+                                        text_grammar_t **grammar_out, api_error_t *error);

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The worker's half of POST /tokenize and /detokenize, which is all there is. */
+#include <string.h>
+
+#include "services/api/chat_request.h"
+#include "services/api/response_common.h"
+
+typedef struct tokenize_fields {
+    json_t *prompt;
+    bool add_special_tokens;
+    bool return_token_strs;
+} tokenize_fields_t;
+
+static const json_field_t rows[] = {
+    {"prompt", JSON_FIELD_ANY, offsetof(tokenize_fields_t, prompt), 0, 0, ""},
+    {"add_special_tokens", JSON_FIELD_BOOL, offsetof(tokenize_fields_t, add_special_tokens), 0, 0,
+     ""},
+    {"return_token_strs", JSON_FIELD_BOOL, offsetof(tokenize_fields_t, return_token_strs), 0, 0,
+     ""},
+};
+
+static void write_strings(const api_call_t *call, text_ids_t ids, weft_json_t *json)
+{
+    weft_json_begin_array(json);
+    for (size_t i = 0; i < ids.length; i++) {
+        text_bytes_t text = {0};
+        text_tokenizer_token_string(call->model->tokenizer, ids.data[i], &text);
+        weft_json_text(json, text.data != NULL ? text.data : "", text.length);
+        text_bytes_free(text);
+    }
+    weft_json_end_array(json);
+}
+
+static void write_tokens(api_call_t *call, text_ids_t ids, bool with_strings)
+{
+    weft_json_t json;
+
+    weft_json_init(&json, &call->answer);
+    weft_json_begin_object(&json);
+    weft_json_put_u64(&json, "count", ids.length);
+    weft_json_put_u64(&json, "max_model_len", call->model->max_context);
+    weft_json_key(&json, "tokens");
+    response_common_ids(ids.data, (uint32_t)ids.length, &json);
+    weft_json_key(&json, "token_strs");
+    if (with_strings) {
+        write_strings(call, ids, &json);
+    } else {
+        weft_json_null(&json);
+    }
+    weft_json_end_object(&json);
+}
+
+static void tokenize_text(api_call_t *call, const tokenize_fields_t *fields, const char *text,
+                          size_t length)
+{
+    request_common_t common = request_common_default();
+    text_ids_t ids = {0};
+
+    common.add_special_tokens = fields->add_special_tokens;
+    if (request_common_encode(call, &common, text, length, &ids) == WEFT_OK) {
+        write_tokens(call, ids, fields->return_token_strs);
+        text_ids_free(ids);
+    }
+}
+
+static void tokenize_chat(api_call_t *call, const json_t *json, const tokenize_fields_t *fields)
+{
+    chat_fields_t chat = chat_fields_default();
+    text_bytes_t text = {0};
+
+    if (chat_fields_read(json, &chat, &call->error) == WEFT_OK &&
+        chat_request_render(call, &chat, &text) == WEFT_OK) {
+        tokenize_text(call, fields, text.data, text.length);
+        text_bytes_free(text);
+    }
+}
+
+static weft_status_t check_model(api_call_t *call, const json_t *json)
+{
+    const json_t *model = json_object_get(json, "model");
+
+    if (model != NULL && !json_is_null(model) && !json_is_string(model)) {
+        return api_error_violation(&call->error, "model", "Input should be a valid string");
+    }
+    return api_model_check_name(call->model, json_string_value(model), &call->error);
+}
+
+static void tokenize(api_call_t *call, const json_t *json)
+{
+    tokenize_fields_t fields = {.add_special_tokens = json_object_get(json, "messages") == NULL};
+
+    if (check_model(call, json) != WEFT_OK ||
+        json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", &fields, &call->error) != WEFT_OK) {
+        return;
+    }
+    if (json_is_string(fields.prompt)) {
+        tokenize_text(call, &fields, json_string_value(fields.prompt),
+                      json_string_length(fields.prompt));
+    } else if (fields.prompt == NULL && json_object_get(json, "messages") != NULL) {
+        tokenize_chat(call, json, &fields);
+    } else {
+        api_error_violation(&call->error, "prompt", "Input should be a valid string");
+    }
+}
+
+void tokenize_prepare(api_call_t *call)
+{
+    json_t *json = NULL;
+
+    if (request_common_parse_body(call, &json) == WEFT_OK) {
+        tokenize(call, json);
+    }
+    json_decref(json);
+}
+
+static void detokenize(api_call_t *call, const json_t *json)
+{
+    const json_t *tokens = json_object_get(json, "tokens");
+    int32_t *ids = NULL;
+    uint32_t n = 0;
+    text_bytes_t text = {0};
+    weft_diag_t diag = {0};
+    weft_json_t out;
+
+    if (check_model(call, json) != WEFT_OK) {
+        return;
+    }
+    if (!json_is_array(tokens)) {
+        api_error_violation(&call->error, "tokens", "Input should be a valid list");
+        return;
+    }
+    if (sampling_params_read_ids(tokens, "tokens", call->model, &call->arena, &ids, &n,
+                                 &call->error) != WEFT_OK) {
+        return;
+    }
+    weft_status_t status =
+        text_tokenizer_decode(call->model->tokenizer, ids, n, false, &diag, &text);
+    if (status < 0) {
+        api_error_from(&call->error, status, &diag, "tokens");
+        return;
+    }
+    weft_json_init(&out, &call->answer);
+    weft_json_begin_object(&out);
+    weft_json_key(&out, "prompt");
+    weft_json_text(&out, text.data != NULL ? text.data : "", text.length);
+    weft_json_end_object(&out);
+    text_bytes_free(text);
+}
+
+void detokenize_prepare(api_call_t *call)
+{
+    json_t *json = NULL;
+
+    if (request_common_parse_body(call, &json) == WEFT_OK) {
+        detokenize(call, json);
+    }
+    json_decref(json);
+}
