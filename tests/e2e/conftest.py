@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers to test: the shipped binary (WEFT_TEST_BINARY) with a real model (WEFT_TEST_MODEL)."""
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+MODEL = os.environ.get("WEFT_TEST_MODEL")
+BINARY = os.environ.get("WEFT_TEST_BINARY")
+VECTORS = Path(__file__).parents[1] / "vectors" / "smollm2"
+START_SECONDS = 60
+NAME = "smollm2"
+
+
+def wait_for(condition, seconds=20, what="the condition"):
+    """Polls until condition() is true, and returns what it said."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
+        threading.Event().wait(0.01)
+
+
+class Server:
+    """A running `weft serve`. lines: what it logged so far."""
+
+    def __init__(self, command, env=None):
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                        text=True, env={**os.environ, **(env or {})})
+        self.lines = []
+        self.url = None
+        self.stirred = threading.Condition()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            with self.stirred:
+                self.lines.append(line)
+                found = re.search(r"listening on (https?)://[^ ]*:(\d+)", line)
+                if found:
+                    self.url = f"{found[1]}://127.0.0.1:{found[2]}"
+                self.stirred.notify_all()
+        with self.stirred:
+            self.stirred.notify_all()
+
+    def wait_until_listening(self):
+        with self.stirred:
+            self.stirred.wait_for(lambda: self.url or self.process.poll() is not None,
+                                  timeout=START_SECONDS)
+        assert self.url, "".join(self.lines)
+        return self
+
+    @property
+    def port(self):
+        return int(self.url.rsplit(":", 1)[1])
+
+    def openai(self, **more):
+        return openai.OpenAI(base_url=self.url + "/v1", max_retries=0, timeout=120,
+                             **{"api_key": "none", **more})
+
+    def http(self, **more):
+        return httpx.Client(base_url=self.url, timeout=120, **more)
+
+    def metrics(self):
+        from prometheus_client.parser import text_string_to_metric_families
+        text = httpx.get(self.url + "/metrics", timeout=20).text
+        return {sample.name + json.dumps(sample.labels, sort_keys=True): sample.value
+                for family in text_string_to_metric_families(text) for sample in family.samples}
+
+    def gauge(self, name):
+        return sum(value for key, value in self.metrics().items() if key.split("{")[0] == name)
+
+    def is_idle(self):
+        return (self.gauge("vllm:num_requests_running") == 0
+                and self.gauge("vllm:num_requests_waiting") == 0
+                and self.gauge("weft:kv_blocks_referenced") == 0)
+
+    def wait_until_idle(self):
+        wait_for(self.is_idle, what="an idle engine")
+
+    def threads(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+
+    def stop(self, number=signal.SIGTERM, seconds=40):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def command(*arguments, program=None, name=NAME):
+    return [program or BINARY, "serve", MODEL, "--port", "0", "--host", "127.0.0.1",
+            "--served-model-name", name, *arguments]
+
+
+def need_server():
+    if not BINARY or not MODEL:
+        pytest.skip("WEFT_TEST_BINARY or WEFT_TEST_MODEL is not set")
+
+
+@pytest.fixture
+def start_server():
+    """Starts servers with more flags; stops them afterwards."""
+    need_server()
+    servers = []
+
+    def start(*arguments, env=None, program=None, wait=True):
+        server = Server(command(*arguments, program=program), env)
+        servers.append(server)
+        return server.wait_until_listening() if wait else server
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The one most tests share."""
+    need_server()
+    instance = Server(command("--max-model-len", "2048", "--enable-prompt-tokens-details",
+                              "--enable-request-id-headers", "--server-dev-mode",
+                              "--enable-server-load-tracking")).wait_until_listening()
+    yield instance
+    assert instance.process.poll() is None, "".join(instance.lines[-20:])
+    instance.wait_until_idle()
+    assert instance.stop() == 0, "".join(instance.lines[-20:])
+
+
+@pytest.fixture
+def client(server):
+    return server.openai()
+
+
+@pytest.fixture
+def http(server):
+    with server.http() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def vectors():
+    return {name: json.loads((VECTORS / f"{name}.json").read_text())
+            for name in ("tokenize", "chat_template", "greedy")}
