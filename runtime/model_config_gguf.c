@@ -116,24 +116,28 @@ static void read_yarn(fields_t *f, model_config_t *config)
 static void read_rope(fields_t *f, model_config_t *config)
 {
     model_rope_t *rope = &config->rope;
-    gguf_string_t type = {"none", 4};
+    gguf_string_t type;
     rope->theta = (float)read_f64(f, "rope.freq_base", DEFAULT_THETA);
     rope->dim = read_u32(f, "rope.dimension_count", config->head_dim);
     rope->interleaved =
         strcmp(f->architecture, "llama") == 0 || strcmp(f->architecture, "mistral") == 0;
+    /* Old files have a factor alone, under either name, and mean linear. */
+    const double factor = read_f64(f, "rope.scaling.factor", read_f64(f, "rope.scale_linear", 0));
     if (f->status != WEFT_OK) {
         return;
     }
     const weft_status_t status =
         gguf_get_string(f->gguf, key_of(f, "rope.scaling.type"), f->diag, &type);
-    if (status != WEFT_OK && status != WEFT_ERR_NOT_FOUND) {
+    if (status == WEFT_ERR_NOT_FOUND) {
+        type = factor == 0 ? (gguf_string_t){"none", 4} : (gguf_string_t){"linear", 6};
+    } else if (status != WEFT_OK) {
         f->status = status;
         return;
     }
     if (string_is(type, "none")) {
         return;
     }
-    rope->factor = (float)read_f64(f, "rope.scaling.factor", 0);
+    rope->factor = (float)factor;
     if (string_is(type, "linear")) {
         rope->kind = MODEL_ROPE_LINEAR;
     } else if (string_is(type, "yarn")) {

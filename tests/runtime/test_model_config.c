@@ -278,6 +278,12 @@ static void gguf_scaling_is_read(void **state)
     assert_false(config.rope.interleaved);
 
     file = begin_gguf("llama", 1);
+    gguf_write_key_f32(&file, "llama.rope.scale_linear", 4);
+    assert_int_equal(read_gguf(&file, &diag, &config), WEFT_OK);
+    assert_int_equal(config.rope.kind, MODEL_ROPE_LINEAR);
+    assert_true(config.rope.factor == 4);
+
+    file = begin_gguf("llama", 1);
     gguf_write_key_string(&file, "llama.rope.scaling.type", "longrope");
     assert_int_equal(read_gguf(&file, &diag, &config), WEFT_ERR_UNSUPPORTED);
     assert_non_null(strstr(diag.text, "key llama.rope.scaling.type: only none, linear and yarn"));
