@@ -31,6 +31,8 @@ struct model_inspect {
     size_t weights_bytes; /* packed for isa; 0 as far as it computes from the file */
     size_t activation_bytes;
     uint32_t max_model_len;
+    const char *tool_parser; /* NULL: none */
+    const char *reasoning_parser;
     size_t template_bytes;
 };
 
@@ -91,7 +93,14 @@ static weft_status_t fill(model_inspect_t *inspect, const char *path, uint32_t m
     if (status < 0 && status != WEFT_ERR_NOT_FOUND) {
         return status;
     }
-    model_source_chat_template(inspect->source, &inspect->template_bytes);
+    const char *chat_template =
+        model_source_chat_template(inspect->source, &inspect->template_bytes);
+    if (chat_template != NULL) {
+        inspect->tool_parser =
+            text_output_guess_tool_parser(chat_template, inspect->template_bytes);
+        inspect->reasoning_parser =
+            text_output_guess_reasoning_parser(chat_template, inspect->template_bytes);
+    }
     sum_tensors(inspect);
     return reckon_memory(inspect);
 }
@@ -212,7 +221,10 @@ static void print_text(const model_inspect_t *inspect, FILE *file)
     if (inspect->template_bytes == 0) {
         fputs("chat template    none\n", file);
     } else {
-        fprintf(file, "chat template    %zu bytes\n", inspect->template_bytes);
+        fprintf(file, "chat template    %zu bytes; tool parser %s, reasoning parser %s\n",
+                inspect->template_bytes,
+                inspect->tool_parser == NULL ? "none" : inspect->tool_parser,
+                inspect->reasoning_parser == NULL ? "none" : inspect->reasoning_parser);
     }
 }
 
@@ -297,6 +309,8 @@ static void put_text(const model_inspect_t *inspect, weft_json_t *json)
                          inspect->tokenizer == NULL ? NULL
                                                     : text_tokenizer_describe(inspect->tokenizer));
     weft_json_put_u64(json, "chat_template_bytes", inspect->template_bytes);
+    weft_json_put_string(json, "tool_parser", inspect->tool_parser);
+    weft_json_put_string(json, "reasoning_parser", inspect->reasoning_parser);
 }
 
 static void put_memory(const model_inspect_t *inspect, weft_json_t *json)

@@ -16,11 +16,11 @@ typedef enum k_dtype {
 } k_dtype_t;
 
 typedef struct k_dtype_info {
-    const char *name;           /* "q4_1" */
-    uint32_t block_elements;    /* 1 for plain types */
+    const char *name;        /* "q4_1" */
+    uint32_t block_elements; /* 1 for plain types */
     uint32_t block_bytes;
-    int32_t gguf_type;          /* -1: not a GGUF type */
-    const char *safetensors;    /* "": not a safetensors type */
+    int32_t gguf_type;       /* -1: not a GGUF type */
+    const char *safetensors; /* "": not a safetensors type */
 } k_dtype_info_t;
 
 const k_dtype_info_t *k_dtype_info(k_dtype_t dtype);

@@ -75,6 +75,25 @@ static void people_read_types_and_memory(void **state)
     assert_non_null(strstr(output, "KV cache f16"));
 }
 
+static void parsers_are_guessed_from_the_chat_template(void **state)
+{
+    (void)state;
+    char command[512];
+    char output[16384];
+    char folder[] = "/tmp/weft-inspect-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    snprintf(command, sizeof(command),
+             "ln -s '" TINY "'llama/*.json '" TINY "'llama/model.safetensors %s &&"
+             " echo '{{ tools }}<tool_call>{\"name\": ...}</tool_call>' > %s/chat_template.jinja",
+             folder, folder);
+    assert_int_equal(system(command), 0);
+    snprintf(command, sizeof(command), "inspect %s", folder);
+    assert_int_equal(run(command, output, sizeof(output)), 0);
+    assert_non_null(strstr(output, "tool parser hermes, reasoning parser none\n"));
+    snprintf(command, sizeof(command), "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
 static void wrong_use_is_told_in_one_line(void **state)
 {
     (void)state;
@@ -94,6 +113,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(json_says_what_the_model_is_and_needs),
         cmocka_unit_test(people_read_types_and_memory),
+        cmocka_unit_test(parsers_are_guessed_from_the_chat_template),
         cmocka_unit_test(wrong_use_is_told_in_one_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
