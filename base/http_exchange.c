@@ -42,7 +42,6 @@ struct weft_http_exchange {
     uint64_t window_bytes;  /* of the body since then */
     uint32_t reject_status; /* 0: none; else what reject() is to answer */
 
-    weft_loop_watch_t *watch; /* for the hang-up, from handle to the end of the answer */
     void *user;
     void (*on_hangup)(weft_http_exchange_t *exchange, void *user);
     void *on_hangup_user;
@@ -69,7 +68,6 @@ static void unlink_and_free(weft_http_exchange_t *exchange)
     if (exchange->next != NULL) {
         exchange->next->previous = exchange->previous;
     }
-    weft_loop_unwatch(exchange->watch);
     if (exchange->response != NULL) {
         MHD_destroy_response(exchange->response);
     }
@@ -109,8 +107,6 @@ static void release(weft_http_exchange_t *exchange)
 /* The peer is gone; tells the user unless it is done or does not want to know. */
 static void hang_up(weft_http_exchange_t *exchange)
 {
-    weft_loop_unwatch(exchange->watch);
-    exchange->watch = NULL;
     exchange->is_hung_up = true;
     if (exchange->is_dispatched && !exchange->is_released && exchange->on_hangup != NULL) {
         exchange->is_released = true; /* a respond from within the callback finds it so */
@@ -118,16 +114,10 @@ static void hang_up(weft_http_exchange_t *exchange)
     }
 }
 
-static void on_socket_event(void *user, uint32_t events)
+void http_exchange_peer_gone(weft_http_exchange_t *exchange)
 {
-    weft_http_exchange_t *exchange = user;
-    if ((events & WEFT_LOOP_HANGUP) == 0) {
-        return;
-    }
-    if (exchange->is_released) { /* answered already: what is left of it may still be read */
-        weft_loop_unwatch(exchange->watch);
-        exchange->watch = NULL;
-        return;
+    if (!exchange->is_dispatched || exchange->is_released) {
+        return; /* its request is read on; what is left of its answer may still be read */
     }
     weft_log_debug("peer hung up path=%s", exchange->path);
     /* libmicrohttpd, waiting to write, would not notice a peer that only stopped sending. */
@@ -136,6 +126,11 @@ static void on_socket_event(void *user, uint32_t events)
     if (exchange->is_released) {
         resume(exchange);
     }
+}
+
+bool http_exchange_is_dispatched(const weft_http_exchange_t *exchange)
+{
+    return exchange->is_dispatched;
 }
 
 /* The request. */
@@ -216,7 +211,7 @@ static enum MHD_Result begin(weft_http_server_t *server, struct MHD_Connection *
     }
     server->exchanges = exchange;
     if (exchange->socket != NULL) {
-        exchange->socket->is_busy = true;
+        exchange->socket->exchange = exchange;
     }
     *exchange_out = exchange;
 
@@ -283,13 +278,14 @@ static enum MHD_Result dispatch(weft_http_exchange_t *exchange)
         return reject_now(exchange);
     }
     weft_buffer_append(&exchange->body, "", 1); /* for those who read it as a string */
-    if (exchange->body.is_failed || exchange->socket == NULL ||
-        weft_loop_watch(server->loop, exchange->socket->fd, WEFT_LOOP_HANGUP, on_socket_event,
-                        exchange, &exchange->watch) < 0) {
+    if (exchange->body.is_failed || exchange->socket == NULL) {
         return MHD_NO;
     }
     exchange->is_dispatched = true;
     server->config.handle(server->config.user, exchange);
+    if (exchange->socket->is_gone) { /* it was, before its request was whole */
+        http_exchange_peer_gone(exchange);
+    }
     return answer_or_wait(exchange);
 }
 
@@ -323,14 +319,12 @@ void http_exchange_on_completed(void *server, struct MHD_Connection *connection,
     }
     *exchange_at = NULL;
     if (exchange->socket != NULL) {
-        exchange->socket->is_busy = false;
+        exchange->socket->exchange = NULL;
         exchange->socket->quiet_since_ns = weft_clock_ns();
     }
     if (exchange->is_dispatched && !exchange->is_released) {
         hang_up(exchange); /* the socket broke; the strings are still there for the callback */
     }
-    weft_loop_unwatch(exchange->watch);
-    exchange->watch = NULL;
     exchange->connection = NULL;
     exchange->method = "";
     exchange->path = "";

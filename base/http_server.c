@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -25,6 +24,7 @@ static void run(weft_http_server_t *server)
     http_tls_set_current(server->tls);
     MHD_run(server->daemon);
     http_tls_set_current(NULL);
+    http_connections_nudge(server);
     if (server->should_run) { /* resumed from within a callback */
         weft_loop_timer_set(server->timer, 0);
     } else if (MHD_get_timeout(server->daemon, &ms) == MHD_YES) {
@@ -53,67 +53,11 @@ static void on_deadline(void *user)
     run(user);
 }
 
-/*
- * libmicrohttpd's timeout starts anew with every byte, so that a peer could keep a connection for
- * ever by sending its headers one by one. Who took two timeouts without a whole head goes.
- */
 static void on_sweep(void *user)
 {
     weft_http_server_t *server = user;
-    const uint64_t timeout = server->config.idle_timeout_s * WEFT_NS_PER_SECOND;
-    const uint64_t now = weft_clock_ns();
-    for (http_connection_t *c = server->connections; c != NULL; c = c->next) {
-        if (!c->is_busy && now - c->quiet_since_ns > 2 * timeout) {
-            (void)shutdown(c->fd, SHUT_RDWR);
-        }
-    }
-    weft_loop_timer_set(server->sweep, timeout);
-}
-
-static void connection_open(weft_http_server_t *server, struct MHD_Connection *connection,
-                            void **context)
-{
-    http_connection_t *c = weft_zalloc(sizeof(*c), "http.connection");
-    *context = c; /* NULL: its requests are refused */
-    if (c == NULL) {
-        return;
-    }
-    c->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-    c->quiet_since_ns = weft_clock_ns();
-    c->next = server->connections;
-    if (c->next != NULL) {
-        c->next->previous = c;
-    }
-    server->connections = c;
-    server->n_connections++;
-}
-
-static void connection_close(weft_http_server_t *server, http_connection_t *c)
-{
-    if (c == NULL) {
-        return;
-    }
-    if (c->previous != NULL) {
-        c->previous->next = c->next;
-    } else {
-        server->connections = c->next;
-    }
-    if (c->next != NULL) {
-        c->next->previous = c->previous;
-    }
-    server->n_connections--;
-    weft_free(c);
-}
-
-static void on_connection(void *user, struct MHD_Connection *connection, void **context,
-                          enum MHD_ConnectionNotificationCode code)
-{
-    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-        connection_open(user, connection, context);
-    } else {
-        connection_close(user, *context);
-        *context = NULL;
-    }
+    http_connections_sweep(server);
+    weft_loop_timer_set(server->sweep, server->config.idle_timeout_s * WEFT_NS_PER_SECOND);
 }
 
 static void on_log(void *user, const char *format, va_list args) WEFT_PRINTF(2, 0);
@@ -165,8 +109,8 @@ static struct MHD_Daemon *start_daemon(weft_http_server_t *server)
     return MHD_start_daemon(
         flags, 0, NULL, NULL, http_exchange_on_request, server, MHD_OPTION_EXTERNAL_LOGGER, on_log,
         NULL, MHD_OPTION_LISTEN_SOCKET, server->listen_fd, MHD_OPTION_NOTIFY_COMPLETED,
-        http_exchange_on_completed, server, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server,
-        MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_CONNECTION_LIMIT,
+        http_exchange_on_completed, server, MHD_OPTION_NOTIFY_CONNECTION, http_connection_on_change,
+        server, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned int)config->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned int)config->idle_timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_BYTES,
         tls, http_tls_retrieve, MHD_OPTION_END);
@@ -276,7 +220,7 @@ uint32_t weft_http_server_exchanges(const weft_http_server_t *server)
 {
     uint32_t n = 0;
     for (const http_connection_t *c = server->connections; c != NULL; c = c->next) {
-        n += c->is_busy;
+        n += c->exchange != NULL ? 1 : 0;
     }
     return n;
 }

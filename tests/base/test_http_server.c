@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -87,7 +88,11 @@ static void answer_later(weft_http_exchange_t *exchange, int pieces)
 {
     later_t *later = calloc(1, sizeof(*later));
     *later = (later_t){.exchange = exchange, .pieces = pieces, .is_stream = pieces > 0};
-    weft_loop_timer_create(loop, on_later, later, &later->timer);
+    if (weft_loop_timer_create(loop, on_later, later, &later->timer) < 0) {
+        free(later);
+        weft_http_respond(exchange, 503, "text/plain", NULL, 0, "", 0);
+        return;
+    }
     weft_loop_timer_set(later->timer, 0);
     weft_http_on_hangup(exchange, on_hangup, later);
     if (later->is_stream) {
@@ -157,7 +162,7 @@ static weft_http_server_config_t base_config(void)
     return (weft_http_server_config_t){.host = "127.0.0.1",
                                        .max_body_bytes = MAX_BODY,
                                        .max_connections = PARKED,
-                                       .idle_timeout_s = 30,
+                                       .idle_timeout_s = 60,
                                        .handle = handle,
                                        .reject = reject};
 }
@@ -193,10 +198,10 @@ static int stop_server(void **state)
     return 0;
 }
 
-/* A connected socket whose reads fail after half a minute instead of hanging the test. */
+/* Its reads fail in the end instead of hanging the test, before the server's timeout would help. */
 static int dial(void)
 {
-    const struct timeval patience = {.tv_sec = 30};
+    const struct timeval patience = {.tv_sec = 20};
     struct sockaddr_in address = {
         .sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -366,6 +371,34 @@ static void a_peer_that_does_not_read_is_noticed_too(void **state)
     wait_for(&n_parked, 1);
     assert_int_equal(atomic_load(&pending), 256 * 65536);
     close(fd);
+    wait_for(&n_hung_up, 1);
+}
+
+static void a_peer_that_ends_with_its_request_is_answered_or_closed(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *request;
+        const char *answer; /* in what comes before the server closes */
+    } cases[] = {
+        {"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n", "200 OK"},
+        {"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhalf", ""},
+        {"GET /echo HTTP/1.1\r\nHos", ""},
+        {"GET", ""},
+        {"", ""},
+        {"GET /park HTTP/1.1\r\nHost: h\r\n\r\n", ""},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const int fd = dial();
+        const int on = 1;
+        setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on)); /* bytes and end in one packet */
+        send_text(fd, cases[i].request);
+        shutdown(fd, SHUT_WR);
+        assert_contains(read_until(fd, NULL), cases[i].answer);
+        const ssize_t n = recv(fd, answer, 1, 0); /* closed before our patience ended? */
+        assert_true(n == 0 || errno == ECONNRESET);
+        close(fd);
+    }
     wait_for(&n_hung_up, 1);
 }
 
@@ -597,6 +630,53 @@ static void a_taken_port_and_a_strange_host_are_named(void **state)
     assert_null(second);
 }
 
+static void every_allocation_of_a_request_may_fail(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        bool is_through = false;
+        for (uint64_t n = 1; !is_through; n++) {
+            weft_alloc_fail_nth(n);
+            const int fd = dial();
+            send_text(fd, kind == 0 ? "POST /later HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
+                                      "Content-Length: 5\r\n\r\nhello"
+                                    : "GET /stream?n=3 HTTP/1.1\r\nHost: h\r\n"
+                                      "Connection: close\r\n\r\n");
+            read_until(fd, NULL);
+            is_through = weft_alloc_fail_nth(0) < n;
+            if (is_through) {
+                assert_contains(answer, kind == 0 ? "\r\n\r\nhello" : "piece\n");
+            }
+            close(fd);
+            assert_true(n < 100);
+        }
+    }
+}
+
+static void every_allocation_of_a_start_may_fail(void **state)
+{
+    (void)state;
+    const weft_http_server_config_t config = base_config();
+    weft_loop_t *other = NULL;
+    assert_status(weft_loop_create(&other), WEFT_OK);
+    const size_t before = weft_alloc_live_bytes();
+    uint64_t n = 1;
+    for (bool is_through = false; !is_through; n++) {
+        weft_http_server_t *second = NULL;
+        weft_diag_t diag = {0};
+        weft_alloc_fail_nth(n);
+        const weft_status_t status = weft_http_server_start(other, &config, &diag, &second);
+        is_through = weft_alloc_fail_nth(0) < n;
+        assert_status(status, is_through ? WEFT_OK : WEFT_ERR_NO_MEMORY);
+        weft_http_server_destroy(second);
+        if (!is_through) {
+            assert_true(weft_alloc_live_bytes() <= before + 4096); /* the loop's own heap */
+        }
+    }
+    assert_true(n > 3);
+    weft_loop_destroy(other);
+}
+
 static void names_and_ipv6_are_listened_on(void **state)
 {
     (void)state;
@@ -631,6 +711,7 @@ int main(void)
         SERVER_TEST(a_stream_arrives_in_pieces_and_ends),
         SERVER_TEST(a_peer_that_hangs_up_is_noticed_unanswered_and_streaming),
         SERVER_TEST(a_peer_that_does_not_read_is_noticed_too),
+        SERVER_TEST(a_peer_that_ends_with_its_request_is_answered_or_closed),
         SERVER_TEST(a_body_over_the_limit_gets_a_413_and_is_not_kept),
         SERVER_TEST(a_body_at_the_limit_is_taken),
         SERVER_TEST(headers_over_the_limit_get_a_431),
@@ -641,6 +722,8 @@ int main(void)
         cmocka_unit_test(destroy_hangs_up_on_those_who_wait),
         SERVER_TEST(a_taken_port_and_a_strange_host_are_named),
         SERVER_TEST(names_and_ipv6_are_listened_on),
+        SERVER_TEST(every_allocation_of_a_request_may_fail),
+        cmocka_unit_test(every_allocation_of_a_start_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
