@@ -15,7 +15,7 @@ static size_t count_structure(const char *text, size_t length)
 weft_status_t json_input_parse(const char *text, size_t length, size_t max_bytes, size_t flags,
                                const char *name, weft_diag_t *diag, json_t **root_out)
 {
-    json_error_t error;
+    json_error_t error = {0};
     if (length > max_bytes) {
         return weft_diag(diag, WEFT_ERR_TOO_LARGE, "%s: %zu bytes of JSON, at most %zu are read",
                          name, length, max_bytes);
@@ -26,7 +26,7 @@ weft_status_t json_input_parse(const char *text, size_t length, size_t max_bytes
     }
     json_t *root = json_loadb(text, length, flags, &error);
     if (root == NULL) {
-        if (json_error_code(&error) == json_error_out_of_memory) {
+        if (error.text[0] == '\0') { /* what jansson leaves when it had no memory */
             return weft_diag(diag, WEFT_ERR_NO_MEMORY, "%s: out of memory for its JSON", name);
         }
         return weft_diag(diag, WEFT_ERR_MALFORMED, "%s: is not valid JSON: line %d column %d: %s",
