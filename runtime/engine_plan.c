@@ -49,16 +49,18 @@ static weft_status_t check_options(const engine_options_t *o, const model_config
     const struct {
         const char *flag;
         uint32_t value;
+        uint32_t min;
         uint32_t max;
     } counts[] = {
-        {"max-num-seqs", o->max_num_seqs, 1 << 16},
-        {"max-num-batched-tokens", o->max_num_batched_tokens, 1 << 20},
-        {"block-size", o->block_size, 1 << 12},
+        {"max-num-seqs", o->max_num_seqs, 1, 1 << 16},
+        {"max-num-batched-tokens", o->max_num_batched_tokens, 1, 1 << 20},
+        {"max-num-queued-reqs", o->max_num_queued_reqs, 0, 1 << 20},
+        {"block-size", o->block_size, 1, 1 << 12},
     };
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
-        if (counts[i].value == 0 || counts[i].value > counts[i].max) {
-            return weft_diag(diag, WEFT_ERR_INVALID, "--%s %u: 1 to %u are possible",
-                             counts[i].flag, counts[i].value, counts[i].max);
+        if (counts[i].value < counts[i].min || counts[i].value > counts[i].max) {
+            return weft_diag(diag, WEFT_ERR_INVALID, "--%s %u: %u to %u are possible",
+                             counts[i].flag, counts[i].value, counts[i].min, counts[i].max);
         }
     }
     if ((o->block_size & (o->block_size - 1)) != 0) {

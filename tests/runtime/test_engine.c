@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "runtime/engine.h"
 
 #include <poll.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 
-#include "base/clock.h"
+#include "runtime/engine_priv.h"
 #include "tests/support/engine_rig.h"
 
 #define MODEL "llama"
@@ -363,18 +362,32 @@ static void prompts_over_the_context_are_refused_and_answers_end_there(void **st
  * Holds the engine after each step until it is let go on, so that what a test finds running or
  * waiting does not depend on who is faster.
  */
+typedef struct gate {
+    sem_t permits;
+    atomic_uint arrived;
+} gate_t;
+
 static void wait_at_gate(void *user, uint32_t tokens)
 {
     (void)tokens;
-    while (sem_wait(user) != 0) {
+    gate_t *gate = user;
+    atomic_fetch_add(&gate->arrived, 1);
+    while (sem_wait(&gate->permits) != 0) {
     }
 }
 
-static void allow_steps(sem_t *gate, int n)
+static void allow_steps(gate_t *gate, int n)
 {
     for (int i = 0; i < n; i++) {
-        assert_int_equal(sem_post(gate), 0);
+        assert_int_equal(sem_post(&gate->permits), 0);
     }
+}
+
+static void put_gate(gate_t *gate, engine_rig_t *rig, uint32_t permits)
+{
+    atomic_init(&gate->arrived, 0);
+    assert_int_equal(sem_init(&gate->permits, 0, permits), 0);
+    engine_observe_steps(rig->engine, wait_at_gate, gate);
 }
 
 static void a_full_queue_refuses_and_takes_again(void **state)
@@ -384,10 +397,9 @@ static void a_full_queue_refuses_and_takes_again(void **state)
     engine_options_t options = engine_rig_options();
     options.max_num_seqs = 1;
     options.max_num_queued_reqs = 1;
-    sem_t gate;
-    assert_int_equal(sem_init(&gate, 0, 0), 0);
+    gate_t gate;
     engine_rig_open(&rig, MODEL, &options);
-    engine_observe_steps(rig.engine, wait_at_gate, &gate);
+    put_gate(&gate, &rig, 0);
     const engine_submit_t submit = engine_rig_submit(prompt, 10, 200);
     engine_request_t *first = engine_rig_send(&rig, &submit);
     engine_request_t *second = engine_rig_send(&rig, &submit);
@@ -426,10 +438,9 @@ static void destroying_the_engine_aborts_and_requests_outlive_it(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    sem_t gate;
-    assert_int_equal(sem_init(&gate, 0, 1), 0);
+    gate_t gate;
     open_small(&rig);
-    engine_observe_steps(rig.engine, wait_at_gate, &gate);
+    put_gate(&gate, &rig, 1);
     const engine_submit_t submit = engine_rig_submit(prompt, 10, 200);
     engine_request_t *request = engine_rig_send(&rig, &submit);
     assert_non_null(engine_client_wait(rig.client, 60000));
@@ -449,10 +460,9 @@ static void aborting_frees_the_blocks_of_running_and_waiting_requests(void **sta
     engine_rig_t rig;
     engine_options_t options = engine_rig_options();
     options.max_num_seqs = 2;
-    sem_t gate;
-    assert_int_equal(sem_init(&gate, 0, 5), 0);
+    gate_t gate;
     engine_rig_open(&rig, MODEL, &options);
-    engine_observe_steps(rig.engine, wait_at_gate, &gate);
+    put_gate(&gate, &rig, 5);
     const engine_submit_t submit = engine_rig_submit(prompt, 40, 200);
     engine_request_t *requests[4];
     for (int i = 0; i < 4; i++) {
@@ -479,10 +489,9 @@ static void steady_decoding_allocates_nothing(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    sem_t gate;
-    assert_int_equal(sem_init(&gate, 0, 10), 0);
+    gate_t gate;
     open_small(&rig);
-    engine_observe_steps(rig.engine, wait_at_gate, &gate);
+    put_gate(&gate, &rig, 10);
     engine_submit_t submit = engine_rig_submit(prompt, 10, 220);
     const int32_t bad_word = 5;
     const uint32_t bad_length = 1;
@@ -507,6 +516,35 @@ static void steady_decoding_allocates_nothing(void **state)
         assert_int_equal(engine_request_answer(requests[i], 0).n_tokens, 220);
         engine_request_release(requests[i]);
     }
+    engine_rig_close(&rig);
+}
+
+static void a_failed_device_ends_everything_with_an_error(void **state)
+{
+    (void)state;
+    engine_rig_t rig;
+    gate_t gate;
+    open_small(&rig);
+    put_gate(&gate, &rig, 3);
+    engine_submit_t submit = engine_rig_submit(prompt, 20, 100);
+    submit.n = 12; /* more than run at a time */
+    engine_request_t *request = engine_rig_send(&rig, &submit);
+    while (atomic_load(&gate.arrived) < 4) {
+        (void)engine_client_wait(rig.client, 1);
+    }
+    /* The engine stands between launch and collect: the result is taken from it. */
+    step_result_t stolen;
+    assert_status(executor_collect(rig.engine->executor, &stolen), WEFT_OK);
+    allow_steps(&gate, 10);
+    engine_rig_wait(&rig, request);
+    for (uint32_t i = 0; i < 12; i++) {
+        assert_int_equal(engine_request_answer(request, i).finish, ENGINE_FINISH_ERROR);
+    }
+    assert_false(engine_is_healthy(rig.engine));
+    engine_request_t *late = NULL;
+    assert_status(engine_submit(rig.engine, rig.client, &submit, NULL, &late), WEFT_ERR_DEVICE);
+    engine_request_release(request);
+    assert_int_equal(engine_rig_wait_idle(&rig).referenced_blocks, 0);
     engine_rig_close(&rig);
 }
 
@@ -649,6 +687,7 @@ int main(void)
         cmocka_unit_test(destroying_the_engine_aborts_and_requests_outlive_it),
         cmocka_unit_test(aborting_frees_the_blocks_of_running_and_waiting_requests),
         cmocka_unit_test(steady_decoding_allocates_nothing),
+        cmocka_unit_test(a_failed_device_ends_everything_with_an_error),
         cmocka_unit_test(every_step_is_observed),
         cmocka_unit_test(what_does_not_fit_says_what_to_change),
         cmocka_unit_test(the_context_shrinks_to_what_the_cache_holds),

@@ -524,6 +524,29 @@ static void abort_frees_blocks_wherever_the_sequence_is(void **state)
     rig_fini(&rig);
 }
 
+static void a_lost_device_retires_everything(void **state)
+{
+    (void)state;
+    rig_t rig;
+    int32_t prompt[20];
+    rig_init(&rig, &(shape_t){4, 60, 2, 16, true});
+    fill_prompt(prompt, 20, 1);
+    for (int i = 0; i < 3; i++) {
+        submit(&rig, add_seq(&rig, prompt, 9, 12));
+    }
+    launch(&rig);
+    launch(&rig);
+    sched_abort_all(rig.sched, ENGINE_FINISH_ERROR);
+    assert_int_equal(rig.seqs[0].retirements, 0);
+    sched_forget_flights(rig.sched);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(rig.seqs[i].finishes, 1);
+        assert_int_equal(rig.seqs[i].retirements, 1);
+        assert_int_equal(rig.seqs[i].seq.finish, ENGINE_FINISH_ERROR);
+    }
+    rig_fini(&rig);
+}
+
 static void the_next_step_can_be_planned_before_the_last_is_collected(void **state)
 {
     (void)state;
@@ -695,6 +718,7 @@ int main(void)
         cmocka_unit_test(lower_priority_number_runs_first_and_is_kept),
         cmocka_unit_test(a_request_that_does_not_fit_yet_is_overtaken_but_not_for_ever),
         cmocka_unit_test(abort_frees_blocks_wherever_the_sequence_is),
+        cmocka_unit_test(a_lost_device_retires_everything),
         cmocka_unit_test(the_next_step_can_be_planned_before_the_last_is_collected),
         cmocka_unit_test(creation_survives_no_memory),
         cmocka_unit_test(every_sequence_answers_as_if_alone),
