@@ -6,14 +6,13 @@
 
 #define WEFT_PRINTF(format_index, first_index)                                                     \
     __attribute__((format(printf, format_index, first_index)))
-#define WEFT_NODISCARD    __attribute__((warn_unused_result))
-#define WEFT_LIKELY(x)    __builtin_expect(!!(x), 1)
-#define WEFT_UNLIKELY(x)  __builtin_expect(!!(x), 0)
-#define WEFT_INLINE       static inline __attribute__((always_inline))
-#define WEFT_CACHE_LINE   64
-#define WEFT_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define WEFT_CONTAINER(ptr, type, member)                                                          \
-    ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define WEFT_NODISCARD                    __attribute__((warn_unused_result))
+#define WEFT_LIKELY(x)                    __builtin_expect(!!(x), 1)
+#define WEFT_UNLIKELY(x)                  __builtin_expect(!!(x), 0)
+#define WEFT_INLINE                       static inline __attribute__((always_inline))
+#define WEFT_CACHE_LINE                   64
+#define WEFT_ARRAY_LEN(a)                 (sizeof(a) / sizeof((a)[0]))
+#define WEFT_CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
 
 /* What a spinning thread does between two looks. */
 #if defined(__x86_64__)

@@ -448,7 +448,7 @@ void weft_http_respond(weft_http_exchange_t *exchange, uint32_t http_status,
                        const void *body, size_t length)
 {
     /* libmicrohttpd copies and does not write to it. */
-    void *bytes = length == 0 ? (void *)(uintptr_t) "" : (void *)(uintptr_t)body;
+    void *bytes = length == 0 ? (void *)(uintptr_t)"" : (void *)(uintptr_t)body;
     struct MHD_Response *response =
         MHD_create_response_from_buffer(length, bytes, MHD_RESPMEM_MUST_COPY);
     set_response(exchange, response, http_status, content_type, headers, n);

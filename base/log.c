@@ -53,8 +53,9 @@ void weft_log(weft_log_level_t level, const char *module, const char *format, ..
     struct tm utc;
     gmtime_r(&seconds, &utc);
     size_t n = strftime(line, sizeof(line), "%Y-%m-%dT%H:%M:%S", &utc);
-    n += (size_t)snprintf(line + n, sizeof(line) - n, ".%03uZ %-5s %s: ",
-                          (unsigned)(now / WEFT_NS_PER_MS % 1000), level_names[level], module);
+    n += (size_t)snprintf(line + n, sizeof(line) - n,
+                          ".%03uZ %-5s %s: ", (unsigned)(now / WEFT_NS_PER_MS % 1000),
+                          level_names[level], module);
 
     va_list args;
     va_start(args, format);

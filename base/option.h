@@ -91,7 +91,7 @@ typedef struct weft_option_alias {
 
 /* A flag of the programs we stand in for that means nothing here: taken, with one log line. */
 typedef struct weft_option_ignored {
-    const char *flag;   /* without the dashes */
+    const char *flag; /* without the dashes */
     bool takes_value;
     const char *reason; /* "weft has no CUDA graphs on the CPU" */
 } weft_option_ignored_t;

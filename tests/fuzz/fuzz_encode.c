@@ -31,8 +31,8 @@ static text_tokenizer_t *load(void)
     return tokenizer;
 }
 
-static void check_stream(const text_tokenizer_t *tokenizer, const text_ids_t *ids,
-                         const char *text, size_t size)
+static void check_stream(const text_tokenizer_t *tokenizer, const text_ids_t *ids, const char *text,
+                         size_t size)
 {
     const text_stream_config_t config = {.starts_text = true};
     text_stream_t *stream = NULL;

@@ -10,7 +10,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char plain_request[] =
-        "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"add_generation_prompt\": true,"
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"add_generation_prompt\": "
+        "true,"
         " \"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\"}}]}";
     const char *source = (const char *)data;
     const char *zero = size > 0 ? memchr(source, '\0', size) : NULL;

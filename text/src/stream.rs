@@ -39,7 +39,10 @@ impl Stream {
     pub fn new(tokenizer: Arc<Tokenizer>, config: &StreamConfig) -> Result<Self> {
         let bytes: usize = config.stops.iter().map(|stop| stop.len()).sum();
         if bytes > MAX_STOP_BYTES {
-            return fail!(TooLarge, "stop strings: {bytes} bytes, at most {MAX_STOP_BYTES} are taken");
+            return fail!(
+                TooLarge,
+                "stop strings: {bytes} bytes, at most {MAX_STOP_BYTES} are taken"
+            );
         }
         if config.stops.iter().any(|stop| stop.is_empty()) {
             return fail!(Invalid, "a stop string is empty");

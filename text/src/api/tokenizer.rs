@@ -100,7 +100,9 @@ unsafe fn strings<'a>(
     count: usize,
 ) -> Vec<&'a [u8]> {
     let data = border::items(data, count).iter();
-    data.zip(border::items(lengths, count)).map(|(&text, &length)| border::bytes(text, length)).collect()
+    data.zip(border::items(lengths, count))
+        .map(|(&text, &length)| border::bytes(text, length))
+        .collect()
 }
 
 unsafe fn optional<'a, T>(data: *const T, count: usize) -> &'a [T] {
@@ -160,10 +162,7 @@ pub unsafe extern "C" fn text_tokenizer_is_special(tokenizer: &Tokenizer, id: i3
 /// # Safety
 /// As text.h says.
 #[no_mangle]
-pub unsafe extern "C" fn text_tokenizer_find(
-    tokenizer: &Tokenizer,
-    token: *const c_char,
-) -> i32 {
+pub unsafe extern "C" fn text_tokenizer_find(tokenizer: &Tokenizer, token: *const c_char) -> i32 {
     guard_or(-1, || match border::c_text(token, "token") {
         Ok(token) => tokenizer.0.find(token),
         Err(_) => -1,

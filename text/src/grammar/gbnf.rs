@@ -37,7 +37,8 @@ pub fn to_lark(source: &str) -> Result<String> {
     for (name, body) in &rules {
         check_names(name, body, &names)?;
     }
-    let mut writer = Writer { rules: &rules, names: &names, recursive: HashSet::new(), used: 0, depth: 0 };
+    let mut writer =
+        Writer { rules: &rules, names: &names, recursive: HashSet::new(), used: 0, depth: 0 };
     writer.recursive = writer.find_recursive();
     let mut lark = format!("start: {}\n", writer.lark(&Node::Rule(rules[root].0.clone()))?);
     let mut recursive: Vec<usize> = writer.recursive.iter().copied().collect();
@@ -197,7 +198,8 @@ impl Writer<'_> {
                 nodes.iter().map(|node| self.regex(node)).collect::<Result<Vec<_>>>()?.concat()
             }
             Node::Choice(nodes) => {
-                let parts = nodes.iter().map(|node| self.regex(node)).collect::<Result<Vec<_>>>()?;
+                let parts =
+                    nodes.iter().map(|node| self.regex(node)).collect::<Result<Vec<_>>>()?;
                 format!("({})", parts.join("|"))
             }
             Node::Repeat(node, least, most) => {

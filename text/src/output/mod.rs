@@ -111,11 +111,7 @@ fn push_delta(deltas: &mut Vec<Delta>, kind: Kind, tool: u32, text: &str) {
     }
 }
 
-fn unknown<T>(
-    what: &str,
-    name: &str,
-    known: impl Iterator<Item = &'static CStr>,
-) -> Result<T> {
+fn unknown<T>(what: &str, name: &str, known: impl Iterator<Item = &'static CStr>) -> Result<T> {
     let known: Vec<_> = known.map(CStr::to_string_lossy).collect();
     fail!(NotFound, "{what} parser {name:?} does not exist (known: {})", known.join(", "))
 }

@@ -41,7 +41,9 @@ pub const ROWS: &[ReasoningRow] = &[
 
 enum State {
     /// Nothing but blanks so far; without an opening mark what follows is reasoning or not.
-    Begin { is_inside: bool },
+    Begin {
+        is_inside: bool,
+    },
     Inside,
     After,
 }

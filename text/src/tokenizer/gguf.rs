@@ -55,10 +55,7 @@ pub fn load(vocab: &GgufVocab) -> Result<Tokenizer> {
     match vocab.model {
         "gpt2" => load_bpe(vocab),
         "llama" => load_spm(vocab),
-        other => fail!(
-            Unsupported,
-            "tokenizer.ggml.model {other:?} (known: \"gpt2\", \"llama\")"
-        ),
+        other => fail!(Unsupported, "tokenizer.ggml.model {other:?} (known: \"gpt2\", \"llama\")"),
     }
 }
 

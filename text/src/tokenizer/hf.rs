@@ -26,8 +26,7 @@ impl HfModel {
 
     /// The steps of the crate's own encode, without its truncation, padding and offsets.
     pub fn encode(&self, text: &str, parse_special: bool, ids: &mut Vec<i32>) -> Result<()> {
-        let added =
-            if parse_special { self.inner.get_added_vocabulary() } else { &self.plain };
+        let added = if parse_special { self.inner.get_added_vocabulary() } else { &self.plain };
         let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
         let model = self.inner.get_model();
         let split = match self.inner.get_pre_tokenizer() {

@@ -113,7 +113,12 @@ fn shorten(token: &str) -> String {
 }
 
 /// What the post-processor puts around a text, then what tokenizer_config.json says instead.
-fn around(inner: &HfTokenizer, config: &Config, bos: i32, eos: i32) -> Result<(Vec<i32>, Vec<i32>)> {
+fn around(
+    inner: &HfTokenizer,
+    config: &Config,
+    bos: i32,
+    eos: i32,
+) -> Result<(Vec<i32>, Vec<i32>)> {
     // A mark that is one token: the ids before and after it are the frame.
     let framed = match inner.encode("a", true) {
         Ok(encoding) => encoding,

@@ -15,8 +15,7 @@ const fn kind(names: &'static [&'static str], regexes: &'static [&'static str]) 
     PreKind { names, regexes, ignore_merges: false, add_bos: false }
 }
 
-const GPT2: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const DIGIT: &str = r"\p{N}";
 const THREE_DIGITS: &str = r"\p{N}{1,3}";
 /// cl100k's with groups of up to three digits.
@@ -38,10 +37,7 @@ const EXAONE_MOE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{
 
 /// The first is for names that are not here.
 static KINDS: &[PreKind] = &[
-    kind(
-        &["default"],
-        &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
-    ),
+    kind(&["default"], &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
     kind(
         &[
             "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4",
@@ -66,12 +62,7 @@ static KINDS: &[PreKind] = &[
         ignore_merges: true,
         add_bos: true,
     },
-    PreKind {
-        names: &["glm4", "glm5"],
-        regexes: &[LLAMA3],
-        ignore_merges: true,
-        add_bos: false,
-    },
+    PreKind { names: &["glm4", "glm5"], regexes: &[LLAMA3], ignore_merges: true, add_bos: false },
     kind(&["chatglm-bpe", "dbrx", "smaug-bpe"], &[LLAMA3]),
     kind(
         &[
@@ -87,18 +78,9 @@ static KINDS: &[PreKind] = &[
         &["deepseek-llm"],
         &[r"[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_MARKS, r"\s+$", CJK_HANGUL, r"\p{N}+"],
     ),
-    kind(
-        &["deepseek-coder"],
-        &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK_HANGUL, DIGIT],
-    ),
-    kind(
-        &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
-        &[THREE_DIGITS, CJK_KANA, DEEPSEEK_WORDS],
-    ),
-    kind(
-        &["falcon"],
-        &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
-    ),
+    kind(&["deepseek-coder"], &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK_HANGUL, DIGIT]),
+    kind(&["deepseek-v3", "hunyuan-dense", "joyai-llm"], &[THREE_DIGITS, CJK_KANA, DEEPSEEK_WORDS]),
+    kind(&["falcon"], &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
     kind(&["poro-chat", "bloom", "gpt3-finnish"], &[BLOOM]),
     kind(&["viking"], &[BLOOM, DIGIT]),
     kind(&["bailingmoe", "bailingmoe2", "llada-moe"], &[BAILING]),
