@@ -129,6 +129,12 @@ weft_status_t text_stream_finish(text_stream_t *stream, const char **text_out, s
 
 /* ---- chat templates -------------------------------------------------------------------------- */
 
+/*
+ * A template is a program. Its steps, depth, and the text it makes are bounded, with one gap: a list
+ * that holds itself many times over, joined to a string with ~, is written out whole. Take templates
+ * from the model's files or the operator, not from requests.
+ */
+
 typedef struct text_template text_template_t;
 
 /* bos, eos: token texts that templates print, "" when none. */

@@ -39,8 +39,14 @@ static inline void assert_encodes(const text_tokenizer_t *tokenizer, const json_
 
 static inline void assert_text(const char *data, size_t length, const json_t *expected)
 {
-    if (length != json_string_length(expected) ||
-        memcmp(data, json_string_value(expected), length) != 0) {
-        fail_msg("expected \"%s\"\ngot \"%.*s\"", json_string_value(expected), (int)length, data);
+    const char *wanted = json_string_value(expected);
+    size_t wanted_length = json_string_length(expected);
+    size_t same = 0;
+    while (same < length && same < wanted_length && data[same] == wanted[same]) {
+        same++;
+    }
+    if (same < length || same < wanted_length) {
+        print_error("expected from byte %zu: \"%.80s\"\n", same, wanted + same);
+        fail_msg("got \"%.*s\"", (int)(length - same < 80 ? length - same : 80), data + same);
     }
 }

@@ -12,8 +12,10 @@ use serde_json::Value as Json;
 
 use crate::error::{fail, Error, Result, Status};
 
-/// One unit is an instruction or 64 bytes of text made.
-const FUEL: u64 = 4_000_000;
+/// One unit is an instruction or 64 bytes of text made. Long requests get more.
+const FUEL: u64 = 500_000;
+const FUEL_PER_REQUEST_BYTE: u64 = 16;
+const MAX_FUEL: u64 = 20_000_000;
 const MAX_DEPTH: usize = 100;
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
@@ -58,16 +60,19 @@ impl Template {
         ] {
             variables.entry(name).or_insert(value);
         }
-        let text = self.run(python::from_json(&Json::Object(variables)))?;
+        let fuel = (FUEL + FUEL_PER_REQUEST_BYTE * request.len() as u64).min(MAX_FUEL);
+        let text = self.run(python::from_json(&Json::Object(variables)), fuel)?;
         match continued {
             Some(message) => cut_after(text, &message),
             None => Ok(text),
         }
     }
 
-    fn run(&self, variables: Value) -> Result<String> {
+    fn run(&self, variables: Value, fuel: u64) -> Result<String> {
         let mut text = Vec::new();
-        self.environment
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel));
+        environment
             .get_template(NAME)
             .and_then(|template| {
                 let out = Bounded { text: &mut text };
@@ -105,10 +110,9 @@ fn environment() -> Result<Environment<'static>> {
         Ok(syntax) => environment.set_syntax(syntax),
         Err(e) => return Err(line_of(&e, Status::Internal)),
     }
-    environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(MAX_DEPTH);
     environment.set_formatter(|out, _, value| {
-        out.write_str(&python::text(value)).map_err(JinjaError::from)
+        out.write_str(&python::text(value)?).map_err(JinjaError::from)
     });
     environment.set_unknown_method_callback(python::method);
     environment.add_filter("tojson", to_json);

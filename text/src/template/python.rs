@@ -9,6 +9,7 @@ type Result<T> = std::result::Result<T, Error>;
 
 /// Deeper values are refused, so that writing them cannot use up the stack.
 const MAX_DEPTH: usize = 200;
+const MAX_WRITTEN_BYTES: usize = 16 << 20;
 
 pub fn from_json(json: &Json) -> Value {
     match json {
@@ -28,46 +29,53 @@ pub fn from_json(json: &Json) -> Value {
 }
 
 /// str(value); nothing for undefined.
-pub fn text(value: &Value) -> String {
+pub fn text(value: &Value) -> Result<String> {
+    let mut out = String::new();
     match value.kind() {
-        ValueKind::Undefined => String::new(),
-        ValueKind::String => value.as_str().unwrap_or_default().to_owned(),
-        _ => {
-            let mut out = String::new();
-            repr(value, 0, &mut out);
-            out
-        }
+        ValueKind::Undefined => {}
+        ValueKind::String => out.push_str(value.as_str().unwrap_or_default()),
+        _ => repr(value, 0, &mut out)?,
     }
+    Ok(out)
 }
 
-fn repr(value: &Value, depth: usize, out: &mut String) {
+/// A value that holds itself many times is small; what is written for it is not.
+fn check_written(out: &str, depth: usize) -> Result<()> {
+    if out.len() > MAX_WRITTEN_BYTES || depth > MAX_DEPTH {
+        return Err(Error::new(ErrorKind::InvalidOperation, "a value is too large to be written"));
+    }
+    Ok(())
+}
+
+fn repr(value: &Value, depth: usize, out: &mut String) -> Result<()> {
+    check_written(out, depth)?;
     match value.kind() {
-        _ if depth > MAX_DEPTH => out.push_str("..."),
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::Number => out.push_str(&number(value)),
         ValueKind::String => repr_string(value.as_str().unwrap_or_default(), out),
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
-            for (index, item) in value.try_iter().into_iter().flatten().enumerate() {
+            for (index, item) in value.try_iter()?.enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
-                repr(&item, depth + 1, out);
+                repr(&item, depth + 1, out)?;
             }
             out.push(']');
         }
-        ValueKind::Map if value.downcast_object_ref::<()>().is_none() => {
+        ValueKind::Map => {
             out.push('{');
-            for (index, name) in value.try_iter().into_iter().flatten().enumerate() {
+            for (index, name) in value.try_iter()?.enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
-                repr(&name, depth + 1, out);
+                repr(&name, depth + 1, out)?;
                 out.push_str(": ");
-                repr(&value.get_item(&name).unwrap_or_default(), depth + 1, out);
+                repr(&value.get_item(&name)?, depth + 1, out)?;
             }
             out.push('}');
         }
         _ => out.push_str(&value.to_string()),
     }
+    Ok(())
 }
 
 fn repr_string(text: &str, out: &mut String) {
@@ -160,9 +168,7 @@ struct JsonWriter<'a> {
 
 impl JsonWriter<'_> {
     fn value(&mut self, value: &Value, depth: usize) -> Result<()> {
-        if depth > MAX_DEPTH {
-            return Err(Error::new(ErrorKind::InvalidOperation, "tojson: nested too deeply"));
-        }
+        check_written(&self.out, depth)?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -275,7 +281,7 @@ fn key_text(name: &Value) -> String {
     }
 }
 
-/// Methods of Python's str that minijinja-contrib lacks, then those it has.
+/// Methods of Python's str that minijinja-contrib lacks or has otherwise, then those it has.
 pub fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value> {
     if let Some(text) = value.as_str() {
         match name {
@@ -287,8 +293,26 @@ pub fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> R
                 let (suffix,): (&str,) = from_args(args)?;
                 return Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)));
             }
+            "title" => {
+                let () = from_args(args)?;
+                return Ok(Value::from(title(text)));
+            }
             _ => {}
         }
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}
+
+/// Every run of letters gets a capital, whatever stands between.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut is_inside = false;
+    for character in text.chars() {
+        match is_inside {
+            true => out.extend(character.to_lowercase()),
+            false => out.extend(character.to_uppercase()),
+        }
+        is_inside = character.is_alphabetic();
+    }
+    out
 }
