@@ -1,8 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
+# weft_isa_flags(source...): a file named *_avx2.c or *_avx512.c is compiled for that instruction set.
+function(weft_isa_flags)
+    foreach(source ${ARGV})
+        if(source MATCHES "_avx2\\.c$")
+            set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+        elseif(source MATCHES "_avx512\\.c$")
+            set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+                "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mprefer-vector-width=512")
+        endif()
+    endforeach()
+endfunction()
+
 # weft_folder(PATH USES folder... LIBRARIES target...)
 # Makes the static library weft_<path> of every .c below PATH. Files are found, not listed, so that
-# adding a backend, an op or a model touches its .def table and nothing here. A file named
-# *_avx2.c or *_avx512.c is compiled for that instruction set, and left out on other machines.
+# adding a backend, an op or a model touches its .def table and nothing here. Files of an
+# instruction set (weft_isa_flags) are left out on other machines.
 function(weft_folder path)
     cmake_parse_arguments(ARG "" "" "USES;LIBRARIES" ${ARGN})
     string(REPLACE "/" "_" name weft_${path})
@@ -16,15 +28,5 @@ function(weft_folder path)
         string(REPLACE "/" "_" used weft_${folder})
         target_link_libraries(${name} PUBLIC ${used})
     endforeach()
-    if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-        foreach(source ${sources})
-            if(source MATCHES "_avx2\\.c$")
-                set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-                    "-mavx2;-mfma;-mf16c")
-            elseif(source MATCHES "_avx512\\.c$")
-                set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-                    "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mprefer-vector-width=512")
-            endif()
-        endforeach()
-    endif()
+    weft_isa_flags(${sources})
 endfunction()
