@@ -292,7 +292,7 @@ static double bound_of(const scene_t *s)
 static void check_values(const char *isa, test_random_t *random)
 {
     const feed_t feed = {"BHLNC", 16, 0, open_stream(isa, 2, 1, 1)};
-    for (uint32_t round = 0; round < test_rounds(200); round++) {
+    for (uint32_t round = 0; round < test_rounds(120); round++) {
         scene_t s = random_scene(random);
         float *out[4];
         alloc_out(&s, out);
@@ -332,7 +332,7 @@ static void check_feeds(const char *isa, test_random_t *random)
     for (uint32_t i = 0; i < 4; i++) {
         streams[i] = open_stream(isa, i + 1, 1, 1);
     }
-    for (uint32_t round = 0; round < test_rounds(200); round++) {
+    for (uint32_t round = 0; round < test_rounds(120); round++) {
         scene_t s = random_scene(random);
         float *whole[4];
         float *out[4];

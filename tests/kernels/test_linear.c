@@ -135,7 +135,7 @@ static void check_untouched(const linear_case_t *c, const float *y)
 static void check_products(const char *isa, test_random_t *random)
 {
     k_stream_t *stream = open_stream(isa, 2, 300, 768);
-    for (uint32_t round = 0; round < test_rounds(400); round++) {
+    for (uint32_t round = 0; round < test_rounds(160); round++) {
         for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
             linear_case_t c = random_case(random, dtype);
             weft_mem_t mem;
@@ -165,7 +165,7 @@ static void check_rows_alone(const char *isa, test_random_t *random)
     for (uint32_t i = 0; i < 4; i++) {
         streams[i] = open_stream(isa, i + 1, 300, 768);
     }
-    for (uint32_t round = 0; round < test_rounds(200); round++) {
+    for (uint32_t round = 0; round < test_rounds(100); round++) {
         for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
             linear_case_t c = random_case(random, dtype);
             weft_mem_t mem;
