@@ -12,7 +12,8 @@
  *            to wait and will compute its history again; the oldest is never preempted, so there is
  *            always progress
  * Admission  only when a sequence's whole known history fits beside what the running ones still
- *            need; one that does not fit yet may be overtaken SCHED_MAX_OVERTAKEN times
+ *            need; one that does not fit yet may be overtaken SCHED_MAX_OVERTAKEN times.
+ *            One whose next block an earlier sequence is computing waits for that block
  * Pipeline   plan / execute / commit: up to SCHED_MAX_IN_FLIGHT plans may be out; commits come in
  *            plan order. Steps must execute in plan order: a block may be given away while the step
  *            before still writes to it

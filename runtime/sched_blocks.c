@@ -87,6 +87,11 @@ uint32_t sched_unclaimed_blocks(const sched_t *sched)
     return unclaimed;
 }
 
+bool sched_looks_up(const sched_seq_t *seq)
+{
+    return !seq->wants_prompt_logprobs || seq->is_prompt_reported;
+}
+
 /* Blocks of the prompt that a running sample of the same request has computed. */
 static uint32_t share_with_sibling(const sched_t *sched, const sched_seq_t *seq, uint32_t most,
                                    kv_block_id_t *blocks_out)
@@ -114,7 +119,7 @@ static uint32_t find_computed_blocks(const sched_t *sched, const sched_seq_t *se
                                      kv_block_id_t *blocks_out)
 {
     const uint32_t most = (sched_goal(seq) - 1) / sched->block_tokens;
-    if (seq->wants_prompt_logprobs && !seq->is_prompt_reported) {
+    if (!sched_looks_up(seq)) {
         return 0;
     }
     if (seq->hashes == NULL) {

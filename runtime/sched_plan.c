@@ -125,19 +125,45 @@ static void grant_prefills(sched_t *sched)
     }
 }
 
-/* Samples of one prompt wait for the first of them, whose blocks they will share. */
-static bool is_held_back(const sched_t *sched, const sched_seq_t *seq)
+/* Without names, samples of one prompt wait for the first of them, whose blocks they will share. */
+static bool is_sibling_ahead(const sched_t *sched, const sched_seq_t *seq)
 {
     const uint32_t shareable = (seq->n_prompt - 1) / sched->block_tokens * sched->block_tokens;
-    if (seq->pending > 0) {
-        return true; /* preempted in flight: its history is not known yet */
-    }
     for (const sched_seq_t *s = seq->sibling; s != seq; s = s->sibling) {
         if (s->state == SCHED_SEQ_RUNNING && s->computed < shareable) {
             return true;
         }
     }
     return false;
+}
+
+/* A prefill served before it is about to compute the very block that it would compute too. */
+static bool is_twin_ahead(const sched_t *sched, const sched_seq_t *seq)
+{
+    const uint32_t useful = (sched_goal(seq) - 1) / sched->block_tokens;
+    const uint32_t n = seq->n_hashes < useful ? seq->n_hashes : useful;
+    for (const sched_seq_t *s = sched->running.first; s != NULL && sched_is_before(s, seq);
+         s = s->next) {
+        const uint32_t next = s->computed / sched->block_tokens;
+        if (next < n && next < s->n_hashes &&
+            memcmp(&s->hashes[next], &seq->hashes[next], sizeof(kv_hash_t)) == 0 &&
+            kv_index_find(sched->config.index, &seq->hashes[next]) == KV_BLOCK_NONE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* It is worth while to wait for blocks that are being computed. */
+static bool is_held_back(const sched_t *sched, const sched_seq_t *seq)
+{
+    if (seq->pending > 0) {
+        return true; /* preempted in flight: its history is not known yet */
+    }
+    if (seq->hashes == NULL) {
+        return is_sibling_ahead(sched, seq);
+    }
+    return sched_looks_up(seq) && is_twin_ahead(sched, seq);
 }
 
 static void admit_waiting(sched_t *sched)

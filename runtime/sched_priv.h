@@ -54,6 +54,9 @@ kv_block_id_t *sched_table(const sched_t *sched, const sched_seq_t *seq);
 uint32_t sched_goal(const sched_seq_t *seq);
 bool sched_is_decode(const sched_seq_t *seq); /* one token left, and it follows sampled ones */
 
+/* Whether computed blocks may be used: a prompt's log-probabilities need all of it computed. */
+bool sched_looks_up(const sched_seq_t *seq);
+
 /* Leaves its slot; its blocks are free, its history stays. */
 void sched_unbind(sched_t *sched, sched_seq_t *seq);
 void sched_preempt(sched_t *sched, sched_seq_t *seq);

@@ -352,6 +352,30 @@ static void equal_prompts_share_blocks_and_compute_one_token(void **state)
     rig_fini(&rig);
 }
 
+static void a_prompt_that_is_being_computed_is_not_computed_again(void **state)
+{
+    (void)state;
+    rig_t rig;
+    int32_t prompt[64];
+    rig_init(&rig, &(shape_t){4, 100, 4, 16, true});
+    fill_prompt(prompt, 64, 1);
+    tracked_t *first = add_seq(&rig, prompt, 60, 2);
+    prompt[44] = 0;
+    tracked_t *second = add_seq(&rig, prompt, 60, 2);
+    prompt[1] = 0;
+    tracked_t *other = add_seq(&rig, prompt, 4, 2);
+    submit(&rig, first);
+    submit(&rig, second);
+    submit(&rig, other);
+    step(&rig);
+    assert_int_equal(second->seq.state, SCHED_SEQ_WAITING);
+    assert_int_equal(other->seq.state, SCHED_SEQ_RUNNING);
+    run_until_empty(&rig);
+    assert_int_equal(second->seq.cached_tokens, 44);
+    assert_answered(second);
+    rig_fini(&rig);
+}
+
 static void samples_of_a_prompt_share_its_blocks_without_caching(void **state)
 {
     (void)state;
@@ -710,6 +734,7 @@ int main(void)
         cmocka_unit_test(decodes_come_first_and_prefills_take_the_rest),
         cmocka_unit_test(a_long_prefill_leaves_half_to_a_short_one),
         cmocka_unit_test(equal_prompts_share_blocks_and_compute_one_token),
+        cmocka_unit_test(a_prompt_that_is_being_computed_is_not_computed_again),
         cmocka_unit_test(samples_of_a_prompt_share_its_blocks_without_caching),
         cmocka_unit_test(prompt_logprobs_are_complete_whatever_is_cached),
         cmocka_unit_test(a_lone_prompt_token_without_answer_is_done_at_once),
