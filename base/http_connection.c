@@ -67,10 +67,13 @@ void http_connection_on_change(void *server, struct MHD_Connection *connection, 
 {
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         open_connection(server, connection, context);
-    } else if (*context != NULL) {
+        return;
+    }
+    if (*context != NULL) {
         close_connection(server, *context);
         *context = NULL;
     }
+    http_server_run_soon(server); /* at the limit, only another run listens again */
 }
 
 /*

@@ -536,6 +536,24 @@ static void a_connection_that_trickles_is_closed(void **state)
     stop_server(NULL);
 }
 
+static void connections_over_the_limit_wait_until_one_closes(void **state)
+{
+    (void)state;
+    weft_http_server_config_t config = base_config();
+    config.max_connections = 2;
+    start_server(&config);
+    int fds[6];
+    for (int i = 0; i < 6; i++) {
+        fds[i] = dial();
+        send_text(fds[i], "GET /echo HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    for (int i = 0; i < 6; i++) {
+        assert_contains(read_until(fds[i], "\r\n\r\n"), "200 OK");
+        close(fds[i]);
+    }
+    stop_server(NULL);
+}
+
 static void a_thousand_idle_and_a_thousand_streams_fit_on_the_loop(void **state)
 {
     (void)state;
@@ -717,6 +735,7 @@ int main(void)
         SERVER_TEST(headers_over_the_limit_get_a_431),
         SERVER_TEST(what_is_not_http_is_refused),
         cmocka_unit_test(a_connection_that_trickles_is_closed),
+        cmocka_unit_test(connections_over_the_limit_wait_until_one_closes),
         SERVER_TEST(a_thousand_idle_and_a_thousand_streams_fit_on_the_loop),
         SERVER_TEST(stop_listening_refuses_new_peers_and_closes_after_answers),
         cmocka_unit_test(destroy_hangs_up_on_those_who_wait),
