@@ -166,7 +166,7 @@ static void check_choices(executor_rig_t *rig, const greedy_case_t *c, const bou
                           uint32_t *strays)
 {
     static k_sampled_t prompt[MAX_PROMPT + ANSWER];
-    k_sampled_t last;
+    k_sampled_t last = {0};
     bind_sequence(rig, c->tokens, c->n_prompt + ANSWER, 0, K_MAX_LOGPROBS);
     run_prompt(rig, c->n_prompt + ANSWER, prompt, &last);
     check_top10(c, &prompt[c->n_prompt - 1], bounds->top10);
@@ -181,7 +181,7 @@ static void check_choices(executor_rig_t *rig, const greedy_case_t *c, const bou
  */
 static void check_continuation(executor_rig_t *rig, const greedy_case_t *c, const bounds_t *bounds)
 {
-    k_sampled_t sampled;
+    k_sampled_t sampled = {0};
     uint32_t strays = 0;
     bind_sequence(rig, c->tokens, c->n_prompt, 0, 0);
     run_prompt(rig, c->n_prompt, NULL, &sampled);
@@ -247,7 +247,7 @@ static void fast_kernels_continue_within_the_bounds_of_rounding(void **state)
 static double mean_nll(executor_rig_t *rig, const int32_t *ids, uint32_t n, double *first16_out)
 {
     static k_sampled_t prompt[TEXT_TOKENS];
-    k_sampled_t last;
+    k_sampled_t last = {0};
     double sum = 0;
     bind_sequence(rig, ids, n, 0, 0);
     run_prompt(rig, n, prompt, &last);
