@@ -3,12 +3,14 @@
 #include "base/alloc.h"
 #include "base/compiler.h"
 #include "cli/commands.h"
+#include "cli/option_tables.h"
 
-static const weft_option_t rows[] = {
+const weft_option_t bench_serve_option_rows[] = {
 #define OPTION(...) WEFT_OPTION_ROW(bench_serve_options_t, __VA_ARGS__)
 #include "cli/bench_serve.def"
 #undef OPTION
 };
+const size_t bench_serve_option_count = WEFT_ARRAY_LEN(bench_serve_option_rows);
 
 static weft_status_t check_options(const bench_serve_options_t *options, weft_diag_t *diag)
 {
@@ -53,8 +55,7 @@ static weft_status_t measure(const bench_serve_options_t *options, weft_diag_t *
 int bench_serve(int argc, char **argv)
 {
     bench_serve_options_t options;
-    const weft_option_group_t group = {
-        .title = "load", .rows = rows, .n_rows = WEFT_ARRAY_LEN(rows), .config = &options};
+    const weft_option_group_t group = CLI_OPTION_GROUP(bench_serve, "load", &options);
     const weft_option_spec_t spec = {
         .usage = "weft bench serve [options]",
         .about = "Loads any OpenAI server with streamed completions and reports latencies and "
