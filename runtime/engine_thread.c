@@ -224,7 +224,8 @@ static void *run(void *arg)
         disturb(engine);
         const bool did_something = do_step(engine);
         publish_gauges(engine);
-        if (!did_something) {
+        /* Looked at again: do_commands may have taken the wake that came with it. */
+        if (!did_something && !atomic_load(&engine->is_stopping)) {
             mailbox_wait(&engine->mailbox, -1);
         }
     }
