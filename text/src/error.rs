@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a call came to: the subset of base/status.def that this crate answers with.
 
-/// The values are those of weft_status_t; tests/text/test_text_border.c compares them.
+/// The values are those of weft_status_t.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
