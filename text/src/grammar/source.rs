@@ -20,8 +20,8 @@ pub fn read(kind: Kind, source: &str) -> Result<TopLevelGrammar> {
         );
     }
     let grammar = match kind {
-        Kind::JsonObject => GrammarWithLexer::from_json_schema(json!({"type": "object"})),
-        Kind::JsonSchema => GrammarWithLexer::from_json_schema(parse_json(source)?),
+        Kind::JsonObject => GrammarWithLexer::from_json_schema(bounded(json!({"type": "object"}))),
+        Kind::JsonSchema => GrammarWithLexer::from_json_schema(bounded(parse_json(source)?)),
         Kind::Choice => GrammarWithLexer::from_regex(&choice(&parse_json(source)?)?),
         Kind::Regex => {
             check_nesting(source)?;
@@ -43,6 +43,16 @@ fn parse_json(source: &str) -> Result<Value> {
         Ok(value) => Ok(value),
         Err(e) => fail!(Invalid, "grammar: not JSON: {e}"),
     }
+}
+
+/// Indentation is taken, a run of line ends is not: a small model that starts one seldom stops.
+fn bounded(mut schema: Value) -> Value {
+    if let Value::Object(members) = &mut schema {
+        members
+            .entry("x-guidance")
+            .or_insert_with(|| json!({"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}"}));
+    }
+    schema
 }
 
 fn choice(choices: &Value) -> Result<String> {
