@@ -100,8 +100,7 @@ void answer_metrics(api_call_t *call)
     char *text = api_metrics_text(server->metrics, server->engine, &gauges, &length);
 
     if (text == NULL) {
-        api_error_set(&call->error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                      weft_strerror(WEFT_ERR_NO_MEMORY));
+        api_error_no_memory(&call->error);
         api_call_fail(call);
         return;
     }
@@ -130,7 +129,11 @@ static void read_abort_ids(api_call_t *call, const json_t *list)
             api_error_violation(&call->error, "request_ids", "Input should be a list of strings");
             return;
         }
-        call->abort_ids[call->n_abort_ids++] = weft_arena_strdup(&call->arena, id);
+        call->abort_ids[i] = weft_arena_strdup(&call->arena, id);
+        call->n_abort_ids += call->abort_ids[i] != NULL;
+    }
+    if (call->n_abort_ids < count) {
+        api_error_no_memory(&call->error);
     }
 }
 

@@ -22,8 +22,7 @@ generation_t *api_call_new_generation(api_call_t *call, const generation_format_
     generation_t *generation = weft_arena_alloc(&call->arena, sizeof(*generation));
 
     if (generation == NULL) {
-        api_error_set(&call->error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                      weft_strerror(WEFT_ERR_NO_MEMORY));
+        api_error_no_memory(&call->error);
         return NULL;
     }
     generation->call = call;
@@ -209,8 +208,7 @@ void api_call_fail(api_call_t *call)
 void api_call_respond(api_call_t *call)
 {
     if (call->answer.is_failed) {
-        api_error_set(&call->error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                      weft_strerror(WEFT_ERR_NO_MEMORY));
+        api_error_no_memory(&call->error);
         api_call_fail(call);
         return;
     }

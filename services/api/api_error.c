@@ -43,6 +43,12 @@ weft_status_t api_error_violation(api_error_t *error, const char *path, const ch
     return WEFT_ERR_INVALID;
 }
 
+weft_status_t api_error_no_memory(api_error_t *error)
+{
+    return api_error_set(error, API_ERROR_UNAVAILABLE, NULL, "%s",
+                         weft_strerror(WEFT_ERR_NO_MEMORY));
+}
+
 weft_status_t api_error_from(api_error_t *error, weft_status_t status, const weft_diag_t *diag,
                              const char *param)
 {

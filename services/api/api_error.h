@@ -35,6 +35,9 @@ weft_status_t api_error_set(api_error_t *error, api_error_kind_t kind, const cha
 /* One more violated rule of the request's schema. Returns WEFT_ERR_INVALID. */
 weft_status_t api_error_violation(api_error_t *error, const char *path, const char *text);
 
+/* The server lacks the memory to serve this: 503. Returns WEFT_ERR_INVALID. */
+weft_status_t api_error_no_memory(api_error_t *error);
+
 /* What a lower layer said: status and its line. Returns WEFT_ERR_INVALID. */
 weft_status_t api_error_from(api_error_t *error, weft_status_t status, const weft_diag_t *diag,
                              const char *param);

@@ -60,9 +60,14 @@ static weft_status_t join_parts(const json_t *parts, size_t index, json_t **cont
     *content_out = json_stringn(joined.data != NULL ? joined.data : "", joined.length);
     bool is_complete = !joined.is_failed && *content_out != NULL;
     weft_buffer_free(&joined);
-    return is_complete ? WEFT_OK
-                       : api_error_set(error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                                       weft_strerror(WEFT_ERR_NO_MEMORY));
+    return is_complete ? WEFT_OK : api_error_no_memory(error);
+}
+
+/* A new reference; NULL: no memory. */
+static json_t *text_part(const json_t *text)
+{
+    return json_pack("{s:s,s:o}", "type", "text", "text",
+                     json_stringn(json_string_value(text), json_string_length(text)));
 }
 
 static weft_status_t keep_parts(const json_t *content, size_t index, json_t **content_out,
@@ -78,8 +83,10 @@ static weft_status_t keep_parts(const json_t *content, size_t index, json_t **co
             json_decref(parts);
             return refuse_part(error, index, part);
         }
-        json_t *copy = json_stringn(json_string_value(text), json_string_length(text));
-        json_array_append_new(parts, json_pack("{s:s,s:o}", "type", "text", "text", copy));
+        if (json_array_append_new(parts, text_part(text)) != 0) {
+            json_decref(parts);
+            return api_error_no_memory(error);
+        }
     }
     *content_out = parts;
     return WEFT_OK;
@@ -101,43 +108,52 @@ static weft_status_t set_content(json_t *message, size_t index, const api_model_
     } else if (json_is_array(content)) {
         status = join_parts(content, index, &normal, error);
     }
-    if (normal != NULL) {
-        json_object_set_new(message, "content", normal);
+    bool is_replaced = normal != NULL || content == NULL || json_is_null(content);
+    if (status < 0) {
+        json_decref(normal);
+        return status;
     }
-    return status;
+    return is_replaced && json_object_set_new(message, "content", normal) != 0
+               ? api_error_no_memory(error)
+               : WEFT_OK;
 }
 
 /* Arguments come as the JSON text the model wrote; templates want the object. */
-static void parse_arguments(json_t *message)
+static int parse_arguments(json_t *message)
 {
     json_t *calls = json_object_get(message, "tool_calls");
+    int failed = 0;
 
     for (size_t i = 0; i < json_array_size(calls); i++) {
         json_t *function = json_object_get(json_array_get(calls, i), "function");
         const json_t *text = json_object_get(function, "arguments");
-        if (json_is_string(text)) {
-            json_t *parsed =
-                json_loadb(json_string_value(text), json_string_length(text), JSON_ALLOW_NUL, NULL);
+        if (json_is_string(text) && json_string_length(text) == 0) {
+            failed |= json_object_set_new(function, "arguments", json_object());
+        } else if (json_is_string(text)) {
+            json_error_t detail;
+            json_t *parsed = json_loadb(json_string_value(text), json_string_length(text),
+                                        JSON_ALLOW_NUL, &detail);
             if (parsed != NULL) {
-                json_object_set_new(function, "arguments", parsed);
-            } else if (json_string_length(text) == 0) {
-                json_object_set_new(function, "arguments", json_object());
+                failed |= json_object_set_new(function, "arguments", parsed);
             }
+            failed |= parsed == NULL && json_error_code(&detail) == json_error_out_of_memory;
         }
     }
     if (calls != NULL && (json_is_null(calls) || json_array_size(calls) == 0)) {
         json_object_del(message, "tool_calls"); /* templates ask whether it is there */
     }
+    return failed;
 }
 
 /* Templates of reasoning models read the older member name. */
-static void copy_reasoning(json_t *message)
+static int copy_reasoning(json_t *message)
 {
     json_t *reasoning = json_object_get(message, "reasoning");
 
-    if (json_is_string(reasoning) && json_object_get(message, "reasoning_content") == NULL) {
-        json_object_set(message, "reasoning_content", reasoning);
+    if (!json_is_string(reasoning) || json_object_get(message, "reasoning_content") != NULL) {
+        return 0;
     }
+    return json_object_set(message, "reasoning_content", reasoning);
 }
 
 static weft_status_t normalize_message(json_t *message, size_t index, const api_model_t *model,
@@ -151,11 +167,11 @@ static weft_status_t normalize_message(json_t *message, size_t index, const api_
     if (role == NULL || role[0] == '\0') {
         return violation(error, index, "role", "Field required");
     }
-    if (strcmp(role, "developer") == 0 && !model->template_knows_developer) {
-        json_object_set_new(message, "role", json_string("system"));
+    bool is_renamed = strcmp(role, "developer") == 0 && !model->template_knows_developer;
+    if ((is_renamed && json_object_set_new(message, "role", json_string("system")) != 0) ||
+        parse_arguments(message) != 0 || copy_reasoning(message) != 0) {
+        return api_error_no_memory(error);
     }
-    parse_arguments(message);
-    copy_reasoning(message);
     return set_content(message, index, model, error);
 }
 
@@ -167,8 +183,7 @@ weft_status_t chat_messages_normalize(const json_t *messages, const api_model_t 
     }
     json_t *copy = json_deep_copy(messages);
     if (copy == NULL) {
-        return api_error_set(error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                             weft_strerror(WEFT_ERR_NO_MEMORY));
+        return api_error_no_memory(error);
     }
     for (size_t i = 0; i < json_array_size(copy); i++) {
         if (normalize_message(json_array_get(copy, i), i, model, error) != WEFT_OK) {

@@ -2,10 +2,10 @@
 /* The worker's half of POST /v1/chat/completions. */
 #include "services/api/chat_request.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "services/api/chat_messages.h"
+#include "services/api/json_text.h"
 
 static const json_field_t rows[] = {
 #define FIELD(...) JSON_FIELD_ROW(chat_fields_t, __VA_ARGS__)
@@ -58,16 +58,24 @@ static weft_status_t template_variables(api_call_t *call, const chat_fields_t *f
     json_t *variables = json_pack("{s:o,s:b,s:b}", "messages", messages, "add_generation_prompt",
                                   (int)fields->add_generation_prompt, "continue_final_message",
                                   (int)fields->continue_final_message);
+    int failed = variables == NULL;
     if (json_array_size(fields->tools) > 0 && !hides_tools) {
-        json_object_set(variables, "tools", fields->tools);
+        failed |= json_object_set(variables, "tools", fields->tools);
     }
     if (fields->documents != NULL) {
-        json_object_set(variables, "documents", fields->documents);
+        failed |= json_object_set(variables, "documents", fields->documents);
     }
     if (fields->reasoning_effort != NULL) {
-        json_object_set_new(variables, "reasoning_effort", json_string(fields->reasoning_effort));
+        failed |= json_object_set_new(variables, "reasoning_effort",
+                                      json_string(fields->reasoning_effort));
     }
-    json_object_update(variables, fields->chat_template_kwargs);
+    if (fields->chat_template_kwargs != NULL) {
+        failed |= json_object_update(variables, fields->chat_template_kwargs);
+    }
+    if (failed != 0) {
+        json_decref(variables);
+        return api_error_no_memory(&call->error);
+    }
     *variables_out = variables;
     return WEFT_OK;
 }
@@ -97,8 +105,8 @@ static weft_status_t check_template(api_call_t *call, const chat_fields_t *field
     return WEFT_OK;
 }
 
-static weft_status_t render(api_call_t *call, const chat_fields_t *fields, const char *variables,
-                            text_bytes_t *text_out)
+static weft_status_t render(api_call_t *call, const chat_fields_t *fields,
+                            const weft_buffer_t *variables, text_bytes_t *text_out)
 {
     const api_model_t *model = call->model;
     text_template_t *own = NULL;
@@ -110,8 +118,8 @@ static weft_status_t render(api_call_t *call, const chat_fields_t *fields, const
                                       model->template_bos, model->template_eos, &diag, &own);
     }
     if (status == WEFT_OK) {
-        status = text_template_render(own != NULL ? own : model->chat_template, variables,
-                                      strlen(variables), &diag, text_out);
+        status = text_template_render(own != NULL ? own : model->chat_template, variables->data,
+                                      variables->length, &diag, text_out);
     }
     text_template_destroy(own);
     return status < 0 ? api_error_from(&call->error, status, &diag, "messages") : WEFT_OK;
@@ -121,19 +129,17 @@ weft_status_t chat_request_render(api_call_t *call, const chat_fields_t *fields,
                                   text_bytes_t *text_out)
 {
     json_t *variables = NULL;
+    weft_buffer_t text = {0};
 
     if (check_template(call, fields) != WEFT_OK ||
         template_variables(call, fields, &variables) != WEFT_OK) {
         return WEFT_ERR_INVALID;
     }
-    char *text = json_dumps(variables, JSON_COMPACT);
+    json_text_append(variables, &text);
     json_decref(variables);
-    if (text == NULL) {
-        return api_error_set(&call->error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                             weft_strerror(WEFT_ERR_NO_MEMORY));
-    }
-    weft_status_t status = render(call, fields, text, text_out);
-    free(text);
+    weft_status_t status =
+        text.is_failed ? api_error_no_memory(&call->error) : render(call, fields, &text, text_out);
+    weft_buffer_free(&text);
     return status;
 }
 
@@ -223,8 +229,7 @@ static weft_status_t add_prompt(api_call_t *call, const chat_request_t *request,
 
     generation->prompts = weft_arena_calloc(&call->arena, 1, sizeof(*generation->prompts));
     if (generation->prompts == NULL) {
-        return api_error_set(&call->error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                             weft_strerror(WEFT_ERR_NO_MEMORY));
+        return api_error_no_memory(&call->error);
     }
     if (chat_request_render(call, &request->fields, &text) != WEFT_OK) {
         return WEFT_ERR_INVALID;

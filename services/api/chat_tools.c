@@ -68,9 +68,7 @@ static weft_status_t read_choice(const json_t *tools, const json_t *choice, weft
     }
     out->mode = CHAT_TOOLS_NAMED;
     out->name = weft_arena_strdup(arena, name);
-    return out->name != NULL ? WEFT_OK
-                             : api_error_set(error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                                             weft_strerror(WEFT_ERR_NO_MEMORY));
+    return out->name != NULL ? WEFT_OK : api_error_no_memory(error);
 }
 
 weft_status_t chat_tools_read(const json_t *tools, const json_t *choice, weft_arena_t *arena,
@@ -97,27 +95,34 @@ static json_t *parameters_of(const json_t *tool)
 }
 
 /* "$ref": "#/$defs/x" means the root: a schema that moves inward leaves its definitions there. */
-static void hoist_definitions(json_t *root, json_t *schema)
+static int hoist_definitions(json_t *root, json_t *schema)
 {
     static const char *const names[] = {"$defs", "definitions"};
+    int failed = 0;
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         json_t *inner = json_object_get(schema, names[i]);
-        if (json_is_object(inner)) {
-            if (json_object_get(root, names[i]) == NULL) {
-                json_object_set_new(root, names[i], json_object());
-            }
-            json_object_update(json_object_get(root, names[i]), inner);
-            json_object_del(schema, names[i]);
+        if (!json_is_object(inner)) {
+            continue;
         }
+        if (json_object_get(root, names[i]) == NULL) {
+            failed |= json_object_set_new(root, names[i], json_object());
+        }
+        failed |= json_object_update(json_object_get(root, names[i]), inner);
+        json_object_del(schema, names[i]);
     }
+    return failed;
 }
 
+/* A new reference; NULL: no memory, so for the next. */
 static json_t *call_schema(json_t *root, const json_t *tool)
 {
     json_t *parameters = parameters_of(tool);
 
-    hoist_definitions(root, parameters);
+    if (hoist_definitions(root, parameters) != 0) {
+        json_decref(parameters);
+        return NULL;
+    }
     return json_pack("{s:s,s:{s:{s:s},s:o},s:[s,s],s:b}", "type", "object", "properties", "name",
                      "const", tool_name(tool), "parameters", parameters, "required", "name",
                      "parameters", "additionalProperties", 0);
@@ -125,16 +130,21 @@ static json_t *call_schema(json_t *root, const json_t *tool)
 
 static json_t *calls_schema(const json_t *tools, bool is_parallel)
 {
-    json_t *root = json_pack("{s:s,s:i}", "type", "array", "minItems", 1);
-    json_t *alternatives = json_array();
+    json_t *root =
+        json_pack("{s:s,s:i,s:{s:[]}}", "type", "array", "minItems", 1, "items", "anyOf");
+    json_t *alternatives = json_object_get(json_object_get(root, "items"), "anyOf");
+    int failed = 0;
 
     for (size_t i = 0; i < json_array_size(tools); i++) {
-        json_array_append_new(alternatives, call_schema(root, json_array_get(tools, i)));
+        failed |= json_array_append_new(alternatives, call_schema(root, json_array_get(tools, i)));
     }
     if (!is_parallel) {
-        json_object_set_new(root, "maxItems", json_integer(1));
+        failed |= json_object_set_new(root, "maxItems", json_integer(1));
     }
-    json_object_set_new(root, "items", json_pack("{s:o}", "anyOf", alternatives));
+    if (failed != 0) {
+        json_decref(root);
+        return NULL;
+    }
     return root;
 }
 
@@ -144,7 +154,9 @@ weft_status_t chat_tools_constrain(const chat_tools_t *chat, const json_t *tools
 {
     json_t *schema = chat->mode == CHAT_TOOLS_NAMED ? parameters_of(find_tool(tools, chat->name))
                                                     : calls_schema(tools, is_parallel);
-    weft_status_t status = structured_output_set_schema(schema, "tools", arena, output_out, error);
+    weft_status_t status =
+        schema == NULL ? api_error_no_memory(error)
+                       : structured_output_set_schema(schema, "tools", arena, output_out, error);
 
     json_decref(schema);
     return status;

@@ -130,8 +130,7 @@ static weft_status_t add_prompts(api_call_t *call, const completion_request_t *r
     }
     generation->prompts = weft_arena_calloc(&call->arena, count, sizeof(*generation->prompts));
     if (generation->prompts == NULL) {
-        return api_error_set(&call->error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                             weft_strerror(WEFT_ERR_NO_MEMORY));
+        return api_error_no_memory(&call->error);
     }
     for (size_t i = 0; i < count; i++) {
         const json_t *item = is_list ? json_array_get(prompt, i) : prompt;

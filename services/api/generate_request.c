@@ -74,8 +74,7 @@ static weft_status_t add_prompt(api_call_t *call, const generate_request_t *requ
 
     generation->prompts = weft_arena_calloc(&call->arena, 1, sizeof(*generation->prompts));
     if (generation->prompts == NULL) {
-        return api_error_set(&call->error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                             weft_strerror(WEFT_ERR_NO_MEMORY));
+        return api_error_no_memory(&call->error);
     }
     if (sampling_params_read_ids(request->fields.token_ids, "token_ids", call->model, &call->arena,
                                  &ids, &n, &call->error) != WEFT_OK) {

@@ -10,12 +10,6 @@
 
 #define MAX_CALLS 128 /* tool calls of one answer that are kept apart */
 
-static weft_status_t no_memory(api_error_t *error)
-{
-    return api_error_set(error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                         weft_strerror(WEFT_ERR_NO_MEMORY));
-}
-
 /* ---- plan ------------------------------------------------------------------------------------ */
 
 static weft_status_t check_length(const generation_t *generation, uint32_t n_ids,
@@ -73,7 +67,7 @@ weft_status_t generation_add_prompt(generation_t *generation, const int32_t *ids
     }
     int32_t *copy = weft_arena_calloc(generation->arena, n_ids, sizeof(*copy));
     if (copy == NULL) {
-        return no_memory(error);
+        return api_error_no_memory(error);
     }
     memcpy(copy, ids, n_ids * sizeof(*copy));
 
@@ -134,7 +128,7 @@ weft_status_t generation_make_choices(generation_t *generation, api_error_t *err
 
     generation->choices = weft_arena_calloc(generation->arena, count, sizeof(*generation->choices));
     if (generation->choices == NULL) {
-        return no_memory(error);
+        return api_error_no_memory(error);
     }
     for (size_t i = 0; i < count; i++) {
         generation_choice_t *choice = &generation->choices[i];
@@ -341,7 +335,7 @@ uint32_t generation_take(generation_choice_t *choice, api_error_t *error)
         finish_choice(choice, &answer);
     }
     if (choice->text.is_failed || choice->reasoning.is_failed) {
-        no_memory(error);
+        api_error_no_memory(error);
     }
     return choice->n_tokens - before;
 }

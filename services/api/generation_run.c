@@ -125,8 +125,7 @@ static void finish_whole(api_call_t *call)
     weft_json_init(&json, &call->answer);
     call->generation->format->write_answer(call->generation, &json);
     if (call->answer.is_failed) {
-        api_error_set(&call->error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                      weft_strerror(WEFT_ERR_NO_MEMORY));
+        api_error_no_memory(&call->error);
         api_call_fail(call);
         return;
     }

@@ -148,6 +148,9 @@ weft_status_t json_fields_parse(const char *body, size_t length, json_t **json_o
                              "The request holds more than %d JSON values.", JSON_FIELDS_MAX_VALUES);
     }
     json_t *json = json_loadb(body, length, JSON_ALLOW_NUL, &detail);
+    if (json == NULL && json_error_code(&detail) == json_error_out_of_memory) {
+        return api_error_no_memory(error);
+    }
     if (json == NULL) {
         return api_error_set(error, API_ERROR_SCHEMA, NULL,
                              "JSON decode error: %s (line %d column %d)", detail.text, detail.line,

@@ -92,8 +92,7 @@ static weft_status_t apply_ids(api_call_t *call, const request_common_t *common,
                          : weft_arena_printf(&call->arena, "%s%s", generation->format->id_prefix,
                                              call->request_id);
     if (generation->id == NULL || (salt != NULL && generation->cache_salt == NULL)) {
-        return api_error_set(&call->error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                             weft_strerror(WEFT_ERR_NO_MEMORY));
+        return api_error_no_memory(&call->error);
     }
     return WEFT_OK;
 }

@@ -39,12 +39,6 @@ weft_status_t sampling_params_read(const json_t *object, const char *path,
     return json_fields_read(object, rows, WEFT_ARRAY_LEN(rows), path, params, error);
 }
 
-static weft_status_t no_memory(api_error_t *error)
-{
-    return api_error_set(error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                         weft_strerror(WEFT_ERR_NO_MEMORY));
-}
-
 weft_status_t sampling_params_read_ids(const json_t *list, const char *field,
                                        const api_model_t *model, weft_arena_t *arena,
                                        int32_t **ids_out, uint32_t *n_out, api_error_t *error)
@@ -53,7 +47,7 @@ weft_status_t sampling_params_read_ids(const json_t *list, const char *field,
     int32_t *ids = n > 0 ? weft_arena_calloc(arena, n, sizeof(*ids)) : NULL;
 
     if (n > 0 && ids == NULL) {
-        return no_memory(error);
+        return api_error_no_memory(error);
     }
     for (size_t i = 0; i < n; i++) {
         const json_t *value = json_array_get(list, i);
@@ -89,7 +83,7 @@ static weft_status_t add_stop(const json_t *value, weft_arena_t *arena, const ch
                              "stop strings may have %d bytes in all.", MAX_STOP_BYTES);
     }
     *stop_out = weft_arena_strndup(arena, json_string_value(value), json_string_length(value));
-    return *stop_out != NULL ? WEFT_OK : no_memory(error);
+    return *stop_out != NULL ? WEFT_OK : api_error_no_memory(error);
 }
 
 static weft_status_t resolve_stops(const json_t *stop, weft_arena_t *arena,
@@ -108,7 +102,7 @@ static weft_status_t resolve_stops(const json_t *stop, weft_arena_t *arena,
     }
     const char **texts = weft_arena_calloc(arena, count, sizeof(*texts));
     if (texts == NULL) {
-        return no_memory(error);
+        return api_error_no_memory(error);
     }
     for (size_t i = 0; i < count; i++) {
         const json_t *value = json_is_array(stop) ? json_array_get(stop, i) : stop;
@@ -152,7 +146,7 @@ static weft_status_t resolve_bias(const sampling_params_t *params, const api_mod
     }
     k_bias_t *bias = weft_arena_calloc(arena, count, sizeof(*bias));
     if (bias == NULL) {
-        return no_memory(error);
+        return api_error_no_memory(error);
     }
     out->logit_bias = bias;
     json_object_foreach(params->logit_bias, key, value)
@@ -184,7 +178,7 @@ static weft_status_t add_bad_word(const char *text, const api_model_t *model, we
     weft_buffer_append(ids, encoded.data, encoded.length * sizeof(*encoded.data));
     *length_out = (uint32_t)encoded.length;
     text_ids_free(encoded);
-    return ids->is_failed ? no_memory(error) : WEFT_OK;
+    return ids->is_failed ? api_error_no_memory(error) : WEFT_OK;
 }
 
 /* Each word as it stands and, as words in a text follow a space, with one in front. */
@@ -200,7 +194,7 @@ static weft_status_t collect_bad_words(const json_t *words, const api_model_t *m
         }
         const char *spaced = weft_arena_printf(arena, " %s", word + strspn(word, " "));
         if (spaced == NULL) {
-            return no_memory(error);
+            return api_error_no_memory(error);
         }
         for (int with_space = 0; with_space < 2; with_space++) {
             uint32_t *length = &lengths[out->n_bad_words];
@@ -229,14 +223,14 @@ static weft_status_t resolve_bad_words(const sampling_params_t *params, const ap
     }
     uint32_t *lengths = weft_arena_calloc(arena, count * 2, sizeof(*lengths));
     if (lengths == NULL) {
-        return no_memory(error);
+        return api_error_no_memory(error);
     }
     weft_status_t status =
         collect_bad_words(params->bad_words, model, arena, &ids, lengths, out, error);
     if (status == WEFT_OK && ids.length > 0) {
         int32_t *copy = weft_arena_alloc(arena, ids.length);
         if (copy == NULL) {
-            status = no_memory(error);
+            status = api_error_no_memory(error);
         } else {
             memcpy(copy, ids.data, ids.length);
             out->bad_words = copy;

@@ -1,27 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "services/api/structured_output.h"
 
-#include <stdlib.h>
 #include <string.h>
+
+#include "services/api/json_text.h"
 
 static weft_status_t set_source(structured_output_t *output, text_grammar_kind_t kind,
                                 const json_t *source, const char *field, weft_arena_t *arena,
                                 api_error_t *error)
 {
-    char *text = json_is_string(source)
-                     ? strdup(json_string_value(source))
-                     : json_dumps(source, JSON_COMPACT | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
-    if (text != NULL) {
-        output->source = weft_arena_strdup(arena, text);
-        free(text);
+    weft_buffer_t text = {0};
+
+    if (json_is_string(source)) {
+        weft_buffer_append(&text, json_string_value(source), json_string_length(source));
+    } else {
+        json_text_append(source, &text);
     }
-    if (text == NULL || output->source == NULL) {
-        return api_error_set(error, API_ERROR_UNAVAILABLE, NULL, "%s",
-                             weft_strerror(WEFT_ERR_NO_MEMORY));
+    output->length = text.length;
+    output->source =
+        text.is_failed ? NULL
+                       : weft_arena_strndup(arena, text.data != NULL ? text.data : "", text.length);
+    weft_buffer_free(&text);
+    if (output->source == NULL) {
+        return api_error_no_memory(error);
     }
     output->is_set = true;
     output->kind = kind;
-    output->length = strlen(output->source);
     output->field = field;
     return WEFT_OK;
 }

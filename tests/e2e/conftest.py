@@ -20,7 +20,7 @@ START_SECONDS = 60
 NAME = "smollm2"
 
 
-def wait_for(condition, seconds=20, what="the condition"):
+def wait_for(condition, seconds=60, what="the condition"):
     """Polls until condition() is true, and returns what it said."""
     deadline = time.monotonic() + seconds
     while True:

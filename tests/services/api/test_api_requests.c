@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What workers make of bodies, with every allocation failing once. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "tests/support/api_rig.h"
+
+typedef void (*prepare_fn)(api_call_t *call);
+
+static api_rig_t rig;
+
+static int set_up(void **state)
+{
+    (void)state;
+    api_rig_open(&rig);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    api_rig_close(&rig);
+    return 0;
+}
+
+static void begin(prepare_fn prepare, const char *body, api_call_t *call)
+{
+    assert_true(api_rig_begin(&rig, body, strlen(body), call));
+    prepare(call);
+}
+
+static void assert_prompt(const generation_prompt_t *prompt, const char *text)
+{
+    text_bytes_t decoded = {0};
+
+    assert_int_equal(
+        text_tokenizer_decode(rig.tokenizer, prompt->ids, prompt->n_ids, false, NULL, &decoded),
+        WEFT_OK);
+    assert_int_equal(decoded.length, strlen(text));
+    assert_memory_equal(decoded.data, text, decoded.length);
+    text_bytes_free(decoded);
+}
+
+static void assert_refused(prepare_fn prepare, const char *body, const char *param)
+{
+    api_call_t call;
+
+    begin(prepare, body, &call);
+    assert_int_not_equal(call.error.kind, API_ERROR_NONE);
+    assert_string_equal(call.error.param, param);
+    api_rig_end(&call);
+}
+
+static void a_completion_is_planned_as_asked(void **state)
+{
+    (void)state;
+    api_call_t call;
+
+    begin(completion_prepare,
+          "{\"prompt\":[\"ab\",[98,99]],\"n\":2,\"temperature\":0,\"stop\":[\"x\",\"yz\"],"
+          "\"logit_bias\":{\"5\":200,\"6\":-1},\"seed\":9,\"logprobs\":3,\"stream\":true,"
+          "\"stream_options\":{\"include_usage\":true},\"bad_words\":[\"q\"],\"min_tokens\":2}",
+          &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    const generation_t *generation = call.generation;
+    assert_int_equal(generation->n_prompts, 2);
+    assert_int_equal(generation->n_choices, 4);
+    assert_prompt(&generation->prompts[0], "ab");
+    assert_prompt(&generation->prompts[1], "ab");
+    assert_int_equal(generation->prompts[0].max_tokens, 16);
+    assert_int_equal(generation->sampling.n_logit_bias, 2);
+    assert_true(generation->sampling.logit_bias[0].value == 100.0f);
+    assert_int_equal(generation->sampling.logit_bias[1].token, 6);
+    assert_int_equal(generation->sampling.seed, 9);
+    assert_int_equal(generation->sampling.n_top_logprobs, 3);
+    assert_int_equal(generation->sampling.n_bad_words, 2);
+    assert_int_equal(generation->stops.count, 2);
+    assert_string_equal(generation->stops.texts[1], "yz");
+    assert_true(generation->is_stream && generation->includes_usage);
+    assert_string_equal(generation->id, "cmpl-id");
+    api_rig_end(&call);
+}
+
+static void a_chat_s_prompt_is_rendered(void **state)
+{
+    (void)state;
+    api_call_t call;
+
+    begin(chat_prepare,
+          "{\"messages\":[{\"role\":\"developer\",\"content\":\"d\"},{\"role\":\"assistant\","
+          "\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"city\\\":\\\"c\\\"}\""
+          "}}]}],\"request_id\":\"mine\"}",
+          &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    assert_prompt(&call.generation->prompts[0], "<system>d<assistant>[c]<assistant>");
+    assert_int_equal(call.generation->prompts[0].max_tokens,
+                     API_RIG_CONTEXT - call.generation->prompts[0].n_ids);
+    assert_string_equal(call.generation->id, "chatcmpl-mine");
+    api_rig_end(&call);
+}
+
+static void forced_tools_and_formats_bring_a_grammar(void **state)
+{
+    (void)state;
+    static const char *const bodies[] = {
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tool_choice\":\"required\","
+        "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+        "\"response_format\":{\"type\":\"json_object\"}}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+        "\"structured_outputs\":{\"regex\":\"a+\"}}",
+    };
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(bodies); i++) {
+        api_call_t call;
+        begin(chat_prepare, bodies[i], &call);
+        assert_int_equal(call.error.kind, API_ERROR_NONE);
+        assert_non_null(call.generation->grammar);
+        api_rig_end(&call);
+    }
+}
+
+static void lengths_are_bounded_by_the_context(void **state)
+{
+    (void)state;
+    char body[4096];
+    char text[3000];
+
+    memset(text, 'a', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    snprintf(body, sizeof(body), "{\"prompt\":\"%s\"}", text);
+    assert_refused(completion_prepare, body, "input_tokens");
+    text[API_RIG_CONTEXT] = '\0'; /* no room for an answer */
+    snprintf(body, sizeof(body), "{\"prompt\":\"%s\"}", text);
+    assert_refused(completion_prepare, body, "input_tokens");
+    assert_refused(completion_prepare, "{\"prompt\":\"a\",\"max_tokens\":256}", "max_tokens");
+
+    api_call_t call;
+    text[API_RIG_CONTEXT - 1] = '\0';
+    snprintf(body, sizeof(body), "{\"prompt\":\"%s\"}", text);
+    begin(completion_prepare, body, &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    assert_int_equal(call.generation->prompts[0].max_tokens, 1);
+    api_rig_end(&call);
+}
+
+static const struct {
+    prepare_fn prepare;
+    const char *body;
+} samples[] = {
+    {completion_prepare,
+     "{\"prompt\":[\"ab\",\"c\"],\"n\":2,\"stop\":\"x\",\"logit_bias\":{\"5\":1},"
+     "\"bad_words\":[\"q\"],\"stop_token_ids\":[3],\"echo\":true,"
+     "\"cache_salt\":\"s\",\"structured_outputs\":{\"choice\":[\"a\",\"b\"]}}"},
+    {chat_prepare,
+     "{\"messages\":[{\"role\":\"developer\",\"content\":[{\"type\":\"text\",\"text\":"
+     "\"d\"}]},{\"role\":\"assistant\",\"reasoning\":\"r\",\"tool_calls\":[{\"function\""
+     ":{\"name\":\"f\",\"arguments\":\"{\\\"city\\\":\\\"c\\\"}\"}}]}],"
+     "\"chat_template_kwargs\":{\"k\":1},\"documents\":[],\"reasoning_effort\":\"low\","
+     "\"return_prompt_text\":true,\"tool_choice\":\"required\",\"parallel_tool_calls\":"
+     "false,\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\","
+     "\"parameters\":{\"type\":\"object\",\"$defs\":{\"d\":{\"type\":\"string\"}},"
+     "\"properties\":{\"x\":{\"$ref\":\"#/$defs/d\"}}}}}]}"},
+    {generate_prepare,
+     "{\"token_ids\":[1,2,3],\"sampling_params\":{\"stop\":[\"x\"],\"logprobs\":1}}"},
+    {chat_render_prepare, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"},
+    {completion_render_prepare, "{\"prompt\":\"ab\"}"},
+    {tokenize_prepare, "{\"prompt\":\"ab\",\"return_token_strs\":true}"},
+    {tokenize_prepare, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"},
+    {detokenize_prepare, "{\"tokens\":[98,99]}"},
+    {abort_prepare, "{\"request_ids\":[\"a\",\"b\"]}"},
+};
+
+/* What a call came to, as one text. */
+static void summarize(const api_call_t *call, weft_buffer_t *out)
+{
+    const generation_t *generation = call->generation;
+
+    weft_buffer_append(out, call->answer.data, call->answer.length);
+    weft_buffer_printf(out, "|%zu", call->n_abort_ids);
+    for (uint32_t i = 0; generation != NULL && i < generation->n_prompts; i++) {
+        weft_buffer_append(out, generation->prompts[i].ids,
+                           generation->prompts[i].n_ids * sizeof(int32_t));
+        weft_buffer_printf(out, "|%zu", generation->prompts[i].text_length);
+    }
+    if (generation != NULL) {
+        weft_buffer_printf(out, "|%u %u %u %zu %s %s %d", generation->n_choices,
+                           generation->sampling.n_bad_words, generation->sampling.n_logit_bias,
+                           generation->stops.count, generation->id,
+                           generation->cache_salt != NULL ? generation->cache_salt : "-",
+                           generation->grammar != NULL);
+    }
+}
+
+static void an_allocation_that_fails_is_an_error_or_costs_nothing(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(samples); i++) {
+        weft_buffer_t expected = {0};
+        api_call_t call;
+        begin(samples[i].prepare, samples[i].body, &call);
+        assert_int_equal(call.error.kind, API_ERROR_NONE);
+        summarize(&call, &expected);
+        api_rig_end(&call);
+        size_t before = weft_alloc_live_bytes();
+        uint64_t n_allocations = UINT64_MAX;
+
+        for (uint64_t nth = 1; nth <= n_allocations; nth++) {
+            weft_alloc_fail_nth(nth);
+            bool is_begun = api_rig_begin(&rig, samples[i].body, strlen(samples[i].body), &call);
+            if (is_begun) {
+                samples[i].prepare(&call);
+            }
+            uint64_t seen = weft_alloc_fail_nth(0);
+            n_allocations = seen < nth ? seen : n_allocations; /* none failed: all were tried */
+            if (is_begun && call.error.kind == API_ERROR_NONE && !call.answer.is_failed) {
+                weft_buffer_t got = {0};
+                summarize(&call, &got);
+                assert_int_equal(got.length, expected.length);
+                assert_memory_equal(got.data, expected.data, got.length);
+                weft_buffer_free(&got);
+            }
+            api_rig_end(&call);
+            assert_int_equal(weft_alloc_live_bytes(), before);
+        }
+        weft_buffer_free(&expected);
+    }
+}
+
+static void wrong_bodies_are_refused_by_every_route(void **state)
+{
+    (void)state;
+    static const char *const bodies[] = {"", "[]", "{", "{\"model\":\"other\"}", "{\"model\":5}"};
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(samples); i++) {
+        for (size_t k = 0; k < WEFT_ARRAY_LEN(bodies); k++) {
+            api_call_t call;
+            begin(samples[i].prepare, bodies[k], &call);
+            assert_int_not_equal(call.error.kind, API_ERROR_NONE);
+            api_rig_end(&call);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_completion_is_planned_as_asked),
+        cmocka_unit_test(a_chat_s_prompt_is_rendered),
+        cmocka_unit_test(forced_tools_and_formats_bring_a_grammar),
+        cmocka_unit_test(lengths_are_bounded_by_the_context),
+        cmocka_unit_test(an_allocation_that_fails_is_an_error_or_costs_nothing),
+        cmocka_unit_test(wrong_bodies_are_refused_by_every_route),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
