@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * random: seeded randomness for property tests. The seed is printed; WEFT_TEST_SEED=n runs that one
- * again, WEFT_TEST_LONG=1 asks for the whole campaign instead of a twentieth.
+ * random: seeded randomness for property tests. The seed is printed and taken back: WEFT_TEST_SEED=n.
+ * A campaign of several rounds takes the seeds from n on; WEFT_TEST_ROUNDS=1 runs the first alone.
+ * WEFT_TEST_LONG=1 asks for the whole campaign instead of a twentieth.
  */
 #pragma once
 
@@ -33,7 +34,7 @@ static inline uint32_t test_random_between(test_random_t *random, uint32_t low, 
     return low + test_random_below(random, high - low + 1);
 }
 
-/* WEFT_TEST_SEED when given (then the campaign has one round), else fallback. */
+/* WEFT_TEST_SEED when given, else fallback. */
 static inline uint64_t test_seed(uint64_t fallback)
 {
     const char *text = getenv("WEFT_TEST_SEED");
@@ -57,8 +58,9 @@ static inline uint32_t test_scaled(uint32_t all_rounds)
     return is_long != NULL && is_long[0] == '1' ? all : (all + 19) / 20;
 }
 
-/* How many rounds of a campaign of `all` seeds to run now: one when the seed was given. */
+/* How many rounds of a campaign of `all` to run now: WEFT_TEST_ROUNDS when given. */
 static inline uint32_t test_rounds(uint32_t all)
 {
-    return getenv("WEFT_TEST_SEED") != NULL ? 1 : test_scaled(all);
+    const char *text = getenv("WEFT_TEST_ROUNDS");
+    return text == NULL ? test_scaled(all) : (uint32_t)strtoul(text, NULL, 0);
 }

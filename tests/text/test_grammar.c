@@ -307,6 +307,11 @@ static void unusable_grammars_are_refused_with_a_line(void **state)
         {TEXT_GRAMMAR_LARK, "other ::= \"a\"", "root"},
         {TEXT_GRAMMAR_LARK, "root ::= \"a", "line 1"},
         {TEXT_GRAMMAR_LARK, "root ::= (\"a\"\n", "\")\""},
+        {TEXT_GRAMMAR_LARK, "start: start", "grammar"},
+        {TEXT_GRAMMAR_LARK, "root ::= root", "grammar"},
+        {TEXT_GRAMMAR_REGEX, "[^\\s\\S]", "grammar"},
+        {TEXT_GRAMMAR_JSON_SCHEMA,
+         "{\"$ref\":\"#/$defs/a\",\"$defs\":{\"a\":{\"$ref\":\"#/$defs/a\"}}}", "grammar"},
     };
     const fixture_t *fixture = *state;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(cases); i++) {

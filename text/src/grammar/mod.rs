@@ -6,7 +6,7 @@ mod source;
 
 use std::sync::Arc;
 
-use llguidance::api::ParserLimits;
+use llguidance::api::{ParserLimits, StopReason};
 use llguidance::{Matcher as LlgMatcher, ParserFactory};
 use toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 
@@ -75,7 +75,7 @@ impl Factory {
 
     pub fn compile(&self, kind: Kind, source: &str) -> Result<Grammar> {
         let compile = || match self.parsers.create_parser(source::read(kind, source)?) {
-            Ok(parser) => Ok(LlgMatcher::new(Ok(parser))),
+            Ok(parser) => with_a_beginning(LlgMatcher::new(Ok(parser))),
             Err(e) => Err(refusal(&e.to_string())),
         };
         let start = std::thread::Builder::new().stack_size(COMPILE_STACK_BYTES);
@@ -101,6 +101,18 @@ fn limits() -> ParserLimits {
         max_grammar_size: 500_000,
         precompute_large_lexemes: false,
         verbose_errors: false,
+    }
+}
+
+/// Some grammars compile and yet allow no answer at all, or break the limits at the first token.
+fn with_a_beginning(prototype: LlgMatcher) -> Result<LlgMatcher> {
+    let mut probe = prototype.deep_clone();
+    match probe.compute_mask_or_eos() {
+        Ok(_) => Ok(prototype),
+        Err(_) if probe.stop_reason() == StopReason::NoExtensionBias => {
+            Err(refusal("no answer fits it"))
+        }
+        Err(e) => Err(refusal(&e.to_string())),
     }
 }
 
