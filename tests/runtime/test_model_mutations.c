@@ -133,8 +133,8 @@ static bool open_once(const char *path, uint64_t seed)
     model_source_close(source);
     if (status == WEFT_ERR_NO_MEMORY || status == WEFT_ERR_INTERNAL ||
         (status != WEFT_OK && diag.text[0] == '\0')) {
-        fail_msg("WEFT_TEST_SEED=%llu WEFT_TEST_ROUNDS=1: status %d, \"%s\"", (unsigned long long)seed, status,
-                 diag.text);
+        fail_msg("WEFT_TEST_SEED=%llu WEFT_TEST_ROUNDS=1: status %d, \"%s\"",
+                 (unsigned long long)seed, status, diag.text);
     }
     return status == WEFT_OK;
 }
