@@ -202,5 +202,6 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     set_limits(plan, step_tokens, options->block_size);
     needs.kv = plan->layout.block_bytes[0] * plan->n_blocks;
     status = measure(plan, source, ops, &needs);
+    plan->needs_bytes = sum_of(&needs);
     return status < 0 ? status : check_memory(&needs, available, diag);
 }

@@ -109,6 +109,7 @@ typedef struct engine_plan {
     kv_layout_t layout;
     step_limits_t limits;
     model_limits_t model_limits;
+    size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
 
 /* Gauges and counters as the last step left them. */

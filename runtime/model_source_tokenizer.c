@@ -191,7 +191,7 @@ weft_status_t model_source_tokenizer(const model_source_t *source, weft_diag_t *
         source->tokenizer.data, source->tokenizer.length, source->tokenizer_config.data,
         source->tokenizer_config.length, source->config.vocab, diag, tokenizer_out);
     if (status != WEFT_OK) {
-        weft_diag_prefix(diag, "%s: tokenizer.json", source->path);
+        weft_diag_prefix(diag, "%s", source->path);
     }
     return status;
 }

@@ -419,6 +419,7 @@ static void add_engine_counts(api_metrics_t *metrics, const engine_stats_t *now)
     add(metrics, METRIC_prefix_queries, (double)(now->prefix_queries - seen->prefix_queries));
     add(metrics, METRIC_prefix_hits, (double)(now->prefix_hits - seen->prefix_hits));
     add(metrics, METRIC_preemptions, (double)(now->preemptions - seen->preemptions));
+    add(metrics, METRIC_steps, (double)(now->steps - seen->steps));
     metrics->stats = *now;
 }
 
@@ -435,7 +436,6 @@ char *api_metrics_text(api_metrics_t *metrics, const engine_t *engine,
     set(metrics, METRIC_kv_usage, total > 0 ? 1 - stats.free_blocks / total : 0);
     set(metrics, METRIC_blocks_free, stats.free_blocks);
     set(metrics, METRIC_blocks_referenced, stats.referenced_blocks);
-    set(metrics, METRIC_steps, (double)stats.steps);
     set(metrics, METRIC_connections, gauges->connections);
     set(metrics, METRIC_calls, gauges->open_calls);
     set_process(metrics);

@@ -339,15 +339,19 @@ static weft_status_t start_http(api_server_t *server, weft_diag_t *diag)
         .reject = on_reject,
         .user = server,
     };
-    weft_status_t status = weft_http_server_start(server->loop, &config, diag, &server->http);
-
-    if (status == WEFT_OK) {
-        weft_log_info("listening on %s://%s:%u model=%s", has_tls ? "https" : "http", options->host,
-                      weft_http_server_port(server->http), server->model.api.names[0]);
-    }
-    return status;
+    return weft_http_server_start(server->loop, &config, diag, &server->http);
 }
 
+static void say_listening(const api_server_t *server)
+{
+    const api_options_t *options = server->options;
+
+    weft_log_info("listening on %s://%s:%u model=%s",
+                  options->ssl_certfile[0] != '\0' ? "https" : "http", options->host,
+                  weft_http_server_port(server->http), server->model.api.names[0]);
+}
+
+/* The port and the certificate come before the model: they are cheap to have wrong. */
 static weft_status_t start_all(api_server_t *server, const char *path, weft_diag_t *diag)
 {
     sigset_t signals;
@@ -365,12 +369,18 @@ static weft_status_t start_all(api_server_t *server, const char *path, weft_diag
         status = span_export_create(server->options->otlp_traces_endpoint, diag, &server->spans);
     }
     if (status == WEFT_OK) {
+        status = start_http(server, diag);
+    }
+    if (status == WEFT_OK) {
         status = start_engine(server, path, diag);
     }
     if (status == WEFT_OK) {
         status = start_workers(server);
     }
-    return status == WEFT_OK ? start_http(server, diag) : status;
+    if (status == WEFT_OK) {
+        say_listening(server);
+    }
+    return status;
 }
 
 weft_status_t api_server_create(const api_options_t *options,

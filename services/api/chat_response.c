@@ -81,6 +81,7 @@ static void write_choice(const generation_choice_t *choice, weft_json_t *json)
     } else {
         weft_json_null(json);
     }
+    weft_json_put_null(json, "routed_experts");
     weft_json_end_object(json);
 }
 

@@ -68,6 +68,7 @@ static void write_choice(generation_choice_t *choice, weft_json_t *json)
     } else {
         weft_json_null(json);
     }
+    weft_json_put_null(json, "routed_experts");
     weft_json_end_object(json);
 }
 
@@ -85,6 +86,8 @@ static void write_answer(const generation_t *generation, weft_json_t *json)
     weft_json_put_null(json, "system_fingerprint");
     response_common_usage(generation, json);
     weft_json_put_null(json, "kv_transfer_params");
+    weft_json_put_null(json, "ec_transfer_params");
+    weft_json_put_null(json, "metrics");
     weft_json_end_object(json);
 }
 

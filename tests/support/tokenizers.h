@@ -7,7 +7,7 @@
 /* tests/vectors/text/<name>, and its configuration unless NULL. */
 static inline text_tokenizer_t *load_json_tokenizer(const char *name, const char *config_name)
 {
-    char path[256];
+    char path[512];
     size_t length;
     size_t config_length = 0;
     char *config = NULL;
