@@ -41,7 +41,7 @@ def test_greedy_tokens_are_the_reference_where_it_is_certain(client, vectors):
         reference = case["f32"]
         for step, token in enumerate(tokens):
             if token != reference["greedy"][step]:
-                assert reference["margin"][step] < 1, (case["id"], step)
+                assert reference["margin"][step] <= 0.6, (case["id"], step)
                 break
 
 
