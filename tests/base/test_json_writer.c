@@ -9,11 +9,11 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/alloc.h"
 #include "base/arena.h"
 #include "base/json_writer.h"
+#include "tests/support/random.h"
 
 static void assert_written(weft_buffer_t *buffer, const char *expected)
 {
@@ -49,10 +49,7 @@ static void commas_stand_between_values_and_nowhere_else(void **state)
 static void any_bytes_become_a_string_that_a_parser_takes(void **state)
 {
     (void)state;
-    const char *given = getenv("WEFT_TEST_SEED");
-    unsigned seed = given != NULL ? (unsigned)strtoul(given, NULL, 10) : (unsigned)time(NULL);
-    print_message("WEFT_TEST_SEED=%u\n", seed);
-    srand(seed);
+    srand((unsigned)test_seed(1));
     for (int round = 0; round < 2000; round++) {
         char bytes[32];
         size_t length = (size_t)rand() % sizeof(bytes);

@@ -7,10 +7,10 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/buffer.h"
 #include "services/api/forced_calls.h"
+#include "tests/support/random.h"
 
 static void note(void *user, text_delta_kind_t kind, uint32_t index, const char *text,
                  size_t length)
@@ -58,11 +58,7 @@ static void calls_come_out_the_same_wherever_the_text_is_cut(void **state)
         {"[]", ""},
         {"}}]],,::\"", ""},
     };
-    const char *given = getenv("WEFT_TEST_SEED");
-    unsigned seed = given != NULL ? (unsigned)strtoul(given, NULL, 10) : (unsigned)time(NULL);
-
-    print_message("WEFT_TEST_SEED=%u\n", seed);
-    srand(seed);
+    srand((unsigned)test_seed(1));
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         assert_calls(cases[i][0], cases[i][1], 0);
         for (int round = 0; round < 50; round++) {
