@@ -15,8 +15,11 @@ pub struct Diag {
     _opaque: [u8; 0],
 }
 
+/// weft_status_t as C gives it back: any of its values, of which Status has some.
+type StatusC = c_int;
+
 extern "C" {
-    fn weft_diag(diag: *mut Diag, status: c_int, format: *const c_char, ...) -> c_int;
+    fn weft_diag(diag: *mut Diag, status: StatusC, format: *const c_char, ...) -> StatusC;
 }
 
 #[repr(C)]
@@ -38,7 +41,7 @@ pub fn guard(diag: *mut Diag, call: impl FnOnce() -> Result<()>) -> Status {
         Err(error) => {
             let line = CString::new(error.line.replace('\0', "?")).unwrap_or_default();
             // SAFETY: diag is NULL or the caller's; the format takes one string.
-            unsafe { weft_diag(diag, error.status as c_int, c"%s".as_ptr(), line.as_ptr()) };
+            unsafe { weft_diag(diag, error.status as StatusC, c"%s".as_ptr(), line.as_ptr()) };
             error.status
         }
     }

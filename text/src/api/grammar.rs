@@ -7,14 +7,15 @@ use std::ptr;
 use super::tokenizer::Tokenizer;
 use crate::border::{self, guard, guard_or, Diag};
 use crate::error::{fail, Result, Status};
-use crate::grammar::{Factory, Grammar, Kind, Matcher};
+use crate::grammar::{Factory, Grammar, GrammarKind, Matcher};
 
-/// text_grammar_kind_t.
-fn kind_of(kind: c_int) -> Result<Kind> {
-    const KINDS: [Kind; 5] =
-        [Kind::JsonSchema, Kind::JsonObject, Kind::Regex, Kind::Choice, Kind::Lark];
-    match usize::try_from(kind).ok().and_then(|index| KINDS.get(index)) {
-        Some(kind) => Ok(*kind),
+/// text_grammar_kind_t as it arrives: C may pass any value.
+type GrammarKindC = c_int;
+
+fn kind_of(kind: GrammarKindC) -> Result<GrammarKind> {
+    use GrammarKind::*;
+    match [JsonSchema, JsonObject, Regex, Choice, Lark].into_iter().find(|k| *k as c_int == kind) {
+        Some(kind) => Ok(kind),
         None => fail!(Invalid, "grammar: unknown kind {kind}"),
     }
 }
@@ -49,7 +50,7 @@ pub unsafe extern "C" fn text_grammar_factory_destroy(factory: *mut Factory) {
 #[no_mangle]
 pub unsafe extern "C" fn text_grammar_create(
     factory: &Factory,
-    kind: c_int,
+    kind: GrammarKindC,
     source: *const c_char,
     length: usize,
     diag: *mut Diag,

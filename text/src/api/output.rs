@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! text.h: what the model said.
 
-use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ffi::{c_char, c_void, CStr};
 use std::ptr;
 
 use crate::border::{self, guard, guard_or, Diag};
 use crate::error::{Result, Status};
-use crate::output::{guess_reasoning, guess_tools, Output};
+use crate::output::{guess_reasoning, guess_tools, DeltaKind, Output};
 
-/// text_delta_fn; kind is text_delta_kind_t.
+/// text_delta_fn.
 pub type DeltaFn = Option<
     unsafe extern "C" fn(
         user: *mut c_void,
-        kind: c_int,
+        kind: DeltaKind,
         tool_index: u32,
         text: *const c_char,
         length: usize,
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn text_output_push(
         for delta in output.push(text, is_last) {
             if let Some(on_delta) = on_delta {
                 let text = delta.text.as_ptr().cast();
-                on_delta(user, delta.kind as c_int, delta.tool, text, delta.text.len());
+                on_delta(user, delta.kind, delta.tool, text, delta.text.len());
             }
         }
         Ok(())

@@ -19,8 +19,10 @@ const SPECIAL: u8 = 0xff;
 const COMPILE_STACK_BYTES: usize = 64 << 20;
 const MAX_VOCAB: u32 = 16 << 20;
 
+/// text_grammar_kind_t.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
+pub enum GrammarKind {
     JsonSchema,
     JsonObject,
     Regex,
@@ -73,7 +75,7 @@ impl Factory {
         }
     }
 
-    pub fn compile(&self, kind: Kind, source: &str) -> Result<Grammar> {
+    pub fn compile(&self, kind: GrammarKind, source: &str) -> Result<Grammar> {
         let compile = || match self.parsers.create_parser(source::read(kind, source)?) {
             Ok(parser) => with_a_beginning(LlgMatcher::new(Ok(parser))),
             Err(e) => Err(refusal(&e.to_string())),

@@ -4,14 +4,14 @@
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{json, Value};
 
-use super::{gbnf, Kind};
+use super::{gbnf, GrammarKind};
 use crate::error::{fail, Error, Result, Status};
 
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 /// Parsers recurse at open brackets.
 const MAX_NESTING: usize = 200;
 
-pub fn read(kind: Kind, source: &str) -> Result<TopLevelGrammar> {
+pub fn read(kind: GrammarKind, source: &str) -> Result<TopLevelGrammar> {
     if source.len() > MAX_SOURCE_BYTES {
         return fail!(
             TooLarge,
@@ -20,14 +20,16 @@ pub fn read(kind: Kind, source: &str) -> Result<TopLevelGrammar> {
         );
     }
     let grammar = match kind {
-        Kind::JsonObject => GrammarWithLexer::from_json_schema(bounded(json!({"type": "object"}))),
-        Kind::JsonSchema => GrammarWithLexer::from_json_schema(bounded(parse_json(source)?)),
-        Kind::Choice => GrammarWithLexer::from_regex(&choice(&parse_json(source)?)?),
-        Kind::Regex => {
+        GrammarKind::JsonObject => {
+            GrammarWithLexer::from_json_schema(bounded(json!({"type": "object"})))
+        }
+        GrammarKind::JsonSchema => GrammarWithLexer::from_json_schema(bounded(parse_json(source)?)),
+        GrammarKind::Choice => GrammarWithLexer::from_regex(&choice(&parse_json(source)?)?),
+        GrammarKind::Regex => {
             check_nesting(source)?;
             GrammarWithLexer::from_regex(unanchored(source))
         }
-        Kind::Lark => {
+        GrammarKind::Lark => {
             check_nesting(source)?;
             GrammarWithLexer::from_lark(match gbnf::is_gbnf(source) {
                 true => gbnf::to_lark(source)?,

@@ -18,8 +18,10 @@ use crate::error::{fail, Result};
 use reasoning::{Reasoning, ReasoningRow};
 use tools::{ToolFormat, Tools};
 
+/// text_delta_kind_t.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum DeltaKind {
     Content,
     Reasoning,
     ToolBegin,
@@ -28,7 +30,7 @@ pub enum Kind {
 
 #[derive(Debug)]
 pub struct Delta {
-    pub kind: Kind,
+    pub kind: DeltaKind,
     pub tool: u32,
     pub text: String,
 }
@@ -99,13 +101,13 @@ impl Output {
         };
         match &mut self.tools {
             Some(tools) => tools.push(&content, is_last, &mut deltas),
-            None => push_delta(&mut deltas, Kind::Content, 0, &content),
+            None => push_delta(&mut deltas, DeltaKind::Content, 0, &content),
         }
         deltas
     }
 }
 
-fn push_delta(deltas: &mut Vec<Delta>, kind: Kind, tool: u32, text: &str) {
+fn push_delta(deltas: &mut Vec<Delta>, kind: DeltaKind, tool: u32, text: &str) {
     if !text.is_empty() {
         deltas.push(Delta { kind, tool, text: text.to_owned() });
     }

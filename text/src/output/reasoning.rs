@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 
-use super::{held, push_delta, Delta, Kind};
+use super::{held, push_delta, Delta, DeltaKind};
 
 pub struct ReasoningRow {
     pub name: &'static CStr,
@@ -87,14 +87,14 @@ impl Reasoning {
 
     fn inside(&mut self, is_last: bool, deltas: &mut Vec<Delta>) {
         if let Some(end) = self.pending.find(self.row.close) {
-            push_delta(deltas, Kind::Reasoning, 0, &self.pending[..end]);
+            push_delta(deltas, DeltaKind::Reasoning, 0, &self.pending[..end]);
             self.pending.drain(..end + self.row.close.len());
             self.state = State::After;
             return;
         }
         let kept = if is_last { 0 } else { held(&self.pending, &[self.row.close]) };
         let settled = self.pending.len() - kept;
-        push_delta(deltas, Kind::Reasoning, 0, &self.pending[..settled]);
+        push_delta(deltas, DeltaKind::Reasoning, 0, &self.pending[..settled]);
         self.pending.drain(..settled);
     }
 }

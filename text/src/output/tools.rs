@@ -2,7 +2,7 @@
 //! Finds tool calls in content. A call is given out when it is complete, because only then it is
 //! known to be one.
 
-use super::{held, push_delta, Delta, Kind};
+use super::{held, push_delta, Delta, DeltaKind};
 
 #[derive(Debug, PartialEq)]
 pub struct Call {
@@ -77,7 +77,7 @@ impl Tools {
             }
         }
         if is_last && self.calls == 0 {
-            push_delta(deltas, Kind::Content, 0, &std::mem::take(&mut self.blanks));
+            push_delta(deltas, DeltaKind::Content, 0, &std::mem::take(&mut self.blanks));
         }
     }
 
@@ -106,8 +106,8 @@ impl Tools {
             Step::Text(length) => self.give_words(length, deltas),
             Step::Calls(length, calls) => {
                 for call in calls {
-                    push_delta(deltas, Kind::ToolBegin, self.calls, &call.name);
-                    push_delta(deltas, Kind::ToolArguments, self.calls, &call.arguments);
+                    push_delta(deltas, DeltaKind::ToolBegin, self.calls, &call.name);
+                    push_delta(deltas, DeltaKind::ToolArguments, self.calls, &call.arguments);
                     self.calls += 1;
                 }
                 self.pending.drain(..length);
@@ -127,8 +127,8 @@ impl Tools {
     }
 
     fn give_words(&mut self, length: usize, deltas: &mut Vec<Delta>) {
-        push_delta(deltas, Kind::Content, 0, &std::mem::take(&mut self.blanks));
-        push_delta(deltas, Kind::Content, 0, &self.pending[..length]);
+        push_delta(deltas, DeltaKind::Content, 0, &std::mem::take(&mut self.blanks));
+        push_delta(deltas, DeltaKind::Content, 0, &self.pending[..length]);
         self.pending.drain(..length);
         self.is_begin = false;
     }
