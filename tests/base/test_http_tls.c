@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <gnutls/x509.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -13,14 +12,14 @@
 
 #include "base/http_server.h"
 #include "base/log.h"
-#include "tests/support/check.h"
+#include "tests/support/tally.h"
 
 static char folder[64];
 static weft_loop_t *loop;
 static weft_http_server_t *server;
 static pthread_t thread;
 static uint16_t port;
-static atomic_int n_hung_up;
+static tally_t hung_up = TALLY_INIT;
 
 static const char *path_of(const char *name)
 {
@@ -86,7 +85,7 @@ static void on_hangup(weft_http_exchange_t *exchange, void *user)
 {
     (void)exchange;
     (void)user;
-    atomic_fetch_add(&n_hung_up, 1);
+    tally_add(&hung_up);
 }
 
 static void handle(void *user, weft_http_exchange_t *exchange)
@@ -127,7 +126,7 @@ static int start_server(void **state)
                                               .handle = handle};
     weft_diag_t diag = {0};
     weft_log_set_level(WEFT_LOG_ERROR);
-    atomic_store(&n_hung_up, 0);
+    tally_reset(&hung_up);
     assert_status(weft_loop_create(&loop), WEFT_OK);
     assert_status(weft_http_server_start(loop, &config, &diag, &server), WEFT_OK);
     port = weft_http_server_port(server);
@@ -240,11 +239,7 @@ static void a_peer_that_hangs_up_a_stream_is_noticed(void **state)
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, refuse_bytes);
     assert_int_equal(curl_easy_perform(curl), CURLE_WRITE_ERROR);
     curl_easy_cleanup(curl);
-    for (int i = 0; i < 30000 && atomic_load(&n_hung_up) == 0; i++) {
-        const struct timespec pause = {.tv_nsec = 1000000};
-        nanosleep(&pause, NULL);
-    }
-    assert_int_equal(atomic_load(&n_hung_up), 1);
+    tally_wait(&hung_up, 1);
 }
 
 static void a_peer_that_speaks_no_tls_is_closed(void **state)
