@@ -211,7 +211,9 @@ static void stop_when_flushed(api_server_t *server)
         server->flush_deadline_ns = now + FLUSH_LIMIT_NS;
         weft_http_server_stop_listening(server->http);
     }
-    if (weft_http_server_exchanges(server->http) == 0 || now >= server->flush_deadline_ns) {
+    bool are_spans_sent = span_export_flush(server->spans);
+    if ((weft_http_server_exchanges(server->http) == 0 && are_spans_sent) ||
+        now >= server->flush_deadline_ns) {
         weft_loop_stop(server->loop);
     } else {
         weft_loop_timer_set(server->drain_timer, FLUSH_POLL_NS);
@@ -366,7 +368,8 @@ static weft_status_t start_all(api_server_t *server, const char *path, weft_diag
         status = watch_signals(server, &signals);
     }
     if (status == WEFT_OK && server->options->otlp_traces_endpoint[0] != '\0') {
-        status = span_export_create(server->options->otlp_traces_endpoint, diag, &server->spans);
+        status = span_export_create(server->loop, server->options->otlp_traces_endpoint, diag,
+                                    &server->spans);
     }
     if (status == WEFT_OK) {
         status = start_http(server, diag);

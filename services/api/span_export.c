@@ -2,67 +2,82 @@
 #define WEFT_LOG_MODULE "trace"
 #include "services/api/span_export.h"
 
-#include <curl/curl.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/http_client.h"
 #include "base/log.h"
 #include "services/api/api_routes.h"
 
 #define MAX_PENDING_BYTES ((size_t)4 << 20)
-#define SEND_TIMEOUT_MS   2000L
+#define MAX_ANSWER_BYTES  ((size_t)1 << 20)
+#define GATHER_NS         WEFT_NS_PER_SECOND
+#define SEND_TIMEOUT_MS   2000
 #define SPAN_KIND_SERVER  2
 #define STATUS_ERROR      2
 
 struct span_export {
     char *url;
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t stirred;
-    weft_buffer_t pending; /* span objects with commas between; guarded by lock, so for the rest */
+    weft_http_client_t *client;
+    weft_loop_timer_t *timer; /* on while spans gather and none are on their way */
+    weft_buffer_t pending;    /* span objects with commas between */
     uint64_t n_dropped;
-    bool is_stopping;
+    bool is_sending; /* one batch at a time: a slow collector makes spans gather, not connections */
+    bool is_flushing;
 };
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-static size_t drop_answer(char *data, size_t size, size_t n, void *user)
+static bool has_pending(const span_export_t *export)
 {
-    (void)data;
-    (void)user;
-    return size * n;
+    return export->pending.length > 0 || export->pending.is_failed;
 }
 
-static void post(const span_export_t *export, const weft_buffer_t *body)
+static void wait_for_more(span_export_t *export)
 {
-    struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
-    CURL *curl = curl_easy_init();
-
-    if (curl != NULL && headers != NULL) {
-        curl_easy_setopt(curl, CURLOPT_URL, export->url);
-        curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
-        curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body->data);
-        curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body->length);
-        curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, SEND_TIMEOUT_MS);
-        curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-        curl_easy_setopt(curl, CURLOPT_FAILONERROR, 1L);
-        curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, drop_answer);
-        CURLcode code = curl_easy_perform(curl);
-        if (code != CURLE_OK) {
-            weft_log_warn("spans were lost url=%s: %s", export->url, curl_easy_strerror(code));
-        }
+    if (!export->is_sending && has_pending(export)) {
+        weft_loop_timer_set(export->timer, export->is_flushing ? 0 : GATHER_NS);
     }
-    curl_slist_free_all(headers);
-    curl_easy_cleanup(curl);
+}
+
+static void on_answer(void *user, const weft_http_answer_t *answer)
+{
+    span_export_t *export = user;
+
+    if (answer->status < 0) {
+        weft_log_warn("spans were lost url=%s: %s", export->url, answer->error);
+    } else if (answer->http_status >= 400) {
+        weft_log_warn("spans were lost url=%s: status %u", export->url, answer->http_status);
+    }
+    export->is_sending = false;
+    wait_for_more(export);
+}
+
+static weft_status_t post(span_export_t *export, const weft_buffer_t *body)
+{
+    static const char *const headers[] = {"Content-Type: application/json"};
+    const weft_http_request_t request = {
+        .method = "POST",
+        .url = export->url,
+        .headers = headers,
+        .n_headers = 1,
+        .body = body->data,
+        .length = body->length,
+        .timeout_ms = SEND_TIMEOUT_MS,
+        .max_answer_bytes = MAX_ANSWER_BYTES,
+    };
+
+    if (body->is_failed) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    return weft_http_client_send(export->client, &request, on_answer, export, NULL);
 }
 
 /* The envelope: one resource, one scope, its spans. */
-static void send_spans(const span_export_t *export, const weft_buffer_t *spans)
+static weft_status_t send_spans(span_export_t *export, const weft_buffer_t *spans)
 {
     weft_buffer_t body = {0};
 
@@ -73,46 +88,27 @@ static void send_spans(const span_export_t *export, const weft_buffer_t *spans)
                      "\"},\"spans\":[");
     weft_buffer_append(&body, spans->data, spans->length);
     weft_buffer_puts(&body, "]}]}]}");
-    if (!body.is_failed) {
-        post(export, &body);
-    }
+    weft_status_t status = post(export, &body);
     weft_buffer_free(&body);
+    return status;
 }
 
-static void wait_a_second_locked(span_export_t *export)
+static void on_due(void *user)
 {
-    struct timespec until;
+    span_export_t *export = user;
+    weft_buffer_t spans = export->pending;
 
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec++;
-    pthread_cond_timedwait(&export->stirred, &export->lock, &until);
-}
-
-static void *run(void *argument)
-{
-    span_export_t *export = argument;
-    bool is_last = false;
-
-    while (!is_last) {
-        pthread_mutex_lock(&export->lock);
-        if (!export->is_stopping) {
-            wait_a_second_locked(export);
-        }
-        is_last = export->is_stopping;
-        weft_buffer_t spans = export->pending;
-        uint64_t n_dropped = export->n_dropped;
-        export->pending = (weft_buffer_t){0};
-        export->n_dropped = 0;
-        pthread_mutex_unlock(&export->lock);
-        if (n_dropped > 0) {
-            weft_log_warn("spans were dropped n=%" PRIu64, n_dropped);
-        }
-        if (spans.length > 0) {
-            send_spans(export, &spans);
-        }
-        weft_buffer_free(&spans);
+    if (export->n_dropped > 0) {
+        weft_log_warn("spans were dropped n=%" PRIu64, export->n_dropped);
     }
-    return NULL;
+    export->pending = (weft_buffer_t){0};
+    export->n_dropped = 0;
+    weft_status_t status = spans.is_failed ? WEFT_ERR_NO_MEMORY : send_spans(export, &spans);
+    export->is_sending = status == WEFT_OK;
+    if (status < 0) {
+        weft_log_warn("spans were lost: %s", weft_strerror(status));
+    }
+    weft_buffer_free(&spans);
 }
 
 /* ---- spans ----------------------------------------------------------------------------------- */
@@ -241,15 +237,27 @@ void span_export_call(span_export_t *export, const api_call_t *call, uint32_t ht
     if (export == NULL || !call->trace.is_sampled || (call->route->flags & ROUTE_QUIET) != 0) {
         return;
     }
-    pthread_mutex_lock(&export->lock);
     if (export->pending.length > MAX_PENDING_BYTES) {
         export->n_dropped++;
-    } else {
-        weft_json_init(&json, &export->pending);
-        json.needs_comma = export->pending.length > 0;
-        write_span(&json, call, http_status, now_ns);
+        return;
     }
-    pthread_mutex_unlock(&export->lock);
+    const bool is_first = !has_pending(export);
+    weft_json_init(&json, &export->pending);
+    json.needs_comma = !is_first;
+    write_span(&json, call, http_status, now_ns);
+    if (is_first) {
+        wait_for_more(export);
+    }
+}
+
+bool span_export_flush(span_export_t *export)
+{
+    if (export == NULL) {
+        return true;
+    }
+    export->is_flushing = true;
+    wait_for_more(export);
+    return !export->is_sending && !has_pending(export);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -270,7 +278,8 @@ static char *complete_url(const char *endpoint)
     return url.is_failed ? NULL : url.data;
 }
 
-weft_status_t span_export_create(const char *endpoint, weft_diag_t *diag, span_export_t **out)
+weft_status_t span_export_create(weft_loop_t *loop, const char *endpoint, weft_diag_t *diag,
+                                 span_export_t **out)
 {
     if (strncmp(endpoint, "http://", 7) != 0 && strncmp(endpoint, "https://", 8) != 0) {
         return weft_diag(diag, WEFT_ERR_INVALID,
@@ -280,14 +289,16 @@ weft_status_t span_export_create(const char *endpoint, weft_diag_t *diag, span_e
     if (export == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    curl_global_init(CURL_GLOBAL_DEFAULT);
-    pthread_mutex_init(&export->lock, NULL);
-    pthread_cond_init(&export->stirred, NULL);
     export->url = complete_url(endpoint);
-    if (export->url == NULL || pthread_create(&export->thread, NULL, run, export) != 0) {
-        weft_free(export->url);
-        weft_free(export);
-        return WEFT_ERR_NO_MEMORY;
+    weft_status_t status = export->url == NULL
+                               ? WEFT_ERR_NO_MEMORY
+                               : weft_loop_timer_create(loop, on_due, export, &export->timer);
+    if (status == WEFT_OK) {
+        status = weft_http_client_create(loop, &export->client);
+    }
+    if (status < 0) {
+        span_export_destroy(export);
+        return status;
     }
     *out = export;
     return WEFT_OK;
@@ -298,13 +309,8 @@ void span_export_destroy(span_export_t *export)
     if (export == NULL) {
         return;
     }
-    pthread_mutex_lock(&export->lock);
-    export->is_stopping = true;
-    pthread_cond_signal(&export->stirred);
-    pthread_mutex_unlock(&export->lock);
-    pthread_join(export->thread, NULL);
-    pthread_cond_destroy(&export->stirred);
-    pthread_mutex_destroy(&export->lock);
+    weft_http_client_destroy(export->client); /* says what was on its way */
+    weft_loop_timer_destroy(export->timer);
     weft_buffer_free(&export->pending);
     weft_free(export->url);
     weft_free(export);

@@ -306,3 +306,15 @@ def test_spans_reach_the_collector(start_server):
     values = {a["key"]: next(iter(a["value"].values())) for a in spans[0]["attributes"]}
     assert values["gen_ai.usage.completion_tokens"] == "3"
     assert int(spans[0]["endTimeUnixNano"]) > int(spans[0]["startTimeUnixNano"])
+
+
+def test_a_collector_that_does_not_answer_costs_only_spans(start_server):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = start_server("--max-model-len", "256", "--otlp-traces-endpoint",
+                              f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for _ in range(3):
+            assert httpx.post(server.url + "/v1/completions", timeout=60, json={
+                "model": NAME, "prompt": "x", "max_tokens": 3}).status_code == 200
+        assert server.stop() == 0
+    server.reader.join(timeout=20)
+    assert any("spans were lost" in line for line in server.lines)
