@@ -87,13 +87,13 @@ static double bound_of(const linear_case_t *c, const float *w, const float *x, b
     for (uint32_t first = 0; first < c->k; first += 32) {
         const uint32_t end = first + 32 < c->k ? first + 32 : c->k;
         double max = 0;
+        double weight = 0;
         for (uint32_t i = first; i < end; i++) {
             max = fmax(max, fabs((double)x[i]));
+            weight += fabs((double)w[i]);
         }
-        for (uint32_t i = first; i < end; i++) {
-            const double step = is_i8 ? max / 254 : 0;
-            bound += fabs((double)w[i]) * (step * 1.0001 + max * (c->k + 4) * 0x1p-24);
-        }
+        const double step = is_i8 ? max / 254 : 0;
+        bound += weight * (step * 1.0001 + max * (c->k + 4) * 0x1p-24);
     }
     return bound;
 }
