@@ -124,12 +124,8 @@ static void read_abort_ids(api_call_t *call, const json_t *list)
 
     call->abort_ids = weft_arena_calloc(&call->arena, count + 1, sizeof(*call->abort_ids));
     for (size_t i = 0; call->abort_ids != NULL && i < count; i++) {
-        const char *id = json_string_value(json_array_get(list, i));
-        if (id == NULL) {
-            api_error_violation(&call->error, "request_ids", "Input should be a list of strings");
-            return;
-        }
-        call->abort_ids[i] = weft_arena_strdup(&call->arena, id);
+        call->abort_ids[i] =
+            weft_arena_strdup(&call->arena, json_string_value(json_array_get(list, i)));
         call->n_abort_ids += call->abort_ids[i] != NULL;
     }
     if (call->n_abort_ids < count) {
@@ -145,7 +141,9 @@ void abort_prepare(api_call_t *call)
         const json_t *list = json_object_get(json, "request_ids");
         if (!json_is_array(list)) {
             api_error_violation(&call->error, "request_ids", "Field required");
-        } else {
+        }
+        json_fields_check_items(list, JSON_FIELD_STR, "request_ids", &call->error);
+        if (api_error_status(&call->error) == WEFT_OK) {
             read_abort_ids(call, list);
         }
     }

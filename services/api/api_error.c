@@ -35,12 +35,17 @@ weft_status_t api_error_violation(api_error_t *error, const char *path, const ch
 {
     if (error->kind != API_ERROR_SCHEMA) {
         api_error_set(error, API_ERROR_SCHEMA, path, "%s: %s", path, text);
-    } else {
+    } else if (error->n_violations < API_ERROR_MAX_LISTED) {
         weft_diag_t before = error->message;
         weft_diag(&error->message, WEFT_ERR_INVALID, "%s; %s: %s", before.text, path, text);
     }
     error->n_violations++;
     return WEFT_ERR_INVALID;
+}
+
+weft_status_t api_error_status(const api_error_t *error)
+{
+    return error->kind == API_ERROR_NONE ? WEFT_OK : WEFT_ERR_INVALID;
 }
 
 weft_status_t api_error_no_memory(api_error_t *error)
@@ -80,11 +85,16 @@ uint32_t api_error_http_status(const api_error_t *error)
 
 static void write_message(const api_error_t *error, weft_json_t *json)
 {
-    char text[WEFT_DIAG_BYTES + 40];
+    char text[WEFT_DIAG_BYTES + 80];
+    uint32_t n = error->n_violations;
 
-    if (error->n_violations > 0) {
-        snprintf(text, sizeof(text), "%u validation error%s: %s", error->n_violations,
-                 error->n_violations == 1 ? "" : "s", error->message.text);
+    if (n > 0) {
+        int length = snprintf(text, sizeof(text), "%u validation error%s: %s", n, n == 1 ? "" : "s",
+                              error->message.text);
+        if (n > API_ERROR_MAX_LISTED) {
+            snprintf(text + length, sizeof(text) - (size_t)length, "; and %u more",
+                     n - API_ERROR_MAX_LISTED);
+        }
         weft_json_put_string(json, "message", text);
     } else {
         weft_json_put_string(json, "message", error->message.text);

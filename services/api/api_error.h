@@ -3,8 +3,9 @@
  * api_error: why a request was not served, in OpenAI's shape:
  * {"error":{"message":…,"type":…,"param":…,"code":…}}.
  *
- * Schema violations are collected (several fields may be wrong); any other kind is set once, where
- * the fault is seen. Zeroed memory is no error.
+ * Schema violations are collected (several fields may be wrong): whoever reads a body goes on after
+ * one and asks api_error_status at the end. Any other kind is set once, where the fault is seen; a
+ * violation in the same body outranks it. Zeroed memory is no error.
  */
 #pragma once
 
@@ -13,6 +14,8 @@
 #include "base/diag.h"
 #include "base/json_writer.h"
 #include "base/status.h"
+
+#define API_ERROR_MAX_LISTED 16 /* violations that are written out; more are counted */
 
 typedef enum api_error_kind {
     API_ERROR_NONE,
@@ -34,6 +37,9 @@ weft_status_t api_error_set(api_error_t *error, api_error_kind_t kind, const cha
 
 /* One more violated rule of the request's schema. Returns WEFT_ERR_INVALID. */
 weft_status_t api_error_violation(api_error_t *error, const char *path, const char *text);
+
+/* WEFT_OK, or WEFT_ERR_INVALID once an error is there. */
+weft_status_t api_error_status(const api_error_t *error);
 
 /* The server lacks the memory to serve this: 503. Returns WEFT_ERR_INVALID. */
 weft_status_t api_error_no_memory(api_error_t *error);

@@ -4,13 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 
-static weft_status_t violation(api_error_t *error, size_t index, const char *member,
-                               const char *text)
+static void violation(api_error_t *error, size_t index, const char *member, const char *text)
 {
     char path[64];
 
     snprintf(path, sizeof(path), "messages.%zu.%s", index, member);
-    return api_error_violation(error, path, text);
+    api_error_violation(error, path, text);
 }
 
 /* The text of a content part, borrowed; NULL when it is not text. */
@@ -30,21 +29,56 @@ static const json_t *part_text(const json_t *part)
     return NULL;
 }
 
-static weft_status_t refuse_part(api_error_t *error, size_t index, const json_t *part)
+/* A part that is wrongly written, not one of a kind that is known and not taken. */
+static bool is_malformed_part(const json_t *part)
 {
     const char *type = json_string_value(json_object_get(part, "type"));
 
-    if (type == NULL || strcmp(type, "text") == 0) {
-        return violation(error, index, "content", "Input should be a string or a list of parts");
+    return part_text(part) == NULL && (type == NULL || strcmp(type, "text") == 0);
+}
+
+static void check_content(const json_t *content, size_t index, api_error_t *error)
+{
+    bool is_valid = content == NULL || json_is_null(content) || json_is_string(content) ||
+                    json_is_array(content);
+
+    for (size_t i = 0; i < json_array_size(content); i++) {
+        is_valid = is_valid && !is_malformed_part(json_array_get(content, i));
     }
+    if (!is_valid) {
+        violation(error, index, "content", "Input should be a string or a list of parts");
+    }
+}
+
+void chat_messages_check(const json_t *messages, api_error_t *error)
+{
+    if (json_array_size(messages) == 0) {
+        api_error_violation(error, "messages", "List should have at least 1 item");
+    }
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        const json_t *message = json_array_get(messages, i);
+        const json_t *role = json_object_get(message, "role");
+        if (!json_is_object(message)) {
+            violation(error, i, "role", "Input should be a valid dictionary");
+            continue;
+        }
+        if (!json_is_string(role) || json_string_length(role) == 0) {
+            violation(error, i, "role",
+                      role == NULL ? "Field required" : "Input should be a valid string");
+        }
+        check_content(json_object_get(message, "content"), i, error);
+    }
+}
+
+static weft_status_t refuse_part(api_error_t *error, const json_t *part)
+{
     return api_error_set(error, API_ERROR_BAD_REQUEST, "messages",
                          "This model takes text only; a content part of type '%.40s' is not "
                          "supported.",
-                         type);
+                         json_string_value(json_object_get(part, "type")));
 }
 
-static weft_status_t join_parts(const json_t *parts, size_t index, json_t **content_out,
-                                api_error_t *error)
+static weft_status_t join_parts(const json_t *parts, json_t **content_out, api_error_t *error)
 {
     weft_buffer_t joined = {0};
 
@@ -52,7 +86,7 @@ static weft_status_t join_parts(const json_t *parts, size_t index, json_t **cont
         const json_t *text = part_text(json_array_get(parts, i));
         if (text == NULL) {
             weft_buffer_free(&joined);
-            return refuse_part(error, index, json_array_get(parts, i));
+            return refuse_part(error, json_array_get(parts, i));
         }
         weft_buffer_append(&joined, "\n", i > 0);
         weft_buffer_append(&joined, json_string_value(text), json_string_length(text));
@@ -70,8 +104,7 @@ static json_t *text_part(const json_t *text)
                      json_stringn(json_string_value(text), json_string_length(text)));
 }
 
-static weft_status_t keep_parts(const json_t *content, size_t index, json_t **content_out,
-                                api_error_t *error)
+static weft_status_t keep_parts(const json_t *content, json_t **content_out, api_error_t *error)
 {
     json_t *parts = json_array();
     size_t count = json_is_array(content) ? json_array_size(content) : 1;
@@ -81,7 +114,7 @@ static weft_status_t keep_parts(const json_t *content, size_t index, json_t **co
         const json_t *text = part_text(part);
         if (text == NULL) {
             json_decref(parts);
-            return refuse_part(error, index, part);
+            return refuse_part(error, part);
         }
         if (json_array_append_new(parts, text_part(text)) != 0) {
             json_decref(parts);
@@ -92,8 +125,7 @@ static weft_status_t keep_parts(const json_t *content, size_t index, json_t **co
     return WEFT_OK;
 }
 
-static weft_status_t set_content(json_t *message, size_t index, const api_model_t *model,
-                                 api_error_t *error)
+static weft_status_t set_content(json_t *message, const api_model_t *model, api_error_t *error)
 {
     const json_t *content = json_object_get(message, "content");
     json_t *normal = NULL;
@@ -101,12 +133,10 @@ static weft_status_t set_content(json_t *message, size_t index, const api_model_
 
     if (content == NULL || json_is_null(content)) {
         normal = model->template_takes_parts ? json_array() : json_string("");
-    } else if (!json_is_string(content) && !json_is_array(content)) {
-        return violation(error, index, "content", "Input should be a string or a list of parts");
     } else if (model->template_takes_parts) {
-        status = keep_parts(content, index, &normal, error);
+        status = keep_parts(content, &normal, error);
     } else if (json_is_array(content)) {
-        status = join_parts(content, index, &normal, error);
+        status = join_parts(content, &normal, error);
     }
     bool is_replaced = normal != NULL || content == NULL || json_is_null(content);
     if (status < 0) {
@@ -156,37 +186,27 @@ static int copy_reasoning(json_t *message)
     return json_object_set(message, "reasoning_content", reasoning);
 }
 
-static weft_status_t normalize_message(json_t *message, size_t index, const api_model_t *model,
+static weft_status_t normalize_message(json_t *message, const api_model_t *model,
                                        api_error_t *error)
 {
     const char *role = json_string_value(json_object_get(message, "role"));
-
-    if (!json_is_object(message)) {
-        return violation(error, index, "role", "Input should be a valid dictionary");
-    }
-    if (role == NULL || role[0] == '\0') {
-        return violation(error, index, "role", "Field required");
-    }
     bool is_renamed = strcmp(role, "developer") == 0 && !model->template_knows_developer;
     if ((is_renamed && json_object_set_new(message, "role", json_string("system")) != 0) ||
         parse_arguments(message) != 0 || copy_reasoning(message) != 0) {
         return api_error_no_memory(error);
     }
-    return set_content(message, index, model, error);
+    return set_content(message, model, error);
 }
 
 weft_status_t chat_messages_normalize(const json_t *messages, const api_model_t *model,
                                       json_t **messages_out, api_error_t *error)
 {
-    if (json_array_size(messages) == 0) {
-        return api_error_violation(error, "messages", "List should have at least 1 item");
-    }
     json_t *copy = json_deep_copy(messages);
     if (copy == NULL) {
         return api_error_no_memory(error);
     }
     for (size_t i = 0; i < json_array_size(copy); i++) {
-        if (normalize_message(json_array_get(copy, i), i, model, error) != WEFT_OK) {
+        if (normalize_message(json_array_get(copy, i), model, error) != WEFT_OK) {
             json_decref(copy);
             return WEFT_ERR_INVALID;
         }

@@ -11,7 +11,10 @@
 
 #include "services/api/api_model.h"
 
-/* A new tree, the caller's. */
+/* What the schema of a request says of its messages: a violation for each that is wrong. */
+void chat_messages_check(const json_t *messages, api_error_t *error);
+
+/* messages: checked. A new tree, the caller's. */
 weft_status_t chat_messages_normalize(const json_t *messages, const api_model_t *model,
                                       json_t **messages_out, api_error_t *error);
 

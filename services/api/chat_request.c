@@ -30,14 +30,17 @@ chat_fields_t chat_fields_default(void)
     };
 }
 
-weft_status_t chat_fields_read(const json_t *json, chat_fields_t *fields, api_error_t *error)
+void chat_fields_read(const json_t *json, chat_fields_t *fields, api_error_t *error)
 {
-    weft_status_t status = json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", fields, error);
+    const json_t *messages = json_object_get(json, "messages");
 
-    if (status == WEFT_OK && fields->messages == NULL) {
-        return api_error_violation(error, "messages", "Field required");
+    json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", fields, error);
+    if (messages == NULL || json_is_null(messages)) {
+        api_error_violation(error, "messages", "Field required");
+    } else if (fields->messages != NULL) {
+        chat_messages_check(fields->messages, error);
     }
-    return status;
+    chat_tools_check(fields->tools, fields->tool_choice, error);
 }
 
 /* ---- template -------------------------------------------------------------------------------- */
@@ -153,14 +156,12 @@ static weft_status_t read_request(api_call_t *call, const json_t *json, chat_req
         .fields = chat_fields_default(),
     };
     request->common.add_special_tokens = false;
-    if (request_common_read(json, &request->common, &call->error) != WEFT_OK) {
-        return WEFT_ERR_INVALID;
-    }
+    request_common_read(json, &request->common, &call->error);
     request->common.echo = false; /* a completion's field */
-    if (sampling_params_read(json, "", &request->params, &call->error) != WEFT_OK) {
-        return WEFT_ERR_INVALID;
-    }
-    return chat_fields_read(json, &request->fields, &call->error);
+    sampling_params_read(json, "", &request->params, &call->error);
+    structured_output_check_format(request->common.response_format, &call->error);
+    chat_fields_read(json, &request->fields, &call->error);
+    return api_error_status(&call->error);
 }
 
 static weft_status_t apply_logprobs(api_call_t *call, const chat_request_t *request,

@@ -11,7 +11,7 @@ typedef struct chat_fields {
 } chat_fields_t;
 
 chat_fields_t chat_fields_default(void);
-weft_status_t chat_fields_read(const json_t *json, chat_fields_t *fields, api_error_t *error);
+void chat_fields_read(const json_t *json, chat_fields_t *fields, api_error_t *error);
 
 /* The prompt's text, freed with text_bytes_free. */
 weft_status_t chat_request_render(api_call_t *call, const chat_fields_t *fields,

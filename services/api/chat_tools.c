@@ -20,7 +20,20 @@ static const json_t *find_tool(const json_t *tools, const char *name)
     return NULL;
 }
 
-static weft_status_t check_tools(const json_t *tools, api_error_t *error)
+static bool is_choice(const json_t *choice)
+{
+    static const char *const words[] = {"none", "auto", "required"};
+    const char *word = json_string_value(choice);
+
+    for (size_t i = 0; word != NULL && i < WEFT_ARRAY_LEN(words); i++) {
+        if (strcmp(word, words[i]) == 0) {
+            return true;
+        }
+    }
+    return tool_name(choice) != NULL;
+}
+
+void chat_tools_check(const json_t *tools, const json_t *choice, api_error_t *error)
 {
     char path[64];
 
@@ -30,14 +43,17 @@ static weft_status_t check_tools(const json_t *tools, api_error_t *error)
         const json_t *parameters = json_object_get(json_object_get(tool, "function"), "parameters");
         if (name == NULL || name[0] == '\0') {
             snprintf(path, sizeof(path), "tools.%zu.function.name", i);
-            return api_error_violation(error, path, "Field required");
+            api_error_violation(error, path, "Field required");
         }
         if (parameters != NULL && !json_is_null(parameters) && !json_is_object(parameters)) {
             snprintf(path, sizeof(path), "tools.%zu.function.parameters", i);
-            return api_error_violation(error, path, "Input should be a valid dictionary");
+            api_error_violation(error, path, "Input should be a valid dictionary");
         }
     }
-    return WEFT_OK;
+    if (choice != NULL && !is_choice(choice)) {
+        api_error_violation(error, "tool_choice",
+                            "Input should be 'none', 'auto', 'required' or a function");
+    }
 }
 
 static weft_status_t read_choice(const json_t *tools, const json_t *choice, weft_arena_t *arena,
@@ -57,10 +73,6 @@ static weft_status_t read_choice(const json_t *tools, const json_t *choice, weft
         return WEFT_OK;
     }
     const char *name = tool_name(choice);
-    if (name == NULL) {
-        return api_error_violation(error, "tool_choice",
-                                   "Input should be 'none', 'auto', 'required' or a function");
-    }
     if (find_tool(tools, name) == NULL) {
         return api_error_set(error, API_ERROR_BAD_REQUEST, "tool_choice",
                              "The tool specified in `tool_choice` does not match any of the "
@@ -75,9 +87,6 @@ weft_status_t chat_tools_read(const json_t *tools, const json_t *choice, weft_ar
                               chat_tools_t *tools_out, api_error_t *error)
 {
     *tools_out = (chat_tools_t){0};
-    if (check_tools(tools, error) != WEFT_OK) {
-        return WEFT_ERR_INVALID;
-    }
     if (choice == NULL) {
         tools_out->mode = json_array_size(tools) > 0 ? CHAT_TOOLS_AUTO : CHAT_TOOLS_NONE;
         return WEFT_OK;

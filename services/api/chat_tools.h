@@ -22,7 +22,10 @@ typedef struct chat_tools {
     const char *name; /* of CHAT_TOOLS_NAMED, arena memory */
 } chat_tools_t;
 
-/* tools, choice: NULL when the request has none. */
+/* What the schema of a request says of them; NULL when the request has none. */
+void chat_tools_check(const json_t *tools, const json_t *choice, api_error_t *error);
+
+/* tools, choice: checked; NULL when the request has none. */
 weft_status_t chat_tools_read(const json_t *tools, const json_t *choice, weft_arena_t *arena,
                               chat_tools_t *tools_out, api_error_t *error);
 

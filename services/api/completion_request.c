@@ -2,6 +2,7 @@
 /* The worker's half of POST /v1/completions: prompts of text or ids, a list of either. */
 #include "services/api/request_common.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define DEFAULT_MAX_TOKENS 16
@@ -26,6 +27,31 @@ typedef struct completion_request {
     completion_fields_t fields;
 } completion_request_t;
 
+/* A text, token ids, or a list of either. */
+static void check_prompt(const json_t *prompt, api_error_t *error)
+{
+    const json_t *first = json_array_get(prompt, 0);
+    bool is_list = json_is_string(first) || json_is_array(first);
+    char path[32];
+
+    if (prompt != NULL && !json_is_string(prompt) && !json_is_array(prompt)) {
+        api_error_violation(error, "prompt",
+                            "Input should be a string, a list of strings or token ids");
+    }
+    if (!is_list) {
+        json_fields_check_items(prompt, JSON_FIELD_I64, "prompt", error);
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(prompt); i++) {
+        const json_t *item = json_array_get(prompt, i);
+        snprintf(path, sizeof(path), "prompt.%zu", i);
+        if (!json_is_string(item) && !json_is_array(item)) {
+            api_error_violation(error, path, "Input should be a string or a list of token ids");
+        }
+        json_fields_check_items(item, JSON_FIELD_I64, path, error);
+    }
+}
+
 static weft_status_t read_request(api_call_t *call, const json_t *json,
                                   completion_request_t *request)
 {
@@ -34,11 +60,12 @@ static weft_status_t read_request(api_call_t *call, const json_t *json,
         .params = sampling_params_default(call->model),
         .fields = {.logprobs = JSON_UNSET},
     };
-    if (request_common_read(json, &request->common, &call->error) != WEFT_OK ||
-        sampling_params_read(json, "", &request->params, &call->error) != WEFT_OK) {
-        return WEFT_ERR_INVALID;
-    }
-    return json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", &request->fields, &call->error);
+    request_common_read(json, &request->common, &call->error);
+    sampling_params_read(json, "", &request->params, &call->error);
+    structured_output_check_format(request->common.response_format, &call->error);
+    json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", &request->fields, &call->error);
+    check_prompt(request->fields.prompt, &call->error);
+    return api_error_status(&call->error);
 }
 
 static weft_status_t check_fields(api_call_t *call, const completion_request_t *request)
@@ -98,10 +125,6 @@ static weft_status_t add_prompt(api_call_t *call, const completion_request_t *re
 
     if (json_is_string(prompt)) {
         return add_text(call, request, generation, prompt);
-    }
-    if (!json_is_array(prompt)) {
-        return api_error_violation(&call->error, "prompt",
-                                   "Input should be a string, a list of strings or token ids");
     }
     if (json_array_size(prompt) > call->model->max_context &&
         request->common.truncate_prompt_tokens == JSON_UNSET) {

@@ -23,6 +23,16 @@ typedef struct generate_request {
     int64_t logprobs;
 } generate_request_t;
 
+static void check_ids(const json_t *json, const generate_fields_t *fields, api_error_t *error)
+{
+    bool is_list = fields->token_ids != NULL || json_object_get(json, "token_ids") == NULL;
+
+    if (is_list && json_array_size(fields->token_ids) == 0) {
+        api_error_violation(error, "token_ids", "List should have at least 1 item");
+    }
+    json_fields_check_items(fields->token_ids, JSON_FIELD_I64, "token_ids", error);
+}
+
 static weft_status_t read_request(api_call_t *call, const json_t *json, generate_request_t *request)
 {
     static const json_field_t logprobs[] = {
@@ -32,20 +42,14 @@ static weft_status_t read_request(api_call_t *call, const json_t *json, generate
     *request = (generate_request_t){.common = request_common_default(),
                                     .params = sampling_params_default(call->model),
                                     .logprobs = JSON_UNSET};
-    if (request_common_read(json, &request->common, &call->error) != WEFT_OK ||
-        json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", &request->fields, &call->error) !=
-            WEFT_OK) {
-        return WEFT_ERR_INVALID;
-    }
-    if (fields->token_ids == NULL || json_array_size(fields->token_ids) == 0) {
-        return api_error_violation(&call->error, "token_ids", "List should have at least 1 item");
-    }
-    if (json_fields_read(fields->sampling_params, logprobs, 1, "sampling_params",
-                         &request->logprobs, &call->error) != WEFT_OK) {
-        return WEFT_ERR_INVALID;
-    }
-    return sampling_params_read(fields->sampling_params, "sampling_params", &request->params,
-                                &call->error);
+    request_common_read(json, &request->common, &call->error);
+    json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", &request->fields, &call->error);
+    check_ids(json, fields, &call->error);
+    json_fields_read(fields->sampling_params, logprobs, 1, "sampling_params", &request->logprobs,
+                     &call->error);
+    sampling_params_read(fields->sampling_params, "sampling_params", &request->params,
+                         &call->error);
+    return api_error_status(&call->error);
 }
 
 static weft_status_t apply_output(api_call_t *call, const generate_request_t *request,

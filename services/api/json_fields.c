@@ -17,16 +17,25 @@ static const char *const expectations[] = {
     [JSON_FIELD_ANY] = "Input should be valid",
 };
 
+bool json_fields_integer(const json_t *value, int64_t *number_out)
+{
+    if (json_is_integer(value)) {
+        *number_out = json_integer_value(value);
+        return true;
+    }
+    if (json_is_real(value) && fabs(json_real_value(value)) < 9e15 &&
+        trunc(json_real_value(value)) == json_real_value(value)) {
+        *number_out = (int64_t)json_real_value(value);
+        return true;
+    }
+    return false;
+}
+
 static read_result_t read_integer(const json_t *value, const json_field_t *row, void *place)
 {
     int64_t number;
 
-    if (json_is_integer(value)) {
-        number = json_integer_value(value);
-    } else if (json_is_real(value) && fabs(json_real_value(value)) < 9e15 &&
-               trunc(json_real_value(value)) == json_real_value(value)) {
-        number = (int64_t)json_real_value(value);
-    } else {
+    if (!json_fields_integer(value, &number)) {
         return READ_WRONG_TYPE;
     }
     if ((double)number < row->low || (double)number > row->high) {
@@ -51,18 +60,25 @@ static read_result_t read_real(const json_t *value, const json_field_t *row, voi
 
 static bool has_json_type(const json_t *value, json_field_type_t type)
 {
+    int64_t number;
+
     switch (type) {
     case JSON_FIELD_BOOL:
         return json_is_boolean(value);
+    case JSON_FIELD_I64:
+        return json_fields_integer(value, &number);
+    case JSON_FIELD_F64:
+        return json_is_number(value);
     case JSON_FIELD_STR:
         return json_is_string(value);
     case JSON_FIELD_ARRAY:
         return json_is_array(value);
     case JSON_FIELD_OBJECT:
         return json_is_object(value);
-    default:
-        return true;
+    case JSON_FIELD_ANY:
+        break;
     }
+    return true;
 }
 
 static read_result_t read_value(json_t *value, const json_field_t *row, void *place)
@@ -94,10 +110,9 @@ static void join_path(char *out, size_t size, const char *path, const char *name
     snprintf(out, size, "%s%s%s", path, path[0] != '\0' ? "." : "", name);
 }
 
-weft_status_t json_fields_read(const json_t *object, const json_field_t *rows, size_t n_rows,
-                               const char *path, void *destination, api_error_t *error)
+void json_fields_read(const json_t *object, const json_field_t *rows, size_t n_rows,
+                      const char *path, void *destination, api_error_t *error)
 {
-    weft_status_t status = WEFT_OK;
     char name[128];
 
     for (size_t i = 0; i < n_rows; i++) {
@@ -109,13 +124,40 @@ weft_status_t json_fields_read(const json_t *object, const json_field_t *rows, s
         read_result_t result = read_value(value, row, (char *)destination + row->offset);
         join_path(name, sizeof(name), path, row->name);
         if (result == READ_WRONG_TYPE) {
-            status = api_error_violation(error, name, expectations[row->type]);
-        } else if (result == READ_OUT_OF_RANGE && status == WEFT_OK) {
-            return api_error_set(error, API_ERROR_BAD_REQUEST, name, "%s %s, got %g.", row->name,
-                                 row->rule, json_number_value(value));
+            api_error_violation(error, name, expectations[row->type]);
+        } else if (result == READ_OUT_OF_RANGE && error->kind == API_ERROR_NONE) {
+            api_error_set(error, API_ERROR_BAD_REQUEST, name, "%s %s, got %g.", row->name,
+                          row->rule, json_number_value(value));
         }
     }
-    return status;
+}
+
+static void check_item(const json_t *value, json_field_type_t type, const char *path,
+                       const char *name, api_error_t *error)
+{
+    char full[128];
+
+    if (!has_json_type(value, type)) {
+        join_path(full, sizeof(full), path, name);
+        api_error_violation(error, full, expectations[type]);
+    }
+}
+
+void json_fields_check_items(const json_t *container, json_field_type_t type, const char *path,
+                             api_error_t *error)
+{
+    char index[24];
+    const char *key;
+    json_t *value;
+
+    for (size_t i = 0; i < json_array_size(container); i++) {
+        snprintf(index, sizeof(index), "%zu", i);
+        check_item(json_array_get(container, i), type, path, index, error);
+    }
+    json_object_foreach((json_t *)container, key, value)
+    {
+        check_item(value, type, path, key, error);
+    }
 }
 
 /* Values the text may hold at most: one a bracket or separator outside of strings. */

@@ -52,9 +52,20 @@ typedef struct json_field {
 #define JSON_FIELD_ROW(strukt, name, type, low, high, rule)                                        \
     {#name, JSON_FIELD_##type, offsetof(strukt, name), low, high, rule},
 
-/* path: of object in the request, "" for the request itself; leads the names in errors. */
-weft_status_t json_fields_read(const json_t *object, const json_field_t *rows, size_t n_rows,
-                               const char *path, void *destination, api_error_t *error);
+/*
+ * path: of object in the request, "" for the request itself; leads the names in errors. Reading goes
+ * on after an error, so that all tables of one body report together: ask api_error_status() after
+ * the last. Of numbers outside their range, a bad request, the first is kept.
+ */
+void json_fields_read(const json_t *object, const json_field_t *rows, size_t n_rows,
+                      const char *path, void *destination, api_error_t *error);
+
+/* A violation "path.i" (of an object "path.key") for each item that has not the type. NULL: none. */
+void json_fields_check_items(const json_t *container, json_field_type_t type, const char *path,
+                             api_error_t *error);
+
+/* False: value is no whole number. */
+bool json_fields_integer(const json_t *value, int64_t *number_out);
 
 /*
  * The tree of a request's body. Bounded: JSON_FIELDS_MAX_VALUES values, jansson's depth of 2048.

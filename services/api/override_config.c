@@ -40,7 +40,8 @@ weft_status_t override_config_apply(const char *text, api_model_t *model, weft_d
     }
     weft_status_t status = json_fields_parse(text, strlen(text), &json, &error);
     if (status == WEFT_OK) {
-        status = json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", model, &error);
+        json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", model, &error);
+        status = api_error_status(&error);
     }
     if (status < 0) {
         weft_diag(diag, status, "--override-generation-config: %s", error.message.text);

@@ -15,15 +15,22 @@ static const json_field_t rows[] = {
 #undef FIELD
 };
 
+static const json_field_t stream_rows[] = {
+    {"include_usage", JSON_FIELD_BOOL, offsetof(request_common_t, include_usage), 0, 0, ""},
+    {"continuous_usage_stats", JSON_FIELD_BOOL, offsetof(request_common_t, continuous_usage_stats),
+     0, 0, ""},
+};
+
 request_common_t request_common_default(void)
 {
     return (request_common_t){.truncate_prompt_tokens = JSON_UNSET, .add_special_tokens = true};
 }
 
-weft_status_t request_common_read(const json_t *object, request_common_t *common,
-                                  api_error_t *error)
+void request_common_read(const json_t *object, request_common_t *common, api_error_t *error)
 {
-    return json_fields_read(object, rows, WEFT_ARRAY_LEN(rows), "", common, error);
+    json_fields_read(object, rows, WEFT_ARRAY_LEN(rows), "", common, error);
+    json_fields_read(common->stream_options, stream_rows, WEFT_ARRAY_LEN(stream_rows),
+                     "stream_options", common, error);
 }
 
 weft_status_t request_common_parse_body(api_call_t *call, json_t **json_out)
@@ -38,19 +45,16 @@ weft_status_t request_common_parse_body(api_call_t *call, json_t **json_out)
 static weft_status_t apply_stream(api_call_t *call, const request_common_t *common,
                                   generation_t *generation)
 {
-    const json_t *options = common->stream_options;
     bool is_forced = call->options->enable_force_include_usage;
 
-    if (options != NULL && !common->stream) {
+    if (common->stream_options != NULL && !common->stream) {
         return api_error_set(&call->error, API_ERROR_BAD_REQUEST, "stream_options",
                              "Stream options can only be defined when `stream=True`.");
     }
     generation->is_stream = common->stream;
-    generation->includes_usage =
-        is_forced || json_is_true(json_object_get(options, "include_usage"));
+    generation->includes_usage = is_forced || common->include_usage;
     generation->has_continuous_usage =
-        is_forced || (generation->includes_usage &&
-                      json_is_true(json_object_get(options, "continuous_usage_stats")));
+        is_forced || (common->include_usage && common->continuous_usage_stats);
     return WEFT_OK;
 }
 

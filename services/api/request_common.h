@@ -12,11 +12,12 @@ typedef struct request_common {
 #define FIELD JSON_FIELD_MEMBER
 #include "services/api/request_fields.def"
 #undef FIELD
+    bool include_usage; /* of stream_options, so for the next */
+    bool continuous_usage_stats;
 } request_common_t;
 
 request_common_t request_common_default(void);
-weft_status_t request_common_read(const json_t *object, request_common_t *common,
-                                  api_error_t *error);
+void request_common_read(const json_t *object, request_common_t *common, api_error_t *error);
 
 /* Reads call->body; the tree is the caller's. The body is freed. */
 weft_status_t request_common_parse_body(api_call_t *call, json_t **json_out);

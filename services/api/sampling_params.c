@@ -3,8 +3,11 @@
 
 #include <errno.h>
 #include <float.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "services/api/structured_output.h"
 
 #define MAX_STOPS      256
 #define MAX_STOP_BYTES 65536
@@ -33,10 +36,29 @@ sampling_params_t sampling_params_default(const api_model_t *model)
     };
 }
 
-weft_status_t sampling_params_read(const json_t *object, const char *path,
-                                   sampling_params_t *params, api_error_t *error)
+static void check_items(const json_t *container, json_field_type_t type, const char *path,
+                        const char *name, api_error_t *error)
 {
-    return json_fields_read(object, rows, WEFT_ARRAY_LEN(rows), path, params, error);
+    char full[64];
+
+    snprintf(full, sizeof(full), "%s%s%s", path, path[0] != '\0' ? "." : "", name);
+    if (type == JSON_FIELD_STR && container != NULL && !json_is_array(container) &&
+        !json_is_string(container)) {
+        api_error_violation(error, full, "Input should be a valid string or a list of strings");
+    }
+    json_fields_check_items(container, type, full, error);
+}
+
+void sampling_params_read(const json_t *object, const char *path, sampling_params_t *params,
+                          api_error_t *error)
+{
+    json_fields_read(object, rows, WEFT_ARRAY_LEN(rows), path, params, error);
+    check_items(params->stop, JSON_FIELD_STR, path, "stop", error);
+    check_items(params->stop_token_ids, JSON_FIELD_I64, path, "stop_token_ids", error);
+    check_items(params->allowed_token_ids, JSON_FIELD_I64, path, "allowed_token_ids", error);
+    check_items(params->bad_words, JSON_FIELD_STR, path, "bad_words", error);
+    check_items(params->logit_bias, JSON_FIELD_F64, path, "logit_bias", error);
+    structured_output_check(params->structured_outputs, path, error);
 }
 
 weft_status_t sampling_params_read_ids(const json_t *list, const char *field,
@@ -50,11 +72,10 @@ weft_status_t sampling_params_read_ids(const json_t *list, const char *field,
         return api_error_no_memory(error);
     }
     for (size_t i = 0; i < n; i++) {
-        const json_t *value = json_array_get(list, i);
-        if (!json_is_integer(value)) {
+        int64_t id = -1;
+        if (!json_fields_integer(json_array_get(list, i), &id)) {
             return api_error_violation(error, field, "Input should be a list of valid integers");
         }
-        json_int_t id = json_integer_value(value);
         if (id < 0 || id >= model->vocab) {
             return api_error_set(error, API_ERROR_BAD_REQUEST, field,
                                  "Token id %lld is out of vocabulary (%u tokens).", (long long)id,
@@ -70,9 +91,6 @@ weft_status_t sampling_params_read_ids(const json_t *list, const char *field,
 static weft_status_t add_stop(const json_t *value, weft_arena_t *arena, const char **stop_out,
                               size_t *bytes, api_error_t *error)
 {
-    if (!json_is_string(value)) {
-        return api_error_violation(error, "stop", "Input should be a valid string");
-    }
     *bytes += json_string_length(value);
     if (json_string_length(value) == 0) {
         return api_error_set(error, API_ERROR_BAD_REQUEST, "stop",
@@ -151,9 +169,6 @@ static weft_status_t resolve_bias(const sampling_params_t *params, const api_mod
     out->logit_bias = bias;
     json_object_foreach(params->logit_bias, key, value)
     {
-        if (!json_is_number(value)) {
-            return api_error_violation(error, "logit_bias", "Input should be a valid number");
-        }
         if (read_bias_key(key, model, &bias->token, error) != WEFT_OK) {
             return WEFT_ERR_INVALID;
         }
@@ -188,7 +203,7 @@ static weft_status_t collect_bad_words(const json_t *words, const api_model_t *m
 {
     for (size_t i = 0; i < json_array_size(words); i++) {
         const char *word = json_string_value(json_array_get(words, i));
-        if (word == NULL || word[0] == '\0') {
+        if (word[0] == '\0') {
             return api_error_set(error, API_ERROR_BAD_REQUEST, "bad_words",
                                  "bad_words must be strings that are not empty.");
         }

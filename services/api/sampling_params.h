@@ -24,11 +24,12 @@ typedef struct sampling_stops {
 /* What a request that says nothing gets. */
 sampling_params_t sampling_params_default(const api_model_t *model);
 
-weft_status_t sampling_params_read(const json_t *object, const char *path,
-                                   sampling_params_t *params, api_error_t *error);
+/* Checks the items of its lists too. path: as in json_fields_read, which also says of errors. */
+void sampling_params_read(const json_t *object, const char *path, sampling_params_t *params,
+                          api_error_t *error);
 
 /*
- * Checks what the table cannot and fills the engine's struct, all but max_tokens and log-probabilities
+ * Checks what read cannot and fills the engine's struct, all but max_tokens and log-probabilities
  * of the answer; arrays live in arena.
  */
 weft_status_t sampling_params_resolve(const sampling_params_t *params, const api_model_t *model,

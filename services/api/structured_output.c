@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "services/api/structured_output.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "services/api/json_text.h"
@@ -43,46 +44,41 @@ static weft_status_t read_format(const json_t *format, weft_arena_t *arena,
 {
     const char *type = json_string_value(json_object_get(format, "type"));
 
-    if (type == NULL) {
-        return api_error_violation(error, "response_format.type", "Field required");
-    }
-    if (strcmp(type, "text") == 0) {
-        return WEFT_OK;
-    }
     if (strcmp(type, "json_object") == 0) {
         *output = (structured_output_t){.is_set = true,
                                         .kind = TEXT_GRAMMAR_JSON_OBJECT,
                                         .source = "",
                                         .field = "response_format"};
-        return WEFT_OK;
-    }
-    if (strcmp(type, "json_schema") == 0) {
+    } else if (strcmp(type, "json_schema") == 0) {
         const json_t *holder = json_object_get(format, "json_schema");
-        const json_t *schema = json_object_get(holder, "schema");
-        if (!json_is_object(schema)) {
-            return api_error_violation(error, "response_format.json_schema.schema",
-                                       "Input should be a valid dictionary");
-        }
-        return set_source(output, TEXT_GRAMMAR_JSON_SCHEMA, schema, "response_format", arena,
-                          error);
+        return set_source(output, TEXT_GRAMMAR_JSON_SCHEMA, json_object_get(holder, "schema"),
+                          "response_format", arena, error);
     }
-    return api_error_violation(error, "response_format.type",
-                               "Input should be 'text', 'json_object' or 'json_schema'");
+    return WEFT_OK;
 }
 
 typedef struct option_row {
     const char *name;
     const char *field;
     text_grammar_kind_t kind;
+    const char *expectation;
 } option_row_t;
 
 static const option_row_t option_rows[] = {
-    {"json", "structured_outputs.json", TEXT_GRAMMAR_JSON_SCHEMA},
-    {"regex", "structured_outputs.regex", TEXT_GRAMMAR_REGEX},
-    {"choice", "structured_outputs.choice", TEXT_GRAMMAR_CHOICE},
-    {"grammar", "structured_outputs.grammar", TEXT_GRAMMAR_LARK},
-    {"json_object", "structured_outputs.json_object", TEXT_GRAMMAR_JSON_OBJECT},
+    {"json", "structured_outputs.json", TEXT_GRAMMAR_JSON_SCHEMA,
+     "Input should be a valid dictionary or string"},
+    {"regex", "structured_outputs.regex", TEXT_GRAMMAR_REGEX, "Input should be a valid string"},
+    {"choice", "structured_outputs.choice", TEXT_GRAMMAR_CHOICE,
+     "Input should be a list of at least one string"},
+    {"grammar", "structured_outputs.grammar", TEXT_GRAMMAR_LARK, "Input should be a valid string"},
+    {"json_object", "structured_outputs.json_object", TEXT_GRAMMAR_JSON_OBJECT,
+     "Input should be a valid boolean"},
 };
+
+static bool is_asked(const json_t *value)
+{
+    return value != NULL && !json_is_null(value) && !json_is_false(value);
+}
 
 /* Whether value is what this kind of constraint is written as. */
 static bool fits_kind(const json_t *value, text_grammar_kind_t kind)
@@ -115,11 +111,8 @@ static weft_status_t read_options(const json_t *options, weft_arena_t *arena,
     for (size_t i = 0; i < WEFT_ARRAY_LEN(option_rows); i++) {
         const option_row_t *row = &option_rows[i];
         const json_t *value = json_object_get(options, row->name);
-        if (value == NULL || json_is_null(value) || json_is_false(value)) {
+        if (!is_asked(value)) {
             continue;
-        }
-        if (!fits_kind(value, row->kind)) {
-            return api_error_violation(error, row->field, "Input should be valid");
         }
         if (output->is_set) {
             return api_error_set(error, API_ERROR_BAD_REQUEST, "structured_outputs",
@@ -132,6 +125,43 @@ static weft_status_t read_options(const json_t *options, weft_arena_t *arena,
         }
     }
     return WEFT_OK;
+}
+
+void structured_output_check_format(const json_t *format, api_error_t *error)
+{
+    const json_t *type = json_object_get(format, "type");
+    const char *name = json_string_value(type);
+
+    if (format == NULL) {
+        return;
+    }
+    if (name == NULL) {
+        api_error_violation(error, "response_format.type",
+                            type == NULL ? "Field required" : "Input should be a valid string");
+    } else if (strcmp(name, "json_schema") == 0) {
+        const json_t *holder = json_object_get(format, "json_schema");
+        if (!json_is_object(json_object_get(holder, "schema"))) {
+            api_error_violation(error, "response_format.json_schema.schema",
+                                "Input should be a valid dictionary");
+        }
+    } else if (strcmp(name, "text") != 0 && strcmp(name, "json_object") != 0) {
+        api_error_violation(error, "response_format.type",
+                            "Input should be 'text', 'json_object' or 'json_schema'");
+    }
+}
+
+void structured_output_check(const json_t *options, const char *path, api_error_t *error)
+{
+    char name[96];
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(option_rows); i++) {
+        const option_row_t *row = &option_rows[i];
+        const json_t *value = json_object_get(options, row->name);
+        if (is_asked(value) && !fits_kind(value, row->kind)) {
+            snprintf(name, sizeof(name), "%s%s%s", path, path[0] != '\0' ? "." : "", row->field);
+            api_error_violation(error, name, row->expectation);
+        }
+    }
 }
 
 weft_status_t structured_output_read(const json_t *format, const json_t *options,

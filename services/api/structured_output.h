@@ -18,7 +18,17 @@ typedef struct structured_output {
     const char *field; /* of the request, for errors */
 } structured_output_t;
 
-/* format, options: NULL when the request has none. At most one of them may ask for something. */
+/*
+ * What the schema of a request says of its response_format and structured_outputs; NULL is fine.
+ * path: of the object that options is a member of.
+ */
+void structured_output_check_format(const json_t *format, api_error_t *error);
+void structured_output_check(const json_t *options, const char *path, api_error_t *error);
+
+/*
+ * format, options: checked; NULL when the request has none. At most one of them may ask for
+ * something.
+ */
 weft_status_t structured_output_read(const json_t *format, const json_t *options,
                                      weft_arena_t *arena, structured_output_t *output_out,
                                      api_error_t *error);

@@ -6,12 +6,14 @@
 #include "services/api/response_common.h"
 
 typedef struct tokenize_fields {
+    const char *model;
     json_t *prompt;
     bool add_special_tokens;
     bool return_token_strs;
 } tokenize_fields_t;
 
 static const json_field_t rows[] = {
+    {"model", JSON_FIELD_STR, offsetof(tokenize_fields_t, model), 0, 0, ""},
     {"prompt", JSON_FIELD_ANY, offsetof(tokenize_fields_t, prompt), 0, 0, ""},
     {"add_special_tokens", JSON_FIELD_BOOL, offsetof(tokenize_fields_t, add_special_tokens), 0, 0,
      ""},
@@ -63,43 +65,38 @@ static void tokenize_text(api_call_t *call, const tokenize_fields_t *fields, con
     }
 }
 
-static void tokenize_chat(api_call_t *call, const json_t *json, const tokenize_fields_t *fields)
+static void tokenize_chat(api_call_t *call, const chat_fields_t *chat,
+                          const tokenize_fields_t *fields)
 {
-    chat_fields_t chat = chat_fields_default();
     text_bytes_t text = {0};
 
-    if (chat_fields_read(json, &chat, &call->error) == WEFT_OK &&
-        chat_request_render(call, &chat, &text) == WEFT_OK) {
+    if (chat_request_render(call, chat, &text) == WEFT_OK) {
         tokenize_text(call, fields, text.data, text.length);
         text_bytes_free(text);
     }
 }
 
-static weft_status_t check_model(api_call_t *call, const json_t *json)
-{
-    const json_t *model = json_object_get(json, "model");
-
-    if (model != NULL && !json_is_null(model) && !json_is_string(model)) {
-        return api_error_violation(&call->error, "model", "Input should be a valid string");
-    }
-    return api_model_check_name(call->model, json_string_value(model), &call->error);
-}
-
 static void tokenize(api_call_t *call, const json_t *json)
 {
     tokenize_fields_t fields = {.add_special_tokens = json_object_get(json, "messages") == NULL};
+    chat_fields_t chat = chat_fields_default();
 
-    if (check_model(call, json) != WEFT_OK ||
-        json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", &fields, &call->error) != WEFT_OK) {
+    json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", &fields, &call->error);
+    bool is_chat = fields.prompt == NULL && json_object_get(json, "messages") != NULL;
+    if (is_chat) {
+        chat_fields_read(json, &chat, &call->error);
+    } else if (!json_is_string(fields.prompt)) {
+        api_error_violation(&call->error, "prompt", "Input should be a valid string");
+    }
+    if (api_error_status(&call->error) != WEFT_OK ||
+        api_model_check_name(call->model, fields.model, &call->error) != WEFT_OK) {
         return;
     }
-    if (json_is_string(fields.prompt)) {
+    if (is_chat) {
+        tokenize_chat(call, &chat, &fields);
+    } else {
         tokenize_text(call, &fields, json_string_value(fields.prompt),
                       json_string_length(fields.prompt));
-    } else if (fields.prompt == NULL && json_object_get(json, "messages") != NULL) {
-        tokenize_chat(call, json, &fields);
-    } else {
-        api_error_violation(&call->error, "prompt", "Input should be a valid string");
     }
 }
 
@@ -113,23 +110,40 @@ void tokenize_prepare(api_call_t *call)
     json_decref(json);
 }
 
+typedef struct detokenize_fields {
+    const char *model;
+    json_t *tokens;
+} detokenize_fields_t;
+
+static weft_status_t read_detokenize(const json_t *json, detokenize_fields_t *fields,
+                                     api_error_t *error)
+{
+    static const json_field_t detokenize_rows[] = {
+        {"model", JSON_FIELD_STR, offsetof(detokenize_fields_t, model), 0, 0, ""},
+        {"tokens", JSON_FIELD_ARRAY, offsetof(detokenize_fields_t, tokens), 0, 0, ""},
+    };
+    const json_t *tokens = json_object_get(json, "tokens");
+
+    json_fields_read(json, detokenize_rows, WEFT_ARRAY_LEN(detokenize_rows), "", fields, error);
+    if (tokens == NULL || json_is_null(tokens)) {
+        api_error_violation(error, "tokens", "Field required");
+    }
+    json_fields_check_items(fields->tokens, JSON_FIELD_I64, "tokens", error);
+    return api_error_status(error);
+}
+
 static void detokenize(api_call_t *call, const json_t *json)
 {
-    const json_t *tokens = json_object_get(json, "tokens");
+    detokenize_fields_t fields = {0};
     int32_t *ids = NULL;
     uint32_t n = 0;
     text_bytes_t text = {0};
     weft_diag_t diag = {0};
     weft_json_t out;
 
-    if (check_model(call, json) != WEFT_OK) {
-        return;
-    }
-    if (!json_is_array(tokens)) {
-        api_error_violation(&call->error, "tokens", "Input should be a valid list");
-        return;
-    }
-    if (sampling_params_read_ids(tokens, "tokens", call->model, &call->arena, &ids, &n,
+    if (read_detokenize(json, &fields, &call->error) != WEFT_OK ||
+        api_model_check_name(call->model, fields.model, &call->error) != WEFT_OK ||
+        sampling_params_read_ids(fields.tokens, "tokens", call->model, &call->arena, &ids, &n,
                                  &call->error) != WEFT_OK) {
         return;
     }

@@ -31,6 +31,7 @@ def check(answer, status, kind, param=None, message=None):
         assert error["param"] == param
     if message:
         assert message in error["message"]
+    return error
 
 
 SEMANTIC = [
@@ -87,8 +88,8 @@ def test_chats_that_cannot_be_are_named(http, fields, param):
     ("/v1/completions", completion(max_tokens=1.5), "max_tokens"),
     ("/v1/completions", completion(stream="yes"), "stream"),
     ("/v1/completions", completion(prompt={"a": 1}), "prompt"),
-    ("/v1/completions", completion(prompt=[1, "a"]), "prompt"),
-    ("/v1/completions", completion(stop=[1]), "stop"),
+    ("/v1/completions", completion(prompt=[1, "a"]), "prompt.1"),
+    ("/v1/completions", completion(stop=[1]), "stop.0"),
     ("/v1/completions", completion(response_format={"type": "json_schema"}),
      "response_format.json_schema.schema"),
     ("/v1/chat/completions", {"model": NAME}, "messages"),
@@ -104,6 +105,18 @@ def test_chats_that_cannot_be_are_named(http, fields, param):
 ])
 def test_a_wrong_type_is_a_violation_of_the_schema(http, path, body, param):
     check(http.post(path, json=body), 400, "Bad Request", param, "1 validation error")
+
+
+def test_every_wrong_field_of_a_body_is_listed(http):
+    body = chat(temperature="hot", stop=["a", 1], n=0, messages=[{"role": "user", "content": 5}, {}],
+                tools=[{}], tool_choice="maybe", response_format={}, top_logprobs="2",
+                structured_outputs={"regex": 1}, stream=True, stream_options={"include_usage": 1})
+    error = check(http.post("/v1/chat/completions", json=body), 400, "Bad Request",
+                  "stream_options.include_usage", "10 validation errors: ")
+    for path in ("stream_options.include_usage", "temperature", "stop.1", "structured_outputs.regex",
+                 "response_format.type", "top_logprobs", "messages.0.content", "messages.1.role",
+                 "tools.0.function.name", "tool_choice"):
+        assert f"{path}: " in error["message"], path
 
 
 def test_an_unknown_model_is_not_found(client):

@@ -148,6 +148,38 @@ static void lengths_are_bounded_by_the_context(void **state)
     api_rig_end(&call);
 }
 
+static void every_wrong_field_of_a_body_is_reported(void **state)
+{
+    (void)state;
+    static const struct {
+        prepare_fn prepare;
+        const char *body;
+        uint32_t n;
+    } bodies[] = {
+        {completion_prepare,
+         "{\"prompt\":[\"a\",1],\"n\":\"x\",\"stop\":[1,\"a\",2],\"stream\":1,\"logprobs\":true,"
+         "\"logit_bias\":{\"5\":\"x\"},\"response_format\":{\"type\":\"poem\"}}",
+         8},
+        {chat_prepare,
+         "{\"messages\":[{},{\"role\":\"user\",\"content\":1}],\"top_p\":[],\"tool_choice\":1,"
+         "\"tools\":[1],\"structured_outputs\":{\"regex\":1,\"choice\":[]}}",
+         7},
+        {generate_prepare,
+         "{\"token_ids\":[1,\"a\"],\"sampling_params\":{\"n\":[],\"logprobs\":\"\"}}", 3},
+        {tokenize_prepare, "{\"prompt\":1,\"model\":2,\"return_token_strs\":3}", 3},
+        {detokenize_prepare, "{\"tokens\":[\"a\"],\"model\":2}", 2},
+        {abort_prepare, "{\"request_ids\":[1,\"a\",2]}", 2},
+    };
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(bodies); i++) {
+        api_call_t call;
+        begin(bodies[i].prepare, bodies[i].body, &call);
+        assert_int_equal(call.error.kind, API_ERROR_SCHEMA);
+        assert_int_equal(call.error.n_violations, bodies[i].n);
+        api_rig_end(&call);
+    }
+}
+
 static const struct {
     prepare_fn prepare;
     const char *body;
@@ -252,6 +284,7 @@ int main(void)
         cmocka_unit_test(a_completion_is_planned_as_asked),
         cmocka_unit_test(a_chat_s_prompt_is_rendered),
         cmocka_unit_test(forced_tools_and_formats_bring_a_grammar),
+        cmocka_unit_test(every_wrong_field_of_a_body_is_reported),
         cmocka_unit_test(lengths_are_bounded_by_the_context),
         cmocka_unit_test(an_allocation_that_fails_is_an_error_or_costs_nothing),
         cmocka_unit_test(wrong_bodies_are_refused_by_every_route),

@@ -25,14 +25,14 @@ static void assert_normal(const api_model_t *model, const char *given, const cha
     json_decref(messages);
 }
 
-static void assert_refused(const char *given, const char *param)
+static void assert_violations(const char *given, uint32_t n, const char *param)
 {
-    const api_model_t model = {0};
     api_error_t error = {0};
     json_t *messages = json_loads(given, 0, NULL);
-    json_t *normal = NULL;
 
-    assert_int_equal(chat_messages_normalize(messages, &model, &normal, &error), WEFT_ERR_INVALID);
+    chat_messages_check(messages, &error);
+    assert_int_equal(error.kind, API_ERROR_SCHEMA);
+    assert_int_equal(error.n_violations, n);
     assert_string_equal(error.param, param);
     json_decref(messages);
 }
@@ -87,12 +87,30 @@ static void wrong_messages_are_named(void **state)
 {
     (void)state;
 
-    assert_refused("[]", "messages");
-    assert_refused("[{\"content\":\"x\"}]", "messages.0.role");
-    assert_refused("[1]", "messages.0.role");
-    assert_refused("[{\"role\":\"user\",\"content\":5}]", "messages.0.content");
-    assert_refused("[{\"role\":\"user\",\"content\":[5]}]", "messages.0.content");
-    assert_refused("[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]", "messages");
+    assert_violations("[]", 1, "messages");
+    assert_violations("[{\"content\":\"x\"}]", 1, "messages.0.role");
+    assert_violations("[1]", 1, "messages.0.role");
+    assert_violations("[{\"role\":\"user\",\"content\":5}]", 1, "messages.0.content");
+    assert_violations("[{\"role\":\"user\",\"content\":[5]}]", 1, "messages.0.content");
+    assert_violations("[{\"role\":\"user\",\"content\":\"x\"},{\"role\":1,\"content\":5},2]", 3,
+                      "messages.1.role");
+}
+
+static void parts_that_are_no_text_are_refused(void **state)
+{
+    (void)state;
+    const api_model_t model = {0};
+    api_error_t error = {0};
+    json_t *messages =
+        json_loads("[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]", 0, NULL);
+    json_t *normal = NULL;
+
+    chat_messages_check(messages, &error);
+    assert_int_equal(api_error_status(&error), WEFT_OK);
+    assert_int_equal(chat_messages_normalize(messages, &model, &normal, &error), WEFT_ERR_INVALID);
+    assert_int_equal(error.kind, API_ERROR_BAD_REQUEST);
+    assert_string_equal(error.param, "messages");
+    json_decref(messages);
 }
 
 static void loops_over_content_are_told_from_questions_about_it(void **state)
@@ -114,6 +132,7 @@ int main(void)
         cmocka_unit_test(developer_is_system_to_a_template_that_does_not_know_it),
         cmocka_unit_test(arguments_of_calls_become_objects),
         cmocka_unit_test(wrong_messages_are_named),
+        cmocka_unit_test(parts_that_are_no_text_are_refused),
         cmocka_unit_test(loops_over_content_are_told_from_questions_about_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -32,9 +32,10 @@ static weft_status_t read_text(const char *text, example_t *example, api_error_t
                                json_t **json)
 {
     *json = NULL;
-    weft_status_t status = json_fields_parse(text, strlen(text), json, error);
-    return status < 0 ? status
-                      : json_fields_read(*json, rows, WEFT_ARRAY_LEN(rows), "", example, error);
+    if (json_fields_parse(text, strlen(text), json, error) == WEFT_OK) {
+        json_fields_read(*json, rows, WEFT_ARRAY_LEN(rows), "", example, error);
+    }
+    return api_error_status(error);
 }
 
 static void members_reach_their_fields(void **state)
@@ -98,6 +99,61 @@ static void every_wrong_type_is_named_and_counted(void **state)
         json_string_value(json_object_get(inner, "message")));
     json_decref(shape);
     weft_buffer_free(&text);
+}
+
+static char *message_of(const api_error_t *error)
+{
+    weft_buffer_t text = {0};
+    weft_json_t out;
+
+    weft_json_init(&out, &text);
+    api_error_write(error, &out);
+    json_t *shape = json_loadb(text.data, text.length, 0, NULL);
+    char *message =
+        strdup(json_string_value(json_object_get(json_object_get(shape, "error"), "message")));
+    json_decref(shape);
+    weft_buffer_free(&text);
+    return message;
+}
+
+static void tables_of_one_body_report_together(void **state)
+{
+    (void)state;
+    example_t example = {0};
+    api_error_t error = {0};
+    json_t *json = json_loads("{\"flag\":1,\"ratio\":7,\"list\":[1,\"a\",2.5,3.0]}", 0, NULL);
+
+    json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", &example, &error);
+    json_fields_read(json, rows, 1, "again", &example, &error);
+    json_fields_check_items(example.list, JSON_FIELD_I64, "list", &error);
+    assert_int_equal(error.kind, API_ERROR_SCHEMA); /* outranks the ratio's range */
+    assert_string_equal(error.param, "flag");
+    char *message = message_of(&error);
+    assert_string_equal(message, "4 validation errors: flag: Input should be a valid boolean; "
+                                 "again.flag: Input should be a valid boolean; "
+                                 "list.1: Input should be a valid integer; "
+                                 "list.2: Input should be a valid integer");
+    free(message);
+    json_decref(json);
+}
+
+static void of_many_violations_the_first_are_listed_and_all_are_counted(void **state)
+{
+    (void)state;
+    api_error_t error = {0};
+    json_t *list = json_array();
+
+    for (int i = 0; i < 1000; i++) {
+        json_array_append_new(list, json_null());
+    }
+    json_fields_check_items(list, JSON_FIELD_STR, "stop", &error);
+    char *message = message_of(&error);
+    assert_ptr_equal(strstr(message, "1000 validation errors: stop.0: "), message);
+    assert_non_null(strstr(message, "; stop.15: "));
+    assert_null(strstr(message, "stop.16"));
+    assert_string_equal(message + strlen(message) - strlen("; and 984 more"), "; and 984 more");
+    free(message);
+    json_decref(list);
 }
 
 static void a_number_outside_its_range_is_a_bad_request(void **state)
@@ -187,6 +243,8 @@ int main(void)
         cmocka_unit_test(members_reach_their_fields),
         cmocka_unit_test(a_whole_real_number_is_an_integer),
         cmocka_unit_test(every_wrong_type_is_named_and_counted),
+        cmocka_unit_test(tables_of_one_body_report_together),
+        cmocka_unit_test(of_many_violations_the_first_are_listed_and_all_are_counted),
         cmocka_unit_test(a_number_outside_its_range_is_a_bad_request),
         cmocka_unit_test(bodies_that_are_no_object_are_refused),
         cmocka_unit_test(deep_nesting_is_refused_without_a_crash),
