@@ -40,6 +40,7 @@
 typedef enum weft_option_type {
     WEFT_OPTION_BOOL,
     WEFT_OPTION_U32,
+    WEFT_OPTION_AUTO, /* a U32; "auto" and -1 are 0: judged by whoever takes it */
     WEFT_OPTION_U64,
     WEFT_OPTION_I64,
     WEFT_OPTION_F64,
@@ -56,6 +57,7 @@ typedef struct weft_list {
 
 typedef bool weft_option_BOOL_t;
 typedef uint32_t weft_option_U32_t;
+typedef uint32_t weft_option_AUTO_t;
 typedef uint64_t weft_option_U64_t;
 typedef int64_t weft_option_I64_t;
 typedef double weft_option_F64_t;

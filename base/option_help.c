@@ -12,6 +12,7 @@ static const char *value_name(weft_option_type_t type)
     case WEFT_OPTION_BOOL:
         return "";
     case WEFT_OPTION_U32:
+    case WEFT_OPTION_AUTO:
     case WEFT_OPTION_U64:
     case WEFT_OPTION_I64:
         return "N";

@@ -124,20 +124,27 @@ static weft_status_t parse_f64(const char *text, double *value_out, weft_diag_t 
     return WEFT_OK;
 }
 
+static weft_status_t parse_u32(const char *text, uint32_t *value_out, weft_diag_t *diag)
+{
+    uint64_t number = 0;
+    const weft_status_t status = parse_unsigned(text, false, UINT32_MAX, &number, diag);
+    if (status >= 0) {
+        *value_out = (uint32_t)number;
+    }
+    return status;
+}
+
 weft_status_t option_parse_value(weft_option_type_t type, const char *text, void *field,
                                  weft_diag_t *diag)
 {
-    uint64_t number = 0;
-    weft_status_t status;
     switch (type) {
     case WEFT_OPTION_BOOL:
         return parse_bool(text, field, diag);
     case WEFT_OPTION_U32:
-        status = parse_unsigned(text, false, UINT32_MAX, &number, diag);
-        if (status >= 0) {
-            *(uint32_t *)field = (uint32_t)number;
-        }
-        return status;
+        return parse_u32(text, field, diag);
+    case WEFT_OPTION_AUTO:
+        return parse_u32(strcasecmp(text, "auto") == 0 || strcmp(text, "-1") == 0 ? "0" : text,
+                         field, diag);
     case WEFT_OPTION_U64:
         return parse_unsigned(text, false, UINT64_MAX, field, diag);
     case WEFT_OPTION_BYTES:

@@ -101,6 +101,49 @@ static weft_status_t check_options(const run_t *run, weft_diag_t *diag)
     return WEFT_OK;
 }
 
+/* An empty text is given too. */
+static weft_status_t find_prompt(const run_t *run, weft_diag_t *diag, run_prompt_spec_t *spec_out)
+{
+    const run_options_t *options = &run->options;
+    const struct {
+        const char *flag;
+        const char *value;
+    } kinds[] = {
+        [RUN_PROMPT_TEXT] = {"prompt", options->prompt},
+        [RUN_PROMPT_FILE] = {"prompt-file", options->prompt_file},
+        [RUN_PROMPT_IDS] = {"prompt-ids", options->prompt_ids},
+    };
+    int n_given = 0;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(kinds); i++) {
+        if (weft_option_is_given(run->set, kinds[i].flag)) {
+            *spec_out = (run_prompt_spec_t){(run_prompt_kind_t)i, kinds[i].value, options->chat};
+            n_given++;
+        }
+    }
+    if (n_given != 1) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "give one of --prompt, --prompt-file and --prompt-ids");
+    }
+    if (options->chat && spec_out->kind == RUN_PROMPT_IDS) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--chat takes a text, not --prompt-ids");
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t make_prompt(run_t *run, weft_diag_t *diag)
+{
+    run_prompt_spec_t spec;
+    weft_status_t status = find_prompt(run, diag, &spec);
+    if (status >= 0) {
+        status = run_prompt_make(&spec, run->source, run->tokenizer, diag, &run->prompt);
+    }
+    if (status >= 0 && run->prompt.n == 0) {
+        status =
+            weft_diag(diag, WEFT_ERR_INVALID, "the prompt is empty: at least one token is needed");
+    }
+    return status;
+}
+
 static weft_status_t load(run_t *run, weft_diag_t *diag)
 {
     const uint64_t start = weft_clock_ns();
@@ -109,7 +152,7 @@ static weft_status_t load(run_t *run, weft_diag_t *diag)
         status = model_source_tokenizer(run->source, diag, &run->tokenizer);
     }
     if (status >= 0) {
-        status = run_prompt_make(&run->options, run->source, run->tokenizer, diag, &run->prompt);
+        status = make_prompt(run, diag);
     }
     if (status >= 0) {
         run->engine_options.max_num_seqs = 1;

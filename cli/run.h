@@ -18,8 +18,20 @@ typedef struct run_prompt {
     uint32_t n;
 } run_prompt_t;
 
-/* The ids that the options ask for: read, rendered, tokenized. Free ids with weft_free. */
-weft_status_t run_prompt_make(const run_options_t *options, const model_source_t *source,
+typedef enum run_prompt_kind {
+    RUN_PROMPT_TEXT,
+    RUN_PROMPT_FILE, /* a path, "-": standard input */
+    RUN_PROMPT_IDS,  /* "1,2,3" */
+} run_prompt_kind_t;
+
+typedef struct run_prompt_spec {
+    run_prompt_kind_t kind;
+    const char *given; /* borrowed */
+    bool is_chat;      /* a user's message, by the model's template; not with ids */
+} run_prompt_spec_t;
+
+/* Read, rendered, tokenized; may be empty. Free ids with weft_free. */
+weft_status_t run_prompt_make(const run_prompt_spec_t *spec, const model_source_t *source,
                               const text_tokenizer_t *tokenizer, weft_diag_t *diag,
                               run_prompt_t *prompt_out);
 

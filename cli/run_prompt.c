@@ -13,17 +13,15 @@
 
 /* ---- ids ----------------------------------------------------------------------------------- */
 
-static weft_status_t copy_ids(const int32_t *ids, size_t n, weft_diag_t *diag,
-                              run_prompt_t *prompt_out)
+static weft_status_t copy_ids(const int32_t *ids, size_t n, run_prompt_t *prompt_out)
 {
-    if (n == 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "the prompt is empty");
-    }
-    int32_t *copy = weft_calloc(n, sizeof(int32_t), "run.prompt");
+    int32_t *copy = weft_calloc(n + 1, sizeof(int32_t), "run.prompt");
     if (copy == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    memcpy(copy, ids, n * sizeof(int32_t));
+    if (n > 0) {
+        memcpy(copy, ids, n * sizeof(int32_t));
+    }
     *prompt_out = (run_prompt_t){.ids = copy, .n = (uint32_t)n};
     return WEFT_OK;
 }
@@ -38,7 +36,9 @@ static weft_status_t parse_ids(const char *text, uint32_t vocab, weft_diag_t *di
         return WEFT_ERR_NO_MEMORY;
     }
     uint32_t n = 0;
-    for (const char *at = text;;) {
+    const char *at = text + strspn(text, " \t\r\n");
+    bool is_done = *at == '\0';
+    while (!is_done) {
         char *end;
         errno = 0;
         const long id = strtol(at, &end, 10);
@@ -51,9 +51,7 @@ static weft_status_t parse_ids(const char *text, uint32_t vocab, weft_diag_t *di
         while (isspace((unsigned char)*end)) {
             end++;
         }
-        if (*end == '\0') {
-            break;
-        }
+        is_done = *end == '\0';
         at = *end == ',' ? end + 1 : end;
     }
     *prompt_out = (run_prompt_t){.ids = ids, .n = n};
@@ -101,7 +99,7 @@ static weft_status_t encode(const text_tokenizer_t *tokenizer, const char *text,
     weft_status_t status =
         text_tokenizer_encode(tokenizer, text, length, add_special, true, diag, &ids);
     if (status >= 0) {
-        status = copy_ids(ids.data, ids.length, diag, prompt_out);
+        status = copy_ids(ids.data, ids.length, prompt_out);
         text_ids_free(ids);
     }
     return status;
@@ -183,42 +181,26 @@ cleanup:
 
 /* ---- which of them ------------------------------------------------------------------------- */
 
-static weft_status_t check_one_prompt(const run_options_t *options, weft_diag_t *diag)
-{
-    const int given = (options->prompt[0] != '\0') + (options->prompt_file[0] != '\0') +
-                      (options->prompt_ids[0] != '\0');
-    if (given != 1) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "give one of --prompt, --prompt-file and --prompt-ids");
-    }
-    if (options->chat && options->prompt_ids[0] != '\0') {
-        return weft_diag(diag, WEFT_ERR_INVALID, "--chat takes a text, not --prompt-ids");
-    }
-    return WEFT_OK;
-}
-
-weft_status_t run_prompt_make(const run_options_t *options, const model_source_t *source,
+weft_status_t run_prompt_make(const run_prompt_spec_t *spec, const model_source_t *source,
                               const text_tokenizer_t *tokenizer, weft_diag_t *diag,
                               run_prompt_t *prompt_out)
 {
-    weft_status_t status = check_one_prompt(options, diag);
-    if (status < 0) {
-        return status;
-    }
-    if (options->prompt_ids[0] != '\0') {
-        return parse_ids(options->prompt_ids, model_source_config(source)->vocab, diag, prompt_out);
+    if (spec->kind == RUN_PROMPT_IDS) {
+        return parse_ids(spec->given, model_source_config(source)->vocab, diag, prompt_out);
     }
     weft_buffer_t text = {0};
-    if (options->prompt_file[0] != '\0') {
-        status = read_file(options->prompt_file, &text, diag);
+    weft_status_t status = WEFT_OK;
+    if (spec->kind == RUN_PROMPT_FILE) {
+        status = read_file(spec->given, &text, diag);
     } else {
-        weft_buffer_puts(&text, options->prompt);
+        weft_buffer_puts(&text, spec->given);
         status = text.is_failed ? WEFT_ERR_NO_MEMORY : WEFT_OK;
     }
-    if (status >= 0 && options->chat) {
-        status = encode_chat(source, tokenizer, text.data, text.length, diag, prompt_out);
+    const char *bytes = text.data != NULL ? text.data : "";
+    if (status >= 0 && spec->is_chat) {
+        status = encode_chat(source, tokenizer, bytes, text.length, diag, prompt_out);
     } else if (status >= 0) {
-        status = encode(tokenizer, text.data, text.length, true, diag, prompt_out);
+        status = encode(tokenizer, bytes, text.length, true, diag, prompt_out);
     }
     weft_buffer_free(&text);
     return status;

@@ -26,7 +26,7 @@ static weft_status_t print(weft_buffer_t *out, weft_diag_t *diag)
     return WEFT_OK;
 }
 
-static weft_status_t answer(const tokenize_options_t *options, const run_options_t *what,
+static weft_status_t answer(const tokenize_options_t *options, const run_prompt_spec_t *what,
                             tokenize_fn write, weft_diag_t *diag)
 {
     model_source_t *source = NULL;
@@ -71,11 +71,9 @@ int tokenize_main(int argc, char **argv, const char *usage, const char *about, b
         status = weft_diag(&diag, WEFT_ERR_INVALID, "usage: %s", usage);
     }
     if (status >= 0) {
-        const char *text = weft_option_positional(set, 0);
-        const run_options_t what = {.prompt = takes_ids ? "" : text,
-                                    .prompt_file = "",
-                                    .prompt_ids = takes_ids ? text : "",
-                                    .chat = options.chat};
+        const run_prompt_spec_t what = {.kind = takes_ids ? RUN_PROMPT_IDS : RUN_PROMPT_TEXT,
+                                        .given = weft_option_positional(set, 0),
+                                        .is_chat = options.chat};
         status = answer(&options, &what, write, &diag);
     }
     weft_option_set_destroy(set);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "services/api/api_options.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 const weft_option_t api_option_rows[] = {
@@ -28,6 +29,9 @@ const size_t api_option_variable_count = WEFT_ARRAY_LEN(api_option_variables);
 const weft_option_alias_t api_option_flags[] = {
     {"enable-reasoning-parser", "reasoning-parser"},
     {"max-queued-requests", "max-num-queued-reqs"},
+    {"tp", "tensor-parallel-size"},
+    {"pp", "pipeline-parallel-size"},
+    {"dp", "data-parallel-size"},
 };
 const size_t api_option_flag_count = WEFT_ARRAY_LEN(api_option_flags);
 
@@ -79,6 +83,10 @@ weft_status_t api_options_check(const api_options_t *options, weft_diag_t *diag)
     if (options->ssl_ca_certs[0] != '\0') {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                          "--ssl-ca-certs: client certificates are not checked");
+    }
+    if (options->max_logprobs < -1) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--max-logprobs %" PRId64 ": -1 or more",
+                         options->max_logprobs);
     }
     if (options->port > UINT16_MAX) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--port %u: ports end at 65535", options->port);

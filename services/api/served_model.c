@@ -39,6 +39,13 @@ static uint32_t longest_token(const text_tokenizer_t *tokenizer)
     return longest;
 }
 
+static uint32_t max_logprobs(const api_options_t *options)
+{
+    const bool is_limited = options->max_logprobs >= 0 && options->max_logprobs < K_MAX_LOGPROBS;
+
+    return is_limited ? (uint32_t)options->max_logprobs : K_MAX_LOGPROBS;
+}
+
 static void judge_template(served_model_t *model, const api_options_t *options, const char *source,
                            size_t length)
 {
@@ -157,8 +164,7 @@ weft_status_t served_model_open(const api_options_t *options, const char *path, 
     model->api.eos = model_source_config(model->source)->eos;
     model->api.n_eos = model_source_config(model->source)->n_eos;
     model->api.max_token_bytes = longest_token(model->tokenizer);
-    model->api.max_logprobs =
-        options->max_logprobs < K_MAX_LOGPROBS ? options->max_logprobs : K_MAX_LOGPROBS;
+    model->api.max_logprobs = max_logprobs(options);
     model->api.has_priorities = strcmp(options->scheduling_policy, "priority") == 0;
     model->api.is_template_overridable = options->trust_request_chat_template;
     model->api.excludes_tools_when_none = options->exclude_tools_when_tool_choice_none;

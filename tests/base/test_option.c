@@ -12,6 +12,7 @@
 #define ROWS(OPTION)                                                                               \
     OPTION(block_size, U32, "block-size", "16", "Tokens in a block.")                              \
     OPTION(seed, U64, "seed", "0", "Seed.")                                                        \
+    OPTION(length, AUTO, "max-length", "auto", "Length.")                                          \
     OPTION(priority, I64, "priority", "-3", "Priority | of it.")                                   \
     OPTION(scale, F64, "scale", "0.5", "Scale.")                                                   \
     OPTION(memory, BYTES, "cache-memory", "1MiB", "Memory.")                                       \
@@ -202,6 +203,12 @@ static void numbers_know_their_range_and_units(void **state)
         const char *flag;
         const char *diag; /* NULL: fine */
     } cases[] = {
+        {"--max-length=auto", NULL},
+        {"--max-length=AUTO", NULL},
+        {"--max-length=-1", NULL},
+        {"--max-length=8k", NULL},
+        {"--max-length=-2", "--max-length: \"-2\" is below 0"},
+        {"--max-length=much", "--max-length: \"much\" is not a whole number"},
         {"--block-size=4294967295", NULL},
         {"--block-size=4k", NULL},
         {"--block-size=4294967296", "--block-size: \"4294967296\" is over 4294967295"},

@@ -145,6 +145,38 @@ static void text_prompts_come_from_flag_file_and_stdin(void **state)
     unlink(path);
 }
 
+static void an_empty_text_is_no_tokens_or_the_one_that_begins_a_text(void **state)
+{
+    (void)state;
+    char command[4096];
+    char folder[] = "/tmp/weft-test-XXXXXX";
+    const char *plain = tiny_model_path("llama");
+    snprintf(command, sizeof(command), WEFT "tokenize --model %s ''", plain);
+    assert_int_equal(shell(command), 0);
+    assert_string_equal(output, "\n");
+    snprintf(command, sizeof(command), WEFT "detokenize --model %s ''", plain);
+    assert_int_equal(shell(command), 0);
+    assert_string_equal(output, "\n");
+
+    assert_non_null(mkdtemp(folder)); /* the same model with a tokenizer that adds <bos> */
+    snprintf(command, sizeof(command),
+             "cp %s/config.json %s/model.safetensors %s/tokenizer.json %s && "
+             "echo '{\"bos_token\":\"<bos>\",\"add_bos_token\":true}' "
+             ">%s/tokenizer_config.json",
+             plain, plain, plain, folder, folder);
+    assert_int_equal(shell(command), 0);
+    snprintf(command, sizeof(command), WEFT "tokenize --model %s ''", folder);
+    assert_int_equal(shell(command), 0);
+    assert_string_equal(output, "1\n");
+    snprintf(command, sizeof(command), WEFT "run --model %s --prompt '' --max-tokens 2 --json",
+             folder);
+    json_t *answer = run_json(command);
+    assert_int_equal(json_array_size(json_object_get(answer, "prompt_token_ids")), 1);
+    json_decref(answer);
+    snprintf(command, sizeof(command), "rm -r %s", folder);
+    assert_int_equal(shell(command), 0);
+}
+
 static void a_seed_repeats_a_sampled_answer(void **state)
 {
     (void)state;
@@ -178,6 +210,11 @@ static void bad_words_get_one_line_and_exit_code_2(void **state)
         {"run --model /nonexistent --prompt x", "/nonexistent"},
         {"run --model LLAMA", "--prompt"},
         {"run --model LLAMA --prompt x --prompt-ids 1", "one of"},
+        {"run --model LLAMA --prompt '' --prompt-file ''", "one of"},
+        {"run --model LLAMA --prompt ''", "the prompt is empty"},
+        {"run --model LLAMA --prompt-ids ''", "the prompt is empty"},
+        {"run --model LLAMA --prompt-ids 1,", "token id"},
+        {"version extra", "\"extra\""},
         {"run --model LLAMA --prompt-ids 1,320", "320"},
         {"run --model LLAMA --prompt-ids 1,x", "x"},
         {"run --model LLAMA --prompt-ids -1", "-1"},
@@ -320,6 +357,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(run_answers_as_the_reference_does),
         cmocka_unit_test(text_prompts_come_from_flag_file_and_stdin),
+        cmocka_unit_test(an_empty_text_is_no_tokens_or_the_one_that_begins_a_text),
         cmocka_unit_test(a_seed_repeats_a_sampled_answer),
         cmocka_unit_test(bad_words_get_one_line_and_exit_code_2),
         cmocka_unit_test(a_reader_that_leaves_is_no_failure),

@@ -88,7 +88,8 @@ def test_a_vllm_command_line_starts_it(start_server, tmp_path):
 
 
 @pytest.mark.parametrize("arguments,text", [
-    (["--tensor-parallel-size", "2"], "tensor-parallel-size"),
+    (["--tensor-parallel-size", "2"], "tensor-parallel-size"), (["-pp", "2"], "pipeline-parallel-size"),
+    (["--max-logprobs", "-2"], "max-logprobs"), (["--max-model-len", "-2"], "max-model-len"),
     (["--no-such-flag"], "no-such-flag"), (["--port", "70000"], "port"),
     (["--max-num-seqs", "many"], "max-num-seqs"), (["--ssl-certfile", "x"], "ssl-keyfile"),
     (["--ssl-certfile", "/nowhere.crt", "--ssl-keyfile", "/nowhere.key"], "nowhere"),
@@ -110,6 +111,16 @@ def test_a_taken_port_is_said(start_server, server):
     assert other.process.wait(30) != 0
     other.reader.join()
     assert any(str(server.port) in line and "error" in line for line in other.lines), other.lines
+
+
+def test_short_names_and_no_limits_are_taken(start_server):
+    server = start_server("-tp", "1", "-pp=1", "-dp", "1", "--max-logprobs", "-1", "--max-model-len",
+                          "auto")
+    assert server.openai().models.list().data[0].max_model_len == 8192
+    answer = server.openai().completions.create(model=NAME, prompt="x", max_tokens=1, logprobs=20)
+    assert len(answer.choices[0].logprobs.top_logprobs[0]) >= 20
+    with pytest.raises(openai.BadRequestError, match="max allowed: 20"):
+        server.openai().completions.create(model=NAME, prompt="x", max_tokens=1, logprobs=21)
 
 
 def test_defaults_can_be_overridden(start_server):
