@@ -46,7 +46,7 @@ typedef enum engine_finish {
     ENGINE_FINISH_NONE,   /* still running */
     ENGINE_FINISH_STOP,   /* end token or stop token id */
     ENGINE_FINISH_LENGTH, /* max_tokens or the context is full */
-    ENGINE_FINISH_ABORT,  /* engine_abort, or shutdown */
+    ENGINE_FINISH_ABORT,  /* engine_abort, engine_abort_sample, or shutdown */
     ENGINE_FINISH_ERROR,
 } engine_finish_t;
 
@@ -151,6 +151,9 @@ weft_status_t engine_submit(engine_t *engine, engine_client_t *client,
 
 /* Its blocks are free within a step, wherever it is; news with ENGINE_FINISH_ABORT follows. */
 void engine_abort(engine_request_t *request);
+
+/* The same for one sample; its siblings go on. Allocates nothing, as engine_abort. */
+void engine_abort_sample(engine_request_t *request, uint32_t sample);
 
 /* Consumer's last call; aborts first if it still runs. The pointer is dead afterwards. */
 void engine_request_release(engine_request_t *request);

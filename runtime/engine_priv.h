@@ -5,7 +5,7 @@
  *   engine      made by create; from then on its thread's, but for atomics and the mailbox
  *   client      its consumer's; the engine posts into `news`
  *   request     counted references: the owner's until release, the engine's until every sample is
- *               retired, one while it lies in `news`, one for a posted abort, one for each mask
+ *               retired, one while it lies in `news`, one for each posted abort, one for each mask
  *               being made. The last one frees it
  *   commands    items of the engine's mailbox: what the engine thread should do between two steps
  */
@@ -25,6 +25,7 @@
 typedef enum engine_command_kind {
     ENGINE_COMMAND_SUBMIT,
     ENGINE_COMMAND_ABORT,
+    ENGINE_COMMAND_ABORT_SAMPLE,
     ENGINE_COMMAND_CALL,
 } engine_command_kind_t;
 
@@ -48,6 +49,8 @@ typedef struct engine_sample {
     uint32_t *mask;        /* [mask_words] or NULL: what the next token may be */
     constraint_t constraint;
     int32_t stop_token;
+    atomic_bool is_abort_posted;
+    engine_command_t abort_command;
     /* released by the engine, acquired by engine_request_answer: tokens first, then the end */
     atomic_uint n_tokens;
     atomic_int finish;

@@ -35,11 +35,15 @@ weft_status_t engine_submit(engine_t *engine, engine_client_t *client,
     return WEFT_OK;
 }
 
+static bool is_finished(const engine_sample_t *sample)
+{
+    return atomic_load_explicit(&sample->finish, memory_order_acquire) != ENGINE_FINISH_NONE;
+}
+
 bool engine_request_is_finished(const engine_request_t *request)
 {
     for (uint32_t i = 0; i < request->n_samples; i++) {
-        if (atomic_load_explicit(&request->samples[i].finish, memory_order_acquire) ==
-            ENGINE_FINISH_NONE) {
+        if (!is_finished(&request->samples[i])) {
             return false;
         }
     }
@@ -53,6 +57,16 @@ void engine_abort(engine_request_t *request)
     }
     atomic_fetch_add(&request->refs, 1);
     engine_post(request->engine, &request->abort_command, ENGINE_COMMAND_ABORT);
+}
+
+void engine_abort_sample(engine_request_t *request, uint32_t sample)
+{
+    engine_sample_t *s = &request->samples[sample];
+    if (is_finished(s) || atomic_exchange(&s->is_abort_posted, true)) {
+        return;
+    }
+    atomic_fetch_add(&request->refs, 1);
+    engine_post(request->engine, &s->abort_command, ENGINE_COMMAND_ABORT_SAMPLE);
 }
 
 void engine_request_release(engine_request_t *request)

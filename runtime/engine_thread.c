@@ -74,6 +74,13 @@ static void do_abort(engine_t *engine, engine_request_t *r)
     engine_request_unref(r);
 }
 
+static void do_abort_sample(engine_t *engine, engine_sample_t *sample)
+{
+    engine_request_t *r = sample->request;
+    sched_abort(engine->sched, &sample->seq, ENGINE_FINISH_ABORT);
+    engine_request_unref(r);
+}
+
 static void do_commands(engine_t *engine)
 {
     mailbox_item_t *item = mailbox_take(&engine->mailbox);
@@ -86,6 +93,9 @@ static void do_commands(engine_t *engine)
             break;
         case ENGINE_COMMAND_ABORT:
             do_abort(engine, WEFT_CONTAINER(command, engine_request_t, abort_command));
+            break;
+        case ENGINE_COMMAND_ABORT_SAMPLE:
+            do_abort_sample(engine, WEFT_CONTAINER(command, engine_sample_t, abort_command));
             break;
         case ENGINE_COMMAND_CALL:
             do_call(engine, WEFT_CONTAINER(command, engine_call_t, command));

@@ -201,6 +201,9 @@ static weft_status_t take_choice(api_call_t *call, generation_choice_t *choice)
         generation_run_fail(call, &error);
         return WEFT_ERR_CANCELLED;
     }
+    if (choice->stop_string >= 0) { /* the engine knows nothing of it */
+        engine_abort_sample(choice->prompt->request, choice->sample);
+    }
     if (call->is_streaming && (n_new > 0 || choice->finish_reason != NULL)) {
         send_chunk(choice);
     }
@@ -229,12 +232,8 @@ void generation_run_news(engine_request_t *request)
             return; /* the call is gone */
         }
     }
-    if (are_finished(choices, generation->n)) {
-        if (call->is_streaming) {
-            close_prompt(call, prompt, NULL);
-        } else {
-            engine_abort(request); /* a stop string ends what the engine would go on with */
-        }
+    if (call->is_streaming && are_finished(choices, generation->n)) {
+        close_prompt(call, prompt, NULL);
     }
     if (generation->n_finished == generation->n_choices) {
         if (call->is_streaming) {

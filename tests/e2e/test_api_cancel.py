@@ -69,6 +69,26 @@ def test_a_hundred_that_leave_at_once(server):
     server.wait_until_idle()
 
 
+def test_a_sample_at_its_stop_string_gives_its_place_up_at_once(server, client):
+    ask = dict(model=NAME, prompt="Once", n=2, max_tokens=500, temperature=1.5, seed=5,
+               extra_body={"ignore_eos": True})
+    first, other = (choice.text for choice in client.completions.create(**ask).choices)
+    stop = next(first[at:at + 12] for at in range(20, 200) if first[at:at + 12] not in other)
+    stream = client.completions.create(**ask, stop=stop, stream=True)
+    text = ["", ""]
+    for chunk in stream:
+        choice = chunk.choices[0]
+        text[choice.index] += choice.text
+        if choice.finish_reason:
+            assert (choice.index, choice.finish_reason) == (0, "stop")
+            break
+    wait_for(lambda: server.metrics()['vllm:num_requests_running{"engine": "0", "model_name": "%s"}'
+                                      % NAME] == 1, what="one sample alone")
+    for chunk in stream:
+        text[chunk.choices[0].index] += chunk.choices[0].text
+    assert first.startswith(text[0]) and text[1] == other
+
+
 def test_an_abort_by_id_ends_the_answer(server, http):
     answers = []
 

@@ -485,6 +485,59 @@ static void aborting_frees_the_blocks_of_running_and_waiting_requests(void **sta
     engine_rig_close(&rig);
 }
 
+/* Until the nth step waits at the gate; the one before has left its numbers. */
+static void wait_for_step(const gate_t *gate, engine_rig_t *rig, uint32_t n)
+{
+    while (atomic_load(&gate->arrived) < n) {
+        (void)engine_client_wait(rig->client, 1);
+    }
+}
+
+static void aborting_a_sample_frees_its_blocks_and_leaves_its_siblings(void **state)
+{
+    (void)state;
+    engine_rig_t undisturbed;
+    engine_rig_t rig;
+    gate_t gate;
+    engine_submit_t submit = engine_rig_submit(prompt, 40, 100);
+    submit.n = 3;
+    submit.sampling.temperature = 1.5f;
+    submit.sampling.seed = 7;
+    open_small(&undisturbed);
+    engine_request_t *whole = engine_rig_send(&undisturbed, &submit);
+    engine_rig_wait(&undisturbed, whole);
+
+    open_small(&rig);
+    put_gate(&gate, &rig, 30);
+    engine_request_t *request = engine_rig_send(&rig, &submit);
+    wait_for_step(&gate, &rig, 31);
+    const uint32_t blocks = engine_stats(rig.engine).referenced_blocks;
+    const size_t live = weft_alloc_live_bytes();
+    engine_abort_sample(request, 1);
+    engine_abort_sample(request, 1);
+    assert_int_equal(weft_alloc_live_bytes(), live);
+    allow_steps(&gate, 2); /* the one at the gate, and that before which the abort is seen */
+    wait_for_step(&gate, &rig, 33);
+    assert_int_equal(engine_request_answer(request, 1).finish, ENGINE_FINISH_ABORT);
+    assert_int_equal(engine_stats(rig.engine).running, 2);
+    assert_true(engine_stats(rig.engine).referenced_blocks < blocks);
+    allow_steps(&gate, 200);
+    engine_rig_wait(&rig, request);
+    assert_true(engine_request_answer(request, 1).n_tokens < 40);
+    for (uint32_t i = 0; i < 3; i++) {
+        const engine_answer_t answer = engine_request_answer(request, i);
+        assert_int_equal(answer.finish, i == 1 ? ENGINE_FINISH_ABORT : ENGINE_FINISH_LENGTH);
+        assert_memory_equal(answer.tokens, engine_request_answer(whole, i).tokens,
+                            answer.n_tokens * sizeof(int32_t));
+    }
+    engine_abort_sample(request, 0); /* done: nothing happens */
+    engine_request_release(request);
+    engine_request_release(whole);
+    engine_rig_wait_idle(&rig);
+    engine_rig_close(&rig);
+    engine_rig_close(&undisturbed);
+}
+
 static void steady_decoding_allocates_nothing(void **state)
 {
     (void)state;
@@ -686,6 +739,7 @@ int main(void)
         cmocka_unit_test(a_draining_engine_finishes_what_it_has),
         cmocka_unit_test(destroying_the_engine_aborts_and_requests_outlive_it),
         cmocka_unit_test(aborting_frees_the_blocks_of_running_and_waiting_requests),
+        cmocka_unit_test(aborting_a_sample_frees_its_blocks_and_leaves_its_siblings),
         cmocka_unit_test(steady_decoding_allocates_nothing),
         cmocka_unit_test(a_failed_device_ends_everything_with_an_error),
         cmocka_unit_test(every_step_is_observed),
