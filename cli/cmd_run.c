@@ -284,6 +284,7 @@ static const char *finish_reason(const run_t *run, engine_finish_t finish)
     case ENGINE_FINISH_NONE:
     case ENGINE_FINISH_ABORT:
         return "abort";
+    case ENGINE_FINISH_CONSTRAINT:
     case ENGINE_FINISH_ERROR:
         break;
     }

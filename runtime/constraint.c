@@ -31,8 +31,9 @@ static void do_jobs(constraint_worker_t *worker)
     while (item != NULL) {
         constraint_t *constraint = WEFT_CONTAINER(item, constraint_t, item);
         item = item->next;
-        const bool is_made = make_mask(constraint) >= 0;
-        atomic_store_explicit(&constraint->state, is_made ? CONSTRAINT_READY : CONSTRAINT_FAILED,
+        constraint->status = make_mask(constraint);
+        atomic_store_explicit(&constraint->state,
+                              constraint->status >= 0 ? CONSTRAINT_READY : CONSTRAINT_FAILED,
                               memory_order_release);
         worker->on_done(worker->user, constraint);
     }

@@ -20,7 +20,7 @@ typedef enum constraint_state {
     CONSTRAINT_NEW,
     CONSTRAINT_BUSY,
     CONSTRAINT_READY, /* mask says what may come next */
-    CONSTRAINT_FAILED /* diag says why; for good */
+    CONSTRAINT_FAILED /* status and diag say why; for good */
 } constraint_state_t;
 
 typedef struct constraint {
@@ -28,9 +28,10 @@ typedef struct constraint {
     text_matcher_t *matcher; /* NULL: unconstrained */
     uint32_t *mask;          /* [words], the owner's memory */
     size_t words;
-    int32_t token;     /* to take before the mask is made; -1: none */
-    atomic_int state;  /* constraint_state_t; released by the worker, acquired by the engine */
-    weft_diag_t *diag; /* the owner's memory */
+    int32_t token;        /* to take before the mask is made; -1: none */
+    atomic_int state;     /* constraint_state_t; released by the worker, acquired by the engine */
+    weft_status_t status; /* WEFT_ERR_INVALID: the grammar cannot go on */
+    weft_diag_t *diag;    /* the owner's memory */
     void *user;
 } constraint_t;
 

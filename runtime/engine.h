@@ -43,10 +43,11 @@ extern const weft_option_t engine_option_rows[];
 extern const size_t engine_option_count;
 
 typedef enum engine_finish {
-    ENGINE_FINISH_NONE,   /* still running */
-    ENGINE_FINISH_STOP,   /* end token or stop token id */
-    ENGINE_FINISH_LENGTH, /* max_tokens or the context is full */
-    ENGINE_FINISH_ABORT,  /* engine_abort, engine_abort_sample, or shutdown */
+    ENGINE_FINISH_NONE,       /* still running */
+    ENGINE_FINISH_STOP,       /* end token or stop token id */
+    ENGINE_FINISH_LENGTH,     /* max_tokens or the context is full */
+    ENGINE_FINISH_ABORT,      /* engine_abort, engine_abort_sample, or shutdown */
+    ENGINE_FINISH_CONSTRAINT, /* what constrains it lets no token follow, or is beyond its limits */
     ENGINE_FINISH_ERROR,
 } engine_finish_t;
 
@@ -102,6 +103,7 @@ typedef struct engine_answer {
     uint32_t n_tokens;
     engine_finish_t finish;
     int32_t stop_token; /* the stop_token_ids entry that ended it, else -1 (also for EOS) */
+    const char *reason; /* of ENGINE_FINISH_CONSTRAINT, one line; NULL for any other */
 } engine_answer_t;
 
 typedef struct engine_timings {

@@ -83,14 +83,11 @@ static void on_prompt(void *user, sched_seq_t *seq, uint32_t first, const k_samp
 
 static void log_finish(const engine_sample_t *sample, engine_finish_t reason)
 {
-    static const char *const names[] = {"none", "stop", "length", "abort", "error"};
+    static const char *const names[] = {"none", "stop", "length", "abort", "constraint", "error"};
     const engine_request_t *r = sample->request;
-    const bool has_diag = r->diag != NULL && sample->constraint.diag->text[0] != '\0';
     if (reason == ENGINE_FINISH_ERROR) {
         weft_log_warn("id=%s finish=error reason=\"%s\"", r->id,
-                      has_diag ? sample->constraint.diag->text
-                               : "no token is allowed, or the "
-                                 "device failed");
+                      sample->reason != NULL ? sample->reason : "the device failed");
         return;
     }
     weft_log_debug("id=%s finish=%s prompt_tokens=%u answer_tokens=%u cached_tokens=%u", r->id,

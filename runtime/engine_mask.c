@@ -66,6 +66,25 @@ static void forbid_bad_words(engine_sample_t *sample)
     }
 }
 
+static sched_mask_t end_of(engine_sample_t *sample)
+{
+    const constraint_t *constraint = &sample->constraint;
+    sample->reason = constraint->diag->text;
+    return constraint->status == WEFT_ERR_INVALID ? SCHED_MASK_EMPTY : SCHED_MASK_FAILED;
+}
+
+static sched_mask_t judge(engine_sample_t *sample, size_t words, uint32_t vocab)
+{
+    if (!is_empty(sample->mask, words, vocab)) {
+        return SCHED_MASK_READY;
+    }
+    sample->reason = sample->constraint.matcher != NULL
+                         ? "allowed_token_ids or bad_words leave none of the tokens that the "
+                           "grammar lets follow"
+                         : "allowed_token_ids and bad_words leave no token that may follow";
+    return SCHED_MASK_EMPTY;
+}
+
 sched_mask_t engine_mask_make(engine_sample_t *sample)
 {
     const engine_t *engine = sample->request->engine;
@@ -74,7 +93,7 @@ sched_mask_t engine_mask_make(engine_sample_t *sample)
     if (sample->constraint.matcher != NULL) {
         const constraint_state_t state = constraint_state(&sample->constraint);
         if (state != CONSTRAINT_READY) {
-            return state == CONSTRAINT_FAILED ? SCHED_MASK_FAILED : SCHED_MASK_LATER;
+            return state == CONSTRAINT_FAILED ? end_of(sample) : SCHED_MASK_LATER;
         }
     }
     start_mask(sample, words);
@@ -82,5 +101,5 @@ sched_mask_t engine_mask_make(engine_sample_t *sample)
         forbid_end(sample, words, vocab);
     }
     forbid_bad_words(sample);
-    return is_empty(sample->mask, words, vocab) ? SCHED_MASK_FAILED : SCHED_MASK_READY;
+    return judge(sample, words, vocab);
 }

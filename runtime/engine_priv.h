@@ -49,6 +49,7 @@ typedef struct engine_sample {
     uint32_t *mask;        /* [mask_words] or NULL: what the next token may be */
     constraint_t constraint;
     int32_t stop_token;
+    const char *reason; /* why no token may follow, static or the constraint's */
     atomic_bool is_abort_posted;
     engine_command_t abort_command;
     /* released by the engine, acquired by engine_request_answer: tokens first, then the end */

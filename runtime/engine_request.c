@@ -114,6 +114,7 @@ engine_answer_t engine_request_answer(const engine_request_t *request, uint32_t 
         .n_tokens = atomic_load_explicit(&s->n_tokens, memory_order_acquire),
         .finish = (engine_finish_t)finish,
         .stop_token = finish == ENGINE_FINISH_NONE ? -1 : s->stop_token,
+        .reason = finish == ENGINE_FINISH_CONSTRAINT ? s->reason : NULL,
     };
 }
 

@@ -92,7 +92,12 @@ struct sched_seq {
     bool is_prompt_reported;
 };
 
-typedef enum sched_mask { SCHED_MASK_READY, SCHED_MASK_LATER, SCHED_MASK_FAILED } sched_mask_t;
+typedef enum sched_mask {
+    SCHED_MASK_READY,
+    SCHED_MASK_LATER,
+    SCHED_MASK_EMPTY, /* no token may follow: ENGINE_FINISH_CONSTRAINT */
+    SCHED_MASK_FAILED /* ENGINE_FINISH_ERROR */
+} sched_mask_t;
 
 /* Called from within plan, commit, submit and abort. */
 typedef struct sched_events {
@@ -104,7 +109,7 @@ typedef struct sched_events {
                       uint32_t n);
     void (*on_finish)(void *user, sched_seq_t *seq);  /* seq->finish says how; blocks are free */
     void (*on_retired)(void *user, sched_seq_t *seq); /* after on_finish: nothing refers to it */
-    /* For sequences with has_mask. FAILED: the sequence ends with ENGINE_FINISH_ERROR. */
+    /* For sequences with has_mask. EMPTY and FAILED end the sequence. */
     sched_mask_t (*mask_state)(void *user, sched_seq_t *seq);
     void (*write_mask)(void *user, sched_seq_t *seq); /* the row will be sampled under it */
 } sched_events_t;

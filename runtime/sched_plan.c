@@ -30,6 +30,17 @@ static sched_mask_t mask_state(const sched_t *sched, sched_seq_t *seq)
     return seq->pending > 0 ? SCHED_MASK_LATER : events->mask_state(events->user, seq);
 }
 
+/* Whether there will never be a mask to sample under, and seq is ended for it. */
+static bool end_without_mask(sched_t *sched, sched_seq_t *seq, sched_mask_t mask)
+{
+    if (mask == SCHED_MASK_READY || mask == SCHED_MASK_LATER) {
+        return false;
+    }
+    sched_finish(sched, seq,
+                 mask == SCHED_MASK_EMPTY ? ENGINE_FINISH_CONSTRAINT : ENGINE_FINISH_ERROR);
+    return true;
+}
+
 static void give(sched_t *sched, sched_seq_t *seq, uint32_t tokens)
 {
     assert(tokens <= sched->left);
@@ -41,8 +52,7 @@ static void give(sched_t *sched, sched_seq_t *seq, uint32_t tokens)
 static bool grant_decode(sched_t *sched, sched_seq_t *seq)
 {
     const sched_mask_t mask = mask_state(sched, seq);
-    if (mask == SCHED_MASK_FAILED) {
-        sched_finish(sched, seq, ENGINE_FINISH_ERROR);
+    if (end_without_mask(sched, seq, mask)) {
         return false;
     }
     if (mask == SCHED_MASK_LATER) {
@@ -64,8 +74,7 @@ static bool grant_prefill(sched_t *sched, sched_seq_t *seq, uint32_t most, bool 
     uint32_t end = goal - have <= most ? goal : have + most;
     if (end == goal && seq->max_tokens > 0) {
         const sched_mask_t mask = mask_state(sched, seq);
-        if (mask == SCHED_MASK_FAILED) {
-            sched_finish(sched, seq, ENGINE_FINISH_ERROR);
+        if (end_without_mask(sched, seq, mask)) {
             return false;
         }
         end -= mask == SCHED_MASK_LATER;

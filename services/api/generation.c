@@ -315,6 +315,17 @@ static void finish_choice(generation_choice_t *choice, const engine_answer_t *an
     choice->generation->n_finished++;
 }
 
+/* The request asked for what cannot be: its fault, if found late. */
+static void refuse_constraint(const generation_choice_t *choice, const engine_answer_t *answer,
+                              api_error_t *error)
+{
+    const char *field = choice->generation->grammar_field;
+
+    api_error_set(error, API_ERROR_BAD_REQUEST, field != NULL ? field : "allowed_token_ids",
+                  "The answer cannot be continued after %u tokens: %s.", answer->n_tokens,
+                  answer->reason);
+}
+
 uint32_t generation_take(generation_choice_t *choice, api_error_t *error)
 {
     if (choice->finish_reason != NULL || choice->prompt->request == NULL) {
@@ -331,6 +342,8 @@ uint32_t generation_take(generation_choice_t *choice, api_error_t *error)
     }
     if (answer.finish == ENGINE_FINISH_ERROR) {
         api_error_set(error, API_ERROR_INTERNAL, NULL, "The engine failed on this request.");
+    } else if (answer.finish == ENGINE_FINISH_CONSTRAINT && choice->stop_string < 0) {
+        refuse_constraint(choice, &answer, error);
     } else if (choice->stop_string >= 0 || answer.finish != ENGINE_FINISH_NONE) {
         finish_choice(choice, &answer);
     }

@@ -104,6 +104,7 @@ struct generation {
     engine_sampling_t sampling;
     sampling_stops_t stops;
     text_grammar_t *grammar;
+    const char *grammar_field; /* of the request, that brought it; static */
     int64_t priority;
     const char *cache_salt;
 
@@ -148,7 +149,7 @@ void generation_fini(generation_t *generation);
 
 /*
  * Takes what the engine has new for choice, turns it to text. Returns how many tokens were new.
- * *error is set when the engine failed.
+ * *error is set when the engine failed, or what constrains the answer let no token follow.
  */
 uint32_t generation_take(generation_choice_t *choice, api_error_t *error);
 

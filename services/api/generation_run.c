@@ -80,7 +80,7 @@ void generation_run_fail(api_call_t *call, const api_error_t *error)
 
     for (uint32_t i = 0; i < generation->n_prompts; i++) {
         close_prompt(call, &generation->prompts[i],
-                     error->kind == API_ERROR_INTERNAL ? "error" : "abort");
+                     error->kind == API_ERROR_UNAVAILABLE ? "abort" : "error");
     }
     call->error = *error;
     if (!call->is_streaming) {

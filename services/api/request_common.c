@@ -139,6 +139,7 @@ weft_status_t request_common_apply(api_call_t *call, const request_common_t *com
 weft_status_t request_common_constrain(api_call_t *call, const structured_output_t *output,
                                        generation_t *generation)
 {
+    generation->grammar_field = output->field;
     return structured_output_compile(output, call->model, &generation->grammar, &call->error);
 }
 

@@ -119,6 +119,29 @@ def test_every_wrong_field_of_a_body_is_listed(http):
         assert f"{path}: " in error["message"], path
 
 
+DEAD_ENDS = [
+    ({"allowed_token_ids": "aa", "structured_outputs": {"regex": "a{8}b"}}, "structured_outputs.regex",
+     "the tokens that the grammar lets follow"),
+    ({"structured_outputs": {"grammar": 'start: s\ns: ' + 100 * "s " + '| "a" | "b" | s s\n'}},
+     "structured_outputs.grammar", "grammar: "),
+]
+
+
+@pytest.mark.parametrize("fields,param,text", DEAD_ENDS)
+def test_an_answer_that_cannot_be_continued_is_the_request_s_fault(server, http, fields, param, text):
+    if "allowed_token_ids" in fields:
+        tokens = http.post("/tokenize", json={"prompt": fields["allowed_token_ids"]}).json()["tokens"]
+        fields = {**fields, "allowed_token_ids": tokens}
+    body = completion(**fields, max_tokens=2000, min_tokens=2000, temperature=0)
+    error = check(http.post("/v1/completions", json=body), 400, "BadRequestError", param, text)
+    with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as answer:
+        assert answer.status_code == 200
+        events = [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    assert json.loads(events[0])["choices"][0]["text"]
+    assert json.loads(events[-2]) == {"error": error}
+
+
 def test_an_unknown_model_is_not_found(client):
     with pytest.raises(openai.NotFoundError) as caught:
         client.completions.create(model="other", prompt="x")

@@ -184,7 +184,8 @@ static void masks_forbid_what_is_not_allowed_and_bad_words(void **state)
     /* Nothing is left. */
     submit.sampling.n_allowed_token_ids = 1;
     answer = run(&rig, &submit, &request);
-    assert_int_equal(answer.finish, ENGINE_FINISH_ERROR);
+    assert_int_equal(answer.finish, ENGINE_FINISH_CONSTRAINT);
+    assert_non_null(strstr(answer.reason, "allowed_token_ids"));
     engine_request_release(request);
     assert_true(engine_is_healthy(rig.engine));
     engine_rig_close(&rig);

@@ -4,6 +4,8 @@
 #include "runtime/engine_priv.h"
 #include "tests/support/engine_rig.h"
 
+#define EIGHT "s s s s s s s s "
+
 static const int32_t prompt[24] = {1,  70, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80,
                                    81, 82, 83, 84, 85, 86, 87, 88, 89, 90, 91, 92};
 
@@ -136,11 +138,33 @@ static void a_grammar_against_the_allowed_ids_ends_its_request_alone(void **stat
     submit.sampling.n_allowed_token_ids = 1;
     engine_request_t *request = send_under(&g, TEXT_GRAMMAR_CHOICE, "[\"yes\"]", submit);
     engine_rig_wait(&g.rig, request);
-    assert_int_equal(engine_request_answer(request, 0).finish, ENGINE_FINISH_ERROR);
+    assert_int_equal(engine_request_answer(request, 0).finish, ENGINE_FINISH_CONSTRAINT);
+    assert_non_null(strstr(engine_request_answer(request, 0).reason, "allowed_token_ids"));
     engine_rig_wait(&g.rig, plain);
     assert_int_equal(engine_request_answer(plain, 0).finish, ENGINE_FINISH_LENGTH);
     engine_request_release(request);
     engine_request_release(plain);
+    close_rig(&g);
+}
+
+static void an_answer_that_becomes_too_ambiguous_ends_with_the_reason(void **state)
+{
+    (void)state;
+    grammar_rig_t g;
+    open_rig(&g);
+    engine_submit_t submit = engine_rig_submit(prompt, 24, 230);
+    submit.sampling.min_tokens = 230;
+    engine_request_t *request = send_under(
+        &g, TEXT_GRAMMAR_LARK,
+        "start: s\ns: " EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT "| \"a\" | \"b\" | s s\n",
+        submit);
+    engine_rig_wait(&g.rig, request);
+    const engine_answer_t answer = engine_request_answer(request, 0);
+    assert_int_equal(answer.finish, ENGINE_FINISH_CONSTRAINT);
+    assert_true(answer.n_tokens > 0);
+    assert_non_null(strstr(answer.reason, "grammar: "));
+    engine_request_release(request);
+    assert_true(engine_is_healthy(g.rig.engine));
     close_rig(&g);
 }
 
@@ -167,6 +191,7 @@ int main(void)
         cmocka_unit_test(an_unconstrained_request_goes_on_beside_a_constrained_one),
         cmocka_unit_test(min_tokens_gives_way_to_a_grammar_that_is_over),
         cmocka_unit_test(a_grammar_against_the_allowed_ids_ends_its_request_alone),
+        cmocka_unit_test(an_answer_that_becomes_too_ambiguous_ends_with_the_reason),
         cmocka_unit_test(requests_given_up_at_once_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,7 +22,7 @@ typedef struct tracked {
     uint32_t n_prompt_entries;
     uint32_t finishes;
     uint32_t retirements;
-    bool is_mask_broken;
+    sched_mask_t mask_end; /* READY: it has masks for ever */
     bool is_aborted;
 } tracked_t;
 
@@ -86,8 +86,9 @@ static void note_retired(void *user, sched_seq_t *seq)
 static sched_mask_t some_mask_state(void *user, sched_seq_t *seq)
 {
     rig_t *rig = user;
-    if (((tracked_t *)seq->user)->is_mask_broken) {
-        return SCHED_MASK_FAILED;
+    const sched_mask_t end = ((tracked_t *)seq->user)->mask_end;
+    if (end != SCHED_MASK_READY) {
+        return end;
     }
     const bool is_late = rig->is_mask_late && test_random_below(&rig->random, 3) == 0;
     return is_late ? SCHED_MASK_LATER : SCHED_MASK_READY;
@@ -184,9 +185,10 @@ static void expect(tracked_t *t)
             break;
         }
     }
-    if (t->is_mask_broken && t->seq.max_tokens > 0) {
+    if (t->mask_end != SCHED_MASK_READY && t->seq.max_tokens > 0) {
         t->n_expected = t->seq.n_prompt;
-        t->expected_finish = ENGINE_FINISH_ERROR;
+        t->expected_finish =
+            t->mask_end == SCHED_MASK_EMPTY ? ENGINE_FINISH_CONSTRAINT : ENGINE_FINISH_ERROR;
     }
 }
 
@@ -268,7 +270,7 @@ static void assert_answered(const tracked_t *t)
     assert_int_equal(t->seq.n_tokens, t->n_expected);
     assert_memory_equal(t->tokens, t->expected, t->n_expected * sizeof(int32_t));
     if (t->seq.wants_prompt_logprobs && t->seq.n_prompt > 1 &&
-        t->seq.finish != ENGINE_FINISH_ERROR) {
+        t->seq.finish != ENGINE_FINISH_ERROR && t->seq.finish != ENGINE_FINISH_CONSTRAINT) {
         assert_int_equal(t->n_prompt_entries, t->seq.n_prompt);
     }
 }
@@ -635,7 +637,9 @@ static void add_random_request(rig_t *rig)
         t->seq.sibling = &first[(i + 1) % n].seq;
         t->seq.priority = priority;
         t->seq.has_mask = has_mask;
-        t->is_mask_broken = has_mask && test_random_below(random, 6) == 0;
+        if (has_mask && test_random_below(random, 6) == 0) {
+            t->mask_end = test_random_below(random, 2) == 0 ? SCHED_MASK_EMPTY : SCHED_MASK_FAILED;
+        }
         t->seq.wants_prompt_logprobs = wants_prompt && i == 0;
         t->stop_id = (int32_t)test_random_below(random, VOCAB);
         t->seq.stop_ids = &t->stop_id;
