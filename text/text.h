@@ -203,9 +203,20 @@ weft_status_t text_grammar_factory_create(const text_tokenizer_t *tokenizer, uin
                                           text_grammar_factory_t **factory_out);
 void text_grammar_factory_destroy(text_grammar_factory_t *factory);
 
-/* Compiling can take a tenth of a second: not on the engine thread. WEFT_ERR_INVALID, _TOO_LARGE. */
+/* How the JSON kinds are read; nothing to the others. Zeroed: as the schema says, blanks between. */
+typedef struct text_grammar_options {
+    bool disable_any_whitespace;        /* no blanks between the parts of the JSON */
+    bool disable_additional_properties; /* of objects that list theirs and do not say */
+    const char *whitespace_pattern;     /* regex of the blanks, whatever the first says; or NULL */
+} text_grammar_options_t;
+
+/*
+ * Compiling can take a tenth of a second: not on the engine thread. options: NULL for none.
+ * WEFT_ERR_INVALID, _TOO_LARGE.
+ */
 weft_status_t text_grammar_create(const text_grammar_factory_t *factory, text_grammar_kind_t kind,
-                                  const char *source, size_t length, weft_diag_t *diag,
+                                  const char *source, size_t length,
+                                  const text_grammar_options_t *options, weft_diag_t *diag,
                                   text_grammar_t **grammar_out);
 void text_grammar_destroy(text_grammar_t *grammar);
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "services/api/json_fields.h"
 #include "services/api/json_text.h"
 
 static weft_status_t set_source(structured_output_t *output, text_grammar_kind_t kind,
@@ -73,6 +74,15 @@ static const option_row_t option_rows[] = {
     {"grammar", "structured_outputs.grammar", TEXT_GRAMMAR_LARK, "Input should be a valid string"},
     {"json_object", "structured_outputs.json_object", TEXT_GRAMMAR_JSON_OBJECT,
      "Input should be a valid boolean"},
+};
+
+static const json_field_t switch_rows[] = {
+    {"disable_any_whitespace", JSON_FIELD_BOOL,
+     offsetof(text_grammar_options_t, disable_any_whitespace), 0, 0, ""},
+    {"disable_additional_properties", JSON_FIELD_BOOL,
+     offsetof(text_grammar_options_t, disable_additional_properties), 0, 0, ""},
+    {"whitespace_pattern", JSON_FIELD_STR, offsetof(text_grammar_options_t, whitespace_pattern), 0,
+     0, ""},
 };
 
 static bool is_asked(const json_t *value)
@@ -152,8 +162,11 @@ void structured_output_check_format(const json_t *format, api_error_t *error)
 
 void structured_output_check(const json_t *options, const char *path, api_error_t *error)
 {
+    text_grammar_options_t switches;
     char name[96];
 
+    snprintf(name, sizeof(name), "%s%sstructured_outputs", path, path[0] != '\0' ? "." : "");
+    json_fields_read(options, switch_rows, WEFT_ARRAY_LEN(switch_rows), name, &switches, error);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(option_rows); i++) {
         const option_row_t *row = &option_rows[i];
         const json_t *value = json_object_get(options, row->name);
@@ -172,6 +185,8 @@ weft_status_t structured_output_read(const json_t *format, const json_t *options
     if (format != NULL && read_format(format, arena, output_out, error) != WEFT_OK) {
         return WEFT_ERR_INVALID;
     }
+    json_fields_read(options, switch_rows, WEFT_ARRAY_LEN(switch_rows), "structured_outputs",
+                     &output_out->options, error);
     return options == NULL ? WEFT_OK : read_options(options, arena, output_out, error);
 }
 
@@ -188,7 +203,8 @@ weft_status_t structured_output_compile(const structured_output_t *output, const
         return api_error_set(error, API_ERROR_BAD_REQUEST, output->field,
                              "This model does not support structured outputs.");
     }
-    weft_status_t status = text_grammar_create(model->grammars, output->kind, output->source,
-                                               output->length, &diag, grammar_out);
+    weft_status_t status =
+        text_grammar_create(model->grammars, output->kind, output->source, output->length,
+                            &output->options, &diag, grammar_out);
     return status < 0 ? api_error_from(error, status, &diag, output->field) : WEFT_OK;
 }

@@ -15,7 +15,8 @@ typedef struct structured_output {
     text_grammar_kind_t kind;
     const char *source; /* [length], arena memory */
     size_t length;
-    const char *field; /* of the request, for errors */
+    const char *field;              /* of the request, for errors */
+    text_grammar_options_t options; /* its pattern is borrowed from the request's tree */
 } structured_output_t;
 
 /*

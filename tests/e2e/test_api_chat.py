@@ -189,6 +189,27 @@ def test_regex_choice_grammar_and_schema_shape_completions(client):
     assert run(grammar='start: "a" ("b" | "c")+ "d"')[0] == "a"
 
 
+@pytest.mark.parametrize("shape", [
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}}},
+    {"structured_outputs": {"json": PERSON}}])
+@pytest.mark.parametrize("options", [{"disable_any_whitespace": True}, {"whitespace_pattern": ""}])
+def test_an_answer_without_blanks_has_none(client, shape, options):
+    more = {**shape, "structured_outputs": {**shape.get("structured_outputs", {}), **options}}
+    answer = chat(client, max_tokens=100, temperature=1, seed=3, extra_body=more)
+    text = answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "stop"
+    assert text == json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False), text
+
+
+def test_only_listed_properties_come_when_others_are_disabled(client):
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}}
+    answer = chat(client, [{"role": "user", "content": 'Say {"name": "x", "age": 3}.'}], max_tokens=60,
+                  extra_body={"structured_outputs": {"json": schema,
+                                                     "disable_additional_properties": True,
+                                                     "whitespace_pattern": "[ ]?"}})
+    assert set(json.loads(answer.choices[0].message.content)) <= {"a"}
+
+
 def test_seeds_repeat_constrained_answers(client):
     def run():
         return chat(client, max_tokens=100, temperature=1, seed=5, response_format={

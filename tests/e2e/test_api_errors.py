@@ -65,6 +65,7 @@ def test_a_value_that_cannot_be_is_named(http, fields, param):
 @pytest.mark.parametrize("fields,param", [
     ({"prompt": None}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": []}, "prompt"),
     ({"prompt": [1, -5]}, "prompt"), ({"prompt": [1 << 20]}, "prompt"), ({"logprobs": 21}, "logprobs"),
+    ({"structured_outputs": {"json": {}, "whitespace_pattern": "("}}, "structured_outputs.json"),
     ({"prompt": ["a"] * 3000}, "prompt"), ({"suffix": "x"}, "suffix"),
 ])
 def test_prompts_that_cannot_be_are_named(http, fields, param):

@@ -79,8 +79,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     const text_grammar_kind_t kind = (text_grammar_kind_t)(data[0] % (TEXT_GRAMMAR_LARK + 1));
-    if (text_grammar_create(factory, kind, (const char *)data + 1, size - 1, &diag, &grammar) ==
-            WEFT_OK &&
+    const text_grammar_options_t options = {
+        .disable_any_whitespace = (data[0] & 0x80) != 0,
+        .disable_additional_properties = (data[0] & 0x40) != 0,
+    };
+    if (text_grammar_create(factory, kind, (const char *)data + 1, size - 1, &options, &diag,
+                            &grammar) == WEFT_OK &&
         text_matcher_create(grammar, &matcher) == WEFT_OK) {
         walk(matcher);
     }

@@ -41,7 +41,7 @@ static engine_request_t *send_under(grammar_rig_t *g, text_grammar_kind_t kind, 
     weft_diag_t diag = {0};
     text_grammar_t *grammar = NULL;
     if (text_grammar_create(engine_grammar_factory(g->rig.engine), kind, source, strlen(source),
-                            &diag, &grammar) < 0) {
+                            NULL, &diag, &grammar) < 0) {
         fail_msg("%s", diag.text);
     }
     submit.grammar = grammar;

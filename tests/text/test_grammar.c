@@ -53,7 +53,7 @@ static text_grammar_t *compile(const fixture_t *fixture, text_grammar_kind_t kin
     weft_diag_t diag = {0};
     text_grammar_t *grammar = NULL;
     weft_status_t status =
-        text_grammar_create(fixture->factory, kind, source, strlen(source), &diag, &grammar);
+        text_grammar_create(fixture->factory, kind, source, strlen(source), NULL, &diag, &grammar);
     if (status < 0) {
         fail_msg("%s", diag.text);
     }
@@ -318,11 +318,92 @@ static void unusable_grammars_are_refused_with_a_line(void **state)
         weft_diag_t diag = {0};
         text_grammar_t *grammar = NULL;
         weft_status_t status = text_grammar_create(fixture->factory, cases[i].kind, cases[i].source,
-                                                   strlen(cases[i].source), &diag, &grammar);
+                                                   strlen(cases[i].source), NULL, &diag, &grammar);
         print_message("%s: %s\n", cases[i].source, diag.text);
         assert_status(status, WEFT_ERR_INVALID);
         assert_non_null(strstr(diag.text, cases[i].line));
         assert_null(grammar);
+    }
+}
+
+/* Whether a grammar takes text from its first token to its end, a token a byte. */
+static bool takes(const fixture_t *fixture, const text_grammar_t *grammar, const char *text)
+{
+    weft_diag_t diag = {0};
+    text_matcher_t *matcher = NULL;
+    uint32_t mask[WORDS];
+    bool is_taken = true;
+    assert_status(text_matcher_create(grammar, &matcher), WEFT_OK);
+    for (const char *at = text; is_taken && *at != '\0'; at++) {
+        text_ids_t ids = {0};
+        assert_status(text_tokenizer_encode(fixture->tokenizer, at, 1, false, false, &diag, &ids),
+                      WEFT_OK);
+        assert_int_equal(ids.length, 1);
+        is_taken = text_matcher_advance(matcher, ids.data[0], &diag) == WEFT_OK;
+        text_ids_free(ids);
+    }
+    is_taken = is_taken && text_matcher_mask(matcher, mask, WORDS, &diag) == WEFT_OK &&
+               is_allowed(mask, EOS);
+    text_matcher_destroy(matcher);
+    return is_taken;
+}
+
+static void options_say_where_blanks_and_other_properties_may_be(void **state)
+{
+    static const char schema[] =
+        "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"object\",\"properties\":{"
+        "\"enum\":{\"type\":\"integer\"}}}},\"required\":[\"a\"]}";
+    static const struct {
+        const char *source;
+        text_grammar_options_t options;
+        const char *taken[3];
+        const char *refused[3];
+    } cases[] = {
+        {schema,
+         {0},
+         {"{\"a\":{\"enum\":1}}", "{ \"a\" : {\n\"enum\": 1} }", "{\"a\":{\"b\":2},\"c\":3}"},
+         {"{}"}},
+        {schema,
+         {.disable_any_whitespace = true},
+         {"{\"a\":{\"enum\":1}}", "{\"a\":{\"b\":2},\"c\":3}"},
+         {"{ \"a\":{\"enum\":1}}", "{\"a\": {\"enum\":1}}", "{\"a\":{\"enum\":1} }"}},
+        {schema,
+         {.disable_additional_properties = true},
+         {"{\"a\":{\"enum\":1}}", "{\"a\": {}}"},
+         {"{\"a\":{\"b\":2}}", "{\"a\":{},\"c\":3}"}},
+        {schema,
+         {.whitespace_pattern = "[ ]{0,2}"},
+         {"{\"a\":{\"enum\":1}}", "{  \"a\": {\"enum\":  1}}"},
+         {"{   \"a\":{}}", "{\n\"a\":{}}"}},
+        {schema, {.whitespace_pattern = ""}, {"{\"a\":{\"enum\":1}}"}, {"{ \"a\":{\"enum\":1}}"}},
+        {"{\"properties\":{\"a\":{\"const\":{\"properties\":{}}}},\"additionalProperties\":true,"
+         "\"type\":\"object\"}",
+         {.disable_additional_properties = true},
+         {"{\"a\":{\"properties\":{}}}", "{\"b\":1}"},
+         {"{\"a\":{\"properties\":{},\"additionalProperties\":false}}"}},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#/$defs/d\"}},\"$defs\":{\"d\":{"
+         "\"anyOf\":[{\"type\":\"object\",\"properties\":{\"x\":{\"type\":\"null\"}}}]}}}",
+         {.disable_additional_properties = true, .disable_any_whitespace = true},
+         {"{\"a\":{\"x\":null}}"},
+         {"{\"a\":{\"y\":1}}", "{\"a\":{\"x\": null}}"}},
+    };
+    const fixture_t *fixture = *state;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(cases); i++) {
+        weft_diag_t diag = {0};
+        text_grammar_t *grammar = NULL;
+        if (text_grammar_create(fixture->factory, TEXT_GRAMMAR_JSON_SCHEMA, cases[i].source,
+                                strlen(cases[i].source), &cases[i].options, &diag, &grammar) < 0) {
+            fail_msg("case %zu: %s", i, diag.text);
+        }
+        for (size_t k = 0; k < 3; k++) {
+            if (cases[i].taken[k] != NULL && !takes(fixture, grammar, cases[i].taken[k])) {
+                fail_msg("case %zu: %s is not taken", i, cases[i].taken[k]);
+            }
+            if (cases[i].refused[k] != NULL && takes(fixture, grammar, cases[i].refused[k])) {
+                fail_msg("case %zu: %s is taken", i, cases[i].refused[k]);
+            }
+        }
+        text_grammar_destroy(grammar);
     }
 }
 
@@ -370,7 +451,7 @@ static void answer_or_refuse(const fixture_t *fixture, text_grammar_kind_t kind,
     text_matcher_t *matcher = NULL;
     uint32_t mask[WORDS];
     weft_status_t status =
-        text_grammar_create(fixture->factory, kind, source, strlen(source), &diag, &grammar);
+        text_grammar_create(fixture->factory, kind, source, strlen(source), NULL, &diag, &grammar);
     if (status == WEFT_OK) {
         assert_status(text_matcher_create(grammar, &matcher), WEFT_OK);
         status = text_matcher_mask(matcher, mask, WORDS, &diag);
@@ -434,6 +515,7 @@ int main(void)
         cmocka_unit_test(gbnf_without_recursion_is_exact),
         cmocka_unit_test(a_token_that_is_not_allowed_is_refused_and_changes_nothing),
         cmocka_unit_test(unusable_grammars_are_refused_with_a_line),
+        cmocka_unit_test(options_say_where_blanks_and_other_properties_may_be),
         cmocka_unit_test(hostile_grammars_are_answered_or_refused),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -162,8 +162,9 @@ static void every_wrong_field_of_a_body_is_reported(void **state)
          8},
         {chat_prepare,
          "{\"messages\":[{},{\"role\":\"user\",\"content\":1}],\"top_p\":[],\"tool_choice\":1,"
-         "\"tools\":[1],\"structured_outputs\":{\"regex\":1,\"choice\":[]}}",
-         7},
+         "\"tools\":[1],\"structured_outputs\":{\"regex\":1,\"choice\":[],\"whitespace_pattern\":2}"
+         "}",
+         8},
         {generate_prepare,
          "{\"token_ids\":[1,\"a\"],\"sampling_params\":{\"n\":[],\"logprobs\":\"\"}}", 3},
         {tokenize_prepare, "{\"prompt\":1,\"model\":2,\"return_token_strs\":3}", 3},

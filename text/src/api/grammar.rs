@@ -7,7 +7,7 @@ use std::ptr;
 use super::tokenizer::Tokenizer;
 use crate::border::{self, guard, guard_or, Diag};
 use crate::error::{fail, Result, Status};
-use crate::grammar::{Factory, Grammar, GrammarKind, Matcher};
+use crate::grammar::{Factory, Grammar, GrammarKind, Matcher, Options};
 
 /// text_grammar_kind_t as it arrives: C may pass any value.
 type GrammarKindC = c_int;
@@ -45,6 +45,26 @@ pub unsafe extern "C" fn text_grammar_factory_destroy(factory: *mut Factory) {
     border::destroy(factory);
 }
 
+/// text_grammar_options_t.
+#[repr(C)]
+pub struct GrammarOptions {
+    disable_any_whitespace: bool,
+    disable_additional_properties: bool,
+    whitespace_pattern: *const c_char,
+}
+
+unsafe fn options_of(options: Option<&GrammarOptions>) -> Result<Options<'_>> {
+    let Some(options) = options else {
+        return Ok(Options::default());
+    };
+    let pattern = border::c_text(options.whitespace_pattern, "whitespace_pattern")?;
+    Ok(Options {
+        is_compact: options.disable_any_whitespace,
+        is_closed: options.disable_additional_properties,
+        whitespace: (!options.whitespace_pattern.is_null()).then_some(pattern),
+    })
+}
+
 /// # Safety
 /// As text.h says.
 #[no_mangle]
@@ -53,13 +73,14 @@ pub unsafe extern "C" fn text_grammar_create(
     kind: GrammarKindC,
     source: *const c_char,
     length: usize,
+    options: Option<&GrammarOptions>,
     diag: *mut Diag,
     grammar_out: *mut *mut Grammar,
 ) -> Status {
     guard(diag, || {
         let kind = kind_of(kind)?;
         let source = border::text(source, length, "grammar")?;
-        border::give(factory.compile(kind, source)?, grammar_out);
+        border::give(factory.compile(kind, source, &options_of(options)?)?, grammar_out);
         Ok(())
     })
 }

@@ -30,6 +30,17 @@ pub enum GrammarKind {
     Lark,
 }
 
+/// How schemas of JSON are read.
+#[derive(Default)]
+pub struct Options<'a> {
+    /// No blanks between the parts.
+    pub is_compact: bool,
+    /// Objects that list their properties have no others.
+    pub is_closed: bool,
+    /// Regex of the blanks.
+    pub whitespace: Option<&'a str>,
+}
+
 /// A tokenizer prepared for masks.
 pub struct Factory {
     parsers: ParserFactory,
@@ -75,8 +86,8 @@ impl Factory {
         }
     }
 
-    pub fn compile(&self, kind: GrammarKind, source: &str) -> Result<Grammar> {
-        let compile = || match self.parsers.create_parser(source::read(kind, source)?) {
+    pub fn compile(&self, kind: GrammarKind, source: &str, options: &Options) -> Result<Grammar> {
+        let compile = || match self.parsers.create_parser(source::read(kind, source, options)?) {
             Ok(parser) => with_a_beginning(LlgMatcher::new(Ok(parser))),
             Err(e) => Err(refusal(&e.to_string())),
         };

@@ -4,14 +4,14 @@
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{json, Value};
 
-use super::{gbnf, GrammarKind};
+use super::{gbnf, GrammarKind, Options};
 use crate::error::{fail, Error, Result, Status};
 
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 /// Parsers recurse at open brackets.
 const MAX_NESTING: usize = 200;
 
-pub fn read(kind: GrammarKind, source: &str) -> Result<TopLevelGrammar> {
+pub fn read(kind: GrammarKind, source: &str, options: &Options) -> Result<TopLevelGrammar> {
     if source.len() > MAX_SOURCE_BYTES {
         return fail!(
             TooLarge,
@@ -21,9 +21,15 @@ pub fn read(kind: GrammarKind, source: &str) -> Result<TopLevelGrammar> {
     }
     let grammar = match kind {
         GrammarKind::JsonObject => {
-            GrammarWithLexer::from_json_schema(bounded(json!({"type": "object"})))
+            GrammarWithLexer::from_json_schema(spaced(json!({"type": "object"}), options)?)
         }
-        GrammarKind::JsonSchema => GrammarWithLexer::from_json_schema(bounded(parse_json(source)?)),
+        GrammarKind::JsonSchema => {
+            let mut schema = parse_json(source)?;
+            if options.is_closed {
+                close_objects(&mut schema);
+            }
+            GrammarWithLexer::from_json_schema(spaced(schema, options)?)
+        }
         GrammarKind::Choice => GrammarWithLexer::from_regex(&choice(&parse_json(source)?)?),
         GrammarKind::Regex => {
             check_nesting(source)?;
@@ -47,14 +53,55 @@ fn parse_json(source: &str) -> Result<Value> {
     }
 }
 
-/// Indentation is taken, a run of line ends is not: a small model that starts one seldom stops.
-fn bounded(mut schema: Value) -> Value {
+/// Says where blanks may stand: as the options say, else as the schema itself does, else in short
+/// runs. Indentation is taken, a run of line ends is not: a small model that starts one seldom stops.
+fn spaced(mut schema: Value, options: &Options) -> Result<Value> {
+    let blanks = match options.whitespace {
+        Some("") => Some(json!({"whitespace_flexible": false})),
+        Some(pattern) => {
+            check_nesting(pattern)?;
+            Some(json!({"whitespace_pattern": pattern}))
+        }
+        None if options.is_compact => Some(json!({"whitespace_flexible": false})),
+        None => None,
+    };
     if let Value::Object(members) = &mut schema {
-        members
-            .entry("x-guidance")
-            .or_insert_with(|| json!({"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}"}));
+        match blanks {
+            Some(blanks) => {
+                members.insert("x-guidance".to_owned(), blanks);
+            }
+            None => {
+                members
+                    .entry("x-guidance")
+                    .or_insert_with(|| json!({"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}"}));
+            }
+        }
     }
-    schema
+    Ok(schema)
+}
+
+/// "additionalProperties": false for every object that lists properties and does not say.
+fn close_objects(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            for (key, value) in members.iter_mut() {
+                match (key.as_str(), value) {
+                    ("enum" | "const" | "default" | "examples", _) => {}
+                    ("properties" | "patternProperties" | "$defs" | "definitions", map) => {
+                        let schemas = map.as_object_mut().into_iter().flatten();
+                        schemas.for_each(|(_, schema)| close_objects(schema));
+                    }
+                    (_, value) => close_objects(value),
+                }
+            }
+            let lists = |name| members.get(name).is_some_and(Value::is_object);
+            if lists("properties") || lists("patternProperties") {
+                members.entry("additionalProperties").or_insert(Value::Bool(false));
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(close_objects),
+        _ => {}
+    }
 }
 
 fn choice(choices: &Value) -> Result<String> {

@@ -25,6 +25,7 @@ static TYPES: &[(&str, &str)] = &[
     ("Grammar", "text_grammar_t"),
     ("GrammarKind", "text_grammar_kind_t"),
     ("GrammarKindC", "text_grammar_kind_t"),
+    ("GrammarOptions", "text_grammar_options_t"),
     ("Ids", "text_ids_t"),
     ("Matcher", "text_matcher_t"),
     ("Output", "text_output_t"),

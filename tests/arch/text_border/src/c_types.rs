@@ -10,6 +10,9 @@ use crate::Result;
 /// "char const *const *name": C's declarators grow from the name outwards.
 pub fn declare(ty: &Type, name: &str, is_const: bool) -> Result<String> {
     let qualifier = if is_const { "const " } else { "" };
+    if let Some(reference @ Type::Reference(_)) = inside_option(ty) {
+        return declare(reference, name, is_const); // None is NULL
+    }
     match ty {
         Type::Ptr(to) => declare(&to.elem, &format!("*{qualifier}{name}"), to.mutability.is_none()),
         Type::Reference(to) => {
@@ -55,13 +58,20 @@ pub fn declare_function_pointer(name: &str, ty: &Type) -> Result<Option<String>>
 }
 
 fn optional_function(ty: &Type) -> Option<&TypeBareFn> {
+    match inside_option(ty)? {
+        Type::BareFn(function) => Some(function),
+        _ => None,
+    }
+}
+
+fn inside_option(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else { return None };
     let segment = path.path.segments.last().filter(|segment| segment.ident == "Option")?;
     let PathArguments::AngleBracketed(inner) = &segment.arguments else {
         return None;
     };
     match inner.args.first()? {
-        GenericArgument::Type(Type::BareFn(function)) => Some(function),
+        GenericArgument::Type(ty) => Some(ty),
         _ => None,
     }
 }
