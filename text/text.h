@@ -159,7 +159,7 @@ typedef enum text_delta_kind {
     TEXT_DELTA_CONTENT,
     TEXT_DELTA_REASONING,
     TEXT_DELTA_TOOL_BEGIN,     /* text is the function's name */
-    TEXT_DELTA_TOOL_ARGUMENTS, /* text is a piece of the arguments' JSON */
+    TEXT_DELTA_TOOL_ARGUMENTS, /* text is a piece of the arguments, JSON unless the model erred */
 } text_delta_kind_t;
 
 typedef void (*text_delta_fn)(void *user, text_delta_kind_t kind, uint32_t tool_index,
@@ -175,7 +175,11 @@ weft_status_t text_output_create(const char *tool_parser, const char *reasoning_
                                  text_output_t **output_out);
 void text_output_destroy(text_output_t *output);
 
-/* Calls on_delta for everything that text (a piece of the stream) settles. is_last: flush. */
+/*
+ * Calls on_delta for everything that text (a piece of the stream) settles. is_last: flush. What comes
+ * of a stream, joined, does not depend on its pieces. A call that is written as JSON comes out once
+ * its arguments begin, and these as they are written; one that is malformed before that is content.
+ */
 weft_status_t text_output_push(text_output_t *output, const char *text, size_t length, bool is_last,
                                text_delta_fn on_delta, void *user);
 

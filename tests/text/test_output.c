@@ -3,7 +3,7 @@
 #include "tests/support/random.h"
 #include "tests/support/text_check.h"
 
-#define MAX_CALLS 8
+#define MAX_CALLS 16
 #define MAX_TEXT  1024
 
 typedef struct joined {
@@ -132,6 +132,111 @@ static void any_cutting_gives_the_same_answer(void **state)
     json_decref(vectors);
 }
 
+/* Texts of what calls are made of, in any order. */
+static void any_cutting_of_anything_gives_the_same_answer(void **state)
+{
+    (void)state;
+    static const char *const tools[] = {"hermes",      "llama3_json", "mistral",
+                                        "deepseek_v3", "pythonic",    "qwen3_coder"};
+    static const char *const pieces[] = {
+        "<tool_call>",
+        "</tool_call>",
+        "<|python_tag|>",
+        "[TOOL_CALLS]",
+        "[ARGS]",
+        "f",
+        "[",
+        "]",
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n",
+        "\n```<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+        "{\"name\": \"f\", \"arguments\": ",
+        "{\"name\": \"f\", \"parameters\": {",
+        "{\"k\": [\"}\", 2]}",
+        "{}",
+        "{",
+        "}",
+        "}}",
+        "\"",
+        ",",
+        ";",
+        " ",
+        "\n",
+        "word",
+        "\\\"",
+        "\"{\\\"k\\\": 1}\"",
+        "\"name\"",
+        ":",
+        "null",
+        "<function=f>",
+        "</function>",
+        "(x=1)",
+        "é",
+    };
+    test_random_t random = {.state = test_seed(11)};
+    uint32_t rounds = test_rounds(200000);
+    for (uint32_t round = 0; round < rounds; round++) {
+        char text[MAX_TEXT] = "";
+        for (uint32_t n = 1 + test_random_below(&random, 16); n > 0; n--) {
+            const char *piece = pieces[test_random_below(&random, WEFT_ARRAY_LEN(pieces))];
+            append(text, piece, strlen(piece));
+        }
+        const char *tool = tools[test_random_below(&random, WEFT_ARRAY_LEN(tools))];
+        json_t *item = json_pack("{s:s,s:s}", "tool", tool, "text", text);
+        joined_t whole = {0};
+        joined_t joined = {0};
+        parse(item, NULL, &whole);
+        parse(item, &random, &joined);
+        if (memcmp(&whole, &joined, sizeof(whole)) != 0) {
+            fail_msg("%s depends on its pieces: %s", tool, text);
+        }
+        json_decref(item);
+    }
+}
+
+/* What is known of the first call's arguments after `text` without its last `held` bytes. */
+static void assert_arguments_so_far(const char *tool, const char *text, size_t held,
+                                    const char *arguments)
+{
+    joined_t joined = {0};
+    text_output_t *output = NULL;
+    assert_status(text_output_create(tool, NULL, false, NULL, &output), WEFT_OK);
+    for (const char *at = text; at < text + strlen(text) - held;) {
+        size_t end = 1;
+        while (((unsigned char)at[end] & 0xc0) == 0x80) {
+            end++;
+        }
+        assert_status(text_output_push(output, at, end, false, join, &joined), WEFT_OK);
+        at += end;
+    }
+    assert_string_equal(joined.names[0], "f");
+    assert_string_equal(joined.arguments[0], arguments);
+    text_output_destroy(output);
+}
+
+static void arguments_are_given_out_while_they_are_written(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *tool;
+        const char *text;
+    } cases[] = {
+        {"hermes", "<tool_call>{\"name\": \"f\", \"arguments\": {\"k\": [\"}\", 2"},
+        {"llama3_json", "{\"name\": \"f\", \"parameters\": {\"k\": [\"}\", 2"},
+        {"mistral", "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"k\": [\"}\", 2"},
+        {"mistral", "[TOOL_CALLS]f[ARGS]{\"k\": [\"}\", 2"},
+        {"deepseek_v3",
+         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n"
+         "{\"k\": [\"}\", 2"},
+    };
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(cases); i++) {
+        assert_arguments_so_far(cases[i].tool, cases[i].text, 0, "{\"k\": [\"}\", 2");
+        assert_arguments_so_far(cases[i].tool, cases[i].text, 5, "{\"k\": [\"");
+        assert_arguments_so_far(cases[i].tool, cases[i].text, 12, "{");
+    }
+}
+
 static void an_unknown_parser_is_named_with_the_known_ones(void **state)
 {
     (void)state;
@@ -175,6 +280,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_way_of_writing_calls_and_reasoning_is_understood),
         cmocka_unit_test(any_cutting_gives_the_same_answer),
+        cmocka_unit_test(any_cutting_of_anything_gives_the_same_answer),
+        cmocka_unit_test(arguments_are_given_out_while_they_are_written),
         cmocka_unit_test(an_unknown_parser_is_named_with_the_known_ones),
         cmocka_unit_test(parsers_are_guessed_from_the_template),
     };

@@ -27,12 +27,6 @@ pub fn from_bare_json(json: &str) -> Option<Call> {
     to_call(written)
 }
 
-/// A JSON array of calls.
-pub fn from_array(json: &str) -> Option<Vec<Call>> {
-    let written: Vec<Written> = serde_json::from_str(json).ok()?;
-    written.into_iter().map(to_call).collect()
-}
-
 fn to_call(written: Written) -> Option<Call> {
     let arguments = match &written.arguments {
         Some(raw) => object_text(raw.get())?,
@@ -56,28 +50,106 @@ pub fn is_object(json: &str) -> bool {
     json.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(json).is_ok()
 }
 
+/// What the beginning of a call's object tells.
+#[derive(Debug, PartialEq)]
+pub enum Head {
+    More,
+    /// The arguments' object begins at this byte.
+    Begun(usize, String),
+    /// Its arguments are no object, or stand before the name: only the whole object tells.
+    Whole,
+}
+
+/// The same of every longer text, unless it is More.
+pub fn head(json: &str) -> Head {
+    match members(json) {
+        Ok((at, name)) => Head::Begun(at, name),
+        Err(true) => Head::More,
+        Err(false) => Head::Whole,
+    }
+}
+
+/// Err(true): only its end is missing.
+fn members(json: &str) -> Result<(usize, String), bool> {
+    let mut rest = expect(json, "{")?;
+    let mut name = None;
+    loop {
+        let key: String = value(&mut rest)?;
+        rest = expect(rest, ":")?.trim_start();
+        match (key.as_str(), name.take()) {
+            ("arguments" | "parameters", found) => {
+                expect(rest, "{")?;
+                let name = found.filter(|name: &String| !name.is_empty()).ok_or(false)?;
+                return Ok((json.len() - rest.len(), name));
+            }
+            ("name", None) => name = Some(value(&mut rest)?),
+            ("name", Some(_)) => return Err(false),
+            (_, found) => {
+                value::<&RawValue>(&mut rest)?;
+                name = found;
+            }
+        }
+        rest = expect(rest, ",")?;
+    }
+}
+
+/// Takes a JSON value from the beginning of the text.
+fn value<'a, T: Deserialize<'a>>(rest: &mut &'a str) -> Result<T, bool> {
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter();
+    let found = values.next().ok_or(true)?.map_err(|e| e.is_eof())?;
+    *rest = &rest[values.byte_offset()..];
+    Ok(found)
+}
+
+/// What follows blanks and the mark. Err(true): only the mark's end is missing.
+pub fn expect<'a>(text: &'a str, mark: &str) -> Result<&'a str, bool> {
+    let words = text.trim_start();
+    words.strip_prefix(mark).ok_or_else(|| mark.starts_with(words))
+}
+
+/// What follows the object that text continues behind one of its values. Err as above.
+pub fn behind_object(text: &str) -> Result<&str, bool> {
+    let Ok(rest) = expect(text, ",") else {
+        return expect(text, "}");
+    };
+    let mut nesting = Nesting { depth: 1, ..Nesting::default() };
+    nesting.end(rest).map(|end| &rest[end..]).ok_or(true)
+}
+
+/// Follows the brackets of JSON that comes in pieces.
+#[derive(Default)]
+pub struct Nesting {
+    depth: usize,
+    is_string: bool,
+    is_escaped: bool,
+}
+
+impl Nesting {
+    /// Where in this piece the value ends.
+    pub fn end(&mut self, text: &str) -> Option<usize> {
+        for (at, byte) in text.bytes().enumerate() {
+            match byte {
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' if self.is_string => self.is_escaped = true,
+                b'"' => self.is_string = !self.is_string,
+                _ if self.is_string => {}
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    if self.depth == 0 {
+                        return Some(at + 1);
+                    }
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+}
+
 /// Where the object or array ends that text begins with.
 pub fn end_of_value(text: &str) -> Option<usize> {
-    let mut depth = 0usize;
-    let mut is_string = false;
-    let mut is_escaped = false;
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' if is_string => is_escaped = true,
-            b'"' => is_string = !is_string,
-            _ if is_string => {}
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
-                depth = depth.saturating_sub(1);
-                if depth == 0 {
-                    return Some(at + 1);
-                }
-            }
-            _ => {}
-        }
-    }
-    None
+    Nesting::default().end(text)
 }
 
 /// What functions are called.

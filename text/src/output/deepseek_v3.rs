@@ -19,10 +19,15 @@ impl ToolFormat for DeepSeekV3 {
     }
 
     fn ends(&self) -> &'static [char] {
-        &['>']
+        &['>', '{']
     }
 
     fn parse(&self, text: &str, is_last: bool) -> Step {
+        match head(&text[BEGIN.len()..]) {
+            Ok((at, name)) => return Step::Begin(BEGIN.len() + at, name, Some(behind)),
+            Err(true) if !is_last => return Step::More,
+            Err(_) => {}
+        }
         let (body_end, end) = match text.find(END) {
             Some(at) => (at, at + END.len()),
             None if is_last => (text.len(), text.len()),
@@ -30,9 +35,47 @@ impl ToolFormat for DeepSeekV3 {
         };
         let written = text[BEGIN.len()..body_end].split(CALL_BEGIN).skip(1);
         match written.map(call).collect::<Option<Vec<Call>>>() {
-            Some(calls) if !calls.is_empty() => Step::Calls(end, calls),
+            Some(calls) if !calls.is_empty() => Step::Calls(end, calls, None),
             _ => Step::Text(end),
         }
+    }
+}
+
+/// Name and place of the arguments' object. Err(true): only the end is missing.
+fn head(text: &str) -> Result<(usize, String), bool> {
+    let rest = calls::expect(text, CALL_BEGIN)?;
+    let kind = rest.find(|c| !calls::is_name_char(c)).unwrap_or(rest.len());
+    let rest = calls::expect(&rest[kind..], SEPARATOR)?;
+    let Some((name, rest)) = rest.split_once('\n') else {
+        let may_come = rest.trim().chars().all(calls::is_name_char);
+        return Err(may_come);
+    };
+    let rest = calls::expect(rest, "```json")?.trim_start();
+    calls::expect(rest, "{")?;
+    match calls::is_name(name.trim()) {
+        true => Ok((text.len() - rest.len(), name.trim().to_owned())),
+        false => Err(false),
+    }
+}
+
+fn behind(text: &str, is_last: bool) -> Step {
+    let after = calls::expect(text, "```").and_then(|rest| calls::expect(rest, CALL_END));
+    match after {
+        Ok(rest) => next(rest, is_last).behind(text.len() - rest.len()),
+        Err(true) if is_last => Step::end(text.len()),
+        Err(true) => Step::More,
+        Err(false) => Step::end(0),
+    }
+}
+
+/// Another call, or the end mark; what is neither is content.
+fn next(text: &str, is_last: bool) -> Step {
+    match (calls::expect(text, END), head(text)) {
+        (Ok(rest), _) => Step::end(text.len() - rest.len()),
+        (_, Ok((at, name))) => Step::Begin(at, name, Some(behind)),
+        (Err(true), _) if is_last => Step::end(text.len()),
+        (Err(true), _) | (_, Err(true)) if !is_last => Step::More,
+        _ => Step::end(0),
     }
 }
 

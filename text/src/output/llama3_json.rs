@@ -2,7 +2,7 @@
 //! Llama 3.1 and 3.2: an answer that is {"name": …, "parameters": {…}}, several with ";" or ","
 //! between them, after <|python_tag|> or without it.
 
-use super::calls;
+use super::calls::{self, Head};
 use super::tools::{Step, ToolFormat};
 
 const TAG: &str = "<|python_tag|>";
@@ -19,32 +19,60 @@ impl ToolFormat for Llama3Json {
     }
 
     fn ends(&self) -> &'static [char] {
-        &['}']
+        &['}', '{']
     }
 
     fn parse(&self, text: &str, is_last: bool) -> Step {
-        let mut found = Vec::new();
-        let mut taken = 0;
-        let mut rest = skip(text, &[TAG]);
-        loop {
-            let at = text.len() - rest.len();
-            let Some(end) = calls::end_of_value(rest).filter(|_| rest.starts_with('{')) else {
-                let may_come = rest.is_empty() || rest.starts_with('{');
-                return match found.is_empty() {
-                    _ if may_come && !is_last => Step::More,
-                    true if may_come => Step::Text(text.len()),
-                    true => Step::Text(at.max(1)),
-                    false => Step::Calls(taken, found),
-                };
-            };
-            match calls::from_bare_json(&rest[..end]) {
-                Some(call) => found.push(call),
-                None if found.is_empty() => return Step::Text(at + end),
-                None => return Step::Calls(taken, found),
-            }
-            taken = at + end;
-            rest = skip(&rest[end..], &[";", ","]);
+        let call = skip(text, &[TAG]);
+        let front = text.len() - call.len();
+        if call.is_empty() && !is_last {
+            return Step::More;
         }
+        if call.starts_with('{') {
+            return object(call, is_last).behind(front);
+        }
+        Step::Text(front.max(1))
+    }
+}
+
+fn object(text: &str, is_last: bool) -> Step {
+    match calls::head(text) {
+        Head::Begun(at, name) => return Step::Begin(at, name, Some(behind)),
+        Head::More if !is_last => return Step::More,
+        _ => {}
+    }
+    match calls::end_of_value(text) {
+        None if is_last => Step::Text(text.len()),
+        None => Step::More,
+        Some(end) => match calls::from_bare_json(&text[..end]) {
+            Some(call) => Step::Calls(end, vec![call], Some(separator)),
+            None => Step::Text(end),
+        },
+    }
+}
+
+fn behind(text: &str, is_last: bool) -> Step {
+    match calls::behind_object(text) {
+        Ok("") if is_last => Step::end(text.len()),
+        Ok(rest) => separator(rest, is_last).behind(text.len() - rest.len()),
+        Err(true) if is_last => Step::end(text.len()),
+        Err(true) => Step::More,
+        Err(false) => Step::end(0),
+    }
+}
+
+/// What is no further call is content, the separator too.
+fn separator(text: &str, is_last: bool) -> Step {
+    let next = skip(text, &[";", ","]);
+    if next.is_empty() && !is_last {
+        return Step::More;
+    }
+    if !next.starts_with('{') {
+        return Step::end(0);
+    }
+    match object(next, is_last) {
+        Step::Text(_) => Step::end(0),
+        step => step.behind(text.len() - next.len()),
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a model said, taken apart while it says it: reasoning, content, tool calls. The answer does
-//! not depend on where the pieces of text end, and a tool call that is malformed is content.
+//! not depend on where the pieces of text end. A tool call that is malformed before its arguments
+//! begin is content.
 
 mod calls;
 mod deepseek_v3;

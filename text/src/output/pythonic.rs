@@ -28,7 +28,7 @@ impl ToolFormat for Pythonic {
         for (at, _) in text.match_indices(']') {
             let mut parser = Parser { rest: &text[..=at] };
             if let Some(calls) = parser.calls().filter(|_| parser.rest.is_empty()) {
-                return Step::Calls(at + 1, calls);
+                return Step::Calls(at + 1, calls, None);
             }
         }
         if is_last {

@@ -40,7 +40,7 @@ impl ToolFormat for Qwen3Coder {
             _ => return Step::More,
         };
         match function(&inside[FUNCTION.len()..body_end]) {
-            Some(call) => Step::Calls(begin + end, vec![call]),
+            Some(call) => Step::Calls(begin + end, vec![call], None),
             None => Step::Text(begin + end),
         }
     }
