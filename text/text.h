@@ -79,6 +79,13 @@ bool text_tokenizer_is_special(const text_tokenizer_t *tokenizer, int32_t id);
 int32_t text_tokenizer_find(const text_tokenizer_t *tokenizer, const char *token); /* -1: none */
 
 /*
+ * The most bytes of a text that one of its tokens stands for: a text of n bytes has at least n /
+ * extent tokens, whatever the normalizer and the fallback for unknown characters do. SIZE_MAX: no
+ * bound, since this tokenizer drops or joins parts of a text.
+ */
+size_t text_tokenizer_extent(const text_tokenizer_t *tokenizer);
+
+/*
  * add_special: bos/eos as the tokenizer's own rule says. parse_special: special tokens written in
  * text become their ids; else they are plain text. Invalid UTF-8 is WEFT_ERR_MALFORMED.
  */

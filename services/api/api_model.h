@@ -24,9 +24,7 @@ typedef struct api_model {
     const int32_t *eos; /* [n_eos] end tokens */
     uint32_t n_eos;
     uint32_t max_context;
-    uint32_t max_token_bytes; /* of the longest token: a text longer than this times max_context
-                                 cannot fit, whatever it says */
-    uint32_t max_samples;     /* largest n */
+    uint32_t max_samples; /* largest n */
     uint32_t max_logprobs;
     bool has_priorities; /* else a priority other than 0 is refused */
 

@@ -173,15 +173,16 @@ weft_status_t request_common_encode(api_call_t *call, const request_common_t *co
                                     const char *text, size_t length, text_ids_t *ids_out)
 {
     const api_model_t *model = call->model;
+    size_t n_at_least = length / text_tokenizer_extent(model->tokenizer);
     weft_diag_t diag = {0};
 
-    if (common->truncate_prompt_tokens == JSON_UNSET &&
-        length / model->max_token_bytes > model->max_context) {
+    /* Told without the work, which would slow others. */
+    if (common->truncate_prompt_tokens == JSON_UNSET && n_at_least > model->max_context) {
         return api_error_set(&call->error, API_ERROR_BAD_REQUEST, "input_tokens",
                              "This model's maximum context length is %u tokens. However, your "
                              "request has at least %zu input tokens. Please reduce the length of "
                              "the input.",
-                             model->max_context, length / model->max_token_bytes);
+                             model->max_context, n_at_least);
     }
     weft_status_t status = text_tokenizer_encode(model->tokenizer, text, length,
                                                  common->add_special_tokens, true, &diag, ids_out);

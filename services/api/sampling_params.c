@@ -12,6 +12,7 @@
 #define MAX_STOPS      256
 #define MAX_STOP_BYTES 65536
 #define MAX_BAD_WORDS  1024
+#define MAX_WORD_BYTES 65536 /* of all bad words */
 
 static const json_field_t rows[] = {
 #define FIELD(...) JSON_FIELD_ROW(sampling_params_t, __VA_ARGS__)
@@ -228,9 +229,17 @@ static weft_status_t resolve_bad_words(const sampling_params_t *params, const ap
 {
     size_t count = json_array_size(params->bad_words);
     weft_buffer_t ids = {0};
+    size_t bytes = 0;
 
     if (count == 0) {
         return WEFT_OK;
+    }
+    for (size_t i = 0; i < count; i++) {
+        bytes += json_string_length(json_array_get(params->bad_words, i));
+    }
+    if (bytes > MAX_WORD_BYTES) {
+        return api_error_set(error, API_ERROR_BAD_REQUEST, "bad_words",
+                             "bad_words may have %d bytes in all.", MAX_WORD_BYTES);
     }
     if (count > MAX_BAD_WORDS) {
         return api_error_set(error, API_ERROR_BAD_REQUEST, "bad_words", "At most %d bad_words.",

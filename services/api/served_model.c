@@ -25,20 +25,6 @@ static char *token_text(const text_tokenizer_t *tokenizer, int32_t id)
     return text;
 }
 
-static uint32_t longest_token(const text_tokenizer_t *tokenizer)
-{
-    uint32_t longest = 1;
-
-    for (uint32_t id = 0; id < text_tokenizer_size(tokenizer); id++) {
-        text_bytes_t bytes = {0};
-        if (text_tokenizer_token_bytes(tokenizer, (int32_t)id, &bytes) == WEFT_OK) {
-            longest = bytes.length > longest ? (uint32_t)bytes.length : longest;
-            text_bytes_free(bytes);
-        }
-    }
-    return longest;
-}
-
 static uint32_t max_logprobs(const api_options_t *options)
 {
     const bool is_limited = options->max_logprobs >= 0 && options->max_logprobs < K_MAX_LOGPROBS;
@@ -163,7 +149,6 @@ weft_status_t served_model_open(const api_options_t *options, const char *path, 
     model->api.vocab = model_source_config(model->source)->vocab;
     model->api.eos = model_source_config(model->source)->eos;
     model->api.n_eos = model_source_config(model->source)->n_eos;
-    model->api.max_token_bytes = longest_token(model->tokenizer);
     model->api.max_logprobs = max_logprobs(options);
     model->api.has_priorities = strcmp(options->scheduling_policy, "priority") == 0;
     model->api.is_template_overridable = options->trust_request_chat_template;

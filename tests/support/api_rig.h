@@ -52,7 +52,6 @@ static inline void api_rig_open(api_rig_t *rig)
         .eos = eos,
         .n_eos = 1,
         .max_context = API_RIG_CONTEXT,
-        .max_token_bytes = 8,
         .max_samples = 16,
         .max_logprobs = 20,
         .chat_template = rig->chat_template,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/compiler.h"
+#include "tests/support/random.h"
 #include "tests/support/tokenizers.h"
 
 static void ids_equal_those_of_the_tokenizers_library(void **state)
@@ -109,6 +110,84 @@ static void special_tokens_in_a_text_count_only_when_asked_for(void **state)
     text_ids_free(ids);
     json_decref(vectors);
     text_tokenizer_destroy(tokenizer);
+}
+
+/* Texts made of the pieces, many times each: blanks, marks, unknown characters, decomposed ones. */
+static void assert_extent_holds(const text_tokenizer_t *tokenizer, const char *name)
+{
+    static const char *const pieces[] = {
+        " ",
+        "  ",
+        "\n",
+        "\t",
+        "a",
+        "the ",
+        "The",
+        "\u2581",
+        "_",
+        "e\u0301",
+        "\u1fd3\u0308\u0301",
+        "\u212a",
+        "\u0345",
+        "\u4e2d",
+        "\U0001f600",
+        "[UNK]",
+        "[MASK]",
+        "<s>",
+        "<unk>",
+        "<eos>",
+        "\u00ad",
+        "\u200b",
+        "word",
+        "1234",
+        "!?",
+        "\x01",
+    };
+    const size_t extent = text_tokenizer_extent(tokenizer);
+    test_random_t random = {.state = test_seed(3)};
+    for (uint32_t round = 0; round < 400; round++) {
+        char text[4096] = "";
+        size_t length = 0;
+        for (uint32_t n = 1 + test_random_below(&random, 4); n > 0; n--) {
+            const char *piece = pieces[test_random_below(&random, WEFT_ARRAY_LEN(pieces))];
+            for (uint32_t k = 1 + test_random_below(&random, 60); k > 0; k--) {
+                length += (size_t)sprintf(text + length, "%s", piece);
+            }
+        }
+        text_ids_t ids = {0};
+        assert_status(text_tokenizer_encode(tokenizer, text, length, false, true, NULL, &ids),
+                      WEFT_OK);
+        if (length / extent > ids.length) {
+            fail_msg("%s: %zu tokens of %zu bytes: %s", name, ids.length, length, text);
+        }
+        text_ids_free(ids);
+    }
+}
+
+static void no_token_stands_for_more_text_than_the_extent(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        bool is_bounded;
+    } kinds[] = {
+        {"byte-level/tokenizer.json", true},       {"kinds/prepend.tokenizer.json", true},
+        {"kinds/metaspace.tokenizer.json", false}, {"kinds/wordpiece.tokenizer.json", false},
+        {"kinds/split.tokenizer.json", true},
+    };
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(kinds); i++) {
+        text_tokenizer_t *tokenizer = load_json_tokenizer(kinds[i].name, NULL);
+        print_message("%s: %zu\n", kinds[i].name, text_tokenizer_extent(tokenizer));
+        assert_int_equal(text_tokenizer_extent(tokenizer) < 512, kinds[i].is_bounded);
+        assert_extent_holds(tokenizer, kinds[i].name);
+        text_tokenizer_destroy(tokenizer);
+    }
+    json_t *vectors = read_json_vector("text/kinds/sentencepiece.json");
+    text_tokenizer_t *tokenizer = load_sentencepiece(vectors);
+    assert_true(text_tokenizer_extent(tokenizer) < 512);
+    assert_extent_holds(tokenizer, "sentencepiece");
+    text_tokenizer_destroy(tokenizer);
+    json_decref(vectors);
 }
 
 static void bad_arguments_are_refused(void **state)
@@ -270,6 +349,7 @@ int main(void)
         cmocka_unit_test(every_kind_of_tokenizer_json_works_as_in_its_library),
         cmocka_unit_test(a_gguf_vocabulary_with_scores_works_as_in_sentencepiece),
         cmocka_unit_test(special_tokens_in_a_text_count_only_when_asked_for),
+        cmocka_unit_test(no_token_stands_for_more_text_than_the_extent),
         cmocka_unit_test(bad_arguments_are_refused),
         cmocka_unit_test(a_token_has_a_written_form_and_bytes),
         cmocka_unit_test(an_unknown_splitting_rule_is_described),

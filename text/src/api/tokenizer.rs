@@ -141,6 +141,13 @@ pub unsafe extern "C" fn text_tokenizer_size(tokenizer: &Tokenizer) -> u32 {
 /// # Safety
 /// As text.h says.
 #[no_mangle]
+pub unsafe extern "C" fn text_tokenizer_extent(tokenizer: &Tokenizer) -> usize {
+    tokenizer.0.extent.unwrap_or(usize::MAX)
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
 pub unsafe extern "C" fn text_tokenizer_bos(tokenizer: &Tokenizer) -> i32 {
     tokenizer.0.bos
 }

@@ -12,6 +12,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as HfTokenizer};
 
+use super::extent;
 use super::hf::HfModel;
 use super::pieces::{byte_level, fallback_byte, First, Pieces};
 use super::pre::{self, PreKind};
@@ -124,6 +125,7 @@ fn load_bpe(vocab: &GgufVocab) -> Result<Tokenizer> {
     }
     let inner = bpe_model(vocab, ids, added, pre_kind)?;
     let (before, after) = frame(vocab, pre_kind.add_bos);
+    let extent = extent::of_crate(&inner, &pieces);
     let about = format!("byte-level BPE ({note}), {} tokens", vocab.tokens.len());
     Ok(Tokenizer {
         model: Model::Hf(Box::new(HfModel::new(inner))),
@@ -133,6 +135,7 @@ fn load_bpe(vocab: &GgufVocab) -> Result<Tokenizer> {
         bos: vocab.bos,
         eos: vocab.eos,
         about: CString::new(about.replace('\0', "?")).unwrap_or_default(),
+        extent,
     })
 }
 
@@ -217,6 +220,8 @@ fn load_spm(vocab: &GgufVocab) -> Result<Tokenizer> {
         }
     }
     let (before, after) = frame(vocab, true);
+    let knows_all = vocab.unknown >= 0 || byte_ids.iter().all(|&id| id >= 0);
+    let extent = knows_all.then(|| extent::longest_any(&pieces));
     Ok(Tokenizer {
         model: Model::Spm(SpmModel {
             ids,
@@ -234,6 +239,7 @@ fn load_spm(vocab: &GgufVocab) -> Result<Tokenizer> {
         eos: vocab.eos,
         about: CString::new(format!("SentencePiece BPE, {} tokens", vocab.tokens.len()))
             .unwrap_or_default(),
+        extent,
     })
 }
 

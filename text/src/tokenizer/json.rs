@@ -9,6 +9,7 @@ use serde_json::{json, Value};
 use tokenizers::models::ModelWrapper;
 use tokenizers::{AddedToken, Decoder, DecoderWrapper, Tokenizer as HfTokenizer};
 
+use super::extent;
 use super::hf::HfModel;
 use super::pieces::{byte_level, fallback_byte, First, Pieces};
 use super::{Model, Tokenizer};
@@ -72,6 +73,7 @@ fn build(mut inner: HfTokenizer, json: &[u8], config: &Config, max_id: u32) -> R
     let bos = config.id_of(&inner, &config.bos_token);
     let eos = config.id_of(&inner, &config.eos_token);
     let (before, after) = around(&inner, config, bos, eos)?;
+    let extent = extent::of_crate(&inner, &pieces);
     Ok(Tokenizer {
         model: Model::Hf(Box::new(HfModel::new(inner))),
         pieces,
@@ -80,6 +82,7 @@ fn build(mut inner: HfTokenizer, json: &[u8], config: &Config, max_id: u32) -> R
         bos,
         eos,
         about: CString::new(about).unwrap_or_default(),
+        extent,
     })
 }
 

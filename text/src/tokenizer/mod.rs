@@ -2,6 +2,7 @@
 //! Text to ids and back. Encoding is the tokenizers crate's or, for SentencePiece models from GGUF,
 //! ours (spm.rs); decoding is a table of bytes, the same for all (pieces.rs).
 
+mod extent;
 mod gguf;
 mod hf;
 mod json;
@@ -34,6 +35,8 @@ pub struct Tokenizer {
     pub bos: i32,
     pub eos: i32,
     pub about: CString,
+    /// Bytes of text that one token may stand for; None: any number.
+    pub extent: Option<usize>,
 }
 
 impl Tokenizer {
