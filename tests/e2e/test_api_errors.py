@@ -65,6 +65,7 @@ def test_a_value_that_cannot_be_is_named(http, fields, param):
 @pytest.mark.parametrize("fields,param", [
     ({"prompt": None}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": []}, "prompt"),
     ({"prompt": [1, -5]}, "prompt"), ({"prompt": [1 << 20]}, "prompt"), ({"logprobs": 21}, "logprobs"),
+    ({"bad_words": ["a" * 70000]}, "bad_words"),
     ({"structured_outputs": {"json": {}, "whitespace_pattern": "("}}, "structured_outputs.json"),
     ({"prompt": ["a"] * 3000}, "prompt"), ({"suffix": "x"}, "suffix"),
 ])
@@ -200,6 +201,21 @@ def test_a_template_that_raises_says_so(start_server):
     with server.http() as http:
         check(http.post("/v1/chat/completions", json=chat()), 400, "BadRequestError",
               message="no such talk")
+
+
+@pytest.mark.parametrize("data,status", [
+    (b"GET /health\r\n\r\n", b"400"), (b"GET /health HTTP/9.9\r\nHost: x\r\n\r\n", b"505"),
+    (b"GET /" + 100000 * b"a" + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"414"),
+    (b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", b"400"),
+])
+def test_what_is_no_http_gets_a_status_and_the_connection_ends(server, http, data, status):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as s:
+        s.sendall(data)
+        answer = b""
+        while piece := s.recv(65536):
+            answer += piece
+    assert answer.split(b" ")[:2] == [b"HTTP/1.1", status]
+    assert http.get("/health").status_code == 200
 
 
 def test_slow_clients_hold_up_nobody(server, client):
