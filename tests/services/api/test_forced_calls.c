@@ -126,7 +126,12 @@ static void assert_choice(const char *tools_text, const char *choice_text, weft_
     json_t *tools = tools_text != NULL ? parse(tools_text) : NULL;
     json_t *choice = choice_text != NULL ? parse(choice_text) : NULL;
 
-    assert_int_equal(chat_tools_read(tools, choice, &arena, &chat, &error), expected);
+    chat_tools_check(tools, choice, &error);
+    weft_status_t status = api_error_status(&error);
+    if (status == WEFT_OK) {
+        status = chat_tools_read(tools, choice, &arena, &chat, &error);
+    }
+    assert_int_equal(status, expected);
     if (expected == WEFT_OK) {
         assert_int_equal(chat.mode, mode);
     }
