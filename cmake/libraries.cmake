@@ -11,9 +11,12 @@ pkg_check_modules(CURL REQUIRED IMPORTED_TARGET libcurl>=7.74)     # apt: libcur
 pkg_check_modules(CRYPTO REQUIRED IMPORTED_TARGET libcrypto>=3.0)  # apt: libssl-dev
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash>=0.8)  # apt: libxxhash-dev
 pkg_check_modules(HWLOC REQUIRED IMPORTED_TARGET hwloc>=2.4)       # apt: libhwloc-dev
+pkg_check_modules(ZMQ REQUIRED IMPORTED_TARGET libzmq>=4.3)        # apt: libzmq3-dev
+pkg_check_modules(MSGPACK REQUIRED IMPORTED_TARGET msgpack>=4.0)   # apt: libmsgpack-dev
+pkg_check_modules(URING REQUIRED IMPORTED_TARGET liburing>=2.3)    # apt: liburing-dev
 pkg_check_modules(CMOCKA IMPORTED_TARGET cmocka>=1.1.5)            # apt: libcmocka-dev
 
 add_library(weft_libraries INTERFACE)
 target_link_libraries(weft_libraries INTERFACE Threads::Threads PkgConfig::JANSSON PkgConfig::YAML
     PkgConfig::MHD PkgConfig::GNUTLS PkgConfig::CURL PkgConfig::CRYPTO PkgConfig::XXHASH
-    PkgConfig::HWLOC m)
+    PkgConfig::HWLOC PkgConfig::ZMQ PkgConfig::MSGPACK PkgConfig::URING m)

@@ -1,28 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kvstore/kv_hash.h"
 
+#include <assert.h>
 #include <openssl/evp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <xxhash.h>
 
 #include "base/alloc.h"
+#include "kvstore/kv_hash_priv.h"
 
-/* Major types of RFC 7049, section 2.1, in the upper three bits of an item's first byte. */
-#define CBOR_UINT  0x00
-#define CBOR_BYTES 0x40
-#define CBOR_TEXT  0x60
-#define CBOR_ARRAY 0x80
+#define RANDOM_BYTES 32
 
-#define BUFFER_BYTES 512 /* a block of 64 tokens, so that the digest is fed once */
+typedef struct digest {
+    const char *root_seed; /* of the root when none is given; NULL: a random one */
+    weft_status_t (*begin)(EVP_MD_CTX **context_out);
+    void (*make)(EVP_MD_CTX *context, const uint8_t *data, size_t bytes, kv_hash_t *hash_out);
+} digest_t;
 
-static const uint8_t cbor_null = 0xf6;
+typedef struct algo {
+    const char *name;
+    uint32_t bytes;
+    const digest_t *digest;
+    uint8_t *(*put_text)(uint8_t *out, const char *text);
+    uint8_t *(*put_block)(uint8_t *out, const kv_hash_input_t *input);
+} algo_t;
 
 struct kv_hasher {
-    EVP_MD_CTX *context;
+    const algo_t *algo; /* like the root constant after create: clone reads nothing else */
     kv_hash_t root;
-    size_t used; /* of buffer */
-    uint8_t buffer[BUFFER_BYTES];
+    EVP_MD_CTX *context; /* begun; NULL for a digest that needs none */
+    uint8_t preimage[KV_HASH_PREIMAGE_BYTES];
 };
+
+/* ---- digests ---- */
 
 /* With a digest that init accepted, SHA-256 over memory fails only if memory itself is broken. */
 static void require(int openssl_result)
@@ -32,72 +45,152 @@ static void require(int openssl_result)
     }
 }
 
-static void flush(kv_hasher_t *hasher)
+static weft_status_t begin_sha256(EVP_MD_CTX **context_out)
 {
-    require(EVP_DigestUpdate(hasher->context, hasher->buffer, hasher->used));
-    hasher->used = 0;
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    if (context == NULL || EVP_DigestInit_ex(context, EVP_sha256(), NULL) != 1) {
+        EVP_MD_CTX_free(context);
+        return WEFT_ERR_NO_MEMORY;
+    }
+    *context_out = context;
+    return WEFT_OK;
 }
 
-static void put_bytes(kv_hasher_t *hasher, const void *data, size_t length)
+static void make_sha256(EVP_MD_CTX *context, const uint8_t *data, size_t bytes, kv_hash_t *hash_out)
 {
-    if (length > BUFFER_BYTES - hasher->used) {
-        flush(hasher);
-    }
-    if (length > BUFFER_BYTES) {
-        require(EVP_DigestUpdate(hasher->context, data, length));
-        return;
-    }
-    memcpy(hasher->buffer + hasher->used, data, length);
-    hasher->used += length;
-}
-
-/* The shortest form, as canonical CBOR asks for (RFC 7049, section 3.9). */
-static void put_head(kv_hasher_t *hasher, uint8_t major, uint32_t value)
-{
-    uint8_t head[5] = {0};
-    if (value < 24) {
-        head[0] = (uint8_t)(major | value);
-        put_bytes(hasher, head, 1);
-        return;
-    }
-    const unsigned log2_bytes = value <= UINT8_MAX ? 0 : value <= UINT16_MAX ? 1 : 2;
-    const unsigned bytes = 1u << log2_bytes;
-    head[0] = (uint8_t)(major | (24 + log2_bytes));
-    for (unsigned i = 0; i < bytes; i++) {
-        head[1 + i] = (uint8_t)(value >> 8 * (bytes - 1 - i));
-    }
-    put_bytes(hasher, head, 1 + bytes);
-}
-
-static void put_string(kv_hasher_t *hasher, uint8_t major, const void *data, size_t length)
-{
-    put_head(hasher, major, (uint32_t)length);
-    put_bytes(hasher, data, length);
-}
-
-static void finish(kv_hasher_t *hasher, kv_hash_t *hash_out)
-{
-    flush(hasher);
-    require(EVP_DigestFinal_ex(hasher->context, hash_out->bytes, NULL));
+    require(EVP_DigestUpdate(context, data, bytes));
+    require(EVP_DigestFinal_ex(context, hash_out->bytes, NULL));
     /* NULL keeps the digest and its state's memory. */
-    require(EVP_DigestInit_ex(hasher->context, NULL, NULL));
+    require(EVP_DigestInit_ex(context, NULL, NULL));
 }
 
-weft_status_t kv_hasher_create(const char *seed, kv_hasher_t **hasher_out)
+static weft_status_t begin_xxh3_128(EVP_MD_CTX **context_out)
 {
-    kv_hasher_t *hasher = weft_zalloc(sizeof(*hasher), "kv_hash.hasher");
+    *context_out = NULL;
+    return WEFT_OK;
+}
+
+static void make_xxh3_128(EVP_MD_CTX *context, const uint8_t *data, size_t bytes,
+                          kv_hash_t *hash_out)
+{
+    (void)context;
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(data, bytes));
+    *hash_out = (kv_hash_t){0};
+    memcpy(hash_out->bytes, canonical.digest, sizeof(canonical.digest));
+}
+
+static const digest_t sha256 = {"vllm-none-hash", begin_sha256, make_sha256};
+static const digest_t xxh3_128 = {NULL, begin_xxh3_128, make_xxh3_128};
+
+/* ---- algorithms ---- */
+
+static const algo_t algos[] = {
+#define ALGO(name, serializer, digest, bytes)                                                      \
+    {#name, bytes, &(digest), kv_hash_##serializer##_text, kv_hash_##serializer##_block},
+#include "kvstore/kv_hash_algos.def"
+#undef ALGO
+};
+
+weft_status_t kv_hash_algo_parse(const char *name, weft_diag_t *diag, kv_hash_algo_t *algo_out)
+{
+    for (int i = 0; i < KV_HASH_ALGO_COUNT; i++) {
+        if (strcmp(name, algos[i].name) == 0) {
+            *algo_out = (kv_hash_algo_t)i;
+            return WEFT_OK;
+        }
+    }
+    static const char known[] =
+#define ALGO(known_name, ...) " " #known_name
+#include "kvstore/kv_hash_algos.def"
+#undef ALGO
+        ;
+    return weft_diag(diag, WEFT_ERR_INVALID, "unknown hash algorithm '%s', there are:%s", name,
+                     known);
+}
+
+const char *kv_hash_algo_name(kv_hash_algo_t algo)
+{
+    return algos[algo].name;
+}
+
+uint32_t kv_hash_algo_bytes(kv_hash_algo_t algo)
+{
+    return algos[algo].bytes;
+}
+
+/* ---- hashers ---- */
+
+/* The digest of the pre-image that ends at end. */
+static void finish(kv_hasher_t *hasher, const uint8_t *end, kv_hash_t *hash_out)
+{
+    const size_t bytes = (size_t)(end - hasher->preimage);
+    hasher->algo->digest->make(hasher->context, hasher->preimage, bytes, hash_out);
+}
+
+static weft_status_t allocate(const algo_t *algo, kv_hasher_t **hasher_out)
+{
+    kv_hasher_t *hasher = weft_alloc(sizeof(*hasher), "kv_hash.hasher");
     if (hasher == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    hasher->context = EVP_MD_CTX_new();
-    if (hasher->context == NULL || EVP_DigestInit_ex(hasher->context, EVP_sha256(), NULL) != 1) {
-        kv_hasher_destroy(hasher);
-        return WEFT_ERR_NO_MEMORY;
+    hasher->algo = algo;
+    const weft_status_t status = algo->digest->begin(&hasher->context);
+    if (status < 0) {
+        weft_free(hasher);
+        return status;
     }
-    const char *text = seed == NULL ? "vllm-none-hash" : seed;
-    put_string(hasher, CBOR_TEXT, text, strlen(text));
-    finish(hasher, &hasher->root);
     *hasher_out = hasher;
+    return WEFT_OK;
+}
+
+/* Text of 64 hex digits, as Python's bytes.hex() of 32 random bytes. */
+static weft_status_t draw_seed(char *text_out)
+{
+    uint8_t bytes[RANDOM_BYTES];
+    if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes)) {
+        return WEFT_ERR_IO;
+    }
+    for (size_t i = 0; i < sizeof(bytes); i++) {
+        snprintf(text_out + 2 * i, 3, "%02x", bytes[i]);
+    }
+    return WEFT_OK;
+}
+
+weft_status_t kv_hasher_create(kv_hash_algo_t algo, const char *seed, kv_hasher_t **hasher_out)
+{
+    char drawn[2 * RANDOM_BYTES + 1];
+    const char *text = seed != NULL ? seed : algos[algo].digest->root_seed;
+    kv_hasher_t *hasher = NULL;
+    if (text == NULL) {
+        const weft_status_t status = draw_seed(drawn);
+        if (status < 0) {
+            return status;
+        }
+        text = drawn;
+    }
+    if (strlen(text) > KV_EXTRA_MAX_BYTES) {
+        return WEFT_ERR_TOO_LARGE;
+    }
+    const weft_status_t status = allocate(&algos[algo], &hasher);
+    if (status < 0) {
+        return status;
+    }
+    const uint8_t *end = hasher->algo->put_text(hasher->preimage, text);
+    finish(hasher, end, &hasher->root);
+    *hasher_out = hasher;
+    return WEFT_OK;
+}
+
+weft_status_t kv_hasher_clone(const kv_hasher_t *hasher, kv_hasher_t **hasher_out)
+{
+    kv_hasher_t *clone = NULL;
+    const weft_status_t status = allocate(hasher->algo, &clone);
+    if (status < 0) {
+        return status;
+    }
+    clone->root = hasher->root;
+    *hasher_out = clone;
     return WEFT_OK;
 }
 
@@ -110,35 +203,38 @@ void kv_hasher_destroy(kv_hasher_t *hasher)
     weft_free(hasher);
 }
 
-/* (("cache_salt", salt),) */
-static void put_salt(kv_hasher_t *hasher, const char *salt)
-{
-    static const char tag[] = "cache_salt";
-    put_head(hasher, CBOR_ARRAY, 1);
-    put_head(hasher, CBOR_ARRAY, 2);
-    put_string(hasher, CBOR_TEXT, tag, sizeof(tag) - 1);
-    put_string(hasher, CBOR_TEXT, salt, strlen(salt));
-}
-
 void kv_hasher_block(kv_hasher_t *hasher, const kv_hash_t *parent, const int32_t *tokens,
-                     uint32_t n, const char *salt, kv_hash_t *hash_out)
+                     uint32_t n, const kv_extra_t *extra, kv_hash_t *hash_out)
 {
-    const kv_hash_t *above = parent == NULL ? &hasher->root : parent;
-    put_head(hasher, CBOR_ARRAY, 3);
-    put_string(hasher, CBOR_BYTES, above->bytes, KV_HASH_BYTES);
-    put_head(hasher, CBOR_ARRAY, n);
-    for (uint32_t i = 0; i < n; i++) {
-        put_head(hasher, CBOR_UINT, (uint32_t)tokens[i]);
-    }
-    if (parent == NULL && salt != NULL) {
-        put_salt(hasher, salt);
-    } else {
-        put_bytes(hasher, &cbor_null, 1);
-    }
-    finish(hasher, hash_out);
+    assert(n <= KV_HASH_MAX_TOKENS);
+    const kv_hash_input_t input = {
+        .parent = parent == NULL ? hasher->root.bytes : parent->bytes,
+        .parent_bytes = hasher->algo->bytes,
+        .tokens = tokens,
+        .n_tokens = n,
+        .lora_name = kv_extra_lora_name(extra),
+        .lora_path = kv_extra_lora_path(extra),
+        .salt = parent == NULL ? kv_extra_salt(extra) : NULL,
+    };
+    finish(hasher, hasher->algo->put_block(hasher->preimage, &input), hash_out);
 }
 
 const kv_hash_t *kv_hasher_root(const kv_hasher_t *hasher)
 {
     return &hasher->root;
+}
+
+kv_hash_algo_t kv_hasher_algo(const kv_hasher_t *hasher)
+{
+    return (kv_hash_algo_t)(hasher->algo - algos);
+}
+
+uint64_t kv_hash_u64(const kv_hash_t *hash, kv_hash_algo_t algo)
+{
+    const uint8_t *last = hash->bytes + algos[algo].bytes - sizeof(uint64_t);
+    uint64_t value = 0;
+    for (size_t i = 0; i < sizeof(uint64_t); i++) {
+        value = value << 8 | last[i];
+    }
+    return value;
 }

@@ -2,10 +2,12 @@
 /*
  * kv_hash: the name of a full block: a digest of all tokens up to its end.
  *
- * hash_i = SHA-256(canonical CBOR of (hash_{i-1}, tokens_i, extra_i)), vLLM's `sha256_cbor`: equal
- * to vLLM 0.32's bytes. extra_0 carries the cache salt as ("cache_salt", salt), else null.
- * hash_{-1} = SHA-256(CBOR of the seed text): PYTHONHASHSEED, or "vllm-none-hash" when unset.
- * Only full blocks have a hash.
+ * hash_i = H(serialize((hash_{i-1}, tokens_i, extra_i))), equal to vLLM 0.32's bytes for each of
+ * its algorithms: H is SHA-256 or XXH3-128 (seed 0, big-endian), the serializer canonical CBOR
+ * (RFC 7049) or Python's pickle protocol 5. extra_i is null or a tuple of
+ * ("lora", name, path) and, in the first block only, ("cache_salt", salt).
+ * hash_{-1} = H(serialize(seed text)): PYTHONHASHSEED, or, when unset, "vllm-none-hash" for the
+ * SHA-256 algorithms and 64 random hex digits for the others. Only full blocks have a hash.
  *
  * Threads  a hasher belongs to one thread at a time; hashing allocates nothing
  */
@@ -13,26 +15,50 @@
 
 #include <stdint.h>
 
+#include "base/diag.h"
 #include "base/status.h"
+#include "kvstore/kv_extra.h"
 
-#define KV_HASH_BYTES 32
+#define KV_HASH_BYTES      32
+#define KV_HASH_MAX_TOKENS 4096 /* in a block */
+
+typedef enum kv_hash_algo {
+#define ALGO(name, ...) KV_HASH_ALGO_##name,
+#include "kvstore/kv_hash_algos.def"
+#undef ALGO
+    KV_HASH_ALGO_COUNT
+} kv_hash_algo_t;
 
 typedef struct kv_hash {
-    uint8_t bytes[KV_HASH_BYTES];
+    uint8_t bytes[KV_HASH_BYTES]; /* a shorter digest is followed by zeros */
 } kv_hash_t;
 
 typedef struct kv_hasher kv_hasher_t;
 
-/* seed NULL: unset. */
-weft_status_t kv_hasher_create(const char *seed, kv_hasher_t **hasher_out);
+/* WEFT_ERR_INVALID: the known names are in diag. */
+weft_status_t kv_hash_algo_parse(const char *name, weft_diag_t *diag, kv_hash_algo_t *algo_out);
+const char *kv_hash_algo_name(kv_hash_algo_t algo);
+uint32_t kv_hash_algo_bytes(kv_hash_algo_t algo); /* of a digest */
+
+/* seed NULL: unset. WEFT_ERR_TOO_LARGE: longer than KV_EXTRA_MAX_BYTES. */
+weft_status_t kv_hasher_create(kv_hash_algo_t algo, const char *seed, kv_hasher_t **hasher_out);
+/*
+ * One that gives the same hashes, for another thread (a random root is the same, too). hasher may
+ * be at work on its own meanwhile.
+ */
+weft_status_t kv_hasher_clone(const kv_hasher_t *hasher, kv_hasher_t **hasher_out);
 void kv_hasher_destroy(kv_hasher_t *hasher); /* NULL is fine */
 
 /*
- * tokens [n]. parent NULL: the first block of a chain; only there salt counts (NULL or UTF-8 text).
- * hash_out may be parent.
+ * tokens [n], none negative, n ≤ KV_HASH_MAX_TOKENS. parent NULL: the first block of a chain; only
+ * there the salt counts. extra may be NULL. hash_out may be parent.
  */
 void kv_hasher_block(kv_hasher_t *hasher, const kv_hash_t *parent, const int32_t *tokens,
-                     uint32_t n, const char *salt, kv_hash_t *hash_out);
+                     uint32_t n, const kv_extra_t *extra, kv_hash_t *hash_out);
 
 /* The parent that first blocks get. */
 const kv_hash_t *kv_hasher_root(const kv_hasher_t *hasher);
+kv_hash_algo_t kv_hasher_algo(const kv_hasher_t *hasher);
+
+/* What events carry by default: the digest's last 8 bytes, big-endian. */
+uint64_t kv_hash_u64(const kv_hash_t *hash, kv_hash_algo_t algo);

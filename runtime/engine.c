@@ -14,11 +14,26 @@ static void forget_block(void *user, kv_block_id_t block)
     kv_index_remove(user, block);
 }
 
+/* vLLM's algorithms and its seed: blocks that both made have the same names. */
+static weft_status_t create_hasher(engine_t *engine, const engine_options_t *options,
+                                   weft_diag_t *diag)
+{
+    kv_hash_algo_t algo;
+    weft_status_t status = kv_hash_algo_parse(options->hash_algo, diag, &algo);
+    if (status < 0) {
+        weft_diag_prefix(diag, "--prefix-caching-hash-algo");
+        return status;
+    }
+    status = kv_hasher_create(algo, getenv("PYTHONHASHSEED"), &engine->hasher);
+    return status < 0 ? weft_diag(diag, status, "no root for the hashes of PYTHONHASHSEED")
+                      : status;
+}
+
 static weft_status_t create_store(engine_t *engine, weft_diag_t *diag)
 {
     const engine_plan_t *plan = &engine->plan;
-    weft_status_t status = kv_hasher_create(engine->hash_seed, &engine->hasher);
-    if (status == WEFT_OK && engine->is_caching) {
+    weft_status_t status = WEFT_OK;
+    if (engine->is_caching) {
         status = kv_index_create(plan->n_blocks, &engine->index);
     }
     if (status == WEFT_OK) {
@@ -111,6 +126,9 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
         status = engine_plan_init(&engine->plan, options, source, engine->device,
                                   engine->stream->ops, diag);
     }
+    if (status == WEFT_OK) {
+        status = create_hasher(engine, options, diag);
+    }
     engine->max_requests = engine->plan.max_slots + options->max_num_queued_reqs;
     if (status == WEFT_OK) {
         status = create_store(engine, diag);
@@ -156,7 +174,6 @@ weft_status_t engine_create(const engine_options_t *options, const model_source_
     engine->model_config = *model_source_config(source);
     engine->mask_words = (engine->model_config.vocab + 31) / 32;
     engine->is_caching = options->enable_prefix_caching;
-    engine->hash_seed = getenv("PYTHONHASHSEED");
     engine->seed = options->seed;
     const weft_status_t status = create_parts(engine, options, source, tokenizer, diag);
     if (status < 0) {

@@ -140,6 +140,11 @@ weft_status_t engine_request_check(const engine_t *engine, const engine_submit_t
     if (status == WEFT_OK && submit->cache_salt != NULL && submit->cache_salt[0] == '\0') {
         status = weft_diag(diag, WEFT_ERR_INVALID, "cache_salt is empty");
     }
+    if (status == WEFT_OK && submit->cache_salt != NULL &&
+        strlen(submit->cache_salt) >= KV_EXTRA_MAX_BYTES) {
+        status = weft_diag(diag, WEFT_ERR_INVALID, "cache_salt has %zu bytes, %d are possible",
+                           strlen(submit->cache_salt), KV_EXTRA_MAX_BYTES - 1);
+    }
     if (status == WEFT_OK && submit->grammar != NULL && engine->grammars == NULL) {
         status = weft_diag(diag, WEFT_ERR_UNSUPPORTED, "this engine has no grammars");
     }
@@ -154,7 +159,6 @@ typedef struct parts {
     engine_sample_t *samples;
     weft_diag_t *diag;
     char *id;
-    char *salt;
     int32_t *stop_ids;
     k_bias_t *bias;
     uint32_t *allowed;
@@ -212,8 +216,6 @@ static parts_t lay_out(carve_t *carve, const sizes_t *z, const engine_submit_t *
         .diag = take_if(has_grammar, carve, n, sizeof(weft_diag_t)),
         .id =
             take_if(submit->id != NULL, carve, submit->id == NULL ? 0 : strlen(submit->id) + 1, 1),
-        .salt = take_if(submit->cache_salt != NULL, carve,
-                        submit->cache_salt == NULL ? 0 : strlen(submit->cache_salt) + 1, 1),
         .stop_ids = carve_take(carve, MODEL_MAX_EOS + (size_t)s->n_stop_token_ids, sizeof(int32_t)),
         .bias = carve_take(carve, s->n_logit_bias, sizeof(k_bias_t)),
         .allowed = take_if(s->allowed_token_ids != NULL, carve, z->words, sizeof(uint32_t)),
@@ -356,7 +358,7 @@ static void fill_sample(const engine_submit_t *submit, const sizes_t *sizes, con
     sample->seq = (sched_seq_t){
         .tokens = tokens,
         .hashes = parts->hashes == NULL ? NULL : parts->hashes + (size_t)i * sizes->n_hashes,
-        .salt = submit->cache_salt == NULL ? NULL : parts->salt,
+        .extra = r->extra,
         .n_prompt = sizes->n_prompt,
         .max_tokens = sizes->max_tokens,
         .priority = submit->priority,
@@ -373,6 +375,16 @@ static void fill_sample(const engine_submit_t *submit, const sizes_t *sizes, con
     };
 }
 
+static void fill_samples(engine_t *engine, const engine_submit_t *submit, const sizes_t *sizes,
+                         const parts_t *parts)
+{
+    const uint64_t seed =
+        submit->sampling.seed == ENGINE_NO_SEED ? draw_seed(engine) : submit->sampling.seed;
+    for (uint32_t i = 0; i < submit->n; i++) {
+        fill_sample(submit, sizes, parts, i, seed);
+    }
+}
+
 /* On the submitting thread: a long prompt's hashes cost more than the engine should wait for. */
 static weft_status_t hash_prompt(const engine_t *engine, engine_request_t *r)
 {
@@ -382,14 +394,14 @@ static weft_status_t hash_prompt(const engine_t *engine, engine_request_t *r)
     if (first->hashes == NULL) {
         return WEFT_OK;
     }
-    const weft_status_t status = kv_hasher_create(engine->hash_seed, &hasher);
+    const weft_status_t status = kv_hasher_clone(engine->hasher, &hasher);
     if (status < 0) {
         return status;
     }
     for (; first->n_hashes < r->n_prompt / size; first->n_hashes++) {
         const uint32_t i = first->n_hashes;
         kv_hasher_block(hasher, i == 0 ? NULL : &first->hashes[i - 1],
-                        first->tokens + (size_t)i * size, size, first->salt, &first->hashes[i]);
+                        first->tokens + (size_t)i * size, size, first->extra, &first->hashes[i]);
     }
     kv_hasher_destroy(hasher);
     for (uint32_t i = 1; i < r->n_samples; i++) {
@@ -424,16 +436,12 @@ weft_status_t engine_request_create(engine_t *engine, const engine_submit_t *sub
     const parts_t parts = lay_out(&carve, &sizes, submit);
     memset(parts.request, 0, sizeof(*parts.request));
     memset(parts.samples, 0, submit->n * sizeof(*parts.samples));
-    if (submit->cache_salt != NULL) {
-        strcpy(parts.salt, submit->cache_salt);
-    }
     fill_request(engine, submit, &sizes, &parts);
-    const uint64_t seed =
-        submit->sampling.seed == ENGINE_NO_SEED ? draw_seed(engine) : submit->sampling.seed;
-    for (uint32_t i = 0; i < submit->n; i++) {
-        fill_sample(submit, &sizes, &parts, i, seed);
+    weft_status_t status = kv_extra_create(submit->cache_salt, NULL, NULL, &parts.request->extra);
+    fill_samples(engine, submit, &sizes, &parts);
+    if (status == WEFT_OK) {
+        status = hash_prompt(engine, parts.request);
     }
-    weft_status_t status = hash_prompt(engine, parts.request);
     if (status == WEFT_OK) {
         status = create_matchers(submit, parts.request);
     }

@@ -55,7 +55,7 @@ static weft_status_t check_options(const engine_options_t *o, const model_config
         {"max-num-seqs", o->max_num_seqs, 1, 1 << 16},
         {"max-num-batched-tokens", o->max_num_batched_tokens, 1, 1 << 20},
         {"max-num-queued-reqs", o->max_num_queued_reqs, 0, 1 << 20},
-        {"block-size", o->block_size, 1, 1 << 12},
+        {"block-size", o->block_size, 1, KV_HASH_MAX_TOKENS},
     };
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         if (counts[i].value < counts[i].min || counts[i].value > counts[i].max) {

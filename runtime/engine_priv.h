@@ -81,6 +81,7 @@ struct engine_request {
     uint32_t n_bad_words;
     weft_diag_t *diag; /* of the constraints, or NULL */
     uint32_t n_prompt;
+    kv_extra_t *extra;            /* of every sample's hashes, or NULL */
     k_sampled_t *prompt_logprobs; /* [n_prompt] or NULL */
     atomic_bool has_prompt_logprobs;
 
@@ -136,7 +137,6 @@ struct engine {
     uint32_t mask_words;
     uint32_t max_requests; /* running and queued */
     bool is_caching;
-    const char *hash_seed;
     uint64_t seed;
 
     weft_device_t *device;

@@ -81,6 +81,7 @@ void engine_request_free(engine_request_t *request)
     for (uint32_t i = 0; i < request->n_samples; i++) {
         constraint_fini(&request->samples[i].constraint);
     }
+    kv_extra_release(request->extra);
     weft_free(request); /* everything else it points to lies behind it */
 }
 

@@ -49,7 +49,7 @@ struct sched_seq {
     int32_t *tokens;   /* [n_prompt + max_tokens]: the prompt; sampled tokens are appended */
     kv_hash_t *hashes; /* [full blocks of that], NULL: no names, no lookups */
     uint32_t n_hashes; /* already known */
-    const char *salt;  /* of the first block's hash, or NULL */
+    kv_extra_t *extra; /* of the hashes, or NULL */
     uint32_t n_prompt;
     uint32_t max_tokens; /* 0: only the prompt is computed */
     int64_t priority;

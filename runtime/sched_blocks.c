@@ -45,7 +45,7 @@ static const kv_hash_t *hash_of_block(sched_t *sched, sched_seq_t *seq, uint32_t
     if (seq->n_hashes == i) {
         const kv_hash_t *parent = i == 0 ? NULL : &seq->hashes[i - 1];
         kv_hasher_block(sched->config.hasher, parent, seq->tokens + (size_t)i * sched->block_tokens,
-                        sched->block_tokens, seq->salt, &seq->hashes[i]);
+                        sched->block_tokens, seq->extra, &seq->hashes[i]);
         seq->n_hashes++;
     }
     return &seq->hashes[i];

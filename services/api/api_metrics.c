@@ -162,7 +162,7 @@ static void make_cache_config(api_metrics_t *metrics, const engine_options_t *op
     weft_series_set(labelled(metrics, METRIC_cache_config,
                              (const char *[]){block_size, blocks, options->kv_cache_dtype,
                                               options->enable_prefix_caching ? "True" : "False",
-                                              "sha256_cbor", "0.9", "0"}),
+                                              options->hash_algo, "0.9", "0"}),
                     1);
 }
 

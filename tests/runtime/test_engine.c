@@ -4,6 +4,7 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 
+#include "kvstore/kv_extra.h"
 #include "runtime/engine_priv.h"
 #include "tests/support/engine_rig.h"
 
@@ -291,6 +292,32 @@ static void a_prompt_computed_once_is_found_again(void **state)
     engine_rig_close(&rig);
 }
 
+/* A block named in decode, by the engine, is found by the name that a submitting thread gives it. */
+static void every_hash_algorithm_finds_prompts_and_answers_again(void **state)
+{
+    (void)state;
+    static const char *const algos[] = {"sha256", "sha256_cbor", "xxhash", "xxhash_cbor"};
+    for (size_t i = 0; i < sizeof(algos) / sizeof(algos[0]); i++) {
+        engine_rig_t rig;
+        engine_options_t options = engine_rig_options();
+        options.hash_algo = algos[i];
+        engine_rig_open(&rig, MODEL, &options);
+        engine_submit_t submit = engine_rig_submit(prompt, 40, 20);
+        engine_request_t *first = NULL, *second = NULL;
+        const engine_answer_t answer = run(&rig, &submit, &first);
+        assert_int_equal(answer.n_tokens, 20);
+        int32_t turn[60];
+        memcpy(turn, prompt, 40 * sizeof(int32_t));
+        memcpy(turn + 40, answer.tokens, 20 * sizeof(int32_t));
+        submit = engine_rig_submit(turn, 60, 4);
+        (void)run(&rig, &submit, &second);
+        assert_int_equal(engine_request_timings(second).cached_tokens, 48);
+        engine_request_release(first);
+        engine_request_release(second);
+        engine_rig_close(&rig);
+    }
+}
+
 static void bad_requests_name_their_field(void **state)
 {
     (void)state;
@@ -299,8 +326,10 @@ static void bad_requests_name_their_field(void **state)
     const int32_t outside[2] = {1, VOCAB};
     const uint32_t empty_word = 0;
     const engine_submit_t good = engine_rig_submit(prompt, 10, 5);
-    engine_submit_t bad[10];
-    for (size_t i = 0; i < 10; i++) {
+    static char long_salt[KV_EXTRA_MAX_BYTES + 1];
+    memset(long_salt, 's', sizeof(long_salt) - 1);
+    engine_submit_t bad[12];
+    for (size_t i = 0; i < 12; i++) {
         bad[i] = good;
     }
     bad[0].prompt = outside;
@@ -315,6 +344,8 @@ static void bad_requests_name_their_field(void **state)
     bad[7].sampling.n_bad_words = 1;
     bad[8].sampling.min_p = (float)-(0.0 / 0.0);
     bad[9].n_prompt = 0;
+    bad[10].cache_salt = "";
+    bad[11].cache_salt = long_salt;
     static const char *const fields[] = {"320",
                                          "n must",
                                          "top_p",
@@ -324,8 +355,10 @@ static void bad_requests_name_their_field(void **state)
                                          "repetition_penalty",
                                          "bad_words",
                                          "min_p",
-                                         "prompt"};
-    for (size_t i = 0; i < 10; i++) {
+                                         "prompt",
+                                         "cache_salt is empty",
+                                         "cache_salt has 12288 bytes"};
+    for (size_t i = 0; i < 12; i++) {
         weft_diag_t diag = {0};
         engine_request_t *request = NULL;
         assert_status(engine_submit(rig.engine, rig.client, &bad[i], &diag, &request),
@@ -635,6 +668,8 @@ static void what_does_not_fit_says_what_to_change(void **state)
         {engine_rig_options(), WEFT_ERR_INVALID, "--kv-cache-dtype int3"},
         {engine_rig_options(), WEFT_ERR_INVALID, "--max-num-seqs 0"},
         {engine_rig_options(), WEFT_ERR_UNSUPPORTED, "avx7"},
+        {engine_rig_options(), WEFT_ERR_INVALID,
+         "--prefix-caching-hash-algo: unknown hash algorithm 'builtin', there are: sha256"},
     };
     cases[0].options.max_model_len = 257;
     cases[1].options.max_model_len = 200;
@@ -644,6 +679,7 @@ static void what_does_not_fit_says_what_to_change(void **state)
     cases[4].options.kv_cache_dtype = "int3";
     cases[5].options.max_num_seqs = 0;
     cases[6].options.cpu_isa = "avx7";
+    cases[7].options.hash_algo = "builtin";
     model_source_t *source = NULL;
     assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/" MODEL, NULL, &source),
                   WEFT_OK);
@@ -734,6 +770,7 @@ int main(void)
         cmocka_unit_test(no_answer_wanted_computes_the_prompt_alone),
         cmocka_unit_test(samples_differ_by_seed_and_repeat_by_seed),
         cmocka_unit_test(a_prompt_computed_once_is_found_again),
+        cmocka_unit_test(every_hash_algorithm_finds_prompts_and_answers_again),
         cmocka_unit_test(bad_requests_name_their_field),
         cmocka_unit_test(prompts_over_the_context_are_refused_and_answers_end_there),
         cmocka_unit_test(a_full_queue_refuses_and_takes_again),

@@ -132,7 +132,7 @@ static void rig_init(rig_t *rig, const shape_t *shape)
     pool.device = rig->device;
     assert_status(kv_layout_init(&pool.layout, pool.n_blocks, NULL), WEFT_OK);
     assert_status(kv_pool_create(&pool, &rig->pool), WEFT_OK);
-    assert_status(kv_hasher_create(NULL, &rig->hasher), WEFT_OK);
+    assert_status(kv_hasher_create(KV_HASH_ALGO_sha256_cbor, NULL, &rig->hasher), WEFT_OK);
     if (shape->is_cached) {
         assert_status(kv_index_create(pool.n_blocks, &rig->index), WEFT_OK);
     }

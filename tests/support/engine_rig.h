@@ -28,6 +28,7 @@ static inline engine_options_t engine_rig_options(void)
         .max_num_queued_reqs = 64,
         .block_size = 16,
         .enable_prefix_caching = true,
+        .hash_algo = "sha256_cbor",
         .kv_cache_dtype = "auto",
         .num_gpu_blocks = 64,
     };
