@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <ctype.h>
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "cli/cli_input.h"
 #include "cli/run.h"
-
-#define MAX_PROMPT_BYTES ((size_t)64 << 20)
 
 /* ---- ids ----------------------------------------------------------------------------------- */
 
@@ -26,71 +23,7 @@ static weft_status_t copy_ids(const int32_t *ids, size_t n, run_prompt_t *prompt
     return WEFT_OK;
 }
 
-/* "1,2,3", blanks allowed. */
-static weft_status_t parse_ids(const char *text, uint32_t vocab, weft_diag_t *diag,
-                               run_prompt_t *prompt_out)
-{
-    const size_t most = strlen(text) / 2 + 1;
-    int32_t *ids = weft_calloc(most, sizeof(int32_t), "run.prompt");
-    if (ids == NULL) {
-        return WEFT_ERR_NO_MEMORY;
-    }
-    uint32_t n = 0;
-    const char *at = text + strspn(text, " \t\r\n");
-    bool is_done = *at == '\0';
-    while (!is_done) {
-        char *end;
-        errno = 0;
-        const long id = strtol(at, &end, 10);
-        if (end == at || errno != 0 || id < 0 || id >= (long)vocab) {
-            weft_free(ids);
-            return weft_diag(diag, WEFT_ERR_INVALID,
-                             "--prompt-ids: \"%.20s\" is no token id from 0 to %u", at, vocab - 1);
-        }
-        ids[n++] = (int32_t)id;
-        while (isspace((unsigned char)*end)) {
-            end++;
-        }
-        is_done = *end == '\0';
-        at = *end == ',' ? end + 1 : end;
-    }
-    *prompt_out = (run_prompt_t){.ids = ids, .n = n};
-    return WEFT_OK;
-}
-
 /* ---- text ---------------------------------------------------------------------------------- */
-
-static weft_status_t read_stream(FILE *file, const char *path, weft_buffer_t *text,
-                                 weft_diag_t *diag)
-{
-    char piece[65536];
-    size_t n;
-    while ((n = fread(piece, 1, sizeof(piece), file)) > 0) {
-        weft_buffer_append(text, piece, n);
-        if (text->length > MAX_PROMPT_BYTES) {
-            return weft_diag(diag, WEFT_ERR_TOO_LARGE, "%s: over %zu MiB", path,
-                             MAX_PROMPT_BYTES >> 20);
-        }
-    }
-    if (ferror(file)) {
-        return weft_diag(diag, WEFT_ERR_IO, "%s: %s", path, strerror(errno));
-    }
-    return text->is_failed ? WEFT_ERR_NO_MEMORY : WEFT_OK;
-}
-
-static weft_status_t read_file(const char *path, weft_buffer_t *text, weft_diag_t *diag)
-{
-    if (strcmp(path, "-") == 0) {
-        return read_stream(stdin, "standard input", text, diag);
-    }
-    FILE *file = fopen(path, "rb");
-    if (file == NULL) {
-        return weft_diag(diag, WEFT_ERR_NOT_FOUND, "%s: %s", path, strerror(errno));
-    }
-    const weft_status_t status = read_stream(file, path, text, diag);
-    fclose(file);
-    return status;
-}
 
 static weft_status_t encode(const text_tokenizer_t *tokenizer, const char *text, size_t length,
                             bool add_special, weft_diag_t *diag, run_prompt_t *prompt_out)
@@ -185,13 +118,18 @@ weft_status_t run_prompt_make(const run_prompt_spec_t *spec, const model_source_
                               const text_tokenizer_t *tokenizer, weft_diag_t *diag,
                               run_prompt_t *prompt_out)
 {
-    if (spec->kind == RUN_PROMPT_IDS) {
-        return parse_ids(spec->given, model_source_config(source)->vocab, diag, prompt_out);
+    weft_status_t status = check_one_prompt(options, diag);
+    if (status < 0) {
+        return status;
+    }
+    if (options->prompt_ids[0] != '\0') {
+        return cli_parse_ids(options->prompt_ids, "--prompt-ids",
+                             model_source_config(source)->vocab, diag, &prompt_out->ids,
+                             &prompt_out->n);
     }
     weft_buffer_t text = {0};
-    weft_status_t status = WEFT_OK;
-    if (spec->kind == RUN_PROMPT_FILE) {
-        status = read_file(spec->given, &text, diag);
+    if (options->prompt_file[0] != '\0') {
+        status = cli_read_file(options->prompt_file, &text, diag);
     } else {
         weft_buffer_puts(&text, spec->given);
         status = text.is_failed ? WEFT_ERR_NO_MEMORY : WEFT_OK;
