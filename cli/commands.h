@@ -21,6 +21,10 @@
 #include "cli/benches.def"
 #undef BENCH
 
+#define KV_COMMAND(name, about) int cmd_kv_##name(int argc, char **argv);
+#include "cli/kv_commands.def"
+#undef KV_COMMAND
+
 /* Prints "weft: error: <diag>" and returns the exit code that goes with status. */
 int cli_fail(weft_status_t status, const weft_diag_t *diag);
 
