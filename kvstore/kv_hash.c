@@ -2,92 +2,44 @@
 #include "kvstore/kv_hash.h"
 
 #include <assert.h>
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <xxhash.h>
 
 #include "base/alloc.h"
 #include "kvstore/kv_hash_priv.h"
 
 #define RANDOM_BYTES 32
 
-typedef struct digest {
-    const char *root_seed; /* of the root when none is given; NULL: a random one */
-    weft_status_t (*begin)(EVP_MD_CTX **context_out);
-    void (*make)(EVP_MD_CTX *context, const uint8_t *data, size_t bytes, kv_hash_t *hash_out);
-} digest_t;
-
 typedef struct algo {
     const char *name;
     uint32_t bytes;
-    const digest_t *digest;
+    const char *root_seed; /* when none is given; NULL: a random one */
     uint8_t *(*put_text)(uint8_t *out, const char *text);
     uint8_t *(*put_block)(uint8_t *out, const kv_hash_input_t *input);
+    void (*digest)(const uint8_t *data, size_t bytes, kv_hash_t *hash_out);
 } algo_t;
 
 struct kv_hasher {
     const algo_t *algo; /* like the root constant after create: clone reads nothing else */
     kv_hash_t root;
-    EVP_MD_CTX *context; /* begun; NULL for a digest that needs none */
     uint8_t preimage[KV_HASH_PREIMAGE_BYTES];
 };
 
-/* ---- digests ---- */
-
-/* With a digest that init accepted, SHA-256 over memory fails only if memory itself is broken. */
-static void require(int openssl_result)
-{
-    if (openssl_result != 1) {
-        abort();
-    }
-}
-
-static weft_status_t begin_sha256(EVP_MD_CTX **context_out)
-{
-    EVP_MD_CTX *context = EVP_MD_CTX_new();
-    if (context == NULL || EVP_DigestInit_ex(context, EVP_sha256(), NULL) != 1) {
-        EVP_MD_CTX_free(context);
-        return WEFT_ERR_NO_MEMORY;
-    }
-    *context_out = context;
-    return WEFT_OK;
-}
-
-static void make_sha256(EVP_MD_CTX *context, const uint8_t *data, size_t bytes, kv_hash_t *hash_out)
-{
-    require(EVP_DigestUpdate(context, data, bytes));
-    require(EVP_DigestFinal_ex(context, hash_out->bytes, NULL));
-    /* NULL keeps the digest and its state's memory. */
-    require(EVP_DigestInit_ex(context, NULL, NULL));
-}
-
-static weft_status_t begin_xxh3_128(EVP_MD_CTX **context_out)
-{
-    *context_out = NULL;
-    return WEFT_OK;
-}
-
-static void make_xxh3_128(EVP_MD_CTX *context, const uint8_t *data, size_t bytes,
-                          kv_hash_t *hash_out)
-{
-    (void)context;
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(data, bytes));
-    *hash_out = (kv_hash_t){0};
-    memcpy(hash_out->bytes, canonical.digest, sizeof(canonical.digest));
-}
-
-static const digest_t sha256 = {"vllm-none-hash", begin_sha256, make_sha256};
-static const digest_t xxh3_128 = {NULL, begin_xxh3_128, make_xxh3_128};
-
 /* ---- algorithms ---- */
+
+#define ROOT_SEED_sha256   "vllm-none-hash"
+#define ROOT_SEED_xxh3_128 NULL
 
 static const algo_t algos[] = {
 #define ALGO(name, serializer, digest, bytes)                                                      \
-    {#name, bytes, &(digest), kv_hash_##serializer##_text, kv_hash_##serializer##_block},
+    {#name,                                                                                        \
+     bytes,                                                                                        \
+     ROOT_SEED_##digest,                                                                           \
+     kv_hash_##serializer##_text,                                                                  \
+     kv_hash_##serializer##_block,                                                                 \
+     kv_hash_##digest},
 #include "kvstore/kv_hash_algos.def"
 #undef ALGO
 };
@@ -125,7 +77,7 @@ uint32_t kv_hash_algo_bytes(kv_hash_algo_t algo)
 static void finish(kv_hasher_t *hasher, const uint8_t *end, kv_hash_t *hash_out)
 {
     const size_t bytes = (size_t)(end - hasher->preimage);
-    hasher->algo->digest->make(hasher->context, hasher->preimage, bytes, hash_out);
+    hasher->algo->digest(hasher->preimage, bytes, hash_out);
 }
 
 static weft_status_t allocate(const algo_t *algo, kv_hasher_t **hasher_out)
@@ -135,11 +87,6 @@ static weft_status_t allocate(const algo_t *algo, kv_hasher_t **hasher_out)
         return WEFT_ERR_NO_MEMORY;
     }
     hasher->algo = algo;
-    const weft_status_t status = algo->digest->begin(&hasher->context);
-    if (status < 0) {
-        weft_free(hasher);
-        return status;
-    }
     *hasher_out = hasher;
     return WEFT_OK;
 }
@@ -160,7 +107,7 @@ static weft_status_t draw_seed(char *text_out)
 weft_status_t kv_hasher_create(kv_hash_algo_t algo, const char *seed, kv_hasher_t **hasher_out)
 {
     char drawn[2 * RANDOM_BYTES + 1];
-    const char *text = seed != NULL ? seed : algos[algo].digest->root_seed;
+    const char *text = seed != NULL ? seed : algos[algo].root_seed;
     kv_hasher_t *hasher = NULL;
     if (text == NULL) {
         const weft_status_t status = draw_seed(drawn);
@@ -196,10 +143,6 @@ weft_status_t kv_hasher_clone(const kv_hasher_t *hasher, kv_hasher_t **hasher_ou
 
 void kv_hasher_destroy(kv_hasher_t *hasher)
 {
-    if (hasher == NULL) {
-        return;
-    }
-    EVP_MD_CTX_free(hasher->context);
     weft_free(hasher);
 }
 

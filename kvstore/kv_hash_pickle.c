@@ -6,6 +6,7 @@
  * A value that is the same object as an earlier one would be written as a reference to that. Here
  * no two can be, but for an adapter whose name and path are one object in vLLM: values do not tell.
  */
+#include <endian.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -37,20 +38,16 @@ static uint8_t *put_little_endian(uint8_t *out, uint64_t value, unsigned bytes)
     return out;
 }
 
-static uint8_t *put_int(uint8_t *out, int32_t value)
+/* Without a branch: the lengths of token ids are past predicting. */
+static inline uint8_t *put_int(uint8_t *out, int32_t value)
 {
-    const uint32_t bits =
-        (uint32_t)value; /* a negative one is beyond the short forms, as it should */
-    if (bits <= UINT8_MAX) {
-        *out++ = PICKLE_BININT1;
-        return put_little_endian(out, bits, 1);
-    }
-    if (bits <= UINT16_MAX) {
-        *out++ = PICKLE_BININT2;
-        return put_little_endian(out, bits, 2);
-    }
-    *out++ = PICKLE_BININT;
-    return put_little_endian(out, bits, 4);
+    static const uint8_t opcodes[] = {PICKLE_BININT1, PICKLE_BININT2, PICKLE_BININT};
+    static const uint8_t lengths[] = {2, 3, 5};
+    const uint32_t bits = (uint32_t)value; /* a negative one is too long for the short forms */
+    const unsigned size = (bits > UINT8_MAX) + (bits > UINT16_MAX);
+    const uint64_t item = htole64((uint64_t)bits << 8 | opcodes[size]);
+    memcpy(out, &item, sizeof(item));
+    return out + lengths[size];
 }
 
 static uint8_t *put_data(uint8_t *out, const void *data, size_t bytes)

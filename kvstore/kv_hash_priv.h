@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kv_hash_priv: what is hashed, as bytes. A serializer writes a whole pre-image behind `out` and
- * returns its end; kv_hash.c, which names serializers by kv_hash_algos.def, then digests it at
- * once: bounds on tokens and texts are what makes one buffer enough.
+ * returns its end; it may scribble up to 8 bytes beyond. kv_hash.c, which takes its pairs of serializer
+ * and digest from kv_hash_algos.def, then digests it at once: bounds on tokens and texts are what
+ * makes one buffer enough.
  */
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "kvstore/kv_hash.h"
@@ -31,3 +33,6 @@ uint8_t *kv_hash_cbor_block(uint8_t *out, const kv_hash_input_t *input);
 
 uint8_t *kv_hash_pickle_text(uint8_t *out, const char *text);
 uint8_t *kv_hash_pickle_block(uint8_t *out, const kv_hash_input_t *input);
+
+void kv_hash_sha256(const uint8_t *data, size_t bytes, kv_hash_t *hash_out);
+void kv_hash_xxh3_128(const uint8_t *data, size_t bytes, kv_hash_t *hash_out);
