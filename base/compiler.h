@@ -10,6 +10,7 @@
 #define WEFT_LIKELY(x)                    __builtin_expect(!!(x), 1)
 #define WEFT_UNLIKELY(x)                  __builtin_expect(!!(x), 0)
 #define WEFT_INLINE                       static inline __attribute__((always_inline))
+#define weft_prefetch(address)            __builtin_prefetch(address)
 #define WEFT_CACHE_LINE                   64
 #define WEFT_ARRAY_LEN(a)                 (sizeof(a) / sizeof((a)[0]))
 #define WEFT_CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))

@@ -17,6 +17,8 @@
 typedef struct kv_index kv_index_t;
 
 weft_status_t kv_index_create(uint32_t n_blocks, kv_index_t **index_out);
+/* For tests: where hashes go follows from key (odd) instead of from a random number. */
+weft_status_t kv_index_create_keyed(uint32_t n_blocks, uint64_t key, kv_index_t **index_out);
 void kv_index_destroy(kv_index_t *index); /* NULL is fine */
 
 /*
