@@ -9,6 +9,12 @@
  * hash_{-1} = H(serialize(seed text)): PYTHONHASHSEED, or, when unset, "vllm-none-hash" for the
  * SHA-256 algorithms and 64 random hex digits for the others. Only full blocks have a hash.
  *
+ * Trust    XXH3 does not claim to withstand a search for collisions, and a digest is a block's only
+ *          name: two prompts made to collide would be answered from each other's blocks. A random
+ *          root hides names but is no key, as XXH3 adds up what it makes of each piece of its
+ *          input: that makes the search harder, not hopeless. Users who do not trust each other
+ *          need a SHA-256 algorithm. Slowing the index down by aimed digests is in nobody's power:
+ *          it has a key of its own (kv_index.c)
  * Threads  a hasher belongs to one thread at a time; hashing allocates nothing
  */
 #pragma once
