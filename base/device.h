@@ -22,6 +22,8 @@ typedef struct weft_event weft_event_t; /* a point in a queue that can be waited
 
 /* Ask for memory that a process on this host can map or a NIC can read. */
 #define WEFT_MEM_EXPORTABLE UINT32_C(1)
+/* Ask for host memory (an address to dereference) that the device copies from and to at full speed. */
+#define WEFT_MEM_HOST UINT32_C(2)
 
 typedef struct weft_mem {
     void *addr;    /* an address of the device's space; the cpu's is dereferenceable */

@@ -199,6 +199,13 @@ uint32_t kv_index_match(const kv_index_t *index, const kv_hash_t *hashes, uint32
     return n;
 }
 
+const kv_hash_t *kv_index_hash(const kv_index_t *index, kv_block_id_t block)
+{
+    assert(block < index->n_blocks);
+    const bool is_named = index->slots[slot_for_block(index, block)].block != KV_BLOCK_NONE;
+    return is_named ? &index->hashes[block] : NULL;
+}
+
 void kv_index_remove(kv_index_t *index, kv_block_id_t block)
 {
     assert(block < index->n_blocks);

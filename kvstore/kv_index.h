@@ -34,6 +34,9 @@ kv_block_id_t kv_index_find(const kv_index_t *index, const kv_hash_t *hash);
 uint32_t kv_index_match(const kv_index_t *index, const kv_hash_t *hashes, uint32_t n,
                         kv_block_id_t *blocks_out);
 
+/* The hash that leads to block; NULL: unnamed. Valid until the block is removed. */
+const kv_hash_t *kv_index_hash(const kv_index_t *index, kv_block_id_t block);
+
 void kv_index_remove(kv_index_t *index, kv_block_id_t block); /* unnamed blocks are fine */
 void kv_index_clear(kv_index_t *index);
 uint32_t kv_index_count(const kv_index_t *index);

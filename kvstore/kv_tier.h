@@ -48,6 +48,7 @@ typedef struct kv_tier_config {
     size_t block_bytes;
     size_t budget_bytes;        /* that the tier may take */
     const char *path;           /* disk: a folder, made when missing */
+    const struct kv_io_ops *io; /* disk: how to read and write; NULL: the best that works here */
     const uint8_t *fingerprint; /* [32] of model, layout, KV dtype and hash algorithm with its root:
                                    blocks of another one are not this one's */
     /* Called from within put, get, poll and clear, never from another thread. */
@@ -65,6 +66,7 @@ typedef struct kv_tier_config {
 typedef struct kv_tier_done {
     void *tag;            /* as given to get */
     weft_status_t status; /* WEFT_OK: all bytes are at dst; else dst holds anything */
+    uint64_t read_ns;     /* that the tier worked on it: waiting behind others is left out */
 } kv_tier_done_t;
 
 typedef struct kv_tier_stats {
@@ -91,10 +93,12 @@ typedef struct kv_tier_ops {
     void (*close)(kv_tier_t *tier); /* finishes what is in flight; NULL is fine */
 
     bool (*has)(const kv_tier_t *tier, const kv_hash_t *hash); /* and get would find it */
+    void (*touch)(kv_tier_t *tier, const kv_hash_t *hash);     /* now the last to be evicted */
     /*
      * content [block_bytes]: of the device, or of the host tier's memory; read before the call
      * returns. OK also when it is there already (which counts as use for the order of eviction).
-     * on_stored follows once get would find it. WEFT_ERR_QUEUE_FULL, WEFT_ERR_IO: not taken.
+     * on_stored follows once get would find it. WEFT_ERR_QUEUE_FULL, WEFT_ERR_IO (off for good),
+     * WEFT_ERR_TOO_LARGE (extra's strings): not taken.
      */
     weft_status_t (*put)(kv_tier_t *tier, const kv_name_t *name, const void *content);
     /* dst [block_bytes]: device memory, not touched by anybody until poll reports tag.
