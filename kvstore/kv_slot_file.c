@@ -105,6 +105,13 @@ static uint64_t free_bytes(int fd)
     return fstatvfs(fd, &fs) == 0 ? (uint64_t)fs.f_bavail * fs.f_frsize : 0;
 }
 
+static weft_status_t say_full(weft_diag_t *diag, const char *path, uint64_t needed, int fd)
+{
+    return weft_diag(diag, WEFT_ERR_TOO_LARGE,
+                     "%s: blocks.kv needs %llu bytes more, %llu are free on that disk", path,
+                     (unsigned long long)needed, (unsigned long long)free_bytes(fd));
+}
+
 /* A file larger than the process's limit would raise SIGXFSZ, not only an error. */
 static bool is_within_limit(uint64_t bytes)
 {
@@ -113,25 +120,14 @@ static bool is_within_limit(uint64_t bytes)
            bytes <= limit.rlim_cur;
 }
 
-/* Takes the bytes from was to bytes; false with errno. Where a file system cannot promise them, what
- * is free must do. */
-static bool take_space(int fd, uint64_t was, uint64_t bytes)
+/* False with errno. Where a file system cannot promise space, what is free must do. */
+static bool take_space(int fd, uint64_t bytes)
 {
     int result;
     do {
         result = fallocate(fd, 0, 0, (off_t)bytes);
     } while (result != 0 && errno == EINTR);
-    if (result == 0) {
-        return true;
-    }
-    if (errno != EOPNOTSUPP) {
-        return false;
-    }
-    if (bytes - was > free_bytes(fd)) {
-        errno = ENOSPC;
-        return false;
-    }
-    return ftruncate(fd, (off_t)bytes) == 0;
+    return result == 0 || (errno == EOPNOTSUPP && ftruncate(fd, (off_t)bytes) == 0);
 }
 
 /* The first page as O_DIRECT gives it; a file system may accept the flag and refuse the read. */
@@ -150,8 +146,8 @@ static weft_status_t probe_direct(kv_slot_file_t *file, const char *path, weft_d
     return n == KV_DISK_PAGE_BYTES ? WEFT_OK : say(diag, path, "cannot read blocks.kv");
 }
 
-weft_status_t kv_slot_file_reserve(kv_slot_file_t *file, const char *path, uint64_t bytes,
-                                   weft_diag_t *diag)
+weft_status_t kv_slot_file_check_space(const kv_slot_file_t *file, const char *path, uint64_t bytes,
+                                       weft_diag_t *diag)
 {
     struct stat info;
     if (fstat(file->fd, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -163,19 +159,29 @@ weft_status_t kv_slot_file_reserve(kv_slot_file_t *file, const char *path, uint6
                          "file (ulimit -f)",
                          path, (unsigned long long)bytes);
     }
-    const uint64_t was = (uint64_t)info.st_size;
-    if (was > bytes && ftruncate(file->fd, (off_t)bytes) != 0) {
+    const uint64_t has = (uint64_t)info.st_blocks * 512;
+    const uint64_t needed = bytes > has ? bytes - has : 0;
+    return needed > free_bytes(file->fd) ? say_full(diag, path, needed, file->fd) : WEFT_OK;
+}
+
+weft_status_t kv_slot_file_reserve(kv_slot_file_t *file, const char *path, uint64_t bytes,
+                                   weft_diag_t *diag)
+{
+    struct stat info;
+    if (fstat(file->fd, &info) != 0) {
+        return say(diag, path, "cannot look at blocks.kv");
+    }
+    if (info.st_size > (off_t)bytes && ftruncate(file->fd, (off_t)bytes) != 0) {
         return say(diag, path, "cannot shorten blocks.kv");
     }
-    if (!take_space(file->fd, was < bytes ? was : bytes, bytes)) {
+    if (!take_space(file->fd, bytes)) {
         const int cause = errno;
-        if (was < bytes) {
+        if (info.st_size < (off_t)bytes) {
             (void)!ftruncate(file->fd, info.st_size); /* what was taken is given back */
         }
-        return weft_diag(diag, cause == ENOSPC ? WEFT_ERR_TOO_LARGE : WEFT_ERR_IO,
-                         "%s: blocks.kv needs %llu bytes, %llu are free: %s", path,
-                         (unsigned long long)(bytes - (was < bytes ? was : 0)),
-                         (unsigned long long)free_bytes(file->fd), strerror(cause));
+        errno = cause;
+        return cause == ENOSPC ? say_full(diag, path, bytes - (uint64_t)info.st_size, file->fd)
+                               : say(diag, path, "cannot take space for blocks.kv");
     }
     return probe_direct(file, path, diag);
 }

@@ -30,9 +30,11 @@ typedef struct kv_slot_file {
 weft_status_t kv_slot_file_open(const char *path, weft_diag_t *diag, kv_slot_file_t *file_out);
 void kv_slot_file_close(kv_slot_file_t *file);
 
-/*
- * Gives the file exactly these bytes, on disk. WEFT_ERR_TOO_LARGE: they are not to be had; diag says
- * how many are free. Then finds out whether O_DIRECT works.
- */
+/* Whether the file could have this size, without trying, which would fill the disk before it fails.
+ * WEFT_ERR_TOO_LARGE: diag says how many bytes are free. */
+weft_status_t kv_slot_file_check_space(const kv_slot_file_t *file, const char *path, uint64_t bytes,
+                                       weft_diag_t *diag);
+/* Gives the file exactly these bytes, on disk, and finds out whether O_DIRECT works. Errors as above,
+ * and what open's are. */
 weft_status_t kv_slot_file_reserve(kv_slot_file_t *file, const char *path, uint64_t bytes,
                                    weft_diag_t *diag);

@@ -132,7 +132,11 @@ static weft_status_t allocate(disk_tier_t *tier)
 static weft_status_t open_files(disk_tier_t *tier, uint32_t n_slots, weft_diag_t *diag,
                                 kv_journal_found_t *found_out)
 {
+    const uint64_t bytes = (uint64_t)n_slots * kv_disk_slot_bytes(tier->identity.block_bytes);
     weft_status_t status = kv_slot_file_open(tier->path, diag, &tier->file);
+    if (status == WEFT_OK) {
+        status = kv_slot_file_check_space(&tier->file, tier->path, bytes, diag);
+    }
     if (status < 0) {
         return status;
     }
@@ -140,13 +144,9 @@ static weft_status_t open_files(disk_tier_t *tier, uint32_t n_slots, weft_diag_t
                                         .path = tier->path,
                                         .identity = tier->identity,
                                         .n_slots = n_slots};
-    /* The journal first: it says whether the file is ours to resize. */
+    /* Before the file gets its size: the journal says whether it is ours. */
     status = kv_journal_open(&config, diag, found_out, &tier->journal);
-    if (status < 0) {
-        return status;
-    }
-    const uint64_t bytes = (uint64_t)n_slots * kv_disk_slot_bytes(tier->identity.block_bytes);
-    return kv_slot_file_reserve(&tier->file, tier->path, bytes, diag);
+    return status < 0 ? status : kv_slot_file_reserve(&tier->file, tier->path, bytes, diag);
 }
 
 static weft_status_t start_worker(disk_tier_t *tier, const kv_io_ops_t **io_out)
@@ -184,7 +184,8 @@ static void log_open(const disk_tier_t *tier, const kv_journal_found_t *found,
                       ? " (io_uring with O_DIRECT is refused here; this is slower)"
                       : "");
     if (found->torn > 0 || found->unread_bytes > 0) {
-        weft_log_warn("disk tier was not closed: path=%s torn_blocks=%u journal_bytes_dropped=%llu",
+        weft_log_warn("disk tier: what was torn or damaged is dropped: path=%s blocks=%u "
+                      "journal_bytes=%llu",
                       tier->path, found->torn, (unsigned long long)found->unread_bytes);
     }
 }
