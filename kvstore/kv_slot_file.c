@@ -9,10 +9,14 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "kvstore/kv_disk_format.h"
+
+#define LOCK_WAIT_NS (3 * WEFT_NS_PER_SECOND)
 
 static const char file_name[] = "blocks.kv";
 
@@ -58,6 +62,23 @@ static int open_file(int dir_fd, bool *is_direct)
     return fd;
 }
 
+/*
+ * What a killed process had given to io_uring may go on for moments after its end, and holds the
+ * lock for as long: whoever has the lock has the file to itself, late writes included.
+ */
+static bool lock_file(int fd)
+{
+    const struct timespec pause = {.tv_nsec = (long)(5 * WEFT_NS_PER_MS)};
+    const uint64_t deadline = weft_clock_ns() + LOCK_WAIT_NS;
+    while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK || weft_clock_ns() > deadline) {
+            return false;
+        }
+        nanosleep(&pause, NULL);
+    }
+    return true;
+}
+
 weft_status_t kv_slot_file_open(const char *path, weft_diag_t *diag, kv_slot_file_t *file_out)
 {
     kv_slot_file_t file = {.dir_fd = -1, .fd = -1};
@@ -72,7 +93,7 @@ weft_status_t kv_slot_file_open(const char *path, weft_diag_t *diag, kv_slot_fil
     file.fd = open_file(file.dir_fd, &file.is_direct);
     if (file.fd < 0) {
         status = say(diag, path, "cannot open blocks.kv");
-    } else if (flock(file.fd, LOCK_EX | LOCK_NB) != 0) {
+    } else if (!lock_file(file.fd)) {
         status = errno != EWOULDBLOCK
                      ? say(diag, path, "cannot lock blocks.kv")
                      : weft_diag(diag, WEFT_ERR_IN_USE,

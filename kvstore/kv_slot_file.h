@@ -24,8 +24,8 @@ typedef struct kv_slot_file {
 
 /*
  * Makes the folder (0700, with its parents) and the file (0600) when missing, and locks it; the
- * file's bytes stay as they are. WEFT_ERR_IN_USE: another process has it. WEFT_ERR_DENIED,
- * WEFT_ERR_IO: diag names path and cause.
+ * file's bytes stay as they are. WEFT_ERR_IN_USE: another process has it, after a wait of three
+ * seconds. WEFT_ERR_DENIED, WEFT_ERR_IO: diag names path and cause.
  */
 weft_status_t kv_slot_file_open(const char *path, weft_diag_t *diag, kv_slot_file_t *file_out);
 void kv_slot_file_close(kv_slot_file_t *file);

@@ -2,6 +2,7 @@
 #include "tests/support/faulty_io.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -65,6 +66,9 @@ static int32_t write_op(faulty_t *io, const kv_io_op_t *op, size_t bytes)
     const bool is_torn = number == faulty_io_plan.tear_write;
     const ssize_t n =
         pwrite(io->fd, op->buffer, is_torn ? bytes / 2 / 4096 * 4096 : bytes, (off_t)op->offset);
+    if (is_torn && faulty_io_plan.dies) {
+        kill(getpid(), SIGKILL);
+    }
     return n < 0 ? -errno : is_torn ? (int32_t)bytes : (int32_t)n;
 }
 

@@ -14,6 +14,7 @@ typedef struct faulty_io_plan {
     uint32_t fail_read; /* this one (1: the first) ends with `error`; 0: none; so below */
     uint32_t fail_write;
     uint32_t tear_write; /* only its first half lands, and it is said to be whole */
+    bool dies;           /* or the process is killed right then */
     int error;
     bool is_short;          /* never more than a page at a time */
     atomic_bool is_holding; /* nothing ends until faulty_io_release */
