@@ -253,7 +253,7 @@ size_t kv_disk_record_encode(kv_disk_record_type_t type, uint32_t slot, uint64_t
     const size_t used = (size_t)(end - out);
     const size_t bytes = round_up_8(used);
     memset(end, 0, bytes - used);
-    record_head_t head = {
+    const record_head_t head = {
         .bytes = htole32((uint32_t)bytes),
         .type = htole32(type),
         .generation = htole64(generation),
@@ -261,8 +261,7 @@ size_t kv_disk_record_encode(kv_disk_record_type_t type, uint32_t slot, uint64_t
         .is_first = htole32(name != NULL && name->is_first ? 1 : 0),
     };
     memcpy(out, &head, sizeof(head));
-    head.checksum = record_checksum(&head, out);
-    memcpy(out, &head, sizeof(head));
+    (void)kv_disk_record_reseal(out, bytes);
     return bytes;
 }
 
@@ -353,6 +352,22 @@ weft_status_t kv_disk_record_decode(const uint8_t *data, size_t size, uint32_t b
     *record_out = record;
     *bytes_out = bytes;
     return WEFT_OK;
+}
+
+bool kv_disk_record_reseal(uint8_t *data, size_t size)
+{
+    record_head_t head;
+    if (size < sizeof(head)) {
+        return false;
+    }
+    memcpy(&head, data, sizeof(head));
+    const uint32_t bytes = le32toh(head.bytes);
+    if (bytes < sizeof(head) || bytes > size) {
+        return false;
+    }
+    head.checksum = record_checksum(&head, data);
+    memcpy(data, &head, sizeof(head));
+    return true;
 }
 
 void kv_disk_tokens_decode(const uint8_t *tokens, uint32_t n, int32_t *tokens_out)

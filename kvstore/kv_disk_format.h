@@ -103,4 +103,7 @@ size_t kv_disk_record_encode(kv_disk_record_type_t type, uint32_t slot, uint64_t
  */
 weft_status_t kv_disk_record_decode(const uint8_t *data, size_t size, uint32_t block_tokens,
                                     kv_disk_record_t *record_out, size_t *bytes_out);
+/* Puts the right checksum into the record at data's beginning, whatever else it says. False: data
+ * [size] holds none. For tests, which look behind the checksum. */
+bool kv_disk_record_reseal(uint8_t *data, size_t size);
 void kv_disk_tokens_decode(const uint8_t *tokens, uint32_t n, int32_t *tokens_out);
