@@ -38,6 +38,7 @@ struct kv_disk_worker {
     /* The thread's alone: */
     uint64_t cleared_below;
     uint32_t n_flying; /* started with io */
+    uint64_t last_end_ns;
 };
 
 /* ---- the engine's side ----------------------------------------------------------------------- */
@@ -99,14 +100,18 @@ static void turn_off(kv_disk_worker_t *worker, const char *what, int cause)
 
 static void report(kv_disk_worker_t *worker, kv_disk_job_t *const *jobs, uint32_t n)
 {
+    if (n == 0) {
+        return;
+    }
     const uint64_t now = weft_clock_ns();
     for (uint32_t i = 0; i < n; i++) {
-        jobs[i]->busy_ns = now - jobs[i]->busy_ns;
-        (void)weft_ring_push(worker->ended, jobs[i]); /* as long as max_jobs */
+        kv_disk_job_t *job = jobs[i];
+        const bool has_waited = job->taken_ns < worker->last_end_ns;
+        job->busy_ns = (now - (has_waited ? worker->last_end_ns : job->taken_ns)) / n;
+        (void)weft_ring_push(worker->ended, job); /* as long as max_jobs */
     }
-    if (n > 0) {
-        wake_owner(worker);
-    }
+    worker->last_end_ns = now;
+    wake_owner(worker);
 }
 
 static void finish_write(kv_disk_worker_t *worker, kv_disk_job_t *job)
@@ -199,7 +204,7 @@ static void take_ended(kv_disk_worker_t *worker, bool may_sleep)
 static void prepare(kv_disk_worker_t *worker, kv_disk_job_t *job)
 {
     const size_t slot_bytes = kv_disk_slot_bytes(worker->config.identity.block_bytes);
-    job->busy_ns = weft_clock_ns();
+    job->taken_ns = weft_clock_ns();
     job->op.buffer = job->data;
     job->op.bytes = (uint32_t)slot_bytes;
     job->op.offset = (uint64_t)job->slot.slot * slot_bytes;

@@ -27,9 +27,12 @@ typedef struct kv_disk_job {
     int32_t *tokens; /* [block_tokens] */
     void *dst;       /* reads: [block_bytes] of the device */
     weft_status_t status;
-    uint64_t busy_ns;         /* from when the worker had it until its end */
-    struct kv_disk_job *next; /* the owner's */
-    void *tag;                /* so for each */
+    uint64_t taken_ns; /* when the worker had it */
+    uint64_t busy_ns;  /* its share of the worker's time: what went on beside it counts for that */
+    /* The owner's: */
+    struct kv_disk_job *next;
+    uint64_t posted_ns;
+    void *tag;
 } kv_disk_job_t;
 
 typedef struct kv_disk_worker_config {

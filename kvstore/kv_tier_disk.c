@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "kvstore/kv_disk_found.h"
 #include "kvstore/kv_disk_slots.h"
 #include "kvstore/kv_disk_worker.h"
@@ -405,6 +406,7 @@ static weft_status_t disk_get(kv_tier_t *base, const kv_hash_t *hash, void *dst,
     job->op.is_write = false;
     job->dst = dst;
     job->tag = tag;
+    job->posted_ns = weft_clock_ns();
     kv_disk_slots_touch(tier->slots, slot);
     kv_disk_slots_pin(tier->slots, slot);
     tier->stats.gets++;
@@ -453,7 +455,7 @@ static void end_read(disk_tier_t *tier, kv_disk_job_t *job, kv_tier_done_t *done
 {
     if (job->status == WEFT_OK) {
         tier->stats.read_bytes += tier->identity.block_bytes;
-        tier->stats.read_ns += job->busy_ns;
+        tier->stats.read_ns += weft_clock_ns() - job->posted_ns;
     } else {
         tier->stats.gets_failed++;
     }
