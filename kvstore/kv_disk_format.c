@@ -191,19 +191,12 @@ size_t kv_disk_record_bytes_plain(uint32_t block_tokens)
 
 size_t kv_disk_record_bytes_max(uint32_t block_tokens)
 {
-    return kv_disk_record_bytes_plain(block_tokens) + KV_DISK_TEXT_BYTES_MAX;
+    return round_up_8(kv_disk_record_bytes_plain(block_tokens) + KV_EXTRA_MAX_BYTES);
 }
 
 static size_t text_bytes(const char *text)
 {
     return text == NULL ? 0 : strlen(text) + 1;
-}
-
-bool kv_disk_name_fits(const kv_name_t *name)
-{
-    return text_bytes(kv_extra_salt(name->extra)) + text_bytes(kv_extra_lora_name(name->extra)) +
-               text_bytes(kv_extra_lora_path(name->extra)) <=
-           KV_DISK_TEXT_BYTES_MAX;
 }
 
 static uint64_t record_checksum(const record_head_t *head, const uint8_t *data)
@@ -247,7 +240,6 @@ size_t kv_disk_record_encode(kv_disk_record_type_t type, uint32_t slot, uint64_t
 {
     uint8_t *end = out + sizeof(record_head_t);
     if (name != NULL) {
-        assert(kv_disk_name_fits(name));
         end = encode_stored(name, block_tokens, end);
     }
     const size_t used = (size_t)(end - out);
@@ -297,12 +289,12 @@ static bool decode_stored(const uint8_t *data, size_t bytes, uint32_t block_toke
     size_t used = plain;
     for (int i = 0; i < TEXTS; i++) {
         body.text_bytes[i] = le32toh(body.text_bytes[i]);
-        if (body.text_bytes[i] > KV_DISK_TEXT_BYTES_MAX) {
+        if (body.text_bytes[i] > KV_EXTRA_MAX_BYTES) {
             return false;
         }
         used += body.text_bytes[i];
     }
-    if (round_up_8(used) != bytes || used > plain + KV_DISK_TEXT_BYTES_MAX || body.unused != 0) {
+    if (round_up_8(used) != bytes || used > plain + KV_EXTRA_MAX_BYTES || body.unused != 0) {
         return false;
     }
     memcpy(record->hash.bytes, body.hash, sizeof(body.hash));

@@ -24,7 +24,6 @@
 #define KV_DISK_VERSION           1
 #define KV_DISK_PAGE_BYTES        4096
 #define KV_DISK_FINGERPRINT_BYTES 32
-#define KV_DISK_TEXT_BYTES_MAX    16384 /* a name's salt and adapter, ends included */
 #define KV_DISK_TOKENS_MAX        65536 /* of a block */
 
 /* Whose blocks these are; equal in both files and in who opens them. */
@@ -92,9 +91,8 @@ typedef struct kv_disk_record {
 
 size_t kv_disk_record_bytes_max(uint32_t block_tokens);
 size_t kv_disk_record_bytes_plain(uint32_t block_tokens); /* STORED without salt and adapter */
-bool kv_disk_name_fits(const kv_name_t *name);            /* KV_DISK_TEXT_BYTES_MAX */
 
-/* name: of STORED, which fits; else NULL. out [record_bytes_max]. Returns how many bytes it took. */
+/* name: of STORED; else NULL. out [record_bytes_max]. Returns how many bytes it took. */
 size_t kv_disk_record_encode(kv_disk_record_type_t type, uint32_t slot, uint64_t generation,
                              const kv_name_t *name, uint32_t block_tokens, uint8_t *out);
 /*

@@ -97,8 +97,7 @@ typedef struct kv_tier_ops {
     /*
      * content [block_bytes]: of the device, or of the host tier's memory; read before the call
      * returns. OK also when it is there already (which counts as use for the order of eviction).
-     * on_stored follows once get would find it. WEFT_ERR_QUEUE_FULL, WEFT_ERR_IO (off for good),
-     * WEFT_ERR_TOO_LARGE (extra's strings): not taken.
+     * on_stored follows once get would find it. WEFT_ERR_QUEUE_FULL, WEFT_ERR_IO: not taken.
      */
     weft_status_t (*put)(kv_tier_t *tier, const kv_name_t *name, const void *content);
     /* dst [block_bytes]: device memory, not touched by anybody until poll reports tag.

@@ -37,6 +37,7 @@ typedef struct disk_tier {
     kv_disk_job_t *jobs; /* [n_jobs] */
     int32_t *tokens;     /* [n_jobs * block_tokens] */
     kv_disk_job_t *free_jobs;
+    kv_disk_job_t *held; /* a get that ended, for which the last poll had no room */
     uint32_t n_jobs;
     uint32_t n_free_jobs;
     uint64_t next_generation;
@@ -355,9 +356,6 @@ static weft_status_t put_new(disk_tier_t *tier, const kv_name_t *name, const voi
     if (is_off(tier)) {
         return WEFT_ERR_IO;
     }
-    if (!kv_disk_name_fits(name)) {
-        return WEFT_ERR_TOO_LARGE;
-    }
     if (!may_put(tier)) {
         return WEFT_ERR_QUEUE_FULL;
     }
@@ -482,13 +480,24 @@ static void go_absent(disk_tier_t *tier)
     tier->is_off = true;
 }
 
+static kv_disk_job_t *next_ended(disk_tier_t *tier)
+{
+    kv_disk_job_t *held = tier->held;
+    tier->held = NULL;
+    return held != NULL ? held : kv_disk_worker_take(tier->worker);
+}
+
 static uint32_t disk_poll(kv_tier_t *base, kv_tier_done_t *done, uint32_t max)
 {
     disk_tier_t *tier = (disk_tier_t *)base;
     kv_disk_job_t *job;
     uint32_t n = 0;
     announce_found(tier);
-    while (n < max && (job = kv_disk_worker_take(tier->worker)) != NULL) {
+    while ((job = next_ended(tier)) != NULL) {
+        if (!job->op.is_write && n == max) {
+            tier->held = job;
+            break;
+        }
         if (job->op.is_write) {
             end_write(tier, job);
         } else {

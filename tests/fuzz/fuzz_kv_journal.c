@@ -29,7 +29,6 @@ static void check_record(const kv_disk_record_t *record, const uint8_t *data, si
         kv_disk_tokens_decode(record->tokens, block_tokens, tokens);
         require(kv_extra_create(record->salt, record->lora_name, record->lora_path, &name.extra) ==
                 WEFT_OK);
-        require(kv_disk_name_fits(&name));
     }
     require(kv_disk_record_encode(record->type, record->slot, record->generation,
                                   record->type == KV_DISK_STORED ? &name : NULL, block_tokens,

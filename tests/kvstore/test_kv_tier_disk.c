@@ -152,6 +152,32 @@ static void puts_are_refused_before_gets_when_the_disk_is_behind(void **state)
     disk_rig_fini(&rig);
 }
 
+static void a_poll_without_room_moves_writes_on_and_loses_no_get(void **state)
+{
+    (void)state;
+    disk_rig_t rig;
+    kv_tier_done_t done;
+    faulty_io_plan = (faulty_io_plan_t){0};
+    disk_rig_init(&rig, 8);
+    assert_status(disk_rig_open(&rig, &kv_io_faulty), WEFT_OK);
+    assert_status(disk_rig_put(&rig, 1), WEFT_OK);
+    while (!disk_rig_has(&rig, 1)) {
+        assert_int_equal(kv_tier_disk.poll(rig.tier, NULL, 0), 0);
+    }
+    const kv_hash_t hash = disk_rig_hash(1);
+    assert_status(kv_tier_disk.get(rig.tier, &hash, rig.memory, &rig), WEFT_PENDING);
+    for (uint32_t block = 2; block < 5; block++) {
+        assert_status(disk_rig_put(&rig, block), WEFT_OK);
+    }
+    while (kv_tier_disk.poll(rig.tier, NULL, 0) + kv_tier_disk.poll(rig.tier, &done, 1) == 0) {
+        sem_wait(&rig.woken);
+    }
+    assert_ptr_equal(done.tag, &rig);
+    disk_rig_settle(&rig);
+    assert_int_equal(disk_rig_blocks(&rig), 4);
+    disk_rig_fini(&rig);
+}
+
 /* ---- what is forgotten ------------------------------------------------------------------------ */
 
 static void the_block_used_longest_ago_is_evicted(void **state)
@@ -251,11 +277,11 @@ static void clear_forgets_all_silently_and_for_good(void **state)
     disk_rig_fini(&rig);
 }
 
-static void names_too_long_for_the_journal_are_refused(void **state)
+static void the_longest_names_are_kept(void **state)
 {
     (void)state;
     disk_rig_t rig;
-    static char salt[KV_DISK_TEXT_BYTES_MAX + 1];
+    static char salt[KV_EXTRA_MAX_BYTES];
     static const uint8_t content[RIG_BLOCK_BYTES];
     const int32_t tokens[RIG_TOKENS] = {0};
     kv_name_t name = {.is_first = true, .tokens = tokens};
@@ -263,10 +289,6 @@ static void names_too_long_for_the_journal_are_refused(void **state)
     rig.config.on_stored = NULL;
     assert_status(disk_rig_open(&rig, NULL), WEFT_OK);
     memset(salt, 's', sizeof(salt) - 1);
-    assert_status(kv_extra_create(salt, NULL, NULL, &name.extra), WEFT_OK);
-    assert_status(kv_tier_disk.put(rig.tier, &name, content), WEFT_ERR_TOO_LARGE);
-    kv_extra_release(name.extra);
-    salt[KV_DISK_TEXT_BYTES_MAX - 1] = '\0';
     assert_status(kv_extra_create(salt, NULL, NULL, &name.extra), WEFT_OK);
     assert_status(kv_tier_disk.put(rig.tier, &name, content), WEFT_OK);
     kv_extra_release(name.extra);
@@ -515,10 +537,11 @@ int main(void)
         cmocka_unit_test(many_puts_and_gets_run_at_once),
         cmocka_unit_test(a_block_is_found_once_it_is_written_and_not_before),
         cmocka_unit_test(puts_are_refused_before_gets_when_the_disk_is_behind),
+        cmocka_unit_test(a_poll_without_room_moves_writes_on_and_loses_no_get),
         cmocka_unit_test(the_block_used_longest_ago_is_evicted),
         cmocka_unit_test(a_block_being_read_is_not_evicted),
         cmocka_unit_test(clear_forgets_all_silently_and_for_good),
-        cmocka_unit_test(names_too_long_for_the_journal_are_refused),
+        cmocka_unit_test(the_longest_names_are_kept),
         cmocka_unit_test(a_closed_tier_opens_again_with_its_blocks),
         cmocka_unit_test(a_smaller_budget_keeps_what_fits),
         cmocka_unit_test(budgets_and_blocks_that_make_no_sense_are_refused),

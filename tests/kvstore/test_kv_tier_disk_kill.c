@@ -39,9 +39,12 @@ static void live(disk_rig_t *rig, const kv_io_ops_t *io, uint64_t seed, int step
             kv_tier_disk.clear(rig->tier);
             memset(rig->is_there, 0, sizeof(rig->is_there));
         }
-        if (status != WEFT_OK && status != WEFT_ERR_QUEUE_FULL && status != WEFT_ERR_NOT_FOUND) {
+        if (status == WEFT_ERR_QUEUE_FULL) {
+            disk_rig_settle(rig);
+        } else if (status != WEFT_OK && status != WEFT_ERR_NOT_FOUND) {
             _exit(2);
         }
+        kv_tier_disk.poll(rig->tier, NULL, 0);
         (void)!write(steps, &step, 1);
     }
 }
@@ -96,8 +99,9 @@ static void a_killed_process_leaves_nothing_wrong_behind(void **state)
     disk_rig_init(&rig, SLOTS);
     for (uint32_t i = 0; i < test_rounds(100); i++) {
         /* Some die while they open, some late enough to have written a second journal. */
-        const uint32_t most = i % 5 == 4 ? 6000 : i % 5 == 3 ? 3 : 400;
-        const uint32_t n_steps = test_random_between(&random, 1, most);
+        const uint32_t least = i % 5 == 4 ? 2000 : 1;
+        const uint32_t most = i % 5 == 4 ? 8000 : i % 5 == 3 ? 3 : 400;
+        const uint32_t n_steps = test_random_between(&random, least, most);
         kill_one(&rig, rows[test_random_below(&random, 2)], seed + i, n_steps);
         found += check_all(&rig);
     }
