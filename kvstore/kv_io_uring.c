@@ -27,6 +27,16 @@ static void uring_close(kv_io_t *base)
     }
 }
 
+/* Kernels before 5.6 have rings without these. */
+static bool can_read_and_write(struct io_uring *ring)
+{
+    struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+    const bool can = probe != NULL && io_uring_opcode_supported(probe, IORING_OP_READ) &&
+                     io_uring_opcode_supported(probe, IORING_OP_WRITE);
+    io_uring_free_probe(probe);
+    return can;
+}
+
 static weft_status_t uring_open(int fd, uint32_t depth, kv_io_t **io_out)
 {
     uring_io_t *io = weft_zalloc(sizeof(*io), "kv_io.uring");
@@ -42,6 +52,10 @@ static weft_status_t uring_open(int fd, uint32_t depth, kv_io_t **io_out)
             close(io->wake_fd);
         }
         weft_free(io);
+        return WEFT_ERR_UNSUPPORTED;
+    }
+    if (!can_read_and_write(&io->ring)) {
+        uring_close(&io->base);
         return WEFT_ERR_UNSUPPORTED;
     }
     *io_out = &io->base;
