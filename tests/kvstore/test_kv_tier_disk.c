@@ -58,6 +58,33 @@ static void what_was_put_comes_back_with_io_uring(void **state)
     round_trip(&kv_io_uring);
 }
 
+/* Where O_DIRECT may be refused, or means nothing. */
+static void what_was_put_comes_back_from_memory_files(void **state)
+{
+    (void)state;
+    disk_rig_t rig;
+    char path[] = "/dev/shm/weft-kv-disk-XXXXXX";
+    if (mkdtemp(path) == NULL) {
+        print_message("no /dev/shm to write to\n");
+        skip();
+    }
+    disk_rig_init(&rig, 8);
+    rig.config.path = path;
+    assert_status(disk_rig_open(&rig, NULL), WEFT_OK);
+    for (uint32_t block = 0; block < 8; block++) {
+        disk_rig_store(&rig, block);
+        assert_status(disk_rig_get(&rig, block), WEFT_OK);
+    }
+    disk_rig_close(&rig);
+    char file[64];
+    snprintf(file, sizeof(file), "%s/blocks.kv", path);
+    assert_int_equal(unlink(file), 0);
+    snprintf(file, sizeof(file), "%s/journal", path);
+    assert_int_equal(unlink(file), 0);
+    assert_int_equal(rmdir(path), 0);
+    disk_rig_fini(&rig);
+}
+
 static void what_comes_in_parts_comes_back_whole(void **state)
 {
     (void)state;
@@ -533,6 +560,7 @@ int main(void)
         cmocka_unit_test(what_was_put_comes_back_with_the_best_row),
         cmocka_unit_test(what_was_put_comes_back_with_pread),
         cmocka_unit_test(what_was_put_comes_back_with_io_uring),
+        cmocka_unit_test(what_was_put_comes_back_from_memory_files),
         cmocka_unit_test(what_comes_in_parts_comes_back_whole),
         cmocka_unit_test(many_puts_and_gets_run_at_once),
         cmocka_unit_test(a_block_is_found_once_it_is_written_and_not_before),

@@ -2,11 +2,15 @@
 /* What a disk and its files can do to a disk tier; and that no wrong block is ever served. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -249,6 +253,50 @@ static void a_disk_that_fills_up_later_turns_the_tier_off(void **state)
     disk_rig_fini(&rig);
 }
 
+/* As containers refuse it: the call is not permitted. */
+static bool refuse_io_uring(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog program = {.len = sizeof(filter) / sizeof(filter[0]), .filter = filter};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static int use_without_io_uring(disk_rig_t *rig)
+{
+    kv_io_t *io;
+    if (!refuse_io_uring()) {
+        return 77;
+    }
+    if (kv_io_uring.open(0, 4, &io) != WEFT_ERR_UNSUPPORTED ||
+        disk_rig_open(rig, NULL) != WEFT_OK) {
+        return 1;
+    }
+    disk_rig_store(rig, 0);
+    const weft_status_t status = disk_rig_get(rig, 0);
+    disk_rig_close(rig);
+    return status == WEFT_OK ? 0 : 2;
+}
+
+static void a_machine_that_refuses_io_uring_uses_pread(void **state)
+{
+    (void)state;
+    disk_rig_t rig;
+    disk_rig_init(&rig, 4);
+    const int code = in_child(use_without_io_uring, &rig);
+    disk_rig_fini(&rig);
+    if (code == 77) {
+        print_message("seccomp is refused on this machine\n");
+        skip();
+    }
+    assert_int_equal(code, 0);
+}
+
 static int open_unwritable(disk_rig_t *rig)
 {
     if (chmod(rig->path, 0500) != 0 || (geteuid() == 0 && setuid(65534) != 0)) {
@@ -404,6 +452,7 @@ int main(void)
         cmocka_unit_test(two_reads_of_one_damaged_block_count_it_once),
         cmocka_unit_test(a_disk_that_is_full_at_open_is_an_error_with_figures),
         cmocka_unit_test(a_disk_that_fills_up_later_turns_the_tier_off),
+        cmocka_unit_test(a_machine_that_refuses_io_uring_uses_pread),
         cmocka_unit_test(a_folder_without_rights_is_an_error_with_its_name),
         cmocka_unit_test(every_flipped_byte_of_a_slot_is_found),
         cmocka_unit_test(flips_between_two_lives_are_found_as_well),
