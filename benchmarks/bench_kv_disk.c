@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -43,7 +44,13 @@ typedef struct figures {
     double mb_s;
     double p50_us;
     double p99_us;
+    double cpu_us; /* of all threads, a block: what a busy machine does not change */
 } figures_t;
+
+typedef struct beginning {
+    uint64_t ns;
+    uint64_t cpu_ns;
+} beginning_t;
 
 static void fail(const char *what)
 {
@@ -65,15 +72,29 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static figures_t figures(bench_t *bench, uint64_t begin)
+static uint64_t cpu_ns(void)
 {
-    const double seconds = (double)(weft_clock_ns() - begin) * 1e-9;
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * WEFT_NS_PER_SECOND + (uint64_t)now.tv_nsec;
+}
+
+static beginning_t begin_now(void)
+{
+    return (beginning_t){.ns = weft_clock_ns(), .cpu_ns = cpu_ns()};
+}
+
+static figures_t figures(bench_t *bench, beginning_t begin)
+{
+    const double seconds = (double)(weft_clock_ns() - begin.ns) * 1e-9;
+    const double cpu_us = (double)(cpu_ns() - begin.cpu_ns) * 1e-3;
     const uint32_t n = bench->n_blocks;
     qsort(bench->latency, n, sizeof(double), compare_doubles);
     return (figures_t){
         .mb_s = (double)bench->block_bytes * n / seconds * 1e-6,
         .p50_us = bench->latency[n / 2] * 1e6,
         .p99_us = bench->latency[n - 1 - n / 100] * 1e6,
+        .cpu_us = cpu_us / n,
     };
 }
 
@@ -84,7 +105,7 @@ static figures_t raw(bench_t *bench, bool is_write, uint32_t depth)
     kv_io_op_t ops[DEPTH_MAX];
     uint32_t block_of[DEPTH_MAX];
     uint32_t n_started = 0;
-    const uint64_t begin = weft_clock_ns();
+    const beginning_t begin = begin_now();
     for (uint32_t n_done = 0; n_done < bench->n_blocks;) {
         kv_io_op_t *ended[DEPTH_MAX];
         uint32_t n_free = depth;
@@ -169,7 +190,7 @@ static void make_way(bench_t *bench, uint32_t depth)
 static figures_t tier_put(bench_t *bench, uint32_t depth)
 {
     int32_t tokens[TOKENS] = {0};
-    const uint64_t begin = weft_clock_ns();
+    const beginning_t begin = begin_now();
     bench->base += bench->n_blocks;
     for (uint32_t i = 0; i < bench->n_blocks; i++) {
         make_way(bench, depth);
@@ -187,7 +208,7 @@ static figures_t tier_put(bench_t *bench, uint32_t depth)
 
 static figures_t tier_get(bench_t *bench, uint32_t depth)
 {
-    const uint64_t begin = weft_clock_ns();
+    const beginning_t begin = begin_now();
     for (uint32_t i = 0; i < bench->n_blocks; i++) {
         make_way(bench, depth);
         const uint32_t block = bench->order[i];
@@ -213,26 +234,39 @@ static double median(double *values)
     return values[ROUNDS / 2];
 }
 
-static void report(const bench_t *bench, const char *what, uint32_t depth, const figures_t *tier,
-                   const figures_t *floor_)
+/* The median of one figure over the rounds. */
+static double middle(const figures_t *rounds, size_t offset)
 {
-    double columns[6][ROUNDS];
-    double m[6];
+    double values[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) {
-        const double row[6] = {tier[i].mb_s,     floor_[i].mb_s, tier[i].p50_us,
-                               floor_[i].p50_us, tier[i].p99_us, floor_[i].p99_us};
-        for (int c = 0; c < 6; c++) {
-            columns[c][i] = row[c];
-        }
+        memcpy(&values[i], (const char *)&rounds[i] + offset, sizeof(double));
     }
-    for (int c = 0; c < 6; c++) {
-        m[c] = median(columns[c]);
+    return median(values);
+}
+
+static void report_side(const char *prefix, const figures_t *rounds)
+{
+    double rates[ROUNDS];
+    for (int i = 0; i < ROUNDS; i++) {
+        rates[i] = rounds[i].mb_s;
     }
-    printf("{\"what\": \"%s\", \"block_bytes\": %zu, \"depth\": %u, \"mb_s\": %.0f, "
-           "\"min_mb_s\": %.0f, \"max_mb_s\": %.0f, \"floor_mb_s\": %.0f, \"p50_us\": %.0f, "
-           "\"floor_p50_us\": %.0f, \"p99_us\": %.0f, \"floor_p99_us\": %.0f}\n",
-           what, bench->block_bytes, depth, m[0], columns[0][0], columns[0][ROUNDS - 1], m[1], m[2],
-           m[3], m[4], m[5]);
+    const double mb_s = median(rates); /* and they are sorted */
+    printf(", \"%smb_s\": %.0f, \"%smin_mb_s\": %.0f, \"%smax_mb_s\": %.0f, \"%sp50_us\": %.0f, "
+           "\"%sp99_us\": %.0f, \"%scpu_us\": %.0f",
+           prefix, mb_s, prefix, rates[0], prefix, rates[ROUNDS - 1], prefix,
+           middle(rounds, offsetof(figures_t, p50_us)), prefix,
+           middle(rounds, offsetof(figures_t, p99_us)), prefix,
+           middle(rounds, offsetof(figures_t, cpu_us)));
+}
+
+static void report(const bench_t *bench, const char *what, uint32_t depth, const figures_t *tier,
+                   const figures_t *without)
+{
+    printf("{\"what\": \"%s\", \"block_bytes\": %zu, \"depth\": %u", what, bench->block_bytes,
+           depth);
+    report_side("", tier);
+    report_side("floor_", without);
+    printf("}\n");
     fflush(stdout);
 }
 
