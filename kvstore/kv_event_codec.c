@@ -15,7 +15,7 @@ static const kv_event_encoding_t encodings[] = {
 };
 
 #define ROW(field, type, is_required)                                                              \
-    {#field, KV_EVENT_TYPE_##type, is_required, offsetof(kv_event_t, field)},
+    {#field, sizeof(#field) - 1, KV_EVENT_TYPE_##type, is_required, offsetof(kv_event_t, field)},
 #define SKIP(field, type, is_required)
 
 static const kv_event_field_t stored_fields[] = {
@@ -184,11 +184,32 @@ static void pack_hashes(msgpack_packer *packer, kv_event_width_t width, kv_event
     }
 }
 
+/* The shortest form of number, at most 5 bytes. Returns what is behind it. */
+static char *put_number(char *at, uint32_t number)
+{
+    if (number < 0x80) {
+        *at++ = (char)number;
+        return at;
+    }
+    const unsigned log2_bytes = number <= UINT8_MAX ? 0 : number <= UINT16_MAX ? 1 : 2;
+    *at++ = (char)(0xcc + log2_bytes);
+    for (unsigned shift = 8u << log2_bytes; shift > 0; shift -= 8) {
+        *at++ = (char)(number >> (shift - 8));
+    }
+    return at;
+}
+
+/* Most of a message: written in pieces, not number by number through the packer. */
 static void pack_tokens(msgpack_packer *packer, kv_event_tokens_t tokens)
 {
+    char piece[64 * 5];
     msgpack_pack_array(packer, tokens.count);
-    for (uint32_t i = 0; i < tokens.count; i++) {
-        msgpack_pack_uint32(packer, tokens.items[i]);
+    for (uint32_t i = 0; i < tokens.count;) {
+        char *at = piece;
+        for (; i < tokens.count && at <= piece + sizeof(piece) - 5; i++) {
+            at = put_number(at, tokens.items[i]);
+        }
+        append(packer->data, piece, (size_t)(at - piece));
     }
 }
 
@@ -269,7 +290,7 @@ static void pack_map(msgpack_packer *packer, const struct kind *kind, uint32_t n
     pack_text(packer, kv_event_text(kind->name));
     for (uint32_t i = 0; i < n_fields; i++) {
         if (is_in_map(event, &kind->fields[i])) {
-            pack_text(packer, kv_event_text(kind->fields[i].name));
+            pack_text(packer, (kv_event_text_t){kind->fields[i].name, kind->fields[i].name_length});
             pack_field(packer, width, event, &kind->fields[i]);
         }
     }

@@ -142,6 +142,7 @@ typedef enum kv_event_type {
 
 typedef struct kv_event_field {
     const char *name;
+    uint32_t name_length;
     kv_event_type_t type;
     bool is_required;
     size_t offset; /* in kv_event_t */

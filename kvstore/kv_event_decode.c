@@ -223,7 +223,7 @@ static uint32_t find_field(const kv_event_field_t *fields, uint32_t n, uint32_t 
 {
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t at = (from + i) % n; /* they come in order */
-        if (kv_event_text_equal(key, kv_event_text(fields[at].name))) {
+        if (kv_event_text_equal(key, (kv_event_text_t){fields[at].name, fields[at].name_length})) {
             return at;
         }
     }

@@ -61,11 +61,14 @@ static bool take_record(kv_publisher_t *publisher, const record_t *record)
     return false;
 }
 
-/* The engine has its space again batch by batch, and within a long one every 64 records. */
+/* The engine has its space again batch by batch, and within a long one every 64 records. One that
+ * waits is woken once half of the ring is free, so that they do not take turns record by record. */
 static void release(kv_publisher_t *publisher)
 {
     kv_record_ring_release(publisher->ring);
-    kv_gate_wake(&publisher->room);
+    if (kv_record_ring_is_half_free(publisher->ring)) {
+        kv_gate_wake(&publisher->room);
+    }
 }
 
 /* Whether there was anything. */

@@ -106,6 +106,11 @@ bool kv_record_ring_is_empty(kv_record_ring_t *ring)
     return ring->read == ring->seen_published;
 }
 
+bool kv_record_ring_is_half_free(kv_record_ring_t *ring)
+{
+    return atomic_load(&ring->published) - ring->read <= (ring->mask + 1) / 2;
+}
+
 static header_t *header_at(const kv_record_ring_t *ring)
 {
     return (void *)(ring->data + (ring->read & ring->mask));

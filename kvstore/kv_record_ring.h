@@ -35,4 +35,5 @@ size_t kv_record_ring_capacity(const kv_record_ring_t *ring);
 const void *kv_record_ring_front(kv_record_ring_t *ring); /* NULL: empty */
 void kv_record_ring_pop(kv_record_ring_t *ring);          /* the one that front gave */
 void kv_record_ring_release(kv_record_ring_t *ring);      /* the space of all popped ones */
-bool kv_record_ring_is_empty(kv_record_ring_t *ring);     /* to the reader */
+bool kv_record_ring_is_empty(kv_record_ring_t *ring);     /* to the reader; so below */
+bool kv_record_ring_is_half_free(kv_record_ring_t *ring);
