@@ -125,7 +125,7 @@ def open_stream(start_server):
     def start(*flags, events=None, env=None):
         server = start_server("--kv-events-config", events or config(), "--block-size", str(BLOCK),
                               "--prefix-caching-hash-algo", "sha256_cbor", "--server-dev-mode",
-                              "--max-model-len", "1024", *flags,
+                              "--max-model-len", "512", *flags,
                               env={"PYTHONHASHSEED": SEED, **(env or {})})
         streams.append(Stream(server))
         return streams[-1]

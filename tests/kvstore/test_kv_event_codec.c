@@ -7,9 +7,9 @@
 
 static const kv_event_encoding_t *encoding_of(const char *release)
 {
-    static const char *const names[][2] = {{"0.33.0", "map-0.33"},     {"0.32.0", "map"},
-                                           {"0.23.0", "array-0.22.1"}, {"0.17.1", "array-0.17"},
-                                           {"0.14.1", "array-0.14"},   {"0.10.2", "array-0.10.2"},
+    static const char *const names[][2] = {{"0.33.0", "map-0.33"},    {"0.32.0", "map"},
+                                           {"0.23.0", "array-0.23"},  {"0.17.1", "array-0.17"},
+                                           {"0.14.1", "array-0.14"},  {"0.10.2", "array-0.10.2"},
                                            {"0.10.0", "array-0.10.0"}};
     const kv_event_encoding_t *encoding = NULL;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {

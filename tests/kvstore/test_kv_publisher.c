@@ -391,7 +391,7 @@ static void whole_digests_are_an_option(void **state)
 {
     (void)state;
     rig_block_t blocks[2];
-    publisher_rig_t rig = rig_open_with("", "array-0.22.1", false);
+    publisher_rig_t rig = rig_open_with("", "array-0.23", false);
     rig_make_block(0, NULL, NULL, &blocks[0]);
     rig_make_block(1, &blocks[0], NULL, &blocks[1]);
     kv_publisher_stored(rig.publisher, KV_TIER_device, &blocks[1].name);
