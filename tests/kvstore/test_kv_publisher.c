@@ -405,6 +405,54 @@ static void whole_digests_are_an_option(void **state)
     rig_close(&rig);
 }
 
+/* More than the ring holds at all: the engine waits for the publisher, and nothing is lost. */
+static void a_step_larger_than_the_ring_is_one_batch(void **state)
+{
+    (void)state;
+    enum { N = 50000 };
+    kv_publisher_t *publisher = NULL;
+    const kv_publisher_config_t config = {.events_config =
+                                              "{\"enable_kv_cache_events\": true, \"endpoint\": "
+                                              "\"tcp://127.0.0.1:0\", \"max_queue_size\": 0}",
+                                          .block_tokens = RIG_TOKENS,
+                                          .algo = KV_HASH_ALGO_sha256_cbor,
+                                          .has_int_hashes = true};
+    rig_block_t blocks[2];
+    assert_status(kv_publisher_create(&config, NULL, &publisher), WEFT_OK);
+    for (uint64_t i = 0; i < N; i++) {
+        rig_make_block(i, i == 0 ? NULL : &blocks[(i - 1) % 2], NULL, &blocks[i % 2]);
+        kv_publisher_stored(publisher, KV_TIER_device, &blocks[i % 2].name);
+    }
+    kv_publisher_flush(publisher);
+    const publisher_rig_t rig = {.publisher = publisher};
+    rig_wait_for_batches(&rig, 1);
+    assert_int_equal(kv_publisher_stats(publisher).batches, 1);
+    assert_int_equal(kv_publisher_stats(publisher).events, 1);
+    assert_int_equal(kv_publisher_stats(publisher).blocks, N);
+    assert_true(kv_publisher_stats(publisher).bytes > (size_t)N * (RIG_TOKENS + 9));
+    kv_publisher_destroy(publisher);
+}
+
+static void the_engine_wakes_the_publisher_at_most_once_a_flush(void **state)
+{
+    (void)state;
+    publisher_rig_t rig = rig_open("");
+    rig_block_t block;
+    rig_make_block(0, NULL, NULL, &block);
+    for (int i = 0; i < 1000; i++) {
+        kv_publisher_stored(rig.publisher, KV_TIER_device, &block.name);
+        kv_publisher_removed(rig.publisher, KV_TIER_device, &block.name.hash);
+        kv_publisher_flush(rig.publisher);
+        kv_publisher_flush(rig.publisher);
+    }
+    rig_wait_for_batches(&rig, 1000);
+    const kv_publisher_stats_t stats = kv_publisher_stats(rig.publisher);
+    assert_int_equal(stats.batches, 1000);
+    assert_true(stats.wakes >= 1 && stats.wakes <= 1000);
+    assert_int_equal(stats.stalls, 0);
+    rig_close(&rig);
+}
+
 /* ---- replay ---------------------------------------------------------------------------------- */
 
 static void what_is_no_longer_kept_comes_as_one_batch(void **state)
@@ -629,6 +677,8 @@ int main(void)
         cmocka_unit_test(extra_keys_are_untagged_and_the_salt_is_the_first_block_s),
         cmocka_unit_test(hashes_are_in_a_form_llmd_takes),
         cmocka_unit_test(whole_digests_are_an_option),
+        cmocka_unit_test(a_step_larger_than_the_ring_is_one_batch),
+        cmocka_unit_test(the_engine_wakes_the_publisher_at_most_once_a_flush),
         cmocka_unit_test(what_is_no_longer_kept_comes_as_one_batch),
         cmocka_unit_test(requests_that_are_none_are_ignored),
         cmocka_unit_test(configurations_that_are_wrong_are_refused),
