@@ -6,8 +6,6 @@
  * goes, where the publisher's speed shows in the stalls. One JSON object a line, for a ring that
  * keeps all batches and one that drops most of them into the mirror.
  */
-#include <math.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

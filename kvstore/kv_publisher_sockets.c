@@ -195,12 +195,10 @@ void kv_publisher_close(kv_publisher_t *publisher)
 /* ---- sending --------------------------------------------------------------------------------- */
 
 /* Topic, sequence and payload, the last of a message. payload NULL: empty. */
-static bool send_frames(const kv_publisher_t *publisher, void *socket, const char *topic,
-                        uint64_t sequence, zmq_msg_t *payload)
+static bool send_frames(void *socket, const char *topic, uint64_t sequence, zmq_msg_t *payload)
 {
     uint8_t number[8];
     zmq_msg_t last;
-    (void)publisher;
     kv_event_sequence_encode(sequence, number);
     zmq_msg_init(&last);
     if (payload != NULL) {
@@ -218,7 +216,7 @@ static bool send_frames(const kv_publisher_t *publisher, void *socket, const cha
 
 void kv_publisher_send(kv_publisher_t *publisher, uint64_t sequence, zmq_msg_t *payload)
 {
-    send_frames(publisher, publisher->events_socket, publisher->config.topic, sequence, payload);
+    send_frames(publisher->events_socket, publisher->config.topic, sequence, payload);
 }
 
 /* ---- replay ---------------------------------------------------------------------------------- */
@@ -264,7 +262,7 @@ static bool reply(kv_publisher_t *publisher, const request_t *request, const cha
     return zmq_send(socket, request->identity, request->identity_length,
                     ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0 &&
            zmq_send(socket, "", 0, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0 &&
-           send_frames(publisher, socket, topic, sequence, payload);
+           send_frames(socket, topic, sequence, payload);
 }
 
 static bool reply_summary(kv_publisher_t *publisher, const request_t *request, uint64_t sequence)
