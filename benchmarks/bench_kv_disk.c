@@ -16,10 +16,10 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/device.h"
-#include "kvstore/kv_disk_format.h"
-#include "kvstore/kv_io.h"
-#include "kvstore/kv_journal.h"
-#include "kvstore/kv_tier.h"
+#include "kvstore/disk/kv_disk_format.h"
+#include "kvstore/disk/kv_io.h"
+#include "kvstore/disk/kv_journal.h"
+#include "kvstore/tiers/kv_tier.h"
 
 enum { ROUNDS = 5, TOKENS = 16, DEPTH_MAX = 16 };
 

@@ -18,8 +18,8 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "kvstore/kv_event_message.h"
-#include "kvstore/kv_publisher.h"
+#include "kvstore/events/kv_event_message.h"
+#include "kvstore/events/kv_publisher.h"
 
 enum { TOKENS = 16, CHAIN = 16, CACHED = 1 << 16 };
 

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
-#include "kvstore/kv_hash.h"
+#include "kvstore/hash/kv_hash.h"
 
 enum { PROMPT_TOKENS = 100000, ROUNDS = 21 };
 

@@ -12,7 +12,7 @@
 #include "base/utf8.h"
 #include "cli/cli_input.h"
 #include "cli/commands.h"
-#include "kvstore/kv_hash.h"
+#include "kvstore/hash/kv_hash.h"
 
 #define SEED_VARIABLE "PYTHONHASHSEED"
 

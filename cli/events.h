@@ -4,8 +4,8 @@
 
 #include "base/json_writer.h"
 #include "base/option.h"
-#include "kvstore/kv_event_mirror.h"
-#include "kvstore/kv_event_subscriber.h"
+#include "kvstore/events/kv_event_mirror.h"
+#include "kvstore/events/kv_event_subscriber.h"
 
 typedef struct events_options {
 #define OPTION WEFT_OPTION_FIELD

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
-#include "kvstore/kv_hash.h"
+#include "kvstore/hash/kv_hash.h"
 #include "kvstore/kv_pool.h"
 
 typedef struct kv_index kv_index_t;

@@ -14,7 +14,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "kvstore/kv_hash.h"
+#include "kvstore/hash/kv_hash.h"
 #include "runtime/constraint.h"
 #include "runtime/engine.h"
 #include "runtime/executor.h"

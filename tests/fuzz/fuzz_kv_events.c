@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "kvstore/kv_event_mirror.h"
+#include "kvstore/events/kv_event_mirror.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

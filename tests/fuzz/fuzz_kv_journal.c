@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "kvstore/kv_disk_format.h"
+#include "kvstore/disk/kv_disk_format.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

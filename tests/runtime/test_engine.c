@@ -4,7 +4,7 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 
-#include "kvstore/kv_extra.h"
+#include "kvstore/hash/kv_extra.h"
 #include "runtime/engine_priv.h"
 #include "tests/support/engine_rig.h"
 

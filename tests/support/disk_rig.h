@@ -8,10 +8,10 @@
 #include <semaphore.h>
 
 #include "base/device.h"
-#include "kvstore/kv_disk_format.h"
-#include "kvstore/kv_io.h"
-#include "kvstore/kv_journal.h"
-#include "kvstore/kv_tier.h"
+#include "kvstore/disk/kv_disk_format.h"
+#include "kvstore/disk/kv_io.h"
+#include "kvstore/disk/kv_journal.h"
+#include "kvstore/tiers/kv_tier.h"
 #include "tests/support/check.h"
 
 enum {

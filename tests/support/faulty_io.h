@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "kvstore/kv_io.h"
+#include "kvstore/disk/kv_io.h"
 
 typedef struct faulty_io_plan {
     uint32_t fail_read; /* this one (1: the first) ends with `error`; 0: none; so below */

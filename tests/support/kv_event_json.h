@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "kvstore/kv_event_codec.h"
+#include "kvstore/events/kv_event_codec.h"
 #include "tests/support/vectors.h"
 
 /* Bytes of hex, in arena. */

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "kvstore/kv_publisher.h"
+#include "kvstore/events/kv_publisher.h"
 #include "tests/support/check.h"
 #include "tests/support/random.h"
 

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kv_tier: a place below the device's memory that keeps blocks, as a table of functions.
+ *
+ * Blocks go down when the tier above gives them up (put) and are read back (get) into device
+ * memory; a block read stays. A tier may forget any block at any time and says so. Nothing here
+ * waits: a tier that cannot keep up refuses a put and finishes a get later, on threads of its own.
+ * What a tier gives back is what it was given, byte for byte, or an error.
+ *
+ * Threads  every function is for one thread, the engine's; wake is called from any
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/device.h"
+#include "base/diag.h"
+#include "base/status.h"
+#include "kvstore/hash/kv_extra.h"
+#include "kvstore/hash/kv_hash.h"
+
+typedef enum kv_tier_id {
+#define TIER(name, medium) KV_TIER_##name,
+#include "kvstore/tiers/kv_tiers.def"
+#undef TIER
+    KV_TIER_COUNT
+} kv_tier_id_t;
+
+const char *kv_tier_name(kv_tier_id_t id);
+const char *kv_tier_medium(kv_tier_id_t id);
+
+/* What a block is called, and what it takes to announce it. Borrowed for a call. */
+typedef struct kv_name {
+    kv_hash_t hash;
+    kv_hash_t parent;
+    bool is_first;         /* of its chain: parent means nothing */
+    const int32_t *tokens; /* [block_tokens] */
+    kv_extra_t *extra;     /* or NULL; a tier that keeps it takes a reference */
+} kv_name_t;
+
+typedef struct kv_tier kv_tier_t;
+
+typedef struct kv_tier_config {
+    weft_device_t *device; /* whose memory get writes to and put reads from; borrowed */
+    uint32_t block_tokens;
+    size_t block_bytes;
+    size_t budget_bytes;        /* that the tier may take */
+    const char *path;           /* disk: a folder, made when missing */
+    const struct kv_io_ops *io; /* disk: how to read and write; NULL: the best that works here */
+    const uint8_t *fingerprint; /* [32] of model, layout, KV dtype and hash algorithm with its root:
+                                   blocks of another one are not this one's */
+    /* Called from within put, get, poll and clear, never from another thread. */
+    void (*on_stored)(void *user, const kv_name_t *name);
+    void (*on_removed)(void *user, const kv_hash_t *hash);
+    /* Before a block is forgotten for space: content is readable until this returns. uses: gets
+     * since it was put. NULL: nobody below. */
+    void (*on_evict)(void *user, const kv_name_t *name, const void *content, uint32_t uses);
+    void *user;
+    void (*wake)(void *user); /* any thread: poll has something */
+    void *wake_user;
+} kv_tier_config_t;
+
+/* The end of a get. */
+typedef struct kv_tier_done {
+    void *tag;            /* as given to get */
+    weft_status_t status; /* WEFT_OK: all bytes are at dst; else dst holds anything */
+    uint64_t read_ns;     /* that the tier worked on it: waiting behind others is left out */
+} kv_tier_done_t;
+
+typedef struct kv_tier_stats {
+    uint64_t blocks; /* present */
+    uint64_t capacity_blocks;
+    uint64_t puts; /* since start, so below */
+    uint64_t puts_refused;
+    uint64_t gets;
+    uint64_t gets_failed; /* what was damaged included */
+    uint64_t evictions;
+    uint64_t damaged; /* blocks whose bytes were not those that were put; dropped */
+    uint64_t read_bytes;
+    uint64_t written_bytes;
+    uint64_t read_ns; /* sum over gets, from get to poll's report */
+    uint32_t in_flight;
+} kv_tier_stats_t;
+
+typedef struct kv_tier_ops {
+    kv_tier_id_t id;
+
+    /* A tier that cannot be had (no space, no right) is an error with diag; the store goes on
+     * without. Blocks found there are announced by the first poll, parents first. */
+    weft_status_t (*open)(const kv_tier_config_t *config, weft_diag_t *diag, kv_tier_t **tier_out);
+    void (*close)(kv_tier_t *tier); /* finishes what is in flight; NULL is fine */
+
+    bool (*has)(const kv_tier_t *tier, const kv_hash_t *hash); /* and get would find it */
+    void (*touch)(kv_tier_t *tier, const kv_hash_t *hash);     /* now the last to be evicted */
+    /*
+     * content [block_bytes]: of the device, or of the host tier's memory; read before the call
+     * returns. OK also when it is there already (which counts as use for the order of eviction).
+     * on_stored follows once get would find it. WEFT_ERR_QUEUE_FULL, WEFT_ERR_IO: not taken.
+     */
+    weft_status_t (*put)(kv_tier_t *tier, const kv_name_t *name, const void *content);
+    /* dst [block_bytes]: device memory, not touched by anybody until poll reports tag.
+     * WEFT_PENDING; WEFT_ERR_NOT_FOUND; WEFT_ERR_QUEUE_FULL: later. */
+    weft_status_t (*get)(kv_tier_t *tier, const kv_hash_t *hash, void *dst, void *tag);
+    /* How many ends were written to done [max]; also moves writes on. */
+    uint32_t (*poll)(kv_tier_t *tier, kv_tier_done_t *done, uint32_t max);
+    /* Forgets all, silently; gets in flight still end. */
+    void (*clear)(kv_tier_t *tier);
+    kv_tier_stats_t (*stats)(const kv_tier_t *tier);
+} kv_tier_ops_t;
+
+/* The base of every tier's struct. */
+struct kv_tier {
+    const kv_tier_ops_t *ops;
+};
+
+extern const kv_tier_ops_t kv_tier_host;
+extern const kv_tier_ops_t kv_tier_disk;
