@@ -2,7 +2,6 @@
 #include "kvstore/kv_pool.h"
 
 #include <assert.h>
-#include <stdbool.h>
 
 #include "base/alloc.h"
 
@@ -12,14 +11,16 @@
  */
 typedef struct block {
     uint32_t refs;
-    uint32_t newer; /* meaningless while held */
+    uint32_t newer; /* meaningless while held or pinned */
     uint32_t older;
+    bool is_pinned;
 } block_t;
 
 struct kv_pool {
     kv_pool_config_t config;
     weft_mem_t memory;
     uint32_t n_free;
+    uint32_t n_held;
     block_t *blocks; /* [n_blocks + 1] */
 };
 
@@ -71,7 +72,7 @@ weft_status_t kv_pool_create(const kv_pool_config_t *config, kv_pool_t **pool_ou
         goto cleanup;
     }
     status = config->device->ops->alloc(config->device, block_bytes * config->n_blocks,
-                                        WEFT_MEM_EXPORTABLE, &pool->memory);
+                                        WEFT_MEM_EXPORTABLE | config->memory_flags, &pool->memory);
     if (status < 0) {
         goto cleanup;
     }
@@ -105,6 +106,7 @@ weft_status_t kv_pool_alloc(kv_pool_t *pool, uint32_t n, kv_block_id_t *ids_out)
         const kv_block_id_t id = pool->blocks[pool->config.n_blocks].newer; /* the oldest */
         list_remove(pool, id);
         pool->blocks[id].refs = 1;
+        pool->n_held++;
         if (pool->config.on_reuse != NULL) {
             pool->config.on_reuse(pool->config.user, id);
         }
@@ -117,8 +119,12 @@ void kv_pool_acquire(kv_pool_t *pool, const kv_block_id_t *ids, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         assert(ids[i] < pool->config.n_blocks);
-        if (pool->blocks[ids[i]].refs++ == 0) {
-            list_remove(pool, ids[i]);
+        block_t *block = &pool->blocks[ids[i]];
+        if (block->refs++ == 0) {
+            pool->n_held++;
+            if (!block->is_pinned) {
+                list_remove(pool, ids[i]);
+            }
         }
     }
 }
@@ -126,11 +132,45 @@ void kv_pool_acquire(kv_pool_t *pool, const kv_block_id_t *ids, uint32_t n)
 void kv_pool_release(kv_pool_t *pool, const kv_block_id_t *ids, uint32_t n)
 {
     for (uint32_t i = n; i-- > 0;) {
-        assert(ids[i] < pool->config.n_blocks && pool->blocks[ids[i]].refs > 0);
-        if (--pool->blocks[ids[i]].refs == 0) {
-            list_push_newest(pool, ids[i]);
+        block_t *block = &pool->blocks[ids[i]];
+        assert(ids[i] < pool->config.n_blocks && block->refs > 0);
+        if (--block->refs == 0) {
+            pool->n_held--;
+            if (!block->is_pinned) {
+                list_push_newest(pool, ids[i]);
+            }
         }
     }
+}
+
+void kv_pool_pin(kv_pool_t *pool, kv_block_id_t id)
+{
+    block_t *block = &pool->blocks[id];
+    if (!block->is_pinned && block->refs == 0) {
+        list_remove(pool, id);
+    }
+    block->is_pinned = true;
+}
+
+void kv_pool_unpin(kv_pool_t *pool, kv_block_id_t id)
+{
+    block_t *block = &pool->blocks[id];
+    if (block->is_pinned && block->refs == 0) {
+        list_push_newest(pool, id);
+    }
+    block->is_pinned = false;
+}
+
+bool kv_pool_is_pinned(const kv_pool_t *pool, kv_block_id_t id)
+{
+    return pool->blocks[id].is_pinned;
+}
+
+kv_block_id_t kv_pool_older(const kv_pool_t *pool, kv_block_id_t id)
+{
+    const uint32_t ends = pool->config.n_blocks;
+    const uint32_t older = pool->blocks[id == KV_BLOCK_NONE ? ends : id].older;
+    return older == ends ? KV_BLOCK_NONE : older;
 }
 
 uint32_t kv_pool_refs(const kv_pool_t *pool, kv_block_id_t id)
@@ -141,6 +181,11 @@ uint32_t kv_pool_refs(const kv_pool_t *pool, kv_block_id_t id)
 uint32_t kv_pool_free_blocks(const kv_pool_t *pool)
 {
     return pool->n_free;
+}
+
+uint32_t kv_pool_held_blocks(const kv_pool_t *pool)
+{
+    return pool->n_held;
 }
 
 uint32_t kv_pool_total_blocks(const kv_pool_t *pool)
@@ -156,4 +201,9 @@ const kv_layout_t *kv_pool_layout(const kv_pool_t *pool)
 const weft_mem_t *kv_pool_memory(const kv_pool_t *pool)
 {
     return &pool->memory;
+}
+
+void *kv_pool_block(const kv_pool_t *pool, kv_block_id_t id)
+{
+    return (char *)pool->memory.addr + pool->config.layout.strides[0].block * id;
 }

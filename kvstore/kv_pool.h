@@ -5,13 +5,14 @@
  * A block is free (nobody refers to it; perhaps still cached: kv_index knows its hash) or held.
  * Free blocks wait in LRU order: alloc takes the one unused for longest, so a cached block lives
  * until its space is needed. Of one release, the tail of the chain becomes older than its head, so
- * that eviction never leaves a hole at a chain's front.
+ * that eviction never leaves a hole at a chain's front. A pinned block is never free.
  *
  * Owns     the slab (device memory) and every reference count
  * Threads  engine thread only
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/device.h"
@@ -27,6 +28,7 @@ typedef struct kv_pool_config {
     weft_device_t *device; /* borrowed, outlives the pool */
     kv_layout_t layout;    /* group 0 is served by this pool */
     uint32_t n_blocks;
+    uint32_t memory_flags; /* WEFT_MEM_* of the slab, besides WEFT_MEM_EXPORTABLE */
     /* Told before a free block that may be cached is given to a new user. May be NULL. */
     void (*on_reuse)(void *user, kv_block_id_t block);
     void *user;
@@ -48,8 +50,18 @@ void kv_pool_acquire(kv_pool_t *pool, const kv_block_id_t *ids, uint32_t n);
 /* One reference less to each; ids in chain order. At zero a block is free again, content kept. */
 void kv_pool_release(kv_pool_t *pool, const kv_block_id_t *ids, uint32_t n);
 
+/* A pinned block that nobody refers to keeps its content and is not given away. */
+void kv_pool_pin(kv_pool_t *pool, kv_block_id_t id);   /* pinned ones are fine */
+void kv_pool_unpin(kv_pool_t *pool, kv_block_id_t id); /* at zero references: free, the newest */
+bool kv_pool_is_pinned(const kv_pool_t *pool, kv_block_id_t id);
+
+/* The free block that is next older than id, the newest for KV_BLOCK_NONE; KV_BLOCK_NONE: the end. */
+kv_block_id_t kv_pool_older(const kv_pool_t *pool, kv_block_id_t id);
+
 uint32_t kv_pool_refs(const kv_pool_t *pool, kv_block_id_t id);
 uint32_t kv_pool_free_blocks(const kv_pool_t *pool);
+uint32_t kv_pool_held_blocks(const kv_pool_t *pool); /* somebody refers to them */
 uint32_t kv_pool_total_blocks(const kv_pool_t *pool);
 const kv_layout_t *kv_pool_layout(const kv_pool_t *pool);
 const weft_mem_t *kv_pool_memory(const kv_pool_t *pool);
+void *kv_pool_block(const kv_pool_t *pool, kv_block_id_t id); /* where its extent begins */

@@ -18,8 +18,8 @@
 #include "base/buffer.h"
 #include "base/diag.h"
 #include "base/status.h"
-#include "kvstore/hash/kv_hash.h"
 #include "kvstore/events/kv_msgpack.h"
+#include "kvstore/hash/kv_hash.h"
 
 typedef enum kv_event_kind {
     KV_EVENT_STORED,

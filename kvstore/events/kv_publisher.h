@@ -53,7 +53,10 @@ void kv_publisher_removed(kv_publisher_t *publisher, kv_tier_id_t tier, const kv
 void kv_publisher_cleared(kv_publisher_t *publisher);
 void kv_publisher_flush(kv_publisher_t *publisher); /* the step is over: one batch, if any */
 
-/* The configuration as resolved, real endpoints in it: {"<rank>": {…}}. A new reference, or NULL. */
+/*
+ * The configuration as resolved, real endpoints in it: {"<rank>": {…}}; {} of a NULL publisher. A
+ * new reference; NULL: no memory.
+ */
 json_t *kv_publisher_sources(const kv_publisher_t *publisher);
 
 typedef struct kv_publisher_stats {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kvstore/tiers/kv_tier.h"
 
-static const struct tier {
+static const struct {
     const char *name;
     const char *medium;
 } tiers[KV_TIER_COUNT] = {

@@ -20,6 +20,7 @@
 #include "base/status.h"
 #include "kvstore/hash/kv_extra.h"
 #include "kvstore/hash/kv_hash.h"
+#include "kvstore/kv_names.h"
 
 typedef enum kv_tier_id {
 #define TIER(name, medium) KV_TIER_##name,
@@ -30,15 +31,6 @@ typedef enum kv_tier_id {
 
 const char *kv_tier_name(kv_tier_id_t id);
 const char *kv_tier_medium(kv_tier_id_t id);
-
-/* What a block is called, and what it takes to announce it. Borrowed for a call. */
-typedef struct kv_name {
-    kv_hash_t hash;
-    kv_hash_t parent;
-    bool is_first;         /* of its chain: parent means nothing */
-    const int32_t *tokens; /* [block_tokens] */
-    kv_extra_t *extra;     /* or NULL; a tier that keeps it takes a reference */
-} kv_name_t;
 
 typedef struct kv_tier kv_tier_t;
 
@@ -54,9 +46,8 @@ typedef struct kv_tier_config {
     /* Called from within put, get, poll and clear, never from another thread. */
     void (*on_stored)(void *user, const kv_name_t *name);
     void (*on_removed)(void *user, const kv_hash_t *hash);
-    /* Before a block is forgotten for space: content is readable until this returns. uses: gets
-     * since it was put. NULL: nobody below. */
-    void (*on_evict)(void *user, const kv_name_t *name, const void *content, uint32_t uses);
+    /* Before a block is forgotten for space: content is readable until this returns. */
+    void (*on_evict)(void *user, const kv_name_t *name, const void *content);
     void *user;
     void (*wake)(void *user); /* any thread: poll has something */
     void *wake_user;
@@ -80,8 +71,8 @@ typedef struct kv_tier_stats {
     uint64_t damaged; /* blocks whose bytes were not those that were put; dropped */
     uint64_t read_bytes;
     uint64_t written_bytes;
-    uint64_t read_ns; /* sum over gets, from get to poll's report */
-    uint32_t in_flight;
+    uint64_t read_ns;   /* sum over gets, from get to poll's report */
+    uint64_t in_flight; /* gets not yet reported, puts not yet landed */
 } kv_tier_stats_t;
 
 typedef struct kv_tier_ops {
@@ -90,7 +81,8 @@ typedef struct kv_tier_ops {
     /* A tier that cannot be had (no space, no right) is an error with diag; the store goes on
      * without. Blocks found there are announced by the first poll, parents first. */
     weft_status_t (*open)(const kv_tier_config_t *config, weft_diag_t *diag, kv_tier_t **tier_out);
-    void (*close)(kv_tier_t *tier); /* finishes what is in flight; NULL is fine */
+    /* Finishes what is in flight; what would be lost goes to on_evict, newest first. NULL is fine. */
+    void (*close)(kv_tier_t *tier);
 
     bool (*has)(const kv_tier_t *tier, const kv_hash_t *hash); /* and get would find it */
     void (*touch)(kv_tier_t *tier, const kv_hash_t *hash);     /* now the last to be evicted */
