@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kvstore/kv_store.h"
+
+#include <assert.h>
+
+#include "base/alloc.h"
+#include "kvstore/kv_store_priv.h"
+
+#define WEFT_LOG_MODULE "kv_store"
+#include "base/log.h"
+
+static const kv_tier_ops_t *const tier_rows[KV_TIER_COUNT] = {
+    [KV_TIER_host] = &kv_tier_host,
+    [KV_TIER_disk] = &kv_tier_disk,
+};
+
+/* ---- making ---- */
+
+static weft_status_t create_pool(kv_store_t *store)
+{
+    const kv_store_config_t *config = &store->config;
+    const kv_pool_config_t pool = {
+        .device = config->device,
+        .layout = config->layout,
+        .n_blocks = config->n_blocks,
+        .on_reuse = config->is_caching ? kv_store_evict : NULL,
+        .user = store,
+    };
+    return kv_pool_create(&pool, &store->pool);
+}
+
+/* A tier that cannot be had costs what it would have saved, and nothing else. */
+static void open_tier(kv_store_t *store, kv_tier_id_t id, size_t bytes)
+{
+    const kv_store_config_t *config = &store->config;
+    weft_diag_t diag = {0};
+    store->hooks[id] = (kv_store_hook_t){.store = store, .tier = id};
+    const kv_tier_config_t tier = {
+        .device = config->device,
+        .block_tokens = store->block_tokens,
+        .block_bytes = config->layout.block_bytes[0],
+        .budget_bytes = bytes,
+        .path = config->disk_path,
+        .fingerprint = config->fingerprint,
+        .on_stored = kv_store_on_tier_stored,
+        .on_removed = kv_store_on_tier_removed,
+        .on_evict = kv_store_on_tier_evict,
+        .user = &store->hooks[id],
+        .wake = config->wake,
+        .wake_user = config->user,
+    };
+    const kv_tier_ops_t *const *rows = config->tiers == NULL ? tier_rows : config->tiers;
+    const weft_status_t status = rows[id]->open(&tier, &diag, &store->tiers[id]);
+    if (status < 0) {
+        store->tiers[id] = NULL;
+        weft_log_warn("no %s tier of KV blocks status=%s: %s", kv_tier_name(id),
+                      weft_strerror(status), diag.text);
+    }
+}
+
+static weft_status_t create_tiers(kv_store_t *store)
+{
+    const kv_store_config_t *config = &store->config;
+    const size_t block_bytes = config->layout.block_bytes[0];
+    const size_t budgets[KV_TIER_COUNT] = {
+        [KV_TIER_host] = config->host_bytes,
+        [KV_TIER_disk] = config->disk_bytes,
+    };
+    size_t contents = config->n_blocks;
+    bool has_tiers = false;
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        if (budgets[id] > 0) {
+            open_tier(store, id, budgets[id]);
+            contents += budgets[id] / block_bytes;
+            has_tiers |= store->tiers[id] != NULL;
+        }
+    }
+    if (!has_tiers) {
+        return WEFT_OK;
+    }
+    /* Twice as many as can be present, so that what is gone for a while is still known. */
+    weft_status_t status = kv_reuse_create(2 * contents, &store->reuse);
+    if (status == WEFT_OK) {
+        status = kv_names_create(config->n_blocks, store->block_tokens, &store->arrivals);
+    }
+    if (status == WEFT_OK) {
+        store->reads = weft_calloc(config->n_blocks, sizeof(kv_read_t), "kv_store.reads");
+        status = store->reads == NULL ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+    }
+    return status;
+}
+
+static weft_status_t create_caching(kv_store_t *store)
+{
+    const kv_store_config_t *config = &store->config;
+    const weft_status_t status =
+        kv_names_create(config->n_blocks, store->block_tokens, &store->names);
+    if (status < 0) {
+        return status;
+    }
+    if (config->max_pinned_blocks > 0) {
+        store->pinned =
+            weft_calloc(config->max_pinned_blocks, sizeof(kv_block_id_t), "kv_store.pinned");
+        if (store->pinned == NULL) {
+            return WEFT_ERR_NO_MEMORY;
+        }
+    }
+    return create_tiers(store);
+}
+
+weft_status_t kv_store_create(const kv_store_config_t *config, weft_diag_t *diag,
+                              kv_store_t **store_out)
+{
+    kv_store_t *store = weft_zalloc(sizeof(*store), "kv_store.store");
+    if (store == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    store->config = *config;
+    store->block_tokens = config->layout.block_tokens;
+    store->config.max_pinned_blocks = config->is_caching ? config->max_pinned_blocks : 0;
+    weft_status_t status = create_pool(store);
+    if (status == WEFT_OK && config->is_caching) {
+        status = create_caching(store);
+    }
+    if (status < 0) {
+        kv_store_destroy(store);
+        return weft_diag(diag, status, "no memory for a KV cache of %u blocks of %zu bytes",
+                         config->n_blocks, config->layout.block_bytes[0]);
+    }
+    *store_out = store;
+    return WEFT_OK;
+}
+
+void kv_store_destroy(kv_store_t *store)
+{
+    if (store == NULL) {
+        return;
+    }
+    kv_store_close_tiers(store);
+    weft_free(store->pinned);
+    weft_free(store->reads);
+    kv_names_destroy(store->arrivals);
+    kv_reuse_destroy(store->reuse);
+    kv_names_destroy(store->names);
+    kv_pool_destroy(store->pool);
+    weft_free(store);
+}
+
+bool kv_store_has_tiers(const kv_store_t *store)
+{
+    return store->reads != NULL;
+}
+
+kv_pool_t *kv_store_pool(const kv_store_t *store)
+{
+    return store->pool;
+}
+
+/* ---- names ---- */
+
+kv_name_t kv_chain_name(const kv_chain_t *chain, uint32_t i, uint32_t block_tokens)
+{
+    assert(i < chain->n);
+    kv_name_t name = {
+        .hash = chain->hashes[i],
+        .is_first = i == 0,
+        .tokens = chain->tokens + (size_t)i * block_tokens,
+        .extra = chain->extra,
+    };
+    if (i > 0) {
+        name.parent = chain->hashes[i - 1];
+    }
+    return name;
+}
+
+uint32_t kv_store_match(const kv_store_t *store, const kv_chain_t *chain, kv_block_id_t *blocks_out)
+{
+    return kv_names_match(store->names, chain->hashes, chain->n, blocks_out);
+}
+
+bool kv_store_has(const kv_store_t *store, const kv_hash_t *hash)
+{
+    return kv_names_find(store->names, hash) != KV_BLOCK_NONE;
+}
+
+bool kv_store_adopt(kv_store_t *store, const kv_name_t *name, kv_block_id_t block)
+{
+    const uint32_t before = kv_names_count(store->names);
+    kv_names_put(store->names, name, block);
+    if (kv_names_count(store->names) == before) {
+        return false;
+    }
+    kv_publisher_stored(store->config.publisher, KV_TIER_device, name);
+    return true;
+}
+
+void kv_store_name(kv_store_t *store, const kv_chain_t *chain, uint32_t i, kv_block_id_t block)
+{
+    const kv_name_t name = kv_chain_name(chain, i, store->block_tokens);
+    (void)kv_store_adopt(store, &name, block);
+}
+
+void kv_store_note_use(kv_store_t *store, const kv_block_id_t *blocks, uint32_t n,
+                       const uint32_t from_tiers[KV_TIER_COUNT], uint32_t wanted)
+{
+    uint32_t found = n;
+    for (kv_tier_id_t id = 1; id < KV_TIER_COUNT; id++) {
+        found -= from_tiers[id] < found ? from_tiers[id] : found;
+    }
+    uint32_t missing = wanted;
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        const uint32_t hits = id == KV_TIER_device ? found : from_tiers[id];
+        missing -= hits < missing ? hits : missing;
+        store->stats.tiers[id].hit_blocks += hits;
+        store->stats.tiers[id].miss_blocks += missing;
+    }
+    for (uint32_t i = 0; store->reuse != NULL && i < n; i++) {
+        kv_name_t name;
+        if (kv_names_get(store->names, blocks[i], &name)) {
+            kv_reuse_note(store->reuse, &name.hash);
+        }
+    }
+}
+
+/* ---- pins ---- */
+
+void kv_store_pin(kv_store_t *store, const kv_block_id_t *blocks, uint32_t n)
+{
+    kv_name_t name;
+    for (uint32_t i = 0; i < n; i++) {
+        const bool is_found = store->names != NULL && kv_names_get(store->names, blocks[i], &name);
+        if (!is_found || kv_pool_is_pinned(store->pool, blocks[i])) {
+            continue;
+        }
+        if (store->n_pinned == store->config.max_pinned_blocks) {
+            store->stats.pins_refused += n - i;
+            return;
+        }
+        kv_pool_pin(store->pool, blocks[i]);
+        store->pinned[store->n_pinned++] = blocks[i];
+    }
+}
+
+uint32_t kv_store_unpin_all(kv_store_t *store)
+{
+    const uint32_t n = store->n_pinned;
+    while (store->n_pinned > 0) {
+        kv_pool_unpin(store->pool, store->pinned[--store->n_pinned]);
+    }
+    return n;
+}
+
+/* ---- the rest ---- */
+
+void kv_store_flush(kv_store_t *store)
+{
+    kv_publisher_flush(store->config.publisher);
+}
+
+/* AllBlocksCleared would speak of the tiers too. */
+static void tell_device_removed(kv_store_t *store)
+{
+    kv_name_t name;
+    for (kv_block_id_t block = 0; block < store->config.n_blocks; block++) {
+        if (kv_names_get(store->names, block, &name)) {
+            kv_publisher_removed(store->config.publisher, KV_TIER_device, &name.hash);
+        }
+    }
+}
+
+static void clear_tiers(kv_store_t *store)
+{
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        if (store->tiers[id] != NULL) {
+            store->tiers[id]->ops->clear(store->tiers[id]);
+        }
+    }
+}
+
+void kv_store_clear(kv_store_t *store, bool with_tiers)
+{
+    if (store->names == NULL) {
+        return;
+    }
+    (void)kv_store_unpin_all(store);
+    if (with_tiers || !kv_store_has_tiers(store)) {
+        clear_tiers(store);
+        kv_publisher_cleared(store->config.publisher);
+    } else {
+        tell_device_removed(store);
+    }
+    kv_names_clear(store->names);
+    kv_store_flush(store);
+}
+
+kv_store_stats_t kv_store_stats(const kv_store_t *store)
+{
+    kv_store_stats_t stats = store->stats;
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        const kv_tier_t *tier = store->tiers[id];
+        stats.tiers[id].is_present = tier != NULL;
+        if (tier != NULL) {
+            stats.tiers[id].tier = tier->ops->stats(tier);
+        }
+    }
+    stats.tiers[KV_TIER_device].is_present = true;
+    stats.tiers[KV_TIER_device].tier = (kv_tier_stats_t){
+        .blocks = store->names == NULL ? 0 : kv_names_count(store->names),
+        .capacity_blocks = store->config.n_blocks,
+        .evictions = store->evictions,
+    };
+    stats.pinned_blocks = store->n_pinned;
+    return stats;
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kv_store: the KV blocks of one engine: those on the device, named by their content, and the tiers
+ * below, where content goes when the device needs the space and comes back from when it is wanted.
+ *
+ * Way down   a named block that is given to a new user goes to the first tier below that takes it;
+ *            what a tier gives up goes to the next. The disk takes a block only if it has been
+ *            used again or given up before (kv_reuse.h), unless admits_all
+ * Way up     kv_store_fetch reads what follows a chain's blocks on the device into free blocks of
+ *            it, in the background; once there they are found like any others. A block is read only
+ *            where that costs less time than computing it, by what both cost lately
+ * Events     every block that becomes findable in a tier, or ceases to be, is told to the
+ *            publisher: parents before children, one batch a step
+ *
+ * Threads    engine thread only; stats: any, as of the last poll
+ */
+#pragma once
+
+#include "kvstore/events/kv_publisher.h"
+#include "kvstore/tiers/kv_tier.h"
+
+typedef struct kv_store kv_store_t;
+typedef struct kv_fetch kv_fetch_t; /* a reading of blocks from tiers; the store's */
+
+typedef struct kv_store_config {
+    weft_device_t *device; /* borrowed, so for each */
+    kv_layout_t layout;
+    uint32_t n_blocks;
+    bool is_caching;            /* false: no block ever gets a name; no tiers, no events */
+    uint32_t max_pinned_blocks; /* the quota of kv_store_pin */
+    size_t host_bytes;          /* 0: no such tier */
+    size_t disk_bytes;          /* 0: no such tier */
+    const char *disk_path;
+    bool admits_all;                   /* the disk takes whatever is given up */
+    const uint8_t *fingerprint;        /* [32]: see kv_tier_config_t; read by create */
+    const kv_tier_ops_t *const *tiers; /* [KV_TIER_COUNT]; NULL: those of this folder */
+    kv_publisher_t *publisher;         /* or NULL */
+    void (*wake)(void *user);          /* any thread: poll has something */
+    /* A block came from a tier, after so long a work of it. Called by poll; may be NULL. */
+    void (*on_read)(void *user, kv_tier_id_t tier, uint64_t ns);
+    void *user;
+} kv_store_config_t;
+
+/* The full blocks of a sequence, from its start. */
+typedef struct kv_chain {
+    const kv_hash_t *hashes; /* [n] */
+    const int32_t *tokens;   /* [n * block_tokens] */
+    kv_extra_t *extra;       /* or NULL */
+    uint32_t n;
+} kv_chain_t;
+
+/* Tiers that cannot be had are logged and left out. */
+weft_status_t kv_store_create(const kv_store_config_t *config, weft_diag_t *diag,
+                              kv_store_t **store_out);
+/*
+ * What is on the device and in the host's memory is saved to the disk, for some seconds at most; no
+ * block may be held. NULL is fine.
+ */
+void kv_store_destroy(kv_store_t *store);
+
+bool kv_store_has_tiers(const kv_store_t *store); /* below the device */
+
+/* For alloc, acquire, release and the memory. Its blocks are pinned through the store. */
+kv_pool_t *kv_store_pool(const kv_store_t *store);
+
+/* How many leading blocks of the chain are on the device; which, in blocks_out [n]. */
+uint32_t kv_store_match(const kv_store_t *store, const kv_chain_t *chain,
+                        kv_block_id_t *blocks_out);
+bool kv_store_has(const kv_store_t *store, const kv_hash_t *hash); /* on the device */
+
+/* Block i of the chain is complete in block, which the caller holds: others may find it now. */
+void kv_store_name(kv_store_t *store, const kv_chain_t *chain, uint32_t i, kv_block_id_t block);
+
+/*
+ * The caller's sequence, of `wanted` full blocks, was scheduled for the first time and begins with
+ * these n found blocks, of which from_tiers[t] were read from tier t: they were worth keeping.
+ */
+void kv_store_note_use(kv_store_t *store, const kv_block_id_t *blocks, uint32_t n,
+                       const uint32_t from_tiers[KV_TIER_COUNT], uint32_t wanted);
+
+/*
+ * Keeps those of these blocks that have a name on the device until they are unpinned: the first
+ * ones, as far as the quota goes. What is refused is counted.
+ */
+void kv_store_pin(kv_store_t *store, const kv_block_id_t *blocks, uint32_t n);
+uint32_t kv_store_unpin_all(kv_store_t *store); /* how many there were */
+
+/*
+ * Starts reading the chain's blocks from index first on, most_blocks of them at most (which are
+ * taken from the pool's free ones). NULL: no tier has the next one, or reading is not worth it.
+ * Borrows nothing after the call.
+ */
+kv_fetch_t *kv_store_fetch(kv_store_t *store, const kv_chain_t *chain, uint32_t first,
+                           uint32_t most_blocks);
+/* Whether block with this hash is being read for somebody. */
+bool kv_store_is_fetching(const kv_store_t *store, const kv_hash_t *hash);
+bool kv_fetch_is_done(const kv_fetch_t *fetch);
+/* Blocks that came from each tier. */
+void kv_fetch_count(const kv_fetch_t *fetch, uint32_t blocks_out[KV_TIER_COUNT]);
+/* Lets go of the blocks: those read stay findable until their space is needed. fetch is dead. */
+void kv_store_fetch_end(kv_store_t *store, kv_fetch_t *fetch);
+
+/* Between steps: what tiers have done. */
+void kv_store_poll(kv_store_t *store);
+/* After a step: its events are one batch. */
+void kv_store_flush(kv_store_t *store);
+
+/* What computing costs, for the choice between it and reading. */
+void kv_store_note_compute(kv_store_t *store, uint32_t tokens, uint64_t ns);
+
+/* Forgets every name on the device, and with_tiers in the tiers; nothing stays pinned. */
+void kv_store_clear(kv_store_t *store, bool with_tiers);
+
+typedef struct kv_store_tier_stats {
+    bool is_present;
+    kv_tier_stats_t tier; /* of the device: blocks, capacity, evictions */
+    uint64_t hit_blocks;  /* found there when their sequence was first scheduled */
+    uint64_t miss_blocks; /* looked for and not found, nor in a tier above */
+} kv_store_tier_stats_t;
+
+typedef struct kv_store_stats {
+    kv_store_tier_stats_t tiers[KV_TIER_COUNT];
+    uint64_t pinned_blocks;
+    uint64_t pins_refused;
+    uint64_t fetches;
+    uint64_t fetches_declined; /* computing was cheaper */
+} kv_store_stats_t;
+
+kv_store_stats_t kv_store_stats(const kv_store_t *store);
+
+/* For tests: adds one to users[block] for each block that a fetch holds. */
+void kv_store_count_fetching(const kv_store_t *store, uint32_t *users);

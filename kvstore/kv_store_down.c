@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The store's way down: what a tier gives up goes to the next, and at the end all to the disk. */
+#include <time.h>
+
+#include "base/clock.h"
+#include "kvstore/kv_store_priv.h"
+
+#define WEFT_LOG_MODULE "kv_store"
+#include "base/log.h"
+
+#define SAVE_SECONDS 5
+
+/* The disk writes what was wanted twice: a first giving up only leaves a note. */
+static bool is_admitted(kv_store_t *store, kv_tier_id_t tier, const kv_hash_t *hash)
+{
+    if (tier != KV_TIER_disk || store->config.admits_all || kv_reuse_has(store->reuse, hash)) {
+        return true;
+    }
+    kv_reuse_note(store->reuse, hash);
+    return false;
+}
+
+static void pass_down(kv_store_t *store, kv_tier_id_t from, const kv_name_t *name,
+                      const void *content)
+{
+    for (kv_tier_id_t id = from + 1; id < KV_TIER_COUNT; id++) {
+        kv_tier_t *tier = store->tiers[id];
+        if (tier != NULL && is_admitted(store, id, &name->hash) &&
+            tier->ops->put(tier, name, content) == WEFT_OK) {
+            return;
+        }
+    }
+}
+
+/* The pool is about to give this block to a new user. */
+void kv_store_evict(void *user, kv_block_id_t block)
+{
+    kv_store_t *store = user;
+    kv_name_t name;
+    if (!kv_names_get(store->names, block, &name)) {
+        return;
+    }
+    store->evictions++;
+    pass_down(store, KV_TIER_device, &name, kv_pool_block(store->pool, block));
+    kv_publisher_removed(store->config.publisher, KV_TIER_device, &name.hash);
+    kv_names_remove(store->names, block);
+}
+
+/* ---- the last way down ---- */
+
+/* Waits for the disk, unlike every other put. No more than it holds: the first are the newest. */
+static void save(kv_store_t *store, const kv_name_t *name, const void *content)
+{
+    kv_tier_t *disk = store->tiers[KV_TIER_disk];
+    if (disk == NULL || disk->ops->has(disk, &name->hash) ||
+        store->n_saved >= disk->ops->stats(disk).capacity_blocks) {
+        return;
+    }
+    const struct timespec pause = {.tv_nsec = 100000};
+    weft_status_t status = disk->ops->put(disk, name, content);
+    while (status == WEFT_ERR_QUEUE_FULL && weft_clock_ns() < store->save_until) {
+        nanosleep(&pause, NULL);
+        kv_store_poll(store);
+        status = disk->ops->put(disk, name, content);
+    }
+    store->n_saved += status == WEFT_OK;
+}
+
+/* Of what was used last, heads before tails. */
+static void save_device(kv_store_t *store)
+{
+    kv_name_t name;
+    for (kv_block_id_t block = kv_pool_older(store->pool, KV_BLOCK_NONE); block != KV_BLOCK_NONE;
+         block = kv_pool_older(store->pool, block)) {
+        if (kv_names_get(store->names, block, &name)) {
+            save(store, &name, kv_pool_block(store->pool, block));
+        }
+    }
+}
+
+void kv_store_close_tiers(kv_store_t *store)
+{
+    store->save_until = weft_clock_ns() + SAVE_SECONDS * WEFT_NS_PER_SECOND;
+    if (store->tiers[KV_TIER_disk] != NULL && store->names != NULL) {
+        (void)kv_store_unpin_all(store);
+        save_device(store);
+    }
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        if (store->tiers[id] != NULL) {
+            store->tiers[id]->ops->close(store->tiers[id]);
+        }
+    }
+    if (store->n_saved > 0) {
+        weft_log_info("saved KV blocks to the disk blocks=%llu",
+                      (unsigned long long)store->n_saved);
+    }
+}
+
+/* ---- what tiers report ---- */
+
+void kv_store_on_tier_stored(void *user, const kv_name_t *name)
+{
+    const kv_store_hook_t *hook = user;
+    kv_publisher_stored(hook->store->config.publisher, hook->tier, name);
+}
+
+void kv_store_on_tier_removed(void *user, const kv_hash_t *hash)
+{
+    const kv_store_hook_t *hook = user;
+    kv_publisher_removed(hook->store->config.publisher, hook->tier, hash);
+}
+
+void kv_store_on_tier_evict(void *user, const kv_name_t *name, const void *content)
+{
+    const kv_store_hook_t *hook = user;
+    if (hook->store->save_until > 0) {
+        save(hook->store, name, content);
+    } else {
+        pass_down(hook->store, hook->tier, name, content);
+    }
+}
