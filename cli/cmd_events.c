@@ -65,8 +65,9 @@ static weft_status_t print_batch(reader_t *reader, const kv_event_news_t *news, 
     if (reader->lines.is_failed) {
         return WEFT_ERR_NO_MEMORY;
     }
-    if (fwrite(reader->lines.data, 1, reader->lines.length, stdout) != reader->lines.length ||
-        fflush(stdout) != 0) {
+    const size_t length = reader->lines.length;
+    if (length > 0 &&
+        (fwrite(reader->lines.data, 1, length, stdout) != length || fflush(stdout) != 0)) {
         return weft_diag(diag, WEFT_ERR_IO, "standard output: %s", strerror(errno));
     }
     return WEFT_OK;

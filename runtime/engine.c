@@ -2,17 +2,14 @@
 #include "runtime/engine.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/alloc.h"
+#include "base/compiler.h"
 #include "runtime/engine_priv.h"
 
 #define WEFT_LOG_MODULE "engine"
 #include "base/log.h"
-
-static void forget_block(void *user, kv_block_id_t block)
-{
-    kv_index_remove(user, block);
-}
 
 /* vLLM's algorithms and its seed: blocks that both made have the same names. */
 static weft_status_t create_hasher(engine_t *engine, const engine_options_t *options,
@@ -29,34 +26,70 @@ static weft_status_t create_hasher(engine_t *engine, const engine_options_t *opt
                       : status;
 }
 
-static weft_status_t create_store(engine_t *engine, weft_diag_t *diag)
+static weft_status_t create_publisher(engine_t *engine, const engine_options_t *options,
+                                      weft_diag_t *diag)
+{
+    const char *int_hashes = getenv("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES");
+    const kv_publisher_config_t config = {
+        .events_config = options->kv_events_config,
+        .encoding = options->kv_events_encoding,
+        .block_tokens = engine->plan.layout.block_tokens,
+        .algo = kv_hasher_algo(engine->hasher),
+        .has_int_hashes = int_hashes == NULL || strcmp(int_hashes, "0") != 0,
+    };
+    const weft_status_t status = kv_publisher_create(&config, diag, &engine->publisher);
+    if (status == WEFT_OK && engine->publisher != NULL && !engine->is_caching) {
+        weft_log_warn("--kv-events-config: no KV events without --enable-prefix-caching");
+    }
+    return status;
+}
+
+static void wake(void *user)
+{
+    mailbox_wake(&((engine_t *)user)->mailbox);
+}
+
+static void observe_read(void *user, kv_tier_id_t tier, uint64_t ns)
+{
+    const engine_observer_t *observer = &((engine_t *)user)->observer;
+    if (observer->on_read != NULL) {
+        observer->on_read(observer->user, tier, ns);
+    }
+}
+
+static weft_status_t create_store(engine_t *engine, const engine_options_t *options,
+                                  const model_source_t *source, weft_diag_t *diag)
 {
     const engine_plan_t *plan = &engine->plan;
-    weft_status_t status = WEFT_OK;
-    if (engine->is_caching) {
-        status = kv_index_create(plan->n_blocks, &engine->index);
-    }
-    if (status == WEFT_OK) {
-        const kv_pool_config_t config = {
-            .device = engine->device,
-            .layout = plan->layout,
-            .n_blocks = plan->n_blocks,
-            .on_reuse = engine->is_caching ? forget_block : NULL,
-            .user = engine->index,
-        };
-        status = kv_pool_create(&config, &engine->pool);
-    }
+    uint8_t fingerprint[ENGINE_FINGERPRINT_BYTES];
+    const weft_status_t status = engine_fingerprint(engine, source, fingerprint);
     if (status < 0) {
-        return weft_diag(diag, status, "no memory for a KV cache of %u blocks of %zu bytes",
-                         plan->n_blocks, plan->layout.block_bytes[0]);
+        return status;
     }
-    return WEFT_OK;
+    const kv_store_config_t config = {
+        .device = engine->device,
+        .layout = plan->layout,
+        .n_blocks = plan->n_blocks,
+        .is_caching = engine->is_caching,
+        .max_pinned_blocks = plan->max_pinned_blocks,
+        .host_bytes = options->kv_host_bytes,
+        .disk_bytes = options->kv_disk_bytes,
+        .disk_path = options->kv_disk_path,
+        .admits_all = plan->admits_all,
+        .fingerprint = fingerprint,
+        .publisher = engine->publisher,
+        .wake = wake,
+        .on_read = observe_read,
+        .user = engine,
+    };
+    return kv_store_create(&config, diag, &engine->store);
 }
 
 static weft_status_t create_executor(engine_t *engine, const model_source_t *source,
                                      weft_diag_t *diag)
 {
     const engine_plan_t *plan = &engine->plan;
+    const kv_pool_t *pool = kv_store_pool(engine->store);
     weft_status_t status =
         model_create(source, &plan->model_limits, engine->stream, diag, &engine->model);
     if (status < 0) {
@@ -66,9 +99,9 @@ static weft_status_t create_executor(engine_t *engine, const model_source_t *sou
         .model = engine->model,
         .stream = engine->stream,
         .limits = plan->limits,
-        .layout = kv_pool_layout(engine->pool),
+        .layout = kv_pool_layout(pool),
         .kv_dtype = plan->kv_dtype,
-        .kv_base = kv_pool_memory(engine->pool)->addr,
+        .kv_base = kv_pool_memory(pool)->addr,
     };
     return executor_create(&config, diag, &engine->executor);
 }
@@ -76,8 +109,7 @@ static weft_status_t create_executor(engine_t *engine, const model_source_t *sou
 static weft_status_t create_scheduler(engine_t *engine, weft_diag_t *diag)
 {
     const sched_config_t config = {
-        .pool = engine->pool,
-        .index = engine->index,
+        .store = engine->store,
         .hasher = engine->hasher,
         .limits = engine->plan.limits,
         .events = engine_events(engine),
@@ -131,7 +163,13 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
     }
     engine->max_requests = engine->plan.max_slots + options->max_num_queued_reqs;
     if (status == WEFT_OK) {
-        status = create_store(engine, diag);
+        status = create_doors(engine);
+    }
+    if (status == WEFT_OK) {
+        status = create_publisher(engine, options, diag);
+    }
+    if (status == WEFT_OK) {
+        status = create_store(engine, options, source, diag);
     }
     if (status == WEFT_OK) {
         status = create_executor(engine, source, diag);
@@ -141,9 +179,6 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
     }
     if (status == WEFT_OK) {
         status = create_grammars(engine, tokenizer, diag);
-    }
-    if (status == WEFT_OK) {
-        status = create_doors(engine);
     }
     return status < 0 ? status : engine_thread_start(engine);
 }
@@ -218,8 +253,8 @@ void engine_destroy(engine_t *engine)
     step_plan_destroy(engine->step);
     executor_destroy(engine->executor);
     model_destroy(engine->model);
-    kv_pool_destroy(engine->pool);
-    kv_index_destroy(engine->index);
+    kv_store_destroy(engine->store); /* it wakes the mailbox, and tells the publisher */
+    kv_publisher_destroy(engine->publisher);
     kv_hasher_destroy(engine->hasher);
     k_stream_destroy(engine->stream);
     weft_device_close(engine->device);
@@ -251,45 +286,61 @@ text_grammar_factory_t *engine_grammar_factory(engine_t *engine)
     return engine->grammars;
 }
 
-void engine_observe_steps(engine_t *engine, void (*on_step)(void *user, uint32_t tokens),
-                          void *user)
+void engine_observe(engine_t *engine, const engine_observer_t *observer)
 {
-    engine->on_step_user = user;
-    engine->on_step = on_step;
+    engine->observer = *observer;
 }
 
 engine_stats_t engine_stats(const engine_t *engine)
 {
     const engine_gauges_t *g = &engine->gauges;
-    const uint32_t total = engine->plan.n_blocks;
-    const uint32_t free = atomic_load(&g->free_blocks);
-    return (engine_stats_t){
+    uint64_t store[ENGINE_STORE_WORDS];
+    for (size_t i = 0; i < ENGINE_STORE_WORDS; i++) {
+        store[i] = atomic_load_explicit(&g->store[i], memory_order_relaxed);
+    }
+    engine_stats_t stats = {
         .running = atomic_load(&g->running),
         .waiting = atomic_load(&g->waiting),
-        .total_blocks = total,
-        .free_blocks = free,
-        .referenced_blocks = total - free,
+        .total_blocks = engine->plan.n_blocks,
+        .free_blocks = atomic_load(&g->free_blocks),
+        .referenced_blocks = atomic_load(&g->held_blocks),
         .steps = atomic_load(&g->steps),
         .prompt_tokens = atomic_load(&g->prompt_tokens),
         .generation_tokens = atomic_load(&g->generation_tokens),
         .prefix_queries = atomic_load(&g->prefix_queries),
         .prefix_hits = atomic_load(&g->prefix_hits),
         .preemptions = atomic_load(&g->preemptions),
+        .events = kv_publisher_stats(engine->publisher),
     };
+    memcpy(&stats.store, store, sizeof(stats.store));
+    return stats;
 }
 
-static weft_status_t clear_index(engine_t *engine)
+typedef struct reset {
+    engine_call_t call;
+    bool with_tiers;
+    bool preempts;
+} reset_t;
+
+static weft_status_t clear_store(engine_t *engine, engine_call_t *call)
 {
-    if (!sched_is_empty(engine->sched)) {
+    const reset_t *reset = WEFT_CONTAINER(call, reset_t, call);
+    if (reset->preempts) {
+        sched_preempt_all(engine->sched);
+    } else if (!sched_is_empty(engine->sched)) {
         return WEFT_ERR_IN_USE;
     }
-    if (engine->index != NULL) {
-        kv_index_clear(engine->index);
-    }
+    kv_store_clear(engine->store, reset->with_tiers);
     return WEFT_OK;
 }
 
-weft_status_t engine_reset_prefix_cache(engine_t *engine)
+weft_status_t engine_reset_prefix_cache(engine_t *engine, bool with_tiers, bool preempt)
 {
-    return engine_call(engine, clear_index);
+    reset_t reset = {.call = {.fn = clear_store}, .with_tiers = with_tiers, .preempts = preempt};
+    return engine_call(engine, &reset.call);
+}
+
+const kv_publisher_t *engine_publisher(const engine_t *engine)
+{
+    return engine->publisher;
 }

@@ -25,6 +25,7 @@
 #include "base/option.h"
 #include "base/status.h"
 #include "kernels/kernels.h"
+#include "kvstore/kv_store.h"
 #include "runtime/model.h"
 #include "text/text.h"
 
@@ -90,6 +91,7 @@ typedef struct engine_submit {
     uint32_t n;             /* samples that share the prompt's blocks, ≥ 1 */
     int64_t priority;       /* lower runs first */
     const char *cache_salt; /* NULL: shared with everybody */
+    bool pin_prompt;        /* the prompt's full blocks stay on the device, up to kv-pin-quota */
     uint64_t arrival_ns;    /* weft_clock_ns() when the server got it; 0: now */
     engine_sampling_t sampling;
     const text_grammar_t *grammar; /* NULL: unconstrained */
@@ -112,6 +114,7 @@ typedef struct engine_timings {
     uint64_t first_token_ns;
     uint64_t finished_ns;
     uint32_t cached_tokens; /* of the prompt, found in the prefix cache when first scheduled */
+    uint32_t cached_tokens_from[KV_TIER_COUNT]; /* of them, by where they were found */
     uint32_t preemptions;
 } engine_timings_t;
 
@@ -182,16 +185,27 @@ typedef struct engine_stats {
     uint64_t prefix_queries;    /* prompt tokens looked up in the prefix cache */
     uint64_t prefix_hits;       /* of them, found */
     uint64_t preemptions;
+    kv_store_stats_t store;
+    kv_publisher_stats_t events;
 } engine_stats_t;
 
 engine_stats_t engine_stats(const engine_t *engine);
 
-/*
- * Called on the engine thread after each step with the number of tokens that it computed, for a
- * histogram; must neither block nor call the engine. Set before the first submit.
- */
-void engine_observe_steps(engine_t *engine, void (*on_step)(void *user, uint32_t tokens),
-                          void *user);
+/* For histograms. Called on the engine thread; must neither block nor call the engine. */
+typedef struct engine_observer {
+    void *user;
+    void (*on_step)(void *user, uint32_t tokens); /* computed by a step; NULL is fine, so below */
+    void (*on_read)(void *user, kv_tier_id_t tier, uint64_t ns); /* of a block from a tier */
+} engine_observer_t;
 
-/* Drops every cached block. WEFT_ERR_IN_USE: requests are running. */
-weft_status_t engine_reset_prefix_cache(engine_t *engine);
+/* Set before the first submit. */
+void engine_observe(engine_t *engine, const engine_observer_t *observer);
+
+/*
+ * Forgets every cached block of the device, and with_tiers of the tiers below. WEFT_ERR_IN_USE:
+ * requests are running; with preempt they are put back instead, and computed again.
+ */
+weft_status_t engine_reset_prefix_cache(engine_t *engine, bool with_tiers, bool preempt);
+
+/* For GET /kv_event_sources; NULL: no events are published. Lives as long as the engine. */
+const kv_publisher_t *engine_publisher(const engine_t *engine);

@@ -362,6 +362,7 @@ static void fill_sample(const engine_submit_t *submit, const sizes_t *sizes, con
         .n_prompt = sizes->n_prompt,
         .max_tokens = sizes->max_tokens,
         .priority = submit->priority,
+        .pins_prompt = submit->pin_prompt,
         .arrival_ns = r->arrival_ns,
         .sampling = sampling_of(&submit->sampling, seed + i),
         .bias = r->bias,

@@ -32,9 +32,10 @@ void engine_client_unref(engine_client_t *client)
     }
 }
 
-static weft_status_t do_nothing(engine_t *engine)
+static weft_status_t do_nothing(engine_t *engine, engine_call_t *call)
 {
     (void)engine;
+    (void)call;
     return WEFT_OK;
 }
 
@@ -45,7 +46,8 @@ void engine_client_destroy(engine_client_t *client)
     }
     /* After this call the engine has seen that the requests are released and tells of them no more:
      * what is in the news now is all that ever will be. */
-    (void)engine_call(client->engine, do_nothing);
+    engine_call_t call = {.fn = do_nothing};
+    (void)engine_call(client->engine, &call);
     while (engine_client_next(client) != NULL) {
     }
     engine_client_unref(client);

@@ -15,12 +15,26 @@ static void set_once(atomic_uint_fast64_t *time_ns)
     }
 }
 
+static void note_cached(engine_request_t *r, const sched_seq_t *seq)
+{
+    const uint32_t size = r->engine->plan.layout.block_tokens;
+    uint32_t on_device = seq->cached_tokens;
+    for (kv_tier_id_t id = KV_TIER_device + 1; id < KV_TIER_COUNT; id++) {
+        const uint32_t tokens = seq->cached_blocks_from[id] * size;
+        const uint32_t from = tokens < on_device ? tokens : on_device;
+        on_device -= from;
+        atomic_store(&r->cached_tokens_from[id], from);
+    }
+    atomic_store(&r->cached_tokens_from[KV_TIER_device], on_device);
+    atomic_store(&r->cached_tokens, seq->cached_tokens);
+}
+
 static void on_scheduled(void *user, sched_seq_t *seq)
 {
     (void)user;
     engine_request_t *r = ((engine_sample_t *)seq->user)->request;
     if (atomic_load_explicit(&r->scheduled_ns, memory_order_relaxed) == 0) {
-        atomic_store(&r->cached_tokens, seq->cached_tokens);
+        note_cached(r, seq);
         set_once(&r->scheduled_ns);
     }
 }

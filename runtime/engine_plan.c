@@ -11,6 +11,7 @@ typedef struct needs {
     size_t activations;
     size_t steps;
     size_t kv;
+    size_t host; /* the tier there */
 } needs_t;
 
 static size_t add(size_t a, size_t b)
@@ -20,7 +21,8 @@ static size_t add(size_t a, size_t b)
 
 static size_t sum_of(const needs_t *needs)
 {
-    return add(add(needs->weights, needs->activations), add(needs->steps, needs->kv));
+    return add(add(add(needs->weights, needs->activations), add(needs->steps, needs->kv)),
+               needs->host);
 }
 
 static weft_status_t parse_kv_dtype(const char *name, weft_diag_t *diag, k_dtype_t *dtype_out)
@@ -70,6 +72,26 @@ static weft_status_t check_options(const engine_options_t *o, const model_config
     if (o->max_model_len > config->max_context) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-model-len %u: the model allows %u",
                          o->max_model_len, config->max_context);
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t check_store_options(engine_plan_t *plan, const engine_options_t *o,
+                                         weft_diag_t *diag)
+{
+    plan->admits_all = strcmp(o->kv_disk_admission, "all") == 0;
+    if (!plan->admits_all && strcmp(o->kv_disk_admission, "reuse") != 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--kv-disk-admission %s: unknown; reuse and all are possible",
+                         o->kv_disk_admission);
+    }
+    if ((o->kv_disk_bytes > 0) != (o->kv_disk_path[0] != '\0')) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--kv-disk-path and --kv-disk-bytes: give both or none");
+    }
+    if (!(o->kv_pin_quota >= 0 && o->kv_pin_quota <= 1)) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--kv-pin-quota %g: 0 to 1 are possible",
+                         o->kv_pin_quota);
     }
     return WEFT_OK;
 }
@@ -161,10 +183,11 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, weft_d
     return weft_diag(
         diag, WEFT_ERR_NO_MEMORY,
         "needs %.1f MiB of memory (weights %.1f, activations %.1f, steps %.1f, KV cache "
-        "%.1f) but %.1f MiB are available: lower --kv-cache-memory-bytes, "
-        "--max-num-seqs, --max-num-batched-tokens or --max-model-len",
+        "%.1f, host tier %.1f) but %.1f MiB are available: lower --kv-host-bytes, "
+        "--kv-cache-memory-bytes, --max-num-seqs, --max-num-batched-tokens or --max-model-len",
         (double)sum_of(needs) / MIB, (double)needs->weights / MIB, (double)needs->activations / MIB,
-        (double)needs->steps / MIB, (double)needs->kv / MIB, (double)available / MIB);
+        (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->host / MIB,
+        (double)available / MIB);
 }
 
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
@@ -174,7 +197,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     const model_config_t *config = model_source_config(source);
     const size_t available = device->ops->memory_available(device);
     const uint32_t step_tokens = options->max_num_batched_tokens;
-    needs_t needs = {0};
+    needs_t needs = {.host = options->kv_host_bytes};
     weft_status_t status = check_options(options, config, diag);
     if (status < 0) {
         return status;
@@ -184,7 +207,10 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
     };
-    status = parse_kv_dtype(options->kv_cache_dtype, diag, &plan->kv_dtype);
+    status = check_store_options(plan, options, diag);
+    if (status == WEFT_OK) {
+        status = parse_kv_dtype(options->kv_cache_dtype, diag, &plan->kv_dtype);
+    }
     if (status == WEFT_OK) {
         status = set_layout(plan, options, config, diag);
     }
@@ -200,6 +226,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         return status;
     }
     set_limits(plan, step_tokens, options->block_size);
+    plan->max_pinned_blocks = (uint32_t)(options->kv_pin_quota * plan->n_blocks);
     needs.kv = plan->layout.block_bytes[0] * plan->n_blocks;
     status = measure(plan, source, ops, &needs);
     plan->needs_bytes = sum_of(&needs);

@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -34,10 +35,10 @@ typedef struct engine_command {
     engine_command_kind_t kind;
 } engine_command_t;
 
-/* A function run on the engine thread while its caller waits. */
+/* A function run on the engine thread while its caller waits; what it needs lies around it. */
 typedef struct engine_call {
     engine_command_t command;
-    weft_status_t (*fn)(engine_t *engine);
+    weft_status_t (*fn)(engine_t *engine, struct engine_call *call);
     weft_status_t status;
     bool is_done; /* guarded by call_lock */
 } engine_call_t;
@@ -90,6 +91,7 @@ struct engine_request {
     atomic_uint_fast64_t first_token_ns;
     atomic_uint_fast64_t finished_ns;
     atomic_uint cached_tokens;
+    atomic_uint cached_tokens_from[KV_TIER_COUNT];
     atomic_uint preemptions;
 
     uint32_t n_unfinished; /* samples; engine thread, so for the next */
@@ -114,20 +116,28 @@ typedef struct engine_plan {
     kv_layout_t layout;
     step_limits_t limits;
     model_limits_t model_limits;
+    uint32_t max_pinned_blocks;
+    bool admits_all;    /* to the disk */
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
+
+/* A copy of the store's statistics, word by word: whole numbers, if not all of one moment. */
+#define ENGINE_STORE_WORDS (sizeof(kv_store_stats_t) / sizeof(uint64_t))
+static_assert(sizeof(kv_store_stats_t) % sizeof(uint64_t) == 0, "published in 64-bit words");
 
 /* Gauges and counters as the last step left them. */
 typedef struct engine_gauges {
     atomic_uint running;
     atomic_uint waiting;
     atomic_uint free_blocks;
+    atomic_uint held_blocks;
     atomic_uint_fast64_t steps;
     atomic_uint_fast64_t prompt_tokens;
     atomic_uint_fast64_t generation_tokens;
     atomic_uint_fast64_t prefix_queries;
     atomic_uint_fast64_t prefix_hits;
     atomic_uint_fast64_t preemptions;
+    atomic_uint_fast64_t store[ENGINE_STORE_WORDS];
 } engine_gauges_t;
 
 struct engine {
@@ -142,8 +152,8 @@ struct engine {
     weft_device_t *device;
     k_stream_t *stream;
     model_t *model;
-    kv_pool_t *pool;
-    kv_index_t *index;
+    kv_publisher_t *publisher; /* NULL: no events */
+    kv_store_t *store;
     kv_hasher_t *hasher;
     executor_t *executor;
     step_plan_t *step;
@@ -166,8 +176,7 @@ struct engine {
     atomic_uint n_requests; /* submitted, not finished */
     atomic_uint_fast64_t n_drawn_seeds;
     engine_gauges_t gauges;
-    void (*on_step)(void *user, uint32_t tokens);
-    void *on_step_user;
+    engine_observer_t observer;
     atomic_uint_fast64_t chaos; /* state of the disturber; 0: none */
 };
 
@@ -176,12 +185,20 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
                                const model_source_t *source, const weft_device_t *device,
                                const k_ops_t *ops, weft_diag_t *diag);
 
+/*
+ * engine_fingerprint.c: of what two processes must agree on for a block of one to be one of the
+ * other: the model, how its KV blocks are laid out, named and, to the last bit, computed.
+ */
+#define ENGINE_FINGERPRINT_BYTES 32
+weft_status_t engine_fingerprint(const engine_t *engine, const model_source_t *source,
+                                 uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES]);
+
 /* engine_thread.c */
 weft_status_t engine_thread_start(engine_t *engine);
 void engine_thread_stop(engine_t *engine);
 void engine_post(engine_t *engine, engine_command_t *command, engine_command_kind_t kind);
-/* Runs fn between two steps. WEFT_ERR_STOPPING: the thread has ended. */
-weft_status_t engine_call(engine_t *engine, weft_status_t (*fn)(engine_t *engine));
+/* Runs call->fn between two steps. WEFT_ERR_STOPPING: the thread has ended. */
+weft_status_t engine_call(engine_t *engine, engine_call_t *call);
 
 /* engine_events.c: what the scheduler and the constraint worker report. */
 sched_events_t engine_events(engine_t *engine);

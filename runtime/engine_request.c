@@ -121,7 +121,7 @@ engine_answer_t engine_request_answer(const engine_request_t *request, uint32_t 
 
 engine_timings_t engine_request_timings(const engine_request_t *request)
 {
-    return (engine_timings_t){
+    engine_timings_t timings = {
         .arrival_ns = request->arrival_ns,
         .scheduled_ns = atomic_load(&request->scheduled_ns),
         .first_token_ns = atomic_load(&request->first_token_ns),
@@ -129,6 +129,10 @@ engine_timings_t engine_request_timings(const engine_request_t *request)
         .cached_tokens = atomic_load(&request->cached_tokens),
         .preemptions = atomic_load(&request->preemptions),
     };
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        timings.cached_tokens_from[id] = atomic_load(&request->cached_tokens_from[id]);
+    }
+    return timings;
 }
 
 const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *request)

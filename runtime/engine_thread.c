@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The engine's one thread: commands, then a step; it sleeps when neither is there. */
+#include <string.h>
+
+#include "base/clock.h"
 #include "base/compiler.h"
 #include "runtime/engine_priv.h"
+
+#define PREFILL_TOKENS 64 /* a step of so many tells what a prompt's tokens cost */
 
 #define WEFT_LOG_MODULE "engine"
 #include "base/log.h"
@@ -14,24 +19,25 @@ void engine_post(engine_t *engine, engine_command_t *command, engine_command_kin
     mailbox_post(&engine->mailbox, &command->item);
 }
 
-weft_status_t engine_call(engine_t *engine, weft_status_t (*fn)(engine_t *engine))
+weft_status_t engine_call(engine_t *engine, engine_call_t *call)
 {
-    engine_call_t call = {.fn = fn, .status = WEFT_ERR_STOPPING};
+    call->status = WEFT_ERR_STOPPING;
+    call->is_done = false;
     pthread_mutex_lock(&engine->call_lock);
     if (!engine->is_closed) {
-        engine_post(engine, &call.command, ENGINE_COMMAND_CALL);
-        while (!call.is_done) {
+        engine_post(engine, &call->command, ENGINE_COMMAND_CALL);
+        while (!call->is_done) {
             pthread_cond_wait(&engine->call_done, &engine->call_lock);
         }
     }
     pthread_mutex_unlock(&engine->call_lock);
-    return call.status;
+    return call->status;
 }
 
 static void do_call(engine_t *engine, engine_call_t *call)
 {
     pthread_mutex_lock(&engine->call_lock);
-    call->status = call->fn(engine);
+    call->status = call->fn(engine, call);
     call->is_done = true;
     pthread_cond_broadcast(&engine->call_done);
     pthread_mutex_unlock(&engine->call_lock);
@@ -116,13 +122,25 @@ static void set_64(atomic_uint_fast64_t *counter, uint64_t value)
     atomic_store_explicit(counter, value, memory_order_relaxed);
 }
 
+static void publish_store(engine_t *engine)
+{
+    const kv_store_stats_t stats = kv_store_stats(engine->store);
+    uint64_t words[ENGINE_STORE_WORDS];
+    memcpy(words, &stats, sizeof(words));
+    for (size_t i = 0; i < ENGINE_STORE_WORDS; i++) {
+        set_64(&engine->gauges.store[i], words[i]);
+    }
+}
+
 static void publish_gauges(engine_t *engine)
 {
     const sched_stats_t stats = sched_stats(engine->sched);
     engine_gauges_t *g = &engine->gauges;
     set(&g->running, stats.running);
     set(&g->waiting, stats.waiting);
-    set(&g->free_blocks, kv_pool_free_blocks(engine->pool));
+    set(&g->free_blocks, kv_pool_free_blocks(kv_store_pool(engine->store)));
+    set(&g->held_blocks, kv_pool_held_blocks(kv_store_pool(engine->store)));
+    publish_store(engine);
     set_64(&g->steps, stats.steps);
     set_64(&g->prompt_tokens, stats.prompt_tokens);
     set_64(&g->generation_tokens, stats.sampled_tokens);
@@ -155,15 +173,16 @@ static bool collect(engine_t *engine)
 static bool do_step(engine_t *engine)
 {
     const uint32_t rows = sched_plan(engine->sched, engine->step);
+    const uint32_t tokens = rows == 0 ? 0 : sched_stats(engine->sched).last_step_tokens;
+    const uint64_t begun = weft_clock_ns();
     if (rows > 0) {
-        const uint32_t tokens = sched_stats(engine->sched).last_step_tokens;
         const weft_status_t status = executor_launch(engine->executor, engine->step);
         if (status < 0) {
             fail(engine, status);
             return false;
         }
-        if (engine->on_step != NULL) {
-            engine->on_step(engine->on_step_user, tokens);
+        if (engine->observer.on_step != NULL) {
+            engine->observer.on_step(engine->observer.user, tokens);
         }
     }
     const uint32_t in_flight = sched_in_flight(engine->sched);
@@ -172,6 +191,9 @@ static bool do_step(engine_t *engine)
         if (!collect(engine)) {
             return false;
         }
+    }
+    if (tokens >= PREFILL_TOKENS) {
+        kv_store_note_compute(engine->store, tokens, weft_clock_ns() - begun);
     }
     return rows > 0 || in_flight > 0;
 }

@@ -36,7 +36,8 @@ static weft_status_t create_arrays(sched_t *sched)
     sched->free_slots = weft_calloc(slots, sizeof(uint32_t), "sched.free_slots");
     sched->tables =
         weft_calloc((size_t)slots * sched->table_blocks, sizeof(kv_block_id_t), "sched.tables");
-    if (sched->free_slots == NULL || sched->tables == NULL) {
+    sched->scratch = weft_calloc(sched->table_blocks, sizeof(kv_block_id_t), "sched.scratch");
+    if (sched->free_slots == NULL || sched->tables == NULL || sched->scratch == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
     for (uint32_t i = 0; i < SCHED_MAX_IN_FLIGHT; i++) {
@@ -63,7 +64,8 @@ weft_status_t sched_create(const sched_config_t *config, sched_t **sched_out)
         return WEFT_ERR_NO_MEMORY;
     }
     sched->config = *config;
-    sched->block_tokens = kv_pool_layout(config->pool)->block_tokens;
+    sched->pool = kv_store_pool(config->store);
+    sched->block_tokens = kv_pool_layout(sched->pool)->block_tokens;
     sched->table_blocks = blocks_of(limits->max_context, sched->block_tokens);
     sched->budget = limits->max_tokens;
     const weft_status_t status = create_arrays(sched);
@@ -83,6 +85,7 @@ void sched_destroy(sched_t *sched)
     for (uint32_t i = 0; i < SCHED_MAX_IN_FLIGHT; i++) {
         weft_free(sched->flights[i].rows);
     }
+    weft_free(sched->scratch);
     weft_free(sched->tables);
     weft_free(sched->free_slots);
     weft_free(sched);
@@ -128,7 +131,7 @@ weft_status_t sched_submit(sched_t *sched, sched_seq_t *seq)
     assert(seq->state == SCHED_SEQ_NEW && seq->n_prompt > 0 && seq->sibling != NULL);
     if (seq->n_prompt > limits->max_context || tokens > limits->max_context ||
         seq->n_bias > limits->max_biases ||
-        blocks_of(tokens, sched->block_tokens) > kv_pool_total_blocks(sched->config.pool)) {
+        blocks_of(tokens, sched->block_tokens) > kv_pool_total_blocks(sched->pool)) {
         return WEFT_ERR_TOO_LARGE;
     }
     seq->n_tokens = seq->n_prompt;
@@ -164,6 +167,7 @@ void sched_finish(sched_t *sched, sched_seq_t *seq, engine_finish_t reason)
     if (seq->state == SCHED_SEQ_RUNNING) {
         sched_unbind(sched, seq);
     } else {
+        sched_end_fetch(sched, seq);
         sched_list_remove(&sched->waiting, seq);
     }
     seq->state = SCHED_SEQ_DONE;
@@ -179,9 +183,17 @@ void sched_preempt(sched_t *sched, sched_seq_t *seq)
     sched_unbind(sched, seq);
     seq->state = SCHED_SEQ_WAITING;
     seq->preemptions++;
-    seq->blocked_at = seq->overtaken = 0;
+    seq->blocked_at = seq->fetch_blocked_at = seq->overtaken = 0;
+    seq->has_fetched = seq->is_awaiting_read = false;
     sched->stats.preemptions++;
     sched_list_insert(&sched->waiting, seq);
+}
+
+void sched_preempt_all(sched_t *sched)
+{
+    while (sched->running.first != NULL) {
+        sched_preempt(sched, sched->running.first);
+    }
 }
 
 void sched_preempt_nth(sched_t *sched, uint32_t nth)

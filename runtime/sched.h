@@ -14,6 +14,9 @@
  * Admission  only when a sequence's whole known history fits beside what the running ones still
  *            need; one that does not fit yet may be overtaken SCHED_MAX_OVERTAKEN times.
  *            One whose next block an earlier sequence is computing waits for that block
+ * Tiers      what follows of a waiting sequence in a tier below the device is read while others
+ *            compute; it is admitted once that has ended, and finds the blocks by their names. Its
+ *            reading gives way to running sequences that need the blocks
  * Pipeline   plan / execute / commit: up to SCHED_MAX_IN_FLIGHT plans may be out; commits come in
  *            plan order. Steps must execute in plan order: a block may be given away while the step
  *            before still writes to it
@@ -25,8 +28,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "kvstore/kv_index.h"
-#include "kvstore/kv_pool.h"
+#include "kvstore/kv_store.h"
 #include "runtime/engine.h"
 #include "runtime/executor.h"
 #include "runtime/step_plan.h"
@@ -60,13 +62,15 @@ struct sched_seq {
     const int32_t *stop_ids; /* any of them ends the answer; end tokens included, unless ignored */
     uint32_t n_stop_ids;
     bool wants_prompt_logprobs;
+    bool pins_prompt;     /* keeps its full blocks on the device, as far as the quota goes */
     bool has_mask;        /* sampled under a mask: see sched_events_t */
     sched_seq_t *sibling; /* ring of the samples of one prompt; itself when alone */
     void *user;
 
     /* Read by the owner. */
-    uint32_t n_tokens;      /* prompt and answer so far */
-    uint32_t cached_tokens; /* found when first scheduled */
+    uint32_t n_tokens;                          /* prompt and answer so far */
+    uint32_t cached_tokens;                     /* found when first scheduled */
+    uint32_t cached_blocks_from[KV_TIER_COUNT]; /* of them, those read from tiers for it */
     uint32_t preemptions;
     engine_finish_t finish;
 
@@ -86,8 +90,12 @@ struct sched_seq {
     uint32_t epoch;     /* changes when the sequence leaves its slot */
     uint32_t grant;     /* tokens in the plan being made */
     uint32_t overtaken;
-    uint32_t blocked_at; /* blocks that were free and unclaimed when it last did not fit */
-    bool is_bound;       /* the executor knows the slot is its */
+    uint32_t blocked_at;       /* blocks that were free and unclaimed when it last did not fit */
+    kv_fetch_t *fetch;         /* while waiting, of what it reads from tiers, or NULL */
+    uint32_t fetch_blocked_at; /* the same, for reading */
+    bool has_fetched;          /* since it waits: no second time */
+    bool is_awaiting_read;     /* of its next block, for another sequence */
+    bool is_bound;             /* the executor knows the slot is its */
     bool was_scheduled;
     bool is_prompt_reported;
 };
@@ -115,9 +123,8 @@ typedef struct sched_events {
 } sched_events_t;
 
 typedef struct sched_config {
-    kv_pool_t *pool;     /* borrowed, so for each */
-    kv_index_t *index;   /* NULL: no prefix caching */
-    kv_hasher_t *hasher; /* with index */
+    kv_store_t *store;   /* borrowed, so for each */
+    kv_hasher_t *hasher; /* of sequences that have hashes */
     step_limits_t limits;
     sched_events_t events;
 } sched_config_t;
@@ -165,9 +172,11 @@ void sched_forget_flights(sched_t *sched);
 sched_stats_t sched_stats(const sched_t *sched);
 bool sched_is_empty(const sched_t *sched); /* nothing waits or runs */
 
+void sched_preempt_all(sched_t *sched);
+
 /* For tests: preempts the nth running sequence (modulo their number); plans within fewer tokens. */
 void sched_preempt_nth(sched_t *sched, uint32_t nth);
 void sched_set_budget(sched_t *sched, uint32_t tokens);
 
-/* Aborts the process unless blocks, tables and the index agree with each other. Slow. */
+/* Aborts the process unless blocks, tables and fetches agree with each other. Slow. */
 void sched_check(const sched_t *sched);

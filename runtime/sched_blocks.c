@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The scheduler's dealings with pool and index: block tables grow, are named, shared, given up. */
+/* The scheduler's dealings with the store: block tables grow, are named, shared, given up. */
 #include <assert.h>
 #include <stdlib.h>
 
@@ -20,27 +20,67 @@ uint32_t sched_grow(sched_t *sched, sched_seq_t *seq, uint32_t tokens)
 {
     const uint32_t wanted = blocks_for(sched, tokens);
     if (wanted > seq->n_blocks) {
-        const uint32_t free = kv_pool_free_blocks(sched->config.pool);
+        const uint32_t free = kv_pool_free_blocks(sched->pool);
         const uint32_t missing = wanted - seq->n_blocks;
         const uint32_t n = missing < free ? missing : free;
-        kv_pool_alloc(sched->config.pool, n, sched_table(sched, seq) + seq->n_blocks);
+        kv_pool_alloc(sched->pool, n, sched_table(sched, seq) + seq->n_blocks);
         seq->n_blocks += n;
     }
     const uint32_t room = seq->n_blocks * sched->block_tokens;
     return room < tokens ? room : tokens;
 }
 
+/* The last to be served of those that wait behind seq gives up what it reads. */
+static bool end_last_fetch(sched_t *sched, const sched_seq_t *seq)
+{
+    for (sched_seq_t *last = sched->waiting.last; last != NULL && last != seq; last = last->prev) {
+        if (last->fetch != NULL) {
+            sched_end_fetch(sched, last);
+            return true;
+        }
+    }
+    return false;
+}
+
+bool sched_yield_to_waiting(sched_t *sched, const sched_seq_t *seq)
+{
+    return end_last_fetch(sched, seq) ||
+           (sched->running.count == 0 && kv_store_unpin_all(sched->config.store) > 0);
+}
+
+/* Frees blocks for seq, of those who can best do without; false: nobody is left. */
+static bool give_way(sched_t *sched, const sched_seq_t *seq)
+{
+    if (end_last_fetch(sched, NULL)) {
+        return true;
+    }
+    if (sched->running.last != seq) {
+        sched_preempt(sched, sched->running.last);
+        return true;
+    }
+    return kv_store_unpin_all(sched->config.store) > 0;
+}
+
 uint32_t sched_grow_by_force(sched_t *sched, sched_seq_t *seq, uint32_t tokens)
 {
     uint32_t room = sched_grow(sched, seq, tokens);
-    while (room < tokens && sched->running.last != seq) {
-        sched_preempt(sched, sched->running.last);
+    while (room < tokens && give_way(sched, seq)) {
         room = sched_grow(sched, seq, tokens);
     }
     return room;
 }
 
-static const kv_hash_t *hash_of_block(sched_t *sched, sched_seq_t *seq, uint32_t i)
+kv_chain_t sched_chain(const sched_seq_t *seq, uint32_t n)
+{
+    return (kv_chain_t){
+        .hashes = seq->hashes,
+        .tokens = seq->tokens,
+        .extra = seq->extra,
+        .n = seq->n_hashes < n ? seq->n_hashes : n,
+    };
+}
+
+static void hash_block(sched_t *sched, sched_seq_t *seq, uint32_t i)
 {
     if (seq->n_hashes == i) {
         const kv_hash_t *parent = i == 0 ? NULL : &seq->hashes[i - 1];
@@ -48,7 +88,16 @@ static const kv_hash_t *hash_of_block(sched_t *sched, sched_seq_t *seq, uint32_t
                         sched->block_tokens, seq->extra, &seq->hashes[i]);
         seq->n_hashes++;
     }
-    return &seq->hashes[i];
+}
+
+/* Of the blocks from..to-1, those of the prompt, if it asked. */
+static void pin_prompt(sched_t *sched, const sched_seq_t *seq, uint32_t from, uint32_t to)
+{
+    const uint32_t most = seq->pins_prompt ? seq->n_prompt / sched->block_tokens : 0;
+    to = to < most ? to : most;
+    if (from < to) {
+        kv_store_pin(sched->config.store, sched_table(sched, seq) + from, to - from);
+    }
 }
 
 void sched_name_blocks(sched_t *sched, sched_seq_t *seq)
@@ -56,16 +105,19 @@ void sched_name_blocks(sched_t *sched, sched_seq_t *seq)
     if (seq->hashes == NULL) {
         return;
     }
-    const kv_block_id_t *table = sched_table(sched, seq);
+    const uint32_t first = seq->n_named;
     for (; seq->n_named < seq->computed / sched->block_tokens; seq->n_named++) {
-        const kv_hash_t *hash = hash_of_block(sched, seq, seq->n_named);
-        kv_index_insert(sched->config.index, hash, table[seq->n_named]);
+        hash_block(sched, seq, seq->n_named);
+        const kv_chain_t chain = sched_chain(seq, seq->n_named + 1);
+        kv_store_name(sched->config.store, &chain, seq->n_named,
+                      sched_table(sched, seq)[seq->n_named]);
     }
+    pin_prompt(sched, seq, first, seq->n_named);
 }
 
 void sched_unbind(sched_t *sched, sched_seq_t *seq)
 {
-    kv_pool_release(sched->config.pool, sched_table(sched, seq), seq->n_blocks);
+    kv_pool_release(sched->pool, sched_table(sched, seq), seq->n_blocks);
     sched->free_slots[sched->n_free_slots++] = seq->slot;
     sched->left += seq->grant;
     sched_list_remove(&sched->running, seq);
@@ -78,7 +130,7 @@ void sched_unbind(sched_t *sched, sched_seq_t *seq)
 
 uint32_t sched_unclaimed_blocks(const sched_t *sched)
 {
-    uint32_t unclaimed = kv_pool_free_blocks(sched->config.pool);
+    uint32_t unclaimed = kv_pool_free_blocks(sched->pool);
     for (const sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
         const uint32_t wanted = blocks_for(sched, sched_goal(seq));
         const uint32_t missing = wanted > seq->n_blocks ? wanted - seq->n_blocks : 0;
@@ -115,18 +167,23 @@ static uint32_t share_with_sibling(const sched_t *sched, const sched_seq_t *seq,
 }
 
 /* At least one token stays to be computed: the last one's logits are what sampling needs. */
+static uint32_t useful_blocks(const sched_t *sched, const sched_seq_t *seq)
+{
+    return (sched_goal(seq) - 1) / sched->block_tokens;
+}
+
 static uint32_t find_computed_blocks(const sched_t *sched, const sched_seq_t *seq,
                                      kv_block_id_t *blocks_out)
 {
-    const uint32_t most = (sched_goal(seq) - 1) / sched->block_tokens;
+    const uint32_t most = useful_blocks(sched, seq);
     if (!sched_looks_up(seq)) {
         return 0;
     }
     if (seq->hashes == NULL) {
         return share_with_sibling(sched, seq, most, blocks_out);
     }
-    return kv_index_match(sched->config.index, seq->hashes,
-                          seq->n_hashes < most ? seq->n_hashes : most, blocks_out);
+    const kv_chain_t chain = sched_chain(seq, most);
+    return kv_store_match(sched->config.store, &chain, blocks_out);
 }
 
 static void count_first_schedule(sched_t *sched, sched_seq_t *seq)
@@ -141,8 +198,19 @@ static void count_first_schedule(sched_t *sched, sched_seq_t *seq)
     if (seq->hashes != NULL && !seq->wants_prompt_logprobs) {
         sched->stats.prefix_queries += seq->n_prompt;
         sched->stats.prefix_hits += seq->cached_tokens;
+        kv_store_note_use(sched->config.store, sched_table(sched, seq), seq->n_blocks,
+                          seq->cached_blocks_from, useful_blocks(sched, seq));
     }
     events->on_scheduled(events->user, seq);
+}
+
+/* What it read has been found by name; blocks that it took and could not fill are free again. */
+static void take_fetched(sched_t *sched, sched_seq_t *seq)
+{
+    if (seq->fetch != NULL && !seq->was_scheduled) {
+        kv_fetch_count(seq->fetch, seq->cached_blocks_from);
+    }
+    sched_end_fetch(sched, seq);
 }
 
 bool sched_admit(sched_t *sched, sched_seq_t *seq)
@@ -154,9 +222,10 @@ bool sched_admit(sched_t *sched, sched_seq_t *seq)
     seq->slot = sched->free_slots[sched->n_free_slots - 1];
     kv_block_id_t *table = sched_table(sched, seq);
     const uint32_t found = find_computed_blocks(sched, seq, table);
-    kv_pool_acquire(sched->config.pool, table, found);
+    kv_pool_acquire(sched->pool, table, found);
+    take_fetched(sched, seq);
     if (blocks_for(sched, sched_goal(seq)) - found > sched_unclaimed_blocks(sched)) {
-        kv_pool_release(sched->config.pool, table, found);
+        kv_pool_release(sched->pool, table, found);
         seq->blocked_at = unclaimed;
         return false;
     }
@@ -166,8 +235,61 @@ bool sched_admit(sched_t *sched, sched_seq_t *seq)
     seq->state = SCHED_SEQ_RUNNING;
     seq->n_blocks = seq->n_named = found;
     seq->planned = seq->computed = found * sched->block_tokens;
+    pin_prompt(sched, seq, 0, found);
     count_first_schedule(sched, seq);
     return true;
+}
+
+/* ---- reading from tiers ---- */
+
+bool sched_is_fetching(const sched_seq_t *seq)
+{
+    return seq->fetch != NULL && !kv_fetch_is_done(seq->fetch);
+}
+
+void sched_end_fetch(sched_t *sched, sched_seq_t *seq)
+{
+    if (seq->fetch != NULL) {
+        kv_store_fetch_end(sched->config.store, seq->fetch);
+        seq->fetch = NULL;
+    }
+}
+
+/* Only if the whole sequence would fit now: else it would read what is pushed out again. */
+static void start_fetch(sched_t *sched, sched_seq_t *seq)
+{
+    kv_store_t *store = sched->config.store;
+    const uint32_t unclaimed = sched_unclaimed_blocks(sched);
+    seq->is_awaiting_read = false;
+    if (unclaimed <= seq->fetch_blocked_at) {
+        return;
+    }
+    const kv_chain_t chain = sched_chain(seq, useful_blocks(sched, seq));
+    const uint32_t found = kv_store_match(store, &chain, sched->scratch);
+    if (found < chain.n && kv_store_is_fetching(store, &chain.hashes[found])) {
+        seq->is_awaiting_read = true;
+        return;
+    }
+    if (blocks_for(sched, sched_goal(seq)) - found > unclaimed) {
+        seq->fetch_blocked_at = unclaimed;
+        return;
+    }
+    seq->has_fetched = true;
+    seq->fetch = found == chain.n ? NULL : kv_store_fetch(store, &chain, found, unclaimed);
+}
+
+void sched_fetch_for_waiting(sched_t *sched)
+{
+    uint32_t n = 0;
+    if (!kv_store_has_tiers(sched->config.store)) {
+        return;
+    }
+    for (sched_seq_t *seq = sched->waiting.first; seq != NULL && n < SCHED_LOOKAHEAD;
+         seq = seq->next, n++) {
+        if (seq->hashes != NULL && !seq->has_fetched && seq->pending == 0 && sched_looks_up(seq)) {
+            start_fetch(sched, seq);
+        }
+    }
 }
 
 static void require(bool holds)
@@ -190,7 +312,8 @@ static void check_sequence(const sched_t *sched, const sched_seq_t *seq, uint32_
 
 void sched_check(const sched_t *sched)
 {
-    const kv_pool_t *pool = sched->config.pool;
+    const kv_pool_t *pool = sched->pool;
+    uint32_t pinned = 0;
     const uint32_t n_blocks = kv_pool_total_blocks(pool);
     uint32_t *users = weft_calloc(n_blocks, sizeof(uint32_t), "sched.check");
     require(users != NULL);
@@ -200,12 +323,15 @@ void sched_check(const sched_t *sched)
         running++;
     }
     require(running == sched->running.count);
+    kv_store_count_fetching(sched->config.store, users);
     require(running + sched->n_free_slots == sched->config.limits.max_slots);
     uint32_t held = 0;
     for (uint32_t i = 0; i < n_blocks; i++) {
         require(users[i] == kv_pool_refs(pool, i));
         held += users[i] > 0;
+        pinned += users[i] == 0 && kv_pool_is_pinned(pool, i);
     }
-    require(held + kv_pool_free_blocks(pool) == n_blocks);
+    require(held == kv_pool_held_blocks(pool));
+    require(held + pinned + kv_pool_free_blocks(pool) == n_blocks);
     weft_free(users);
 }

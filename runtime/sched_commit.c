@@ -106,6 +106,7 @@ void sched_commit(sched_t *sched, const step_result_t *result)
         commit_row(sched, &flight->rows[i], &result->rows[i], prompt, n);
         prompt += n;
     }
+    kv_store_flush(sched->config.store);
 }
 
 void sched_forget_flights(sched_t *sched)

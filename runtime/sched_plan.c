@@ -8,8 +8,6 @@
 
 #include "runtime/sched_priv.h"
 
-#define LOOKAHEAD 16 /* sequences that do not fit, before the search for one that does ends */
-
 /* Tokens to compute before the next sampling; 0: the last one is already planned. */
 static uint32_t remaining(const sched_seq_t *seq)
 {
@@ -156,18 +154,21 @@ static bool is_twin_ahead(const sched_t *sched, const sched_seq_t *seq)
         const uint32_t next = s->computed / sched->block_tokens;
         if (next < n && next < s->n_hashes &&
             memcmp(&s->hashes[next], &seq->hashes[next], sizeof(kv_hash_t)) == 0 &&
-            kv_index_find(sched->config.index, &seq->hashes[next]) == KV_BLOCK_NONE) {
+            !kv_store_has(sched->config.store, &seq->hashes[next])) {
             return true;
         }
     }
     return false;
 }
 
-/* It is worth while to wait for blocks that are being computed. */
+/* It is worth while to wait for blocks that are being computed or read. */
 static bool is_held_back(const sched_t *sched, const sched_seq_t *seq)
 {
     if (seq->pending > 0) {
         return true; /* preempted in flight: its history is not known yet */
+    }
+    if (sched_is_fetching(seq) || seq->is_awaiting_read) {
+        return true;
     }
     if (seq->hashes == NULL) {
         return is_sibling_ahead(sched, seq);
@@ -175,19 +176,31 @@ static bool is_held_back(const sched_t *sched, const sched_seq_t *seq)
     return sched_looks_up(seq) && is_twin_ahead(sched, seq);
 }
 
+/* One that has to be next takes from those behind it that already read. */
+static bool admit(sched_t *sched, sched_seq_t *seq)
+{
+    while (!sched_admit(sched, seq)) {
+        const bool is_next = sched->running.count == 0 || seq->overtaken >= SCHED_MAX_OVERTAKEN;
+        if (!is_next || !sched_yield_to_waiting(sched, seq)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void admit_waiting(sched_t *sched)
 {
-    sched_seq_t *blocked[LOOKAHEAD];
+    sched_seq_t *blocked[SCHED_LOOKAHEAD];
     uint32_t n_blocked = 0;
     sched_seq_t *next = NULL;
     for (sched_seq_t *seq = sched->waiting.first;
-         seq != NULL && sched->left > 0 && sched->n_free_slots > 0 && n_blocked < LOOKAHEAD;
+         seq != NULL && sched->left > 0 && sched->n_free_slots > 0 && n_blocked < SCHED_LOOKAHEAD;
          seq = next) {
         next = seq->next;
         if (is_held_back(sched, seq)) {
             continue;
         }
-        if (!sched_admit(sched, seq)) {
+        if (!admit(sched, seq)) {
             blocked[n_blocked++] = seq;
             if (seq->overtaken >= SCHED_MAX_OVERTAKEN) {
                 break;
@@ -312,12 +325,15 @@ static void write_plan(sched_t *sched, step_plan_t *plan, sched_flight_t *flight
 uint32_t sched_plan(sched_t *sched, step_plan_t *plan)
 {
     assert(sched->n_flights < SCHED_MAX_IN_FLIGHT);
+    kv_store_poll(sched->config.store);
     sched->left = sched->budget;
     grant_decodes(sched);
     grant_prefills(sched);
+    sched_fetch_for_waiting(sched);
     admit_waiting(sched);
     grant_rest(sched);
     if (sched->left == sched->budget) {
+        kv_store_flush(sched->config.store);
         return 0;
     }
     sched_flight_t *flight =

@@ -4,6 +4,8 @@
 
 #include "runtime/sched.h"
 
+#define SCHED_LOOKAHEAD 16 /* waiting sequences looked at for one that fits, or may read ahead */
+
 /* Ordered by (priority, arrival, order); first is served first. */
 typedef struct sched_list {
     sched_seq_t *first;
@@ -28,6 +30,7 @@ typedef struct sched_flight {
 
 struct sched {
     sched_config_t config;
+    kv_pool_t *pool; /* the store's */
     uint32_t block_tokens;
     uint32_t table_blocks; /* of one slot */
     uint32_t budget;
@@ -36,8 +39,9 @@ struct sched {
     sched_list_t waiting;
     sched_list_t running;
     uint32_t n_free_slots;
-    uint32_t *free_slots;  /* [max_slots] */
-    kv_block_id_t *tables; /* [max_slots][table_blocks] */
+    uint32_t *free_slots;   /* [max_slots] */
+    kv_block_id_t *tables;  /* [max_slots][table_blocks] */
+    kv_block_id_t *scratch; /* [table_blocks] */
     sched_flight_t flights[SCHED_MAX_IN_FLIGHT];
     uint32_t first_flight;
     uint32_t n_flights;
@@ -64,8 +68,16 @@ void sched_finish(sched_t *sched, sched_seq_t *seq, engine_finish_t reason);
 
 /* Makes room for the first `tokens` tokens by free blocks alone; returns how many have room. */
 uint32_t sched_grow(sched_t *sched, sched_seq_t *seq, uint32_t tokens);
-/* The same; takes from younger sequences what is missing. */
+/* The same; takes from fetches, younger sequences and pins what is missing. */
 uint32_t sched_grow_by_force(sched_t *sched, sched_seq_t *seq, uint32_t tokens);
+/* Sequences that wait read from tiers what they will need, as far as blocks are unclaimed. */
+void sched_fetch_for_waiting(sched_t *sched);
+/* Frees blocks for a waiting sequence that has to be next; false: there is nobody to take from. */
+bool sched_yield_to_waiting(sched_t *sched, const sched_seq_t *seq);
+bool sched_is_fetching(const sched_seq_t *seq);
+void sched_end_fetch(sched_t *sched, sched_seq_t *seq); /* none is fine */
+
+kv_chain_t sched_chain(const sched_seq_t *seq, uint32_t n); /* of its first n known hashes */
 void sched_name_blocks(sched_t *sched, sched_seq_t *seq);
 
 /* Free blocks that no running sequence needs for the history it has. */

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "services/api/api_answers.h"
 
+#include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/alloc.h"
 #include "services/api/api_id.h"
@@ -108,12 +111,35 @@ void answer_metrics(api_call_t *call)
     weft_free(text);
 }
 
+static bool is_asked(const api_call_t *call, const char *name)
+{
+    const char *value = weft_http_query(call->exchange, name);
+
+    return value != NULL && (strcasecmp(value, "true") == 0 || strcmp(value, "1") == 0);
+}
+
 void answer_reset_cache(api_call_t *call)
 {
-    bool is_done = engine_reset_prefix_cache(call->server->engine) == WEFT_OK;
+    bool is_done = engine_reset_prefix_cache(call->server->engine, is_asked(call, "reset_external"),
+                                             is_asked(call, "reset_running_requests")) == WEFT_OK;
     const char *body = is_done ? "{\"success\":true}" : "{\"success\":false}";
 
     api_call_send(call, 200, "application/json", body, strlen(body));
+}
+
+void answer_kv_event_sources(api_call_t *call)
+{
+    json_t *sources = kv_publisher_sources(engine_publisher(call->server->engine));
+    char *text = sources == NULL ? NULL : json_dumps(sources, JSON_COMPACT);
+
+    json_decref(sources);
+    if (text == NULL) {
+        api_error_no_memory(&call->error);
+        api_call_fail(call);
+        return;
+    }
+    api_call_send(call, 200, "application/json", text, strlen(text));
+    free(text);
 }
 
 /* ---- abort ----------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@ void answer_version(api_call_t *call);
 void answer_load(api_call_t *call);
 void answer_metrics(api_call_t *call);
 void answer_reset_cache(api_call_t *call);
+void answer_kv_event_sources(api_call_t *call);
 void answer_abort(api_call_t *call);
 
 /* Sends call->answer, made by prepare, as JSON. */

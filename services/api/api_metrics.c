@@ -1,21 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "services/api/api_metrics.h"
-
-#include <dirent.h>
+/* The series, and what requests tell them. */
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
-
-enum {
-#define METRIC(field, kind, name, labels, help) METRIC_##field,
-#include "services/api/metrics.def"
-#undef METRIC
-    METRIC_COUNT
-};
+#include "services/api/api_metrics_priv.h"
 
 const weft_metric_t api_metric_rows[] = {
 #define METRIC(...) WEFT_METRIC_ROW(__VA_ARGS__)
@@ -24,24 +14,8 @@ const weft_metric_t api_metric_rows[] = {
 };
 const size_t api_metric_count = METRIC_COUNT;
 
-#define MAX_TOKEN_BOUNDS 40
-
-static const char *const finish_reasons[] = {"stop", "length", "abort", "error", "repetition"};
-
-struct api_metrics {
-    weft_metrics_t *registry;
-    weft_series_t *series[METRIC_COUNT]; /* those without labels of their own */
-    weft_series_t *finished[WEFT_ARRAY_LEN(finish_reasons)];
-    weft_series_t *computed; /* prompt tokens by source */
-    weft_series_t *from_cache;
-    weft_series_t *from_device;
-    weft_series_t *waiting_for_capacity;
-    weft_series_t *rejected;
-    double token_bounds[MAX_TOKEN_BOUNDS];
-    size_t n_token_bounds;
-    double cpu_seconds; /* shown so far, so for the next */
-    engine_stats_t stats;
-};
+static const char *const finish_reasons[FINISH_REASONS] = {"stop", "length", "abort", "error",
+                                                           "repetition"};
 
 typedef struct bounds {
     const double *values;
@@ -59,6 +33,8 @@ static bounds_t bounds_of(const api_metrics_t *metrics, int field)
                                      30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
     static const double iteration[] = {1,   8,    16,   32,   64,   128,  256,
                                        512, 1024, 2048, 4096, 8192, 16384};
+    static const double read[] = {0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002,
+                                  0.005,   0.01,    0.02,    0.05,   0.1,    0.2,    0.5,   1};
     static const double n[] = {1, 2, 5, 10, 20};
     static const double preemptions[] = {1, 2, 3, 4, 5, 10, 20};
 
@@ -77,6 +53,8 @@ static bounds_t bounds_of(const api_metrics_t *metrics, int field)
         return (bounds_t){latency, WEFT_ARRAY_LEN(latency)};
     case METRIC_iteration_tokens:
         return (bounds_t){iteration, WEFT_ARRAY_LEN(iteration)};
+    case METRIC_tier_read_time:
+        return (bounds_t){read, WEFT_ARRAY_LEN(read)};
     case METRIC_params_n:
         return (bounds_t){n, WEFT_ARRAY_LEN(n)};
     case METRIC_request_preemptions:
@@ -128,17 +106,21 @@ static weft_series_t *with_label(api_metrics_t *metrics, int field, const char *
 
 static void make_labelled(api_metrics_t *metrics, const api_model_t *model)
 {
-    static const char *const tiers[] = {"host", "p2p", "disk", "external_unspecified"};
-
     for (size_t i = 0; i < WEFT_ARRAY_LEN(finish_reasons); i++) {
         metrics->finished[i] = with_label(metrics, METRIC_request_success, finish_reasons[i]);
     }
     metrics->computed = with_label(metrics, METRIC_prompt_by_source, "local_compute");
     metrics->from_cache = with_label(metrics, METRIC_prompt_by_source, "local_cache_hit");
     with_label(metrics, METRIC_prompt_by_source, "external_kv_transfer");
-    metrics->from_device = with_label(metrics, METRIC_cached_by_source, "device");
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(tiers); i++) {
-        with_label(metrics, METRIC_cached_by_source, tiers[i]);
+    with_label(metrics, METRIC_cached_by_source, "p2p");
+    with_label(metrics, METRIC_cached_by_source, "external_unspecified");
+    for (kv_tier_id_t tier = 0; tier < KV_TIER_COUNT; tier++) {
+        const char *name = kv_tier_name(tier);
+        metrics->from_tiers[tier] = with_label(metrics, METRIC_cached_by_source, name);
+        metrics->tier_read_time[tier] = with_label(metrics, METRIC_tier_read_time, name);
+        for (size_t i = 0; i < TIER_ROWS; i++) {
+            metrics->tiers[tier][i] = with_label(metrics, api_metrics_tier_rows[i].field, name);
+        }
     }
     metrics->waiting_for_capacity = with_label(metrics, METRIC_waiting_by_reason, "capacity");
     with_label(metrics, METRIC_waiting_by_reason, "deferred");
@@ -257,7 +239,9 @@ void api_metrics_prompt_done(api_metrics_t *metrics, generation_prompt_t *prompt
     add(metrics, METRIC_prompt_cached, cached);
     weft_series_add(metrics->computed, prompt->n_ids - cached);
     weft_series_add(metrics->from_cache, cached);
-    weft_series_add(metrics->from_device, cached);
+    for (kv_tier_id_t tier = 0; tier < KV_TIER_COUNT; tier++) {
+        weft_series_add(metrics->from_tiers[tier], timings.cached_tokens_from[tier]);
+    }
     observe(metrics, METRIC_time_to_first_token,
             seconds_between(timings.arrival_ns, timings.first_token_ns));
     observe(metrics, METRIC_queue_time, seconds_between(timings.arrival_ns, timings.scheduled_ns));
@@ -328,11 +312,22 @@ void api_metrics_prompt_finished(api_metrics_t *metrics, const generation_prompt
     observe(metrics, METRIC_params_n, generation->n);
 }
 
-void api_metrics_on_step(void *user, uint32_t tokens)
+/* On the engine's thread. */
+static void on_step(void *user, uint32_t tokens)
 {
-    const api_metrics_t *metrics = user;
+    observe(user, METRIC_iteration_tokens, tokens);
+}
 
-    weft_series_observe(metrics->series[METRIC_iteration_tokens], tokens);
+static void on_read(void *user, kv_tier_id_t tier, uint64_t ns)
+{
+    api_metrics_t *metrics = user;
+
+    weft_series_observe(metrics->tier_read_time[tier], (double)ns / (double)WEFT_NS_PER_SECOND);
+}
+
+engine_observer_t api_metrics_observer(api_metrics_t *metrics)
+{
+    return (engine_observer_t){.user = metrics, .on_step = on_step, .on_read = on_read};
 }
 
 void api_metrics_rejected(api_metrics_t *metrics)
@@ -350,94 +345,4 @@ void api_metrics_http(api_metrics_t *metrics, const char *handler, const char *m
         labelled(metrics, METRIC_http_requests, (const char *[]){handler, method, group}), 1);
     weft_series_observe(labelled(metrics, METRIC_http_duration, (const char *[]){handler, method}),
                         (double)duration_ns / (double)WEFT_NS_PER_SECOND);
-}
-
-/* ---- exposition ------------------------------------------------------------------------------ */
-
-static uint32_t count_open_fds(void)
-{
-    DIR *folder = opendir("/proc/self/fd");
-    uint32_t n = 0;
-
-    if (folder == NULL) {
-        return 0;
-    }
-    for (const struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
-        n += entry->d_name[0] != '.';
-    }
-    closedir(folder);
-    return n > 0 ? n - 1 : 0; /* the folder itself */
-}
-
-static double resident_bytes(void)
-{
-    unsigned long total = 0;
-    unsigned long resident = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-
-    if (file == NULL) {
-        return 0;
-    }
-    int n = fscanf(file, "%lu %lu", &total, &resident);
-    fclose(file);
-    return n == 2 ? (double)resident * (double)sysconf(_SC_PAGESIZE) : 0;
-}
-
-static double cpu_seconds(void)
-{
-    struct rusage usage;
-
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)usage.ru_utime.tv_sec + (double)usage.ru_utime.tv_usec / 1e6 +
-           (double)usage.ru_stime.tv_sec + (double)usage.ru_stime.tv_usec / 1e6;
-}
-
-static void set(api_metrics_t *metrics, int field, double value)
-{
-    weft_series_set(metrics->series[field], value);
-}
-
-static void set_process(api_metrics_t *metrics)
-{
-    double seconds = cpu_seconds();
-
-    add(metrics, METRIC_cpu_seconds, seconds - metrics->cpu_seconds);
-    metrics->cpu_seconds = seconds;
-    set(metrics, METRIC_resident_memory, resident_bytes());
-    set(metrics, METRIC_open_fds, count_open_fds());
-    set(metrics, METRIC_heap_bytes, (double)weft_alloc_live_bytes());
-}
-
-/* What the engine counted since the last look. */
-static void add_engine_counts(api_metrics_t *metrics, const engine_stats_t *now)
-{
-    const engine_stats_t *seen = &metrics->stats;
-
-    add(metrics, METRIC_prompt_tokens, (double)(now->prompt_tokens - seen->prompt_tokens));
-    add(metrics, METRIC_generation_tokens,
-        (double)(now->generation_tokens - seen->generation_tokens));
-    add(metrics, METRIC_prefix_queries, (double)(now->prefix_queries - seen->prefix_queries));
-    add(metrics, METRIC_prefix_hits, (double)(now->prefix_hits - seen->prefix_hits));
-    add(metrics, METRIC_preemptions, (double)(now->preemptions - seen->preemptions));
-    add(metrics, METRIC_steps, (double)(now->steps - seen->steps));
-    metrics->stats = *now;
-}
-
-char *api_metrics_text(api_metrics_t *metrics, const engine_t *engine,
-                       const api_metrics_gauges_t *gauges, size_t *length_out)
-{
-    engine_stats_t stats = engine_stats(engine);
-    double total = stats.total_blocks;
-
-    add_engine_counts(metrics, &stats);
-    set(metrics, METRIC_running, stats.running);
-    set(metrics, METRIC_waiting, stats.waiting);
-    weft_series_set(metrics->waiting_for_capacity, stats.waiting);
-    set(metrics, METRIC_kv_usage, total > 0 ? 1 - stats.free_blocks / total : 0);
-    set(metrics, METRIC_blocks_free, stats.free_blocks);
-    set(metrics, METRIC_blocks_referenced, stats.referenced_blocks);
-    set(metrics, METRIC_connections, gauges->connections);
-    set(metrics, METRIC_calls, gauges->open_calls);
-    set_process(metrics);
-    return weft_metrics_text(metrics->registry, length_out);
 }

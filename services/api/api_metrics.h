@@ -22,8 +22,8 @@ void api_metrics_prompt_done(api_metrics_t *metrics, generation_prompt_t *prompt
 /* choice got tokens just now. */
 void api_metrics_tokens(api_metrics_t *metrics, generation_choice_t *choice);
 
-/* For engine_observe_steps: user is the metrics. Any thread. */
-void api_metrics_on_step(void *user, uint32_t tokens);
+/* What the engine reports as it happens. */
+engine_observer_t api_metrics_observer(api_metrics_t *metrics);
 
 /* All samples of prompt are finished, or given up (reason overrides theirs then; else NULL). */
 void api_metrics_prompt_finished(api_metrics_t *metrics, const generation_prompt_t *prompt,

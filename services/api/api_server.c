@@ -307,7 +307,8 @@ static weft_status_t start_engine(api_server_t *server, const char *path, weft_d
                                     &server->metrics);
     }
     if (status == WEFT_OK) {
-        engine_observe_steps(server->engine, api_metrics_on_step, server->metrics);
+        const engine_observer_t observer = api_metrics_observer(server->metrics);
+        engine_observe(server->engine, &observer);
     }
     return status;
 }

@@ -107,6 +107,7 @@ struct generation {
     const char *grammar_field; /* of the request, that brought it; static */
     int64_t priority;
     const char *cache_salt;
+    bool pins_prompt; /* its full blocks stay on the device, up to --kv-pin-quota */
 
     bool is_stream;
     bool includes_usage;

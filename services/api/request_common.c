@@ -122,6 +122,7 @@ weft_status_t request_common_apply(api_call_t *call, const request_common_t *com
     generation->skips_special = params->skip_special_tokens;
     generation->includes_stop = params->include_stop_str_in_output;
     generation->returns_token_ids = common->return_token_ids;
+    generation->pins_prompt = common->pin_prompt;
     generation->tokens_as_ids =
         common->return_tokens_as_token_ids || call->options->return_tokens_as_token_ids;
     generation->details_usage = call->options->enable_prompt_tokens_details;

@@ -284,7 +284,7 @@ static void a_prompt_computed_once_is_found_again(void **state)
     engine_request_release(salted);
     assert_int_equal(engine_rig_wait_idle(&rig).prefix_hits, 32);
 
-    assert_status(engine_reset_prefix_cache(rig.engine), WEFT_OK);
+    assert_status(engine_reset_prefix_cache(rig.engine, false, false), WEFT_OK);
     submit.cache_salt = NULL;
     (void)run(&rig, &submit, &first);
     assert_int_equal(engine_request_timings(first).cached_tokens, 0);
@@ -421,7 +421,7 @@ static void put_gate(gate_t *gate, engine_rig_t *rig, uint32_t permits)
 {
     atomic_init(&gate->arrived, 0);
     assert_int_equal(sem_init(&gate->permits, 0, permits), 0);
-    engine_observe_steps(rig->engine, wait_at_gate, gate);
+    engine_observe(rig->engine, &(engine_observer_t){.user = gate, .on_step = wait_at_gate});
 }
 
 static void a_full_queue_refuses_and_takes_again(void **state)
@@ -504,7 +504,7 @@ static void aborting_frees_the_blocks_of_running_and_waiting_requests(void **sta
     }
     assert_non_null(engine_client_wait(rig.client, 60000));
     allow_steps(&gate, 5);
-    assert_status(engine_reset_prefix_cache(rig.engine), WEFT_ERR_IN_USE);
+    assert_status(engine_reset_prefix_cache(rig.engine, false, false), WEFT_ERR_IN_USE);
     for (int i = 3; i >= 0; i--) {
         engine_abort(requests[i]);
         engine_abort(requests[i]);
@@ -647,7 +647,7 @@ static void every_step_is_observed(void **state)
     atomic_uint tokens;
     atomic_init(&tokens, 0);
     open_small(&rig);
-    engine_observe_steps(rig.engine, add_tokens, &tokens);
+    engine_observe(rig.engine, &(engine_observer_t){.user = &tokens, .on_step = add_tokens});
     engine_request_release(greedy(&rig, 6));
     assert_int_equal(atomic_load(&tokens), 20 + 5);
     engine_rig_close(&rig);

@@ -8,6 +8,7 @@
 #include "runtime/engine_priv.h"
 #include "tests/support/engine_rig.h"
 #include "tests/support/random.h"
+#include "tests/support/scratch_folder.h"
 
 enum { CONTEXT = 96, MAX_REQUESTS = 8, MAX_N = 3, VOCAB = 320 };
 
@@ -35,6 +36,7 @@ typedef struct mix {
     test_random_t random;
     engine_options_t options;
     const char *model;
+    char folder[64]; /* of a disk tier */
     uint32_t n_cases;
     request_case_t cases[MAX_REQUESTS];
 } mix_t;
@@ -83,6 +85,7 @@ static void fill_case(test_random_t *random, request_case_t *c)
     c->submit = engine_rig_submit(c->prompt, n_prompt, test_random_below(random, 30));
     c->submit.n = test_random_below(random, 3) == 0 ? test_random_between(random, 2, MAX_N) : 1;
     c->submit.priority = test_random_below(random, 3);
+    c->submit.pin_prompt = test_random_below(random, 6) == 0;
     fill_sampling(random, c);
 }
 
@@ -172,6 +175,14 @@ static engine_options_t tight_options(mix_t *mix)
     options.max_num_batched_tokens = test_random_between(random, 6, 64);
     options.enable_prefix_caching = test_random_below(random, 4) > 0;
     options.threads = test_random_between(random, 1, 2);
+    options.kv_pin_quota = test_random_below(random, 3) * 0.25;
+    options.kv_host_bytes =
+        test_random_below(random, 2) * test_random_between(random, 50000, 500000);
+    if (test_random_below(random, 3) == 0) {
+        options.kv_disk_path = mix->folder;
+        options.kv_disk_bytes = 4 << 20;
+        options.kv_disk_admission = test_random_below(random, 2) == 0 ? "all" : "reuse";
+    }
     return options;
 }
 
@@ -179,6 +190,7 @@ static engine_stats_t answer_mixed(mix_t *mix)
 {
     engine_rig_t rig;
     engine_request_t *requests[2 * MAX_REQUESTS];
+    scratch_folder_make(mix->folder, sizeof(mix->folder));
     const engine_options_t options = tight_options(mix);
     engine_rig_open(&rig, mix->model, &options);
     engine_set_chaos(rig.engine, test_random_u64(&mix->random) | 1);
@@ -197,6 +209,7 @@ static engine_stats_t answer_mixed(mix_t *mix)
     }
     const engine_stats_t stats = engine_rig_wait_idle(&rig);
     engine_rig_close(&rig);
+    scratch_folder_remove(mix->folder);
     return stats;
 }
 
@@ -206,7 +219,7 @@ static void mixes_answer_as_each_request_alone(void **state)
     const uint64_t seed = test_seed(1);
     const uint32_t rounds = test_rounds(200);
     mix_t *mix = calloc(1, sizeof(*mix));
-    uint64_t preemptions = 0, hits = 0;
+    uint64_t preemptions = 0, hits = 0, from_host = 0, from_disk = 0;
     weft_log_set_level(WEFT_LOG_WARN);
     for (uint32_t i = 0; i < rounds; i++) {
         for (const k_ops_t *const *ops = k_ops_all(); *ops != NULL; ops++) {
@@ -220,11 +233,15 @@ static void mixes_answer_as_each_request_alone(void **state)
             const engine_stats_t stats = answer_mixed(mix);
             preemptions += stats.preemptions;
             hits += stats.prefix_hits;
+            from_host += stats.store.tiers[KV_TIER_host].hit_blocks;
+            from_disk += stats.store.tiers[KV_TIER_disk].hit_blocks;
         }
     }
-    print_message("%llu preemptions, %llu tokens found in the cache\n",
-                  (unsigned long long)preemptions, (unsigned long long)hits);
-    assert_true(rounds == 1 || (preemptions > 0 && hits > 0));
+    print_message("%llu preemptions, %llu tokens found in the cache, %llu blocks read from the "
+                  "host, %llu from the disk\n",
+                  (unsigned long long)preemptions, (unsigned long long)hits,
+                  (unsigned long long)from_host, (unsigned long long)from_disk);
+    assert_true(rounds == 1 || (preemptions > 0 && hits > 0 && from_host > 0));
     free(mix);
 }
 

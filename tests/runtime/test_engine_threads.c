@@ -94,7 +94,7 @@ static void *consume(void *arg)
         (void)engine_client_wait(client, 1);
         (void)engine_stats(c->engine);
         if (test_random_below(&c->random, 50) == 0) {
-            (void)engine_reset_prefix_cache(c->engine);
+            (void)engine_reset_prefix_cache(c->engine, false, false);
         }
     }
     for (uint32_t i = 0; i < OPEN; i++) {

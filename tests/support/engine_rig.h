@@ -31,6 +31,11 @@ static inline engine_options_t engine_rig_options(void)
         .hash_algo = "sha256_cbor",
         .kv_cache_dtype = "auto",
         .num_gpu_blocks = 64,
+        .kv_disk_path = "",
+        .kv_disk_admission = "reuse",
+        .kv_pin_quota = 0.25,
+        .kv_events_config = "",
+        .kv_events_encoding = "map",
     };
 }
 

@@ -23,7 +23,7 @@ struct fake_executor {
     step_limits_t limits;
     uint32_t block_tokens;
     uint32_t vocab;
-    uint64_t *kv; /* [n_blocks][block_tokens] */
+    uint64_t *kv; /* [n_blocks][block_tokens], borrowed */
     fake_slot_t *slots;
     fake_step_t steps[2];
     uint32_t n_launched;
@@ -72,14 +72,14 @@ float fake_prompt_logprob(const int32_t *tokens, uint32_t n)
     return logprob_of(history_hash(tokens, n), tokens[n]);
 }
 
-fake_executor_t *fake_executor_create(const step_limits_t *limits, uint32_t n_blocks,
+fake_executor_t *fake_executor_create(const step_limits_t *limits, uint64_t *kv,
                                       uint32_t block_tokens, uint32_t vocab)
 {
     fake_executor_t *fake = calloc(1, sizeof(*fake));
     fake->limits = *limits;
     fake->block_tokens = block_tokens;
     fake->vocab = vocab;
-    fake->kv = calloc((size_t)n_blocks * block_tokens, sizeof(uint64_t));
+    fake->kv = kv;
     fake->slots = calloc(limits->max_slots, sizeof(fake_slot_t));
     for (uint32_t i = 0; i < limits->max_slots; i++) {
         fake->slots[i].tokens = calloc(limits->max_context + 1, sizeof(int32_t));
@@ -103,7 +103,6 @@ void fake_executor_destroy(fake_executor_t *fake)
         free(fake->steps[i].prompt);
     }
     free(fake->slots);
-    free(fake->kv);
     free(fake);
 }
 

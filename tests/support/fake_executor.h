@@ -15,7 +15,8 @@
 
 typedef struct fake_executor fake_executor_t;
 
-fake_executor_t *fake_executor_create(const step_limits_t *limits, uint32_t n_blocks,
+/* kv [n_blocks][block_tokens]: the pool's memory, borrowed. */
+fake_executor_t *fake_executor_create(const step_limits_t *limits, uint64_t *kv,
                                       uint32_t block_tokens, uint32_t vocab);
 void fake_executor_destroy(fake_executor_t *fake);
 void fake_executor_launch(fake_executor_t *fake, const step_plan_t *plan);

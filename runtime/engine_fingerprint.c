@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/engine_priv.h"
+
+#define SAMPLE_BYTES ((size_t)4096)
+
+/*
+ * Weights are sampled, not read whole: a model of many gigabytes starts in a moment, and two that
+ * differ, differ at the beginning or the end of some tensor.
+ */
+static int add_tensor(EVP_MD_CTX *digest, const model_tensor_t *tensor)
+{
+    char text[256];
+    const int length = snprintf(text, sizeof(text), "%.128s %s %llu %llu %zu\n", tensor->name,
+                                k_dtype_info(tensor->dtype)->name, (unsigned long long)tensor->rows,
+                                (unsigned long long)tensor->columns, tensor->bytes);
+    const size_t sample = tensor->bytes < SAMPLE_BYTES ? tensor->bytes : SAMPLE_BYTES;
+    const char *data = tensor->data;
+    return EVP_DigestUpdate(digest, text, (size_t)length) &&
+           EVP_DigestUpdate(digest, data, sample) &&
+           EVP_DigestUpdate(digest, data + tensor->bytes - sample, sample);
+}
+
+static int add_engine(EVP_MD_CTX *digest, const engine_t *engine)
+{
+    char text[512];
+    const engine_plan_t *plan = &engine->plan;
+    const kv_layout_t *layout = &plan->layout;
+    const kv_group_t *group = &layout->groups[0];
+    const model_config_t *model = &engine->model_config;
+    const model_rope_t *rope = &model->rope;
+    const int length = snprintf(
+        text, sizeof(text),
+        "weft kv 1\ndevice %s isa %s dtype %s order %d tokens %u layers %u heads %u dim %u "
+        "window %u block %zu hash %s\nfamily %s norm %a scale %a rope %d %a %u %d %a %a %a %a %a "
+        "%a %u\n",
+        engine->device->ops->name, engine->stream->ops->name, k_dtype_info(plan->kv_dtype)->name,
+        (int)layout->order, layout->block_tokens, group->layers, group->heads, group->head_dim,
+        group->window, layout->block_bytes[0], kv_hash_algo_name(kv_hasher_algo(engine->hasher)),
+        model->family, (double)model->norm_eps, (double)model->embedding_scale, (int)rope->kind,
+        (double)rope->theta, rope->dim, rope->interleaved, (double)rope->factor,
+        (double)rope->low_freq_factor, (double)rope->high_freq_factor, (double)rope->beta_fast,
+        (double)rope->beta_slow, (double)rope->mscale, rope->original_context);
+    return EVP_DigestUpdate(digest, text, (size_t)length) &&
+           EVP_DigestUpdate(digest, kv_hasher_root(engine->hasher), sizeof(kv_hash_t));
+}
+
+weft_status_t engine_fingerprint(const engine_t *engine, const model_source_t *source,
+                                 uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES])
+{
+    EVP_MD_CTX *digest = EVP_MD_CTX_new();
+    int is_fine = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
+                  add_engine(digest, engine) == 1;
+    const size_t n = model_source_tensor_count(source);
+    for (size_t i = 0; is_fine && i < n; i++) {
+        const model_tensor_t tensor = model_source_tensor_at(source, i);
+        is_fine = add_tensor(digest, &tensor);
+    }
+    is_fine = is_fine && EVP_DigestFinal_ex(digest, fingerprint_out, NULL) == 1;
+    EVP_MD_CTX_free(digest);
+    return is_fine ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* api_metrics_priv: the series, for the files that make, feed and show them. */
+#pragma once
+
+#include "base/compiler.h"
+#include "services/api/api_metrics.h"
+
+enum {
+#define METRIC(field, kind, name, labels, help) METRIC_##field,
+#include "services/api/metrics.def"
+#undef METRIC
+    METRIC_COUNT
+};
+
+#define MAX_TOKEN_BOUNDS 40
+
+#define FINISH_REASONS 5
+#define TIER_ROWS      13
+
+/* What the store counts for each tier. Counters show what was added since the last look. */
+typedef struct api_metrics_tier_row {
+    int field;
+    size_t offset; /* of a uint64_t in kv_store_tier_stats_t */
+} api_metrics_tier_row_t;
+
+extern const api_metrics_tier_row_t api_metrics_tier_rows[TIER_ROWS];
+
+struct api_metrics {
+    weft_metrics_t *registry;
+    weft_series_t *series[METRIC_COUNT]; /* those without labels of their own */
+    weft_series_t *finished[FINISH_REASONS];
+    weft_series_t *computed; /* prompt tokens by source */
+    weft_series_t *from_cache;
+    weft_series_t *from_tiers[KV_TIER_COUNT]; /* cached ones */
+    weft_series_t *tiers[KV_TIER_COUNT][TIER_ROWS];
+    weft_series_t *tier_read_time[KV_TIER_COUNT];
+    weft_series_t *waiting_for_capacity;
+    weft_series_t *rejected;
+    double token_bounds[MAX_TOKEN_BOUNDS];
+    size_t n_token_bounds;
+    double cpu_seconds; /* shown so far, so for the next */
+    engine_stats_t stats;
+};
