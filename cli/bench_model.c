@@ -12,6 +12,8 @@
 #include "base/clock.h"
 #include "base/json_writer.h"
 #include "base/log.h"
+#include "cli/bench_machine.h"
+#include "cli/bench_print.h"
 #include "cli/commands.h"
 #include "cli/option_tables.h"
 #include "runtime/engine.h"
@@ -305,23 +307,6 @@ static double median(const rates_t *rates)
     return n % 2 == 1 ? rates->tok_s[n / 2] : (rates->tok_s[n / 2 - 1] + rates->tok_s[n / 2]) / 2.0;
 }
 
-/* The processor's name, from /proc; "" when it has none. */
-static void read_cpu_name(char *name, size_t size)
-{
-    char line[512];
-    name[0] = '\0';
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    while (file != NULL && name[0] == '\0' && fgets(line, sizeof(line), file) != NULL) {
-        const char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) == 0 && colon != NULL) {
-            snprintf(name, size, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
-        }
-    }
-    if (file != NULL) {
-        fclose(file);
-    }
-}
-
 static void put_rates(weft_json_t *json, const char *name, uint32_t tokens, const rates_t *rates)
 {
     if (rates->n == 0) {
@@ -345,7 +330,7 @@ static weft_status_t print_json(const bench_t *bench, const rates_t *prefills,
     char cpu[256];
     weft_buffer_t out = {0};
     weft_json_t json;
-    read_cpu_name(cpu, sizeof(cpu));
+    bench_machine_cpu(cpu, sizeof(cpu));
     weft_json_init(&json, &out);
     weft_json_begin_object(&json);
     weft_json_put_string(&json, "version", WEFT_VERSION);
@@ -360,12 +345,7 @@ static weft_status_t print_json(const bench_t *bench, const rates_t *prefills,
     put_rates(&json, "prefill", bench->options.n_prompt, prefills);
     put_rates(&json, "decode", bench->options.n_gen, decodes);
     weft_json_end_object(&json);
-    weft_buffer_puts(&out, "\n");
-    const bool is_written = !out.is_failed &&
-                            fwrite(out.data, 1, out.length, stdout) == out.length &&
-                            fflush(stdout) == 0;
-    weft_buffer_free(&out);
-    return is_written ? WEFT_OK : WEFT_ERR_IO;
+    return bench_print_buffer(&out);
 }
 
 static void print_rates(const char *name, uint32_t tokens, const rates_t *rates)
@@ -380,7 +360,7 @@ static weft_status_t print_text(const bench_t *bench, const rates_t *prefills,
                                 const rates_t *decodes)
 {
     char cpu[256];
-    read_cpu_name(cpu, sizeof(cpu));
+    bench_machine_cpu(cpu, sizeof(cpu));
     printf("%s on %s, %s, %u threads, %s cache\n", model_config(bench->model)->name, cpu,
            bench->stream->ops->name, k_stream_threads(bench->stream),
            k_dtype_info(bench->kv_dtype)->name);

@@ -2,29 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/alloc.h"
 #include "cli/bench_serve.h"
 
-weft_status_t bench_samples_add(bench_samples_t *samples, double value)
-{
-    if (samples->n == samples->capacity) {
-        const size_t capacity = samples->capacity > 0 ? 2 * samples->capacity : 256;
-        double *values = weft_realloc(samples->values, capacity * sizeof(*values), "bench.samples");
-        if (values == NULL) {
-            return WEFT_ERR_NO_MEMORY;
-        }
-        samples->values = values;
-        samples->capacity = capacity;
-    }
-    samples->values[samples->n++] = value;
-    return WEFT_OK;
-}
-
-void bench_samples_fini(bench_samples_t *samples)
-{
-    weft_free(samples->values);
-    *samples = (bench_samples_t){0};
-}
+#define MS 1e3 /* in a second */
 
 void bench_result_fini(bench_result_t *result)
 {
@@ -51,53 +31,6 @@ void bench_result_add_error(bench_result_t *result, const char *kind)
     }
 }
 
-/* ---- distributions --------------------------------------------------------------------------- */
-
-typedef struct distribution {
-    double mean;
-    double p50;
-    double p90;
-    double p99;
-    double max;
-} distribution_t;
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a;
-    const double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Between the two nearest ranks, linearly; values sorted. */
-static double percentile(const bench_samples_t *samples, double p)
-{
-    const double at = (double)(samples->n - 1) * p / 100;
-    const size_t low = (size_t)at;
-    const size_t high = low + 1 < samples->n ? low + 1 : low;
-    return samples->values[low] +
-           (samples->values[high] - samples->values[low]) * (at - (double)low);
-}
-
-/* In milliseconds; all zero when there are none. Sorts the samples. */
-static distribution_t distribute(bench_samples_t *samples)
-{
-    if (samples->n == 0) {
-        return (distribution_t){0};
-    }
-    qsort(samples->values, samples->n, sizeof(*samples->values), compare_doubles);
-    double sum = 0;
-    for (size_t i = 0; i < samples->n; i++) {
-        sum += samples->values[i];
-    }
-    return (distribution_t){
-        .mean = sum / (double)samples->n * 1e3,
-        .p50 = percentile(samples, 50) * 1e3,
-        .p90 = percentile(samples, 90) * 1e3,
-        .p99 = percentile(samples, 99) * 1e3,
-        .max = samples->values[samples->n - 1] * 1e3,
-    };
-}
-
 static double per_second(uint64_t count, const bench_result_t *result)
 {
     return result->seconds > 0 ? (double)count / result->seconds : 0;
@@ -107,9 +40,9 @@ static double per_second(uint64_t count, const bench_result_t *result)
 
 static void print_row(FILE *file, const char *name, bench_samples_t *samples)
 {
-    const distribution_t d = distribute(samples);
-    fprintf(file, "%-6s %10.2f %10.2f %10.2f %10.2f %10.2f\n", name, d.mean, d.p50, d.p90, d.p99,
-            d.max);
+    const bench_distribution_t d = bench_samples_distribute(samples);
+    fprintf(file, "%-6s %10.2f %10.2f %10.2f %10.2f %10.2f\n", name, d.mean * MS, d.p50 * MS,
+            d.p90 * MS, d.p99 * MS, d.max * MS);
 }
 
 void bench_result_print(const bench_serve_options_t *options, bench_result_t *result, FILE *file)
@@ -136,9 +69,10 @@ void bench_result_print(const bench_serve_options_t *options, bench_result_t *re
 
 static json_t *distribution_json(bench_samples_t *samples)
 {
-    const distribution_t d = distribute(samples);
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:I}", "mean", d.mean, "p50", d.p50, "p90", d.p90,
-                     "p99", d.p99, "max", d.max, "n", (json_int_t)samples->n);
+    const bench_distribution_t d = bench_samples_distribute(samples);
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:I}", "mean", d.mean * MS, "p50", d.p50 * MS,
+                     "p90", d.p90 * MS, "p99", d.p99 * MS, "max", d.max * MS, "n",
+                     (json_int_t)samples->n);
 }
 
 static json_t *errors_json(const bench_result_t *result)

@@ -18,6 +18,8 @@
 
 #include "base/diag.h"
 #include "base/option.h"
+#include "cli/bench_random.h"
+#include "cli/bench_samples.h"
 
 typedef struct bench_serve_options {
 #define OPTION WEFT_OPTION_FIELD
@@ -27,14 +29,6 @@ typedef struct bench_serve_options {
 
 /* ---- prompts ------------------------------------------------------------------------------- */
 
-/* splitmix64 (Steele, Lea, Flood 2014); seed by assignment. */
-typedef struct bench_random {
-    uint64_t state;
-} bench_random_t;
-
-uint64_t bench_random_next(bench_random_t *random);
-double bench_random_exponential(bench_random_t *random, double rate); /* seconds to an arrival */
-
 /*
  * Words of prompt number index: the first shared of them are those of every prompt of this seed.
  * NULL when there is no memory; free with weft_free.
@@ -42,15 +36,6 @@ double bench_random_exponential(bench_random_t *random, double rate); /* seconds
 char *bench_prompt_create(uint64_t seed, uint64_t index, uint32_t shared, uint32_t words);
 
 /* ---- measurements -------------------------------------------------------------------------- */
-
-typedef struct bench_samples {
-    double *values;
-    size_t n;
-    size_t capacity;
-} bench_samples_t;
-
-weft_status_t bench_samples_add(bench_samples_t *samples, double value);
-void bench_samples_fini(bench_samples_t *samples);
 
 #define BENCH_ERROR_KINDS 16
 #define BENCH_ERROR_BYTES 160

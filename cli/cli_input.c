@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,7 +53,9 @@ weft_status_t cli_parse_ids(const char *text, const char *where, int64_t limit, 
         return WEFT_ERR_NO_MEMORY;
     }
     uint32_t n = 0;
-    for (const char *at = text;;) {
+    const char *at = text + strspn(text, " \t\r\n");
+    bool is_done = *at == '\0';
+    while (!is_done) {
         char *end;
         errno = 0;
         const long id = strtol(at, &end, 10);
@@ -65,9 +68,7 @@ weft_status_t cli_parse_ids(const char *text, const char *where, int64_t limit, 
         while (isspace((unsigned char)*end)) {
             end++;
         }
-        if (*end == '\0') {
-            break;
-        }
+        is_done = *end == '\0';
         at = *end == ',' ? end + 1 : end;
     }
     *ids_out = ids;

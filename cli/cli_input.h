@@ -11,7 +11,7 @@
 weft_status_t cli_read_file(const char *path, weft_buffer_t *text, weft_diag_t *diag);
 
 /*
- * "1,2,3", blanks allowed, ids below limit. where: what a fault is told of, "--prompt-ids". Free
+ * "1,2,3" or nothing, blanks allowed, ids below limit. where: what a fault is told of, "--prompt-ids". Free
  * *ids_out [*n_out] with weft_free.
  */
 weft_status_t cli_parse_ids(const char *text, const char *where, int64_t limit, weft_diag_t *diag,

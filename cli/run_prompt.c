@@ -118,18 +118,14 @@ weft_status_t run_prompt_make(const run_prompt_spec_t *spec, const model_source_
                               const text_tokenizer_t *tokenizer, weft_diag_t *diag,
                               run_prompt_t *prompt_out)
 {
-    weft_status_t status = check_one_prompt(options, diag);
-    if (status < 0) {
-        return status;
-    }
-    if (options->prompt_ids[0] != '\0') {
-        return cli_parse_ids(options->prompt_ids, "--prompt-ids",
-                             model_source_config(source)->vocab, diag, &prompt_out->ids,
-                             &prompt_out->n);
+    if (spec->kind == RUN_PROMPT_IDS) {
+        return cli_parse_ids(spec->given, "--prompt-ids", model_source_config(source)->vocab, diag,
+                             &prompt_out->ids, &prompt_out->n);
     }
     weft_buffer_t text = {0};
-    if (options->prompt_file[0] != '\0') {
-        status = cli_read_file(options->prompt_file, &text, diag);
+    weft_status_t status = WEFT_OK;
+    if (spec->kind == RUN_PROMPT_FILE) {
+        status = cli_read_file(spec->given, &text, diag);
     } else {
         weft_buffer_puts(&text, spec->given);
         status = text.is_failed ? WEFT_ERR_NO_MEMORY : WEFT_OK;

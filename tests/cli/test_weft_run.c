@@ -1,42 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `weft run` and `weft bench model` as a shell meets them: words in, text and exit code out. */
 #include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/support/model_rig.h"
+#include "tests/support/weft_shell.h"
 
-#define WEFT      WEFT_BINARY_DIR "/weft "
 #define EXACT     " --cpu-isa ref --kv-cache-dtype f32 --threads 1 "
-#define MAX_OUT   ((size_t)1 << 20)
 #define SEQUENCES 4
 #define ANSWER    16
-
-static char output[MAX_OUT];
-
-/* Runs a shell command line; the exit code. What it printed is in output, terminated. */
-static int shell(const char *command)
-{
-    FILE *pipe = popen(command, "r");
-    assert_non_null(pipe);
-    const size_t n = fread(output, 1, MAX_OUT - 1, pipe);
-    output[n] = '\0';
-    const int status = pclose(pipe);
-    assert_true(WIFEXITED(status));
-    return WEXITSTATUS(status);
-}
-
-static json_t *run_json(const char *command)
-{
-    json_error_t error;
-    assert_int_equal(shell(command), 0);
-    json_t *json = json_loads(output, JSON_ALLOW_NUL, &error);
-    if (json == NULL) {
-        print_error("%s\n%s: %s\n", command, output, error.text);
-    }
-    assert_non_null(json);
-    return json;
-}
 
 static void write_ids(const json_t *ids, char *text, size_t size)
 {
@@ -202,10 +174,7 @@ static void a_seed_repeats_a_sampled_answer(void **state)
 static void bad_words_get_one_line_and_exit_code_2(void **state)
 {
     (void)state;
-    const struct {
-        const char *words;
-        const char *says;
-    } cases[] = {
+    static const weft_shell_case_t cases[] = {
         {"run --prompt x", "--model"},
         {"run --model /nonexistent --prompt x", "/nonexistent"},
         {"run --model LLAMA", "--prompt"},
@@ -236,22 +205,16 @@ static void bad_words_get_one_line_and_exit_code_2(void **state)
         {"bench model --model LLAMA --block-size 0", "--block-size"},
         {"bench model --model LLAMA --block-size 12", "12"},
         {"bench model --model LLAMA --kv-cache-dtype q8_0", "--kv-cache-dtype"},
-        {"bench nothing", "nothing"},
     };
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(cases); i++) {
-        char command[2048];
-        const char *model = strstr(cases[i].words, "LLAMA");
-        const int before =
-            model == NULL ? (int)strlen(cases[i].words) : (int)(model - cases[i].words);
-        snprintf(command, sizeof(command), WEFT "%.*s%s%s 2>&1 >/dev/null", before, cases[i].words,
-                 model == NULL ? "" : tiny_model_path("llama"), model == NULL ? "" : model + 5);
-        const int code = shell(command);
-        if (code != 2 || strncmp(output, "weft: error: ", 13) != 0 ||
-            strstr(output, cases[i].says) == NULL) {
-            print_error("weft %s: exit code %d, says: %s\n", cases[i].words, code, output);
-            fail();
-        }
-    }
+    weft_shell_refuses(cases, WEFT_ARRAY_LEN(cases), tiny_model_path("llama"));
+}
+
+static void an_unknown_benchmark_gets_the_list(void **state)
+{
+    (void)state;
+    assert_int_equal(shell(WEFT "bench nothing 2>&1 >/dev/null"), 2);
+    assert_non_null(strstr(output, "weft: error: no benchmark \"nothing\""));
+    assert_non_null(strstr(output, "  model "));
 }
 
 static void a_reader_that_leaves_is_no_failure(void **state)
@@ -313,7 +276,7 @@ static void an_interrupt_ends_the_answer_early_and_well(void **state)
     const pid_t pid = start(argv, &out);
     assert_true(fgetc(out) != EOF); /* the first token is out */
     assert_int_equal(kill(pid, SIGINT), 0);
-    const size_t n = fread(output, 1, MAX_OUT, out);
+    const size_t n = fread(output, 1, WEFT_SHELL_BYTES, out);
     fclose(out);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
@@ -360,6 +323,7 @@ int main(void)
         cmocka_unit_test(an_empty_text_is_no_tokens_or_the_one_that_begins_a_text),
         cmocka_unit_test(a_seed_repeats_a_sampled_answer),
         cmocka_unit_test(bad_words_get_one_line_and_exit_code_2),
+        cmocka_unit_test(an_unknown_benchmark_gets_the_list),
         cmocka_unit_test(a_reader_that_leaves_is_no_failure),
         cmocka_unit_test(a_full_disk_is_a_failure),
         cmocka_unit_test(an_interrupt_ends_the_answer_early_and_well),
