@@ -8,28 +8,7 @@
 #include "runtime/engine_priv.h"
 #include "tests/support/engine_rig.h"
 
-#define MODEL "llama"
-
 enum { EOS = 2, VOCAB = 320 };
-
-static const int32_t prompt[40] = {1,  70, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80, 81, 82,
-                                   83, 84, 85, 86, 87, 88, 89, 90, 91, 92, 93, 94, 95, 96,
-                                   97, 98, 99, 60, 61, 62, 63, 64, 65, 66, 67, 68};
-
-static void open_small(engine_rig_t *rig)
-{
-    const engine_options_t options = engine_rig_options();
-    engine_rig_open(rig, MODEL, &options);
-}
-
-/* The greedy continuation of the prompt, to compare with. */
-static engine_request_t *greedy(engine_rig_t *rig, uint32_t max_tokens)
-{
-    const engine_submit_t submit = engine_rig_submit(prompt, 20, max_tokens);
-    engine_request_t *request = engine_rig_send(rig, &submit);
-    engine_rig_wait(rig, request);
-    return request;
-}
 
 static engine_answer_t run(engine_rig_t *rig, const engine_submit_t *submit,
                            engine_request_t **request_out)
@@ -43,8 +22,8 @@ static void a_request_is_answered_and_timed(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
-    engine_request_t *request = greedy(&rig, 12);
+    engine_rig_open_small(&rig);
+    engine_request_t *request = engine_rig_greedy(&rig, 12);
     const engine_answer_t answer = engine_request_answer(request, 0);
     assert_int_equal(answer.finish, ENGINE_FINISH_LENGTH);
     assert_int_equal(answer.n_tokens, 12);
@@ -61,8 +40,8 @@ static void an_idle_engine_sleeps_and_shows_zero(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
-    engine_request_release(greedy(&rig, 3));
+    engine_rig_open_small(&rig);
+    engine_request_release(engine_rig_greedy(&rig, 3));
     const engine_stats_t stats = engine_rig_wait_idle(&rig);
     assert_int_equal(stats.free_blocks, stats.total_blocks);
     assert_int_equal(stats.generation_tokens, 3);
@@ -75,11 +54,11 @@ static void the_descriptor_is_readable_while_there_is_news(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
+    engine_rig_open_small(&rig);
     struct pollfd poll_fd = {.fd = engine_client_fd(rig.client), .events = POLLIN};
     assert_int_equal(poll(&poll_fd, 1, 0), 0);
     int user = 0;
-    engine_submit_t submit = engine_rig_submit(prompt, 5, 1);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 5, 1);
     submit.user = &user;
     engine_request_t *request = engine_rig_send(&rig, &submit);
     assert_int_equal(poll(&poll_fd, 1, 60000), 1);
@@ -98,10 +77,10 @@ static void stop_ids_end_an_answer_and_are_named(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
-    engine_request_t *whole = greedy(&rig, 8);
+    engine_rig_open_small(&rig);
+    engine_request_t *whole = engine_rig_greedy(&rig, 8);
     const int32_t third = engine_request_answer(whole, 0).tokens[2];
-    engine_submit_t submit = engine_rig_submit(prompt, 20, 8);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 20, 8);
     submit.sampling.stop_token_ids = &third;
     submit.sampling.n_stop_token_ids = 1;
     engine_request_t *stopped = NULL;
@@ -126,9 +105,9 @@ static void end_tokens_end_an_answer_unless_ignored(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
+    engine_rig_open_small(&rig);
     const k_bias_t bias = {.token = EOS, .value = 1e4f};
-    engine_submit_t submit = engine_rig_submit(prompt, 20, 5);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 20, 5);
     submit.sampling.logit_bias = &bias;
     submit.sampling.n_logit_bias = 1;
     engine_request_t *request = NULL;
@@ -156,9 +135,9 @@ static void masks_forbid_what_is_not_allowed_and_bad_words(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
+    engine_rig_open_small(&rig);
     const int32_t allowed[] = {100, 200, 300};
-    engine_submit_t submit = engine_rig_submit(prompt, 20, 12);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 20, 12);
     submit.sampling.allowed_token_ids = allowed;
     submit.sampling.n_allowed_token_ids = 3;
     submit.sampling.temperature = 1.5f;
@@ -196,8 +175,8 @@ static void logprobs_come_with_the_tokens(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
-    engine_submit_t submit = engine_rig_submit(prompt, 40, 4);
+    engine_rig_open_small(&rig);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 40, 4);
     submit.sampling.wants_logprobs = true;
     submit.sampling.n_top_logprobs = 3;
     submit.sampling.wants_prompt_logprobs = true;
@@ -213,7 +192,7 @@ static void logprobs_come_with_the_tokens(void **state)
     const k_sampled_t *about_prompt = engine_request_prompt_logprobs(request);
     assert_non_null(about_prompt);
     for (uint32_t i = 1; i < 40; i++) {
-        assert_int_equal(about_prompt[i].chosen.token, prompt[i]);
+        assert_int_equal(about_prompt[i].chosen.token, engine_rig_prompt[i]);
         assert_true(about_prompt[i].chosen.logprob < 0);
         assert_int_equal(about_prompt[i].n_top, 2);
     }
@@ -225,8 +204,8 @@ static void no_answer_wanted_computes_the_prompt_alone(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
-    engine_submit_t submit = engine_rig_submit(prompt, 40, 0);
+    engine_rig_open_small(&rig);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 40, 0);
     submit.sampling.wants_prompt_logprobs = true;
     engine_request_t *request = NULL;
     engine_answer_t answer = run(&rig, &submit, &request);
@@ -245,8 +224,8 @@ static void samples_differ_by_seed_and_repeat_by_seed(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
-    engine_submit_t submit = engine_rig_submit(prompt, 20, 16);
+    engine_rig_open_small(&rig);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 20, 16);
     submit.n = 3;
     submit.sampling.temperature = 2.0f;
     submit.sampling.seed = 41;
@@ -268,8 +247,8 @@ static void a_prompt_computed_once_is_found_again(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
-    engine_submit_t submit = engine_rig_submit(prompt, 40, 4);
+    engine_rig_open_small(&rig);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 40, 4);
     engine_request_t *first = NULL, *second = NULL, *salted = NULL;
     const engine_answer_t a = run(&rig, &submit, &first);
     const engine_answer_t b = run(&rig, &submit, &second);
@@ -301,13 +280,13 @@ static void every_hash_algorithm_finds_prompts_and_answers_again(void **state)
         engine_rig_t rig;
         engine_options_t options = engine_rig_options();
         options.hash_algo = algos[i];
-        engine_rig_open(&rig, MODEL, &options);
-        engine_submit_t submit = engine_rig_submit(prompt, 40, 20);
+        engine_rig_open(&rig, ENGINE_RIG_MODEL, &options);
+        engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 40, 20);
         engine_request_t *first = NULL, *second = NULL;
         const engine_answer_t answer = run(&rig, &submit, &first);
         assert_int_equal(answer.n_tokens, 20);
         int32_t turn[60];
-        memcpy(turn, prompt, 40 * sizeof(int32_t));
+        memcpy(turn, engine_rig_prompt, 40 * sizeof(int32_t));
         memcpy(turn + 40, answer.tokens, 20 * sizeof(int32_t));
         submit = engine_rig_submit(turn, 60, 4);
         (void)run(&rig, &submit, &second);
@@ -322,10 +301,10 @@ static void bad_requests_name_their_field(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
+    engine_rig_open_small(&rig);
     const int32_t outside[2] = {1, VOCAB};
     const uint32_t empty_word = 0;
-    const engine_submit_t good = engine_rig_submit(prompt, 10, 5);
+    const engine_submit_t good = engine_rig_submit(engine_rig_prompt, 10, 5);
     static char long_salt[KV_EXTRA_MAX_BYTES + 1];
     memset(long_salt, 's', sizeof(long_salt) - 1);
     engine_submit_t bad[12];
@@ -375,9 +354,9 @@ static void prompts_over_the_context_are_refused_and_answers_end_there(void **st
     engine_rig_t rig;
     engine_options_t options = engine_rig_options();
     options.max_model_len = 32;
-    engine_rig_open(&rig, MODEL, &options);
+    engine_rig_open(&rig, ENGINE_RIG_MODEL, &options);
     assert_int_equal(engine_max_context(rig.engine), 32);
-    engine_submit_t submit = engine_rig_submit(prompt, 32, 1);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 32, 1);
     engine_request_t *request = NULL;
     weft_diag_t diag = {0};
     assert_status(engine_submit(rig.engine, rig.client, &submit, &diag, &request),
@@ -389,267 +368,6 @@ static void prompts_over_the_context_are_refused_and_answers_end_there(void **st
     assert_int_equal(answer.n_tokens, 2);
     assert_int_equal(answer.finish, ENGINE_FINISH_LENGTH);
     engine_request_release(request);
-    engine_rig_close(&rig);
-}
-
-/*
- * Holds the engine after each step until it is let go on, so that what a test finds running or
- * waiting does not depend on who is faster.
- */
-typedef struct gate {
-    sem_t permits;
-    atomic_uint arrived;
-} gate_t;
-
-static void wait_at_gate(void *user, uint32_t tokens)
-{
-    (void)tokens;
-    gate_t *gate = user;
-    atomic_fetch_add(&gate->arrived, 1);
-    while (sem_wait(&gate->permits) != 0) {
-    }
-}
-
-static void allow_steps(gate_t *gate, int n)
-{
-    for (int i = 0; i < n; i++) {
-        assert_int_equal(sem_post(&gate->permits), 0);
-    }
-}
-
-static void put_gate(gate_t *gate, engine_rig_t *rig, uint32_t permits)
-{
-    atomic_init(&gate->arrived, 0);
-    assert_int_equal(sem_init(&gate->permits, 0, permits), 0);
-    engine_observe(rig->engine, &(engine_observer_t){.user = gate, .on_step = wait_at_gate});
-}
-
-static void a_full_queue_refuses_and_takes_again(void **state)
-{
-    (void)state;
-    engine_rig_t rig;
-    engine_options_t options = engine_rig_options();
-    options.max_num_seqs = 1;
-    options.max_num_queued_reqs = 1;
-    gate_t gate;
-    engine_rig_open(&rig, MODEL, &options);
-    put_gate(&gate, &rig, 0);
-    const engine_submit_t submit = engine_rig_submit(prompt, 10, 200);
-    engine_request_t *first = engine_rig_send(&rig, &submit);
-    engine_request_t *second = engine_rig_send(&rig, &submit);
-    engine_request_t *third = NULL;
-    assert_status(engine_submit(rig.engine, rig.client, &submit, NULL, &third),
-                  WEFT_ERR_QUEUE_FULL);
-    assert_null(third);
-    engine_abort(first);
-    allow_steps(&gate, 2000);
-    engine_rig_wait(&rig, first);
-    third = engine_rig_send(&rig, &submit);
-    engine_request_release(third);
-    engine_request_release(second);
-    engine_request_release(first);
-    engine_rig_wait_idle(&rig);
-    engine_rig_close(&rig);
-}
-
-static void a_draining_engine_finishes_what_it_has(void **state)
-{
-    (void)state;
-    engine_rig_t rig;
-    open_small(&rig);
-    const engine_submit_t submit = engine_rig_submit(prompt, 10, 20);
-    engine_request_t *request = engine_rig_send(&rig, &submit);
-    engine_drain(rig.engine);
-    engine_request_t *late = NULL;
-    assert_status(engine_submit(rig.engine, rig.client, &submit, NULL, &late), WEFT_ERR_STOPPING);
-    engine_rig_wait(&rig, request);
-    assert_int_equal(engine_request_answer(request, 0).n_tokens, 20);
-    engine_request_release(request);
-    engine_rig_close(&rig);
-}
-
-static void destroying_the_engine_aborts_and_requests_outlive_it(void **state)
-{
-    (void)state;
-    engine_rig_t rig;
-    gate_t gate;
-    open_small(&rig);
-    put_gate(&gate, &rig, 1);
-    const engine_submit_t submit = engine_rig_submit(prompt, 10, 200);
-    engine_request_t *request = engine_rig_send(&rig, &submit);
-    assert_non_null(engine_client_wait(rig.client, 60000));
-    engine_drain(rig.engine);
-    allow_steps(&gate, 100); /* fewer than the answer needs */
-    engine_destroy(rig.engine);
-    assert_int_equal(engine_request_answer(request, 0).finish, ENGINE_FINISH_ABORT);
-    engine_abort(request);
-    engine_request_release(request);
-    engine_client_destroy(rig.client);
-    model_source_close(rig.source);
-}
-
-static void aborting_frees_the_blocks_of_running_and_waiting_requests(void **state)
-{
-    (void)state;
-    engine_rig_t rig;
-    engine_options_t options = engine_rig_options();
-    options.max_num_seqs = 2;
-    gate_t gate;
-    engine_rig_open(&rig, MODEL, &options);
-    put_gate(&gate, &rig, 5);
-    const engine_submit_t submit = engine_rig_submit(prompt, 40, 200);
-    engine_request_t *requests[4];
-    for (int i = 0; i < 4; i++) {
-        requests[i] = engine_rig_send(&rig, &submit);
-    }
-    assert_non_null(engine_client_wait(rig.client, 60000));
-    allow_steps(&gate, 5);
-    assert_status(engine_reset_prefix_cache(rig.engine, false, false), WEFT_ERR_IN_USE);
-    for (int i = 3; i >= 0; i--) {
-        engine_abort(requests[i]);
-        engine_abort(requests[i]);
-    }
-    allow_steps(&gate, 100);
-    for (int i = 0; i < 4; i++) {
-        engine_rig_wait(&rig, requests[i]);
-        assert_int_equal(engine_request_answer(requests[i], 0).finish, ENGINE_FINISH_ABORT);
-        engine_request_release(requests[i]);
-    }
-    engine_rig_wait_idle(&rig);
-    engine_rig_close(&rig);
-}
-
-/* Until the nth step waits at the gate; the one before has left its numbers. */
-static void wait_for_step(const gate_t *gate, engine_rig_t *rig, uint32_t n)
-{
-    while (atomic_load(&gate->arrived) < n) {
-        (void)engine_client_wait(rig->client, 1);
-    }
-}
-
-static void aborting_a_sample_frees_its_blocks_and_leaves_its_siblings(void **state)
-{
-    (void)state;
-    engine_rig_t undisturbed;
-    engine_rig_t rig;
-    gate_t gate;
-    engine_submit_t submit = engine_rig_submit(prompt, 40, 100);
-    submit.n = 3;
-    submit.sampling.temperature = 1.5f;
-    submit.sampling.seed = 7;
-    open_small(&undisturbed);
-    engine_request_t *whole = engine_rig_send(&undisturbed, &submit);
-    engine_rig_wait(&undisturbed, whole);
-
-    open_small(&rig);
-    put_gate(&gate, &rig, 30);
-    engine_request_t *request = engine_rig_send(&rig, &submit);
-    wait_for_step(&gate, &rig, 31);
-    const uint32_t blocks = engine_stats(rig.engine).referenced_blocks;
-    const size_t live = weft_alloc_live_bytes();
-    engine_abort_sample(request, 1);
-    engine_abort_sample(request, 1);
-    assert_int_equal(weft_alloc_live_bytes(), live);
-    allow_steps(&gate, 2); /* the one at the gate, and that before which the abort is seen */
-    wait_for_step(&gate, &rig, 33);
-    assert_int_equal(engine_request_answer(request, 1).finish, ENGINE_FINISH_ABORT);
-    assert_int_equal(engine_stats(rig.engine).running, 2);
-    assert_true(engine_stats(rig.engine).referenced_blocks < blocks);
-    allow_steps(&gate, 200);
-    engine_rig_wait(&rig, request);
-    assert_true(engine_request_answer(request, 1).n_tokens < 40);
-    for (uint32_t i = 0; i < 3; i++) {
-        const engine_answer_t answer = engine_request_answer(request, i);
-        assert_int_equal(answer.finish, i == 1 ? ENGINE_FINISH_ABORT : ENGINE_FINISH_LENGTH);
-        assert_memory_equal(answer.tokens, engine_request_answer(whole, i).tokens,
-                            answer.n_tokens * sizeof(int32_t));
-    }
-    engine_abort_sample(request, 0); /* done: nothing happens */
-    engine_request_release(request);
-    engine_request_release(whole);
-    engine_rig_wait_idle(&rig);
-    engine_rig_close(&rig);
-    engine_rig_close(&undisturbed);
-}
-
-static void steady_decoding_allocates_nothing(void **state)
-{
-    (void)state;
-    engine_rig_t rig;
-    gate_t gate;
-    open_small(&rig);
-    put_gate(&gate, &rig, 10);
-    engine_submit_t submit = engine_rig_submit(prompt, 10, 220);
-    const int32_t bad_word = 5;
-    const uint32_t bad_length = 1;
-    submit.sampling.wants_logprobs = true;
-    submit.sampling.n_top_logprobs = 5;
-    submit.sampling.bad_words = &bad_word;
-    submit.sampling.bad_word_lengths = &bad_length;
-    submit.sampling.n_bad_words = 1;
-    submit.sampling.frequency_penalty = 0.5f;
-    engine_request_t *requests[4];
-    for (int i = 0; i < 4; i++) {
-        requests[i] = engine_rig_send(&rig, &submit);
-    }
-    assert_non_null(engine_client_wait(rig.client, 60000));
-    (void)weft_alloc_fail_nth(0);
-    allow_steps(&gate, 2000);
-    for (int i = 0; i < 4; i++) {
-        engine_rig_wait(&rig, requests[i]);
-    }
-    assert_int_equal(weft_alloc_fail_nth(0), 0);
-    for (int i = 0; i < 4; i++) {
-        assert_int_equal(engine_request_answer(requests[i], 0).n_tokens, 220);
-        engine_request_release(requests[i]);
-    }
-    engine_rig_close(&rig);
-}
-
-static void a_failed_device_ends_everything_with_an_error(void **state)
-{
-    (void)state;
-    engine_rig_t rig;
-    gate_t gate;
-    open_small(&rig);
-    put_gate(&gate, &rig, 3);
-    engine_submit_t submit = engine_rig_submit(prompt, 20, 100);
-    submit.n = 12; /* more than run at a time */
-    engine_request_t *request = engine_rig_send(&rig, &submit);
-    while (atomic_load(&gate.arrived) < 4) {
-        (void)engine_client_wait(rig.client, 1);
-    }
-    /* The engine stands between launch and collect: the result is taken from it. */
-    step_result_t stolen;
-    assert_status(executor_collect(rig.engine->executor, &stolen), WEFT_OK);
-    allow_steps(&gate, 10);
-    engine_rig_wait(&rig, request);
-    for (uint32_t i = 0; i < 12; i++) {
-        assert_int_equal(engine_request_answer(request, i).finish, ENGINE_FINISH_ERROR);
-    }
-    assert_false(engine_is_healthy(rig.engine));
-    engine_request_t *late = NULL;
-    assert_status(engine_submit(rig.engine, rig.client, &submit, NULL, &late), WEFT_ERR_DEVICE);
-    engine_request_release(request);
-    assert_int_equal(engine_rig_wait_idle(&rig).referenced_blocks, 0);
-    engine_rig_close(&rig);
-}
-
-static void add_tokens(void *user, uint32_t tokens)
-{
-    atomic_fetch_add((atomic_uint *)user, tokens);
-}
-
-static void every_step_is_observed(void **state)
-{
-    (void)state;
-    engine_rig_t rig;
-    atomic_uint tokens;
-    atomic_init(&tokens, 0);
-    open_small(&rig);
-    engine_observe(rig.engine, &(engine_observer_t){.user = &tokens, .on_step = add_tokens});
-    engine_request_release(greedy(&rig, 6));
-    assert_int_equal(atomic_load(&tokens), 20 + 5);
     engine_rig_close(&rig);
 }
 
@@ -681,8 +399,9 @@ static void what_does_not_fit_says_what_to_change(void **state)
     cases[6].options.cpu_isa = "avx7";
     cases[7].options.hash_algo = "builtin";
     model_source_t *source = NULL;
-    assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/" MODEL, NULL, &source),
-                  WEFT_OK);
+    assert_status(
+        model_source_open(WEFT_TEST_VECTORS "/tiny-models/" ENGINE_RIG_MODEL, NULL, &source),
+        WEFT_OK);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         weft_diag_t diag = {0};
         engine_t *engine = NULL;
@@ -701,11 +420,11 @@ static void the_context_shrinks_to_what_the_cache_holds(void **state)
     engine_rig_t rig;
     engine_options_t options = engine_rig_options();
     options.num_gpu_blocks = 3;
-    engine_rig_open(&rig, MODEL, &options);
+    engine_rig_open(&rig, ENGINE_RIG_MODEL, &options);
     assert_int_equal(engine_max_context(rig.engine), 48);
     engine_rig_close(&rig);
     options.num_gpu_blocks = 0;
-    engine_rig_open(&rig, MODEL, &options);
+    engine_rig_open(&rig, ENGINE_RIG_MODEL, &options);
     assert_int_equal(engine_max_context(rig.engine), 256);
     assert_int_equal(engine_stats(rig.engine).total_blocks, 8 * 16);
     engine_rig_close(&rig);
@@ -716,8 +435,9 @@ static void creation_survives_no_memory(void **state)
     (void)state;
     const engine_options_t options = engine_rig_options();
     model_source_t *source = NULL;
-    assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/" MODEL, NULL, &source),
-                  WEFT_OK);
+    assert_status(
+        model_source_open(WEFT_TEST_VECTORS "/tiny-models/" ENGINE_RIG_MODEL, NULL, &source),
+        WEFT_OK);
     weft_status_t status = WEFT_ERR_NO_MEMORY;
     const size_t live = weft_alloc_live_bytes();
     for (uint64_t n = 1; status == WEFT_ERR_NO_MEMORY; n++) {
@@ -738,8 +458,8 @@ static void submitting_survives_no_memory(void **state)
 {
     (void)state;
     engine_rig_t rig;
-    open_small(&rig);
-    engine_submit_t submit = engine_rig_submit(prompt, 40, 4);
+    engine_rig_open_small(&rig);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 40, 4);
     submit.n = 2;
     engine_request_t *request = NULL;
     weft_status_t status = WEFT_ERR_NO_MEMORY;
@@ -773,14 +493,6 @@ int main(void)
         cmocka_unit_test(every_hash_algorithm_finds_prompts_and_answers_again),
         cmocka_unit_test(bad_requests_name_their_field),
         cmocka_unit_test(prompts_over_the_context_are_refused_and_answers_end_there),
-        cmocka_unit_test(a_full_queue_refuses_and_takes_again),
-        cmocka_unit_test(a_draining_engine_finishes_what_it_has),
-        cmocka_unit_test(destroying_the_engine_aborts_and_requests_outlive_it),
-        cmocka_unit_test(aborting_frees_the_blocks_of_running_and_waiting_requests),
-        cmocka_unit_test(aborting_a_sample_frees_its_blocks_and_leaves_its_siblings),
-        cmocka_unit_test(steady_decoding_allocates_nothing),
-        cmocka_unit_test(a_failed_device_ends_everything_with_an_error),
-        cmocka_unit_test(every_step_is_observed),
         cmocka_unit_test(what_does_not_fit_says_what_to_change),
         cmocka_unit_test(the_context_shrinks_to_what_the_cache_holds),
         cmocka_unit_test(creation_survives_no_memory),

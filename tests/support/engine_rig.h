@@ -116,3 +116,26 @@ static inline engine_stats_t engine_rig_wait_idle(engine_rig_t *rig)
     }
     return stats;
 }
+
+/* ---- one small engine, one prompt ---- */
+
+#define ENGINE_RIG_MODEL "llama"
+
+static const int32_t engine_rig_prompt[40] = {
+    1,  70, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88,
+    89, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 60, 61, 62, 63, 64, 65, 66, 67, 68};
+
+static inline void engine_rig_open_small(engine_rig_t *rig)
+{
+    const engine_options_t options = engine_rig_options();
+    engine_rig_open(rig, ENGINE_RIG_MODEL, &options);
+}
+
+/* The greedy continuation of the prompt's first 20 tokens, to compare with. */
+static inline engine_request_t *engine_rig_greedy(engine_rig_t *rig, uint32_t max_tokens)
+{
+    const engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 20, max_tokens);
+    engine_request_t *request = engine_rig_send(rig, &submit);
+    engine_rig_wait(rig, request);
+    return request;
+}
