@@ -282,7 +282,8 @@ static weft_status_t check_header(const kv_journal_t *journal, const char *path,
     const kv_disk_identity_t *ours = &journal->identity;
     if (theirs->block_tokens != ours->block_tokens || theirs->block_bytes != ours->block_bytes ||
         memcmp(theirs->fingerprint, ours->fingerprint, sizeof(ours->fingerprint)) != 0) {
-        return refuse(diag, path, "blocks of another model, layout or version");
+        return refuse(diag, path,
+                      "blocks of another model, layout, hash algorithm, PYTHONHASHSEED or version");
     }
     return WEFT_OK;
 }

@@ -37,7 +37,8 @@ typedef struct disk_tier {
     kv_disk_job_t *jobs; /* [n_jobs] */
     int32_t *tokens;     /* [n_jobs * block_tokens] */
     kv_disk_job_t *free_jobs;
-    kv_disk_job_t *held; /* a get that ended, for which the last poll had no room */
+    kv_disk_job_t *landed; /* writes that are done and not yet told of */
+    kv_disk_job_t *held;   /* a get that ended, for which the last poll had no room */
     uint32_t n_jobs;
     uint32_t n_free_jobs;
     uint64_t next_generation;
@@ -420,6 +421,12 @@ static bool is_named(const disk_tier_t *tier, uint32_t slot)
     return kv_disk_slots_hash(tier->slots, slot) != NULL;
 }
 
+static void end_job(disk_tier_t *tier, kv_disk_job_t *job)
+{
+    kv_disk_slots_unpin(tier->slots, job->slot.slot);
+    free_job(tier, job);
+}
+
 static void end_write(disk_tier_t *tier, kv_disk_job_t *job)
 {
     const uint32_t slot = job->slot.slot;
@@ -431,6 +438,37 @@ static void end_write(disk_tier_t *tier, kv_disk_job_t *job)
         say_stored(tier, &job->name);
     } else if (is_named(tier, slot)) {
         kv_disk_slots_forget(tier->slots, slot);
+    }
+    end_job(tier, job);
+}
+
+static bool is_parent_being_written(const disk_tier_t *tier, const kv_disk_job_t *job)
+{
+    const uint32_t parent =
+        job->name.is_first ? KV_DISK_SLOT_NONE : kv_disk_slots_find(tier->slots, &job->name.parent);
+    return parent != KV_DISK_SLOT_NONE && !kv_disk_slots_is_stored(tier->slots, parent);
+}
+
+/*
+ * Chains come tail first, and are told of head first: a write that has landed waits, its block not
+ * yet there, until its parent's has. Its parent has a job too, so they are few and all end.
+ */
+static void end_writes(disk_tier_t *tier)
+{
+    bool has_ended = true;
+    while (has_ended) {
+        has_ended = false;
+        for (kv_disk_job_t **link = &tier->landed; *link != NULL;) {
+            kv_disk_job_t *job = *link;
+            if (is_named(tier, job->slot.slot) && job->status == WEFT_OK &&
+                is_parent_being_written(tier, job)) {
+                link = &job->next;
+                continue;
+            }
+            *link = job->next;
+            end_write(tier, job);
+            has_ended = true;
+        }
     }
 }
 
@@ -499,13 +537,14 @@ static uint32_t disk_poll(kv_tier_t *base, kv_tier_done_t *done, uint32_t max)
             break;
         }
         if (job->op.is_write) {
-            end_write(tier, job);
+            job->next = tier->landed;
+            tier->landed = job;
         } else {
             end_read(tier, job, &done[n++]);
+            end_job(tier, job);
         }
-        kv_disk_slots_unpin(tier->slots, job->slot.slot);
-        free_job(tier, job);
     }
+    end_writes(tier);
     if (is_off(tier) && !tier->is_off) {
         go_absent(tier);
     }

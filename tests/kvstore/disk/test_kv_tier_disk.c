@@ -151,6 +151,23 @@ static void a_block_is_found_once_it_is_written_and_not_before(void **state)
     disk_rig_fini(&rig);
 }
 
+static void a_chain_put_tail_first_is_told_of_head_first(void **state)
+{
+    (void)state;
+    disk_rig_t rig;
+    faulty_io_plan = (faulty_io_plan_t){.is_holding = true};
+    disk_rig_init(&rig, 8);
+    assert_status(disk_rig_open(&rig, &kv_io_faulty), WEFT_OK);
+    for (uint32_t block = 4; block-- > 0;) {
+        assert_status(disk_rig_put(&rig, block), WEFT_OK);
+    }
+    faulty_io_release();
+    disk_rig_settle(&rig);
+    assert_int_equal(rig.n_stored, 4);
+    assert_false(rig.is_orphan_told);
+    disk_rig_fini(&rig);
+}
+
 static void puts_are_refused_before_gets_when_the_disk_is_behind(void **state)
 {
     (void)state;
@@ -564,6 +581,7 @@ int main(void)
         cmocka_unit_test(what_comes_in_parts_comes_back_whole),
         cmocka_unit_test(many_puts_and_gets_run_at_once),
         cmocka_unit_test(a_block_is_found_once_it_is_written_and_not_before),
+        cmocka_unit_test(a_chain_put_tail_first_is_told_of_head_first),
         cmocka_unit_test(puts_are_refused_before_gets_when_the_disk_is_behind),
         cmocka_unit_test(a_poll_without_room_moves_writes_on_and_loses_no_get),
         cmocka_unit_test(the_block_used_longest_ago_is_evicted),
