@@ -57,15 +57,33 @@ static void observe_read(void *user, kv_tier_id_t tier, uint64_t ns)
     }
 }
 
+static void warn_of_lost_tiers(const engine_t *engine, const engine_options_t *options)
+{
+    if (!engine->is_caching && options->kv_host_bytes + options->kv_disk_bytes > 0) {
+        weft_log_warn("--kv-host-bytes, --kv-disk-bytes: no tiers without --enable-prefix-caching");
+    }
+    const kv_hash_algo_t algo = kv_hasher_algo(engine->hasher);
+    const bool is_random = (algo == KV_HASH_ALGO_xxhash || algo == KV_HASH_ALGO_xxhash_cbor) &&
+                           getenv("PYTHONHASHSEED") == NULL;
+    if (is_random && options->kv_disk_bytes > 0) {
+        weft_log_warn("--kv-disk-path: with --prefix-caching-hash-algo %s and PYTHONHASHSEED unset "
+                      "blocks have other names after a restart: set it, or use a SHA-256 algorithm",
+                      kv_hash_algo_name(algo));
+    }
+}
+
 static weft_status_t create_store(engine_t *engine, const engine_options_t *options,
                                   const model_source_t *source, weft_diag_t *diag)
 {
     const engine_plan_t *plan = &engine->plan;
-    uint8_t fingerprint[ENGINE_FINGERPRINT_BYTES];
-    const weft_status_t status = engine_fingerprint(engine, source, fingerprint);
-    if (status < 0) {
-        return status;
+    uint8_t fingerprint[ENGINE_FINGERPRINT_BYTES] = {0}; /* memory needs none: it dies with us */
+    if (options->kv_disk_bytes > 0) {
+        const weft_status_t status = engine_fingerprint(engine, source, fingerprint);
+        if (status < 0) {
+            return status;
+        }
     }
+    warn_of_lost_tiers(engine, options);
     const kv_store_config_t config = {
         .device = engine->device,
         .layout = plan->layout,
