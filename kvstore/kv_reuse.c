@@ -5,11 +5,12 @@
 
 #include "base/alloc.h"
 
-#define WAYS 8
+#define WAYS       8
+#define COUNT_MASK UINT32_C(3) /* the count is below the tag */
 
-/* Newest tag first; 0: empty. */
+/* Newest first; 0: empty. */
 typedef struct set {
-    uint32_t tags[WAYS];
+    uint32_t entries[WAYS];
 } set_t;
 
 struct kv_reuse {
@@ -49,7 +50,7 @@ static uint32_t tag_of(const kv_hash_t *hash)
 {
     uint32_t tag;
     memcpy(&tag, hash->bytes, sizeof(tag));
-    return tag == 0 ? 1 : tag;
+    return tag & ~COUNT_MASK;
 }
 
 /* Other bytes than the tag's. */
@@ -60,27 +61,30 @@ static set_t *set_of(const kv_reuse_t *reuse, const kv_hash_t *hash)
     return &reuse->sets[where & reuse->mask];
 }
 
-static int way_of(const set_t *set, uint32_t tag)
+/* WAYS: not there. */
+static uint32_t way_of(const set_t *set, uint32_t tag)
 {
-    for (int way = 0; way < WAYS; way++) {
-        if (set->tags[way] == tag) {
-            return way;
-        }
+    uint32_t way = 0;
+    while (way < WAYS && (set->entries[way] == 0 || (set->entries[way] & ~COUNT_MASK) != tag)) {
+        way++;
     }
-    return -1;
+    return way;
 }
 
-bool kv_reuse_has(const kv_reuse_t *reuse, const kv_hash_t *hash)
+uint32_t kv_reuse_count(const kv_reuse_t *reuse, const kv_hash_t *hash)
 {
-    return way_of(set_of(reuse, hash), tag_of(hash)) >= 0;
+    const set_t *set = set_of(reuse, hash);
+    const uint32_t way = way_of(set, tag_of(hash));
+    return way == WAYS ? 0 : set->entries[way] & COUNT_MASK;
 }
 
-void kv_reuse_note(kv_reuse_t *reuse, const kv_hash_t *hash)
+void kv_reuse_note(kv_reuse_t *reuse, const kv_hash_t *hash, uint32_t count)
 {
     set_t *set = set_of(reuse, hash);
     const uint32_t tag = tag_of(hash);
-    const int way = way_of(set, tag);
-    const int older = way < 0 ? WAYS - 1 : way; /* this one's place is taken by those before it */
-    memmove(set->tags + 1, set->tags, (size_t)older * sizeof(uint32_t));
-    set->tags[0] = tag;
+    const uint32_t way = way_of(set, tag);
+    const uint32_t known = way == WAYS ? 0 : set->entries[way] & COUNT_MASK;
+    const uint32_t newer = way == WAYS ? WAYS - 1 : way; /* entries move back to its place */
+    memmove(set->entries + 1, set->entries, newer * sizeof(uint32_t));
+    set->entries[0] = tag | (count > known ? count : known);
 }

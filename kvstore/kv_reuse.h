@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kv_reuse: which contents have been seen before, kept far longer than the contents themselves.
+ * kv_reuse: how often contents have been seen, kept far longer than the contents themselves.
  *
- * A small table of hash tags: what lies in it was used again, or given up once already. A block
- * that is given up for the first time without ever having been used again is likely never to be
- * (most prompts' tails); writing it to a disk would push out one that will.
- * Einziger, Friedman & Manes 2017 (TinyLFU) call such a filter a doorkeeper.
+ * A small table of hash tags, each with a count that ends at 3. Most prompts' tails are
+ * seen once and never again; writing them to a disk would push out what will be. Einziger, Friedman
+ * & Manes 2017 (TinyLFU) put such a filter before a cache.
  *
- * Threads  one. Wrong with probability under 2^-28 a look (a tag is 32 bits, a set 8 of them);
- *          forgets the oldest tags of a set
+ * Threads  one. A count that is not the content's own with probability under 2^-26 a look (a tag has
+ *          30 bits, a set 8 of them); forgets the tags of a set that were noted longest ago
  */
 #pragma once
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -24,5 +22,7 @@ typedef struct kv_reuse kv_reuse_t;
 weft_status_t kv_reuse_create(uint64_t contents, kv_reuse_t **reuse_out);
 void kv_reuse_destroy(kv_reuse_t *reuse); /* NULL is fine */
 
-bool kv_reuse_has(const kv_reuse_t *reuse, const kv_hash_t *hash);
-void kv_reuse_note(kv_reuse_t *reuse, const kv_hash_t *hash);
+uint32_t kv_reuse_count(const kv_reuse_t *reuse, const kv_hash_t *hash); /* 0: not known */
+
+/* It has been seen at least so often (1 to 3). */
+void kv_reuse_note(kv_reuse_t *reuse, const kv_hash_t *hash, uint32_t count);

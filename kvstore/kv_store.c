@@ -61,7 +61,6 @@ static void open_tier(kv_store_t *store, kv_tier_id_t id, size_t bytes)
 static weft_status_t create_tiers(kv_store_t *store)
 {
     const kv_store_config_t *config = &store->config;
-    const size_t block_bytes = config->layout.block_bytes[0];
     const size_t budgets[KV_TIER_COUNT] = {
         [KV_TIER_host] = config->host_bytes,
         [KV_TIER_disk] = config->disk_bytes,
@@ -71,8 +70,10 @@ static weft_status_t create_tiers(kv_store_t *store)
     for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
         if (budgets[id] > 0) {
             open_tier(store, id, budgets[id]);
-            contents += budgets[id] / block_bytes;
-            has_tiers |= store->tiers[id] != NULL;
+        }
+        if (store->tiers[id] != NULL) {
+            contents += store->tiers[id]->ops->stats(store->tiers[id]).capacity_blocks;
+            has_tiers = true;
         }
     }
     if (!has_tiers) {
@@ -85,7 +86,8 @@ static weft_status_t create_tiers(kv_store_t *store)
     }
     if (status == WEFT_OK) {
         store->reads = weft_calloc(config->n_blocks, sizeof(kv_read_t), "kv_store.reads");
-        status = store->reads == NULL ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+        store->ahead = weft_calloc(config->n_blocks, sizeof(kv_block_id_t), "kv_store.ahead");
+        status = store->reads == NULL || store->ahead == NULL ? WEFT_ERR_NO_MEMORY : WEFT_OK;
     }
     return status;
 }
@@ -138,6 +140,7 @@ void kv_store_destroy(kv_store_t *store)
     }
     kv_store_close_tiers(store);
     weft_free(store->pinned);
+    weft_free(store->ahead);
     weft_free(store->reads);
     kv_names_destroy(store->arrivals);
     kv_reuse_destroy(store->reuse);
@@ -194,32 +197,52 @@ bool kv_store_adopt(kv_store_t *store, const kv_name_t *name, kv_block_id_t bloc
     return true;
 }
 
-void kv_store_name(kv_store_t *store, const kv_chain_t *chain, uint32_t i, kv_block_id_t block)
+void kv_store_name(kv_store_t *store, const kv_chain_t *chain, uint32_t i, kv_block_id_t block,
+                   bool goes_on)
 {
     const kv_name_t name = kv_chain_name(chain, i, store->block_tokens);
     (void)kv_store_adopt(store, &name, block);
+    if (store->reuse != NULL) {
+        kv_reuse_note(store->reuse, &name.hash, goes_on ? 2 : 1);
+        kv_store_queue_ahead(store, block);
+    }
 }
 
-void kv_store_note_use(kv_store_t *store, const kv_block_id_t *blocks, uint32_t n,
-                       const uint32_t from_tiers[KV_TIER_COUNT], uint32_t wanted)
+static void count_hits(kv_store_t *store, uint32_t found, const uint32_t from_tiers[KV_TIER_COUNT],
+                       uint32_t wanted)
 {
-    uint32_t found = n;
-    for (kv_tier_id_t id = 1; id < KV_TIER_COUNT; id++) {
+    uint32_t missing = wanted;
+    for (kv_tier_id_t id = KV_TIER_device + 1; id < KV_TIER_COUNT; id++) {
         found -= from_tiers[id] < found ? from_tiers[id] : found;
     }
-    uint32_t missing = wanted;
     for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
         const uint32_t hits = id == KV_TIER_device ? found : from_tiers[id];
         missing -= hits < missing ? hits : missing;
         store->stats.tiers[id].hit_blocks += hits;
         store->stats.tiers[id].miss_blocks += missing;
     }
-    for (uint32_t i = 0; store->reuse != NULL && i < n; i++) {
-        kv_name_t name;
-        if (kv_names_get(store->names, blocks[i], &name)) {
-            kv_reuse_note(store->reuse, &name.hash);
+}
+
+bool kv_store_begin(kv_store_t *store, const kv_chain_t *chain, uint32_t found,
+                    const uint32_t from_tiers[KV_TIER_COUNT])
+{
+    count_hits(store, found, from_tiers, chain->n);
+    if (store->reuse == NULL) {
+        return false;
+    }
+    uint32_t seen = chain->n; /* blocks up to the last one that is known */
+    while (seen > 0 && kv_reuse_count(store->reuse, &chain->hashes[seen - 1]) == 0) {
+        seen--;
+    }
+    const bool goes_on = seen > 0 && kv_reuse_count(store->reuse, &chain->hashes[seen - 1]) == 1;
+    for (uint32_t i = 0; i < seen; i++) {
+        const kv_block_id_t block = kv_names_find(store->names, &chain->hashes[i]);
+        kv_reuse_note(store->reuse, &chain->hashes[i], 2);
+        if (goes_on && block != KV_BLOCK_NONE) {
+            kv_store_queue_ahead(store, block);
         }
     }
+    return goes_on;
 }
 
 /* ---- pins ---- */
@@ -283,6 +306,7 @@ void kv_store_clear(kv_store_t *store, bool with_tiers)
         return;
     }
     (void)kv_store_unpin_all(store);
+    kv_store_fail_fetches(store);
     if (with_tiers || !kv_store_has_tiers(store)) {
         clear_tiers(store);
         kv_publisher_cleared(store->config.publisher);

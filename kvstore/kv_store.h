@@ -5,7 +5,7 @@
  *
  * Way down   a named block that is given to a new user goes to the first tier below that takes it;
  *            what a tier gives up goes to the next. The disk takes a block only if it has been
- *            used again or given up before (kv_reuse.h), unless admits_all
+ *            seen twice, or goes on from what was (kv_store_begin), unless admits_all
  * Way up     kv_store_fetch reads what follows a chain's blocks on the device into free blocks of
  *            it, in the background; once there they are found like any others. A block is read only
  *            where that costs less time than computing it, by what both cost lately
@@ -68,15 +68,22 @@ uint32_t kv_store_match(const kv_store_t *store, const kv_chain_t *chain,
                         kv_block_id_t *blocks_out);
 bool kv_store_has(const kv_store_t *store, const kv_hash_t *hash); /* on the device */
 
-/* Block i of the chain is complete in block, which the caller holds: others may find it now. */
-void kv_store_name(kv_store_t *store, const kv_chain_t *chain, uint32_t i, kv_block_id_t block);
+/*
+ * A sequence was scheduled for the first time: chain is what it begins with, of which the first
+ * `found` blocks need not be computed; from_tiers[t] of them were read from tier t for it. Counts
+ * hits, and says whether it goes on from something seen just once before, as the next turn of a
+ * conversation does: what it adds will then be wanted again. (Behind a beginning that many share,
+ * a system prompt, that cannot be told.)
+ */
+bool kv_store_begin(kv_store_t *store, const kv_chain_t *chain, uint32_t found,
+                    const uint32_t from_tiers[KV_TIER_COUNT]);
 
 /*
- * The caller's sequence, of `wanted` full blocks, was scheduled for the first time and begins with
- * these n found blocks, of which from_tiers[t] were read from tier t: they were worth keeping.
+ * Block i of the chain is complete in block, which the caller holds: others may find it now.
+ * goes_on: as kv_store_begin said of the sequence.
  */
-void kv_store_note_use(kv_store_t *store, const kv_block_id_t *blocks, uint32_t n,
-                       const uint32_t from_tiers[KV_TIER_COUNT], uint32_t wanted);
+void kv_store_name(kv_store_t *store, const kv_chain_t *chain, uint32_t i, kv_block_id_t block,
+                   bool goes_on);
 
 /*
  * Keeps those of these blocks that have a name on the device until they are unpinned: the first
@@ -92,6 +99,9 @@ uint32_t kv_store_unpin_all(kv_store_t *store); /* how many there were */
  */
 kv_fetch_t *kv_store_fetch(kv_store_t *store, const kv_chain_t *chain, uint32_t first,
                            uint32_t most_blocks);
+bool kv_store_can_fetch(const kv_store_t *store); /* tiers are there, and not too many read */
+/* Blocks of ended fetches whose readings have not landed: they are free then. */
+uint32_t kv_store_landing_blocks(const kv_store_t *store);
 /* Whether block with this hash is being read for somebody. */
 bool kv_store_is_fetching(const kv_store_t *store, const kv_hash_t *hash);
 bool kv_fetch_is_done(const kv_fetch_t *fetch);
@@ -108,7 +118,10 @@ void kv_store_flush(kv_store_t *store);
 /* What computing costs, for the choice between it and reading. */
 void kv_store_note_compute(kv_store_t *store, uint32_t tokens, uint64_t ns);
 
-/* Forgets every name on the device, and with_tiers in the tiers; nothing stays pinned. */
+/*
+ * Forgets every name on the device, and with_tiers in the tiers; nothing stays pinned, and what is
+ * being read comes to nothing.
+ */
 void kv_store_clear(kv_store_t *store, bool with_tiers);
 
 typedef struct kv_store_tier_stats {

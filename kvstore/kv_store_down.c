@@ -10,14 +10,10 @@
 
 #define SAVE_SECONDS 5
 
-/* The disk writes what was wanted twice: a first giving up only leaves a note. */
-static bool is_admitted(kv_store_t *store, kv_tier_id_t tier, const kv_hash_t *hash)
+static bool is_admitted(const kv_store_t *store, kv_tier_id_t tier, const kv_hash_t *hash)
 {
-    if (tier != KV_TIER_disk || store->config.admits_all || kv_reuse_has(store->reuse, hash)) {
-        return true;
-    }
-    kv_reuse_note(store->reuse, hash);
-    return false;
+    return tier != KV_TIER_disk || store->config.admits_all ||
+           kv_reuse_count(store->reuse, hash) >= 2;
 }
 
 static void pass_down(kv_store_t *store, kv_tier_id_t from, const kv_name_t *name,
@@ -44,6 +40,40 @@ void kv_store_evict(void *user, kv_block_id_t block)
     pass_down(store, KV_TIER_device, &name, kv_pool_block(store->pool, block));
     kv_publisher_removed(store->config.publisher, KV_TIER_device, &name.hash);
     kv_names_remove(store->names, block);
+}
+
+/* ---- ahead of it ---- */
+
+/* Whether what is above the disk has had to give anything up yet. */
+static bool is_disk_needed(const kv_store_t *store)
+{
+    const kv_tier_t *host = store->tiers[KV_TIER_host];
+    return store->tiers[KV_TIER_disk] != NULL &&
+           (host == NULL ? store->evictions : host->ops->stats(host).evictions) > 0;
+}
+
+void kv_store_queue_ahead(kv_store_t *store, kv_block_id_t block)
+{
+    const uint32_t most = store->config.n_blocks;
+    if (store->n_ahead < most && is_disk_needed(store)) {
+        store->ahead[(store->first_ahead + store->n_ahead++) % most] = block;
+    }
+}
+
+void kv_store_write_ahead(kv_store_t *store)
+{
+    kv_tier_t *disk = store->tiers[KV_TIER_disk];
+    for (; store->n_ahead > 0; store->n_ahead--) {
+        const kv_block_id_t block = store->ahead[store->first_ahead];
+        kv_name_t name;
+        /* It may hold something else by now, which is as good. */
+        if (kv_names_get(store->names, block, &name) &&
+            is_admitted(store, KV_TIER_disk, &name.hash) && !disk->ops->has(disk, &name.hash) &&
+            disk->ops->put(disk, &name, kv_pool_block(store->pool, block)) == WEFT_ERR_QUEUE_FULL) {
+            return;
+        }
+        store->first_ahead = (store->first_ahead + 1) % store->config.n_blocks;
+    }
 }
 
 /* ---- the last way down ---- */
@@ -101,6 +131,10 @@ void kv_store_close_tiers(kv_store_t *store)
 void kv_store_on_tier_stored(void *user, const kv_name_t *name)
 {
     const kv_store_hook_t *hook = user;
+    if (hook->store->reuse != NULL) {
+        kv_reuse_note(hook->store->reuse, &name->hash,
+                      1); /* news when found from an earlier life */
+    }
     kv_publisher_stored(hook->store->config.publisher, hook->tier, name);
 }
 

@@ -38,6 +38,7 @@ struct kv_fetch {
     kv_block_id_t to_post;
     kv_block_id_t to_name;
     uint32_t n_posted; /* and not yet done */
+    uint32_t n_blocks;
     uint32_t counts[KV_TIER_COUNT];
 };
 
@@ -56,8 +57,11 @@ struct kv_store {
     kv_tier_t
         *tiers[KV_TIER_COUNT]; /* NULL: not there, and the device's, which is pool and names */
     kv_store_hook_t hooks[KV_TIER_COUNT];
-    kv_reuse_t *reuse; /* with a disk */
-    kv_read_t *reads;  /* [n_blocks], with tiers */
+    kv_reuse_t *reuse;    /* with tiers */
+    kv_block_id_t *ahead; /* [n_blocks], a circle: blocks to write ahead of eviction */
+    uint32_t first_ahead;
+    uint32_t n_ahead;
+    kv_read_t *reads; /* [n_blocks], with tiers */
     kv_fetch_t fetches[KV_STORE_MAX_FETCHES];
     uint32_t n_fetches;
     kv_block_id_t *pinned; /* [max_pinned_blocks] */
@@ -72,6 +76,9 @@ struct kv_store {
 /* Block i of the chain, as tiers and events want it. */
 kv_name_t kv_chain_name(const kv_chain_t *chain, uint32_t i, uint32_t block_tokens);
 
+/* kv_store_up.c: no block that has not arrived is ever named. */
+void kv_store_fail_fetches(kv_store_t *store);
+
 /* A complete block joins the index; false: another one with this content is there already. */
 bool kv_store_adopt(kv_store_t *store, const kv_name_t *name, kv_block_id_t block);
 
@@ -81,3 +88,10 @@ void kv_store_on_tier_stored(void *user, const kv_name_t *name);
 void kv_store_on_tier_removed(void *user, const kv_hash_t *hash);
 void kv_store_on_tier_evict(void *user, const kv_name_t *name, const void *content);
 void kv_store_close_tiers(kv_store_t *store);
+
+/*
+ * Once the tiers above have had to give up blocks, those that would go to the disk are written while
+ * they are still in use: given up many at a time, they would find it busy.
+ */
+void kv_store_queue_ahead(kv_store_t *store, kv_block_id_t block);
+void kv_store_write_ahead(kv_store_t *store); /* as much as the disk takes now */

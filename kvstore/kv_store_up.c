@@ -116,6 +116,7 @@ static void add_read(kv_store_t *store, kv_fetch_t *fetch, const kv_name_t *name
         store->reads[fetch->last].next = block;
     }
     fetch->last = block;
+    fetch->n_blocks++;
 }
 
 /* ---- reading ---- */
@@ -150,12 +151,34 @@ static void post_reads(kv_store_t *store, kv_fetch_t *fetch)
     }
 }
 
+bool kv_store_can_fetch(const kv_store_t *store)
+{
+    return store->reads != NULL && store->n_fetches < KV_STORE_MAX_FETCHES;
+}
+
+uint32_t kv_store_landing_blocks(const kv_store_t *store)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; store->n_fetches > 0 && i < KV_STORE_MAX_FETCHES; i++) {
+        const kv_fetch_t *fetch = &store->fetches[i];
+        n += fetch->is_active && fetch->is_ended ? fetch->n_blocks : 0;
+    }
+    return n;
+}
+
+void kv_store_fail_fetches(kv_store_t *store)
+{
+    for (uint32_t i = 0; store->n_fetches > 0 && i < KV_STORE_MAX_FETCHES; i++) {
+        fail(&store->fetches[i]);
+    }
+}
+
 kv_fetch_t *kv_store_fetch(kv_store_t *store, const kv_chain_t *chain, uint32_t first,
                            uint32_t most_blocks)
 {
     const uint32_t free = kv_pool_free_blocks(store->pool);
     uint32_t n = 0;
-    if (store->reads == NULL || store->n_fetches == KV_STORE_MAX_FETCHES) {
+    if (!kv_store_can_fetch(store)) {
         return NULL;
     }
     const uint32_t end = reach(store, chain, first, most_blocks < free ? most_blocks : free, &n);
@@ -283,6 +306,7 @@ void kv_store_poll(kv_store_t *store)
             advance(store, &store->fetches[i]);
         }
     }
+    kv_store_write_ahead(store); /* after readings, which requests wait for */
 }
 
 void kv_store_count_fetching(const kv_store_t *store, uint32_t *users)

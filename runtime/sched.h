@@ -95,6 +95,7 @@ struct sched_seq {
     uint32_t fetch_blocked_at; /* the same, for reading */
     bool has_fetched;          /* since it waits: no second time */
     bool is_awaiting_read;     /* of its next block, for another sequence */
+    bool goes_on;              /* from what was seen before: see kv_store_begin */
     bool is_bound;             /* the executor knows the slot is its */
     bool was_scheduled;
     bool is_prompt_reported;

@@ -44,15 +44,29 @@ static bool end_last_fetch(sched_t *sched, const sched_seq_t *seq)
 
 bool sched_yield_to_waiting(sched_t *sched, const sched_seq_t *seq)
 {
-    return end_last_fetch(sched, seq) ||
-           (sched->running.count == 0 && kv_store_unpin_all(sched->config.store) > 0);
+    if (end_last_fetch(sched, seq)) {
+        return true;
+    }
+    return sched->running.count == 0 && !sched_is_landing(sched) &&
+           kv_store_unpin_all(sched->config.store) > 0;
 }
 
-/* Frees blocks for seq, of those who can best do without; false: nobody is left. */
+bool sched_is_landing(const sched_t *sched)
+{
+    return kv_store_landing_blocks(sched->config.store) > 0;
+}
+
+/*
+ * Frees blocks for seq, of those who can best do without; false: nobody is left, or blocks are about
+ * to be free, once readings that were given up have landed in them.
+ */
 static bool give_way(sched_t *sched, const sched_seq_t *seq)
 {
     if (end_last_fetch(sched, NULL)) {
         return true;
+    }
+    if (sched_is_landing(sched)) {
+        return false;
     }
     if (sched->running.last != seq) {
         sched_preempt(sched, sched->running.last);
@@ -110,7 +124,7 @@ void sched_name_blocks(sched_t *sched, sched_seq_t *seq)
         hash_block(sched, seq, seq->n_named);
         const kv_chain_t chain = sched_chain(seq, seq->n_named + 1);
         kv_store_name(sched->config.store, &chain, seq->n_named,
-                      sched_table(sched, seq)[seq->n_named]);
+                      sched_table(sched, seq)[seq->n_named], seq->goes_on);
     }
     pin_prompt(sched, seq, first, seq->n_named);
 }
@@ -198,8 +212,9 @@ static void count_first_schedule(sched_t *sched, sched_seq_t *seq)
     if (seq->hashes != NULL && !seq->wants_prompt_logprobs) {
         sched->stats.prefix_queries += seq->n_prompt;
         sched->stats.prefix_hits += seq->cached_tokens;
-        kv_store_note_use(sched->config.store, sched_table(sched, seq), seq->n_blocks,
-                          seq->cached_blocks_from, useful_blocks(sched, seq));
+        const kv_chain_t chain = sched_chain(seq, useful_blocks(sched, seq));
+        seq->goes_on =
+            kv_store_begin(sched->config.store, &chain, seq->n_blocks, seq->cached_blocks_from);
     }
     events->on_scheduled(events->user, seq);
 }
@@ -255,7 +270,21 @@ void sched_end_fetch(sched_t *sched, sched_seq_t *seq)
     }
 }
 
-/* Only if the whole sequence would fit now: else it would read what is pushed out again. */
+/*
+ * Only if the whole sequence would fit now: else it would read what is pushed out again. What is on
+ * the device already is held meanwhile, so that it is not what makes room.
+ */
+static void fetch_rest(sched_t *sched, sched_seq_t *seq, const kv_chain_t *chain, uint32_t found)
+{
+    kv_pool_acquire(sched->pool, sched->scratch, found);
+    const uint32_t unclaimed = sched_unclaimed_blocks(sched);
+    if (blocks_for(sched, sched_goal(seq)) - found <= unclaimed) {
+        seq->has_fetched = true;
+        seq->fetch = kv_store_fetch(sched->config.store, chain, found, unclaimed);
+    }
+    kv_pool_release(sched->pool, sched->scratch, found); /* now the last to be given away */
+}
+
 static void start_fetch(sched_t *sched, sched_seq_t *seq)
 {
     kv_store_t *store = sched->config.store;
@@ -266,26 +295,22 @@ static void start_fetch(sched_t *sched, sched_seq_t *seq)
     }
     const kv_chain_t chain = sched_chain(seq, useful_blocks(sched, seq));
     const uint32_t found = kv_store_match(store, &chain, sched->scratch);
-    if (found < chain.n && kv_store_is_fetching(store, &chain.hashes[found])) {
+    if (found == chain.n) {
+        seq->has_fetched = true;
+    } else if (kv_store_is_fetching(store, &chain.hashes[found])) {
         seq->is_awaiting_read = true;
-        return;
+    } else {
+        fetch_rest(sched, seq, &chain, found);
+        seq->fetch_blocked_at = seq->has_fetched ? 0 : unclaimed;
     }
-    if (blocks_for(sched, sched_goal(seq)) - found > unclaimed) {
-        seq->fetch_blocked_at = unclaimed;
-        return;
-    }
-    seq->has_fetched = true;
-    seq->fetch = found == chain.n ? NULL : kv_store_fetch(store, &chain, found, unclaimed);
 }
 
 void sched_fetch_for_waiting(sched_t *sched)
 {
+    const kv_store_t *store = sched->config.store;
     uint32_t n = 0;
-    if (!kv_store_has_tiers(sched->config.store)) {
-        return;
-    }
-    for (sched_seq_t *seq = sched->waiting.first; seq != NULL && n < SCHED_LOOKAHEAD;
-         seq = seq->next, n++) {
+    for (sched_seq_t *seq = sched->waiting.first;
+         seq != NULL && n < SCHED_LOOKAHEAD && kv_store_can_fetch(store); seq = seq->next, n++) {
         if (seq->hashes != NULL && !seq->has_fetched && seq->pending == 0 && sched_looks_up(seq)) {
             start_fetch(sched, seq);
         }

@@ -74,6 +74,7 @@ uint32_t sched_grow_by_force(sched_t *sched, sched_seq_t *seq, uint32_t tokens);
 void sched_fetch_for_waiting(sched_t *sched);
 /* Frees blocks for a waiting sequence that has to be next; false: there is nobody to take from. */
 bool sched_yield_to_waiting(sched_t *sched, const sched_seq_t *seq);
+bool sched_is_landing(const sched_t *sched); /* blocks of given up readings will be free soon */
 bool sched_is_fetching(const sched_seq_t *seq);
 void sched_end_fetch(sched_t *sched, sched_seq_t *seq); /* none is fine */
 

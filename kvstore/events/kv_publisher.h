@@ -5,10 +5,11 @@
  * The engine writes what happened into a ring (no allocation, no lock, no system call but a wake
  * when the publisher sleeps); a thread of the publisher's own makes batches of it, encodes, numbers
  * and sends them (PUB) and answers replay requests (ROUTER). Subscribers never slow the engine: what
- * they do not take is dropped, which they see in the numbers. With a replay endpoint it keeps the last buffer_steps batches, and what was present
- * before the oldest of them, so that every subscriber can rebuild the exact state: a replay that
- * asks for batches no longer kept begins with one synthetic batch (AllBlocksCleared, then
- * BlockStored of what was present, parents first) that carries the number of the last dropped one.
+ * they do not take is dropped, which they see in the numbers. With a replay endpoint it keeps the
+ * last buffer_steps batches, and what was present before the oldest of them, so that every
+ * subscriber can rebuild the exact state: a replay that asks for batches no longer kept begins with
+ * one synthetic batch (AllBlocksCleared, then BlockStored of what was present, parents first) that
+ * carries the number of the last dropped one.
  *
  * docs/kv-events.md says what is on the wire.
  *

@@ -23,16 +23,16 @@ static void what_was_noted_is_known_and_what_was_not_is_not(void **state)
     assert_status(kv_reuse_create(4 * NOTED, &reuse), WEFT_OK);
     for (uint32_t i = 0; i < NOTED; i++) {
         const kv_hash_t hash = random_hash(&random);
-        assert_false(kv_reuse_has(reuse, &hash));
-        kv_reuse_note(reuse, &hash);
-        assert_true(kv_reuse_has(reuse, &hash));
+        assert_int_equal(kv_reuse_count(reuse, &hash), 0);
+        kv_reuse_note(reuse, &hash, 1);
+        assert_int_equal(kv_reuse_count(reuse, &hash), 1);
     }
     /* A set of 8 gets 2 of them on average: few sets have lost any. */
     uint32_t known = 0;
     random = (test_random_t){seed};
     for (uint32_t i = 0; i < NOTED; i++) {
         const kv_hash_t hash = random_hash(&random);
-        known += kv_reuse_has(reuse, &hash);
+        known += kv_reuse_count(reuse, &hash);
     }
     assert_true(known > NOTED * 99 / 100);
     kv_reuse_destroy(reuse);
@@ -42,20 +42,34 @@ static void the_newest_of_a_full_set_stay(void **state)
 {
     (void)state;
     kv_reuse_t *reuse = NULL;
-    kv_hash_t hash = {0}; /* all in one set; the tag is the first four bytes */
+    kv_hash_t hash = {0}; /* all in one set; the tag is most of the first four bytes */
     assert_status(kv_reuse_create(64, &reuse), WEFT_OK);
     for (uint8_t i = 1; i <= 8; i++) {
-        hash.bytes[0] = i;
-        kv_reuse_note(reuse, &hash);
+        hash.bytes[1] = i;
+        kv_reuse_note(reuse, &hash, 1);
     }
-    hash.bytes[0] = 1; /* noted again: the newest */
-    kv_reuse_note(reuse, &hash);
-    hash.bytes[0] = 9;
-    kv_reuse_note(reuse, &hash);
+    hash.bytes[1] = 1; /* noted again: the newest */
+    kv_reuse_note(reuse, &hash, 1);
+    hash.bytes[1] = 9;
+    kv_reuse_note(reuse, &hash, 1);
     for (uint8_t i = 1; i <= 9; i++) {
-        hash.bytes[0] = i;
-        assert_int_equal(kv_reuse_has(reuse, &hash), i != 2);
+        hash.bytes[1] = i;
+        assert_int_equal(kv_reuse_count(reuse, &hash), i != 2);
     }
+    kv_reuse_destroy(reuse);
+}
+
+static void counts_only_grow(void **state)
+{
+    (void)state;
+    kv_reuse_t *reuse = NULL;
+    const kv_hash_t hash = {{1, 2, 3}};
+    assert_status(kv_reuse_create(64, &reuse), WEFT_OK);
+    kv_reuse_note(reuse, &hash, 2);
+    kv_reuse_note(reuse, &hash, 1);
+    assert_int_equal(kv_reuse_count(reuse, &hash), 2);
+    kv_reuse_note(reuse, &hash, 3);
+    assert_int_equal(kv_reuse_count(reuse, &hash), 3);
     kv_reuse_destroy(reuse);
 }
 
@@ -76,6 +90,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_noted_is_known_and_what_was_not_is_not),
         cmocka_unit_test(the_newest_of_a_full_set_stay),
+        cmocka_unit_test(counts_only_grow),
         cmocka_unit_test(creation_survives_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 #include "kvstore/kv_store_priv.h"
 #include "tests/support/random.h"
 #include "tests/support/store_rig.h"
+#include "tests/support/zmq_tsan.h"
 
 enum { CHAINS = 12, STEPS = 200 };
 

@@ -329,6 +329,36 @@ static void the_next_step_can_be_planned_before_the_last_is_collected(void **sta
     sched_rig_fini(&rig);
 }
 
+/* The beginning that is still there is what was used longest ago. */
+static void reading_the_rest_does_not_push_out_the_beginning(void **state)
+{
+    (void)state;
+    sched_rig_t rig;
+    int32_t prompt[64];
+    const sched_rig_shape_t shape = {.block_tokens = 4,
+                                     .n_blocks = 12,
+                                     .slots = 2,
+                                     .step_tokens = 64,
+                                     .is_cached = true,
+                                     .host_blocks = 64};
+    sched_rig_init(&rig, &shape);
+    sched_rig_fill_prompt(prompt, 25, 1);
+    sched_rig_submit(&rig, sched_rig_add(&rig, prompt, 25, 1));
+    sched_rig_run(&rig);
+    sched_rig_fill_prompt(prompt, 33, 2);
+    sched_rig_submit(&rig, sched_rig_add(&rig, prompt, 33, 1));
+    sched_rig_run(&rig);
+    sched_rig_fill_prompt(prompt, 25, 1);
+    sched_rig_seq_t *again = sched_rig_add(&rig, prompt, 25, 1);
+    sched_rig_submit(&rig, again);
+    sched_rig_run(&rig);
+    sched_rig_assert_answered(again);
+    assert_int_equal(again->seq.cached_tokens, 24);
+    assert_true(again->seq.cached_blocks_from[KV_TIER_host] > 0);
+    assert_true(again->seq.cached_blocks_from[KV_TIER_host] < 6);
+    sched_rig_fini(&rig);
+}
+
 static void creation_survives_no_memory(void **state)
 {
     (void)state;
@@ -363,6 +393,7 @@ int main(void)
         cmocka_unit_test(abort_frees_blocks_wherever_the_sequence_is),
         cmocka_unit_test(a_lost_device_retires_everything),
         cmocka_unit_test(the_next_step_can_be_planned_before_the_last_is_collected),
+        cmocka_unit_test(reading_the_rest_does_not_push_out_the_beginning),
         cmocka_unit_test(creation_survives_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,15 +9,7 @@
 #include "kvstore/events/kv_publisher.h"
 #include "tests/support/check.h"
 #include "tests/support/random.h"
-
-#ifdef __SANITIZE_THREAD__
-/* libzmq is not compiled for ThreadSanitizer, which cannot see how its threads take turns. */
-const char *__tsan_default_suppressions(void);
-const char *__tsan_default_suppressions(void)
-{
-    return "called_from_lib:libzmq.so";
-}
-#endif
+#include "tests/support/zmq_tsan.h"
 
 enum { RIG_TOKENS = 4 };
 

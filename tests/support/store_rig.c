@@ -55,27 +55,33 @@ void store_rig_fini(store_rig_t *rig)
     scratch_folder_remove(rig->folder);
 }
 
+void store_rig_hash(store_rig_t *rig, store_rig_chain_t *chain)
+{
+    for (uint32_t i = 0; i < chain->chain.n; i++) {
+        kv_hasher_block(rig->hasher, i == 0 ? NULL : &chain->hashes[i - 1],
+                        chain->tokens + (size_t)i * STORE_RIG_TOKENS, STORE_RIG_TOKENS, NULL,
+                        &chain->hashes[i]);
+    }
+}
+
 void store_rig_chain(store_rig_t *rig, store_rig_chain_t *chain, int32_t base, uint32_t n)
 {
     for (uint32_t i = 0; i < n * STORE_RIG_TOKENS; i++) {
         chain->tokens[i] = base + (int32_t)i;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        kv_hasher_block(rig->hasher, i == 0 ? NULL : &chain->hashes[i - 1],
-                        chain->tokens + (size_t)i * STORE_RIG_TOKENS, STORE_RIG_TOKENS, NULL,
-                        &chain->hashes[i]);
-    }
     chain->chain = (kv_chain_t){.hashes = chain->hashes, .tokens = chain->tokens, .n = n};
+    store_rig_hash(rig, chain);
 }
 
 void store_rig_compute(store_rig_t *rig, store_rig_chain_t *chain)
 {
     const uint32_t n = chain->chain.n;
+    const bool goes_on = kv_store_begin(rig->store, &chain->chain, 0, (uint32_t[KV_TIER_COUNT]){0});
     assert_status(kv_pool_alloc(rig->pool, n, chain->blocks), WEFT_OK);
     for (uint32_t i = 0; i < n; i++) {
         memcpy(kv_pool_block(rig->pool, chain->blocks[i]), chain->hashes[i].bytes,
                STORE_RIG_BLOCK_BYTES);
-        kv_store_name(rig->store, &chain->chain, i, chain->blocks[i]);
+        kv_store_name(rig->store, &chain->chain, i, chain->blocks[i], goes_on);
     }
     kv_pool_release(rig->pool, chain->blocks, n);
 }

@@ -41,6 +41,8 @@ void store_rig_fini(store_rig_t *rig);
 void store_rig_open(store_rig_t *rig);
 /* Of n blocks with tokens base, base + 1 … */
 void store_rig_chain(store_rig_t *rig, store_rig_chain_t *chain, int32_t base, uint32_t n);
+/* Names the chain anew, after its tokens were changed. */
+void store_rig_hash(store_rig_t *rig, store_rig_chain_t *chain);
 /* As a sequence does: takes blocks, fills them, names them, lets go. */
 void store_rig_compute(store_rig_t *rig, store_rig_chain_t *chain);
 /* Computes a chain as large as the device. */
