@@ -29,9 +29,13 @@ pytestmark = [
     pytest.mark.skipif(not MODEL, reason="WEFT_TEST_MODEL is not set"),
 ]
 
-# Few blocks: the load uses every one of them early, shares, evicts and preempts all the time.
+# Few blocks: the load uses every one of them early, shares, evicts and preempts all the time; what
+# is evicted goes to small tiers, and events tell of it.
 FLAGS = ("--num-gpu-blocks-override", "192", "--max-model-len", "2048", "--max-num-seqs", "12",
-         "--host", "127.0.0.1")
+         "--host", "127.0.0.1", "--kv-host-bytes", "60m", "--kv-disk-bytes", "200m",
+         "--kv-events-config", json.dumps({"enable_kv_cache_events": True, "buffer_steps": 100,
+                                           "endpoint": "tcp://127.0.0.1:0",
+                                           "replay_endpoint": "tcp://127.0.0.1:0"}))
 
 
 def free_port():
@@ -49,7 +53,8 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("WEFT_", "VLLM_"))}
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
-                [BINARY, "serve", "--model", MODEL, "--port", str(port), *FLAGS],
+                [BINARY, "serve", "--model", MODEL, "--port", str(port), *FLAGS,
+                 "--kv-disk-path", str(log.parent / "kv")],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
 
     def wait_until_ready(self):
