@@ -37,9 +37,11 @@ typedef enum kv_msgpack_kind {
     KV_MSGPACK_EXT,
 } kv_msgpack_kind_t;
 
+/* data may be NULL when length is 0. */
 static inline kv_msgpack_t kv_msgpack_of(const void *data, size_t length)
 {
-    return (kv_msgpack_t){data, (const uint8_t *)data + length, false};
+    const uint8_t *end = length == 0 ? data : (const uint8_t *)data + length;
+    return (kv_msgpack_t){data, end, false};
 }
 
 kv_msgpack_kind_t kv_msgpack_peek(const kv_msgpack_t *reader);
