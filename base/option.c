@@ -48,11 +48,17 @@ const weft_option_ignored_t *option_find_ignored(const weft_option_set_t *set, c
                                                  size_t length)
 {
     const char *dot = memchr(name, '.', length);
+    const size_t stem = dot != NULL ? (size_t)(dot - name) : length;
     for (size_t i = 0; i < set->spec->n_ignored; i++) {
         const weft_option_ignored_t *ignored = &set->spec->ignored[i];
-        if (option_name_is(ignored->flag, name, length) ||
-            (dot != NULL && option_name_is(ignored->flag, name, (size_t)(dot - name)))) {
+        if (option_name_is(ignored->flag, name, stem)) {
             return ignored;
+        }
+    }
+    for (size_t i = 0; i < set->spec->n_flags; i++) {
+        const weft_option_alias_t *alias = &set->spec->flags[i];
+        if (option_name_is(alias->name, name, stem) && !option_name_is(alias->flag, name, stem)) {
+            return option_find_ignored(set, alias->flag, strlen(alias->flag));
         }
     }
     return NULL;

@@ -24,8 +24,9 @@
  * Flag --block-size is variable WEFT_BLOCK_SIZE and YAML key block-size by rule. The command line
  * wins over the environment, the environment over the file, the file over the default. A BOOL
  * "enable-x" is also --no-enable-x; any BOOL "x" is also --no-x. Names of up to three letters are
- * also taken behind one dash (-p), and '_' in a name is as good as '-'. An empty variable is as
- * good as none. Whole numbers may end in k, m, g, t (1000…) or K, M, G, T (1024…), as vLLM's do.
+ * also taken behind one dash (-p), those of one letter with a number unparted (-p8000), and '_' in
+ * a name is as good as '-'. An empty variable is as good as none. Whole numbers may end in k, m, g,
+ * t (1000…) or K, M, G, T (1024…), as vLLM's do.
  */
 #pragma once
 
@@ -91,10 +92,17 @@ typedef struct weft_option_alias {
     const char *flag;
 } weft_option_alias_t;
 
+/* How many words behind a flag are its own. */
+typedef enum weft_option_arity {
+    WEFT_OPTION_TAKES_NONE,
+    WEFT_OPTION_TAKES_ONE,
+    WEFT_OPTION_TAKES_LIST, /* all up to the next flag or "--", at least one */
+} weft_option_arity_t;
+
 /* A flag of the programs we stand in for that means nothing here: taken, with one log line. */
 typedef struct weft_option_ignored {
     const char *flag; /* without the dashes */
-    bool takes_value;
+    weft_option_arity_t arity;
     const char *reason; /* "weft has no CUDA graphs on the CPU" */
 } weft_option_ignored_t;
 

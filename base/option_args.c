@@ -30,6 +30,11 @@ static bool is_flag(const char *word)
 static flag_t take_apart(const char *word)
 {
     flag_t flag = {.word = word, .name = word + (word[1] == '-' ? 2 : 1)};
+    if (word[1] != '-' && isdigit((unsigned char)word[2])) { /* -O3 */
+        flag.length = 1;
+        flag.value = word + 2;
+        return flag;
+    }
     flag.length = strcspn(flag.name, "=");
     flag.value = flag.name[flag.length] == '=' ? flag.name + flag.length + 1 : NULL;
     return flag;
@@ -99,7 +104,7 @@ static bool read_negated(arguments_t *args, const flag_t *flag, weft_status_t *s
     option_cell_t *cell = option_find(args->set, name, length);
     const weft_option_ignored_t *ignored = option_find_ignored(args->set, name, length);
     const bool is_bool = cell != NULL && cell->row->type == WEFT_OPTION_BOOL;
-    if (!is_bool && (ignored == NULL || ignored->takes_value)) {
+    if (!is_bool && (ignored == NULL || ignored->arity != WEFT_OPTION_TAKES_NONE)) {
         return false;
     }
     if (flag->value != NULL) {
@@ -118,8 +123,13 @@ static weft_status_t read_ignored(arguments_t *args, const weft_option_ignored_t
                                   const flag_t *flag)
 {
     option_log_ignored(args->set, ignored);
-    if (ignored->takes_value && value_of(args, flag) == NULL) {
+    if (ignored->arity != WEFT_OPTION_TAKES_NONE && value_of(args, flag) == NULL) {
         return WEFT_ERR_INVALID;
+    }
+    if (ignored->arity == WEFT_OPTION_TAKES_LIST && flag->value == NULL) {
+        while (args->next < args->n && !is_flag(args->words[args->next])) {
+            args->next++;
+        }
     }
     return WEFT_OK;
 }

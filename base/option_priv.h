@@ -39,7 +39,7 @@ option_cell_t *option_find(const weft_option_set_t *set, const char *name, size_
 /* Whether the two names are equal but for '_' and '-'. */
 bool option_name_is(const char *known, const char *name, size_t length);
 
-/* An ignored flag of that name or, for "a.b", of the name a; NULL if there is none. */
+/* An ignored flag of that name or alias or, for "a.b", of the name a; NULL if there is none. */
 const weft_option_ignored_t *option_find_ignored(const weft_option_set_t *set, const char *name,
                                                  size_t length);
 void option_log_ignored(weft_option_set_t *set, const weft_option_ignored_t *ignored);

@@ -12,7 +12,7 @@ const weft_option_t api_option_rows[] = {
 const size_t api_option_count = WEFT_ARRAY_LEN(api_option_rows);
 
 const weft_option_ignored_t api_option_ignored[] = {
-#define IGNORED(flag, takes_value, reason) {flag, takes_value, reason},
+#define IGNORED(flag, arity, reason) {flag, WEFT_OPTION_TAKES_##arity, reason},
 #include "services/api/ignored_options.def"
 #undef IGNORED
 };

@@ -35,10 +35,15 @@ static config_t config;
 static const weft_option_group_t groups[] = {{"Engine", rows, WEFT_ARRAY_LEN(rows), &config}};
 static const weft_option_group_t of_others[] = {{"Other", other_rows, 1, NULL}};
 static const weft_option_alias_t variables[] = {{"VLLM_HOST_IP", "host"}};
-static const weft_option_alias_t flags[] = {{"b", "block-size"}, {"caching", "enable-caching"}};
+static const weft_option_alias_t flags[] = {
+    {"b", "block-size"},
+    {"caching", "enable-caching"},
+    {"g", "gpu-memory-utilization"},
+};
 static const weft_option_ignored_t ignored[] = {
-    {"gpu-memory-utilization", true, "no GPU here"},
-    {"enforce-eager", false, "no graphs here"},
+    {"gpu-memory-utilization", WEFT_OPTION_TAKES_ONE, "no GPU here"},
+    {"enforce-eager", WEFT_OPTION_TAKES_NONE, "no graphs here"},
+    {"lora-modules", WEFT_OPTION_TAKES_LIST, "no adapters here"},
 };
 
 static const weft_option_spec_t spec = {
@@ -49,9 +54,9 @@ static const weft_option_spec_t spec = {
     .variables = variables,
     .n_variables = 1,
     .flags = flags,
-    .n_flags = 2,
+    .n_flags = 3,
     .ignored = ignored,
-    .n_ignored = 2,
+    .n_ignored = 3,
     .extra_arguments_variable = "VLLM_ADDITIONAL_ARGS",
     .max_positional = 2,
     .has_config_file = true,
@@ -307,6 +312,45 @@ static void ignored_flags_are_taken_with_their_value(void **state)
     weft_log_set_level(WEFT_LOG_INFO);
 }
 
+static void ignored_lists_end_at_a_flag(void **state)
+{
+    (void)state;
+    weft_log_set_level(WEFT_LOG_ERROR);
+    assert_status(parse("m", "--lora-modules", "a=b", "c=d", "--seed", "4", NULL), WEFT_OK);
+    assert_int_equal(config.seed, 4);
+    assert_int_equal(weft_option_positional_count(set), 1);
+    assert_status(parse("--lora-modules", "a=b", "c=d", "--", "m", NULL), WEFT_OK);
+    assert_int_equal(weft_option_positional_count(set), 1);
+    assert_string_equal(weft_option_positional(set, 0), "m");
+    assert_status(parse("--lora-modules=a=b", "m", NULL), WEFT_OK);
+    assert_int_equal(weft_option_positional_count(set), 1);
+    assert_status(parse("--lora-modules", NULL), WEFT_ERR_INVALID);
+    check_diag("--lora-modules needs a value");
+    assert_status(parse("--lora-modules", "--seed", "4", NULL), WEFT_ERR_INVALID);
+    assert_status(parse("--no-lora-modules", NULL), WEFT_ERR_INVALID);
+    weft_log_set_level(WEFT_LOG_INFO);
+}
+
+static void ignored_flags_have_short_names(void **state)
+{
+    (void)state;
+    weft_log_set_level(WEFT_LOG_ERROR);
+    assert_status(parse("-g", "0.9", "-g.x=1", "-g3", "m", NULL), WEFT_OK);
+    assert_int_equal(weft_option_positional_count(set), 1);
+    assert_status(parse("-g", NULL), WEFT_ERR_INVALID);
+    check_diag("-g needs a value");
+    weft_log_set_level(WEFT_LOG_INFO);
+}
+
+static void numbers_may_follow_a_letter_at_once(void **state)
+{
+    (void)state;
+    assert_status(parse("-b32", NULL), WEFT_OK);
+    assert_int_equal(config.block_size, 32);
+    assert_status(parse("-x3", NULL), WEFT_ERR_INVALID);
+    check_diag("-x is unknown; --help lists what there is");
+}
+
 static void variables_are_checked_like_flags(void **state)
 {
     (void)state;
@@ -537,6 +581,9 @@ int main(void)
         OPTION_TEST(unknown_flags_get_the_nearest_one_named),
         OPTION_TEST(missing_and_surplus_words_are_named),
         OPTION_TEST(ignored_flags_are_taken_with_their_value),
+        OPTION_TEST(ignored_lists_end_at_a_flag),
+        OPTION_TEST(ignored_flags_have_short_names),
+        OPTION_TEST(numbers_may_follow_a_letter_at_once),
         OPTION_TEST(variables_are_checked_like_flags),
         OPTION_TEST(variables_of_others_are_left_alone),
         OPTION_TEST(alias_variables_stand_behind_our_own),

@@ -35,13 +35,15 @@ static const weft_option_t rows[] = {
     {"list", WEFT_OPTION_LIST, offsetof(config_t, list), "", ""},
 };
 static const weft_option_group_t groups[] = {{"All", rows, WEFT_ARRAY_LEN(rows), &config}};
-static const weft_option_ignored_t ignored[] = {{"old", true, "gone"}, {"older", false, "gone"}};
+static const weft_option_ignored_t ignored[] = {{"old", WEFT_OPTION_TAKES_ONE, "gone"},
+                                                {"older", WEFT_OPTION_TAKES_NONE, "gone"},
+                                                {"oldest", WEFT_OPTION_TAKES_LIST, "gone"}};
 static const weft_option_spec_t spec = {.usage = "",
                                         .about = "",
                                         .groups = groups,
                                         .n_groups = 1,
                                         .ignored = ignored,
-                                        .n_ignored = 2,
+                                        .n_ignored = 3,
                                         .extra_arguments_variable = VARIABLE,
                                         .max_positional = 2,
                                         .has_config_file = true};
