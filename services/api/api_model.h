@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -33,6 +34,7 @@ typedef struct api_model {
     bool is_template_overridable; /* a request may bring its own (--trust-request-chat-template) */
     bool template_takes_parts;    /* it loops over a message's content */
     bool template_knows_developer;
+    const json_t *template_kwargs; /* variables of requests that do not set them; NULL: none */
     const char *template_bos;
     const char *template_eos;
     const char *tool_parser;      /* NULL: none */

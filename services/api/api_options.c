@@ -32,15 +32,50 @@ const weft_option_alias_t api_option_flags[] = {
     {"tp", "tensor-parallel-size"},
     {"pp", "pipeline-parallel-size"},
     {"dp", "data-parallel-size"},
+    {"dcp", "decode-context-parallel-size"},
+    {"ep", "enable-expert-parallel"},
+    {"dpl", "data-parallel-size-local"},
+    {"dpn", "data-parallel-rank"},
+    {"dpr", "data-parallel-start-rank"},
+    {"dpa", "data-parallel-address"},
+    {"dpp", "data-parallel-rpc-port"},
+    {"dpb", "data-parallel-backend"},
+    {"n", "nnodes"},
+    {"r", "node-rank"},
+    {"q", "quantization"},
+    {"O", "optimization-level"},
+    {"cc", "compilation-config"},
 };
 const size_t api_option_flag_count = WEFT_ARRAY_LEN(api_option_flags);
 
-static weft_status_t check_single(uint32_t value, const char *flag, weft_diag_t *diag)
+/* What names ranks must name the one there is. */
+static weft_status_t check_ranks(const api_options_t *options, weft_diag_t *diag)
 {
-    return value == 1
-               ? WEFT_OK
-               : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                           "--%s %u: this build runs on one rank; only 1 is possible", flag, value);
+    const struct {
+        const char *flag;
+        uint32_t value;
+        uint32_t only;
+    } counts[] = {
+        {"tensor-parallel-size", options->tensor_parallel_size, 1},
+        {"pipeline-parallel-size", options->pipeline_parallel_size, 1},
+        {"data-parallel-size", options->data_parallel_size, 1},
+        {"decode-context-parallel-size", options->decode_context_parallel_size, 1},
+        {"nnodes", options->nnodes, 1},
+        {"node-rank", options->node_rank, 0},
+    };
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(counts); i++) {
+        if (counts[i].value != counts[i].only) {
+            return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                             "--%s %u: this build runs on one rank; only %u is possible",
+                             counts[i].flag, counts[i].value, counts[i].only);
+        }
+    }
+    if (options->headless) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--headless: this build runs on one rank, which serves HTTP; there is no "
+                         "other to join");
+    }
+    return WEFT_OK;
 }
 
 static weft_status_t check_word(const char *value, const char *flag, const char *const *known,
@@ -56,33 +91,53 @@ static weft_status_t check_word(const char *value, const char *flag, const char 
                      n > 2 ? known[2] : "");
 }
 
-weft_status_t api_options_check(const api_options_t *options, weft_diag_t *diag)
+static weft_status_t check_words(const api_options_t *options, weft_diag_t *diag)
 {
     static const char *const formats[] = {"auto", "string", "openai"};
     static const char *const policies[] = {"fcfs", "priority"};
+    static const char *const modes[] = {"raw_logprobs"};
     weft_status_t status =
-        check_single(options->tensor_parallel_size, "tensor-parallel-size", diag);
+        check_word(options->chat_template_content_format, "chat-template-content-format", formats,
+                   WEFT_ARRAY_LEN(formats), diag);
 
-    if (status == WEFT_OK) {
-        status = check_single(options->pipeline_parallel_size, "pipeline-parallel-size", diag);
-    }
-    if (status == WEFT_OK) {
-        status = check_single(options->data_parallel_size, "data-parallel-size", diag);
-    }
-    if (status == WEFT_OK) {
-        status = check_word(options->chat_template_content_format, "chat-template-content-format",
-                            formats, WEFT_ARRAY_LEN(formats), diag);
-    }
     if (status == WEFT_OK) {
         status = check_word(options->scheduling_policy, "scheduling-policy", policies,
                             WEFT_ARRAY_LEN(policies), diag);
     }
-    if (status < 0) {
-        return status;
-    }
+    return status < 0 ? status
+                      : check_word(options->logprobs_mode, "logprobs-mode", modes,
+                                   WEFT_ARRAY_LEN(modes), diag);
+}
+
+static weft_status_t check_tls(const api_options_t *options, weft_diag_t *diag)
+{
     if (options->ssl_ca_certs[0] != '\0') {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                          "--ssl-ca-certs: client certificates are not checked");
+    }
+    if (options->ssl_ciphers[0] != '\0') {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--ssl-ciphers: the TLS library chooses; they cannot be narrowed");
+    }
+    if ((options->ssl_certfile[0] == '\0') != (options->ssl_keyfile[0] == '\0')) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--ssl-certfile and --ssl-keyfile come together or not at all");
+    }
+    return WEFT_OK;
+}
+
+weft_status_t api_options_check(const api_options_t *options, weft_diag_t *diag)
+{
+    weft_status_t status = check_ranks(options, diag);
+
+    if (status == WEFT_OK) {
+        status = check_words(options, diag);
+    }
+    if (status == WEFT_OK) {
+        status = check_tls(options, diag);
+    }
+    if (status < 0) {
+        return status;
     }
     if (options->max_logprobs < -1) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-logprobs %" PRId64 ": -1 or more",
@@ -91,9 +146,11 @@ weft_status_t api_options_check(const api_options_t *options, weft_diag_t *diag)
     if (options->port > UINT16_MAX) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--port %u: ports end at 65535", options->port);
     }
-    if ((options->ssl_certfile[0] == '\0') != (options->ssl_keyfile[0] == '\0')) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "--ssl-certfile and --ssl-keyfile come together or not at all");
+    if (options->max_num_queued_tokens != 0) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--max-num-queued-tokens %" PRIu64
+                         ": waiting requests are bounded by --max-num-queued-reqs only",
+                         options->max_num_queued_tokens);
     }
     return WEFT_OK;
 }

@@ -75,6 +75,10 @@ static weft_status_t template_variables(api_call_t *call, const chat_fields_t *f
     if (fields->chat_template_kwargs != NULL) {
         failed |= json_object_update(variables, fields->chat_template_kwargs);
     }
+    if (call->model->template_kwargs != NULL) { /* copied: workers share them */
+        failed |=
+            json_object_update_missing_new(variables, json_deep_copy(call->model->template_kwargs));
+    }
     if (failed != 0) {
         json_decref(variables);
         return api_error_no_memory(&call->error);

@@ -133,6 +133,22 @@ static weft_status_t fill_defaults(served_model_t *model, const api_options_t *o
     return override_config_apply(options->override_generation_config, api, diag);
 }
 
+/* --default-chat-template-kwargs */
+static weft_status_t read_template_kwargs(served_model_t *model, const char *text,
+                                          weft_diag_t *diag)
+{
+    api_error_t error = {0};
+
+    if (text[0] == '\0') {
+        return WEFT_OK;
+    }
+    weft_status_t status = json_fields_parse(text, strlen(text), &model->template_kwargs, &error);
+    model->api.template_kwargs = model->template_kwargs;
+    return status < 0
+               ? weft_diag(diag, status, "--default-chat-template-kwargs: %s", error.message.text)
+               : WEFT_OK;
+}
+
 weft_status_t served_model_open(const api_options_t *options, const char *path, weft_diag_t *diag,
                                 served_model_t *model)
 {
@@ -162,6 +178,9 @@ weft_status_t served_model_open(const api_options_t *options, const char *path, 
     model->api.template_eos = model->eos;
     status = fill_defaults(model, options, diag);
     if (status == WEFT_OK) {
+        status = read_template_kwargs(model, options->default_chat_template_kwargs, diag);
+    }
+    if (status == WEFT_OK) {
         status = load_template(model, options, diag);
     }
     return status == WEFT_OK ? check_parsers(model, diag) : status;
@@ -180,6 +199,7 @@ void served_model_attach(served_model_t *model, const engine_options_t *engine_o
 void served_model_close(served_model_t *model)
 {
     text_template_destroy(model->api.chat_template);
+    json_decref(model->template_kwargs);
     weft_free(model->bos);
     weft_free(model->eos);
     text_tokenizer_destroy(model->tokenizer);

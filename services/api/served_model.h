@@ -16,6 +16,7 @@ typedef struct served_model {
     const char *name; /* when --served-model-name is not given */
     char *bos;        /* texts that templates print; weft_alloc */
     char *eos;
+    json_t *template_kwargs;
     weft_diag_t template_diag;
 } served_model_t;
 

@@ -103,6 +103,28 @@ static void a_chat_s_prompt_is_rendered(void **state)
     api_rig_end(&call);
 }
 
+static void template_variables_have_defaults(void **state)
+{
+    (void)state;
+    const api_model_t model = rig.model;
+    json_t *defaults = json_loads("{\"a\":\"1\",\"b\":\"2\",\"messages\":[]}", 0, NULL);
+    api_call_t call;
+
+    assert_non_null(defaults);
+    rig.model.template_kwargs = defaults;
+    rig.model.is_template_overridable = true;
+    begin(chat_prepare,
+          "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+          "\"chat_template\":\"{{ a }}{{ b }}{{ messages[0].content }}\","
+          "\"chat_template_kwargs\":{\"b\":\"3\"}}",
+          &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    assert_prompt(&call.generation->prompts[0], "13x");
+    api_rig_end(&call);
+    rig.model = model;
+    json_decref(defaults);
+}
+
 static void forced_tools_and_formats_bring_a_grammar(void **state)
 {
     (void)state;
@@ -284,6 +306,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_completion_is_planned_as_asked),
         cmocka_unit_test(a_chat_s_prompt_is_rendered),
+        cmocka_unit_test(template_variables_have_defaults),
         cmocka_unit_test(forced_tools_and_formats_bring_a_grammar),
         cmocka_unit_test(every_wrong_field_of_a_body_is_reported),
         cmocka_unit_test(lengths_are_bounded_by_the_context),

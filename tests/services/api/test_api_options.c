@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Command lines of pods that were made for vLLM. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "services/api/api_options.h"
+
+static api_options_t options;
+static weft_diag_t diag;
+
+/* What `weft serve` says of these words of a shell. */
+static weft_status_t check(const char *words)
+{
+    const weft_option_group_t group = {
+        .title = "HTTP", .rows = api_option_rows, .n_rows = api_option_count, .config = &options};
+    const weft_option_spec_t spec = {
+        .usage = "",
+        .about = "",
+        .groups = &group,
+        .n_groups = 1,
+        .flags = api_option_flags,
+        .n_flags = api_option_flag_count,
+        .ignored = api_option_ignored,
+        .n_ignored = api_option_ignored_count,
+        .extra_arguments_variable = "VLLM_ADDITIONAL_ARGS",
+        .max_positional = 1,
+    };
+    char *argv[] = {"weft", NULL};
+    weft_option_set_t *set = NULL;
+
+    diag = (weft_diag_t){0};
+    setenv("VLLM_ADDITIONAL_ARGS", words, 1);
+    weft_status_t status = weft_option_set_parse(&spec, 1, argv, &diag, &set);
+    if (status == WEFT_OK) {
+        status = api_options_check(&options, &diag);
+    }
+    weft_option_set_destroy(set);
+    return status;
+}
+
+static void assert_taken(const char *words)
+{
+    if (check(words) != WEFT_OK) {
+        fail_msg("%s: %s", words, diag.text);
+    }
+}
+
+static void assert_refused(const char *words, const char *start)
+{
+    assert_true(check(words) < 0);
+    if (strncmp(diag.text, start, strlen(start)) != 0) {
+        fail_msg("%s: %s", words, diag.text);
+    }
+}
+
+static void flags_that_change_nothing_are_taken(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {
+        "--sse-keep-alive-interval 15",
+        "--max-cudagraph-capture-size 512 --cudagraph-capture-sizes 1 2 4 8",
+        "--safetensors-load-strategy eager --pt-load-map-location cpu",
+        "--ignore-patterns 'original/**/*' '*.bin'",
+        "--mm-processor-cache-gb 0 --skip-mm-profiling",
+        "--attention-config '{\"backend\": \"FLASH_ATTN\"}' --attention-config.backend=X",
+        "--disable-access-log-for-endpoints /health /metrics --enable-log-deltas",
+        "--no-enable-log-deltas --disable-hybrid-kv-cache-manager",
+        "--lora-modules a=/x b=/y --enable-lora",
+        "--master-addr 10.0.0.1 --master-port 29500",
+    };
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(lines); i++) {
+        assert_taken(lines[i]);
+    }
+}
+
+static void short_names_stand_for_long_ones(void **state)
+{
+    (void)state;
+    assert_taken("-q fp8 -O 3 -O3 -O.mode=3 -cc '{}' -cc.mode 3 -ep -dpl 1 -dpr 0 -dpa host "
+                 "-dpb mp -dpn 0 -dpp 13345 -dcp 1 -n 1 -r 0 -tp 1 -pp 1 -dp 1");
+    assert_refused("-dcp 2", "--decode-context-parallel-size 2: ");
+    assert_refused("-n 2", "--nnodes 2: ");
+    assert_refused("-r 1", "--node-rank 1: ");
+}
+
+static void values_that_would_change_answers_are_refused(void **state)
+{
+    (void)state;
+    assert_taken("--max-num-queued-tokens 0 --logprobs-mode raw_logprobs --nnodes 1 --node-rank 0");
+    assert_refused("--max-num-queued-tokens 4096", "--max-num-queued-tokens 4096: ");
+    assert_refused("--logprobs-mode processed_logits", "--logprobs-mode processed_logits: ");
+    assert_refused("--ssl-ciphers ECDHE", "--ssl-ciphers: ");
+    assert_refused("--headless", "--headless: ");
+    assert_refused("--tensor-parallel-size 2", "--tensor-parallel-size 2: ");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(flags_that_change_nothing_are_taken),
+        cmocka_unit_test(short_names_stand_for_long_ones),
+        cmocka_unit_test(values_that_would_change_answers_are_refused),
+    };
+    weft_log_set_level(WEFT_LOG_ERROR);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
