@@ -18,6 +18,7 @@
 #include "services/api/api_routes.h"
 #include "services/api/api_server_priv.h"
 #include "services/api/generation_run.h"
+#include "services/api/start_guard.h"
 
 #define MAX_QUEUED_BODY_BYTES ((size_t)256 << 20)
 #define FLUSH_POLL_NS         (5 * WEFT_NS_PER_MS)
@@ -358,6 +359,7 @@ static void say_listening(const api_server_t *server)
 static weft_status_t start_all(api_server_t *server, const char *path, weft_diag_t *diag)
 {
     sigset_t signals;
+    start_guard_t *guard = NULL;
     weft_status_t status = api_options_check(server->options, diag);
 
     if (status < 0) {
@@ -376,8 +378,12 @@ static weft_status_t start_all(api_server_t *server, const char *path, weft_diag
         status = start_http(server, diag);
     }
     if (status == WEFT_OK) {
+        status = start_guard_begin(server->signal_fd, &guard);
+    }
+    if (status == WEFT_OK) {
         status = start_engine(server, path, diag);
     }
+    start_guard_end(guard);
     if (status == WEFT_OK) {
         status = start_workers(server);
     }

@@ -232,6 +232,16 @@ def test_a_second_signal_ends_it_at_once(start_server):
         assert server.process.wait(10) != 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_start(start_server, tmp_path, number):
+    template = tmp_path / "template"
+    os.mkfifo(template)
+    server = start_server("--chat-template", str(template), wait=False)
+    with open(template, "w"):  # waits until the start reads it; then the start waits
+        server.process.send_signal(number)
+        assert server.process.wait(20) == 128 + number
+
+
 def test_an_idle_server_stops_at_once(start_server):
     server = start_server("--max-model-len", "256")
     assert server.stop(signal.SIGINT, seconds=10) == 0
