@@ -52,17 +52,21 @@ static void write_tokens(api_call_t *call, text_ids_t ids, bool with_strings)
     weft_json_end_object(&json);
 }
 
+/* Of any length: who counts tokens may learn that they are too many. */
 static void tokenize_text(api_call_t *call, const tokenize_fields_t *fields, const char *text,
                           size_t length)
 {
-    request_common_t common = request_common_default();
     text_ids_t ids = {0};
+    weft_diag_t diag = {0};
+    weft_status_t status = text_tokenizer_encode(call->model->tokenizer, text, length,
+                                                 fields->add_special_tokens, true, &diag, &ids);
 
-    common.add_special_tokens = fields->add_special_tokens;
-    if (request_common_encode(call, &common, text, length, &ids) == WEFT_OK) {
-        write_tokens(call, ids, fields->return_token_strs);
-        text_ids_free(ids);
+    if (status < 0) {
+        api_error_from(&call->error, status, &diag, "prompt");
+        return;
     }
+    write_tokens(call, ids, fields->return_token_strs);
+    text_ids_free(ids);
 }
 
 static void tokenize_chat(api_call_t *call, const chat_fields_t *chat,

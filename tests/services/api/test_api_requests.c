@@ -251,6 +251,24 @@ static void summarize(const api_call_t *call, weft_buffer_t *out)
     }
 }
 
+static void texts_longer_than_the_context_are_tokenized(void **state)
+{
+    (void)state;
+    char body[8192];
+    char text[6000];
+    api_call_t call;
+
+    memset(text, 'a', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    snprintf(body, sizeof(body), "{\"prompt\":\"%s\"}", text);
+    begin(tokenize_prepare, body, &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    json_t *answer = json_loadb(call.answer.data, call.answer.length, 0, NULL);
+    assert_true(json_integer_value(json_object_get(answer, "count")) > API_RIG_CONTEXT);
+    json_decref(answer);
+    api_rig_end(&call);
+}
+
 static void an_allocation_that_fails_is_an_error_or_costs_nothing(void **state)
 {
     (void)state;
@@ -310,6 +328,7 @@ int main(void)
         cmocka_unit_test(forced_tools_and_formats_bring_a_grammar),
         cmocka_unit_test(every_wrong_field_of_a_body_is_reported),
         cmocka_unit_test(lengths_are_bounded_by_the_context),
+        cmocka_unit_test(texts_longer_than_the_context_are_tokenized),
         cmocka_unit_test(an_allocation_that_fails_is_an_error_or_costs_nothing),
         cmocka_unit_test(wrong_bodies_are_refused_by_every_route),
     };
