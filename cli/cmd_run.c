@@ -116,7 +116,10 @@ static weft_status_t find_prompt(const run_t *run, weft_diag_t *diag, run_prompt
     int n_given = 0;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(kinds); i++) {
         if (weft_option_is_given(run->set, kinds[i].flag)) {
-            *spec_out = (run_prompt_spec_t){(run_prompt_kind_t)i, kinds[i].value, options->chat};
+            *spec_out = (run_prompt_spec_t){.kind = (run_prompt_kind_t)i,
+                                            .given = kinds[i].value,
+                                            .where = "--prompt-ids",
+                                            .is_chat = options->chat};
             n_given++;
         }
     }

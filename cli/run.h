@@ -27,6 +27,7 @@ typedef enum run_prompt_kind {
 typedef struct run_prompt_spec {
     run_prompt_kind_t kind;
     const char *given; /* borrowed */
+    const char *where; /* what faults of ids are told of: "--prompt-ids" */
     bool is_chat;      /* a user's message, by the model's template; not with ids */
 } run_prompt_spec_t;
 

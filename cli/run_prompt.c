@@ -119,7 +119,7 @@ weft_status_t run_prompt_make(const run_prompt_spec_t *spec, const model_source_
                               run_prompt_t *prompt_out)
 {
     if (spec->kind == RUN_PROMPT_IDS) {
-        return cli_parse_ids(spec->given, "--prompt-ids", model_source_config(source)->vocab, diag,
+        return cli_parse_ids(spec->given, spec->where, model_source_config(source)->vocab, diag,
                              &prompt_out->ids, &prompt_out->n);
     }
     weft_buffer_t text = {0};

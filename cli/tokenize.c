@@ -70,9 +70,13 @@ int tokenize_main(int argc, char **argv, const char *usage, const char *about, b
     if (status >= 0 && (options.model[0] == '\0' || weft_option_positional_count(set) != 1)) {
         status = weft_diag(&diag, WEFT_ERR_INVALID, "usage: %s", usage);
     }
+    if (status >= 0 && takes_ids && options.chat) {
+        status = weft_diag(&diag, WEFT_ERR_INVALID, "--chat takes a text, not ids");
+    }
     if (status >= 0) {
         const run_prompt_spec_t what = {.kind = takes_ids ? RUN_PROMPT_IDS : RUN_PROMPT_TEXT,
                                         .given = weft_option_positional(set, 0),
+                                        .where = "IDS",
                                         .is_chat = options.chat};
         status = answer(&options, &what, write, &diag);
     }

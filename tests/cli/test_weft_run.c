@@ -188,6 +188,8 @@ static void bad_words_get_one_line_and_exit_code_2(void **state)
         {"run --model LLAMA --prompt-ids 1,x", "x"},
         {"run --model LLAMA --prompt-ids -1", "-1"},
         {"run --model LLAMA --chat --prompt-ids 1", "--chat"},
+        {"detokenize --model LLAMA abc", "IDS: \"abc\""},
+        {"detokenize --model LLAMA --chat 1,2", "--chat"},
         {"run --model LLAMA --chat --prompt x", "no chat template"},
         {"run --model LLAMA --prompt-file /nonexistent", "/nonexistent"},
         {"run --model LLAMA --prompt-file /dev/null", "empty"},
