@@ -98,6 +98,11 @@ static weft_status_t check_options(const run_t *run, weft_diag_t *diag)
     if (options->top_k < 0 || options->top_k > INT32_MAX) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--top-k: 0 or more");
     }
+    for (uint32_t i = 0; i < options->stop.count; i++) {
+        if (options->stop.items[i][0] == '\0') {
+            return weft_diag(diag, WEFT_ERR_INVALID, "--stop: an empty text would stop nothing");
+        }
+    }
     return WEFT_OK;
 }
 

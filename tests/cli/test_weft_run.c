@@ -197,6 +197,7 @@ static void bad_words_get_one_line_and_exit_code_2(void **state)
         {"run --model LLAMA --prompt x --logprobs 21 --json", "20"},
         {"run --model LLAMA --prompt x --top-k -1", "--top-k"},
         {"run --model LLAMA --prompt x --top-p 2", "top_p"},
+        {"run --model LLAMA --prompt x --stop a ''", "--stop"},
         {"run --model LLAMA --prompt x --no-such-flag", "no-such-flag"},
         {"run --model LLAMA --prompt x --cpu-isa sse9", "sse9"},
         {"run --model LLAMA --prompt x --kv-cache-dtype q9", "q9"},
