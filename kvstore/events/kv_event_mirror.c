@@ -299,7 +299,7 @@ static void apply_removed(kv_event_mirror_t *mirror, const kv_event_t *event)
     }
 }
 
-void kv_event_mirror_clear(kv_event_mirror_t *mirror)
+static void clear(kv_event_mirror_t *mirror)
 {
     for (uint32_t i = 0; i < mirror->n_nodes; i++) {
         const node_t *node = mirror_node(mirror, i);
@@ -316,7 +316,7 @@ void kv_event_mirror_clear(kv_event_mirror_t *mirror)
 
 void kv_event_mirror_restart(kv_event_mirror_t *mirror)
 {
-    kv_event_mirror_clear(mirror);
+    clear(mirror);
     mirror->has_sequence = false;
 }
 
@@ -329,7 +329,7 @@ weft_status_t kv_event_mirror_apply(kv_event_mirror_t *mirror, const kv_event_t 
         apply_removed(mirror, event);
         break;
     case KV_EVENT_CLEARED:
-        kv_event_mirror_clear(mirror);
+        clear(mirror);
         break;
     }
     return WEFT_OK;

@@ -46,8 +46,8 @@ weft_status_t kv_event_mirror_apply_batch(kv_event_mirror_t *mirror, uint64_t se
                                           const kv_event_batch_t *batch);
 weft_status_t kv_event_mirror_apply(kv_event_mirror_t *mirror, const kv_event_t *event);
 
-void kv_event_mirror_clear(kv_event_mirror_t *mirror);   /* no block is present */
-void kv_event_mirror_restart(kv_event_mirror_t *mirror); /* and any number may come next */
+/* No block is present, and any number may come next. */
+void kv_event_mirror_restart(kv_event_mirror_t *mirror);
 
 bool kv_event_mirror_has(const kv_event_mirror_t *mirror, kv_event_text_t medium, int64_t group,
                          const kv_event_hash_t *hash);

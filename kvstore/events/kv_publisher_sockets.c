@@ -254,7 +254,10 @@ static bool read_request(void *socket, request_t *request, bool *is_valid_out)
     return true;
 }
 
-/* false: this asker's pipe is full, or it is gone. */
+/*
+ * What an asker's pipe has no room for is dropped without a word, as is all for one that is gone: the
+ * ROUTER is not told to insist. false: the socket itself failed, or there was no memory.
+ */
 static bool reply(kv_publisher_t *publisher, const request_t *request, const char *topic,
                   uint64_t sequence, zmq_msg_t *payload)
 {
