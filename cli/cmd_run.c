@@ -196,13 +196,22 @@ static engine_sampling_t sampling_of(const run_t *run)
     };
 }
 
+static weft_status_t make_stream(run_t *run, weft_diag_t *diag)
+{
+    text_stops_t *stops = NULL;
+    weft_status_t status =
+        text_stops_create(run->options.stop.items, run->options.stop.count, diag, &stops);
+    const text_stream_config_t config = {.skip_special = true, .stops = stops};
+
+    if (status == WEFT_OK) {
+        status = text_stream_create(run->tokenizer, &config, &run->stream);
+    }
+    text_stops_destroy(stops);
+    return status;
+}
+
 static weft_status_t submit(run_t *run, weft_diag_t *diag)
 {
-    const text_stream_config_t config = {
-        .skip_special = true,
-        .stops = run->options.stop.items,
-        .n_stops = run->options.stop.count,
-    };
     const engine_submit_t request = {
         .id = "run",
         .prompt = run->prompt.ids,
@@ -210,7 +219,7 @@ static weft_status_t submit(run_t *run, weft_diag_t *diag)
         .n = 1,
         .sampling = sampling_of(run),
     };
-    const weft_status_t status = text_stream_create(run->tokenizer, &config, &run->stream);
+    const weft_status_t status = make_stream(run, diag);
     return status < 0 ? status
                       : engine_submit(run->engine, run->client, &request, diag, &run->request);
 }

@@ -4,7 +4,7 @@
  * decoding, in Rust over the crates the field uses (tokenizers, minijinja, llguidance), behind this
  * one header.
  *
- * Threads   a tokenizer, template and grammar is immutable and shared; a stream, output and
+ * Threads   a tokenizer, template, grammar and stops is immutable and shared; a stream, output and
  *           matcher belongs to one thread at a time
  * Ownership text_bytes_t and text_ids_t results are freed with their _free; NULL is fine everywhere
  *           a destroy or free takes a pointer
@@ -107,16 +107,24 @@ weft_status_t text_tokenizer_token_string(const text_tokenizer_t *tokenizer, int
 
 /* ---- incremental detokenization ------------------------------------------------------------- */
 
+typedef struct text_stops text_stops_t; /* strings that end a text wherever token borders fall */
 typedef struct text_stream text_stream_t;
 
-/* stops [n_stops]: strings that end the text wherever token borders fall; borrowed during the call. */
+/*
+ * stops: [n], borrowed during the call. Their table is large (up to 200 bytes for each of theirs):
+ * made once for all streams that end alike, which hold it for as long as they live, whatever becomes
+ * of the maker's. WEFT_ERR_INVALID: one is empty; WEFT_ERR_TOO_LARGE: more than 64 KiB in all.
+ */
+weft_status_t text_stops_create(const char *const *stops, size_t n, weft_diag_t *diag,
+                                text_stops_t **stops_out);
+void text_stops_destroy(text_stops_t *stops);
+
 typedef struct text_stream_config {
     bool skip_special;
-    bool include_stop; /* keep the stop string in the text */
-    bool starts_text;  /* no prompt came before: an SPM decoder drops the first space */
-    const char *const *stops;
-    size_t n_stops;
-    uint32_t min_tokens; /* a stop string counts only in a token after this many */
+    bool include_stop;         /* keep the stop string in the text */
+    bool starts_text;          /* no prompt came before: an SPM decoder drops the first space */
+    const text_stops_t *stops; /* NULL: none */
+    uint32_t min_tokens;       /* a stop string counts only in a token after this many */
 } text_stream_config_t;
 
 weft_status_t text_stream_create(const text_tokenizer_t *tokenizer,

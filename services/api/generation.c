@@ -108,8 +108,7 @@ static weft_status_t make_stream(generation_choice_t *choice, api_error_t *error
     text_stream_config_t config = {
         .skip_special = generation->skips_special,
         .include_stop = generation->includes_stop,
-        .stops = generation->stops.texts,
-        .n_stops = generation->stops.count,
+        .stops = generation->stop_table,
         .min_tokens = generation->sampling.min_tokens,
         .starts_text = false,
     };
@@ -122,6 +121,19 @@ static weft_status_t make_stream(generation_choice_t *choice, api_error_t *error
     return status < 0 ? api_error_from(error, status, &(weft_diag_t){0}, "stop") : WEFT_OK;
 }
 
+static weft_status_t make_stop_table(generation_t *generation, api_error_t *error)
+{
+    const sampling_stops_t *stops = &generation->stops;
+    weft_diag_t diag = {0};
+
+    if (!generation->detokenizes || stops->count == 0) {
+        return WEFT_OK;
+    }
+    weft_status_t status =
+        text_stops_create(stops->texts, stops->count, &diag, &generation->stop_table);
+    return status < 0 ? api_error_from(error, status, &diag, "stop") : WEFT_OK;
+}
+
 weft_status_t generation_make_choices(generation_t *generation, api_error_t *error)
 {
     size_t count = (size_t)generation->n_prompts * generation->n;
@@ -129,6 +141,9 @@ weft_status_t generation_make_choices(generation_t *generation, api_error_t *err
     generation->choices = weft_arena_calloc(generation->arena, count, sizeof(*generation->choices));
     if (generation->choices == NULL) {
         return api_error_no_memory(error);
+    }
+    if (make_stop_table(generation, error) != WEFT_OK) {
+        return WEFT_ERR_INVALID;
     }
     for (size_t i = 0; i < count; i++) {
         generation_choice_t *choice = &generation->choices[i];
@@ -169,6 +184,8 @@ void generation_fini(generation_t *generation)
     for (uint32_t i = 0; i < generation->n_choices; i++) {
         fini_choice(&generation->choices[i]);
     }
+    text_stops_destroy(generation->stop_table);
+    generation->stop_table = NULL;
     text_grammar_destroy(generation->grammar);
     generation->grammar = NULL;
     generation->n_choices = 0;

@@ -103,6 +103,7 @@ struct generation {
     uint32_t n; /* samples a prompt */
     engine_sampling_t sampling;
     sampling_stops_t stops;
+    text_stops_t *stop_table; /* of stops, for all choices; NULL: none, or no text is made */
     text_grammar_t *grammar;
     const char *grammar_field; /* of the request, that brought it; static */
     int64_t priority;
@@ -143,7 +144,7 @@ weft_status_t generation_add_prompt(generation_t *generation, const int32_t *ids
 /* Choices with their streams and parsers; the last step of a plan. */
 weft_status_t generation_make_choices(generation_t *generation, api_error_t *error);
 
-/* Streams, parsers, buffers, grammar. Engine requests must be released. NULL is fine. */
+/* Streams, parsers, buffers, stop table, grammar. Engine requests must be released. NULL is fine. */
 void generation_fini(generation_t *generation);
 
 /* ---- the loop's half ---- */

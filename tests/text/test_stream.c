@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <malloc.h>
+
 #include "base/compiler.h"
 #include "base/utf8.h"
 #include "tests/support/random.h"
@@ -45,6 +47,13 @@ static void stream_ids(const text_tokenizer_t *tokenizer, const text_stream_conf
     assert_status(text_stream_finish(stream, &text, &length), WEFT_OK);
     add(streamed, text, length);
     text_stream_destroy(stream);
+}
+
+static text_stops_t *make_stops(const char *const *stops, size_t n)
+{
+    text_stops_t *table = NULL;
+    assert_status(text_stops_create(stops, n, NULL, &table), WEFT_OK);
+    return table;
 }
 
 static size_t draw_ids(test_random_t *random, const text_tokenizer_t *tokenizer, int32_t *ids)
@@ -169,10 +178,11 @@ static void the_text_ends_at_the_stop_string_that_ends_first(void **state)
             draw_text(&random, stops[i], 5);
         }
         const bool include_stop = test_random_below(&random, 2) == 0;
-        const text_stream_config_t config = {
-            .stops = pointers, .n_stops = n_stops, .include_stop = include_stop};
+        text_stops_t *table = make_stops(pointers, n_stops);
+        const text_stream_config_t config = {.stops = table, .include_stop = include_stop};
         const size_t n = spell(tokenizer, text, ids);
         stream_ids(tokenizer, &config, ids, n, &streamed);
+        text_stops_destroy(table);
         const size_t end = find_stop(text, pointers, n_stops, &stop);
         if (stop >= 0) {
             text[include_stop ? end : end - strlen(stops[stop])] = '\0';
@@ -192,7 +202,8 @@ static void a_stop_string_does_not_count_in_the_first_min_tokens(void **state)
     const char *const stops[] = {"b"};
     int32_t ids[MAX_TEXT];
     streamed_t streamed;
-    text_stream_config_t config = {.stops = stops, .n_stops = 1, .min_tokens = 2};
+    text_stops_t *table = make_stops(stops, 1);
+    text_stream_config_t config = {.stops = table, .min_tokens = 2};
     assert_int_equal(spell(tokenizer, "bcbcb", ids), 5);
     stream_ids(tokenizer, &config, ids, 5, &streamed);
     assert_string_equal(streamed.text, "bc");
@@ -200,26 +211,65 @@ static void a_stop_string_does_not_count_in_the_first_min_tokens(void **state)
     config.min_tokens = 3;
     stream_ids(tokenizer, &config, ids, 5, &streamed);
     assert_string_equal(streamed.text, "bcbc");
+    text_stops_destroy(table);
     text_tokenizer_destroy(tokenizer);
 }
 
 static void unusable_stop_strings_are_refused(void **state)
 {
     (void)state;
-    text_tokenizer_t *tokenizer = load_json_tokenizer("byte-level/tokenizer.json", NULL);
     static char huge[(1 << 16) + 2];
     memset(huge, 'a', sizeof(huge) - 1);
     const char *const empty[] = {"a", ""};
     const char *const too_long[] = {huge};
     const char *const broken[] = {"\xff"};
-    text_stream_t *stream = NULL;
-    text_stream_config_t config = {.stops = empty, .n_stops = 2};
-    assert_status(text_stream_create(tokenizer, &config, &stream), WEFT_ERR_INVALID);
-    config = (text_stream_config_t){.stops = too_long, .n_stops = 1};
-    assert_status(text_stream_create(tokenizer, &config, &stream), WEFT_ERR_TOO_LARGE);
-    config = (text_stream_config_t){.stops = broken, .n_stops = 1};
-    assert_status(text_stream_create(tokenizer, &config, &stream), WEFT_ERR_MALFORMED);
+    text_stops_t *table = NULL;
+    assert_status(text_stops_create(empty, 2, NULL, &table), WEFT_ERR_INVALID);
+    assert_status(text_stops_create(too_long, 1, NULL, &table), WEFT_ERR_TOO_LARGE);
+    assert_status(text_stops_create(broken, 1, NULL, &table), WEFT_ERR_MALFORMED);
+    text_stops_destroy(NULL);
     text_stream_destroy(NULL);
+}
+
+/* The heap in use; no allocation of the Rust side passes by base/alloc.h. */
+static size_t heap_bytes(void)
+{
+    const struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
+
+static void streams_share_one_table_of_stop_strings(void **state)
+{
+    (void)state;
+    enum { N_STREAMS = 1000 };
+    text_tokenizer_t *tokenizer = load_json_tokenizer("byte-level/tokenizer.json", NULL);
+    static char text[1 << 16];
+    static text_stream_t *streams[N_STREAMS];
+    memset(text, 'a', sizeof(text) - 1);
+    const char *const stops[] = {text};
+    text_stops_t *table = make_stops(stops, 1);
+    const text_stream_config_t config = {.stops = table};
+    const size_t before = heap_bytes();
+    for (size_t i = 0; i < N_STREAMS; i++) {
+        assert_status(text_stream_create(tokenizer, &config, &streams[i]), WEFT_OK);
+    }
+    assert_true(heap_bytes() - before < N_STREAMS * 1024);
+    text_stops_destroy(table);
+    /* The table lives on with them: what may be the stop string's beginning is held back. */
+    int32_t ids[8];
+    const size_t n = spell(tokenizer, "aab", ids);
+    for (size_t i = 0; i < N_STREAMS; i++) {
+        const char *shown = NULL;
+        size_t length = 0;
+        int32_t stop = -1;
+        assert_status(text_stream_push(streams[i], ids[0], &shown, &length, &stop), WEFT_OK);
+        assert_int_equal(length, 0);
+        for (size_t k = 1; k < n; k++) {
+            assert_status(text_stream_push(streams[i], ids[k], &shown, &length, &stop), WEFT_OK);
+        }
+        assert_memory_equal(shown + length - 1, "b", 1);
+        text_stream_destroy(streams[i]);
+    }
     text_tokenizer_destroy(tokenizer);
 }
 
@@ -230,6 +280,7 @@ int main(void)
         cmocka_unit_test(a_continued_text_keeps_its_first_space),
         cmocka_unit_test(the_text_ends_at_the_stop_string_that_ends_first),
         cmocka_unit_test(a_stop_string_does_not_count_in_the_first_min_tokens),
+        cmocka_unit_test(streams_share_one_table_of_stop_strings),
         cmocka_unit_test(unusable_stop_strings_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

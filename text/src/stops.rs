@@ -5,6 +5,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::error::{fail, Result};
+
+/// Every byte may become a node of the table; all stop strings together may have this many.
+pub const MAX_STOP_BYTES: usize = 1 << 16;
+
 const ROOT: usize = 0;
 
 #[derive(Default)]
@@ -17,6 +22,8 @@ struct Node {
     stop: Option<(usize, usize)>,
 }
 
+/// The table of all stop strings: up to 200 bytes for each of theirs, so it is shared by all texts
+/// that end with the same ones.
 pub struct Stops {
     nodes: Vec<Node>,
 }
@@ -28,7 +35,21 @@ pub struct Found {
 }
 
 impl Stops {
-    pub fn new(stops: &[&str]) -> Self {
+    pub fn new(stops: &[&str]) -> Result<Self> {
+        let bytes: usize = stops.iter().map(|stop| stop.len()).sum();
+        if bytes > MAX_STOP_BYTES {
+            return fail!(
+                TooLarge,
+                "stop strings: {bytes} bytes, at most {MAX_STOP_BYTES} are taken"
+            );
+        }
+        if stops.iter().any(|stop| stop.is_empty()) {
+            return fail!(Invalid, "a stop string is empty");
+        }
+        Ok(Self::build(stops))
+    }
+
+    fn build(stops: &[&str]) -> Self {
         let mut nodes = vec![Node::default()];
         for (index, stop) in stops.iter().enumerate() {
             let mut at = ROOT;

@@ -7,14 +7,11 @@ use crate::error::{fail, Result};
 use crate::stops::{StopState, Stops};
 use crate::tokenizer::{Begin, Tokenizer};
 
-/// A table is made of the stop strings; together they may have this many bytes.
-pub const MAX_STOP_BYTES: usize = 1 << 16;
-
-pub struct StreamConfig<'a> {
+pub struct StreamConfig {
     pub skip_special: bool,
     pub include_stop: bool,
     pub starts_text: bool,
-    pub stops: Vec<&'a str>,
+    pub stops: Arc<Stops>,
     pub min_tokens: u32,
 }
 
@@ -23,7 +20,7 @@ pub struct Stream {
     skip_special: bool,
     include_stop: bool,
     min_tokens: u32,
-    stops: Stops,
+    stops: Arc<Stops>,
     state: StopState,
     begin: Begin,
     tokens: u32,
@@ -36,23 +33,13 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(tokenizer: Arc<Tokenizer>, config: &StreamConfig) -> Result<Self> {
-        let bytes: usize = config.stops.iter().map(|stop| stop.len()).sum();
-        if bytes > MAX_STOP_BYTES {
-            return fail!(
-                TooLarge,
-                "stop strings: {bytes} bytes, at most {MAX_STOP_BYTES} are taken"
-            );
-        }
-        if config.stops.iter().any(|stop| stop.is_empty()) {
-            return fail!(Invalid, "a stop string is empty");
-        }
-        Ok(Stream {
+    pub fn new(tokenizer: Arc<Tokenizer>, config: StreamConfig) -> Self {
+        Stream {
             tokenizer,
             skip_special: config.skip_special,
             include_stop: config.include_stop,
             min_tokens: config.min_tokens,
-            stops: Stops::new(&config.stops),
+            stops: config.stops,
             state: StopState::default(),
             begin: if config.starts_text { Begin::whole() } else { Begin::continued() },
             tokens: 0,
@@ -60,7 +47,7 @@ impl Stream {
             partial: Vec::new(),
             held: String::new(),
             shown: String::new(),
-        })
+        }
     }
 
     /// The text that may be shown now, and which stop string was found.

@@ -203,6 +203,33 @@ static void every_wrong_field_of_a_body_is_reported(void **state)
     }
 }
 
+/* {"prompt":"a","n":16,"stop":["aa…","aa…"]} with so many letters in all. */
+static void write_stops(char *body, size_t size, size_t letters)
+{
+    int length = snprintf(body, size, "{\"prompt\":\"a\",\"n\":16,\"stop\":[\"");
+
+    memset(body + length, 'a', letters);
+    memcpy(body + length + letters / 2, "\",\"", 3);
+    memset(body + (size_t)length + letters / 2 + 3, 'a', letters - letters / 2);
+    snprintf(body + (size_t)length + letters + 3, 4, "\"]}");
+}
+
+static void stop_strings_are_bounded_in_all(void **state)
+{
+    (void)state;
+    static char body[70000];
+    api_call_t call;
+
+    write_stops(body, sizeof(body), 65536);
+    begin(completion_prepare, body, &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    assert_int_equal(call.generation->n_choices, 16);
+    assert_non_null(call.generation->stop_table);
+    api_rig_end(&call);
+    write_stops(body, sizeof(body), 65537);
+    assert_refused(completion_prepare, body, "stop");
+}
+
 static const struct {
     prepare_fn prepare;
     const char *body;
@@ -328,7 +355,7 @@ int main(void)
         cmocka_unit_test(forced_tools_and_formats_bring_a_grammar),
         cmocka_unit_test(every_wrong_field_of_a_body_is_reported),
         cmocka_unit_test(lengths_are_bounded_by_the_context),
-        cmocka_unit_test(texts_longer_than_the_context_are_tokenized),
+        cmocka_unit_test(stop_strings_are_bounded_in_all),
         cmocka_unit_test(an_allocation_that_fails_is_an_error_or_costs_nothing),
         cmocka_unit_test(wrong_bodies_are_refused_by_every_route),
     };

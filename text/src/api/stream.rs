@@ -3,20 +3,48 @@
 
 use std::ffi::c_char;
 use std::ptr;
+use std::sync::Arc;
 
 use super::tokenizer::Tokenizer;
 use crate::border::{self, guard, Diag};
 use crate::error::{Result, Status};
+use crate::stops;
 use crate::stream::{Stream, StreamConfig};
+
+/// text_stops_t; every stream that is made with it holds it too.
+pub struct Stops(Arc<stops::Stops>);
 
 #[repr(C)]
 pub struct StreamConfigC {
     pub skip_special: bool,
     pub include_stop: bool,
     pub starts_text: bool,
-    pub stops: *const *const c_char,
-    pub n_stops: usize,
+    pub stops: *const Stops,
     pub min_tokens: u32,
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_stops_create(
+    stops: *const *const c_char,
+    n: usize,
+    diag: *mut Diag,
+    stops_out: *mut *mut Stops,
+) -> Status {
+    guard(diag, || {
+        let texts = border::items(stops, n).iter();
+        let texts = texts.map(|&text| border::c_text(text, "stop")).collect::<Result<Vec<_>>>()?;
+        border::give(Stops(Arc::new(stops::Stops::new(&texts)?)), stops_out);
+        Ok(())
+    })
+}
+
+/// # Safety
+/// As text.h says.
+#[no_mangle]
+pub unsafe extern "C" fn text_stops_destroy(stops: *mut Stops) {
+    border::destroy(stops);
 }
 
 /// # Safety
@@ -28,18 +56,20 @@ pub unsafe extern "C" fn text_stream_create(
     stream_out: *mut *mut Stream,
 ) -> Status {
     guard(ptr::null_mut::<Diag>(), || {
-        let stops = border::items(config.stops, config.n_stops).iter();
-        let stops = stops.map(|&stop| border::c_text(stop, "stop")).collect::<Result<_>>()?;
+        let stops = match config.stops.as_ref() {
+            Some(stops) => stops.0.clone(),
+            None => Arc::new(stops::Stops::new(&[])?),
+        };
         let stream = Stream::new(
             tokenizer.0.clone(),
-            &StreamConfig {
+            StreamConfig {
                 skip_special: config.skip_special,
                 include_stop: config.include_stop,
                 starts_text: config.starts_text,
                 stops,
                 min_tokens: config.min_tokens,
             },
-        )?;
+        );
         border::give(stream, stream_out);
         Ok(())
     })

@@ -31,6 +31,7 @@ static TYPES: &[(&str, &str)] = &[
     ("Output", "text_output_t"),
     ("Status", "weft_status_t"),
     ("StatusC", "weft_status_t"),
+    ("Stops", "text_stops_t"),
     ("Stream", "text_stream_t"),
     ("StreamConfigC", "text_stream_config_t"),
     ("Template", "text_template_t"),
