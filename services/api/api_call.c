@@ -50,7 +50,7 @@ static void take_request_id(api_call_t *call)
 {
     const char *given = weft_http_header(call->exchange, "x-request-id");
 
-    if (given != NULL && given[0] != '\0') {
+    if (given != NULL && given[0] != '\0' && api_id_is_usable(given)) {
         call->has_request_id_header = true;
         call->request_id = weft_arena_strdup(&call->arena, given);
         return;

@@ -19,3 +19,14 @@ void api_id_random(char *out)
     snprintf(out, API_ID_LENGTH + 1, "%016llx%016llx", (unsigned long long)words[0],
              (unsigned long long)words[1]);
 }
+
+bool api_id_is_usable(const char *id)
+{
+    for (size_t i = 0; id[i] != '\0'; i++) {
+        unsigned char byte = (unsigned char)id[i];
+        if (i >= API_ID_MAX_BYTES || byte < 0x20 || byte == 0x7f) {
+            return false;
+        }
+    }
+    return true;
+}

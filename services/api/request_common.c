@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "services/api/api_id.h"
 
 #define MAX_SALT_BYTES 1024
 
@@ -31,6 +32,10 @@ void request_common_read(const json_t *object, request_common_t *common, api_err
     json_fields_read(object, rows, WEFT_ARRAY_LEN(rows), "", common, error);
     json_fields_read(common->stream_options, stream_rows, WEFT_ARRAY_LEN(stream_rows),
                      "stream_options", common, error);
+    if (common->request_id != NULL && !api_id_is_usable(common->request_id)) {
+        api_error_violation(error, "request_id",
+                            "Input should have at most 256 bytes and no control characters");
+    }
 }
 
 weft_status_t request_common_parse_body(api_call_t *call, json_t **json_out)

@@ -204,3 +204,5 @@ def test_request_ids_are_taken_and_given_back(http):
     answer = http.post("/v1/completions", json=body, headers={"X-Request-Id": "of-the-header"})
     assert answer.json()["id"] == "cmpl-of-the-header"
     assert answer.headers["x-request-id"] == "of-the-header"
+    answer = http.post("/v1/completions", json=body, headers={"X-Request-Id": "a" * 257})
+    assert answer.json()["id"] == "cmpl-of-the-body"

@@ -203,6 +203,36 @@ static void every_wrong_field_of_a_body_is_reported(void **state)
     }
 }
 
+static void a_request_id_fits_a_header_and_a_line(void **state)
+{
+    (void)state;
+    static const prepare_fn prepares[] = {completion_prepare, chat_prepare, generate_prepare};
+    char body[400];
+    char id[258];
+    api_call_t call;
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(prepares); i++) {
+        begin(prepares[i],
+              "{\"request_id\":\"a\\r\\nb\",\"prompt\":\"a\",\"token_ids\":[1],"
+              "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
+              &call);
+        assert_int_equal(call.error.kind, API_ERROR_SCHEMA);
+        assert_string_equal(call.error.param, "request_id");
+        api_rig_end(&call);
+    }
+    assert_refused(completion_prepare, "{\"prompt\":\"a\",\"request_id\":\"\\u007f\"}",
+                   "request_id");
+    memset(id, 'a', sizeof(id) - 1);
+    id[sizeof(id) - 1] = '\0';
+    snprintf(body, sizeof(body), "{\"prompt\":\"a\",\"request_id\":\"%s\"}", id);
+    assert_refused(completion_prepare, body, "request_id");
+    snprintf(body, sizeof(body), "{\"prompt\":\"a\",\"request_id\":\"%s\"}", id + 1);
+    begin(completion_prepare, body, &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    assert_string_equal(call.request_id, id + 1);
+    api_rig_end(&call);
+}
+
 /* {"prompt":"a","n":16,"stop":["aa…","aa…"]} with so many letters in all. */
 static void write_stops(char *body, size_t size, size_t letters)
 {
@@ -355,6 +385,7 @@ int main(void)
         cmocka_unit_test(forced_tools_and_formats_bring_a_grammar),
         cmocka_unit_test(every_wrong_field_of_a_body_is_reported),
         cmocka_unit_test(lengths_are_bounded_by_the_context),
+        cmocka_unit_test(a_request_id_fits_a_header_and_a_line),
         cmocka_unit_test(stop_strings_are_bounded_in_all),
         cmocka_unit_test(an_allocation_that_fails_is_an_error_or_costs_nothing),
         cmocka_unit_test(wrong_bodies_are_refused_by_every_route),
