@@ -4,9 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "services/api/json_fields.h"
+
+/* NULL: it has none, or one with a NUL inside. */
 static const char *tool_name(const json_t *tool)
 {
-    return json_string_value(json_object_get(json_object_get(tool, "function"), "name"));
+    const json_t *name = json_object_get(json_object_get(tool, "function"), "name");
+
+    return json_fields_is_text(name) ? json_string_value(name) : NULL;
 }
 
 static const json_t *find_tool(const json_t *tools, const char *name)
@@ -43,7 +48,10 @@ void chat_tools_check(const json_t *tools, const json_t *choice, api_error_t *er
         const json_t *parameters = json_object_get(json_object_get(tool, "function"), "parameters");
         if (name == NULL || name[0] == '\0') {
             snprintf(path, sizeof(path), "tools.%zu.function.name", i);
-            api_error_violation(error, path, "Field required");
+            api_error_violation(error, path,
+                                json_object_get(json_object_get(tool, "function"), "name") == NULL
+                                    ? "Field required"
+                                    : "Input should be a valid string, not empty");
         }
         if (parameters != NULL && !json_is_null(parameters) && !json_is_object(parameters)) {
             snprintf(path, sizeof(path), "tools.%zu.function.parameters", i);

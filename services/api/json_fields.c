@@ -31,6 +31,11 @@ bool json_fields_integer(const json_t *value, int64_t *number_out)
     return false;
 }
 
+bool json_fields_is_text(const json_t *value)
+{
+    return json_is_string(value) && strlen(json_string_value(value)) == json_string_length(value);
+}
+
 static read_result_t read_integer(const json_t *value, const json_field_t *row, void *place)
 {
     int64_t number;
@@ -70,7 +75,7 @@ static bool has_json_type(const json_t *value, json_field_type_t type)
     case JSON_FIELD_F64:
         return json_is_number(value);
     case JSON_FIELD_STR:
-        return json_is_string(value);
+        return json_fields_is_text(value);
     case JSON_FIELD_ARRAY:
         return json_is_array(value);
     case JSON_FIELD_OBJECT:
@@ -96,9 +101,7 @@ static read_result_t read_value(json_t *value, const json_field_t *row, void *pl
         return READ_OK;
     case JSON_FIELD_STR:
         *(const char **)place = json_string_value(value);
-        /* A string with a NUL inside would be cut by every reader of a C string. */
-        return strlen(json_string_value(value)) == json_string_length(value) ? READ_OK
-                                                                             : READ_WRONG_TYPE;
+        return READ_OK;
     default:
         *(json_t **)place = value;
         return READ_OK;

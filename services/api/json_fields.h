@@ -25,7 +25,7 @@ typedef enum json_field_type {
     JSON_FIELD_BOOL,
     JSON_FIELD_I64, /* 5.0 is 5 */
     JSON_FIELD_F64,
-    JSON_FIELD_STR,   /* borrowed from the tree */
+    JSON_FIELD_STR,   /* borrowed from the tree; without NUL inside */
     JSON_FIELD_ARRAY, /* json_t *, borrowed, so for the next */
     JSON_FIELD_OBJECT,
     JSON_FIELD_ANY,
@@ -63,6 +63,9 @@ void json_fields_read(const json_t *object, const json_field_t *rows, size_t n_r
 /* A violation "path.i" (of an object "path.key") for each item that has not the type. NULL: none. */
 void json_fields_check_items(const json_t *container, json_field_type_t type, const char *path,
                              api_error_t *error);
+
+/* Whether value is a string without NUL: one with it would be cut by readers of C strings. */
+bool json_fields_is_text(const json_t *value);
 
 /* False: value is no whole number. */
 bool json_fields_integer(const json_t *value, int64_t *number_out);

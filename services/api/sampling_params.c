@@ -44,7 +44,7 @@ static void check_items(const json_t *container, json_field_type_t type, const c
 
     snprintf(full, sizeof(full), "%s%s%s", path, path[0] != '\0' ? "." : "", name);
     if (type == JSON_FIELD_STR && container != NULL && !json_is_array(container) &&
-        !json_is_string(container)) {
+        !json_fields_is_text(container)) {
         api_error_violation(error, full, "Input should be a valid string or a list of strings");
     }
     json_fields_check_items(container, type, full, error);

@@ -106,8 +106,7 @@ static bool fits_kind(const json_t *value, text_grammar_kind_t kind)
     case TEXT_GRAMMAR_JSON_OBJECT:
         return json_is_boolean(value);
     default:
-        return json_is_string(value) &&
-               strlen(json_string_value(value)) == json_string_length(value);
+        return json_fields_is_text(value);
     }
 }
 

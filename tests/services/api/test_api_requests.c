@@ -233,6 +233,36 @@ static void a_request_id_fits_a_header_and_a_line(void **state)
     api_rig_end(&call);
 }
 
+static void a_string_with_a_nul_is_refused_not_cut(void **state)
+{
+    (void)state;
+    static const struct {
+        prepare_fn prepare;
+        const char *body;
+        const char *param;
+    } bodies[] = {
+        {completion_prepare, "{\"prompt\":\"a\",\"stop\":\"a\\u0000b\"}", "stop"},
+        {completion_prepare, "{\"prompt\":\"a\",\"stop\":[\"x\",\"\\u0000\"]}", "stop.1"},
+        {completion_prepare, "{\"prompt\":\"a\",\"bad_words\":[\"a\\u0000b\"]}", "bad_words.0"},
+        {generate_prepare, "{\"token_ids\":[1],\"sampling_params\":{\"stop\":\"a\\u0000\"}}",
+         "sampling_params.stop"},
+        {chat_prepare,
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+         "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\\u0000\"}}]}",
+         "tools.0.function.name"},
+        {chat_prepare,
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+         "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":{"
+         "\"type\":"
+         "\"function\",\"function\":{\"name\":\"f\\u0000g\"}}}",
+         "tool_choice"},
+    };
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(bodies); i++) {
+        assert_refused(bodies[i].prepare, bodies[i].body, bodies[i].param);
+    }
+}
+
 /* {"prompt":"a","n":16,"stop":["aa…","aa…"]} with so many letters in all. */
 static void write_stops(char *body, size_t size, size_t letters)
 {
@@ -386,6 +416,7 @@ int main(void)
         cmocka_unit_test(every_wrong_field_of_a_body_is_reported),
         cmocka_unit_test(lengths_are_bounded_by_the_context),
         cmocka_unit_test(a_request_id_fits_a_header_and_a_line),
+        cmocka_unit_test(a_string_with_a_nul_is_refused_not_cut),
         cmocka_unit_test(stop_strings_are_bounded_in_all),
         cmocka_unit_test(an_allocation_that_fails_is_an_error_or_costs_nothing),
         cmocka_unit_test(wrong_bodies_are_refused_by_every_route),
