@@ -111,32 +111,77 @@ static json_t *parameters_of(const json_t *tool)
                                  : json_pack("{s:s,s:{}}", "type", "object", "properties");
 }
 
-/* "$ref": "#/$defs/x" means the root: a schema that moves inward leaves its definitions there. */
-static int hoist_definitions(json_t *root, json_t *schema)
+static bool is_named(const char *key, const char *const *names, size_t n)
 {
-    static const char *const names[] = {"$defs", "definitions"};
-    int failed = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(key, names[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
 
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        json_t *inner = json_object_get(schema, names[i]);
-        if (!json_is_object(inner)) {
+/* "#" and "#/…" mean the schema's root, which now lies at place. */
+static int move_reference(json_t *schema, const char *place)
+{
+    const char *target = json_string_value(json_object_get(schema, "$ref"));
+
+    if (target == NULL || target[0] != '#' || (target[1] != '\0' && target[1] != '/')) {
+        return 0;
+    }
+    return json_object_set_new(schema, "$ref", json_sprintf("%s%s", place, target + 1));
+}
+
+/*
+ * Makes a schema that moves inward refer to its own parts: tools may have definitions of one name
+ * that say different things. Parts with an "$id" are roots of their own. Recurses as deep as the
+ * parser of JSON lets a body nest.
+ */
+static int move_references(json_t *schema, const char *place)
+{
+    static const char *const maps[] = {"properties", "patternProperties", "$defs", "definitions",
+                                       "dependentSchemas"};
+    static const char *const data[] = {"const", "enum", "default", "examples"};
+    const char *key;
+    json_t *value;
+    json_t *inner;
+    size_t i;
+
+    if (json_object_get(schema, "$id") != NULL) {
+        return 0;
+    }
+    int failed = move_reference(schema, place);
+    json_array_foreach(schema, i, value)
+    {
+        failed |= move_references(value, place);
+    }
+    json_object_foreach(schema, key, value)
+    {
+        const char *name;
+        if (is_named(key, data, WEFT_ARRAY_LEN(data))) {
             continue;
         }
-        if (json_object_get(root, names[i]) == NULL) {
-            failed |= json_object_set_new(root, names[i], json_object());
+        if (!is_named(key, maps, WEFT_ARRAY_LEN(maps))) {
+            failed |= move_references(value, place);
+            continue;
         }
-        failed |= json_object_update(json_object_get(root, names[i]), inner);
-        json_object_del(schema, names[i]);
+        json_object_foreach(value, name, inner)
+        {
+            failed |= move_references(inner, place);
+        }
     }
     return failed;
 }
 
-/* A new reference; NULL: no memory, so for the next. */
-static json_t *call_schema(json_t *root, const json_t *tool)
+/* The call of the i-th tool. A new reference; NULL: no memory, so for the next. */
+static json_t *call_schema(const json_t *tool, size_t i)
 {
     json_t *parameters = parameters_of(tool);
+    char place[64];
 
-    if (hoist_definitions(root, parameters) != 0) {
+    snprintf(place, sizeof(place), "#/items/anyOf/%zu/properties/parameters", i);
+    json_object_del(parameters, "$id");
+    if (move_references(parameters, place) != 0) {
         json_decref(parameters);
         return NULL;
     }
@@ -153,7 +198,7 @@ static json_t *calls_schema(const json_t *tools, bool is_parallel)
     int failed = 0;
 
     for (size_t i = 0; i < json_array_size(tools); i++) {
-        failed |= json_array_append_new(alternatives, call_schema(root, json_array_get(tools, i)));
+        failed |= json_array_append_new(alternatives, call_schema(json_array_get(tools, i), i));
     }
     if (!is_parallel) {
         failed |= json_object_set_new(root, "maxItems", json_integer(1));

@@ -146,6 +146,64 @@ static void forced_tools_and_formats_bring_a_grammar(void **state)
     }
 }
 
+/* Two tools whose definitions of one name differ: f takes a string, g an integer. */
+#define CLASHING_TOOLS                                                                             \
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tool_choice\":\"required\","          \
+    "\"tools\":["                                                                                  \
+    "{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\","     \
+    "\"$id\":\"https://example.com/f\",\"required\":[\"x\"],\"properties\":{\"x\":{\"$ref\":"      \
+    "\"#/$defs/d\"},\"again\":{\"$ref\":\"#\"}},\"$defs\":{\"d\":{\"$ref\":\"#/$defs/e\"},\"e\":"  \
+    "{\"type\":\"string\"}}}}},"                                                                   \
+    "{\"type\":\"function\",\"function\":{\"name\":\"g\",\"parameters\":{\"type\":\"object\","     \
+    "\"required\":[\"x\"],\"properties\":{\"x\":{\"$ref\":\"#/$defs/"                              \
+    "d\"},\"w\":{\"const\":{\"$ref\":"                                                             \
+    "\"#/x\"}}},\"$defs\":{\"d\":{\"type\":\"integer\"}}}}}]}"
+
+static bool follows(const text_grammar_t *grammar, const char *text)
+{
+    text_ids_t ids = {0};
+    text_matcher_t *matcher = NULL;
+    weft_status_t status = WEFT_OK;
+
+    assert_int_equal(
+        text_tokenizer_encode(rig.tokenizer, text, strlen(text), false, false, NULL, &ids),
+        WEFT_OK);
+    assert_int_equal(text_matcher_create(grammar, &matcher), WEFT_OK);
+    for (size_t i = 0; i < ids.length && status == WEFT_OK; i++) {
+        status = text_matcher_advance(matcher, ids.data[i], NULL);
+    }
+    text_matcher_destroy(matcher);
+    text_ids_free(ids);
+    return status == WEFT_OK;
+}
+
+static void each_tool_refers_to_its_own_definitions(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *answer;
+        bool is_right;
+    } answers[] = {
+        {"[{\"name\":\"f\",\"parameters\":{\"x\":\"s\"}}]", true},
+        {"[{\"name\":\"g\",\"parameters\":{\"x\":5}}]", true},
+        {"[{\"name\":\"f\",\"parameters\":{\"x\":\"s\",\"again\":{\"x\":\"t\"}}}]", true},
+        {"[{\"name\":\"g\",\"parameters\":{\"x\":5,\"w\":{\"$ref\":\"#/x\"}}}]", true},
+        {"[{\"name\":\"f\",\"parameters\":{\"x\":5}}]", false},
+        {"[{\"name\":\"g\",\"parameters\":{\"x\":\"s\"}}]", false},
+        {"[{\"name\":\"f\",\"parameters\":{\"x\":\"s\",\"again\":{\"x\":5}}}]", false},
+    };
+    api_call_t call;
+
+    rig.model.max_context = 4096; /* the template shows the tools */
+    begin(chat_prepare, CLASHING_TOOLS, &call);
+    rig.model.max_context = API_RIG_CONTEXT;
+    assert_string_equal(call.error.message.text, "");
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(answers); i++) {
+        assert_int_equal(follows(call.generation->grammar, answers[i].answer), answers[i].is_right);
+    }
+    api_rig_end(&call);
+}
+
 static void lengths_are_bounded_by_the_context(void **state)
 {
     (void)state;
@@ -413,6 +471,7 @@ int main(void)
         cmocka_unit_test(a_chat_s_prompt_is_rendered),
         cmocka_unit_test(template_variables_have_defaults),
         cmocka_unit_test(forced_tools_and_formats_bring_a_grammar),
+        cmocka_unit_test(each_tool_refers_to_its_own_definitions),
         cmocka_unit_test(every_wrong_field_of_a_body_is_reported),
         cmocka_unit_test(lengths_are_bounded_by_the_context),
         cmocka_unit_test(a_request_id_fits_a_header_and_a_line),
