@@ -163,6 +163,11 @@ static weft_status_t resolve_bias(const sampling_params_t *params, const api_mod
     if (count == 0) {
         return WEFT_OK;
     }
+    if (count > ENGINE_MAX_LOGIT_BIAS) {
+        return api_error_set(error, API_ERROR_BAD_REQUEST, "logit_bias",
+                             "logit_bias may have at most %d entries, got %zu.",
+                             ENGINE_MAX_LOGIT_BIAS, count);
+    }
     k_bias_t *bias = weft_arena_calloc(arena, count, sizeof(*bias));
     if (bias == NULL) {
         return api_error_no_memory(error);
@@ -290,6 +295,19 @@ static weft_status_t resolve_prompt_logprobs(const sampling_params_t *params,
     return sampling_params_check_logprobs(params->prompt_logprobs, "prompt_logprobs", model, error);
 }
 
+static weft_status_t check_samples(int64_t n, const api_model_t *model, api_error_t *error)
+{
+    const char *limit =
+        model->max_samples < ENGINE_MAX_SAMPLES ? "the server's max_num_seqs" : "weft's limit";
+
+    if (n > model->max_samples) {
+        return api_error_set(error, API_ERROR_BAD_REQUEST, "n",
+                             "n must be at most %s (%u), got %lld.", limit, model->max_samples,
+                             (long long)n);
+    }
+    return WEFT_OK;
+}
+
 weft_status_t sampling_params_resolve(const sampling_params_t *params, const api_model_t *model,
                                       weft_arena_t *arena, engine_sampling_t *sampling_out,
                                       sampling_stops_t *stops_out, api_error_t *error)
@@ -308,10 +326,8 @@ weft_status_t sampling_params_resolve(const sampling_params_t *params, const api
     };
     int32_t *ids = NULL;
 
-    if (params->n > model->max_samples) {
-        return api_error_set(error, API_ERROR_BAD_REQUEST, "n",
-                             "n must be at most the server's max_num_seqs (%u), got %lld.",
-                             model->max_samples, (long long)params->n);
+    if (check_samples(params->n, model, error) != WEFT_OK) {
+        return WEFT_ERR_INVALID;
     }
     if (sampling_params_read_ids(params->stop_token_ids, "stop_token_ids", model, arena, &ids,
                                  &out.n_stop_token_ids, error) != WEFT_OK) {

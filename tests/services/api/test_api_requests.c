@@ -321,6 +321,66 @@ static void a_string_with_a_nul_is_refused_not_cut(void **state)
     }
 }
 
+/* What the engine would refuse later, without a name. */
+static void numbers_outside_the_engine_s_ranges_are_named(void **state)
+{
+    (void)state;
+    static const char *const numbers[][2] = {
+        {"temperature", "1e38"},
+        {"temperature", "1000001"},
+        {"top_p", "1e-30"},
+        {"top_p", "0"},
+        {"repetition_penalty", "1e9"},
+        {"repetition_penalty", "1e-7"},
+        {"presence_penalty", "2.01"},
+        {"frequency_penalty", "-2.01"},
+        {"min_p", "1.01"},
+    };
+    static const char *const taken = "{\"prompt\":\"a\",\"temperature\":1e6,\"top_p\":1e-9,"
+                                     "\"repetition_penalty\":1e-6}";
+    static char body[32768];
+    api_call_t call;
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(numbers); i++) {
+        snprintf(body, sizeof(body), "{\"prompt\":\"a\",\"%s\":%s}", numbers[i][0], numbers[i][1]);
+        assert_refused(completion_prepare, body, numbers[i][0]);
+    }
+    begin(completion_prepare, taken, &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    /* The lowest are not below the engine's once they are floats. */
+    assert_true(call.generation->sampling.top_p >= 1e-9f);
+    assert_true(call.generation->sampling.repetition_penalty >= 1e-6f);
+    api_rig_end(&call);
+    int length = snprintf(body, sizeof(body), "{\"prompt\":\"a\",\"logit_bias\":{");
+    for (int i = 0; i < 1025; i++) { /* the count is looked at first, not the ids */
+        length += snprintf(body + length, sizeof(body) - (size_t)length, "%s\"%d\":1",
+                           i > 0 ? "," : "", i);
+    }
+    snprintf(body + length, sizeof(body) - (size_t)length, "}}");
+    begin(completion_prepare, body, &call);
+    assert_string_equal(call.error.message.text,
+                        "logit_bias may have at most 1024 entries, got 1025.");
+    assert_string_equal(call.error.param, "logit_bias");
+    api_rig_end(&call);
+}
+
+static void the_limit_of_n_is_named_as_it_is(void **state)
+{
+    (void)state;
+    const uint32_t max_samples = rig.model.max_samples;
+    api_call_t call;
+
+    begin(completion_prepare, "{\"prompt\":\"a\",\"n\":17}", &call);
+    assert_string_equal(call.error.message.text,
+                        "n must be at most the server's max_num_seqs (16), got 17.");
+    api_rig_end(&call);
+    rig.model.max_samples = ENGINE_MAX_SAMPLES;
+    begin(completion_prepare, "{\"prompt\":\"a\",\"n\":200}", &call);
+    rig.model.max_samples = max_samples;
+    assert_string_equal(call.error.message.text, "n must be at most weft's limit (128), got 200.");
+    api_rig_end(&call);
+}
+
 /* {"prompt":"a","n":16,"stop":["aa…","aa…"]} with so many letters in all. */
 static void write_stops(char *body, size_t size, size_t letters)
 {
@@ -476,6 +536,8 @@ int main(void)
         cmocka_unit_test(lengths_are_bounded_by_the_context),
         cmocka_unit_test(a_request_id_fits_a_header_and_a_line),
         cmocka_unit_test(a_string_with_a_nul_is_refused_not_cut),
+        cmocka_unit_test(numbers_outside_the_engine_s_ranges_are_named),
+        cmocka_unit_test(the_limit_of_n_is_named_as_it_is),
         cmocka_unit_test(stop_strings_are_bounded_in_all),
         cmocka_unit_test(an_allocation_that_fails_is_an_error_or_costs_nothing),
         cmocka_unit_test(wrong_bodies_are_refused_by_every_route),
