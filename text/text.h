@@ -231,7 +231,7 @@ typedef struct text_grammar_options {
 
 /*
  * Compiling can take a tenth of a second: not on the engine thread. options: NULL for none.
- * WEFT_ERR_INVALID, _TOO_LARGE.
+ * WEFT_ERR_INVALID, _TOO_LARGE; _NO_MEMORY: no thread for it now.
  */
 weft_status_t text_grammar_create(const text_grammar_factory_t *factory, text_grammar_kind_t kind,
                                   const char *source, size_t length,

@@ -4,6 +4,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#define MAX_REQUEST_WORKERS 64 /* each may need a stack to compile a grammar on */
+
 const weft_option_t api_option_rows[] = {
 #define OPTION(...) WEFT_OPTION_ROW(api_options_t, __VA_ARGS__)
 #include "services/api/options.def"
@@ -142,6 +144,10 @@ weft_status_t api_options_check(const api_options_t *options, weft_diag_t *diag)
     if (options->max_logprobs < -1) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-logprobs %" PRId64 ": -1 or more",
                          options->max_logprobs);
+    }
+    if (options->request_workers < 1 || options->request_workers > MAX_REQUEST_WORKERS) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--request-workers %u: 1 to %d",
+                         options->request_workers, MAX_REQUEST_WORKERS);
     }
     if (options->port > UINT16_MAX) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--port %u: ports end at 65535", options->port);

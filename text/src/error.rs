@@ -7,6 +7,7 @@
 pub enum Status {
     Ok = 0,
     Invalid = -1,
+    NoMemory = -2,
     NotFound = -4,
     TooLarge = -6,
     Unsupported = -7,

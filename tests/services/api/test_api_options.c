@@ -102,12 +102,22 @@ static void values_that_would_change_answers_are_refused(void **state)
     assert_refused("--tensor-parallel-size 2", "--tensor-parallel-size 2: ");
 }
 
+static void the_number_of_workers_is_bounded(void **state)
+{
+    (void)state;
+    assert_taken("--request-workers 1");
+    assert_taken("--request-workers 64");
+    assert_refused("--request-workers 0", "--request-workers 0: 1 to 64");
+    assert_refused("--request-workers 65", "--request-workers 65: 1 to 64");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(flags_that_change_nothing_are_taken),
         cmocka_unit_test(short_names_stand_for_long_ones),
         cmocka_unit_test(values_that_would_change_answers_are_refused),
+        cmocka_unit_test(the_number_of_workers_is_bounded),
     };
     weft_log_set_level(WEFT_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

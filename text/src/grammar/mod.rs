@@ -94,7 +94,7 @@ impl Factory {
         let start = std::thread::Builder::new().stack_size(COMPILE_STACK_BYTES);
         let prototype = std::thread::scope(|scope| match start.spawn_scoped(scope, compile) {
             Ok(thread) => thread.join().unwrap_or_else(|_| Err(refusal("it cannot be compiled"))),
-            Err(e) => fail!(Internal, "grammar: no thread to compile on: {e}"),
+            Err(e) => fail!(NoMemory, "grammar: no thread to compile on: {e}"),
         })?;
         match prototype.get_error() {
             Some(line) => Err(refusal(&line)),
