@@ -33,6 +33,13 @@ static void check_ids(const json_t *json, const generate_fields_t *fields, api_e
     json_fields_check_items(fields->token_ids, JSON_FIELD_I64, "token_ids", error);
 }
 
+static void check_mode(const char *mode, api_error_t *error)
+{
+    if (mode != NULL && strcmp(mode, "tokens") != 0 && strcmp(mode, "text") != 0) {
+        api_error_violation(error, "output_mode", "Input should be 'tokens' or 'text'");
+    }
+}
+
 static weft_status_t read_request(api_call_t *call, const json_t *json, generate_request_t *request)
 {
     static const json_field_t logprobs[] = {
@@ -45,6 +52,7 @@ static weft_status_t read_request(api_call_t *call, const json_t *json, generate
     request_common_read(json, &request->common, &call->error);
     json_fields_read(json, rows, WEFT_ARRAY_LEN(rows), "", &request->fields, &call->error);
     check_ids(json, fields, &call->error);
+    check_mode(fields->output_mode, &call->error);
     json_fields_read(fields->sampling_params, logprobs, 1, "sampling_params", &request->logprobs,
                      &call->error);
     sampling_params_read(fields->sampling_params, "sampling_params", &request->params,

@@ -113,7 +113,7 @@ static bool fits_kind(const json_t *value, text_grammar_kind_t kind)
 static weft_status_t read_options(const json_t *options, weft_arena_t *arena,
                                   structured_output_t *output, api_error_t *error)
 {
-    if (json_is_string(json_object_get(options, "structural_tag"))) {
+    if (is_asked(json_object_get(options, "structural_tag"))) {
         return api_error_set(error, API_ERROR_BAD_REQUEST, "structured_outputs.structural_tag",
                              "structural_tag is not supported.");
     }

@@ -381,6 +381,48 @@ static void the_limit_of_n_is_named_as_it_is(void **state)
     api_rig_end(&call);
 }
 
+static void what_is_not_served_is_refused_not_ignored(void **state)
+{
+    (void)state;
+    static const char *const tags[] = {"\"x\"", "{}", "{\"triggers\":[]}", "[]", "true"};
+    char body[200];
+    api_call_t call;
+
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(tags); i++) {
+        snprintf(body, sizeof(body),
+                 "{\"prompt\":\"a\",\"structured_outputs\":{\"structural_tag\":%s}}", tags[i]);
+        assert_refused(completion_prepare, body, "structured_outputs.structural_tag");
+    }
+    assert_refused(generate_prepare, "{\"token_ids\":[1],\"output_mode\":\"speech\"}",
+                   "output_mode");
+    begin(generate_prepare, "{\"token_ids\":[1],\"output_mode\":\"tokens\"}", &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    api_rig_end(&call);
+    begin(completion_prepare, "{\"prompt\":\"a\",\"structured_outputs\":{\"structural_tag\":null}}",
+          &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    api_rig_end(&call);
+}
+
+static void a_salt_is_measured_in_characters(void **state)
+{
+    (void)state;
+    char salt[1026 * 2] = "";
+    char body[sizeof(salt) + 64];
+    api_call_t call;
+
+    for (size_t i = 0; i < 1025; i++) {
+        memcpy(salt + 2 * i, "\xc3\xa9", 3);
+    }
+    snprintf(body, sizeof(body), "{\"prompt\":\"a\",\"cache_salt\":\"%s\"}", salt);
+    assert_refused(completion_prepare, body, "cache_salt");
+    snprintf(body, sizeof(body), "{\"prompt\":\"a\",\"cache_salt\":\"%s\"}", salt + 2);
+    begin(completion_prepare, body, &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    assert_string_equal(call.generation->cache_salt, salt + 2);
+    api_rig_end(&call);
+}
+
 /* {"prompt":"a","n":16,"stop":["aa…","aa…"]} with so many letters in all. */
 static void write_stops(char *body, size_t size, size_t letters)
 {
@@ -538,6 +580,8 @@ int main(void)
         cmocka_unit_test(a_string_with_a_nul_is_refused_not_cut),
         cmocka_unit_test(numbers_outside_the_engine_s_ranges_are_named),
         cmocka_unit_test(the_limit_of_n_is_named_as_it_is),
+        cmocka_unit_test(what_is_not_served_is_refused_not_ignored),
+        cmocka_unit_test(a_salt_is_measured_in_characters),
         cmocka_unit_test(stop_strings_are_bounded_in_all),
         cmocka_unit_test(an_allocation_that_fails_is_an_error_or_costs_nothing),
         cmocka_unit_test(wrong_bodies_are_refused_by_every_route),
