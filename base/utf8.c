@@ -43,3 +43,12 @@ bool weft_utf8_valid(const char *text, size_t length)
     }
     return true;
 }
+
+size_t weft_utf8_count(const char *text, size_t length)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < length; i++) {
+        count += !is_tail((unsigned char)text[i]);
+    }
+    return count;
+}

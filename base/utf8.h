@@ -9,3 +9,6 @@
 size_t weft_utf8_length(const char *text, size_t available);
 
 bool weft_utf8_valid(const char *text, size_t length);
+
+/* Characters that begin in text: pieces of a text, cut anywhere, have together as many as the whole. */
+size_t weft_utf8_count(const char *text, size_t length);

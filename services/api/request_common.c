@@ -6,9 +6,10 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/utf8.h"
 #include "services/api/api_id.h"
 
-#define MAX_SALT_BYTES 1024
+#define MAX_SALT_CHARACTERS 1024
 
 static const json_field_t rows[] = {
 #define FIELD(...) JSON_FIELD_ROW(request_common_t, __VA_ARGS__)
@@ -84,11 +85,12 @@ static weft_status_t apply_ids(api_call_t *call, const request_common_t *common,
 {
     const char *salt = common->cache_salt;
 
-    if (salt != NULL && (salt[0] == '\0' || strlen(salt) > MAX_SALT_BYTES)) {
+    if (salt != NULL &&
+        (salt[0] == '\0' || weft_utf8_count(salt, strlen(salt)) > MAX_SALT_CHARACTERS)) {
         return api_error_set(&call->error, API_ERROR_BAD_REQUEST, "cache_salt",
                              "Parameter 'cache_salt' must be a non-empty string of at most %d "
-                             "bytes if provided.",
-                             MAX_SALT_BYTES);
+                             "characters if provided.",
+                             MAX_SALT_CHARACTERS);
     }
     if (!call->has_request_id_header && common->request_id != NULL &&
         common->request_id[0] != '\0') {

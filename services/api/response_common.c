@@ -23,6 +23,10 @@ void response_common_usage(const generation_t *generation, weft_json_t *json)
     if (generation->details_usage) {
         weft_json_begin_object(json);
         weft_json_put_u64(json, "cached_tokens", usage.cached_tokens);
+        weft_json_key(json, "created_cache_tokens");
+        weft_json_null(json);
+        weft_json_key(json, "multimodal_tokens");
+        weft_json_null(json);
         weft_json_end_object(json);
     } else {
         weft_json_null(json);

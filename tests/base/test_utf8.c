@@ -62,11 +62,22 @@ static void a_text_is_valid_when_every_character_is(void **state)
     assert_false(weft_utf8_valid("abc\xff", 4));
 }
 
+static void pieces_count_together_as_the_whole_does(void **state)
+{
+    (void)state;
+    static const char text[] = "a\xc3\xa9\xf0\x9f\x98\x80z";
+    const size_t length = sizeof(text) - 1;
+    for (size_t cut = 0; cut <= length; cut++) {
+        assert_int_equal(weft_utf8_count(text, cut) + weft_utf8_count(text + cut, length - cut), 4);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_start_of_four_bytes_agrees_with_the_definition),
         cmocka_unit_test(a_text_is_valid_when_every_character_is),
+        cmocka_unit_test(pieces_count_together_as_the_whole_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
