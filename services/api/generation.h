@@ -63,7 +63,7 @@ struct generation_choice {
     bool in_reasoning;
     generation_call_t *calls; /* [n_calls], weft_alloc */
     uint32_t n_calls;
-    size_t text_offset;        /* of the next token in the log-probabilities */
+    size_t text_offset;        /* characters before the next token of the log-probabilities */
     const char *finish_reason; /* NULL while it runs; static */
     int32_t stop_string;       /* index of the stop string that ended it, -1: none */
     int32_t stop_token;        /* stop token id that ended it, -1: none */

@@ -3,6 +3,8 @@
 
 #include <stdio.h>
 
+#include "base/utf8.h"
+
 /* -inf has no JSON; vLLM writes this. */
 #define LOWEST_LOGPROB -9999.0f
 
@@ -20,12 +22,13 @@ static void write_token(const generation_t *generation, int32_t id, weft_json_t 
     weft_buffer_free(&text);
 }
 
+/* In characters: offsets count those, as the strings of most clients do. */
 static size_t token_length(const generation_t *generation, int32_t id)
 {
     weft_buffer_t text = {0};
 
     api_model_append_token(generation->model, id, false, &text);
-    size_t length = text.length;
+    size_t length = weft_utf8_count(text.data, text.length);
     weft_buffer_free(&text);
     return length;
 }

@@ -23,6 +23,8 @@ def test_an_answer_has_text_usage_and_a_reason(client):
     assert answer.usage.completion_tokens == 8
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + 8
     assert answer.usage.prompt_tokens_details.cached_tokens >= 0
+    details = answer.usage.prompt_tokens_details.to_dict()
+    assert details["created_cache_tokens"] is None and details["multimodal_tokens"] is None
 
 
 def test_max_tokens_is_16_when_not_given(client):
@@ -99,6 +101,14 @@ def test_echo_puts_the_prompt_in_front(client):
     assert "".join(logprobs.tokens) == PROMPT
     chunks = list(complete(client, echo=True, stream=True))
     assert "".join(c.choices[0].text for c in chunks).startswith(PROMPT + " Paris")
+
+
+def test_text_offsets_count_characters(client):
+    prompt = "d\u00e9j\u00e0 vu \u2192 \U0001f600 end"
+    choice = complete(client, prompt=prompt, max_tokens=1, echo=True, logprobs=0).choices[0]
+    tokens, offsets = choice.logprobs.tokens, choice.logprobs.text_offset
+    assert offsets[tokens.index(" end")] == prompt.index(" end")
+    assert offsets[-1] == len(prompt)
 
 
 def test_logprobs_are_those_of_the_tokens(client):
