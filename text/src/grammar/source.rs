@@ -53,8 +53,11 @@ fn parse_json(source: &str) -> Result<Value> {
     }
 }
 
-/// Says where blanks may stand: as the options say, else as the schema itself does, else in short
-/// runs. Indentation is taken, a run of line ends is not: a small model that starts one seldom stops.
+/// One line end and its indentation, or blanks alone: a small model that starts on a run of line ends
+/// seldom stops.
+const BLANKS: &str = r"\x0D?\x0A[\x20\x09]{0,32}|[\x20\x09]{1,32}";
+
+/// Says where blanks may stand: as the options say, else as the schema itself does, else BLANKS.
 fn spaced(mut schema: Value, options: &Options) -> Result<Value> {
     let blanks = match options.whitespace {
         Some("") => Some(json!({"whitespace_flexible": false})),
@@ -73,7 +76,7 @@ fn spaced(mut schema: Value, options: &Options) -> Result<Value> {
             None => {
                 members
                     .entry("x-guidance")
-                    .or_insert_with(|| json!({"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}"}));
+                    .or_insert_with(|| json!({"whitespace_pattern": BLANKS}));
             }
         }
     }
