@@ -576,6 +576,7 @@ int main(void)
         cmocka_unit_test(each_tool_refers_to_its_own_definitions),
         cmocka_unit_test(every_wrong_field_of_a_body_is_reported),
         cmocka_unit_test(lengths_are_bounded_by_the_context),
+        cmocka_unit_test(texts_longer_than_the_context_are_tokenized),
         cmocka_unit_test(a_request_id_fits_a_header_and_a_line),
         cmocka_unit_test(a_string_with_a_nul_is_refused_not_cut),
         cmocka_unit_test(numbers_outside_the_engine_s_ranges_are_named),
