@@ -1,10 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The render endpoints: what a request would send to the engine, as requests to
- * /inference/v1/generate. Routers ask for it to see the prompt's token ids.
+ * /inference/v1/generate. Routers ask for it to see the prompt's token ids. Left out is what is
+ * compiled from text on the way: bad_words, response_format and structured_outputs.
  */
+#include <stdio.h>
+
 #include "services/api/request_common.h"
 #include "services/api/response_common.h"
+
+static void write_bias(const engine_sampling_t *sampling, weft_json_t *json)
+{
+    char token[16];
+
+    weft_json_begin_object(json);
+    for (uint32_t i = 0; i < sampling->n_logit_bias; i++) {
+        snprintf(token, sizeof(token), "%d", sampling->logit_bias[i].token);
+        weft_json_key(json, token);
+        weft_json_f32(json, sampling->logit_bias[i].value);
+    }
+    weft_json_end_object(json);
+}
+
+/* What a request may leave unsaid. */
+static void write_extras(const engine_sampling_t *sampling, weft_json_t *json)
+{
+    if (sampling->seed != ENGINE_NO_SEED) {
+        weft_json_put_i64(json, "seed", (int64_t)sampling->seed);
+    }
+    if (sampling->wants_logprobs) {
+        weft_json_put_u64(json, "logprobs", sampling->n_top_logprobs);
+    }
+    if (sampling->wants_prompt_logprobs) {
+        weft_json_put_u64(json, "prompt_logprobs", sampling->n_prompt_top_logprobs);
+    }
+    if (sampling->n_logit_bias > 0) {
+        weft_json_key(json, "logit_bias");
+        write_bias(sampling, json);
+    }
+    if (sampling->allowed_token_ids != NULL) {
+        weft_json_key(json, "allowed_token_ids");
+        response_common_ids(sampling->allowed_token_ids, sampling->n_allowed_token_ids, json);
+    }
+}
 
 static void write_sampling(const generation_prompt_t *prompt, weft_json_t *json)
 {
@@ -31,12 +69,7 @@ static void write_sampling(const generation_prompt_t *prompt, weft_json_t *json)
     weft_json_put_bool(json, "ignore_eos", sampling->ignore_eos);
     weft_json_put_bool(json, "skip_special_tokens", generation->skips_special);
     weft_json_put_bool(json, "include_stop_str_in_output", generation->includes_stop);
-    if (sampling->seed != ENGINE_NO_SEED) {
-        weft_json_put_i64(json, "seed", (int64_t)sampling->seed);
-    }
-    if (sampling->wants_logprobs) {
-        weft_json_put_u64(json, "logprobs", sampling->n_top_logprobs);
-    }
+    write_extras(sampling, json);
     weft_json_key(json, "stop");
     weft_json_begin_array(json);
     for (size_t i = 0; i < generation->stops.count; i++) {

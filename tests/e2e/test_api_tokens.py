@@ -37,6 +37,17 @@ def test_a_rendered_request_generates_what_the_request_would(http):
     assert generated["usage"]["prompt_tokens"] == len(rendered["token_ids"])
 
 
+def test_a_rendered_request_keeps_what_it_asks_of_tokens(http):
+    body = {"prompt": [5, 6, 7], "max_tokens": 6, "temperature": 0, "logit_bias": {"42": 100},
+            "allowed_token_ids": [41, 42], "prompt_logprobs": 1, "seed": 3}
+    asked = http.post("/v1/completions", json={**body, "return_token_ids": True}).json()
+    rendered = http.post("/v1/completions/render", json=body).json()[0]
+    assert rendered["sampling_params"]["allowed_token_ids"] == [41, 42]
+    assert rendered["sampling_params"]["logit_bias"]["42"] == 100
+    generated = http.post("/inference/v1/generate", json=rendered).json()
+    assert generated["choices"][0]["token_ids"] == asked["choices"][0]["token_ids"] == [42] * 6
+
+
 def test_prompts_render_one_by_one(http):
     rendered = http.post("/v1/completions/render",
                          json={"model": NAME, "prompt": ["a", [5, 6]]}).json()
