@@ -138,6 +138,7 @@ def keep_asking(server, cold, draw, mistakes, answered):
         answered.append(which)
 
 
+@pytest.mark.timeout(120 + 30 * KILLS)
 def test_a_kill_at_any_moment_leaves_no_wrong_block(start_server, cold, tmp_path):
     draw = random.Random(SEED)
     flags = (*SMALL, "--kv-disk-path", str(tmp_path / "kv"), "--kv-disk-bytes", "60m",
