@@ -142,7 +142,7 @@ def keep_asking(server, cold, draw, mistakes, answered):
 def test_a_kill_at_any_moment_leaves_no_wrong_block(start_server, cold, tmp_path):
     draw = random.Random(SEED)
     flags = (*SMALL, "--kv-disk-path", str(tmp_path / "kv"), "--kv-disk-bytes", "60m",
-             "--kv-disk-admission", "all", "--kv-host-bytes", "20m")
+             "--kv-disk-admission", "all", "--kv-host-bytes", "4m")
     mistakes, found = [], 0
     for kill in range(KILLS):
         server = start_server(*flags)
@@ -153,7 +153,7 @@ def test_a_kill_at_any_moment_leaves_no_wrong_block(start_server, cold, tmp_path
                                           answered)) for _ in range(3)]
         for client in clients:
             client.start()
-        wanted = draw.randrange(1, 12)
+        wanted = draw.randrange(6, 14)  # more blocks than the device and the host hold
         wait_for(lambda: len(answered) >= wanted, what="answers")
         threading.Event().wait(draw.random() * 0.3)  # the moment
         server.process.send_signal(signal.SIGKILL)
