@@ -25,6 +25,7 @@ typedef struct xfer_op xfer_op_t;
 #define XFER_CAP_HOSTS  UINT32_C(32) /* reaches other hosts */
 #define XFER_CAP_RESUME UINT32_C(64) /* goes on after a lost connection */
 #define XFER_CAP_SUMS   UINT32_C(128) /* damaged bytes are noticed */
+#define XFER_CAP_NAMED  UINT32_C(256) /* opened only by agents that name it */
 
 /* A contiguous piece of both sides. */
 typedef struct xfer_extent {
@@ -49,6 +50,7 @@ struct xfer_op {
     xfer_guard_t guard;
     void *guard_handle; /* from import */
     uint8_t priority;
+    void (*end)(xfer_op_t *op, weft_status_t status); /* for xfer_op_end */
 
     /* The backend's, from post to end. */
     xfer_link_t *link;
@@ -65,11 +67,15 @@ void xfer_op_end(xfer_op_t *op, weft_status_t status);
 
 typedef struct xfer_port_config {
     const char *agent; /* its name, sent with notifications; outlives the port */
-    /* The value of "<backend>.<key>" of the agent's params, or NULL. */
+    /* The value of "<backend>.<key>" of the agent's params, or NULL. To be asked in open: keys that
+       nobody asked for then are refused. */
     const char *(*param)(void *user, const char *key);
     /* data is copied. From within progress. */
     void (*on_notification)(void *user, const char *peer, const void *data, size_t bytes);
-    void (*on_link_lost)(void *user, xfer_link_t *link); /* for good: ops on it have ended */
+    /* The peer answered; as often as it does. Need not be called where that is not to be seen. */
+    void (*on_link_up)(void *user, xfer_link_t *link);
+    /* For good: ops on it have ended. It is disconnected soon, from outside. */
+    void (*on_link_lost)(void *user, xfer_link_t *link);
     void (*on_checksum_error)(void *user);
     void *user;
 } xfer_port_config_t;
@@ -84,7 +90,7 @@ struct xfer_backend {
                           xfer_port_t **port_out);
     void (*close)(xfer_port_t *port); /* links are closed and regions unmapped before */
 
-    /* How peers reach the port, appended; distrusted by their connect. */
+    /* How peers reach the port, appended, one byte at least; distrusted by their connect. */
     weft_status_t (*address)(xfer_port_t *port, weft_buffer_t *out);
     /*
      * Never waits: connecting goes on in progress, ops may be posted meanwhile.
