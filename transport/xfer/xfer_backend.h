@@ -98,7 +98,8 @@ struct xfer_backend {
      */
     weft_status_t (*connect)(xfer_port_t *port, const char *peer, const void *address,
                              size_t bytes, xfer_link_t **link_out);
-    void (*disconnect)(xfer_link_t *link); /* its ops end as cancelled */
+    /* Its ops end as cancelled before this returns. */
+    void (*disconnect)(xfer_link_t *link);
 
     /*
      * Peers may use memory from now on; what they have to know of it is appended to out.
@@ -110,7 +111,8 @@ struct xfer_backend {
     /* A region of the peer, with what its map said; fd is -1. May be asked before connected. */
     weft_status_t (*import)(xfer_link_t *link, const xfer_memory_t *memory, const void *blob,
                             size_t bytes, void **handle_out);
-    void (*release)(xfer_link_t *link, void *handle); /* no op uses it */
+    /* No op uses it. Handles outlive their link: they are released after disconnect, or earlier. */
+    void (*release)(xfer_port_t *port, void *handle);
 
     void (*post)(xfer_link_t *link, xfer_op_t *op);
     void (*cancel)(xfer_op_t *op); /* ends soon */
