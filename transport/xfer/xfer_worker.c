@@ -3,9 +3,14 @@
 #include <assert.h>
 #include <signal.h>
 
+#include "base/clock.h"
 #include "transport/xfer/xfer_agent_priv.h"
 #include "transport/xfer/xfer_peer_priv.h"
 #include "transport/xfer/xfer_request_priv.h"
+
+/* The thread stays up so long with nothing to do: about what being woken costs, so that waiting costs
+ * at most twice of what the better of sleeping and waiting would have. */
+#define AWAKE_NS UINT64_C(10000)
 
 /* ---- the lock, and who has it next ----------------------------------------------------------- */
 
@@ -106,8 +111,13 @@ bool xfer_progress(xfer_agent_t *agent, int timeout_ms)
 static void *run_worker(void *argument)
 {
     xfer_agent_t *agent = argument;
+    uint64_t last_moved_ns = 0;
     while (!atomic_load(&agent->is_stopping)) {
-        if (!run_round(agent)) {
+        if (run_round(agent)) {
+            last_moved_ns = weft_clock_ns();
+        } else if (weft_clock_ns() - last_moved_ns < AWAKE_NS) {
+            weft_cpu_relax();
+        } else {
             xfer_sleep(agent, -1);
         }
     }
