@@ -7,6 +7,9 @@
 #include "transport/xfer/xfer_choose.h"
 #include "transport/xfer/xfer_request_priv.h"
 
+/* Callbacks may post what ends at once: others get their turn in between. */
+#define CALLS_IN_A_ROUND 64
+
 /* ---- the end --------------------------------------------------------------------------------- */
 
 static void queue_call(xfer_request_t *request)
@@ -94,7 +97,7 @@ void xfer_op_end(xfer_op_t *op, weft_status_t status)
 bool xfer_request_call_ended(xfer_agent_t *agent)
 {
     const bool has_any = agent->called != NULL;
-    while (agent->called != NULL) {
+    for (int n = 0; n < CALLS_IN_A_ROUND && agent->called != NULL; n++) {
         xfer_request_t *request = agent->called;
         agent->called = request->next_called;
         const uint32_t calls = request->ends_due;
