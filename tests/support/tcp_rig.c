@@ -468,8 +468,3 @@ void tcp_rig_move_and_check(tcp_rig_t *rig, uint64_t seed, xfer_direction_t dire
     weft_free(expected);
     weft_free(extents);
 }
-
-void xfer_op_end(xfer_op_t *op, weft_status_t status)
-{
-    op->end(op, status);
-}
