@@ -305,11 +305,11 @@ static void send_all(xfer_tcp_link_t *link)
     xfer_tcp_stream_watch(&link->stream, status == WEFT_PENDING || !is_all);
 }
 
-void xfer_tcp_link_turn(xfer_tcp_link_t *link, bool has_event)
+void xfer_tcp_link_turn(xfer_tcp_link_t *link, bool can_receive, bool can_send)
 {
-    if (has_event && link->state == XFER_TCP_CONNECTING) {
+    if ((can_receive || can_send) && link->state == XFER_TCP_CONNECTING) {
         greet(link);
-    } else if (has_event && (link->state == XFER_TCP_GREETING || link->state == XFER_TCP_UP)) {
+    } else if (can_receive && (link->state == XFER_TCP_GREETING || link->state == XFER_TCP_UP)) {
         receive(link);
     }
     if (link->state == XFER_TCP_GREETING || link->state == XFER_TCP_UP) {

@@ -260,8 +260,8 @@ void xfer_tcp_link_free(xfer_tcp_link_t *link);
 xfer_tcp_port_t *xfer_tcp_link_port(const xfer_tcp_link_t *link);
 bool xfer_tcp_link_is_busy(const xfer_tcp_link_t *link);
 void xfer_tcp_link_dirty(xfer_tcp_link_t *link);
-/* Sends and receives for a while; has_event: the socket said so. */
-void xfer_tcp_link_turn(xfer_tcp_link_t *link, bool has_event);
+/* Sends and receives for a while; what the socket said it can do. */
+void xfer_tcp_link_turn(xfer_tcp_link_t *link, bool can_receive, bool can_send);
 uint64_t xfer_tcp_link_deadline(const xfer_tcp_link_t *link);
 void xfer_tcp_link_tick(xfer_tcp_link_t *link, uint64_t now);
 /* The connection is not to be trusted, or gone; another one is made. */
@@ -343,7 +343,7 @@ struct xfer_tcp_guest {
 };
 
 void xfer_tcp_guest_accept(xfer_tcp_port_t *port);
-void xfer_tcp_guest_turn(xfer_tcp_guest_t *guest, bool has_event);
+void xfer_tcp_guest_turn(xfer_tcp_guest_t *guest, bool can_receive);
 void xfer_tcp_guest_close(xfer_tcp_guest_t *guest);
 void xfer_tcp_guest_free(xfer_tcp_guest_t *guest);
 void xfer_tcp_session_free_all(xfer_tcp_port_t *port);
