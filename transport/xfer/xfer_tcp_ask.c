@@ -136,9 +136,7 @@ void xfer_tcp_ask_post(xfer_link_t *base, xfer_op_t *op)
         }
         op->words[XFER_TCP_OP_NOTE] = (uintptr_t)note;
     }
-    if (!xfer_tcp_link_is_busy(link)) {
-        link->alive_at = weft_clock_ns();
-    }
+    xfer_tcp_link_begin(link);
     if (op->n_extents > 0 || op->has_guard) {
         put_by_priority(link, op);
     } else if (op->notification != NULL) {

@@ -47,6 +47,15 @@ void xfer_tcp_link_dirty(xfer_tcp_link_t *link)
     }
 }
 
+void xfer_tcp_link_begin(xfer_tcp_link_t *link)
+{
+    xfer_tcp_port_t *port = xfer_tcp_link_port(link);
+    if (!xfer_tcp_link_is_busy(link)) {
+        link->alive_at = weft_clock_ns();
+        xfer_tcp_wake_at(port, link->alive_at + port->settings.patience_ns);
+    }
+}
+
 /* ---- the end --------------------------------------------------------------------------------- */
 
 static void lose(xfer_tcp_link_t *link, const char *why)
@@ -86,6 +95,10 @@ void xfer_tcp_link_cut(xfer_tcp_link_t *link, const char *why)
     rest(link, now);
     xfer_tcp_note_rewind(&link->notes);
     xfer_tcp_ask_cut(link);
+    if (now - link->cut_at > xfer_tcp_link_port(link)->settings.patience_ns) {
+        link->n_barren_cuts = 0;
+    }
+    link->cut_at = now;
     if (++link->n_barren_cuts > MAX_BARREN_CUTS) {
         lose(link, "no connection holds");
         return;

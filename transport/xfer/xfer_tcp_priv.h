@@ -229,7 +229,8 @@ struct xfer_tcp_link {
     uint64_t attempt_ends;
     uint64_t refused_since; /* by all that answer; 0: not */
     uint64_t alive_at;      /* when there was progress, or nothing to do */
-    unsigned n_barren_cuts; /* connections lost since a slice was done */
+    uint64_t cut_at;        /* the last time */
+    unsigned n_barren_cuts; /* one soon after the other, and nothing was done between */
 
     xfer_tcp_stream_t stream;
     xfer_tcp_ops_t ops[XFER_TCP_N_PLACES];
@@ -260,6 +261,8 @@ void xfer_tcp_link_free(xfer_tcp_link_t *link);
 xfer_tcp_port_t *xfer_tcp_link_port(const xfer_tcp_link_t *link);
 bool xfer_tcp_link_is_busy(const xfer_tcp_link_t *link);
 void xfer_tcp_link_dirty(xfer_tcp_link_t *link);
+/* Before there is something to do: if there was nothing, the patience begins. */
+void xfer_tcp_link_begin(xfer_tcp_link_t *link);
 /* Sends and receives for a while; what the socket said it can do. */
 void xfer_tcp_link_turn(xfer_tcp_link_t *link, bool can_receive, bool can_send);
 uint64_t xfer_tcp_link_deadline(const xfer_tcp_link_t *link);
