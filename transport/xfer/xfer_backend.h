@@ -22,10 +22,13 @@ typedef struct xfer_op xfer_op_t;
 #define XFER_CAP_FILE   UINT32_C(4)
 #define XFER_CAP_GUARD  UINT32_C(8)
 #define XFER_CAP_NOTIFY UINT32_C(16)
-#define XFER_CAP_HOSTS  UINT32_C(32) /* reaches other hosts */
-#define XFER_CAP_RESUME UINT32_C(64) /* goes on after a lost connection */
+#define XFER_CAP_HOSTS  UINT32_C(32)  /* reaches other hosts */
+#define XFER_CAP_RESUME UINT32_C(64)  /* goes on after a lost connection */
 #define XFER_CAP_SUMS   UINT32_C(128) /* damaged bytes are noticed */
 #define XFER_CAP_NAMED  UINT32_C(256) /* opened only by agents that name it */
+#define XFER_CAP_REVOKE                                                                            \
+    UINT32_C(512) /* peers' ops on memory that was unmapped fail; without it they
+                                         may go on as long as the process has it mapped */
 
 /* A contiguous piece of both sides. */
 typedef struct xfer_extent {
@@ -41,7 +44,7 @@ struct xfer_op {
     xfer_direction_t direction;
     const xfer_extent_t *extents; /* [n_extents] */
     size_t n_extents;
-    uint64_t bytes; /* of all */
+    uint64_t bytes;             /* of all */
     void *const *local_handles; /* from map, of the regions that extents name */
     void *const *peer_handles;  /* from import */
     const void *notification;   /* NULL: none. Leaves after the data, without the poster's help */
@@ -96,8 +99,8 @@ struct xfer_backend {
      * Never waits: connecting goes on in progress, ops may be posted meanwhile.
      * WEFT_ERR_UNSUPPORTED: this backend cannot reach that peer (another host); try the next.
      */
-    weft_status_t (*connect)(xfer_port_t *port, const char *peer, const void *address,
-                             size_t bytes, xfer_link_t **link_out);
+    weft_status_t (*connect)(xfer_port_t *port, const char *peer, const void *address, size_t bytes,
+                             xfer_link_t **link_out);
     /* Its ops end as cancelled before this returns. */
     void (*disconnect)(xfer_link_t *link);
 
