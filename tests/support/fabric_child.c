@@ -128,9 +128,13 @@ static void child_churn(fabric_end_t *end, uint64_t rounds)
     behind.memory += FABRIC_CHURN_FROM;
     behind.bytes -= FABRIC_CHURN_FROM;
     for (uint64_t k = 1; k <= rounds; k++) {
-        child_poke(end, 0, k);
+        child_poke(end, 0, FABRIC_CHURNING);
         fabric_fill(&behind, k);
-        child_progress(end);
+        child_poke(end, 0, k);
+        for (int i = 0; i < 4; i++) { /* a time in which a read can do it */
+            child_progress(end);
+            usleep(200);
+        }
     }
 }
 

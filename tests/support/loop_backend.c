@@ -307,7 +307,7 @@ static weft_status_t check_guard(loop_port_t *peer, const xfer_op_t *op)
     }
     const void *at = find_memory(peer, op->guard_handle, op->guard.addr, sizeof(word));
     if (at == NULL) {
-        return WEFT_ERR_PEER_GONE;
+        return WEFT_ERR_NOT_FOUND;
     }
     memcpy(&word, at, sizeof(word));
     return word == op->guard.expected ? WEFT_OK : WEFT_ERR_STALE;
@@ -322,7 +322,7 @@ static weft_status_t copy_step(loop_port_t *peer, xfer_op_t *op)
     void *there =
         find_memory(peer, op->peer_handles[extent->peer_region], extent->peer + op->offset, bytes);
     if (there == NULL) {
-        return WEFT_ERR_PEER_GONE;
+        return WEFT_ERR_NOT_FOUND;
     }
     memcpy(op->direction == XFER_READ ? local : there, op->direction == XFER_READ ? there : local,
            bytes);
@@ -406,7 +406,7 @@ static bool loop_arm(xfer_port_t *base, int *fd_out)
 }
 
 #define LOOP_FUNCTIONS                                                                             \
-    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY, .open = loop_open,                   \
+    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_REVOKE, .open = loop_open, \
     .close = loop_close, .address = loop_address, .connect = loop_connect,                         \
     .disconnect = loop_disconnect, .map = loop_map, .unmap = loop_unmap, .import = loop_import,    \
     .release = loop_release, .post = loop_post, .cancel = loop_cancel, .notify = loop_notify,      \

@@ -498,6 +498,107 @@ static void a_named_backend_is_used_and_others_are_measured(void **state)
     fabric_end_close(&b);
 }
 
+/* ---- all at once ----------------------------------------------------------------------------- */
+
+typedef struct bustle {
+    fabric_end_t a;
+    fabric_end_t b;
+    fabric_end_t c;
+    xfer_peer_t *peer; /* b */
+    atomic_bool is_over;
+} bustle_t;
+
+#define BUSTLE_ROUNDS 150
+
+static void *keep_reading(void *argument)
+{
+    bustle_t *bustle = argument;
+    for (int i = 0; i < BUSTLE_ROUNDS; i++) {
+        xfer_request_t *request =
+            fabric_copy(&bustle->a, bustle->peer, XFER_READ, 0, fabric_addr(&bustle->b, 0), 300000);
+        assert_status(fabric_run(request, NULL, 0), WEFT_OK);
+        assert_true(xfer_request_stats(request).bytes == 300000);
+        xfer_request_destroy(request);
+    }
+    return NULL;
+}
+
+/* Meets c, reads from it, and forgets it while it reads. */
+static void *keep_forgetting(void *argument)
+{
+    bustle_t *bustle = argument;
+    for (int i = 0; i < BUSTLE_ROUNDS; i++) {
+        xfer_peer_t *peer = fabric_introduce(&bustle->a, &bustle->c);
+        xfer_request_t *request = fabric_copy(&bustle->a, peer, XFER_READ, MEMORY_BYTES / 2,
+                                              fabric_addr(&bustle->c, 0), 300000);
+        assert_status(xfer_post(request), WEFT_OK);
+        xfer_forget(bustle->a.agent, peer);
+        const weft_status_t status = xfer_poll(request);
+        assert_true(status == WEFT_OK || status == WEFT_ERR_CANCELLED);
+        assert_status(xfer_post(request), WEFT_ERR_NOT_FOUND);
+        xfer_request_destroy(request);
+    }
+    return NULL;
+}
+
+static void *keep_registering(void *argument)
+{
+    bustle_t *bustle = argument;
+    static uint8_t memory[4096];
+    for (int i = 0; i < BUSTLE_ROUNDS; i++) {
+        xfer_region_t *region = NULL;
+        weft_buffer_t blob = {0};
+        xfer_backend_stats_t stats;
+        const xfer_memory_t more = {
+            .addr = (uint64_t)(uintptr_t)memory, .bytes = sizeof(memory), .fd = -1};
+        assert_status(xfer_register(bustle->a.agent, &more, NULL, &region), WEFT_OK);
+        fabric_export(&bustle->a, &blob);
+        assert_status(xfer_deregister(bustle->a.agent, region), WEFT_OK);
+        assert_int_equal(xfer_agent_stats(bustle->a.agent, &stats, 1), 1);
+        weft_buffer_free(&blob);
+    }
+    return NULL;
+}
+
+static void *keep_notifying(void *argument)
+{
+    bustle_t *bustle = argument;
+    int sent = 0;
+    while (!atomic_load(&bustle->is_over)) {
+        assert_status(xfer_notify(bustle->peer, &sent, sizeof(sent)), WEFT_OK);
+        xfer_notification_free(fabric_wait_notification(&bustle->b, NULL, 0));
+        sent++;
+    }
+    assert_true(sent > 0);
+    return NULL;
+}
+
+static void any_call_may_come_at_any_time(void **state)
+{
+    (void)state;
+    static void *(*const workers[])(void *) = {keep_reading, keep_reading, keep_forgetting,
+                                               keep_registering, keep_notifying};
+    enum { N = WEFT_ARRAY_LEN(workers) };
+    static bustle_t bustle;
+    pthread_t threads[N];
+    const fabric_config_t config = {
+        .table = loop_backends, .has_thread = true, .bytes = MEMORY_BYTES};
+    fabric_end_open(&config, "a", &bustle.a);
+    fabric_end_open(&config, "b", &bustle.b);
+    fabric_end_open(&config, "c", &bustle.c);
+    bustle.peer = fabric_introduce(&bustle.a, &bustle.b);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, workers[i], &bustle), 0);
+    }
+    for (int i = 0; i < N; i++) {
+        atomic_store(&bustle.is_over, i == N - 1);
+        pthread_join(threads[i], NULL);
+    }
+    fabric_end_close(&bustle.a);
+    fabric_end_close(&bustle.b);
+    fabric_end_close(&bustle.c);
+}
+
 /* ---- notifications that nobody takes --------------------------------------------------------- */
 
 static void unread_notifications_are_bounded(void **state)
@@ -639,6 +740,7 @@ int main(void)
         cmocka_unit_test(no_wake_up_is_lost),
         cmocka_unit_test(idle_agents_make_no_rounds),
         cmocka_unit_test(a_named_backend_is_used_and_others_are_measured),
+        cmocka_unit_test(any_call_may_come_at_any_time),
         cmocka_unit_test(unread_notifications_are_bounded),
         cmocka_unit_test(every_failed_allocation_is_survived),
         cmocka_unit_test(posting_allocates_nothing),
