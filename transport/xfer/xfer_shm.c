@@ -165,7 +165,7 @@ static bool shm_arm(xfer_port_t *base, int *fd_out)
 const xfer_backend_t xfer_backend_shm = {
     .name = "shm",
     .wire_name = "WEFT_SHM",
-    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY,
+    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_REVOKE,
     .open = shm_open_port,
     .close = shm_close,
     .address = shm_address,
