@@ -20,3 +20,12 @@ add_library(weft_libraries INTERFACE)
 target_link_libraries(weft_libraries INTERFACE Threads::Threads PkgConfig::JANSSON PkgConfig::YAML
     PkgConfig::MHD PkgConfig::GNUTLS PkgConfig::CURL PkgConfig::CRYPTO PkgConfig::XXHASH
     PkgConfig::HWLOC PkgConfig::ZMQ PkgConfig::MSGPACK PkgConfig::URING m)
+
+# libfabric is loaded at run time; only its headers are needed to build, and without them the backend
+# "ofi" says that it cannot be had.
+pkg_check_modules(OFI IMPORTED_TARGET libfabric>=1.14)             # apt: libfabric-dev
+if(OFI_FOUND)
+    target_include_directories(weft_libraries SYSTEM INTERFACE ${OFI_INCLUDE_DIRS})
+    target_compile_definitions(weft_libraries INTERFACE WEFT_HAS_OFI)
+    target_link_libraries(weft_libraries INTERFACE ${CMAKE_DL_LIBS})
+endif()

@@ -75,6 +75,12 @@ static void claim_for_wrapper(const xfer_backend_t *wrapper, claim_fn *claim)
     }
 }
 
+/* What ofi is for is on few machines: it has to be told to do without. */
+static const char *params_of(const xfer_backend_t *row)
+{
+    return strcmp(row->name, "ofi") == 0 ? "ofi.provider=tcp,ofi.host=127.0.0.1" : NULL;
+}
+
 static void claim_for_rows(uint32_t caps, claim_fn *claim)
 {
     for (size_t i = 0; xfer_backends[i] != NULL; i++) {
@@ -85,7 +91,7 @@ static void claim_for_rows(uint32_t caps, claim_fn *claim)
         if ((row->caps & XFER_CAP_NAMED) != 0) {
             claim_for_wrapper(row, claim);
         } else {
-            claim_for_backend(row, NULL, NULL, claim);
+            claim_for_backend(row, NULL, params_of(row), claim);
         }
     }
 }
