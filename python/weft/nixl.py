@@ -553,7 +553,9 @@ class nixl_agent:
         message = _bytes(notif_msg)
         config = fabric.RequestConfig(direction=OPERATIONS[operation], local=local._pointer,
                                       peer=remote._pointer)
-        if local_ids is not None:
+        if local_ids is None:
+            config.n = lib.xfer_list_pieces(local._pointer)
+        else:
             config.local_ids, config.peer_ids = local_ids.ctypes.data, remote_ids.ctypes.data
             config.n = len(local_ids)
         if message:
