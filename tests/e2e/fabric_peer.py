@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent in a process of its own, weft's or NIXL's, led by lines of JSON.
 
-    fabric_peer.py KIND NAME ERROR_MODE      KIND: weft or nixl
+    fabric_peer.py KIND NAME ERROR_MODE PORT      KIND: weft or nixl; PORT: where it serves its
+                                                  metadata, 0: nowhere
 
 Reads {"do": method, "with": {arguments}} from stdin and answers {"is": result} or
 {"error": class, "text": …} on what was stdout; logs of libraries go to stderr. Both kinds run the
@@ -31,9 +32,10 @@ def text(name):
 
 
 class Peer:
-    def __init__(self, kind, name, error_mode):
+    def __init__(self, kind, name, error_mode, port):
         nixl_agent, nixl_agent_config = classes(kind)
-        self.agent = nixl_agent(name, nixl_agent_config(backends=[]))
+        self.agent = nixl_agent(name, nixl_agent_config(
+            backends=[], capture_telemetry=True, enable_listen_thread=port > 0, listen_port=port))
         self.agent.create_backend("UCX", {"ucx_error_handling_mode": error_mode})
         self.handles = {}
         self.memories = {}
@@ -89,6 +91,19 @@ class Peer:
 
     def connect(self, peer):
         self.agent.make_connection(peer)
+
+    def fetch(self, peer, port):
+        self.agent.fetch_remote_metadata(peer, "127.0.0.1", port)
+        self.wait_until(lambda: self.knows(peer), f"metadata of {peer}")
+
+    def send(self, port):
+        self.agent.send_local_metadata("127.0.0.1", port)
+
+    def leave(self, port):
+        self.agent.invalidate_local_metadata("127.0.0.1", port)
+
+    def wait_for(self, peer, known):
+        self.wait_until(lambda: self.knows(peer) == known, f"{peer}: {known}")
 
     # Transfers
 
@@ -197,10 +212,10 @@ class Peer:
 
 
 def main():
-    kind, name, error_mode = sys.argv[1:]
+    kind, name, error_mode, port = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    peer = Peer(kind, name, error_mode)
+    peer = Peer(kind, name, error_mode, int(port))
     peer.answers = answers
     print(json.dumps({"is": name}), file=answers, flush=True)
     for line in sys.stdin:
@@ -210,6 +225,8 @@ def main():
         except Exception as error:
             answer = {"error": type(error).__name__, "text": str(error)}
         print(json.dumps(answer), file=answers, flush=True)
+    if kind == "nixl":
+        os._exit(0)  # NIXL 1.5.1's destructors may crash once a peer has closed its connection
 
 
 if __name__ == "__main__":

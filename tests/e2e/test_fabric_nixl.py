@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -41,13 +42,14 @@ class PeerError(Exception):
 
 
 class Peer:
-    def __init__(self, kind, wire):
+    def __init__(self, kind, wire, port=0):
         tls, error_mode = WIRES[wire]
         self.name = f"{kind}-{uuid.uuid4()}"
         self.process = subprocess.Popen(
-            [sys.executable, HERE / "fabric_peer.py", kind, self.name, error_mode], text=True,
+            [sys.executable, HERE / "fabric_peer.py", kind, self.name, error_mode,
+             str(port)], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "UCX_TLS": tls, "UCX_NET_DEVICES": "lo" if tls == "tcp" else "all",
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", "UCX_TLS": tls, "UCX_NET_DEVICES": "lo" if tls == "tcp" else "all",
                  "WEFT_FABRIC_LIBRARY": str(LIBRARY), "PYTHONPATH": str(TREE / "python")})
         assert self.answer() == self.name
 
@@ -87,14 +89,14 @@ class Peer:
 def start_peer():
     peers = []
 
-    def start(kind, wire):
-        peers.append(Peer(kind, wire))
+    def start(kind, wire, port=0):
+        peers.append(Peer(kind, wire, port))
         return peers[-1]
 
     yield start
     for peer in peers:
         if peer.process.poll() is None:
-            assert peer.stop() == 0
+            assert (peer.name, peer.stop()) == (peer.name, 0)
 
 
 @pytest.fixture(params=list(WIRES))
@@ -222,6 +224,30 @@ def test_a_killed_peer_is_an_error_not_a_hang(pair, start_peer, wire):
     assert first.move(operation="READ", peer=third.name, local=blocks(first, [1]),
                       remote=blocks(third, [2]), notification="") == ["DONE"]
     assert first.words(name="pool", at=WORDS, n=3) == words_of_block(2_000_000, 2)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("kinds", PAIRS, ids=lambda kinds: f"{kinds[0]}-to-{kinds[1]}")
+def test_metadata_go_over_sockets(kinds, start_peer):
+    """NIXL cannot say which port it got, so both are given one that was free."""
+    ports = free_port(), free_port()
+    first, second = (start_peer(kind, "tcp", port) for kind, port in zip(kinds, ports))
+    for peer, base in ((first, 0), (second, 1_000_000)):
+        peer.base = peer.allocate(name="pool", size=64 * BLOCK, first=base)
+    first.fetch(peer=second.name, port=ports[1])
+    first.send(port=ports[1])
+    second.wait_for(peer=first.name, known=True)
+    assert first.move(operation="READ", peer=second.name, local=blocks(first, [0]),
+                      remote=blocks(second, [9]), notification="met") == ["DONE"]
+    assert second.notifications(n=1) == [[first.name, "met"]]
+    assert first.words(name="pool", at=0, n=3) == words_of_block(1_000_000, 9)
+    first.leave(port=ports[1])
+    second.wait_for(peer=first.name, known=False)
 
 
 @pytest.mark.parametrize("kinds", [("weft", "weft"), ("weft", "nixl"), ("nixl", "weft")],
