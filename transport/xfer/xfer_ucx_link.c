@@ -20,6 +20,34 @@
 #define MAX_BLOB          ((size_t)64 * 1024)
 #define UCX_ADDRESS_LEAST 9 /* a version and the worker's number */
 
+/*
+ * What UCX asserts rather than checks, as its releases 1.13 to 1.23 write it. An address begins with
+ * its version in four bits, 0 or 1. A key is a u64 with a bit for each memory domain, a byte that says
+ * which kind of memory, then for each of these domains a byte n and n bytes; more may follow.
+ */
+static bool is_address(const uint8_t *bytes, size_t n)
+{
+    return n >= UCX_ADDRESS_LEAST && n <= MAX_BLOB && (bytes[0] & 0xf) <= 1;
+}
+
+static bool is_key(const uint8_t *bytes, size_t n)
+{
+    uint64_t domains;
+    size_t at = sizeof(domains) + 1;
+
+    if (n < at || n > MAX_BLOB || bytes[sizeof(domains)] >= UCS_MEMORY_TYPE_LAST) {
+        return false;
+    }
+    memcpy(&domains, bytes, sizeof(domains));
+    for (; domains != 0; domains &= domains - 1) {
+        if (at >= n || bytes[at] >= n - at) {
+            return false;
+        }
+        at += 1 + (size_t)bytes[at];
+    }
+    return true;
+}
+
 static void *padded_copy(const void *blob, size_t bytes)
 {
     char *copy = weft_zalloc(bytes + PADDING, "xfer.ucx_blob");
@@ -89,7 +117,7 @@ weft_status_t xfer_ucx_connect(xfer_port_t *port_base, const char *peer, const v
 {
     ucx_port_t *port = (ucx_port_t *)port_base;
 
-    if (bytes < UCX_ADDRESS_LEAST || bytes > MAX_BLOB) {
+    if (!is_address(address, bytes)) {
         return WEFT_ERR_MALFORMED;
     }
     ucx_link_t *link = create_link(port, peer);
@@ -194,7 +222,7 @@ weft_status_t xfer_ucx_import(xfer_link_t *base, const xfer_memory_t *memory, co
     if (memory->space == XFER_FILE) {
         return WEFT_ERR_UNSUPPORTED;
     }
-    if (bytes == 0 || bytes > MAX_BLOB) {
+    if (!is_key(blob, bytes)) {
         return WEFT_ERR_MALFORMED;
     }
     if (link->endpoint == NULL) {

@@ -390,6 +390,51 @@ static void xfer_ucx_drops_what_is_no_notification(void **state)
     close_stranger(&stranger);
 }
 
+static weft_status_t try_key(rig_t *rig, const weft_buffer_t *key, size_t n)
+{
+    const xfer_memory_t memory = memory_of(&rig->ends[1]);
+    void *handle = NULL;
+    const weft_status_t status =
+        xfer_backend_ucx.import(rig->ends[0].link, &memory, key->data, n, &handle);
+    if (status == WEFT_OK) {
+        xfer_backend_ucx.release(rig->ends[0].port, handle);
+    }
+    return status;
+}
+
+/* UCX itself stops the process on some of these. */
+static void xfer_ucx_refuses_keys_and_addresses_that_are_none(void **state)
+{
+    rig_t *rig = *state;
+    const xfer_memory_t memory = memory_of(&rig->ends[1]);
+    weft_buffer_t address = {0};
+    weft_buffer_t key = {0};
+    xfer_link_t *link;
+    void *mine;
+
+    assert_int_equal(xfer_backend_ucx.address(rig->ends[1].port, &address), WEFT_OK);
+    assert_int_equal(xfer_backend_ucx.connect(rig->ends[0].port, "cut", address.data, 8, &link),
+                     WEFT_ERR_MALFORMED);
+    address.data[0] |= 0xf;
+    assert_int_equal(xfer_backend_ucx.connect(rig->ends[0].port, "of another time", address.data,
+                                              address.length, &link),
+                     WEFT_ERR_MALFORMED);
+
+    assert_int_equal(xfer_backend_ucx.map(rig->ends[1].port, &memory, &key, &mine), WEFT_OK);
+    for (size_t n = 0; n < 9; n++) {
+        assert_int_equal(try_key(rig, &key, n), WEFT_ERR_MALFORMED);
+    }
+    assert_int_equal(try_key(rig, &key, key.length), WEFT_OK);
+    key.data[8] = (char)0x80; /* no kind of memory */
+    assert_int_equal(try_key(rig, &key, key.length), WEFT_ERR_MALFORMED);
+    key.data[8] = 0;
+    memset(key.data, 0xff, 8); /* more domains than it has bytes for */
+    assert_int_equal(try_key(rig, &key, key.length), WEFT_ERR_MALFORMED);
+    xfer_backend_ucx.unmap(rig->ends[1].port, mine);
+    weft_buffer_free(&address);
+    weft_buffer_free(&key);
+}
+
 int main(void)
 {
     setenv("UCX_TLS", "tcp", 0);
@@ -404,6 +449,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(xfer_ucx_stale_guard_of_before_moves_nothing, open_rig,
                                         close_rig),
         cmocka_unit_test_setup_teardown(xfer_ucx_drops_what_is_no_notification, open_rig,
+                                        close_rig),
+        cmocka_unit_test_setup_teardown(xfer_ucx_refuses_keys_and_addresses_that_are_none, open_rig,
                                         close_rig),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
