@@ -48,13 +48,18 @@ static const char *find_functions(void *library, xfer_ucx_functions_t *functions
 }
 
 /*
- * UCX, as it is loaded, takes over the signals of a crash to print a trace. They are the program's
- * (or the sanitizer's), so they are given back.
+ * UCX, as it is loaded, does two things to the whole process. It takes over the signals of a crash to
+ * print a trace: they are the program's (or the sanitizer's), so they are given back. And it patches
+ * mmap, munmap and their like to watch over its cache of registered memory, of which we make no use
+ * (RCACHE_ENABLE): a variable, read in its constructor only, keeps it from that.
  */
+#define HOOK_MODE "UCX_MEM_MMAP_HOOK_MODE"
+
 static void *open_library(const char *path)
 {
     static const int signals[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE};
     struct sigaction before[WEFT_ARRAY_LEN(signals)];
+    const bool is_ours = getenv(HOOK_MODE) == NULL && setenv(HOOK_MODE, "none", 0) == 0;
 
     for (size_t i = 0; i < WEFT_ARRAY_LEN(signals); i++) {
         sigaction(signals[i], NULL, &before[i]);
@@ -62,6 +67,9 @@ static void *open_library(const char *path)
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(signals); i++) {
         sigaction(signals[i], &before[i], NULL);
+    }
+    if (is_ours) {
+        unsetenv(HOOK_MODE);
     }
     return library;
 }
