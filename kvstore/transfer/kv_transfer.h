@@ -44,7 +44,7 @@ typedef struct kv_transfer_setup {
     uint32_t pp_rank;
     uint32_t pp_size;
     kv_side_channel_t *side_channel; /* of another rank, outlives this; NULL: its own is made */
-    void (*wake)(void *user);        /* any thread: poll has something */
+    void (*wake)(void *user);        /* any thread: poll has something, or a lease is over */
     void *user;
 } kv_transfer_setup_t;
 
@@ -136,6 +136,8 @@ uint32_t kv_pull_tokens_in_the_end(const kv_pull_t *pull);
 
 /* Done or given up; the peer is told that its blocks may go. pull is dead. NULL is fine. */
 void kv_pull_end(kv_pull_t *pull);
+/* Blocks of ended pulls that are still written to: free soon, wake says when. */
+uint32_t kv_transfer_landing_blocks(const kv_transfer_t *transfer);
 
 /* ---- what happened --------------------------------------------------------------------------- */
 

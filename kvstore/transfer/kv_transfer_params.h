@@ -28,6 +28,8 @@
 #define KV_TRANSFER_MAX_ID_BYTES 512                 /* of request, engine and transfer ids, hosts */
 #define KV_TRANSFER_MAX_RANKS    64
 
+#define KV_LEASE_MAX_EPOCH ((INT64_C(1) << 53) - 1) /* what JSON's readers agree upon */
+
 /* Where a rank says how long blocks are good: see kv_lease_table.h. */
 typedef struct kv_lease_ref {
     uint32_t slot;
