@@ -162,7 +162,7 @@ weft_status_t kv_lease_table_create(const kv_lease_table_config_t *config,
     uint64_t start = 0;
     weft_status_t status =
         getrandom(&start, sizeof(start), 0) == sizeof(start) ? WEFT_OK : WEFT_ERR_IO;
-    table->next_epoch = start % (uint64_t)KV_LEASE_MAX_EPOCH + 1;
+    table->next_epoch = start % (uint64_t)(KV_LEASE_MAX_EPOCH / 2) + 1;
     if (status >= 0) {
         status = alloc_table(table);
     }
@@ -441,6 +441,16 @@ uint64_t kv_lease_table_next_expiry(const kv_lease_table_t *table)
         next = lease->expires_ns < next ? lease->expires_ns : next;
     }
     return next;
+}
+
+kv_lease_t *kv_lease_table_first(const kv_lease_table_t *table)
+{
+    return table->live;
+}
+
+void *kv_lease_table_user(const kv_lease_table_t *table)
+{
+    return table->config.user;
 }
 
 kv_lease_stats_t kv_lease_table_stats(const kv_lease_table_t *table)

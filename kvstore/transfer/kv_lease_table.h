@@ -101,6 +101,9 @@ bool kv_lease_table_read(kv_lease_table_t *table, const char *id, size_t length,
 void kv_lease_table_heartbeat(kv_lease_table_t *table, const char *id, size_t length,
                               uint64_t now_ns);
 
+kv_lease_t *kv_lease_table_first(const kv_lease_table_t *table); /* the others by next */
+void *kv_lease_table_user(const kv_lease_table_t *table);        /* as it was configured */
+
 /* Leases that are over go; how many did. */
 uint32_t kv_lease_table_expire(kv_lease_table_t *table, uint64_t now_ns);
 uint64_t kv_lease_table_next_expiry(const kv_lease_table_t *table); /* UINT64_MAX: none */

@@ -14,30 +14,30 @@
 
 /* ---- the thread ------------------------------------------------------------------------------ */
 
-/* Asks that came since; their order does not matter. */
-static void take_new_asks(kv_side_channel_t *channel)
+/* The oldest that waits joins those that are asked; NULL: none, or there are enough. */
+static kv_side_ask_t *next_ask(kv_side_channel_t *channel)
 {
+    kv_side_ask_t *ask = NULL;
     pthread_mutex_lock(&channel->lock);
-    kv_side_ask_t *asks = channel->new_asks;
-    channel->new_asks = NULL;
-    pthread_mutex_unlock(&channel->lock);
-    while (asks != NULL) {
-        kv_side_ask_t *ask = asks;
-        asks = ask->next;
-        ask->next = channel->waiting;
-        channel->waiting = ask;
+    if (channel->new_asks != NULL && channel->n_asks < KV_SIDE_CHANNEL_MAX_ASKS) {
+        kv_side_ask_t **at = &channel->new_asks;
+        while ((*at)->next != NULL) {
+            at = &(*at)->next;
+        }
+        ask = *at;
+        *at = NULL;
+        ask->next = channel->asks;
+        channel->asks = ask;
+        channel->n_asks++;
     }
+    pthread_mutex_unlock(&channel->lock);
+    return ask;
 }
 
 static void begin_asks(kv_side_channel_t *channel)
 {
-    take_new_asks(channel);
-    while (channel->waiting != NULL && channel->n_asks < KV_SIDE_CHANNEL_MAX_ASKS) {
-        kv_side_ask_t *ask = channel->waiting;
-        channel->waiting = ask->next;
-        ask->next = channel->asks;
-        channel->asks = ask;
-        channel->n_asks++;
+    kv_side_ask_t *ask;
+    while ((ask = next_ask(channel)) != NULL) {
         kv_side_ask_begin(channel, ask);
     }
 }
@@ -50,14 +50,14 @@ static bool is_unwanted(kv_side_channel_t *channel, const kv_side_ask_t *ask)
     return is_so;
 }
 
-/* The lock also guards the list's links: a client that closes goes through it. */
+/* The links change under the lock: a client that closes goes through them. */
 static void drop_ask(kv_side_channel_t *channel, kv_side_ask_t **at)
 {
     kv_side_ask_t *ask = *at;
     pthread_mutex_lock(&channel->lock);
     *at = ask->next;
-    pthread_mutex_unlock(&channel->lock);
     channel->n_asks--;
+    pthread_mutex_unlock(&channel->lock);
     kv_side_ask_destroy(ask);
 }
 
@@ -117,7 +117,8 @@ static int timeout_until(uint64_t time_ns)
 static bool has_news(kv_side_channel_t *channel)
 {
     pthread_mutex_lock(&channel->lock);
-    bool has = channel->new_asks != NULL || channel->is_stopping;
+    bool has = channel->is_stopping ||
+               (channel->new_asks != NULL && channel->n_asks < KV_SIDE_CHANNEL_MAX_ASKS);
     const uint64_t now = weft_clock_ns();
     for (const kv_side_client_t *client = channel->clients; client != NULL; client = client->next) {
         has |= client->wake_ns <= now;
@@ -237,7 +238,6 @@ void kv_side_channel_destroy(kv_side_channel_t *channel)
         pthread_join(channel->thread, NULL);
     }
     destroy_asks(channel->asks);
-    destroy_asks(channel->waiting);
     destroy_asks(channel->new_asks);
     if (channel->router != NULL) {
         zmq_close(channel->router);
@@ -327,7 +327,6 @@ void kv_side_client_close(kv_side_client_t *client)
     }
     *at = client->next;
     forget_asks(channel->asks, client);
-    forget_asks(channel->waiting, client);
     forget_asks(channel->new_asks, client);
     pthread_mutex_unlock(&channel->lock);
     pthread_mutex_unlock(&channel->wake_lock);

@@ -30,6 +30,14 @@ typedef struct kv_lease kv_lease_t; /* blocks that peers may read; the transfer'
 typedef struct kv_pull kv_pull_t;   /* a reading of a prompt's blocks; the transfer's */
 typedef struct kv_side_channel kv_side_channel_t;
 
+/* A pull that ended well, and read something. */
+typedef struct kv_pull_report {
+    double seconds;      /* from the first posting to the last byte */
+    double post_seconds; /* spent in posting */
+    uint64_t bytes;
+    uint64_t descriptors; /* pieces */
+} kv_pull_report_t;
+
 typedef struct kv_transfer_setup {
     const kv_transfer_config_t *config; /* copied, so for each text */
     kv_pool_t *pool;                    /* borrowed; its layout, memory and blocks */
@@ -45,6 +53,7 @@ typedef struct kv_transfer_setup {
     uint32_t pp_size;
     kv_side_channel_t *side_channel; /* of another rank, outlives this; NULL: its own is made */
     void (*wake)(void *user);        /* any thread: poll has something, or a lease is over */
+    void (*on_pulled)(void *user, const kv_pull_report_t *report); /* by poll; may be NULL */
     void *user;
 } kv_transfer_setup_t;
 
@@ -167,6 +176,7 @@ typedef struct kv_transfer_stats {
     uint64_t handshakes;
     uint64_t handshakes_failed;
     uint64_t heartbeats_sent;
+    uint64_t notifications_failed; /* of both */
     /* prefill */
     uint64_t leases;         /* that were held */
     uint64_t leases_open;    /* now, both kinds */
