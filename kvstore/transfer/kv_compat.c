@@ -52,7 +52,8 @@ static void put_text(weft_buffer_t *out, const char *key, const char *text)
         if (length == 1) {
             put_ascii(out, *text);
         } else if (length == 0) {
-            put_escaped(out, 0xdc00 + (uint8_t)*text); /* an argument that is not UTF-8, in Python */
+            put_escaped(out,
+                        0xdc00 + (uint8_t)*text); /* an argument that is not UTF-8, in Python */
         } else {
             put_escaped(out, code_point(text, length));
         }

@@ -184,10 +184,9 @@ static weft_status_t decode(const void *data, size_t bytes, weft_diag_t *diag,
     agent->physical_blocks_per_logical_kv_block = 1;
     agent->dcp_size = 1;
     agent->pcp_size = 1;
-    status = kv_wire_map_decode(agent_fields, WEFT_ARRAY_LEN(agent_fields),
-                                payload.agent_metadata_bytes.data,
-                                payload.agent_metadata_bytes.length, "handshake",
-                                &handshake->arena, diag, agent);
+    status = kv_wire_map_decode(
+        agent_fields, WEFT_ARRAY_LEN(agent_fields), payload.agent_metadata_bytes.data,
+        payload.agent_metadata_bytes.length, "handshake", &handshake->arena, diag, agent);
     if (status >= 0) {
         status = check_agent(agent, diag);
     }

@@ -17,12 +17,12 @@
 
 #include "kvstore/transfer/kv_wire_map.h"
 
-#define KV_WEFT_META_VERSION       1
-#define KV_HANDSHAKE_MAX_REQUEST   64 /* bytes */
-#define KV_HANDSHAKE_MAX_BYTES     ((size_t)64 << 20)
-#define KV_HANDSHAKE_FINGERPRINT   32 /* bytes */
-#define KV_HANDSHAKE_CLOCK_BYTES   9
-#define KV_HANDSHAKE_MAX_REGIONS   4096
+#define KV_WEFT_META_VERSION     1
+#define KV_HANDSHAKE_MAX_REQUEST 64 /* bytes */
+#define KV_HANDSHAKE_MAX_BYTES   ((size_t)64 << 20)
+#define KV_HANDSHAKE_FINGERPRINT 32 /* bytes */
+#define KV_HANDSHAKE_CLOCK_BYTES 9
+#define KV_HANDSHAKE_MAX_REGIONS 4096
 
 typedef struct kv_agent_meta {
 #define FIELD(name, type, rule) kv_wire_##type##_t name;

@@ -14,7 +14,7 @@ struct kv_lease_table {
     kv_lease_table_config_t config;
     kv_lease_t *leases; /* [n_slots] */
     kv_lease_t *free;
-    kv_lease_t *live; /* a list of those that are open or held */
+    kv_lease_t *live;            /* a list of those that are open or held */
     kv_lease_t **by_transfer_id; /* [n_buckets] */
     kv_lease_t **by_request_id;
     uint32_t n_buckets; /* a power of two */

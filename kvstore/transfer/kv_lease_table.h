@@ -43,8 +43,8 @@ struct kv_lease {
     uint32_t readers_done;
     uint32_t readers; /* as they say; 0: nobody has said it */
     uint64_t expires_ns;
-    void *user;        /* the owner's */
-    kv_lease_t *next;  /* of the leases, or of the free ones */
+    void *user;       /* the owner's */
+    kv_lease_t *next; /* of the leases, or of the free ones */
     kv_lease_t *prev;
     kv_lease_t *next_of_transfer_id; /* in the same bucket */
     kv_lease_t *next_of_request_id;

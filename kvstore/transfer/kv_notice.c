@@ -112,9 +112,8 @@ static weft_status_t decode_progress(kv_msgpack_span_t map, weft_arena_t *arena,
     if (progress->version != KV_NOTICE_VERSION) {
         return WEFT_ERR_UNSUPPORTED;
     }
-    const bool is_possible = progress->state <= KV_PROGRESS_GONE &&
-                             progress->slot < UINT32_MAX && progress->tokens <= INT32_MAX &&
-                             progress->first_block <= INT32_MAX &&
+    const bool is_possible = progress->state <= KV_PROGRESS_GONE && progress->slot < UINT32_MAX &&
+                             progress->tokens <= INT32_MAX && progress->first_block <= INT32_MAX &&
                              (progress->transfer_id.length > 0 || progress->request_id.length > 0);
     return is_possible ? WEFT_OK : WEFT_ERR_MALFORMED;
 }

@@ -258,9 +258,8 @@ uint16_t kv_side_channel_port(const kv_side_channel_t *channel)
 
 kv_side_channel_stats_t kv_side_channel_stats(const kv_side_channel_t *channel)
 {
-    return (kv_side_channel_stats_t){
-        atomic_load_explicit(&channel->answered, memory_order_relaxed),
-        atomic_load_explicit(&channel->refused, memory_order_relaxed)};
+    return (kv_side_channel_stats_t){atomic_load_explicit(&channel->answered, memory_order_relaxed),
+                                     atomic_load_explicit(&channel->refused, memory_order_relaxed)};
 }
 
 void kv_side_channel_deliver(kv_side_channel_t *channel, kv_side_ask_t *ask,

@@ -59,9 +59,10 @@ void kv_side_client_wake_at(kv_side_client_t *client, uint64_t time_ns);
 typedef struct kv_side_answer {
     struct kv_side_answer *next; /* the client's */
     uint64_t tag;
-    weft_status_t status; /* WEFT_OK, WEFT_ERR_PEER_GONE, WEFT_ERR_TIMEOUT, WEFT_ERR_MALFORMED, ... */
-    char reason[128];     /* of an error */
-    char *payload;        /* [bytes], of WEFT_OK, not yet looked at */
+    weft_status_t
+        status;       /* WEFT_OK, WEFT_ERR_PEER_GONE, WEFT_ERR_TIMEOUT, WEFT_ERR_MALFORMED, ... */
+    char reason[128]; /* of an error */
+    char *payload;    /* [bytes], of WEFT_OK, not yet looked at */
     size_t bytes;
     bool has_clock;
     double clock_offset; /* seconds that its monotonic clock is ahead of ours */

@@ -51,7 +51,7 @@ struct kv_side_channel {
     kv_side_client_t *clients;
     kv_side_ask_t *new_asks; /* the newest first */
     bool is_stopping;
-    kv_side_ask_t *asks;     /* sent; their links change under the lock, by the thread alone */
+    kv_side_ask_t *asks; /* sent; their links change under the lock, by the thread alone */
     uint32_t n_asks;
     uint64_t n_monitors; /* ever: names. The thread's alone */
     /* Relaxed: counts for people. */

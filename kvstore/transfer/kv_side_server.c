@@ -178,7 +178,7 @@ bool kv_side_server_answer(kv_side_channel_t *channel)
         return true;
     }
     atomic_fetch_add_explicit(&channel->refused, 1, memory_order_relaxed);
-    weft_log_debug("side channel: no answer to %s", is_valid ? "a rank that is not here"
-                                                              : "what is not a request");
+    weft_log_debug("side channel: no answer to %s",
+                   is_valid ? "a rank that is not here" : "what is not a request");
     return true;
 }

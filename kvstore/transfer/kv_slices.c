@@ -60,8 +60,8 @@ static uint32_t merge(kv_slice_t *pieces, uint32_t n)
 static weft_status_t make_pieces(const kv_shape_t *local, const kv_shape_t *peer,
                                  kv_slices_t *slices)
 {
-    const range_t layers = overlap(local->first_layer, local->layers, peer->first_layer,
-                                   peer->layers);
+    const range_t layers =
+        overlap(local->first_layer, local->layers, peer->first_layer, peer->layers);
     const range_t heads = overlap(local->first_head, local->heads, peer->first_head, peer->heads);
     const uint64_t n = (uint64_t)(layers.end - layers.first) * (heads.end - heads.first);
     if (n == 0) {
@@ -171,9 +171,9 @@ void kv_slices_pairs(const kv_slices_t *slices, uint32_t first, uint32_t n,
         for (uint32_t unit = first; unit < first + n; unit++) {
             const uint32_t local = unit - local_base;
             const uint32_t peer = unit - peer_base;
-            *local_ids_out++ = piece_id(local % slices->local_chunks, k, slices->n_pieces,
-                                        slices->local_blocks,
-                                        local_blocks[local / slices->local_chunks]);
+            *local_ids_out++ =
+                piece_id(local % slices->local_chunks, k, slices->n_pieces, slices->local_blocks,
+                         local_blocks[local / slices->local_chunks]);
             *peer_ids_out++ =
                 piece_id(peer % slices->peer_chunks, k, slices->n_pieces, slices->peer_blocks,
                          peer_blocks[peer / slices->peer_chunks]);
@@ -251,13 +251,16 @@ uint32_t kv_targets(uint32_t total_heads, uint32_t local_tp, uint32_t local_rank
         targets_out[0] = (kv_target_t){local_rank / ratio, true, ratio};
         return 1;
     }
+    const bool is_multiple = peer_tp % local_tp == 0;
     for (uint32_t rank = 0; rank < peer_tp; rank++) {
-        if (share_heads(total_heads, local_tp, local_rank, peer_tp, rank)) {
+        const bool is_target = is_multiple
+                                   ? rank / (peer_tp / local_tp) == local_rank
+                                   : share_heads(total_heads, local_tp, local_rank, peer_tp, rank);
+        if (is_target) {
             const bool is_source =
                 is_first_of_its_heads(total_heads, peer_tp, targets_out, n, rank);
             const uint32_t readers =
-                peer_tp % local_tp == 0 ? 1
-                                        : count_readers(total_heads, local_tp, peer_tp, rank);
+                is_multiple ? 1 : count_readers(total_heads, local_tp, peer_tp, rank);
             targets_out[n++] = (kv_target_t){rank, is_source, readers};
         }
     }

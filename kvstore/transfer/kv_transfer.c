@@ -229,9 +229,8 @@ kv_side_channel_t *kv_transfer_side_channel(kv_transfer_t *transfer)
 weft_status_t kv_transfer_notify(kv_transfer_t *transfer, xfer_peer_t *peer,
                                  const weft_buffer_t *notice)
 {
-    const weft_status_t status = notice->is_failed
-                                     ? WEFT_ERR_NO_MEMORY
-                                     : xfer_notify(peer, notice->data, notice->length);
+    const weft_status_t status =
+        notice->is_failed ? WEFT_ERR_NO_MEMORY : xfer_notify(peer, notice->data, notice->length);
     if (status < 0) {
         transfer->counts.notifications_failed++;
         weft_log_debug("a notification is not sent agent=%s: %s", xfer_peer_name(peer),

@@ -164,13 +164,13 @@ typedef struct kv_transfer_peer_stats {
 
 typedef struct kv_transfer_stats {
     /* decode */
-    uint64_t pulls;          /* that ended well */
-    uint64_t pulls_failed;   /* each is a fallback, unless the policy is to fail */
-    uint64_t pulls_open;     /* now */
+    uint64_t pulls;        /* that ended well */
+    uint64_t pulls_failed; /* each is a fallback, unless the policy is to fail */
+    uint64_t pulls_open;   /* now */
     uint64_t bytes_read;
     uint64_t blocks_read;
-    double read_seconds;     /* from the first posting of a pull to its last byte, summed */
-    double queue_seconds;    /* from expect to the first posting, summed */
+    double read_seconds;       /* from the first posting of a pull to its last byte, summed */
+    double queue_seconds;      /* from expect to the first posting, summed */
     uint64_t overlapped_bytes; /* read before the prefill had ended */
     uint64_t stale_reads;
     uint64_t handshakes;
@@ -178,9 +178,9 @@ typedef struct kv_transfer_stats {
     uint64_t heartbeats_sent;
     uint64_t notifications_failed; /* of both */
     /* prefill */
-    uint64_t leases;         /* that were held */
-    uint64_t leases_open;    /* now, both kinds */
-    uint64_t blocks_held;    /* now, by held leases */
+    uint64_t leases;          /* that were held */
+    uint64_t leases_open;     /* now, both kinds */
+    uint64_t blocks_held;     /* now, by held leases */
     uint64_t leases_released; /* by all readers */
     uint64_t leases_expired;
     uint64_t late_notifications; /* of readers whose lease had expired */

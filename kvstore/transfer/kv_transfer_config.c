@@ -303,9 +303,10 @@ static weft_status_t resolve_address(kv_transfer_config_t *config, uint32_t rank
         }
     }
     if (port > 0 && port + rank > UINT16_MAX) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "VLLM_NIXL_SIDE_CHANNEL_PORT: %lu, plus data-parallel rank %u, is above %u",
-                         port, rank, UINT16_MAX);
+        return weft_diag(
+            diag, WEFT_ERR_INVALID,
+            "VLLM_NIXL_SIDE_CHANNEL_PORT: %lu, plus data-parallel rank %u, is above %u", port, rank,
+            UINT16_MAX);
     }
     config->side_channel_port = (uint16_t)(port == 0 ? 0 : port + rank);
     return set_text(&config->side_channel_host,

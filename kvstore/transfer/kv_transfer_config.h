@@ -30,15 +30,15 @@ typedef enum kv_transfer_policy {
 } kv_transfer_policy_t;
 
 typedef bool kv_transfer_BOOL_t;
-typedef char *kv_transfer_TEXT_t;     /* owned; NULL: not given */
-typedef char *kv_transfer_NAMES_t;    /* owned, lower case, with commas between; NULL: not given */
+typedef char *kv_transfer_TEXT_t;  /* owned; NULL: not given */
+typedef char *kv_transfer_NAMES_t; /* owned, lower case, with commas between; NULL: not given */
 typedef uint64_t kv_transfer_COUNT_t;
 typedef double kv_transfer_NUMBER_t;
 
 typedef struct kv_transfer_config {
     kv_transfer_role_t role;
     kv_transfer_policy_t policy;
-    char *side_channel_host; /* owned; what peers are told to connect to, and what is bound */
+    char *side_channel_host;    /* owned; what peers are told to connect to, and what is bound */
     uint16_t side_channel_port; /* 0: the system's choice */
 #define CONFIG(place, field, type, fallback) kv_transfer_##type##_t field;
 #include "kvstore/transfer/kv_transfer_config.def"

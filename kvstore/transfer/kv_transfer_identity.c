@@ -298,10 +298,9 @@ weft_status_t kv_transfer_check_peer(const kv_transfer_t *transfer, const kv_pee
                                      const kv_peer_rank_t *rank, const kv_handshake_t *handshake,
                                      weft_diag_t *diag)
 {
-    weft_status_t status =
-        handshake->is_weft
-            ? kv_compat_check(&transfer->identity, &handshake->weft, diag)
-            : check_foreign(transfer, handshake, diag);
+    weft_status_t status = handshake->is_weft
+                               ? kv_compat_check(&transfer->identity, &handshake->weft, diag)
+                               : check_foreign(transfer, handshake, diag);
     if (status >= 0 && handshake->is_weft) {
         status = check_rank(peer, rank, &handshake->weft, diag);
     }
@@ -381,11 +380,10 @@ weft_status_t kv_transfer_peer_shape(const kv_transfer_t *transfer, const kv_pee
     const bool is_whole = order == KV_ORDER_BHLNC;
     const uint64_t bytes = head_bytes * shape.heads * (is_whole ? shape.layers : 1);
     if (!are_regions_as(agent, is_whole ? 1 : shape.layers, bytes)) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "block bytes: %llu in %u regions there, %llu in %u expected",
-                         (unsigned long long)agent->block_lens.items[0],
-                         agent->kv_caches_base_addr.n, (unsigned long long)bytes,
-                         is_whole ? 1 : shape.layers);
+        return weft_diag(
+            diag, WEFT_ERR_INVALID, "block bytes: %llu in %u regions there, %llu in %u expected",
+            (unsigned long long)agent->block_lens.items[0], agent->kv_caches_base_addr.n,
+            (unsigned long long)bytes, is_whole ? 1 : shape.layers);
     }
     shape.head_stride = is_whole ? head_bytes * shape.layers : head_bytes;
     shape.layer_addrs = find_layers(handshake, &shape, order);

@@ -222,14 +222,12 @@ static weft_status_t read_numbers(const json_t *object, weft_diag_t *diag,
 
 static weft_status_t read_all(const json_t *object, weft_diag_t *diag, kv_transfer_params_t *params)
 {
-    weft_status_t status =
-        read_bool(object, "do_remote_prefill", diag, &params->do_remote_prefill);
+    weft_status_t status = read_bool(object, "do_remote_prefill", diag, &params->do_remote_prefill);
     if (status >= 0) {
         status = read_bool(object, "do_remote_decode", diag, &params->do_remote_decode);
     }
     for (size_t i = 0; i < WEFT_ARRAY_LEN(text_fields) && status >= 0; i++) {
-        status =
-            read_text(object, text_fields[i].key, diag, text_place(params, &text_fields[i]));
+        status = read_text(object, text_fields[i].key, diag, text_place(params, &text_fields[i]));
     }
     if (status >= 0) {
         status = read_numbers(object, diag, params);
@@ -249,9 +247,9 @@ weft_status_t kv_transfer_params_decode(const json_t *object, weft_diag_t *diag,
     kv_transfer_params_t params = {.tp_size = 1, .dcp_size = 1, .pp_size = 1};
     weft_status_t status = WEFT_OK;
     if (object != NULL && !json_is_null(object)) {
-        status = json_is_object(object) ? read_all(object, diag, &params)
-                                        : weft_diag(diag, WEFT_ERR_INVALID,
-                                                    "kv_transfer_params: not an object");
+        status = json_is_object(object)
+                     ? read_all(object, diag, &params)
+                     : weft_diag(diag, WEFT_ERR_INVALID, "kv_transfer_params: not an object");
     }
     if (status >= 0 && params.do_remote_prefill && params.do_remote_decode) {
         status = weft_diag(diag, WEFT_ERR_INVALID,
@@ -320,9 +318,8 @@ static json_t *leases_json(const kv_transfer_params_t *params)
 {
     json_t *leases = json_array();
     for (uint32_t i = 0; i < params->n_leases; i++) {
-        json_array_append_new(leases,
-                              json_pack("[I, I]", (json_int_t)params->leases[i].slot,
-                                        (json_int_t)params->leases[i].epoch));
+        json_array_append_new(leases, json_pack("[I, I]", (json_int_t)params->leases[i].slot,
+                                                (json_int_t)params->leases[i].epoch));
     }
     return leases;
 }
@@ -336,22 +333,21 @@ static bool set(json_t *object, const char *key, json_t *value)
 json_t *kv_transfer_params_json(const kv_transfer_params_t *params)
 {
     json_t *object = json_object();
-    bool is_whole =
-        set(object, "do_remote_prefill", json_boolean(params->do_remote_prefill)) &&
-        set(object, "do_remote_decode", json_boolean(params->do_remote_decode)) &&
-        set(object, "remote_block_ids",
-            params->has_block_ids ? blocks_json(params) : json_null()) &&
-        set(object, "remote_engine_id", text_or_null(params->remote_engine_id)) &&
-        set(object, "remote_request_id", text_or_null(params->remote_request_id)) &&
-        set(object, "remote_host", text_or_null(params->remote_host)) &&
-        set(object, "remote_port",
-            params->has_port ? json_integer(params->remote_port) : json_null()) &&
-        set(object, "tp_size", json_integer(params->tp_size)) &&
-        set(object, "dcp_size", json_integer(params->dcp_size)) &&
-        set(object, "pp_size", json_integer(params->pp_size)) &&
-        set(object, "remote_num_tokens", json_integer(params->remote_num_tokens)) &&
-        set(object, "remote_blocks_expiry_time", json_null()) &&
-        set(object, "transfer_mode", json_string("pull"));
+    bool is_whole = set(object, "do_remote_prefill", json_boolean(params->do_remote_prefill)) &&
+                    set(object, "do_remote_decode", json_boolean(params->do_remote_decode)) &&
+                    set(object, "remote_block_ids",
+                        params->has_block_ids ? blocks_json(params) : json_null()) &&
+                    set(object, "remote_engine_id", text_or_null(params->remote_engine_id)) &&
+                    set(object, "remote_request_id", text_or_null(params->remote_request_id)) &&
+                    set(object, "remote_host", text_or_null(params->remote_host)) &&
+                    set(object, "remote_port",
+                        params->has_port ? json_integer(params->remote_port) : json_null()) &&
+                    set(object, "tp_size", json_integer(params->tp_size)) &&
+                    set(object, "dcp_size", json_integer(params->dcp_size)) &&
+                    set(object, "pp_size", json_integer(params->pp_size)) &&
+                    set(object, "remote_num_tokens", json_integer(params->remote_num_tokens)) &&
+                    set(object, "remote_blocks_expiry_time", json_null()) &&
+                    set(object, "transfer_mode", json_string("pull"));
     if (is_whole && params->transfer_id != NULL) {
         is_whole = set(object, "transfer_id", json_string(params->transfer_id));
     }

@@ -25,7 +25,7 @@
 
 #define KV_TRANSFER_MAX_GROUPS   16
 #define KV_TRANSFER_MAX_BLOCKS   (UINT32_C(1) << 20) /* of all groups */
-#define KV_TRANSFER_MAX_ID_BYTES 512                 /* of request, engine and transfer ids, hosts */
+#define KV_TRANSFER_MAX_ID_BYTES 512 /* of request, engine and transfer ids, hosts */
 #define KV_TRANSFER_MAX_RANKS    64
 
 #define KV_LEASE_MAX_EPOCH ((INT64_C(1) << 53) - 1) /* what JSON's readers agree upon */

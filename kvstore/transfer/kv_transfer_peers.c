@@ -19,7 +19,8 @@ static void fini_rank(kv_peer_rank_t *rank)
 }
 
 /* Two peers may be one agent: after another tp_size was asked for, or while a replaced one is read. */
-static bool is_agent_used(const kv_transfer_t *transfer, const kv_peer_t *by, const xfer_peer_t *agent)
+static bool is_agent_used(const kv_transfer_t *transfer, const kv_peer_t *by,
+                          const xfer_peer_t *agent)
 {
     for (const kv_peer_t *peer = transfer->peers; peer != NULL; peer = peer->next) {
         for (uint32_t i = 0; peer != by && i < peer->n_ranks; i++) {
@@ -63,15 +64,14 @@ static weft_status_t add_ranks(kv_peer_t *peer, weft_diag_t *diag)
 {
     const kv_transfer_setup_t *setup = &peer->transfer->setup;
     kv_target_t targets[KV_TRANSFER_MAX_RANKS];
-    const uint32_t n = kv_targets(setup->total_heads, setup->tp_size, setup->tp_rank, peer->tp_size,
-                                  targets);
+    const uint32_t n =
+        kv_targets(setup->total_heads, setup->tp_size, setup->tp_rank, peer->tp_size, targets);
     if (n == 0) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                          "tp_size: %u there and %u here do not go with %u KV heads", peer->tp_size,
                          setup->tp_size, setup->total_heads);
     }
-    peer->ranks =
-        weft_calloc((size_t)n * peer->pp_size, sizeof(*peer->ranks), "kv_transfer.ranks");
+    peer->ranks = weft_calloc((size_t)n * peer->pp_size, sizeof(*peer->ranks), "kv_transfer.ranks");
     if (peer->ranks == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
@@ -236,8 +236,7 @@ void kv_peer_fail(kv_peer_t *peer, weft_status_t status, const char *reason)
     peer->state = KV_PEER_FAILED;
     peer->failures++;
     peer->stats.failures++;
-    peer->retry_ns =
-        now + (backoff < KV_PEER_MAX_BACKOFF_NS ? backoff : KV_PEER_MAX_BACKOFF_NS);
+    peer->retry_ns = now + (backoff < KV_PEER_MAX_BACKOFF_NS ? backoff : KV_PEER_MAX_BACKOFF_NS);
     peer->error = status;
     snprintf(peer->reason, sizeof(peer->reason), "peer %s: %.200s", peer->stats.address, reason);
     weft_log_warn("%s", peer->reason);
@@ -251,14 +250,14 @@ static weft_status_t make_lists(kv_peer_t *peer, kv_peer_rank_t *rank, weft_diag
     const kv_slices_t *slices = &rank->slices;
     const uint32_t n_local = slices->local_chunks * slices->n_pieces;
     const uint32_t n_peer = slices->peer_chunks * slices->n_pieces;
-    xfer_run_t *runs = weft_calloc(n_local > n_peer ? n_local : n_peer, sizeof(*runs),
-                                   "kv_transfer.runs");
+    xfer_run_t *runs =
+        weft_calloc(n_local > n_peer ? n_local : n_peer, sizeof(*runs), "kv_transfer.runs");
     if (runs == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
     kv_slices_local_runs(slices, 0, runs);
-    weft_status_t status = xfer_list_create(transfer->agent, NULL, XFER_DRAM, runs, n_local, diag,
-                                            &rank->local_list);
+    weft_status_t status =
+        xfer_list_create(transfer->agent, NULL, XFER_DRAM, runs, n_local, diag, &rank->local_list);
     if (status >= 0) {
         kv_slices_peer_runs(slices, rank->handshake.agent.device_id, runs);
         status = xfer_list_create(transfer->agent, rank->xfer, XFER_DRAM, runs, n_peer, diag,
@@ -302,8 +301,7 @@ static weft_status_t import_agent(kv_peer_t *peer, kv_peer_rank_t *rank, weft_di
 {
     xfer_agent_t *agent = peer->transfer->agent;
     const kv_msgpack_span_t blob = rank->handshake.agent.agent_metadata;
-    const weft_status_t status =
-        xfer_import(agent, blob.data, blob.length, diag, &rank->xfer);
+    const weft_status_t status = xfer_import(agent, blob.data, blob.length, diag, &rank->xfer);
     if (status >= 0) {
         xfer_connect(rank->xfer); /* whether it can be is seen when it is used */
     }

@@ -195,8 +195,7 @@ static bool know_agent(kv_transfer_t *transfer, const char *agent, kv_msgpack_sp
         return true;
     }
     weft_diag_t diag = {0};
-    const weft_status_t status =
-        xfer_import(transfer->agent, blob.data, blob.length, &diag, &peer);
+    const weft_status_t status = xfer_import(transfer->agent, blob.data, blob.length, &diag, &peer);
     if (status < 0 || strcmp(xfer_peer_name(peer), agent) != 0) {
         weft_log_warn("a reader cannot be answered agent=%s: %s", agent,
                       status < 0 ? diag.text : "it gave another name");
@@ -209,8 +208,8 @@ static void answer_unknown(kv_transfer_t *transfer, const char *agent, kv_msgpac
                            bool is_by_request)
 {
     const kv_watcher_t nobody = {.is_by_request = is_by_request};
-    kv_progress_t progress = progress_of(
-        &nobody, NULL, is_by_request ? KV_PROGRESS_GONE : KV_PROGRESS_UNKNOWN);
+    kv_progress_t progress =
+        progress_of(&nobody, NULL, is_by_request ? KV_PROGRESS_GONE : KV_PROGRESS_UNKNOWN);
     if (is_by_request) {
         progress.request_id = id;
     } else {
@@ -244,8 +243,8 @@ void kv_prefill_watch(kv_transfer_t *transfer, const char *agent, const kv_watch
     watcher->since_ns = now_ns;
     watcher->is_by_request = is_by_request;
     if (lease != NULL) {
-        watcher->sent_blocks = watch->first_block < lease->n_blocks ? (uint32_t)watch->first_block
-                                                                    : lease->n_blocks;
+        watcher->sent_blocks =
+            watch->first_block < lease->n_blocks ? (uint32_t)watch->first_block : lease->n_blocks;
         tell(watcher, lease, state_of(lease));
     }
 }
@@ -457,8 +456,7 @@ void kv_prefill_poll(kv_transfer_t *transfer, uint64_t now_ns)
 
 uint64_t kv_prefill_next_ns(const kv_transfer_t *transfer)
 {
-    const uint64_t retry =
-        transfer->has_unsent ? weft_clock_ns() + UNSENT_RETRY_NS : UINT64_MAX;
+    const uint64_t retry = transfer->has_unsent ? weft_clock_ns() + UNSENT_RETRY_NS : UINT64_MAX;
     const uint64_t expiry = kv_lease_table_next_expiry(transfer->leases);
     return retry < expiry ? retry : expiry;
 }

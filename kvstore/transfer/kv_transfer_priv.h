@@ -16,12 +16,12 @@
 
 #define KV_TRANSFER_LEASE_SLOTS  4096
 #define KV_TRANSFER_MAX_WATCHERS 1024
-#define KV_PULL_MAX_READS        4                       /* of a rank at a time */
-#define KV_PULL_READ_BYTES       (UINT64_C(32) << 20)    /* of one read, about */
-#define KV_PULL_MAX_RETRIES      8                       /* after blocks were taken back */
+#define KV_PULL_MAX_READS        4                    /* of a rank at a time */
+#define KV_PULL_READ_BYTES       (UINT64_C(32) << 20) /* of one read, about */
+#define KV_PULL_MAX_RETRIES      8                    /* after blocks were taken back */
 #define KV_PEER_TIMEOUT_NS       (2 * KV_SIDE_CHANNEL_TIMEOUT_NS)
 #define KV_PEER_MAX_BACKOFF_NS   (60 * WEFT_NS_PER_SECOND)
-#define KV_REASON_BYTES          256
+#define KV_REASON_BYTES          384
 
 /* ---- peers ----------------------------------------------------------------------------------- */
 
@@ -32,7 +32,7 @@ typedef struct kv_peer_rank {
     uint32_t readers;
     bool has_answered;
     kv_handshake_t handshake;
-    xfer_peer_t *xfer; /* NULL until it has answered */
+    xfer_peer_t *xfer;  /* NULL until it has answered */
     kv_slices_t slices; /* of a source, so for the lists */
     xfer_list_t *local_list;
     xfer_list_t *peer_list;
@@ -98,9 +98,9 @@ typedef struct kv_pull_rank {
     uint32_t capacity;
     uint32_t n_known;   /* leading ones */
     uint32_t n_skipped; /* leading ones that the answer's list leaves out */
-    uint32_t tokens;  /* filled there */
-    bool is_final;    /* nothing will be added */
-    uint32_t posted;  /* units from the prompt's start */
+    uint32_t tokens;    /* filled there */
+    bool is_final;      /* nothing will be added */
+    uint32_t posted;    /* units from the prompt's start */
     uint32_t done;
     uint32_t n_retries;
     bool is_cut;       /* reads were cancelled, to be posted anew once all have ended */
@@ -114,7 +114,7 @@ struct kv_pull {
     kv_transfer_t *transfer;
     kv_pull_t *next;
     kv_peer_t *peer;
-    char *request_id; /* NULL: not known yet */
+    char *request_id;  /* NULL: not known yet */
     char *transfer_id; /* NULL: none */
     kv_transfer_params_t params;
     uint32_t n_prompt;
@@ -155,9 +155,9 @@ struct kv_transfer {
     kv_shape_t shape;
     uint64_t *layer_addrs; /* of shape */
     kv_weft_meta_t identity;
-    char hash[KV_COMPAT_HASH_BYTES]; /* ours, of weft */
+    char hash[KV_COMPAT_HASH_BYTES];      /* ours, of weft */
     char vllm_hash[KV_COMPAT_HASH_BYTES]; /* "": not configured */
-    weft_buffer_t blob; /* of the agent, without regions: for watches */
+    weft_buffer_t blob;                   /* of the agent, without regions: for watches */
     kv_side_channel_t *own_channel;
     kv_side_channel_t *channel;
     kv_side_client_t *client;
@@ -211,11 +211,16 @@ void kv_prefill_watch(kv_transfer_t *transfer, const char *agent, const kv_watch
 void kv_prefill_poll(kv_transfer_t *transfer, uint64_t now_ns);
 uint64_t kv_prefill_next_ns(const kv_transfer_t *transfer);
 
+/* kv_pull_news.c */
+void kv_pull_meet(kv_pull_t *pull, uint64_t now_ns); /* the peer is ready; ranks are set up */
+bool kv_pull_is_uncertain(const kv_pull_t *pull);    /* there is something to ask the peer */
+void kv_pull_ask_again(kv_pull_t *pull, uint64_t now_ns);
+void kv_pulls_progress(kv_transfer_t *transfer, const char *agent, const kv_progress_t *progress,
+                       uint64_t now_ns);
+
 /* kv_pull.c */
 void kv_pulls_poll(kv_transfer_t *transfer, uint64_t now_ns);
 uint64_t kv_pulls_next_ns(const kv_transfer_t *transfer);
-void kv_pulls_progress(kv_transfer_t *transfer, const char *agent, const kv_progress_t *progress,
-                       uint64_t now_ns);
 void kv_pulls_destroy(kv_transfer_t *transfer);
 void kv_pull_fail(kv_pull_t *pull, weft_status_t status, const char *reason);
 
@@ -224,6 +229,6 @@ void kv_pull_rank_post(kv_pull_t *pull, uint32_t index, uint64_t now_ns);
 /* What ended is taken; a failure fails the pull. */
 void kv_pull_rank_poll(kv_pull_t *pull, uint32_t index, uint64_t now_ns);
 void kv_pull_rank_cancel(kv_pull_rank_t *rank);
-void kv_pull_rank_forget(kv_pull_rank_t *rank); /* what the peer said of its blocks */
+void kv_pull_rank_forget(kv_pull_rank_t *rank);   /* what the peer said of its blocks */
 bool kv_pull_rank_is_quiet(kv_pull_rank_t *rank); /* what was cancelled has ended */
 void kv_pull_rank_destroy(kv_pull_rank_t *rank);  /* waits */
