@@ -87,7 +87,8 @@ typedef struct xfer_memory {
  * takes this space. */
 weft_status_t xfer_register(xfer_agent_t *agent, const xfer_memory_t *memory, weft_diag_t *diag,
                             xfer_region_t **region_out);
-/* Afterwards no peer reads or writes it. WEFT_ERR_IN_USE: a list of ours refers to it. */
+/* Afterwards no peer reads or writes it, where the backend can see to that (XFER_CAP_REVOKE); peers
+ * are not told. WEFT_ERR_IN_USE: a list of ours refers to it, or a request made of one. */
 weft_status_t xfer_deregister(xfer_agent_t *agent, xfer_region_t *region);
 
 /* ---- who knows whom -------------------------------------------------------------------------- */
@@ -164,10 +165,10 @@ typedef struct xfer_request_config {
     xfer_direction_t direction;
     const xfer_list_t *local;
     const xfer_list_t *peer;
-    /* [n] numbers of pieces, pairwise of one size; NULL: 0, 1, 2, ... n is then that of the list */
+    /* [n] numbers of pieces, pairwise of one size; NULL: 0, 1, 2, ... */
     const uint32_t *local_ids;
     const uint32_t *peer_ids;
-    size_t n; /* 0 with a notification: only that */
+    size_t n; /* 0 without ids: all pieces of both lists; but with a notification: only that */
     const void *notification; /* copied; NULL: none */
     size_t notification_bytes;
     const xfer_guard_t *guard; /* of reads; copied; NULL: none */
@@ -205,7 +206,7 @@ void xfer_cancel(xfer_request_t *request);
 /* Of the last posting. */
 typedef struct xfer_request_stats {
     const char *backend;
-    uint64_t posted_ns; /* weft_clock_ns(), so below */
+    uint64_t posted_ns;  /* weft_clock_ns(), so below */
     uint64_t started_ns; /* taken from the queue */
     uint64_t ended_ns;   /* 0: runs */
     uint64_t bytes;
@@ -217,7 +218,8 @@ typedef struct xfer_request_stats {
 xfer_request_stats_t xfer_request_stats(const xfer_request_t *request);
 
 /* requests [n] are borrowed; posted together, polled as one: the first error, once all have ended. */
-weft_status_t xfer_batch_create(xfer_request_t *const *requests, size_t n, xfer_batch_t **batch_out);
+weft_status_t xfer_batch_create(xfer_request_t *const *requests, size_t n,
+                                xfer_batch_t **batch_out);
 void xfer_batch_destroy(xfer_batch_t *batch); /* NULL is fine */
 weft_status_t xfer_batch_post(xfer_batch_t *batch);
 weft_status_t xfer_batch_poll(const xfer_batch_t *batch);
@@ -226,7 +228,7 @@ weft_status_t xfer_batch_poll(const xfer_batch_t *batch);
 
 typedef struct xfer_notification {
     struct xfer_notification *next; /* the agent's */
-    const char *peer; /* the name it gave itself; it need not be known here */
+    const char *peer;               /* the name it gave itself; it need not be known here */
     const void *data;
     size_t bytes;
 } xfer_notification_t;

@@ -22,9 +22,13 @@ typedef struct xfer_op xfer_op_t;
 #define XFER_CAP_FILE   UINT32_C(4)
 #define XFER_CAP_GUARD  UINT32_C(8)
 #define XFER_CAP_NOTIFY UINT32_C(16)
-#define XFER_CAP_HOSTS  UINT32_C(32) /* reaches other hosts */
-#define XFER_CAP_RESUME UINT32_C(64) /* goes on after a lost connection */
+#define XFER_CAP_HOSTS  UINT32_C(32)  /* reaches other hosts */
+#define XFER_CAP_RESUME UINT32_C(64)  /* goes on after a lost connection */
 #define XFER_CAP_SUMS   UINT32_C(128) /* damaged bytes are noticed */
+#define XFER_CAP_NAMED  UINT32_C(256) /* opened only by agents that name it */
+#define XFER_CAP_REVOKE                                                                            \
+    UINT32_C(512) /* peers' ops on memory that was unmapped fail; without it they
+                                         may go on as long as the process has it mapped */
 
 /* A contiguous piece of both sides. */
 typedef struct xfer_extent {
@@ -40,7 +44,7 @@ struct xfer_op {
     xfer_direction_t direction;
     const xfer_extent_t *extents; /* [n_extents] */
     size_t n_extents;
-    uint64_t bytes; /* of all */
+    uint64_t bytes;             /* of all */
     void *const *local_handles; /* from map, of the regions that extents name */
     void *const *peer_handles;  /* from import */
     const void *notification;   /* NULL: none. Leaves after the data, without the poster's help */
@@ -49,6 +53,7 @@ struct xfer_op {
     xfer_guard_t guard;
     void *guard_handle; /* from import */
     uint8_t priority;
+    void (*end)(xfer_op_t *op, weft_status_t status); /* for xfer_op_end */
 
     /* The backend's, from post to end. */
     xfer_link_t *link;
@@ -65,11 +70,15 @@ void xfer_op_end(xfer_op_t *op, weft_status_t status);
 
 typedef struct xfer_port_config {
     const char *agent; /* its name, sent with notifications; outlives the port */
-    /* The value of "<backend>.<key>" of the agent's params, or NULL. */
+    /* The value of "<backend>.<key>" of the agent's params, or NULL. To be asked in open: keys that
+       nobody asked for then are refused. */
     const char *(*param)(void *user, const char *key);
     /* data is copied. From within progress. */
     void (*on_notification)(void *user, const char *peer, const void *data, size_t bytes);
-    void (*on_link_lost)(void *user, xfer_link_t *link); /* for good: ops on it have ended */
+    /* The peer answered; as often as it does. Need not be called where that is not to be seen. */
+    void (*on_link_up)(void *user, xfer_link_t *link);
+    /* For good: ops on it have ended. It is disconnected soon, from outside. */
+    void (*on_link_lost)(void *user, xfer_link_t *link);
     void (*on_checksum_error)(void *user);
     void *user;
 } xfer_port_config_t;
@@ -84,15 +93,16 @@ struct xfer_backend {
                           xfer_port_t **port_out);
     void (*close)(xfer_port_t *port); /* links are closed and regions unmapped before */
 
-    /* How peers reach the port, appended; distrusted by their connect. */
+    /* How peers reach the port, appended, one byte at least; distrusted by their connect. */
     weft_status_t (*address)(xfer_port_t *port, weft_buffer_t *out);
     /*
      * Never waits: connecting goes on in progress, ops may be posted meanwhile.
      * WEFT_ERR_UNSUPPORTED: this backend cannot reach that peer (another host); try the next.
      */
-    weft_status_t (*connect)(xfer_port_t *port, const char *peer, const void *address,
-                             size_t bytes, xfer_link_t **link_out);
-    void (*disconnect)(xfer_link_t *link); /* its ops end as cancelled */
+    weft_status_t (*connect)(xfer_port_t *port, const char *peer, const void *address, size_t bytes,
+                             xfer_link_t **link_out);
+    /* Its ops end as cancelled before this returns. */
+    void (*disconnect)(xfer_link_t *link);
 
     /*
      * Peers may use memory from now on; what they have to know of it is appended to out.
@@ -104,7 +114,8 @@ struct xfer_backend {
     /* A region of the peer, with what its map said; fd is -1. May be asked before connected. */
     weft_status_t (*import)(xfer_link_t *link, const xfer_memory_t *memory, const void *blob,
                             size_t bytes, void **handle_out);
-    void (*release)(xfer_link_t *link, void *handle); /* no op uses it */
+    /* No op uses it. Handles outlive their link: they are released after disconnect, or earlier. */
+    void (*release)(xfer_port_t *port, void *handle);
 
     void (*post)(xfer_link_t *link, xfer_op_t *op);
     void (*cancel)(xfer_op_t *op); /* ends soon */

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/support/fabric_rig.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+/* ---- ends ------------------------------------------------------------------------------------ */
+
+static void map_memory(const fabric_config_t *config, fabric_end_t *end)
+{
+    end->bytes = config->bytes;
+    end->fd = -1;
+    if (!config->is_private) {
+        end->fd = memfd_create("fabric", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        assert_true(end->fd >= 0);
+        assert_int_equal(ftruncate(end->fd, (off_t)end->bytes), 0);
+        assert_int_equal(fcntl(end->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), 0);
+    }
+    end->memory = mmap(NULL, end->bytes, PROT_READ | PROT_WRITE,
+                       end->fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, end->fd, 0);
+    assert_true(end->memory != MAP_FAILED);
+}
+
+static void unmap_memory(fabric_end_t *end)
+{
+    munmap(end->memory, end->bytes);
+    if (end->fd >= 0) {
+        close(end->fd);
+    }
+}
+
+weft_status_t fabric_end_try_open(const fabric_config_t *config, const char *name,
+                                  fabric_end_t *end_out)
+{
+    fabric_end_t end = {.has_thread = config->has_thread};
+    const xfer_agent_config_t agent_config = {.name = name,
+                                              .backends = config->backends,
+                                              .params = config->params,
+                                              .has_thread = config->has_thread};
+    weft_diag_t diag = {0};
+    weft_status_t status = xfer_agent_open(
+        &agent_config, config->table == NULL ? xfer_backends : config->table, &diag, &end.agent);
+    if (status == WEFT_ERR_UNSUPPORTED) {
+        print_message("not to be had here: %s\n", diag.text);
+        return status;
+    }
+    if (status < 0) {
+        fail_msg("agent %s: %s: %s", name, weft_status_name(status), diag.text);
+    }
+    map_memory(config, &end);
+    const xfer_memory_t memory = {.space = XFER_DRAM,
+                                  .addr = (uint64_t)(uintptr_t)end.memory,
+                                  .bytes = end.bytes,
+                                  .fd = end.fd};
+    status = xfer_register(end.agent, &memory, &diag, &end.region);
+    if (status < 0) {
+        print_message("memory is refused: %s\n", diag.text);
+        unmap_memory(&end);
+        xfer_agent_destroy(end.agent);
+        assert_status(status, WEFT_ERR_UNSUPPORTED);
+        return status;
+    }
+    *end_out = end;
+    return WEFT_OK;
+}
+
+void fabric_end_open(const fabric_config_t *config, const char *name, fabric_end_t *end_out)
+{
+    assert_status(fabric_end_try_open(config, name, end_out), WEFT_OK);
+}
+
+void fabric_end_close(fabric_end_t *end)
+{
+    xfer_agent_destroy(end->agent);
+    unmap_memory(end);
+}
+
+uint64_t fabric_addr(const fabric_end_t *end, uint64_t offset)
+{
+    return (uint64_t)(uintptr_t)end->memory + offset;
+}
+
+static uint8_t byte_at(uint64_t seed, uint64_t offset)
+{
+    const uint64_t z =
+        (offset + seed * UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xbf58476d1ce4e5b9);
+    return (uint8_t)(z >> 56);
+}
+
+void fabric_fill(fabric_end_t *end, uint64_t seed)
+{
+    for (size_t i = 0; i < end->bytes; i++) {
+        end->memory[i] = byte_at(seed, i);
+    }
+}
+
+bool fabric_is_filled(const uint8_t *bytes, uint64_t n, uint64_t seed, uint64_t offset)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        if (bytes[i] != byte_at(seed, offset + i)) {
+            print_message("byte %llu differs\n", (unsigned long long)(offset + i));
+            return false;
+        }
+    }
+    return true;
+}
+
+void fabric_export(fabric_end_t *end, weft_buffer_t *out)
+{
+    assert_status(xfer_export(end->agent, NULL, 0, true, out), WEFT_OK);
+}
+
+xfer_peer_t *fabric_import(fabric_end_t *who, const weft_buffer_t *blob)
+{
+    weft_diag_t diag = {0};
+    xfer_peer_t *peer = NULL;
+    weft_status_t status = xfer_import(who->agent, blob->data, blob->length, &diag, &peer);
+    if (status < 0) {
+        fail_msg("import: %s", diag.text);
+    }
+    return peer;
+}
+
+xfer_peer_t *fabric_introduce(fabric_end_t *who, fabric_end_t *to)
+{
+    weft_buffer_t blob = {0};
+    fabric_export(to, &blob);
+    xfer_peer_t *peer = fabric_import(who, &blob);
+    weft_buffer_free(&blob);
+    return peer;
+}
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+xfer_list_t *fabric_list(fabric_end_t *end, xfer_peer_t *peer, const xfer_run_t *runs, size_t n)
+{
+    weft_diag_t diag = {0};
+    xfer_list_t *list = NULL;
+    weft_status_t status = xfer_list_create(end->agent, peer, XFER_DRAM, runs, n, &diag, &list);
+    if (status < 0) {
+        fail_msg("list: %s", diag.text);
+    }
+    return list;
+}
+
+xfer_request_t *fabric_request(fabric_end_t *end, const xfer_request_config_t *config)
+{
+    weft_diag_t diag = {0};
+    xfer_request_t *request = NULL;
+    weft_status_t status = xfer_request_create(end->agent, config, &diag, &request);
+    if (status < 0) {
+        fail_msg("request: %s: %s", weft_status_name(status), diag.text);
+    }
+    return request;
+}
+
+xfer_request_t *fabric_copy(fabric_end_t *end, xfer_peer_t *peer, xfer_direction_t direction,
+                            uint64_t local, uint64_t peer_addr, uint64_t n)
+{
+    const xfer_run_t here = {.addr = fabric_addr(end, local), .bytes = n, .count = 1};
+    const xfer_run_t there = {.addr = peer_addr, .bytes = n, .count = 1};
+    xfer_list_t *local_list = fabric_list(end, NULL, &here, 1);
+    xfer_list_t *peer_list = fabric_list(end, peer, &there, 1);
+    const xfer_request_config_t config = {
+        .direction = direction, .local = local_list, .peer = peer_list};
+    xfer_request_t *request = fabric_request(end, &config);
+    xfer_list_destroy(local_list);
+    xfer_list_destroy(peer_list);
+    return request;
+}
+
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+void fabric_check_deadline(uint64_t start_ns, const char *what)
+{
+    if (weft_clock_ns() - start_ns > FABRIC_DEADLINE_S * WEFT_NS_PER_SECOND) {
+        fail_msg("%s took longer than %d s", what, FABRIC_DEADLINE_S);
+    }
+}
+
+void fabric_progress(fabric_end_t *const *ends, size_t n)
+{
+    bool has_moved = false;
+    for (size_t i = 0; i < n; i++) {
+        if (ends[i] != NULL && !ends[i]->has_thread) {
+            has_moved |= xfer_progress(ends[i]->agent, 0);
+        }
+    }
+    if (!has_moved) {
+        usleep(20); /* polls beside whoever has the work */
+    }
+}
+
+weft_status_t fabric_wait(xfer_request_t *request, fabric_end_t *const *ends, size_t n)
+{
+    const uint64_t start = weft_clock_ns();
+    weft_status_t status;
+    while ((status = xfer_poll(request)) == WEFT_PENDING) {
+        fabric_progress(ends, n);
+        fabric_check_deadline(start, "a request");
+    }
+    return status;
+}
+
+weft_status_t fabric_run(xfer_request_t *request, fabric_end_t *const *ends, size_t n)
+{
+    assert_status(xfer_post(request), WEFT_OK);
+    return fabric_wait(request, ends, n);
+}
+
+xfer_notification_t *fabric_wait_notification(fabric_end_t *end, fabric_end_t *const *ends,
+                                              size_t n)
+{
+    const uint64_t start = weft_clock_ns();
+    xfer_notification_t *notification;
+    while ((notification = xfer_next_notification(end->agent)) == NULL) {
+        fabric_progress(ends, n);
+        fabric_check_deadline(start, "a notification");
+    }
+    return notification;
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * loop_backend: a way for bytes between agents of one process, by plain copies under one lock. For
+ * tests of what is above backends, and as the shortest example of one. Ops are done in steps, one
+ * a call of progress, so that a test can cancel and overtake.
+ */
+#pragma once
+
+#include "transport/xfer/xfer_backend.h"
+
+#define LOOP_STEP_BYTES ((uint64_t)64 * 1024)
+
+extern const xfer_backend_t loop_backend;
+extern const xfer_backend_t loop_backend_two;           /* the same by another name */
+extern const xfer_backend_t *const loop_backends[];     /* a table of the first */
+extern const xfer_backend_t *const loop_backends_two[]; /* of both */
