@@ -7,6 +7,7 @@
 #define WEFT_PRINTF(format_index, first_index)                                                     \
     __attribute__((format(printf, format_index, first_index)))
 #define WEFT_NODISCARD                    __attribute__((warn_unused_result))
+#define WEFT_TARGET(features)             __attribute__((target(features)))
 #define WEFT_LIKELY(x)                    __builtin_expect(!!(x), 1)
 #define WEFT_UNLIKELY(x)                  __builtin_expect(!!(x), 0)
 #define WEFT_INLINE                       static inline __attribute__((always_inline))
