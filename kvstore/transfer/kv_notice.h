@@ -4,7 +4,8 @@
  *
  *   read       D → P   "<request id>:<readers>": one of so many readers is done (vLLM)
  *   heartbeat  D → P   "HB:<request id>,<request id>": somebody still wants them (vLLM)
- *   watch      D → P   "WEFT_WATCH:" and a map: tell me what is there of a request (kv_watch.def)
+ *   watch      D → P   "WEFT_WATCH:" and a map: tell me what is there of a request, or no longer
+ *                      (kv_watch.def)
  *   progress   P → D   "WEFT_KV:" and a map: the answer, again whenever there is more
  *                      (kv_progress.def)
  *

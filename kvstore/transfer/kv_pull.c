@@ -190,9 +190,20 @@ static void tell_peer(kv_pull_t *pull)
     if (pull->is_told || peer->state != KV_PEER_READY) {
         return;
     }
+    if (pull->request_id == NULL && !peer->is_weft) {
+        return;
+    }
     for (uint32_t i = 0; i < peer->n_ranks; i++) {
         weft_buffer_t notice = {0};
-        kv_notice_encode_read(name_of(pull), peer->ranks[i].readers, &notice);
+        if (pull->request_id != NULL) {
+            kv_notice_encode_read(pull->request_id, peer->ranks[i].readers, &notice);
+        } else { /* the peer may not know of the request yet */
+            const kv_watch_t done = {.version = KV_NOTICE_VERSION,
+                                     .transfer_id = kv_wire_text(pull->transfer_id),
+                                     .done = peer->ranks[i].readers,
+                                     .agent = {"", 0}};
+            kv_notice_encode_watch(&done, &notice);
+        }
         kv_transfer_notify(pull->transfer, peer->ranks[i].xfer, &notice);
         weft_buffer_free(&notice);
     }

@@ -253,7 +253,7 @@ static void take_notice(kv_transfer_t *transfer, const xfer_notification_t *noti
     }
     switch (notice.kind) {
     case KV_NOTICE_READ:
-        kv_prefill_read(transfer, notification->peer, &notice);
+        kv_prefill_read(transfer, &notice);
         break;
     case KV_NOTICE_HEARTBEAT:
         kv_prefill_heartbeat(transfer, &notice, now_ns);

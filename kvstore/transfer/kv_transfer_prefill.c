@@ -218,13 +218,40 @@ static void answer_unknown(kv_transfer_t *transfer, const char *agent, kv_msgpac
     send_progress(transfer, agent, &progress);
 }
 
+/* A reader is done with a request that has only a transfer id, or does not run yet. */
+static void take_done(kv_transfer_t *transfer, const char *agent, const kv_watch_t *watch,
+                      uint64_t now_ns)
+{
+    const kv_msgpack_span_t id = watch->transfer_id;
+    transfer->counts.watches_done++;
+    if (kv_lease_table_find(transfer->leases, id.data, id.length) != NULL) {
+        kv_lease_table_read(transfer->leases, id.data, id.length, (uint32_t)watch->done);
+        return;
+    }
+    kv_watcher_t *early = find_watcher(transfer->early, id, agent);
+    early = early == NULL ? add_watcher(transfer, &transfer->early, id, agent) : early;
+    if (early != NULL) { /* else: what it does not read is held until it expires */
+        early->is_done = true;
+        early->readers = (uint32_t)watch->done;
+        early->since_ns = now_ns;
+    }
+}
+
 void kv_prefill_watch(kv_transfer_t *transfer, const char *agent, const kv_watch_t *watch,
                       uint64_t now_ns)
 {
     const bool is_by_request = watch->transfer_id.length == 0;
     const kv_msgpack_span_t id = is_by_request ? watch->request_id : watch->transfer_id;
     if (id.length > KV_TRANSFER_MAX_ID_BYTES || memchr(id.data, '\0', id.length) != NULL ||
-        !know_agent(transfer, agent, watch->agent)) {
+        (watch->done > 0 && is_by_request)) {
+        transfer->counts.bad_notifications++;
+        return;
+    }
+    if (watch->done > 0) {
+        take_done(transfer, agent, watch, now_ns);
+        return;
+    }
+    if (!know_agent(transfer, agent, watch->agent)) {
         transfer->counts.bad_notifications++;
         return;
     }
@@ -249,14 +276,8 @@ void kv_prefill_watch(kv_transfer_t *transfer, const char *agent, const kv_watch
     }
 }
 
-void kv_prefill_read(kv_transfer_t *transfer, const char *agent, const kv_notice_t *notice)
+void kv_prefill_read(kv_transfer_t *transfer, const kv_notice_t *notice)
 {
-    kv_watcher_t *early = find_watcher(transfer->early, notice->ids, agent);
-    if (early != NULL) { /* it gave up before the prefill began */
-        early->is_done = true;
-        early->readers = notice->readers;
-        return;
-    }
     if (!kv_lease_table_read(transfer->leases, notice->ids.data, notice->ids.length,
                              notice->readers)) {
         weft_log_warn("request=%.*s was read, and is not leased: it expired before",

@@ -204,7 +204,7 @@ void kv_peers_destroy(kv_transfer_t *transfer);
 /* kv_transfer_prefill.c */
 weft_status_t kv_prefill_init(kv_transfer_t *transfer);
 void kv_prefill_fini(kv_transfer_t *transfer);
-void kv_prefill_read(kv_transfer_t *transfer, const char *agent, const kv_notice_t *notice);
+void kv_prefill_read(kv_transfer_t *transfer, const kv_notice_t *notice);
 void kv_prefill_heartbeat(kv_transfer_t *transfer, const kv_notice_t *notice, uint64_t now_ns);
 void kv_prefill_watch(kv_transfer_t *transfer, const char *agent, const kv_watch_t *watch,
                       uint64_t now_ns);

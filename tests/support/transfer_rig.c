@@ -13,7 +13,7 @@ static transfer_worker_t *workers[TRANSFER_RIG_MAX_WORKERS];
 static sem_t woken;
 static bool has_semaphore;
 
-static void on_wake(void *user)
+void transfer_rig_wake(void *user)
 {
     (void)user;
     sem_post(&woken);
@@ -103,7 +103,7 @@ void transfer_worker_open(transfer_worker_t *worker, const transfer_worker_confi
                                        .tp_rank = config->tp_rank,
                                        .tp_size = config->tp_size,
                                        .side_channel = config->side_channel,
-                                       .wake = on_wake,
+                                       .wake = transfer_rig_wake,
                                        .on_pulled = on_pulled,
                                        .user = worker};
     if (kv_transfer_create(&setup, &diag, &worker->transfer) != WEFT_OK) {

@@ -47,7 +47,8 @@ void transfer_worker_close(transfer_worker_t *worker); /* every block must be fr
 
 /* Polls all workers, sleeping in between, until done(user); false: not in time. */
 bool transfer_rig_until(bool (*done)(void *user), void *user);
-void transfer_rig_poll(void); /* all workers, once */
+void transfer_rig_poll(void);       /* all workers, once */
+void transfer_rig_wake(void *user); /* whoever waits in until looks again; user: anything */
 
 /* The tokens first … first + n - 1 of the prompt, in blocks of it from its start on. */
 void transfer_worker_write(transfer_worker_t *worker, const kv_block_id_t *blocks, uint32_t first,

@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-#include "base/clock.h"
+#include "kvstore/transfer/kv_handshake.h"
+#include "kvstore/transfer/kv_side_channel.h"
 #include "tests/support/random.h"
 #include "tests/support/transfer_rig.h"
 #include "tests/support/zmq_tsan.h"
@@ -238,8 +239,8 @@ typedef struct running {
 
 static void begin_prefill(running_t *running, const char *transfer_id, uint32_t tokens)
 {
-    *running = (running_t){.n = alloc(&prefill, tokens, running->blocks)};
-    running->n = blocks_of(&prefill, tokens);
+    *running = (running_t){0};
+    running->n = alloc(&prefill, tokens, running->blocks);
     running->lease = kv_transfer_open(prefill.transfer, transfer_id);
     assert_non_null(running->lease);
 }
@@ -327,6 +328,12 @@ static bool is_watched(void *user)
     return transfer_worker_stats(&decode).handshakes == 1;
 }
 
+static bool has_been_told(void *user)
+{
+    (void)user;
+    return transfer_worker_stats(&prefill).watches_done == 1;
+}
+
 static void who_gives_up_before_the_prefill_begins_leaves_nothing_held(void **state)
 {
     running_t running;
@@ -334,9 +341,7 @@ static void who_gives_up_before_the_prefill_begins_leaves_nothing_held(void **st
     kv_pull_t *pull = expect_ahead(&decode, "xfer-1", PROMPT);
     assert_true(transfer_rig_until(is_watched, NULL));
     kv_pull_end(pull);
-    for (int i = 0; i < 100; i++) {
-        transfer_rig_poll();
-    }
+    assert_true(transfer_rig_until(has_been_told, NULL));
     begin_prefill(&running, "xfer-1", PROMPT);
     compute(&running, PROMPT, 9);
     finish_prefill(&running, "cmpl-9");
@@ -473,24 +478,6 @@ static void heartbeats_keep_blocks_while_a_request_waits(void **state)
 
 /* ---- who does not fit, who is not there ------------------------------------------------------- */
 
-static void assert_misfit(const transfer_worker_config_t *config, const char *said)
-{
-    transfer_worker_t other;
-    transfer_worker_open(&other, config);
-    kv_transfer_params_t params = prefill_whole(&prefill, "r", PROMPT, 7);
-    kv_pull_t *pull = expect(&other, &params, PROMPT);
-    assert_true(transfer_rig_until(is_over, pull));
-    assert_true(kv_pull_state(pull) == WEFT_ERR_INVALID ||
-                kv_pull_state(pull) == WEFT_ERR_UNSUPPORTED);
-    if (strstr(kv_pull_reason(pull), said) == NULL) {
-        fail_msg("\"%s\" does not say %s", kv_pull_reason(pull), said);
-    }
-    kv_pull_end(pull);
-    kv_transfer_params_fini(&params);
-    transfer_worker_close(&other);
-    kv_transfer_decline(decode.transfer, &params);
-}
-
 static void what_differs_is_named(void **state)
 {
     const transfer_worker_config_t weights = {.model = 1};
@@ -585,26 +572,74 @@ static void a_producer_pulls_nothing(void **state)
 
 /* ---- strangers ------------------------------------------------------------------------------- */
 
-static bool has_bad_notifications(void *user)
+/* An agent that met the prefill worker as any decode worker does. */
+typedef struct stranger {
+    kv_side_channel_t *channel;
+    kv_side_client_t *client;
+    xfer_agent_t *agent;
+    xfer_peer_t *peer;
+    kv_side_answer_t *answer;
+} stranger_t;
+
+static bool is_answered(void *user)
 {
-    return transfer_worker_stats(user).bad_notifications >= 4;
+    stranger_t *stranger = user;
+    stranger->answer = kv_side_client_next(stranger->client);
+    return stranger->answer != NULL;
+}
+
+static void open_stranger(stranger_t *stranger)
+{
+    const xfer_agent_config_t agent = {.has_thread = true};
+    const kv_side_client_config_t client = {.wake = transfer_rig_wake};
+    const kv_meta_request_t rank = {0, 0};
+    kv_handshake_t handshake;
+    *stranger = (stranger_t){0};
+    assert_status(kv_side_channel_create("127.0.0.1", 0, &diag, &stranger->channel), WEFT_OK);
+    assert_status(kv_side_client_open(stranger->channel, &client, &stranger->client), WEFT_OK);
+    assert_status(kv_side_client_ask(stranger->client, "127.0.0.1",
+                                     kv_transfer_port(prefill.transfer), rank, 0),
+                  WEFT_OK);
+    assert_true(transfer_rig_until(is_answered, stranger));
+    assert_status(kv_handshake_decode(stranger->answer->payload, stranger->answer->bytes, &diag,
+                                      &handshake),
+                  WEFT_OK);
+    assert_status(xfer_agent_create(&agent, &diag, &stranger->agent), WEFT_OK);
+    assert_status(xfer_import(stranger->agent, handshake.agent.agent_metadata.data,
+                              handshake.agent.agent_metadata.length, &diag, &stranger->peer),
+                  WEFT_OK);
+    kv_handshake_fini(&handshake);
+}
+
+static void close_stranger(stranger_t *stranger)
+{
+    xfer_agent_destroy(stranger->agent);
+    kv_side_answer_free(stranger->answer);
+    kv_side_client_close(stranger->client);
+    kv_side_channel_destroy(stranger->channel);
+}
+
+static bool has_heard_all(void *user)
+{
+    const kv_transfer_stats_t stats = transfer_worker_stats(user);
+    return stats.bad_notifications >= 5 && stats.late_notifications >= 1 &&
+           stats.heartbeats_received >= 1;
 }
 
 static void a_strangers_notifications_do_no_harm(void **state)
 {
-    static const char *const garbage[] = {"x", "WEFT_KV:\x81", "WEFT_WATCH:\xc1", ":"};
-    const xfer_agent_config_t config = {.has_thread = true};
-    xfer_agent_t *stranger;
-    xfer_peer_t *peer;
-    kv_handshake_t handshake;
+    static const char *const words[] = {
+        "x", ":", "WEFT_KV:\x81", "WEFT_WATCH:\xc1", "r:0", "nobody:1", "HB:nobody"};
+    stranger_t stranger;
     (void)state;
     kv_transfer_params_t params = prefill_whole(&prefill, "r", PROMPT, 7);
-    assert_status(xfer_agent_create(&config, NULL, &stranger), WEFT_OK);
-    (void)handshake;
-    (void)peer;
-    (void)garbage;
-    (void)has_bad_notifications;
-    xfer_agent_destroy(stranger);
+    open_stranger(&stranger);
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        assert_status(xfer_notify(stranger.peer, words[i], strlen(words[i])), WEFT_OK);
+    }
+    assert_true(transfer_rig_until(has_heard_all, &prefill));
+    assert_int_equal(kv_pool_held_blocks(prefill.pool), PROMPT_BLOCKS);
+    close_stranger(&stranger);
     kv_transfer_decline(decode.transfer, &params);
     assert_all_free(&prefill);
     kv_transfer_params_fini(&params);
@@ -812,6 +847,21 @@ static void step_pull(history_t *history, uint32_t i)
     }
 }
 
+/* Of what is on its way something is over, or nothing is on its way. */
+static bool has_news(void *user)
+{
+    const history_t *history = user;
+    bool is_moving = false;
+    for (uint32_t i = 0; i < MAX_PULLS; i++) {
+        const kv_pull_t *pull = history->pulls[i].pull;
+        if (pull != NULL && kv_pull_state(pull) != WEFT_PENDING) {
+            return true;
+        }
+        is_moving |= pull != NULL && kv_pull_is_started(pull);
+    }
+    return !is_moving;
+}
+
 static void nothing_leaks_and_nothing_stale_is_believed(void **state)
 {
     static history_t history;
@@ -825,7 +875,9 @@ static void nothing_leaks_and_nothing_stale_is_believed(void **state)
     transfer_worker_open(&history.here, &config);
     for (uint32_t step = 0; step < steps; step++) {
         step_pull(&history, test_random_below(&history.random, MAX_PULLS));
-        transfer_rig_poll();
+        if (test_random_below(&history.random, 4) == 0) {
+            assert_true(transfer_rig_until(has_news, &history));
+        }
     }
     for (uint32_t i = 0; i < MAX_PULLS; i++) {
         if (history.pulls[i].pull != NULL) {
