@@ -93,7 +93,7 @@ static weft_status_t decode_watch(kv_msgpack_span_t map, weft_arena_t *arena, kv
     }
     const bool has_name =
         (notice->watch.transfer_id.length > 0) != (notice->watch.request_id.length > 0);
-    return notice->watch.version != KV_NOTICE_VERSION ? WEFT_ERR_UNSUPPORTED
+    return notice->watch.version != KV_NOTICE_VERSION      ? WEFT_ERR_UNSUPPORTED
            : has_name && notice->watch.done <= MAX_READERS ? WEFT_OK
                                                            : WEFT_ERR_MALFORMED;
 }

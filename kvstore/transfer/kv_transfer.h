@@ -184,7 +184,7 @@ typedef struct kv_transfer_stats {
     uint64_t leases_released; /* by all readers */
     uint64_t leases_expired;
     uint64_t late_notifications; /* of readers whose lease had expired */
-    uint64_t watches_done; /* readers ahead of a prefill that gave up, or needed no answer */
+    uint64_t watches_done;       /* readers ahead of a prefill that gave up, or needed no answer */
     uint64_t heartbeats_received;
     uint64_t bad_notifications; /* nothing that anybody could have meant */
     uint64_t bad_requests;      /* the same on the side channel */

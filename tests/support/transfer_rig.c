@@ -168,8 +168,8 @@ static uint32_t content(uint64_t prompt, uint32_t layer, uint32_t head, uint32_t
     return (uint32_t)(z >> 32);
 }
 
-static void token_of(const transfer_worker_t *worker, uint64_t prompt, uint32_t layer, uint32_t head,
-                     uint32_t token, uint32_t *elements_out)
+static void token_of(const transfer_worker_t *worker, uint64_t prompt, uint32_t layer,
+                     uint32_t head, uint32_t token, uint32_t *elements_out)
 {
     for (uint32_t i = 0; i < 2 * TRANSFER_RIG_HEAD_DIM; i++) {
         elements_out[i] = content(prompt, layer, head + worker->first_head, token, i);

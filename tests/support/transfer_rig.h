@@ -19,17 +19,17 @@ enum {
 };
 
 typedef struct transfer_worker_config {
-    const char *extra; /* of kv_connector_extra_config, without braces; NULL: nothing */
-    const char *role;  /* NULL: kv_both */
+    const char *extra;     /* of kv_connector_extra_config, without braces; NULL: nothing */
+    const char *role;      /* NULL: kv_both */
     uint32_t block_tokens; /* 0: 16 */
     uint32_t n_blocks;     /* 0: TRANSFER_RIG_BLOCKS */
     kv_order_t order;
     uint32_t tp_size; /* 0: 1 */
     uint32_t tp_rank;
-    const char *engine_id;          /* NULL: drawn */
+    const char *engine_id;           /* NULL: drawn */
     kv_side_channel_t *side_channel; /* NULL: its own */
-    uint8_t model; /* another number: other weights */
-    const char *dtype; /* NULL: f32 */
+    uint8_t model;                   /* another number: other weights */
+    const char *dtype;               /* NULL: f32 */
 } transfer_worker_config_t;
 
 typedef struct transfer_worker {

@@ -51,14 +51,15 @@ static uint32_t alloc(transfer_worker_t *worker, uint32_t tokens, kv_block_id_t 
 }
 
 /* Computes the prompt and ends: the transfer alone holds its blocks. */
-static kv_transfer_params_t prefill_whole(transfer_worker_t *worker, const char *id, uint32_t tokens,
-                                          uint64_t prompt)
+static kv_transfer_params_t prefill_whole(transfer_worker_t *worker, const char *id,
+                                          uint32_t tokens, uint64_t prompt)
 {
     kv_block_id_t blocks[TRANSFER_RIG_BLOCKS];
     kv_transfer_params_t params;
     const uint32_t n = alloc(worker, tokens, blocks);
     transfer_worker_write(worker, blocks, 0, tokens, prompt);
-    assert_status(kv_transfer_hold(worker->transfer, NULL, id, blocks, n, tokens, &params), WEFT_OK);
+    assert_status(kv_transfer_hold(worker->transfer, NULL, id, blocks, n, tokens, &params),
+                  WEFT_OK);
     kv_pool_release(worker->pool, blocks, n);
     return params;
 }
@@ -283,8 +284,7 @@ typedef struct wanted {
 static bool has_tokens(void *user)
 {
     const wanted_t *wanted = user;
-    return kv_pull_tokens(wanted->pull) >= wanted->tokens ||
-           kv_pull_state(wanted->pull) < 0;
+    return kv_pull_tokens(wanted->pull) >= wanted->tokens || kv_pull_state(wanted->pull) < 0;
 }
 
 static void assert_gets(kv_pull_t *pull, uint32_t tokens)
@@ -601,9 +601,9 @@ static void open_stranger(stranger_t *stranger)
                                      kv_transfer_port(prefill.transfer), rank, 0),
                   WEFT_OK);
     assert_true(transfer_rig_until(is_answered, stranger));
-    assert_status(kv_handshake_decode(stranger->answer->payload, stranger->answer->bytes, &diag,
-                                      &handshake),
-                  WEFT_OK);
+    assert_status(
+        kv_handshake_decode(stranger->answer->payload, stranger->answer->bytes, &diag, &handshake),
+        WEFT_OK);
     assert_status(xfer_agent_create(&agent, &diag, &stranger->agent), WEFT_OK);
     assert_status(xfer_import(stranger->agent, handshake.agent.agent_metadata.data,
                               handshake.agent.agent_metadata.length, &diag, &stranger->peer),
@@ -628,8 +628,8 @@ static bool has_heard_all(void *user)
 
 static void a_strangers_notifications_do_no_harm(void **state)
 {
-    static const char *const words[] = {
-        "x", ":", "WEFT_KV:\x81", "WEFT_WATCH:\xc1", "r:0", "nobody:1", "HB:nobody"};
+    static const char *const words[] = {"x",   ":",        "WEFT_KV:\x81", "WEFT_WATCH:\xc1",
+                                        "r:0", "nobody:1", "HB:nobody"};
     stranger_t stranger;
     (void)state;
     kv_transfer_params_t params = prefill_whole(&prefill, "r", PROMPT, 7);
@@ -747,8 +747,7 @@ static void move_between(uint32_t peer_tp, uint32_t peer_tokens, kv_order_t peer
         assert_pulled(pulls[rank]);
         assert_true(transfer_worker_has(&here.ranks[rank], blocks[rank], 32, LENGTH - 32, 11));
         kv_pull_end(pulls[rank]);
-        kv_pool_release(here.ranks[rank].pool, blocks[rank],
-                        blocks_of(&here.ranks[rank], LENGTH));
+        kv_pool_release(here.ranks[rank].pool, blocks[rank], blocks_of(&here.ranks[rank], LENGTH));
     }
     for (uint32_t rank = 0; rank < peer_tp; rank++) {
         assert_all_free(&there.ranks[rank]);
@@ -784,6 +783,7 @@ typedef struct history {
     uint64_t prompts;
     uint64_t good;
     uint64_t failed;
+    uint64_t expired; /* leases, when time began to pass */
     struct {
         kv_pull_t *pull;
         uint64_t prompt;
@@ -803,9 +803,9 @@ static void begin_pull(history_t *history, uint32_t i)
     }
     transfer_worker_write(&history->there, blocks, 0, PROMPT, prompt);
     snprintf(id, sizeof(id), "r%llu", (unsigned long long)prompt);
-    assert_status(kv_transfer_hold(history->there.transfer, NULL, id, blocks, PROMPT_BLOCKS, PROMPT,
-                                   &params),
-                  WEFT_OK);
+    assert_status(
+        kv_transfer_hold(history->there.transfer, NULL, id, blocks, PROMPT_BLOCKS, PROMPT, &params),
+        WEFT_OK);
     kv_pool_release(history->there.pool, blocks, PROMPT_BLOCKS);
     kv_pull_t *pull = expect(&history->here, &params, PROMPT);
     kv_transfer_params_fini(&params);
@@ -821,9 +821,8 @@ static void end_pull(history_t *history, uint32_t i)
 {
     kv_pull_t *pull = history->pulls[i].pull;
     const uint32_t tokens = kv_pull_tokens(pull);
-    const bool is_good =
-        transfer_worker_has(&history->here, history->pulls[i].blocks, 0, tokens,
-                            history->pulls[i].prompt);
+    const bool is_good = transfer_worker_has(&history->here, history->pulls[i].blocks, 0, tokens,
+                                             history->pulls[i].prompt);
     assert_true(tokens == 0 || is_good);
     history->good += kv_pull_state(pull) == WEFT_OK;
     history->failed += kv_pull_state(pull) < 0;
@@ -862,6 +861,13 @@ static bool has_news(void *user)
     return !is_moving;
 }
 
+static bool has_time_passed(void *user)
+{
+    history_t *history = user;
+    const kv_transfer_stats_t stats = transfer_worker_stats(&history->there);
+    return stats.leases_expired > history->expired || stats.leases_open == 0;
+}
+
 static void nothing_leaks_and_nothing_stale_is_believed(void **state)
 {
     static history_t history;
@@ -875,8 +881,13 @@ static void nothing_leaks_and_nothing_stale_is_believed(void **state)
     transfer_worker_open(&history.here, &config);
     for (uint32_t step = 0; step < steps; step++) {
         step_pull(&history, test_random_below(&history.random, MAX_PULLS));
+        transfer_rig_poll();
         if (test_random_below(&history.random, 4) == 0) {
             assert_true(transfer_rig_until(has_news, &history));
+        }
+        if (test_random_below(&history.random, 32) == 0) {
+            history.expired = transfer_worker_stats(&history.there).leases_expired;
+            assert_true(transfer_rig_until(has_time_passed, &history));
         }
     }
     for (uint32_t i = 0; i < MAX_PULLS; i++) {
