@@ -126,9 +126,10 @@ bool kv_pull_is_started(const kv_pull_t *pull)
     return pull->is_started;
 }
 
+/* A failure is one only once nothing is written any more: the caller computes in those blocks then. */
 weft_status_t kv_pull_state(const kv_pull_t *pull)
 {
-    return pull->status;
+    return pull->is_settled || pull->status == WEFT_OK ? pull->status : WEFT_PENDING;
 }
 
 const char *kv_pull_reason(const kv_pull_t *pull)
@@ -164,6 +165,16 @@ uint32_t kv_pull_tokens_in_the_end(const kv_pull_t *pull)
     return pull->end_tokens;
 }
 
+static bool is_quiet(kv_pull_t *pull)
+{
+    for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
+        if (!kv_pull_rank_is_quiet(&pull->ranks[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void kv_pull_fail(kv_pull_t *pull, weft_status_t status, const char *reason)
 {
     if (pull->status != WEFT_PENDING) {
@@ -177,6 +188,7 @@ void kv_pull_fail(kv_pull_t *pull, weft_status_t status, const char *reason)
     for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
         kv_pull_rank_cancel(&pull->ranks[i]);
     }
+    pull->is_settled = is_quiet(pull);
     if (!pull->is_ended) {
         weft_log_warn("request=%s peer=%s: no blocks from it: %s", name_of(pull),
                       pull->peer->stats.address, reason);
@@ -243,16 +255,6 @@ static void succeed(kv_pull_t *pull, uint64_t now_ns)
 }
 
 /* ---- end ------------------------------------------------------------------------------------- */
-
-static bool is_quiet(kv_pull_t *pull)
-{
-    for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
-        if (!kv_pull_rank_is_quiet(&pull->ranks[i])) {
-            return false;
-        }
-    }
-    return true;
-}
 
 /* Waits for what still runs. */
 static void destroy_pull(kv_pull_t *pull)
@@ -389,6 +391,9 @@ void kv_pulls_poll(kv_transfer_t *transfer, uint64_t now_ns)
             finish(pull);
         } else if (pull->status == WEFT_PENDING) {
             advance(pull, now_ns);
+        } else if (pull->status < 0 && !pull->is_settled && is_quiet(pull)) {
+            pull->is_settled = true;
+            transfer->has_changed = true;
         }
     }
 }

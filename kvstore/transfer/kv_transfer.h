@@ -130,7 +130,8 @@ bool kv_pull_is_started(const kv_pull_t *pull);
 /*
  * WEFT_PENDING; WEFT_OK: everything asked for is there, the peer was told; else it failed for good:
  * WEFT_ERR_INVALID (the peer does not fit, kv_pull_reason names the difference), WEFT_ERR_STALE,
- * WEFT_ERR_PEER_GONE, WEFT_ERR_TIMEOUT, WEFT_ERR_CANCELLED (the prefill was aborted), ...
+ * WEFT_ERR_PEER_GONE, WEFT_ERR_TIMEOUT, WEFT_ERR_CANCELLED (the prefill was aborted), ... Once it has
+ * failed nothing writes to the blocks any more: the prompt may be computed in them.
  */
 weft_status_t kv_pull_state(const kv_pull_t *pull);
 const char *kv_pull_reason(const kv_pull_t *pull); /* one line, "" while it has not failed */

@@ -19,8 +19,7 @@ static void fini_rank(kv_peer_rank_t *rank)
 }
 
 /* Two peers may be one agent: after another tp_size was asked for, or while a replaced one is read. */
-static bool is_agent_used(const kv_transfer_t *transfer, const kv_peer_t *by,
-                          const xfer_peer_t *agent)
+bool kv_peers_use(const kv_transfer_t *transfer, const kv_peer_t *by, const xfer_peer_t *agent)
 {
     for (const kv_peer_t *peer = transfer->peers; peer != NULL; peer = peer->next) {
         for (uint32_t i = 0; peer != by && i < peer->n_ranks; i++) {
@@ -39,7 +38,7 @@ static void forget_ranks(kv_peer_t *peer)
         kv_peer_rank_t *rank = &peer->ranks[i];
         xfer_peer_t *agent = rank->xfer;
         fini_rank(rank);
-        if (agent != NULL && !is_agent_used(transfer, peer, agent)) {
+        if (agent != NULL && !kv_peers_use(transfer, peer, agent)) {
             xfer_forget(transfer->agent, agent);
         }
     }

@@ -191,8 +191,12 @@ static void on_gone(void *user, kv_lease_t *lease)
 static bool know_agent(kv_transfer_t *transfer, const char *agent, kv_msgpack_span_t blob)
 {
     xfer_peer_t *peer = xfer_find_peer(transfer->agent, agent);
-    if (peer != NULL && xfer_peer_status(peer) != WEFT_ERR_PEER_GONE) {
+    const bool is_lost = peer != NULL && xfer_peer_status(peer) == WEFT_ERR_PEER_GONE;
+    if (peer != NULL && (!is_lost || kv_peers_use(transfer, NULL, peer))) {
         return true;
+    }
+    if (is_lost) { /* and is there again */
+        xfer_forget(transfer->agent, peer);
     }
     weft_diag_t diag = {0};
     const weft_status_t status = xfer_import(transfer->agent, blob.data, blob.length, &diag, &peer);

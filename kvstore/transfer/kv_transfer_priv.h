@@ -120,7 +120,8 @@ struct kv_pull {
     uint32_t n_prompt;
     bool has_met; /* ranks are set up */
     bool is_started;
-    bool is_placed; /* ranks know where to begin */
+    bool is_placed;  /* ranks know where to begin */
+    bool is_settled; /* it failed, and nothing is written any more */
     bool is_ended;
     bool is_landing; /* ended, and still written to */
     bool is_told;    /* the peer knows that we are done */
@@ -200,6 +201,8 @@ void kv_peer_fail(kv_peer_t *peer, weft_status_t status, const char *reason);
 void kv_peers_poll(kv_transfer_t *transfer, uint64_t now_ns);
 uint64_t kv_peers_next_ns(const kv_transfer_t *transfer);
 void kv_peers_destroy(kv_transfer_t *transfer);
+/* A peer other than `by` (or NULL) reads from this agent. */
+bool kv_peers_use(const kv_transfer_t *transfer, const kv_peer_t *by, const xfer_peer_t *agent);
 
 /* kv_transfer_prefill.c */
 weft_status_t kv_prefill_init(kv_transfer_t *transfer);
