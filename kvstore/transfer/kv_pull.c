@@ -8,6 +8,8 @@
 #include "base/log.h"
 #include "kvstore/transfer/kv_transfer_priv.h"
 
+#define STARVED_NS WEFT_NS_PER_MS /* until a pull looks again for a slot that another has let go */
+
 static const char *name_of(const kv_pull_t *pull)
 {
     return pull->request_id != NULL ? pull->request_id : pull->transfer_id;
@@ -266,7 +268,7 @@ static void destroy_pull(kv_pull_t *pull)
     }
     *at = pull->next;
     for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
-        kv_pull_rank_destroy(&pull->ranks[i]);
+        kv_pull_rank_destroy(pull, i);
     }
     kv_pool_release(transfer->setup.pool, pull->blocks, pull->n_blocks);
     pull->peer->n_pulls--;
@@ -385,6 +387,7 @@ static void advance(kv_pull_t *pull, uint64_t now_ns)
 void kv_pulls_poll(kv_transfer_t *transfer, uint64_t now_ns)
 {
     kv_pull_t *next;
+    transfer->is_starved = false;
     for (kv_pull_t *pull = transfer->pulls; pull != NULL; pull = next) {
         next = pull->next;
         if (pull->is_ended) {
@@ -400,7 +403,7 @@ void kv_pulls_poll(kv_transfer_t *transfer, uint64_t now_ns)
 
 uint64_t kv_pulls_next_ns(const kv_transfer_t *transfer)
 {
-    uint64_t next = UINT64_MAX;
+    uint64_t next = transfer->is_starved ? weft_clock_ns() + STARVED_NS : UINT64_MAX;
     for (const kv_pull_t *pull = transfer->pulls; pull != NULL; pull = pull->next) {
         if (pull->has_met && pull->status == WEFT_PENDING && kv_pull_is_uncertain(pull)) {
             next = pull->watch_ns < next ? pull->watch_ns : next;

@@ -83,6 +83,14 @@ weft_status_t kv_transfer_identify(kv_transfer_t *transfer, weft_diag_t *diag)
                          "KV transfer: %u heads of %u in rank %u of %u: that cannot be",
                          group->heads, setup->total_heads, setup->tp_rank, setup->tp_size);
     }
+    transfer->form =
+        (kv_head_form_t){.block_tokens = layout->block_tokens, .head_dim = group->head_dim};
+    if (!kv_element_parse(transfer->dtype, (uint32_t)strlen(transfer->dtype),
+                          &transfer->form.element) ||
+        kv_element_bytes(transfer->form.element) != layout->element_bytes) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "KV transfer: KV dtype %s is not served",
+                         transfer->dtype);
+    }
     const uint32_t first_layer = first_layer_of(setup);
     transfer->identity = (kv_weft_meta_t){
         .version = KV_WEFT_META_VERSION,
@@ -278,20 +286,51 @@ static weft_status_t check_rank(const kv_peer_t *peer, const kv_peer_rank_t *ran
     return WEFT_OK;
 }
 
-/* What is inside a head belongs to the attention backend: of these K and V of a token follow each
- * other, as here. */
-static weft_status_t check_backend(const kv_handshake_t *handshake, weft_diag_t *diag)
+typedef struct backend_row {
+    const char *name;
+    bool is_transposed;
+} backend_row_t;
+
+/* What is inside a head belongs to the attention backend. */
+static weft_status_t find_backend(const kv_handshake_t *handshake, weft_diag_t *diag,
+                                  bool *is_transposed_out)
 {
-    static const char *const plain[] = {"WEFT", "FLASH_ATTN", "FLASHINFER", "TRITON_ATTN"};
+    static const backend_row_t backends[] = {
+        {"FLASH_ATTN", false}, {"FLASHINFER", false}, {"TRITON_ATTN", false}, {"CPU_ATTN", true}};
     const kv_msgpack_span_t name = handshake->agent.attn_backend_name;
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(plain); i++) {
-        if (handshake->is_weft || kv_wire_text_is(name, plain[i])) {
+    *is_transposed_out = false;
+    if (handshake->is_weft) {
+        return WEFT_OK;
+    }
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(backends); i++) {
+        if (kv_wire_text_is(name, backends[i].name)) {
+            *is_transposed_out = backends[i].is_transposed;
             return WEFT_OK;
         }
     }
     return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                      "attention backend %.*s: the order inside its heads is not known",
                      (int)name.length, name.data == NULL ? "" : name.data);
+}
+
+/* vLLM does not say what its elements are: those of the model, or float32 where they are so wide. */
+static weft_status_t find_form(const kv_transfer_t *transfer, const kv_handshake_t *handshake,
+                               uint64_t head_elements, uint64_t bytes, weft_diag_t *diag,
+                               kv_head_form_t *form)
+{
+    const char *dtype =
+        transfer->config.vllm_dtype == NULL ? transfer->model_dtype : transfer->config.vllm_dtype;
+    kv_msgpack_span_t name = handshake->is_weft ? handshake->weft.dtype : kv_wire_text(dtype);
+    if (!handshake->is_weft && bytes == 4 * head_elements) {
+        name = kv_wire_text("f32");
+    }
+    if (!kv_element_parse(name.data, name.length, &form->element)) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "KV dtype: %.*s there, %s here: no conversion",
+                         (int)name.length, name.data, transfer->dtype);
+    }
+    form->block_tokens = (uint32_t)handshake->agent.block_size;
+    form->head_dim = transfer->form.head_dim;
+    return find_backend(handshake, diag, &form->is_transposed);
 }
 
 weft_status_t kv_transfer_check_peer(const kv_transfer_t *transfer, const kv_peer_t *peer,
@@ -304,7 +343,7 @@ weft_status_t kv_transfer_check_peer(const kv_transfer_t *transfer, const kv_pee
     if (status >= 0 && handshake->is_weft) {
         status = check_rank(peer, rank, &handshake->weft, diag);
     }
-    return status < 0 ? status : check_backend(handshake, diag);
+    return status;
 }
 
 static weft_status_t find_order(const kv_handshake_t *handshake, weft_diag_t *diag,
@@ -351,41 +390,74 @@ static bool are_regions_as(const kv_agent_meta_t *agent, uint32_t n, uint64_t by
     return are;
 }
 
-weft_status_t kv_transfer_peer_shape(const kv_transfer_t *transfer, const kv_peer_t *peer,
-                                     const kv_peer_rank_t *rank, kv_handshake_t *handshake,
-                                     weft_diag_t *diag, kv_shape_t *shape_out)
+static uint32_t regions_of(const kv_shape_t *shape, kv_order_t order)
 {
-    const kv_agent_meta_t *agent = &handshake->agent;
-    kv_order_t order = KV_ORDER_BHLNC;
-    kv_shape_t shape = {.block_tokens = (uint32_t)agent->block_size,
-                        .token_bytes = transfer->shape.token_bytes,
-                        .layers = transfer->setup.total_layers,
-                        .n_blocks = agent->num_blocks,
-                        .block_stride = agent->block_strides.items[0]};
-    weft_status_t status = find_order(handshake, diag, &order);
-    if (status < 0) {
-        return status;
-    }
+    return order == KV_ORDER_BHLNC ? 1 : shape->layers;
+}
+
+/* Bytes of one block are heads, times layers where they share a region, times what a head takes. */
+static weft_status_t check_bytes(const kv_agent_meta_t *agent, const kv_shape_t *shape,
+                                 kv_order_t order, weft_diag_t *diag)
+{
+    const uint32_t n = regions_of(shape, order);
+    const uint64_t bytes =
+        (uint64_t)shape->block_tokens * shape->token_bytes * shape->heads * (shape->layers / n);
+    return are_regions_as(agent, n, bytes)
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_INVALID,
+                           "block bytes: %llu in %u regions there, %llu in %u expected",
+                           (unsigned long long)agent->block_lens.items[0],
+                           agent->kv_caches_base_addr.n, (unsigned long long)bytes, n);
+}
+
+static weft_status_t find_extents(const kv_transfer_t *transfer, const kv_peer_t *peer,
+                                  const kv_peer_rank_t *rank, weft_diag_t *diag, kv_shape_t *shape)
+{
+    const kv_handshake_t *handshake = &rank->handshake;
+    shape->block_tokens = (uint32_t)handshake->agent.block_size;
+    shape->n_blocks = handshake->agent.num_blocks;
+    shape->block_stride = handshake->agent.block_strides.items[0];
+    shape->layers = transfer->setup.total_layers;
     if (handshake->is_weft) {
-        shape.first_layer = (uint32_t)handshake->weft.first_layer;
-        shape.layers = (uint32_t)handshake->weft.layers;
+        shape->first_layer = (uint32_t)handshake->weft.first_layer;
+        shape->layers = (uint32_t)handshake->weft.layers;
     }
     if (!kv_heads_of(transfer->setup.total_heads, peer->tp_size, rank->rank.tp_rank,
-                     &shape.first_head, &shape.heads) ||
-        (handshake->is_weft && handshake->weft.heads != shape.heads)) {
+                     &shape->first_head, &shape->heads) ||
+        (handshake->is_weft && handshake->weft.heads != shape->heads)) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "tp_size: %u there do not go with %u KV heads",
                          peer->tp_size, transfer->setup.total_heads);
     }
-    const uint64_t head_bytes = (uint64_t)shape.block_tokens * shape.token_bytes;
-    const bool is_whole = order == KV_ORDER_BHLNC;
-    const uint64_t bytes = head_bytes * shape.heads * (is_whole ? shape.layers : 1);
-    if (!are_regions_as(agent, is_whole ? 1 : shape.layers, bytes)) {
-        return weft_diag(
-            diag, WEFT_ERR_INVALID, "block bytes: %llu in %u regions there, %llu in %u expected",
-            (unsigned long long)agent->block_lens.items[0], agent->kv_caches_base_addr.n,
-            (unsigned long long)bytes, is_whole ? 1 : shape.layers);
+    return WEFT_OK;
+}
+
+weft_status_t kv_transfer_peer_shape(const kv_transfer_t *transfer, const kv_peer_t *peer,
+                                     kv_peer_rank_t *rank, weft_diag_t *diag, kv_shape_t *shape_out)
+{
+    kv_handshake_t *handshake = &rank->handshake;
+    const kv_agent_meta_t *agent = &handshake->agent;
+    kv_order_t order = KV_ORDER_BHLNC;
+    kv_shape_t shape = {0};
+    weft_status_t status = find_order(handshake, diag, &order);
+    if (status >= 0) {
+        status = find_extents(transfer, peer, rank, diag, &shape);
     }
-    shape.head_stride = is_whole ? head_bytes * shape.layers : head_bytes;
+    if (status < 0) {
+        return status;
+    }
+    const uint64_t elements = (uint64_t)shape.block_tokens * 2 * transfer->form.head_dim *
+                              shape.heads * (shape.layers / regions_of(&shape, order));
+    status =
+        find_form(transfer, handshake, elements, agent->block_lens.items[0], diag, &rank->form);
+    shape.token_bytes = 2 * rank->form.head_dim * kv_element_bytes(rank->form.element);
+    if (status >= 0) {
+        status = check_bytes(agent, &shape, order, diag);
+    }
+    if (status < 0) {
+        return status;
+    }
+    shape.head_stride = (uint64_t)shape.block_tokens * shape.token_bytes *
+                        (order == KV_ORDER_BHLNC ? shape.layers : 1);
     shape.layer_addrs = find_layers(handshake, &shape, order);
     if (shape.layer_addrs == NULL) {
         return WEFT_ERR_NO_MEMORY;

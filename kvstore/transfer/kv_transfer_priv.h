@@ -11,6 +11,7 @@
 #include "kvstore/transfer/kv_notice.h"
 #include "kvstore/transfer/kv_side_channel.h"
 #include "kvstore/transfer/kv_slices.h"
+#include "kvstore/transfer/kv_staging.h"
 #include "kvstore/transfer/kv_transfer.h"
 #include "transport/xfer/xfer.h"
 
@@ -32,8 +33,10 @@ typedef struct kv_peer_rank {
     uint32_t readers;
     bool has_answered;
     kv_handshake_t handshake;
-    xfer_peer_t *xfer;  /* NULL until it has answered */
-    kv_slices_t slices; /* of a source, so for the lists */
+    xfer_peer_t *xfer;    /* NULL until it has answered */
+    kv_head_form_t form;  /* of a source, so for all below */
+    kv_staging_t staging; /* no slots: blocks are read in place */
+    kv_slices_t slices;   /* between its blocks and ours, or slots */
     xfer_list_t *local_list;
     xfer_list_t *peer_list;
 } kv_peer_rank_t;
@@ -84,7 +87,9 @@ typedef struct kv_watcher {
 
 typedef struct kv_pull_read {
     xfer_request_t *request; /* NULL: none */
-    uint32_t end;            /* the unit behind its last */
+    uint32_t first;          /* unit */
+    uint32_t n;              /* units */
+    uint32_t *slots;         /* owned [n], NULL: in place */
     uint64_t bytes;
     uint64_t epoch;
     bool is_overlapped;
@@ -155,6 +160,8 @@ struct kv_transfer {
     xfer_region_t *words_region;
     kv_shape_t shape;
     uint64_t *layer_addrs; /* of shape */
+    kv_head_form_t form;
+    bool is_starved; /* a pull waits for slots */
     kv_weft_meta_t identity;
     char hash[KV_COMPAT_HASH_BYTES];      /* ours, of weft */
     char vllm_hash[KV_COMPAT_HASH_BYTES]; /* "": not configured */
@@ -189,10 +196,10 @@ weft_status_t kv_transfer_payload(kv_transfer_t *transfer, weft_buffer_t *out);
 weft_status_t kv_transfer_check_peer(const kv_transfer_t *transfer, const kv_peer_t *peer,
                                      const kv_peer_rank_t *rank, const kv_handshake_t *handshake,
                                      weft_diag_t *diag);
-/* shape_out->layer_addrs are in the handshake's arena. */
+/* And form of its heads. shape_out->layer_addrs are in the handshake's arena. */
 weft_status_t kv_transfer_peer_shape(const kv_transfer_t *transfer, const kv_peer_t *peer,
-                                     const kv_peer_rank_t *rank, kv_handshake_t *handshake,
-                                     weft_diag_t *diag, kv_shape_t *shape_out);
+                                     kv_peer_rank_t *rank, weft_diag_t *diag,
+                                     kv_shape_t *shape_out);
 
 /* kv_transfer_peers.c */
 weft_status_t kv_peer_get(kv_transfer_t *transfer, const kv_transfer_params_t *params,
@@ -232,6 +239,6 @@ void kv_pull_rank_post(kv_pull_t *pull, uint32_t index, uint64_t now_ns);
 /* What ended is taken; a failure fails the pull. */
 void kv_pull_rank_poll(kv_pull_t *pull, uint32_t index, uint64_t now_ns);
 void kv_pull_rank_cancel(kv_pull_rank_t *rank);
-void kv_pull_rank_forget(kv_pull_rank_t *rank);   /* what the peer said of its blocks */
-bool kv_pull_rank_is_quiet(kv_pull_rank_t *rank); /* what was cancelled has ended */
-void kv_pull_rank_destroy(kv_pull_rank_t *rank);  /* waits */
+void kv_pull_rank_forget(kv_pull_rank_t *rank);             /* what the peer said of its blocks */
+bool kv_pull_rank_is_quiet(kv_pull_rank_t *rank);           /* what was cancelled has ended */
+void kv_pull_rank_destroy(kv_pull_t *pull, uint32_t index); /* waits */
