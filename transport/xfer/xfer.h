@@ -84,7 +84,7 @@ typedef struct xfer_memory {
 } xfer_memory_t;
 
 /* The memory stays the caller's and must live until deregistered. WEFT_ERR_UNSUPPORTED: no backend
- * takes this space. */
+ * takes this space. WEFT_ERR_EXISTS: it overlaps what is registered. */
 weft_status_t xfer_register(xfer_agent_t *agent, const xfer_memory_t *memory, weft_diag_t *diag,
                             xfer_region_t **region_out);
 /* Afterwards no peer reads or writes it, where the backend can see to that (XFER_CAP_REVOKE); peers
@@ -174,7 +174,8 @@ typedef struct xfer_request_config {
     const xfer_guard_t *guard; /* of reads; copied; NULL: none */
     uint8_t priority;          /* lower goes first, also before what has begun */
     const char *backend;       /* this one or none; NULL: the best */
-    /* On the agent's thread, after poll says so; may post, not destroy. May be NULL. */
+    /* On the agent's thread, after poll says so; may post, not destroy. Not made any more once the
+       request is destroyed. May be NULL. */
     void (*on_end)(void *user, xfer_request_t *request);
     void *user;
 } xfer_request_config_t;
@@ -194,8 +195,8 @@ weft_status_t xfer_post(xfer_request_t *request);
 
 /*
  * WEFT_PENDING while it runs. WEFT_OK: all data are there, the notification is on its way.
- * WEFT_ERR_STALE: the guard; WEFT_ERR_CORRUPT: sums differ after all tries; WEFT_ERR_CANCELLED;
- * WEFT_ERR_PEER_GONE. After an error local memory of a read holds anything.
+ * WEFT_ERR_STALE: the guard; WEFT_ERR_CORRUPT: sums differ after all tries; WEFT_ERR_NOT_FOUND: the
+ * peer took the memory back; WEFT_ERR_CANCELLED; WEFT_ERR_PEER_GONE. After an error local memory of a read holds anything.
  * WEFT_ERR_INVALID: was never posted.
  */
 weft_status_t xfer_poll(const xfer_request_t *request);

@@ -100,11 +100,11 @@ bool xfer_request_call_ended(xfer_agent_t *agent)
         const uint32_t calls = request->ends_due;
         request->ends_due = 0;
         request->callers++;
-        pthread_mutex_unlock(&agent->lock);
+        xfer_agent_leave_idle(agent);
         for (uint32_t i = 0; i < calls; i++) {
             request->on_end(request->user, request);
         }
-        pthread_mutex_lock(&agent->lock);
+        xfer_agent_enter(agent);
         request->callers--;
         pthread_cond_broadcast(&agent->ended);
     }

@@ -498,6 +498,169 @@ static void a_named_backend_is_used_and_others_are_measured(void **state)
     fabric_end_close(&b);
 }
 
+/* What one backend cannot do for these two agents the next one does. */
+static void check_served_by_the_next(const char *mine, const char *theirs)
+{
+    fabric_end_t a;
+    fabric_end_t b;
+    fabric_end_t *ends[] = {&a, &b};
+    fabric_config_t config = {.table = loop_backends_two, .params = mine, .bytes = 4096};
+    fabric_end_open(&config, "a", &a);
+    config.params = theirs;
+    fabric_end_open(&config, "b", &b);
+    xfer_peer_t *peer = fabric_introduce(&a, &b);
+    fabric_fill(&b, 2);
+    xfer_request_t *request = fabric_copy(&a, peer, XFER_READ, 0, fabric_addr(&b, 0), 4096);
+    assert_status(fabric_run(request, ends, 2), WEFT_OK);
+    assert_string_equal(xfer_request_stats(request).backend, "loop2");
+    assert_true(fabric_is_filled(a.memory, 4096, 2, 0));
+    assert_status(xfer_notify(peer, "x", 1), WEFT_OK);
+    xfer_notification_free(fabric_wait_notification(&b, ends, 2));
+    xfer_request_destroy(request);
+    fabric_end_close(&a);
+    fabric_end_close(&b);
+}
+
+static void what_one_backend_cannot_do_the_next_does(void **state)
+{
+    (void)state;
+    check_served_by_the_next("loop.refuse=1", NULL);
+    check_served_by_the_next(NULL, "loop.refuse=1");
+    check_served_by_the_next("loop.no_connect=1", NULL);
+    check_served_by_the_next("loop.no_map=1", NULL);
+    check_served_by_the_next(NULL, "loop.no_map=1");
+    check_served_by_the_next("loop.no_import=1", NULL);
+}
+
+static void what_no_backend_can_do_is_said(void **state)
+{
+    (void)state;
+    fabric_end_t a;
+    fabric_end_t b;
+    weft_diag_t diag = {0};
+    xfer_request_t *request = NULL;
+    fabric_config_t config = {
+        .table = loop_backends_two, .params = "loop.no_import=1,loop2.no_connect=", .bytes = 4096};
+    fabric_end_open(&config, "a", &a);
+    config.params = NULL;
+    fabric_end_open(&config, "b", &b);
+    xfer_peer_t *peer = fabric_introduce(&a, &b);
+    const xfer_run_t here = {.addr = fabric_addr(&a, 0), .bytes = 8, .count = 1};
+    const xfer_run_t there = {.addr = fabric_addr(&b, 0), .bytes = 8, .count = 1};
+    xfer_list_t *local = fabric_list(&a, NULL, &here, 1);
+    xfer_list_t *theirs = fabric_list(&a, peer, &there, 1);
+    const xfer_request_config_t copy = {.local = local, .peer = theirs};
+    assert_status(xfer_request_create(a.agent, &copy, &diag, &request), WEFT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(diag.text, "\"b\""));
+    const xfer_request_config_t backwards = {.local = theirs, .peer = local};
+    assert_status(xfer_request_create(a.agent, &backwards, &diag, &request), WEFT_ERR_INVALID);
+    xfer_list_destroy(local);
+    xfer_list_destroy(theirs);
+    fabric_end_close(&a);
+    fabric_end_close(&b);
+}
+
+/* ---- all at once ----------------------------------------------------------------------------- */
+
+typedef struct bustle {
+    fabric_end_t a;
+    fabric_end_t b;
+    fabric_end_t c;
+    xfer_peer_t *peer; /* b */
+    atomic_bool is_over;
+} bustle_t;
+
+#define BUSTLE_ROUNDS 150
+
+static void *keep_reading(void *argument)
+{
+    bustle_t *bustle = argument;
+    for (int i = 0; i < BUSTLE_ROUNDS; i++) {
+        xfer_request_t *request =
+            fabric_copy(&bustle->a, bustle->peer, XFER_READ, 0, fabric_addr(&bustle->b, 0), 300000);
+        assert_status(fabric_run(request, NULL, 0), WEFT_OK);
+        assert_true(xfer_request_stats(request).bytes == 300000);
+        xfer_request_destroy(request);
+    }
+    return NULL;
+}
+
+/* Meets c, reads from it, and forgets it while it reads. */
+static void *keep_forgetting(void *argument)
+{
+    bustle_t *bustle = argument;
+    for (int i = 0; i < BUSTLE_ROUNDS; i++) {
+        xfer_peer_t *peer = fabric_introduce(&bustle->a, &bustle->c);
+        xfer_request_t *request = fabric_copy(&bustle->a, peer, XFER_READ, MEMORY_BYTES / 2,
+                                              fabric_addr(&bustle->c, 0), 300000);
+        assert_status(xfer_post(request), WEFT_OK);
+        xfer_forget(bustle->a.agent, peer);
+        const weft_status_t status = xfer_poll(request);
+        assert_true(status == WEFT_OK || status == WEFT_ERR_CANCELLED);
+        assert_status(xfer_post(request), WEFT_ERR_NOT_FOUND);
+        xfer_request_destroy(request);
+    }
+    return NULL;
+}
+
+static void *keep_registering(void *argument)
+{
+    bustle_t *bustle = argument;
+    static uint8_t memory[4096];
+    for (int i = 0; i < BUSTLE_ROUNDS; i++) {
+        xfer_region_t *region = NULL;
+        weft_buffer_t blob = {0};
+        xfer_backend_stats_t stats;
+        const xfer_memory_t more = {
+            .addr = (uint64_t)(uintptr_t)memory, .bytes = sizeof(memory), .fd = -1};
+        assert_status(xfer_register(bustle->a.agent, &more, NULL, &region), WEFT_OK);
+        fabric_export(&bustle->a, &blob);
+        assert_status(xfer_deregister(bustle->a.agent, region), WEFT_OK);
+        assert_int_equal(xfer_agent_stats(bustle->a.agent, &stats, 1), 1);
+        weft_buffer_free(&blob);
+    }
+    return NULL;
+}
+
+static void *keep_notifying(void *argument)
+{
+    bustle_t *bustle = argument;
+    int sent = 0;
+    while (!atomic_load(&bustle->is_over)) {
+        assert_status(xfer_notify(bustle->peer, &sent, sizeof(sent)), WEFT_OK);
+        xfer_notification_free(fabric_wait_notification(&bustle->b, NULL, 0));
+        sent++;
+    }
+    assert_true(sent > 0);
+    return NULL;
+}
+
+static void any_call_may_come_at_any_time(void **state)
+{
+    (void)state;
+    static void *(*const workers[])(void *) = {keep_reading, keep_reading, keep_forgetting,
+                                               keep_registering, keep_notifying};
+    enum { N = WEFT_ARRAY_LEN(workers) };
+    static bustle_t bustle;
+    pthread_t threads[N];
+    const fabric_config_t config = {
+        .table = loop_backends, .has_thread = true, .bytes = MEMORY_BYTES};
+    fabric_end_open(&config, "a", &bustle.a);
+    fabric_end_open(&config, "b", &bustle.b);
+    fabric_end_open(&config, "c", &bustle.c);
+    bustle.peer = fabric_introduce(&bustle.a, &bustle.b);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, workers[i], &bustle), 0);
+    }
+    for (int i = 0; i < N; i++) {
+        atomic_store(&bustle.is_over, i == N - 1);
+        pthread_join(threads[i], NULL);
+    }
+    fabric_end_close(&bustle.a);
+    fabric_end_close(&bustle.b);
+    fabric_end_close(&bustle.c);
+}
+
 /* ---- notifications that nobody takes --------------------------------------------------------- */
 
 static void unread_notifications_are_bounded(void **state)
@@ -639,6 +802,9 @@ int main(void)
         cmocka_unit_test(no_wake_up_is_lost),
         cmocka_unit_test(idle_agents_make_no_rounds),
         cmocka_unit_test(a_named_backend_is_used_and_others_are_measured),
+        cmocka_unit_test(what_one_backend_cannot_do_the_next_does),
+        cmocka_unit_test(what_no_backend_can_do_is_said),
+        cmocka_unit_test(any_call_may_come_at_any_time),
         cmocka_unit_test(unread_notifications_are_bounded),
         cmocka_unit_test(every_failed_allocation_is_survived),
         cmocka_unit_test(posting_allocates_nothing),
