@@ -233,23 +233,30 @@ static void answers_without_leases_are_asked_for_them(void **state)
 
 /* A prefill that runs while somebody watches. */
 typedef struct running {
+    transfer_worker_t *worker;
     kv_lease_t *lease;
     kv_block_id_t blocks[TRANSFER_RIG_BLOCKS];
     uint32_t n;
     uint32_t tokens;
 } running_t;
 
+static void begin_prefill_on(transfer_worker_t *worker, running_t *running,
+                             const char *transfer_id, uint32_t tokens)
+{
+    *running = (running_t){.worker = worker};
+    running->n = alloc(worker, tokens, running->blocks);
+    running->lease = kv_transfer_open(worker->transfer, transfer_id);
+    assert_non_null(running->lease);
+}
+
 static void begin_prefill(running_t *running, const char *transfer_id, uint32_t tokens)
 {
-    *running = (running_t){0};
-    running->n = alloc(&prefill, tokens, running->blocks);
-    running->lease = kv_transfer_open(prefill.transfer, transfer_id);
-    assert_non_null(running->lease);
+    begin_prefill_on(&prefill, running, transfer_id, tokens);
 }
 
 static void compute(running_t *running, uint32_t tokens, uint64_t prompt)
 {
-    transfer_worker_write(&prefill, running->blocks, running->tokens, tokens, prompt);
+    transfer_worker_write(running->worker, running->blocks, running->tokens, tokens, prompt);
     running->tokens += tokens;
     kv_lease_progress(running->lease, running->blocks, running->n, running->tokens);
 }
@@ -257,24 +264,44 @@ static void compute(running_t *running, uint32_t tokens, uint64_t prompt)
 static void finish_prefill(running_t *running, const char *id)
 {
     kv_transfer_params_t params;
-    assert_status(kv_transfer_hold(prefill.transfer, running->lease, id, running->blocks,
+    assert_status(kv_transfer_hold(running->worker->transfer, running->lease, id, running->blocks,
                                    running->n, running->tokens, &params),
                   WEFT_OK);
-    kv_pool_release(prefill.pool, running->blocks, running->n);
+    kv_pool_release(running->worker->pool, running->blocks, running->n);
     kv_transfer_params_fini(&params);
 }
 
-static kv_pull_t *expect_ahead(transfer_worker_t *worker, const char *transfer_id, uint32_t tokens)
+/* Its blocks are given up, and taken again in another order, written by somebody else meanwhile. */
+static void preempt_prefill(running_t *running)
+{
+    kv_lease_retract(running->lease);
+    transfer_worker_write(running->worker, running->blocks, 0,
+                          running->n * running->worker->form.block_tokens, UINT32_MAX);
+    for (uint32_t i = 0; i < running->n / 2; i++) {
+        const kv_block_id_t block = running->blocks[i];
+        running->blocks[i] = running->blocks[running->n - 1 - i];
+        running->blocks[running->n - 1 - i] = block;
+    }
+    running->tokens = 0;
+}
+
+static kv_pull_t *expect_ahead_of(const transfer_worker_t *there, transfer_worker_t *worker,
+                                  const char *transfer_id, uint32_t tokens)
 {
     kv_transfer_params_t params = {.do_remote_prefill = true,
                                    .has_port = true,
-                                   .remote_port = kv_transfer_port(prefill.transfer),
+                                   .remote_port = kv_transfer_port(there->transfer),
                                    .remote_host = (char *)"127.0.0.1",
                                    .transfer_id = (char *)transfer_id,
                                    .tp_size = 1,
                                    .pp_size = 1,
                                    .dcp_size = 1};
     return expect(worker, &params, tokens);
+}
+
+static kv_pull_t *expect_ahead(transfer_worker_t *worker, const char *transfer_id, uint32_t tokens)
+{
+    return expect_ahead_of(&prefill, worker, transfer_id, tokens);
 }
 
 typedef struct wanted {
@@ -382,13 +409,7 @@ static void a_preempted_prefill_is_followed(void **state)
     begin_prefill(&running, "xfer-1", PROMPT);
     compute(&running, 2 * TOKENS, 9);
     assert_gets(pull, TOKENS);
-    kv_lease_retract(running.lease);
-    transfer_worker_write(&prefill, running.blocks, 0, PROMPT, 1000); /* the new owner */
-    kv_block_id_t fresh[TRANSFER_RIG_BLOCKS];
-    alloc(&prefill, PROMPT, fresh);
-    kv_pool_release(prefill.pool, running.blocks, running.n);
-    memcpy(running.blocks, fresh, sizeof(fresh));
-    running.tokens = 0;
+    preempt_prefill(&running);
     compute(&running, PROMPT, 9);
     finish_prefill(&running, "cmpl-9");
     assert_pulled(pull);
@@ -1139,6 +1160,188 @@ static void nothing_leaks_and_nothing_stale_is_believed(void **state)
     transfer_worker_close(&history.there);
 }
 
+/*
+ * The same ahead of prefills that are cut in chunks, preempted, aborted, over a fabric that loses,
+ * delays and reorders; each round with workers of its own, closed in the middle of everything.
+ */
+typedef struct ahead {
+    transfer_worker_t there;
+    transfer_worker_t here;
+    test_random_t random;
+    uint32_t n_ids;
+    uint64_t good;
+    uint64_t failed;
+    struct {
+        bool is_running; /* the prefill */
+        running_t running;
+        kv_pull_t *pull;
+        uint64_t prompt;
+        uint32_t n;
+        kv_block_id_t blocks[PROMPT_BLOCKS];
+        char id[32];
+    } requests[MAX_PULLS];
+} ahead_t;
+
+static void step_prefill(ahead_t *ahead, uint32_t i)
+{
+    running_t *running = &ahead->requests[i].running;
+    char id[40];
+    if (test_random_below(&ahead->random, 16) == 0) {
+        preempt_prefill(running);
+    } else if (test_random_below(&ahead->random, 24) == 0) {
+        kv_lease_drop(running->lease);
+        kv_pool_release(ahead->there.pool, running->blocks, running->n);
+        ahead->requests[i].is_running = false;
+    } else if (running->tokens < PROMPT) {
+        const uint32_t left = PROMPT - running->tokens;
+        const uint32_t n = test_random_between(&ahead->random, 1, 2 * TOKENS);
+        compute(running, n < left ? n : left, ahead->requests[i].prompt);
+    } else {
+        snprintf(id, sizeof(id), "cmpl-%s", ahead->requests[i].id);
+        finish_prefill(running, id);
+        ahead->requests[i].is_running = false;
+    }
+}
+
+static void begin_ahead(ahead_t *ahead, uint32_t i)
+{
+    if (kv_pool_free_blocks(ahead->there.pool) < PROMPT_BLOCKS ||
+        kv_pool_free_blocks(ahead->here.pool) < PROMPT_BLOCKS) {
+        return;
+    }
+    ahead->requests[i].prompt = ahead->n_ids;
+    snprintf(ahead->requests[i].id, sizeof(ahead->requests[i].id), "x%u", ahead->n_ids++);
+    const char *id = ahead->requests[i].id;
+    const bool is_early = test_random_below(&ahead->random, 2) == 0;
+    if (is_early) {
+        begin_prefill_on(&ahead->there, &ahead->requests[i].running, id, PROMPT);
+    }
+    ahead->requests[i].pull = expect_ahead_of(&ahead->there, &ahead->here, id, PROMPT);
+    ahead->requests[i].n = alloc(&ahead->here, PROMPT, ahead->requests[i].blocks);
+    if (!is_early) {
+        begin_prefill_on(&ahead->there, &ahead->requests[i].running, id, PROMPT);
+    }
+    ahead->requests[i].is_running = true;
+}
+
+static void end_ahead(ahead_t *ahead, uint32_t i)
+{
+    kv_pull_t *pull = ahead->requests[i].pull;
+    const kv_block_id_t *blocks = ahead->requests[i].blocks;
+    const uint32_t tokens = kv_pull_tokens(pull);
+    assert_true(kv_pull_state(pull) != WEFT_OK || tokens == PROMPT);
+    assert_true(transfer_worker_has(&ahead->here, blocks, 0, tokens, ahead->requests[i].prompt));
+    ahead->good += kv_pull_state(pull) == WEFT_OK;
+    ahead->failed += kv_pull_state(pull) < 0;
+    kv_pull_end(pull);
+    kv_pool_release(ahead->here.pool, blocks, ahead->requests[i].n);
+    ahead->requests[i].pull = NULL;
+}
+
+static void step_ahead(ahead_t *ahead, uint32_t i)
+{
+    kv_pull_t *pull = ahead->requests[i].pull;
+    if (ahead->requests[i].is_running && test_random_below(&ahead->random, 2) == 0) {
+        step_prefill(ahead, i);
+    } else if (pull == NULL && !ahead->requests[i].is_running) {
+        begin_ahead(ahead, i);
+    } else if (pull != NULL && (kv_pull_state(pull) != WEFT_PENDING ||
+                                test_random_below(&ahead->random, 40) == 0)) {
+        end_ahead(ahead, i);
+    } else if (pull != NULL && !kv_pull_is_started(pull)) {
+        assert_status(kv_pull_start(pull, 0, ahead->requests[i].blocks, ahead->requests[i].n),
+                      WEFT_OK);
+    }
+}
+
+static bool is_peer_lost(ahead_t *ahead)
+{
+    const kv_transfer_stats_t stats = transfer_worker_stats(&ahead->here);
+    return stats.n_peers > 0 && !stats.peers[0].is_connected && stats.handshakes > 0;
+}
+
+/* Every pull has what there is of its prefill, or is over. */
+static bool has_caught_up(void *user)
+{
+    ahead_t *ahead = user;
+    for (uint32_t i = 0; i < MAX_PULLS; i++) {
+        const kv_pull_t *pull = ahead->requests[i].pull;
+        const uint32_t tokens = ahead->requests[i].running.tokens;
+        if (pull != NULL && kv_pull_is_started(pull) && kv_pull_state(pull) == WEFT_PENDING &&
+            kv_pull_tokens(pull) < (tokens == PROMPT ? PROMPT : tokens / TOKENS * TOKENS)) {
+            return is_peer_lost(ahead);
+        }
+    }
+    return true;
+}
+
+static void run_ahead(ahead_t *ahead, const char *fabric, uint64_t seed)
+{
+    char extra[256];
+    const transfer_worker_config_t config = {.extra = extra, .n_blocks = SMALL};
+    snprintf(extra, sizeof(extra), "\"kv_lease_duration\": 0.05%s", fabric);
+    ahead->random.state = seed;
+    memset(ahead->requests, 0, sizeof(ahead->requests));
+    transfer_worker_open(&ahead->there, &config);
+    transfer_worker_open(&ahead->here, &config);
+    for (uint32_t step = 0; step < 600 && !is_peer_lost(ahead); step++) {
+        step_ahead(ahead, test_random_below(&ahead->random, MAX_PULLS));
+        transfer_rig_poll();
+        if (test_random_below(&ahead->random, 6) == 0) {
+            assert_true(transfer_rig_until(has_caught_up, ahead));
+        }
+    }
+    for (uint32_t i = 0; i < MAX_PULLS; i++) {
+        if (ahead->requests[i].pull != NULL) {
+            end_ahead(ahead, i);
+        }
+        if (ahead->requests[i].is_running) {
+            kv_lease_drop(ahead->requests[i].running.lease);
+            kv_pool_release(ahead->there.pool, ahead->requests[i].running.blocks,
+                            ahead->requests[i].running.n);
+        }
+    }
+    assert_true(transfer_rig_until(has_landed, &ahead->here));
+    assert_all_free(&ahead->there);
+    transfer_worker_close(&ahead->here);
+    transfer_worker_close(&ahead->there);
+}
+
+static void any_prefill_may_be_followed(void **state)
+{
+    static ahead_t ahead;
+    const uint64_t seed = test_seed(1);
+    const uint32_t rounds = test_rounds(100);
+    (void)state;
+    ahead = (ahead_t){0};
+    for (uint32_t i = 0; i < rounds; i++) {
+        run_ahead(&ahead, "", seed + i);
+    }
+    printf("good %llu failed %llu\n", (unsigned long long)ahead.good,
+           (unsigned long long)ahead.failed);
+    assert_true(ahead.good > 0);
+}
+
+static void a_bad_fabric_loses_nothing_but_time(void **state)
+{
+    static ahead_t ahead;
+    const uint64_t seed = test_seed(1);
+    const uint32_t rounds = test_rounds(200);
+    (void)state;
+    ahead = (ahead_t){0};
+    for (uint32_t i = 0; i < rounds; i++) {
+        char fabric[200];
+        snprintf(fabric, sizeof(fabric),
+                 ", \"backends\": [\"faulty\"], \"fabric_params\": \"faulty.under=tcp,"
+                 "faulty.seed=%llu,faulty.delay_us=300,faulty.reorder=0.2,faulty.drop=%s\"",
+                 (unsigned long long)(seed + i), i % 2 == 0 ? "0" : "0.01");
+        run_ahead(&ahead, fabric, seed + i);
+    }
+    printf("good %llu failed %llu\n", (unsigned long long)ahead.good,
+           (unsigned long long)ahead.failed);
+    assert_true(ahead.good > 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -1170,6 +1373,8 @@ int main(void)
         cmocka_unit_test(blocks_of_a_vllm_worker_are_read_and_it_is_told_in_its_words),
         cmocka_unit_test(a_vllm_worker_of_another_kind_is_not_read),
         cmocka_unit_test(nothing_leaks_and_nothing_stale_is_believed),
+        cmocka_unit_test(any_prefill_may_be_followed),
+        cmocka_unit_test(a_bad_fabric_loses_nothing_but_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
