@@ -153,6 +153,11 @@ static void pack_regions(uint32_t first_layer, uint32_t n, region_items_t *items
     }
 }
 
+static kv_pool_t *exported_pool(const kv_transfer_t *transfer)
+{
+    return transfer->export == NULL ? transfer->setup.pool : kv_export_pool(transfer->export);
+}
+
 /* One region when a block is one extent, else one a layer, as vLLM has them. */
 static uint32_t count_regions(const kv_layout_t *layout)
 {
@@ -165,39 +170,48 @@ static uint64_t region_bytes(const kv_layout_t *layout)
                                            : layout->groups[0].heads * layout->strides[0].head;
 }
 
+typedef struct region_numbers {
+    uint32_t n;
+    uint64_t *bases;
+    uint64_t *lens;
+    uint64_t *strides;
+    uint64_t *blocks;
+} region_numbers_t;
+
 static void encode_agent(kv_transfer_t *transfer, const weft_buffer_t *blob,
-                         const weft_buffer_t *weft, const uint64_t *lens, const uint64_t *strides,
-                         const uint64_t *blocks, weft_buffer_t *out)
+                         const weft_buffer_t *weft, const region_numbers_t *regions,
+                         weft_buffer_t *out)
 {
     static const char zero_pair[] = {(char)0x92, 0, 0};
     static const char empty_list = (char)0x90;
     static const char empty_map = (char)0x80;
-    const kv_layout_t *layout = layout_of(transfer);
+    const kv_layout_t *layout = kv_pool_layout(exported_pool(transfer));
     const char *backend = transfer->config.attn_backend_name;
-    const uint32_t n = count_regions(layout);
+    const uint32_t n = regions->n;
     region_items_t items = {0};
     pack_regions(transfer->shape.first_layer, n, &items);
-    const kv_agent_meta_t meta = {.engine_id = kv_wire_text(transfer->config.engine_id),
-                                  .agent_metadata = item_of(blob),
-                                  .kv_caches_base_addr = {transfer->layer_addrs, n},
-                                  .num_blocks = transfer->shape.n_blocks,
-                                  .block_lens = {lens, n},
-                                  .block_strides = {strides, n},
-                                  .kv_cache_layout = kv_wire_text(order_names[layout->order]),
-                                  .block_size = layout->block_tokens,
-                                  .ssm_sizes = {zero_pair, sizeof(zero_pair)},
-                                  .attn_backend_name =
-                                      kv_wire_text(backend == NULL ? "WEFT" : backend),
-                                  .physical_blocks_per_logical_kv_block = 1,
-                                  .region_num_blocks = {blocks, n},
-                                  .region_group_ids = item_of(&items.groups),
-                                  .region_names = item_of(&items.names),
-                                  .region_mem_types = item_of(&items.types),
-                                  .dcp_size = 1,
-                                  .pcp_size = 1,
-                                  .region_members = {&empty_list, 1},
-                                  .packed_member_layouts = {&empty_map, 1},
-                                  .weft = item_of(weft)};
+    const kv_agent_meta_t meta = {
+        .engine_id = kv_wire_text(transfer->config.engine_id),
+        .agent_metadata = item_of(blob),
+        .kv_caches_base_addr = {regions->bases, n},
+        .num_blocks = regions->blocks[0],
+        .block_lens = {regions->lens, n},
+        .block_strides = {regions->strides, n},
+        .kv_cache_layout = kv_wire_text(order_names[layout->order]),
+        .block_size = layout->block_tokens,
+        .ssm_sizes = {zero_pair, sizeof(zero_pair)},
+        .attn_backend_name = kv_wire_text(backend == NULL ? "WEFT" : backend),
+        .physical_blocks_per_logical_kv_block = 1,
+        .region_num_blocks = {regions->blocks, n},
+        .region_group_ids = item_of(&items.groups),
+        .region_names = item_of(&items.names),
+        .region_mem_types = item_of(&items.types),
+        .dcp_size = 1,
+        .pcp_size = 1,
+        .region_members = {&empty_list, 1},
+        .packed_member_layouts = {&empty_map, 1},
+        /* A copy for vLLM is what vLLM has, and is read so. */
+        .weft = transfer->export == NULL ? item_of(weft) : (kv_msgpack_span_t){0}};
     kv_agent_meta_encode(&meta, out);
     out->is_failed |= items.groups.is_failed || items.names.is_failed || items.types.is_failed ||
                       blob->is_failed || weft->is_failed;
@@ -209,23 +223,27 @@ static void encode_agent(kv_transfer_t *transfer, const weft_buffer_t *blob,
 static weft_status_t encode_regions(kv_transfer_t *transfer, const weft_buffer_t *blob,
                                     const weft_buffer_t *weft, weft_buffer_t *out)
 {
-    const kv_layout_t *layout = layout_of(transfer);
-    const uint32_t n = count_regions(layout);
+    kv_pool_t *pool = exported_pool(transfer);
+    const kv_layout_t *layout = kv_pool_layout(pool);
+    const uint64_t base = (uint64_t)(uintptr_t)kv_pool_memory(pool)->addr;
     weft_arena_t arena = {0};
-    uint64_t *lens = weft_arena_calloc(&arena, n, sizeof(*lens));
-    uint64_t *strides = weft_arena_calloc(&arena, n, sizeof(*strides));
-    uint64_t *blocks = weft_arena_calloc(&arena, n, sizeof(*blocks));
-    const bool has_memory = lens != NULL && strides != NULL && blocks != NULL;
-    for (uint32_t i = 0; i < n && has_memory; i++) {
-        lens[i] = region_bytes(layout);
-        strides[i] = layout->strides[0].block;
-        blocks[i] = transfer->shape.n_blocks;
+    region_numbers_t regions = {.n = count_regions(layout)};
+    regions.bases = weft_arena_calloc(&arena, 4 * (size_t)regions.n, sizeof(uint64_t));
+    if (regions.bases == NULL) {
+        return WEFT_ERR_NO_MEMORY;
     }
-    if (has_memory) {
-        encode_agent(transfer, blob, weft, lens, strides, blocks, out);
+    regions.lens = regions.bases + regions.n;
+    regions.strides = regions.lens + regions.n;
+    regions.blocks = regions.strides + regions.n;
+    for (uint32_t i = 0; i < regions.n; i++) {
+        regions.bases[i] = base + i * layout->strides[0].layer;
+        regions.lens[i] = region_bytes(layout);
+        regions.strides[i] = layout->strides[0].block;
+        regions.blocks[i] = kv_pool_total_blocks(pool);
     }
+    encode_agent(transfer, blob, weft, &regions, out);
     weft_arena_free(&arena);
-    return has_memory && !out->is_failed ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+    return out->is_failed ? WEFT_ERR_NO_MEMORY : WEFT_OK;
 }
 
 weft_status_t kv_transfer_payload(kv_transfer_t *transfer, weft_buffer_t *out)
@@ -292,11 +310,33 @@ typedef struct backend_row {
 } backend_row_t;
 
 /* What is inside a head belongs to the attention backend. */
+static const backend_row_t backends[] = {
+    {"FLASH_ATTN", false}, {"FLASHINFER", false}, {"TRITON_ATTN", false}, {"CPU_ATTN", true}};
+
+bool kv_transfer_vllm_form(const kv_transfer_t *transfer, kv_head_form_t *form_out)
+{
+    const kv_transfer_config_t *config = &transfer->config;
+    const char *dtype = config->vllm_dtype == NULL ? transfer->model_dtype : config->vllm_dtype;
+    const char *backend = config->attn_backend_name == NULL ? "" : config->attn_backend_name;
+    kv_head_form_t form = transfer->form;
+    if (config->vllm_version == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(backends); i++) {
+        form.is_transposed |= backends[i].is_transposed && strcmp(backends[i].name, backend) == 0;
+    }
+    kv_element_parse(dtype, (uint32_t)strlen(dtype), &form.element); /* else ours */
+    if (config->vllm_block_size > 0) {
+        form.block_tokens = (uint32_t)config->vllm_block_size;
+    }
+    *form_out = form;
+    return !kv_head_form_is_same(&form, &transfer->form) ||
+           form.block_tokens != transfer->form.block_tokens;
+}
+
 static weft_status_t find_backend(const kv_handshake_t *handshake, weft_diag_t *diag,
                                   bool *is_transposed_out)
 {
-    static const backend_row_t backends[] = {
-        {"FLASH_ATTN", false}, {"FLASHINFER", false}, {"TRITON_ATTN", false}, {"CPU_ATTN", true}};
     const kv_msgpack_span_t name = handshake->agent.attn_backend_name;
     *is_transposed_out = false;
     if (handshake->is_weft) {

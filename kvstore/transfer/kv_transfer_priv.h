@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "kvstore/transfer/kv_compat.h"
+#include "kvstore/transfer/kv_export.h"
 #include "kvstore/transfer/kv_handshake.h"
 #include "kvstore/transfer/kv_lease_table.h"
 #include "kvstore/transfer/kv_notice.h"
@@ -161,6 +162,8 @@ struct kv_transfer {
     kv_shape_t shape;
     uint64_t *layer_addrs; /* of shape */
     kv_head_form_t form;
+    kv_export_t *export; /* NULL: peers read the pool itself */
+    xfer_region_t *export_region;
     bool is_starved; /* a pull waits for slots */
     kv_weft_meta_t identity;
     char hash[KV_COMPAT_HASH_BYTES];      /* ours, of weft */
@@ -192,6 +195,8 @@ weft_status_t kv_transfer_notify(kv_transfer_t *transfer, xfer_peer_t *peer,
 
 /* kv_transfer_identity.c: what we say of ourselves, and what others say of themselves. */
 weft_status_t kv_transfer_identify(kv_transfer_t *transfer, weft_diag_t *diag);
+/* The form that a vLLM worker of our configuration has; false: our own will do. */
+bool kv_transfer_vllm_form(const kv_transfer_t *transfer, kv_head_form_t *form_out);
 weft_status_t kv_transfer_payload(kv_transfer_t *transfer, weft_buffer_t *out);
 weft_status_t kv_transfer_check_peer(const kv_transfer_t *transfer, const kv_peer_t *peer,
                                      const kv_peer_rank_t *rank, const kv_handshake_t *handshake,

@@ -240,8 +240,8 @@ typedef struct running {
     uint32_t tokens;
 } running_t;
 
-static void begin_prefill_on(transfer_worker_t *worker, running_t *running,
-                             const char *transfer_id, uint32_t tokens)
+static void begin_prefill_on(transfer_worker_t *worker, running_t *running, const char *transfer_id,
+                             uint32_t tokens)
 {
     *running = (running_t){.worker = worker};
     running->n = alloc(worker, tokens, running->blocks);
@@ -965,6 +965,11 @@ static kv_transfer_params_t params_of(const foreign_t *foreign, const uint32_t *
     "\"vllm_version\": \"0.32.0\", \"vllm_dtype\": \"torch.bfloat16\", "                           \
     "\"attn_backend_name\": \"CPU_ATTN\""
 
+static bool has_no_lease(void *user)
+{
+    return transfer_worker_stats(user).leases_open == 0;
+}
+
 static void blocks_of_a_vllm_worker_are_read_and_it_is_told_in_its_words(void **state)
 {
     static const uint32_t theirs[] = {5, 1, 3};
@@ -990,6 +995,54 @@ static void blocks_of_a_vllm_worker_are_read_and_it_is_told_in_its_words(void **
     kv_transfer_params_fini(&params);
     transfer_worker_close(&worker);
     close_foreign(&foreign);
+}
+
+/* As vLLM's CPU worker would: transposed, in its blocks. The request's own are free at once. */
+static void what_is_held_for_vllm_is_a_copy_in_its_form(void **state)
+{
+    const transfer_worker_config_t giver = {.extra = AS_VLLM ", \"vllm_block_size\": 32"};
+    const transfer_worker_config_t taker = {.extra = AS_VLLM, .dtype = "bf16", .block_tokens = 8};
+    transfer_worker_t there;
+    transfer_worker_t here;
+    kv_block_id_t blocks[TRANSFER_RIG_BLOCKS];
+    (void)state;
+    transfer_worker_open(&there, &giver);
+    transfer_worker_open(&here, &taker);
+    kv_transfer_params_t params = prefill_whole(&there, "r", PROMPT, 31);
+    assert_int_equal(kv_pool_held_blocks(there.pool), 0);
+    assert_int_equal(params.n_blocks, (PROMPT + 31) / 32);
+    assert_int_equal(params.n_leases, 0);
+    assert_null(kv_transfer_open(there.transfer, "ahead"));
+    kv_pull_t *pull = expect(&here, &params, PROMPT);
+    const uint32_t n = alloc(&here, PROMPT, blocks);
+    assert_status(kv_pull_start(pull, 0, blocks, n), WEFT_OK);
+    assert_pulled(pull);
+    assert_true(transfer_worker_has(&here, blocks, 0, PROMPT, 31));
+    kv_pull_end(pull);
+    kv_pool_release(here.pool, blocks, n);
+    assert_true(transfer_rig_until(has_no_lease, &there));
+    assert_int_equal(transfer_worker_stats(&there).leases_released, 1);
+    kv_transfer_params_fini(&params);
+    transfer_worker_close(&here);
+    transfer_worker_close(&there);
+}
+
+static void copies_for_vllm_are_bounded(void **state)
+{
+    const transfer_worker_config_t giver = {.extra = AS_VLLM
+                                            ", \"vllm_block_size\": 32, \"vllm_blocks\": 4"};
+    transfer_worker_t there;
+    kv_block_id_t blocks[PROMPT_BLOCKS];
+    kv_transfer_params_t second;
+    (void)state;
+    transfer_worker_open(&there, &giver);
+    kv_transfer_params_t first = prefill_whole(&there, "r1", PROMPT, 31);
+    const uint32_t n = alloc(&there, PROMPT, blocks);
+    assert_status(kv_transfer_hold(there.transfer, NULL, "r2", blocks, n, PROMPT, &second),
+                  WEFT_ERR_NO_BLOCKS);
+    kv_pool_release(there.pool, blocks, n);
+    kv_transfer_params_fini(&first);
+    transfer_worker_close(&there);
 }
 
 static void a_vllm_worker_of_another_kind_is_not_read(void **state)
@@ -1371,6 +1424,8 @@ int main(void)
         cmocka_unit_test(unequal_workers_move_the_same_blocks),
         cmocka_unit_test(elements_are_converted_on_arrival),
         cmocka_unit_test(blocks_of_a_vllm_worker_are_read_and_it_is_told_in_its_words),
+        cmocka_unit_test(what_is_held_for_vllm_is_a_copy_in_its_form),
+        cmocka_unit_test(copies_for_vllm_are_bounded),
         cmocka_unit_test(a_vllm_worker_of_another_kind_is_not_read),
         cmocka_unit_test(nothing_leaks_and_nothing_stale_is_believed),
         cmocka_unit_test(any_prefill_may_be_followed),
