@@ -87,6 +87,46 @@ static void free_watchers(kv_transfer_t *transfer, kv_watcher_t **list)
     }
 }
 
+/* ---- transfers that were ---------------------------------------------------------------------- */
+
+/* FNV-1a, never 0. Two ids of one hash: a reader that computes the prompt itself for nothing. */
+static uint64_t hash_of(const char *id, size_t length)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < length; i++) {
+        hash = (hash ^ (uint8_t)id[i]) * UINT64_C(0x100000001b3);
+    }
+    return hash | 1;
+}
+
+static void remember_gone(kv_transfer_t *transfer, const char *id)
+{
+    transfer->gone[transfer->next_gone] = hash_of(id, strlen(id));
+    transfer->next_gone = (transfer->next_gone + 1) % KV_TRANSFER_MAX_GONE;
+}
+
+static bool is_gone(const kv_transfer_t *transfer, kv_msgpack_span_t id)
+{
+    const uint64_t hash = hash_of(id.data, id.length);
+    for (size_t i = 0; i < KV_TRANSFER_MAX_GONE; i++) {
+        if (transfer->gone[i] == hash) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* It begins again, under its old name. */
+static void forget_gone(kv_transfer_t *transfer, const char *id)
+{
+    const uint64_t hash = hash_of(id, strlen(id));
+    for (size_t i = 0; i < KV_TRANSFER_MAX_GONE; i++) {
+        if (transfer->gone[i] == hash) {
+            transfer->gone[i] = 0;
+        }
+    }
+}
+
 /* ---- telling them ---------------------------------------------------------------------------- */
 
 static weft_status_t send_progress(kv_transfer_t *transfer, const char *agent,
@@ -182,6 +222,9 @@ static void on_gone(void *user, kv_lease_t *lease)
         send_progress(transfer, watcher->agent, &progress);
     }
     free_watchers(transfer, (kv_watcher_t **)&lease->user);
+    if (lease->transfer_id != NULL) {
+        remember_gone(transfer, lease->transfer_id);
+    }
     transfer->has_changed |= lease->state == KV_LEASE_HELD;
 }
 
@@ -212,8 +255,9 @@ static void answer_unknown(kv_transfer_t *transfer, const char *agent, kv_msgpac
                            bool is_by_request)
 {
     const kv_watcher_t nobody = {.is_by_request = is_by_request};
+    const bool is_over = is_by_request || is_gone(transfer, id);
     kv_progress_t progress =
-        progress_of(&nobody, NULL, is_by_request ? KV_PROGRESS_GONE : KV_PROGRESS_UNKNOWN);
+        progress_of(&nobody, NULL, is_over ? KV_PROGRESS_GONE : KV_PROGRESS_UNKNOWN);
     if (is_by_request) {
         progress.request_id = id;
     } else {
@@ -334,6 +378,7 @@ kv_lease_t *kv_transfer_open(kv_transfer_t *transfer, const char *transfer_id)
                       weft_strerror(status));
         return NULL;
     }
+    forget_gone(transfer, transfer_id);
     adopt_early(transfer, lease);
     tell_all(lease, false);
     return lease;

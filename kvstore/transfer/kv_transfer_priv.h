@@ -18,6 +18,7 @@
 
 #define KV_TRANSFER_LEASE_SLOTS  4096
 #define KV_TRANSFER_MAX_WATCHERS 1024
+#define KV_TRANSFER_MAX_GONE     1024
 #define KV_PULL_MAX_READS        4                    /* of a rank at a time */
 #define KV_PULL_READ_BYTES       (UINT64_C(32) << 20) /* of one read, about */
 #define KV_PULL_MAX_RETRIES      8                    /* after blocks were taken back */
@@ -176,6 +177,8 @@ struct kv_transfer {
     kv_lease_table_t *leases;
     kv_watcher_t *early; /* watchers without a lease, the newest first */
     uint32_t n_watchers;
+    uint64_t gone[KV_TRANSFER_MAX_GONE]; /* hashes of transfer ids that were, a circle; 0: none */
+    uint32_t next_gone;
     bool has_unsent; /* a watcher's queue was full */
     kv_peer_t *peers;
     uint64_t next_tag;

@@ -397,6 +397,31 @@ static void an_aborted_prefill_is_heard_of(void **state)
     assert_all_free(&decode);
 }
 
+static void who_comes_after_the_abort_does_not_wait(void **state)
+{
+    running_t running;
+    (void)state;
+    begin_prefill(&running, "xfer-1", PROMPT);
+    compute(&running, 2 * TOKENS, 9);
+    kv_lease_drop(running.lease);
+    kv_pool_release(prefill.pool, running.blocks, running.n);
+    kv_pull_t *pull = expect_ahead(&decode, "xfer-1", PROMPT);
+    assert_fails(pull, WEFT_ERR_CANCELLED, "given up");
+    kv_pull_end(pull);
+    begin_prefill(&running, "xfer-1", PROMPT); /* the name may be used again */
+    compute(&running, TOKENS, 9);
+    kv_block_id_t blocks[PROMPT_BLOCKS];
+    pull = expect_ahead(&decode, "xfer-1", PROMPT);
+    const uint32_t n = alloc(&decode, PROMPT, blocks);
+    assert_status(kv_pull_start(pull, 0, blocks, n), WEFT_OK);
+    assert_gets(pull, TOKENS);
+    kv_pull_end(pull);
+    kv_pool_release(decode.pool, blocks, n);
+    kv_lease_drop(running.lease);
+    kv_pool_release(prefill.pool, running.blocks, running.n);
+    assert_all_free(&decode);
+}
+
 /* Its blocks go to somebody else, and it computes everything again in others. */
 static void a_preempted_prefill_is_followed(void **state)
 {
@@ -1409,6 +1434,7 @@ int main(void)
         TEST(blocks_are_pulled_as_they_fill),
         TEST(who_gives_up_before_the_prefill_begins_leaves_nothing_held),
         TEST(an_aborted_prefill_is_heard_of),
+        TEST(who_comes_after_the_abort_does_not_wait),
         TEST(a_preempted_prefill_is_followed),
         TEST(a_prefill_that_does_not_begin_is_not_waited_for),
         TEST(blocks_of_an_expired_lease_are_stale),
