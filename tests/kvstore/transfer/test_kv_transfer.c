@@ -1099,6 +1099,86 @@ static void a_vllm_worker_of_another_kind_is_not_read(void **state)
     close_foreign(&foreign);
 }
 
+/* ---- no memory ------------------------------------------------------------------------------- */
+
+/* From meeting to reading, with whatever fails at the nth allocation of the process. */
+static void move_prompt(transfer_worker_t *there, transfer_worker_t *here, uint64_t nth)
+{
+    kv_block_id_t theirs[PROMPT_BLOCKS];
+    kv_block_id_t ours[PROMPT_BLOCKS];
+    kv_transfer_params_t params = {0};
+    kv_pull_t *pull = NULL;
+    const uint32_t n = alloc(there, PROMPT, theirs);
+    alloc(here, PROMPT, ours);
+    transfer_worker_write(there, theirs, 0, PROMPT, nth);
+    weft_alloc_fail_nth(nth);
+    const weft_status_t held =
+        kv_transfer_hold(there->transfer, NULL, "r", theirs, n, PROMPT, &params);
+    kv_pool_release(there->pool, theirs, n);
+    if (held == WEFT_OK &&
+        kv_transfer_expect(here->transfer, &params, PROMPT, &diag, &pull) == WEFT_OK &&
+        kv_pull_start(pull, 0, ours, n) == WEFT_OK) {
+        assert_true(transfer_rig_until(is_over, pull));
+        assert_true(transfer_worker_has(here, ours, 0, kv_pull_tokens(pull), nth));
+        assert_true(kv_pull_state(pull) != WEFT_OK || kv_pull_tokens(pull) == PROMPT);
+    }
+    kv_pull_end(pull);
+    kv_pool_release(here->pool, ours, n);
+    kv_transfer_params_fini(&params);
+}
+
+static void a_failed_allocation_costs_a_pull_at_most(void **state)
+{
+    const transfer_worker_config_t config = {.extra = "\"kv_lease_duration\": 0.1"};
+    (void)state;
+    const size_t before = weft_alloc_live_bytes();
+    uint64_t n_allocations = UINT64_MAX;
+    for (uint64_t nth = 1; nth <= n_allocations; nth++) {
+        transfer_worker_t there;
+        transfer_worker_t here;
+        transfer_worker_open(&there, &config);
+        transfer_worker_open(&here, &config);
+        move_prompt(&there, &here, nth);
+        n_allocations = weft_alloc_fail_nth(0);
+        assert_true(transfer_rig_until(has_landed, &here));
+        assert_all_free(&there);
+        transfer_worker_close(&here);
+        transfer_worker_close(&there);
+        assert_int_equal(weft_alloc_live_bytes(), before);
+    }
+}
+
+static void a_failed_allocation_at_the_start_leaves_nothing_behind(void **state)
+{
+    static const uint8_t fingerprint[32];
+    kv_transfer_config_t parsed;
+    (void)state;
+    assert_status(kv_transfer_config_parse("{\"kv_connector\": \"WeftConnector\", \"kv_role\": "
+                                           "\"kv_both\", \"kv_connector_extra_config\": {" AS_VLLM
+                                           "}}",
+                                           0, &diag, &parsed),
+                  WEFT_OK);
+    const kv_transfer_setup_t start = {.config = &parsed,
+                                       .pool = prefill.pool,
+                                       .fingerprint = fingerprint,
+                                       .model = "m",
+                                       .dtype = "f32",
+                                       .model_dtype = "torch.float32",
+                                       .total_heads = TRANSFER_RIG_HEADS,
+                                       .total_layers = TRANSFER_RIG_LAYERS};
+    const size_t before = weft_alloc_live_bytes();
+    weft_status_t status = WEFT_ERR_NO_MEMORY;
+    for (uint64_t nth = 1; status != WEFT_OK; nth++) {
+        kv_transfer_t *transfer = NULL;
+        weft_alloc_fail_nth(nth);
+        status = kv_transfer_create(&start, NULL, &transfer);
+        weft_alloc_fail_nth(0);
+        kv_transfer_destroy(transfer);
+        assert_int_equal(weft_alloc_live_bytes(), before);
+    }
+    kv_transfer_config_fini(&parsed);
+}
+
 /* ---- any history ----------------------------------------------------------------------------- */
 
 /*
@@ -1453,6 +1533,8 @@ int main(void)
         cmocka_unit_test(what_is_held_for_vllm_is_a_copy_in_its_form),
         cmocka_unit_test(copies_for_vllm_are_bounded),
         cmocka_unit_test(a_vllm_worker_of_another_kind_is_not_read),
+        cmocka_unit_test(a_failed_allocation_costs_a_pull_at_most),
+        TEST(a_failed_allocation_at_the_start_leaves_nothing_behind),
         cmocka_unit_test(nothing_leaks_and_nothing_stale_is_believed),
         cmocka_unit_test(any_prefill_may_be_followed),
         cmocka_unit_test(a_bad_fabric_loses_nothing_but_time),
