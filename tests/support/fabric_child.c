@@ -141,14 +141,14 @@ static void child_churn(fabric_end_t *end, uint64_t rounds)
 static void child_obey(fabric_end_t *end, int socket, const order_t *order)
 {
     uint64_t answer = 0;
+    /* The peer knows that its read or write is done, and said so over the socket; a sanitizer sees
+       only that its agent's thread and this one had the same lock. */
+    xfer_agent_stats(end->agent, NULL, 0);
     switch (order->kind) {
     case ORDER_FILL:
         fabric_fill(end, order->a);
         break;
     case ORDER_IS_FILLED:
-        /* The peer knows that its write is done, and said so over the socket; a sanitizer sees only
-           that its agent's thread and this one had the same lock. */
-        xfer_agent_stats(end->agent, NULL, 0);
         answer = fabric_is_filled(end->memory + order->b, order->c, order->a, order->b);
         break;
     case ORDER_POKE:

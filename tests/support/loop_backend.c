@@ -420,8 +420,8 @@ static bool loop_arm(xfer_port_t *base, int *fd_out)
 }
 
 #define LOOP_FUNCTIONS                                                                             \
-    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_REVOKE, .open = loop_open, \
-    .close = loop_close, .address = loop_address, .connect = loop_connect,                         \
+    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_REVOKE | XFER_CAP_HOSTS,   \
+    .open = loop_open, .close = loop_close, .address = loop_address, .connect = loop_connect,      \
     .disconnect = loop_disconnect, .map = loop_map, .unmap = loop_unmap, .import = loop_import,    \
     .release = loop_release, .post = loop_post, .cancel = loop_cancel, .notify = loop_notify,      \
     .progress = loop_progress, .arm = loop_arm
