@@ -522,7 +522,7 @@ const xfer_backend_t xfer_backend_tcp = {
     .name = "tcp",
     .wire_name = "WEFT_TCP",
     .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_HOSTS | XFER_CAP_RESUME |
-            XFER_CAP_SUMS,
+            XFER_CAP_SUMS | XFER_CAP_REVOKE,
     .open = port_open,
     .close = port_close,
     .address = port_address,

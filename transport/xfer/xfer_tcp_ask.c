@@ -319,9 +319,9 @@ static bool end_payload(xfer_tcp_link_t *link)
     if (link->stream.send.left > 0) {
         return false;
     }
-    xfer_tcp_stream_put_trailer(
-        &link->stream,
-        (xfer_tcp_trailer_t){.payload_sum = link->sent_sum, .slice = (uint32_t)link->sending});
+    xfer_tcp_stream_put_trailer(&link->stream,
+                                (xfer_tcp_trailer_t){.payload_sum = link->stream.sent_sum,
+                                                     .slice = (uint32_t)link->sending});
     link->slices[link->sending].state = XFER_TCP_ASKED;
     link->sending = -1;
     return true;

@@ -238,7 +238,6 @@ struct xfer_tcp_link {
     unsigned n_due;     /* of them */
     unsigned n_cancels; /* to be sent */
     int sending;        /* a slice; -1: none */
-    uint32_t sent_sum;  /* of its payload */
     int receiving;
     bool is_refusal; /* without a payload */
     xfer_tcp_notes_t notes;
@@ -331,7 +330,6 @@ struct xfer_tcp_guest {
     unsigned n_queued;
     uint64_t arrivals;
     int answering; /* a request whose payload is being sent; -1: none */
-    uint32_t answer_sum;
     weft_status_t answer_status;
 
     uint32_t written;             /* the slice that is being received, */
