@@ -59,16 +59,22 @@ static void open_pool(transfer_worker_t *worker, const transfer_worker_config_t 
 static void parse_config(const transfer_worker_config_t *config, kv_transfer_config_t *parsed)
 {
     char id[96] = "";
+    char backend[64] = "";
     char text[1024];
+    const char *wanted = getenv("WEFT_TEST_BACKEND");
     weft_diag_t diag = {0};
     if (config->engine_id != NULL) {
         snprintf(id, sizeof(id), "\"engine_id\": \"%s\", ", config->engine_id);
     }
+    const char *extra = config->extra == NULL ? "" : config->extra;
+    if (wanted != NULL && strstr(extra, "backends") == NULL) {
+        snprintf(backend, sizeof(backend), "\"backends\": [\"%s\"]%s", wanted,
+                 extra[0] == '\0' ? "" : ", ");
+    }
     snprintf(text, sizeof(text),
              "{\"kv_connector\": \"WeftConnector\", \"kv_role\": \"%s\", %s"
-             "\"kv_connector_extra_config\": {%s}}",
-             config->role == NULL ? "kv_both" : config->role, id,
-             config->extra == NULL ? "" : config->extra);
+             "\"kv_connector_extra_config\": {%s%s}}",
+             config->role == NULL ? "kv_both" : config->role, id, backend, extra);
     if (kv_transfer_config_parse(text, 0, &diag, parsed) != WEFT_OK) {
         fail_msg("%s", diag.text);
     }
@@ -88,6 +94,7 @@ static void remember(transfer_worker_t *worker)
 void transfer_worker_open(transfer_worker_t *worker, const transfer_worker_config_t *config)
 {
     uint8_t fingerprint[32] = {config->model};
+    char port[8];
     kv_transfer_config_t parsed;
     weft_diag_t diag = {0};
     if (!has_semaphore) {
@@ -95,7 +102,8 @@ void transfer_worker_open(transfer_worker_t *worker, const transfer_worker_confi
         has_semaphore = true;
     }
     setenv("VLLM_NIXL_SIDE_CHANNEL_HOST", "127.0.0.1", 1);
-    setenv("VLLM_NIXL_SIDE_CHANNEL_PORT", "0", 1);
+    snprintf(port, sizeof(port), "%u", config->port);
+    setenv("VLLM_NIXL_SIDE_CHANNEL_PORT", port, 1);
     *worker = (transfer_worker_t){0};
     assert_status(weft_device_open("cpu", 0, NULL, &worker->device), WEFT_OK);
     open_pool(worker, config);

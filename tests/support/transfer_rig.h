@@ -2,7 +2,7 @@
 /*
  * transfer_rig: workers of a small model in one process, each with a pool and a kv_transfer, and blocks
  * whose bytes follow from prompt, layer, head and token, so that whatever arrives can be checked.
- * Everything asserts.
+ * Everything asserts. WEFT_TEST_BACKEND=tcp has those that name none use that backend of the fabric.
  */
 #pragma once
 
@@ -29,6 +29,7 @@ typedef struct transfer_worker_config {
     uint32_t tp_rank;
     const char *engine_id;           /* NULL: drawn */
     kv_side_channel_t *side_channel; /* NULL: its own */
+    uint16_t port;                   /* of the side channel; 0: any */
     uint8_t model;                   /* another number: other weights */
     const char *dtype;               /* NULL: f32 */
 } transfer_worker_config_t;

@@ -596,6 +596,31 @@ static void a_peer_that_goes_fails_the_pulls_that_need_it(void **state)
     assert_all_free(&decode);
 }
 
+/* Started anew on the same port: requests name its new id. */
+static void a_new_engine_at_the_address_is_met(void **state)
+{
+    kv_block_id_t blocks[PROMPT_BLOCKS];
+    (void)state;
+    kv_transfer_params_t params = prefill_whole(&prefill, "r", PROMPT, 7);
+    const transfer_worker_config_t config = {.port = params.remote_port};
+    kv_transfer_decline(decode.transfer, &params);
+    assert_all_free(&prefill);
+    kv_transfer_params_fini(&params);
+    transfer_worker_close(&prefill);
+    transfer_worker_open(&prefill, &config);
+    params = prefill_whole(&prefill, "r", PROMPT, 8);
+    kv_pull_t *pull = expect(&decode, &params, PROMPT);
+    const uint32_t n = alloc(&decode, PROMPT, blocks);
+    assert_status(kv_pull_start(pull, 0, blocks, n), WEFT_OK);
+    assert_pulled(pull);
+    assert_true(transfer_worker_has(&decode, blocks, 0, PROMPT, 8));
+    kv_pull_end(pull);
+    kv_pool_release(decode.pool, blocks, n);
+    assert_all_free(&prefill);
+    assert_int_equal(transfer_worker_stats(&decode).handshakes, 2);
+    kv_transfer_params_fini(&params);
+}
+
 static void a_producer_pulls_nothing(void **state)
 {
     const transfer_worker_config_t config = {.role = "kv_producer"};
@@ -632,7 +657,7 @@ static bool is_answered(void *user)
 
 static void open_stranger(stranger_t *stranger)
 {
-    const xfer_agent_config_t agent = {.has_thread = true};
+    const xfer_agent_config_t agent = {.backends = getenv("WEFT_TEST_BACKEND"), .has_thread = true};
     const kv_side_client_config_t client = {.wake = transfer_rig_wake};
     const kv_meta_request_t rank = {0, 0};
     kv_handshake_t handshake;
@@ -918,7 +943,8 @@ static void serve_foreign(foreign_t *foreign, const char *backend)
 
 static void open_foreign(foreign_t *foreign, const char *backend)
 {
-    const xfer_agent_config_t agent = {.has_thread = true, .on_event = transfer_rig_wake};
+    const xfer_agent_config_t agent = {
+        .backends = getenv("WEFT_TEST_BACKEND"), .has_thread = true, .on_event = transfer_rig_wake};
     const kv_side_client_config_t client = {0};
     *foreign = (foreign_t){0};
     foreign->bytes =
@@ -1524,6 +1550,7 @@ int main(void)
         TEST(blocks_the_peer_does_not_have_are_not_read),
         TEST(a_peer_that_is_not_there_fails_at_once_and_is_left_alone_for_a_while),
         TEST(a_peer_that_goes_fails_the_pulls_that_need_it),
+        TEST(a_new_engine_at_the_address_is_met),
         TEST(a_producer_pulls_nothing),
         TEST(a_strangers_notifications_do_no_harm),
         TEST(a_pull_may_end_at_any_time),
