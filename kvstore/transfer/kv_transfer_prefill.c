@@ -87,46 +87,6 @@ static void free_watchers(kv_transfer_t *transfer, kv_watcher_t **list)
     }
 }
 
-/* ---- transfers that were ---------------------------------------------------------------------- */
-
-/* FNV-1a, never 0. Two ids of one hash: a reader that computes the prompt itself for nothing. */
-static uint64_t hash_of(const char *id, size_t length)
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (size_t i = 0; i < length; i++) {
-        hash = (hash ^ (uint8_t)id[i]) * UINT64_C(0x100000001b3);
-    }
-    return hash | 1;
-}
-
-static void remember_gone(kv_transfer_t *transfer, const char *id)
-{
-    transfer->gone[transfer->next_gone] = hash_of(id, strlen(id));
-    transfer->next_gone = (transfer->next_gone + 1) % KV_TRANSFER_MAX_GONE;
-}
-
-static bool is_gone(const kv_transfer_t *transfer, kv_msgpack_span_t id)
-{
-    const uint64_t hash = hash_of(id.data, id.length);
-    for (size_t i = 0; i < KV_TRANSFER_MAX_GONE; i++) {
-        if (transfer->gone[i] == hash) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* It begins again, under its old name. */
-static void forget_gone(kv_transfer_t *transfer, const char *id)
-{
-    const uint64_t hash = hash_of(id, strlen(id));
-    for (size_t i = 0; i < KV_TRANSFER_MAX_GONE; i++) {
-        if (transfer->gone[i] == hash) {
-            transfer->gone[i] = 0;
-        }
-    }
-}
-
 /* ---- telling them ---------------------------------------------------------------------------- */
 
 static weft_status_t send_progress(kv_transfer_t *transfer, const char *agent,
@@ -223,39 +183,18 @@ static void on_gone(void *user, kv_lease_t *lease)
     }
     free_watchers(transfer, (kv_watcher_t **)&lease->user);
     if (lease->transfer_id != NULL) {
-        remember_gone(transfer, lease->transfer_id);
+        kv_gone_add(transfer, lease->transfer_id);
     }
     transfer->has_changed |= lease->state == KV_LEASE_HELD;
 }
 
 /* ---- what they say --------------------------------------------------------------------------- */
 
-/* The way back: what it said of itself, unless it is known. */
-static bool know_agent(kv_transfer_t *transfer, const char *agent, kv_msgpack_span_t blob)
-{
-    xfer_peer_t *peer = xfer_find_peer(transfer->agent, agent);
-    const bool is_lost = peer != NULL && xfer_peer_status(peer) == WEFT_ERR_PEER_GONE;
-    if (peer != NULL && (!is_lost || kv_peers_use(transfer, NULL, peer))) {
-        return true;
-    }
-    if (is_lost) { /* and is there again */
-        xfer_forget(transfer->agent, peer);
-    }
-    weft_diag_t diag = {0};
-    const weft_status_t status = xfer_import(transfer->agent, blob.data, blob.length, &diag, &peer);
-    if (status < 0 || strcmp(xfer_peer_name(peer), agent) != 0) {
-        weft_log_warn("a reader cannot be answered agent=%s: %s", agent,
-                      status < 0 ? diag.text : "it gave another name");
-        return false;
-    }
-    return true;
-}
-
 static void answer_unknown(kv_transfer_t *transfer, const char *agent, kv_msgpack_span_t id,
                            bool is_by_request)
 {
     const kv_watcher_t nobody = {.is_by_request = is_by_request};
-    const bool is_over = is_by_request || is_gone(transfer, id);
+    const bool is_over = is_by_request || kv_gone_has(transfer, id);
     kv_progress_t progress =
         progress_of(&nobody, NULL, is_over ? KV_PROGRESS_GONE : KV_PROGRESS_UNKNOWN);
     if (is_by_request) {
@@ -299,7 +238,7 @@ void kv_prefill_watch(kv_transfer_t *transfer, const char *agent, const kv_watch
         take_done(transfer, agent, watch, now_ns);
         return;
     }
-    if (!know_agent(transfer, agent, watch->agent)) {
+    if (!kv_readers_know(transfer, agent, watch->agent, now_ns)) {
         transfer->counts.bad_notifications++;
         return;
     }
@@ -378,7 +317,7 @@ kv_lease_t *kv_transfer_open(kv_transfer_t *transfer, const char *transfer_id)
                       weft_strerror(status));
         return NULL;
     }
-    forget_gone(transfer, transfer_id);
+    kv_gone_remove(transfer, transfer_id);
     adopt_early(transfer, lease);
     tell_all(lease, false);
     return lease;
@@ -544,6 +483,7 @@ void kv_prefill_poll(kv_transfer_t *transfer, uint64_t now_ns)
     if (transfer->early != NULL) {
         expire_early(transfer, now_ns);
     }
+    kv_readers_expire(transfer, now_ns);
 }
 
 uint64_t kv_prefill_next_ns(const kv_transfer_t *transfer)
@@ -570,4 +510,5 @@ void kv_prefill_fini(kv_transfer_t *transfer)
     kv_lease_table_destroy(transfer->leases);
     transfer->leases = NULL;
     free_watchers(transfer, &transfer->early);
+    kv_readers_destroy(transfer);
 }

@@ -19,6 +19,7 @@
 #define KV_TRANSFER_LEASE_SLOTS  4096
 #define KV_TRANSFER_MAX_WATCHERS 1024
 #define KV_TRANSFER_MAX_GONE     1024
+#define KV_TRANSFER_MAX_READERS  256
 #define KV_PULL_MAX_READS        4                    /* of a rank at a time */
 #define KV_PULL_READ_BYTES       (UINT64_C(32) << 20) /* of one read, about */
 #define KV_PULL_MAX_RETRIES      8                    /* after blocks were taken back */
@@ -84,6 +85,13 @@ typedef struct kv_watcher {
     bool has_unsent;
     uint64_t since_ns;
 } kv_watcher_t;
+
+/* Agents that told us how to answer them; forgotten when they have been silent for long. */
+typedef struct kv_reader {
+    struct kv_reader *next;
+    char *agent;
+    uint64_t heard_ns;
+} kv_reader_t;
 
 /* ---- pulls ----------------------------------------------------------------------------------- */
 
@@ -177,6 +185,8 @@ struct kv_transfer {
     kv_lease_table_t *leases;
     kv_watcher_t *early; /* watchers without a lease, the newest first */
     uint32_t n_watchers;
+    kv_reader_t *readers;
+    uint32_t n_readers;
     uint64_t gone[KV_TRANSFER_MAX_GONE]; /* hashes of transfer ids that were, a circle; 0: none */
     uint32_t next_gone;
     bool has_unsent; /* a watcher's queue was full */
@@ -228,6 +238,17 @@ void kv_prefill_watch(kv_transfer_t *transfer, const char *agent, const kv_watch
                       uint64_t now_ns);
 void kv_prefill_poll(kv_transfer_t *transfer, uint64_t now_ns);
 uint64_t kv_prefill_next_ns(const kv_transfer_t *transfer);
+
+/* kv_transfer_readers.c */
+/* Whether agent can be answered: it is known, or the blob is what it says of itself. */
+bool kv_readers_know(kv_transfer_t *transfer, const char *agent, kv_msgpack_span_t blob,
+                     uint64_t now_ns);
+void kv_readers_expire(kv_transfer_t *transfer, uint64_t now_ns);
+void kv_readers_destroy(kv_transfer_t *transfer);
+/* Transfers that were: the last KV_TRANSFER_MAX_GONE ids. */
+void kv_gone_add(kv_transfer_t *transfer, const char *id);
+bool kv_gone_has(const kv_transfer_t *transfer, kv_msgpack_span_t id);
+void kv_gone_remove(kv_transfer_t *transfer, const char *id);
 
 /* kv_pull_news.c */
 void kv_pull_meet(kv_pull_t *pull, uint64_t now_ns); /* the peer is ready; ranks are set up */

@@ -712,6 +712,37 @@ static void a_strangers_notifications_do_no_harm(void **state)
     kv_transfer_params_fini(&params);
 }
 
+/* Agents that come and go do not add up: most are forgotten, and those that come again are answered. */
+static void many_readers_may_come_and_go(void **state)
+{
+    enum { READERS = 20 };
+    const transfer_worker_config_t there_config = {.extra = "\"engine_ttl\": 0.001"};
+    const transfer_worker_config_t here_config = {0};
+    transfer_worker_t there;
+    running_t running;
+    (void)state;
+    transfer_worker_open(&there, &there_config);
+    begin_prefill_on(&there, &running, "xfer-1", PROMPT);
+    compute(&running, 2 * TOKENS, 9);
+    for (int i = 0; i < READERS; i++) {
+        transfer_worker_t here;
+        kv_block_id_t blocks[PROMPT_BLOCKS];
+        transfer_worker_open(&here, &here_config);
+        kv_pull_t *pull = expect_ahead_of(&there, &here, "xfer-1", PROMPT);
+        const uint32_t n = alloc(&here, PROMPT, blocks);
+        assert_status(kv_pull_start(pull, 0, blocks, n), WEFT_OK);
+        assert_gets(pull, 2 * TOKENS);
+        assert_true(transfer_worker_has(&here, blocks, 0, 2 * TOKENS, 9));
+        kv_pull_end(pull);
+        kv_pool_release(here.pool, blocks, n);
+        assert_all_free(&here);
+        transfer_worker_close(&here);
+    }
+    kv_lease_drop(running.lease);
+    kv_pool_release(there.pool, running.blocks, running.n);
+    transfer_worker_close(&there);
+}
+
 /* ---- giving up in the middle ----------------------------------------------------------------- */
 
 static bool has_landed(void *user)
@@ -1553,6 +1584,7 @@ int main(void)
         TEST(a_new_engine_at_the_address_is_met),
         TEST(a_producer_pulls_nothing),
         TEST(a_strangers_notifications_do_no_harm),
+        cmocka_unit_test(many_readers_may_come_and_go),
         TEST(a_pull_may_end_at_any_time),
         cmocka_unit_test(unequal_workers_move_the_same_blocks),
         cmocka_unit_test(elements_are_converted_on_arrival),
