@@ -17,6 +17,9 @@
 #define WEFT_ARRAY_LEN(a)                 (sizeof(a) / sizeof((a)[0]))
 #define WEFT_CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
 
+/* The type of an expression, which is not evaluated. */
+#define weft_typeof(x) __typeof__(x)
+
 /* What a spinning thread does between two looks. */
 #if defined(__x86_64__)
 #define weft_cpu_relax() __builtin_ia32_pause()

@@ -14,13 +14,17 @@ endfunction()
 # weft_folder(PATH USES folder... LIBRARIES target...)
 # Makes the static library weft_<path> of every .c below PATH. Files are found, not listed, so that
 # adding a backend, an op or a model touches its .def table and nothing here. Files of an
-# instruction set (weft_isa_flags) are left out on other machines.
+# instruction set (weft_isa_flags) are left out on other machines, and those of a library where its
+# headers are not to be had.
 function(weft_folder path)
     cmake_parse_arguments(ARG "" "" "USES;LIBRARIES" ${ARGN})
     string(REPLACE "/" "_" name weft_${path})
     file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${path}/*.c)
     if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
         list(FILTER sources EXCLUDE REGEX "_(avx2|avx512)\\.c$")
+    endif()
+    if(NOT WEFT_HAS_UCX)
+        list(FILTER sources EXCLUDE REGEX "/xfer_ucx_[a-z_]+\\.c$")
     endif()
     add_library(${name} STATIC ${sources})
     target_link_libraries(${name} PUBLIC weft_flags ${ARG_LIBRARIES})

@@ -29,3 +29,30 @@ if(OFI_FOUND)
     target_compile_definitions(weft_libraries INTERFACE WEFT_HAS_OFI)
     target_link_libraries(weft_libraries INTERFACE ${CMAKE_DL_LIBS})
 endif()
+
+# UCX is loaded at run time; only its headers are needed to build, and without them the backend "ucx"
+# says that it cannot be had. `./dev` unpacks the wheel of scripts/requirements-ucx.txt into build/ucx;
+# without it the system's is taken, if it is not older than what NIXL's releases exchange keys with.
+set(WEFT_UCX_OLDEST_MINOR 19)  # 1.19
+set(WEFT_UCX_ROOT ${CMAKE_SOURCE_DIR}/build/ucx/libucx CACHE PATH "UCX: the folder of include/ and lib/")
+if(EXISTS ${WEFT_UCX_ROOT}/include/ucp/api/ucp.h)
+    set(ucx_include ${WEFT_UCX_ROOT}/include)
+    set(ucx_library ${WEFT_UCX_ROOT}/lib/libucp.so.0)
+else()
+    pkg_check_modules(UCX QUIET ucx>=1.${WEFT_UCX_OLDEST_MINOR})
+    if(UCX_FOUND)
+        pkg_get_variable(ucx_include ucx includedir)
+        pkg_get_variable(ucx_libdir ucx libdir)
+        set(ucx_library ${ucx_libdir}/libucp.so.0)
+    endif()
+endif()
+if(ucx_include)
+    set(WEFT_HAS_UCX ON)
+    target_include_directories(weft_libraries SYSTEM INTERFACE ${ucx_include})
+    target_compile_definitions(weft_libraries INTERFACE WEFT_UCX_LIBRARY="${ucx_library}"
+        WEFT_UCX_OLDEST_MINOR=${WEFT_UCX_OLDEST_MINOR})
+    target_link_libraries(weft_libraries INTERFACE ${CMAKE_DL_LIBS})
+else()
+    set(WEFT_HAS_UCX OFF)
+    message(STATUS "UCX: no headers; the transfer fabric is built without it")
+endif()

@@ -313,10 +313,15 @@ void fabric_child_notify(fabric_child_t *child, fabric_end_t *to, const char *te
     weft_buffer_free(&blob);
 }
 
-void fabric_child_next_notification(fabric_child_t *child, char *text_out, size_t size)
+void fabric_child_next_notification(fabric_child_t *child, fabric_end_t *const *ends, size_t n,
+                                    char *text_out, size_t size)
 {
     weft_buffer_t text = {0};
+    struct pollfd poll_fd = {.fd = child->socket, .events = POLLIN};
     send_order(child, &(order_t){.kind = ORDER_NEXT_NOTIFICATION});
+    while (poll(&poll_fd, 1, 0) == 0) {
+        fabric_progress(ends, n);
+    }
     assert_true(receive_bytes(child->socket, &text));
     receive_answer(child);
     assert_true(text.length < size);

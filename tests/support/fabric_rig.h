@@ -91,7 +91,8 @@ void fabric_child_churn(fabric_child_t *child, uint64_t rounds);
 void fabric_child_churned(fabric_child_t *child);
 /* Lets it learn of an end here, and send that a notification. */
 void fabric_child_notify(fabric_child_t *child, fabric_end_t *to, const char *text);
-/* What it was notified of: the text, and who it was. */
-void fabric_child_next_notification(fabric_child_t *child, char *text_out, size_t size);
+/* What it was notified of, by one of the ends, which make progress meanwhile. */
+void fabric_child_next_notification(fabric_child_t *child, fabric_end_t *const *ends, size_t n,
+                                    char *text_out, size_t size);
 void fabric_child_stop(fabric_child_t *child); /* in order; its exit code is looked at */
 void fabric_child_kill(fabric_child_t *child); /* SIGKILL */

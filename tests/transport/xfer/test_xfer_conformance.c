@@ -793,8 +793,7 @@ static void check_processes(const test_case_t *test)
     assert_true(fabric_child_is_filled(&child, 5, MEMORY_BYTES / 2, MEMORY_BYTES / 2));
     if ((test->backend->caps & XFER_CAP_NOTIFY) != 0) {
         assert_status(xfer_notify(peer, "hello", 5), WEFT_OK);
-        fabric_progress(ends, 1);
-        fabric_child_next_notification(&child, text, sizeof(text));
+        fabric_child_next_notification(&child, ends, 1, text, sizeof(text));
         assert_string_equal(text, "hello");
         fabric_child_notify(&child, &a, "hello yourself");
         xfer_notification_t *notification = fabric_wait_notification(&a, ends, 1);
