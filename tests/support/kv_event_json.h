@@ -5,21 +5,8 @@
 #include <string.h>
 
 #include "kvstore/events/kv_event_codec.h"
+#include "tests/support/hex.h"
 #include "tests/support/vectors.h"
-
-/* Bytes of hex, in arena. */
-static inline uint8_t *hex_bytes(weft_arena_t *arena, const char *hex, size_t *length_out)
-{
-    *length_out = strlen(hex) / 2;
-    uint8_t *bytes = weft_arena_alloc(arena, *length_out + 1);
-    assert_non_null(bytes);
-    for (size_t i = 0; i < *length_out; i++) {
-        unsigned byte;
-        assert_int_equal(sscanf(hex + 2 * i, "%2x", &byte), 1);
-        bytes[i] = (uint8_t)byte;
-    }
-    return bytes;
-}
 
 static inline kv_event_hash_t json_hash(const json_t *json)
 {

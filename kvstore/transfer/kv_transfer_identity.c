@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kv_transfer: what a worker says of itself in the handshake, and whether another one fits. */
+#include <msgpack/pack.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "kvstore/transfer/kv_transfer_priv.h"
+
+static const char *const order_names[] = {
+    [KV_ORDER_BHLNC] = "BHLNC", [KV_ORDER_BLHNC] = "BLHNC", [KV_ORDER_LBHNC] = "LBHNC"};
+
+static const kv_layout_t *layout_of(const kv_transfer_t *transfer)
+{
+    return kv_pool_layout(transfer->setup.pool);
+}
+
+/* ---- ourselves ------------------------------------------------------------------------------- */
+
+static void fill_shape(kv_transfer_t *transfer, uint32_t first_layer, uint32_t first_head)
+{
+    const kv_layout_t *layout = layout_of(transfer);
+    const kv_group_t *group = &layout->groups[0];
+    const uint64_t base = (uint64_t)(uintptr_t)kv_pool_memory(transfer->setup.pool)->addr;
+    for (uint32_t i = 0; i < group->layers; i++) {
+        transfer->layer_addrs[i] = base + i * layout->strides[0].layer;
+    }
+    transfer->shape = (kv_shape_t){.block_tokens = layout->block_tokens,
+                                   .token_bytes = (uint32_t)layout->strides[0].token,
+                                   .first_layer = first_layer,
+                                   .layers = group->layers,
+                                   .first_head = first_head,
+                                   .heads = group->heads,
+                                   .n_blocks = kv_pool_total_blocks(transfer->setup.pool),
+                                   .block_stride = layout->strides[0].block,
+                                   .head_stride = layout->strides[0].head,
+                                   .layer_addrs = transfer->layer_addrs};
+}
+
+static weft_status_t make_hashes(kv_transfer_t *transfer)
+{
+    const kv_transfer_config_t *config = &transfer->config;
+    const kv_weft_meta_t *own = &transfer->identity;
+    const kv_vllm_identity_t vllm = {
+        .attn_backend_name = config->attn_backend_name == NULL ? "WEFT" : config->attn_backend_name,
+        .cache_dtype = config->vllm_cache_dtype == NULL ? "auto" : config->vllm_cache_dtype,
+        .dtype = config->vllm_dtype == NULL ? transfer->model_dtype : config->vllm_dtype,
+        .model = config->vllm_model == NULL ? transfer->model : config->vllm_model,
+        .vllm_version = config->vllm_version,
+        .head_size = own->head_dim,
+        .nixl_connector_version = config->nixl_connector_version,
+        .num_hidden_layers = own->total_layers,
+        .num_kv_heads = own->total_heads,
+        .is_hma_enabled = config->is_hma_enabled};
+    const weft_status_t status = kv_compat_weft_hash(own, transfer->hash);
+    return status < 0 || config->vllm_version == NULL
+               ? status
+               : kv_compat_vllm_hash(&vllm, transfer->vllm_hash);
+}
+
+/* Layers are dealt out evenly, the first stages take one more. */
+static uint32_t first_layer_of(const kv_transfer_setup_t *setup)
+{
+    const uint32_t each = setup->total_layers / setup->pp_size;
+    const uint32_t more = setup->total_layers % setup->pp_size;
+    return setup->pp_rank * each + (setup->pp_rank < more ? setup->pp_rank : more);
+}
+
+weft_status_t kv_transfer_identify(kv_transfer_t *transfer, weft_diag_t *diag)
+{
+    const kv_transfer_setup_t *setup = &transfer->setup;
+    const kv_layout_t *layout = layout_of(transfer);
+    const kv_group_t *group = &layout->groups[0];
+    uint32_t first_head = 0;
+    uint32_t heads = 0;
+    if (layout->n_groups != 1) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "KV transfer: models with several kinds of KV layers are not served");
+    }
+    if (!kv_heads_of(setup->total_heads, setup->tp_size, setup->tp_rank, &first_head, &heads) ||
+        heads != group->heads) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "KV transfer: %u heads of %u in rank %u of %u: that cannot be",
+                         group->heads, setup->total_heads, setup->tp_rank, setup->tp_size);
+    }
+    const uint32_t first_layer = first_layer_of(setup);
+    transfer->identity = (kv_weft_meta_t){
+        .version = KV_WEFT_META_VERSION,
+        .fingerprint = {(const char *)transfer->fingerprint, sizeof(transfer->fingerprint)},
+        .model = kv_wire_text(transfer->model),
+        .dtype = kv_wire_text(transfer->dtype),
+        .total_layers = setup->total_layers,
+        .total_heads = setup->total_heads,
+        .head_dim = group->head_dim,
+        .first_layer = first_layer,
+        .layers = group->layers,
+        .heads = group->heads,
+        .tp_rank = setup->tp_rank,
+        .tp_size = setup->tp_size,
+        .pp_rank = setup->pp_rank,
+        .pp_size = setup->pp_size,
+        .lease_addr = (uint64_t)(uintptr_t)transfer->words.addr,
+        .lease_slots = KV_TRANSFER_LEASE_SLOTS};
+    fill_shape(transfer, first_layer, first_head);
+    return make_hashes(transfer);
+}
+
+/* ---- the payload ----------------------------------------------------------------------------- */
+
+static int append(void *user, const char *data, size_t length)
+{
+    weft_buffer_append(user, data, length);
+    return 0;
+}
+
+static kv_msgpack_span_t item_of(const weft_buffer_t *buffer)
+{
+    return (kv_msgpack_span_t){buffer->data, (uint32_t)buffer->length};
+}
+
+typedef struct region_items {
+    weft_buffer_t groups;
+    weft_buffer_t names;
+    weft_buffer_t types;
+} region_items_t;
+
+/* Names as vLLM has them, so that regions are sorted alike. */
+static void pack_regions(uint32_t first_layer, uint32_t n, region_items_t *items)
+{
+    msgpack_packer groups = {.data = &items->groups, .callback = append};
+    msgpack_packer names = {.data = &items->names, .callback = append};
+    msgpack_packer types = {.data = &items->types, .callback = append};
+    msgpack_pack_array(&groups, n);
+    msgpack_pack_array(&names, n);
+    msgpack_pack_array(&types, n);
+    for (uint32_t i = 0; i < n; i++) {
+        char name[64];
+        const int length =
+            snprintf(name, sizeof(name), "model.layers.%u.self_attn.attn", first_layer + i);
+        msgpack_pack_uint32(&groups, 0);
+        msgpack_pack_str(&names, (size_t)length);
+        msgpack_pack_str_body(&names, name, (size_t)length);
+        msgpack_pack_str(&types, 4);
+        msgpack_pack_str_body(&types, "DRAM", 4);
+    }
+}
+
+/* One region when a block is one extent, else one a layer, as vLLM has them. */
+static uint32_t count_regions(const kv_layout_t *layout)
+{
+    return layout->order == KV_ORDER_BHLNC ? 1 : layout->groups[0].layers;
+}
+
+static uint64_t region_bytes(const kv_layout_t *layout)
+{
+    return layout->order == KV_ORDER_BHLNC ? layout->strides[0].block
+                                           : layout->groups[0].heads * layout->strides[0].head;
+}
+
+static void encode_agent(kv_transfer_t *transfer, const weft_buffer_t *blob,
+                         const weft_buffer_t *weft, const uint64_t *lens, const uint64_t *strides,
+                         const uint64_t *blocks, weft_buffer_t *out)
+{
+    static const char zero_pair[] = {(char)0x92, 0, 0};
+    static const char empty_list = (char)0x90;
+    static const char empty_map = (char)0x80;
+    const kv_layout_t *layout = layout_of(transfer);
+    const char *backend = transfer->config.attn_backend_name;
+    const uint32_t n = count_regions(layout);
+    region_items_t items = {0};
+    pack_regions(transfer->shape.first_layer, n, &items);
+    const kv_agent_meta_t meta = {.engine_id = kv_wire_text(transfer->config.engine_id),
+                                  .agent_metadata = item_of(blob),
+                                  .kv_caches_base_addr = {transfer->layer_addrs, n},
+                                  .num_blocks = transfer->shape.n_blocks,
+                                  .block_lens = {lens, n},
+                                  .block_strides = {strides, n},
+                                  .kv_cache_layout = kv_wire_text(order_names[layout->order]),
+                                  .block_size = layout->block_tokens,
+                                  .ssm_sizes = {zero_pair, sizeof(zero_pair)},
+                                  .attn_backend_name =
+                                      kv_wire_text(backend == NULL ? "WEFT" : backend),
+                                  .physical_blocks_per_logical_kv_block = 1,
+                                  .region_num_blocks = {blocks, n},
+                                  .region_group_ids = item_of(&items.groups),
+                                  .region_names = item_of(&items.names),
+                                  .region_mem_types = item_of(&items.types),
+                                  .dcp_size = 1,
+                                  .pcp_size = 1,
+                                  .region_members = {&empty_list, 1},
+                                  .packed_member_layouts = {&empty_map, 1},
+                                  .weft = item_of(weft)};
+    kv_agent_meta_encode(&meta, out);
+    out->is_failed |= items.groups.is_failed || items.names.is_failed || items.types.is_failed ||
+                      blob->is_failed || weft->is_failed;
+    weft_buffer_free(&items.groups);
+    weft_buffer_free(&items.names);
+    weft_buffer_free(&items.types);
+}
+
+static weft_status_t encode_regions(kv_transfer_t *transfer, const weft_buffer_t *blob,
+                                    const weft_buffer_t *weft, weft_buffer_t *out)
+{
+    const kv_layout_t *layout = layout_of(transfer);
+    const uint32_t n = count_regions(layout);
+    weft_arena_t arena = {0};
+    uint64_t *lens = weft_arena_calloc(&arena, n, sizeof(*lens));
+    uint64_t *strides = weft_arena_calloc(&arena, n, sizeof(*strides));
+    uint64_t *blocks = weft_arena_calloc(&arena, n, sizeof(*blocks));
+    const bool has_memory = lens != NULL && strides != NULL && blocks != NULL;
+    for (uint32_t i = 0; i < n && has_memory; i++) {
+        lens[i] = region_bytes(layout);
+        strides[i] = layout->strides[0].block;
+        blocks[i] = transfer->shape.n_blocks;
+    }
+    if (has_memory) {
+        encode_agent(transfer, blob, weft, lens, strides, blocks, out);
+    }
+    weft_arena_free(&arena);
+    return has_memory && !out->is_failed ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+}
+
+weft_status_t kv_transfer_payload(kv_transfer_t *transfer, weft_buffer_t *out)
+{
+    weft_buffer_t blob = {0};
+    weft_buffer_t weft = {0};
+    weft_buffer_t agent = {0};
+    kv_weft_meta_encode(&transfer->identity, &weft);
+    weft_status_t status = xfer_export(transfer->agent, NULL, 0, true, &blob);
+    if (status >= 0) {
+        status = encode_regions(transfer, &blob, &weft, &agent);
+    }
+    if (status >= 0) {
+        kv_payload_encode(transfer->vllm_hash[0] != '\0' ? transfer->vllm_hash : transfer->hash,
+                          agent.data, agent.length, out);
+        status = out->is_failed ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+    }
+    weft_buffer_free(&blob);
+    weft_buffer_free(&weft);
+    weft_buffer_free(&agent);
+    return status;
+}
+
+/* ---- others ---------------------------------------------------------------------------------- */
+
+/* The hash says only that something differs; what a weft worker says besides has names. */
+static weft_status_t check_foreign(const kv_transfer_t *transfer, const kv_handshake_t *handshake,
+                                   weft_diag_t *diag)
+{
+    const kv_msgpack_span_t hash = handshake->compatibility_hash;
+    if (!transfer->config.enforce_handshake_compat ||
+        (transfer->vllm_hash[0] != '\0' && kv_wire_text_is(hash, transfer->vllm_hash))) {
+        return WEFT_OK;
+    }
+    if (transfer->vllm_hash[0] == '\0') {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "compatibility hash: it is vLLM's there; vllm_version in "
+                         "kv_connector_extra_config makes such a one here");
+    }
+    return weft_diag(diag, WEFT_ERR_INVALID,
+                     "compatibility hash: %.*s there, %s here: vLLM's or the connector's version, "
+                     "attention backend, model name, a dtype",
+                     (int)(hash.length < 64 ? hash.length : 64), hash.data, transfer->vllm_hash);
+}
+
+static weft_status_t check_rank(const kv_peer_t *peer, const kv_peer_rank_t *rank,
+                                const kv_weft_meta_t *theirs, weft_diag_t *diag)
+{
+    if (theirs->tp_size != peer->tp_size || theirs->pp_size != peer->pp_size) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "ranks: %llu x %llu there, tp_size %u and pp_size %u in the request",
+                         (unsigned long long)theirs->tp_size, (unsigned long long)theirs->pp_size,
+                         peer->tp_size, peer->pp_size);
+    }
+    if (theirs->tp_rank != rank->rank.tp_rank || theirs->pp_rank != rank->rank.pp_rank) {
+        return weft_diag(diag, WEFT_ERR_MALFORMED, "another rank answered");
+    }
+    return WEFT_OK;
+}
+
+/* What is inside a head belongs to the attention backend: of these K and V of a token follow each
+ * other, as here. */
+static weft_status_t check_backend(const kv_handshake_t *handshake, weft_diag_t *diag)
+{
+    static const char *const plain[] = {"WEFT", "FLASH_ATTN", "FLASHINFER", "TRITON_ATTN"};
+    const kv_msgpack_span_t name = handshake->agent.attn_backend_name;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(plain); i++) {
+        if (handshake->is_weft || kv_wire_text_is(name, plain[i])) {
+            return WEFT_OK;
+        }
+    }
+    return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                     "attention backend %.*s: the order inside its heads is not known",
+                     (int)name.length, name.data == NULL ? "" : name.data);
+}
+
+weft_status_t kv_transfer_check_peer(const kv_transfer_t *transfer, const kv_peer_t *peer,
+                                     const kv_peer_rank_t *rank, const kv_handshake_t *handshake,
+                                     weft_diag_t *diag)
+{
+    weft_status_t status = handshake->is_weft
+                               ? kv_compat_check(&transfer->identity, &handshake->weft, diag)
+                               : check_foreign(transfer, handshake, diag);
+    if (status >= 0 && handshake->is_weft) {
+        status = check_rank(peer, rank, &handshake->weft, diag);
+    }
+    return status < 0 ? status : check_backend(handshake, diag);
+}
+
+static weft_status_t find_order(const kv_handshake_t *handshake, weft_diag_t *diag,
+                                kv_order_t *order_out)
+{
+    const kv_msgpack_span_t name = handshake->agent.kv_cache_layout;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(order_names); i++) {
+        if (kv_wire_text_is(name, order_names[i])) {
+            *order_out = (kv_order_t)i;
+            return WEFT_OK;
+        }
+    }
+    if (kv_wire_text_is(name, "HND")) { /* vLLM's name up to 0.28 */
+        *order_out = KV_ORDER_LBHNC;
+        return WEFT_OK;
+    }
+    return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                     "KV cache layout: %.*s there; BHLNC, BLHNC, LBHNC can be read",
+                     (int)name.length, name.data);
+}
+
+/* The addresses of layers, each a region, or parts of the only one. */
+static uint64_t *find_layers(kv_handshake_t *handshake, const kv_shape_t *shape, kv_order_t order)
+{
+    const kv_agent_meta_t *agent = &handshake->agent;
+    uint64_t *addrs = weft_arena_calloc(&handshake->arena, shape->layers, sizeof(*addrs));
+    const uint64_t layer_bytes = (uint64_t)shape->block_tokens * shape->token_bytes;
+    for (uint32_t i = 0; addrs != NULL && i < shape->layers; i++) {
+        addrs[i] = order == KV_ORDER_BHLNC ? agent->kv_caches_base_addr.items[0] + i * layer_bytes
+                                           : agent->kv_caches_base_addr.items[i];
+    }
+    return addrs;
+}
+
+static bool are_regions_as(const kv_agent_meta_t *agent, uint32_t n, uint64_t bytes)
+{
+    bool are = agent->kv_caches_base_addr.n == n;
+    for (uint32_t i = 0; i < n && are; i++) {
+        are = agent->block_lens.items[i] == bytes &&
+              agent->block_strides.items[i] == agent->block_strides.items[0] &&
+              (agent->region_num_blocks.items == NULL ||
+               agent->region_num_blocks.items[i] == agent->num_blocks);
+    }
+    return are;
+}
+
+weft_status_t kv_transfer_peer_shape(const kv_transfer_t *transfer, const kv_peer_t *peer,
+                                     const kv_peer_rank_t *rank, kv_handshake_t *handshake,
+                                     weft_diag_t *diag, kv_shape_t *shape_out)
+{
+    const kv_agent_meta_t *agent = &handshake->agent;
+    kv_order_t order = KV_ORDER_BHLNC;
+    kv_shape_t shape = {.block_tokens = (uint32_t)agent->block_size,
+                        .token_bytes = transfer->shape.token_bytes,
+                        .layers = transfer->setup.total_layers,
+                        .n_blocks = agent->num_blocks,
+                        .block_stride = agent->block_strides.items[0]};
+    weft_status_t status = find_order(handshake, diag, &order);
+    if (status < 0) {
+        return status;
+    }
+    if (handshake->is_weft) {
+        shape.first_layer = (uint32_t)handshake->weft.first_layer;
+        shape.layers = (uint32_t)handshake->weft.layers;
+    }
+    if (!kv_heads_of(transfer->setup.total_heads, peer->tp_size, rank->rank.tp_rank,
+                     &shape.first_head, &shape.heads) ||
+        (handshake->is_weft && handshake->weft.heads != shape.heads)) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "tp_size: %u there do not go with %u KV heads",
+                         peer->tp_size, transfer->setup.total_heads);
+    }
+    const uint64_t head_bytes = (uint64_t)shape.block_tokens * shape.token_bytes;
+    const bool is_whole = order == KV_ORDER_BHLNC;
+    const uint64_t bytes = head_bytes * shape.heads * (is_whole ? shape.layers : 1);
+    if (!are_regions_as(agent, is_whole ? 1 : shape.layers, bytes)) {
+        return weft_diag(
+            diag, WEFT_ERR_INVALID, "block bytes: %llu in %u regions there, %llu in %u expected",
+            (unsigned long long)agent->block_lens.items[0], agent->kv_caches_base_addr.n,
+            (unsigned long long)bytes, is_whole ? 1 : shape.layers);
+    }
+    shape.head_stride = is_whole ? head_bytes * shape.layers : head_bytes;
+    shape.layer_addrs = find_layers(handshake, &shape, order);
+    if (shape.layer_addrs == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    *shape_out = shape;
+    return WEFT_OK;
+}

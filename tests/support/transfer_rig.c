@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/support/transfer_rig.h"
+
+#include <semaphore.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "kvstore/transfer/kv_slices.h"
+
+/* Workers of the process: whoever is woken, all are polled. */
+static transfer_worker_t *workers[TRANSFER_RIG_MAX_WORKERS];
+static sem_t woken;
+static bool has_semaphore;
+
+void transfer_rig_wake(void *user)
+{
+    (void)user;
+    sem_post(&woken);
+}
+
+static void on_pulled(void *user, const kv_pull_report_t *report)
+{
+    transfer_worker_t *worker = user;
+    worker->last_report = *report;
+    worker->n_reports++;
+}
+
+/* ---- open ------------------------------------------------------------------------------------ */
+
+static void open_pool(transfer_worker_t *worker, const transfer_worker_config_t *config)
+{
+    uint32_t heads;
+    const uint32_t n_blocks = config->n_blocks == 0 ? TRANSFER_RIG_BLOCKS : config->n_blocks;
+    assert_true(kv_heads_of(TRANSFER_RIG_HEADS, config->tp_size == 0 ? 1 : config->tp_size,
+                            config->tp_rank, &worker->first_head, &heads));
+    kv_pool_config_t pool = {
+        .device = worker->device,
+        .layout = {.order = config->order,
+                   .block_tokens = config->block_tokens == 0 ? 16 : config->block_tokens,
+                   .element_bytes = 4,
+                   .n_groups = 1,
+                   .groups = {{.layers = TRANSFER_RIG_LAYERS,
+                               .heads = heads,
+                               .head_dim = TRANSFER_RIG_HEAD_DIM}}},
+        .n_blocks = n_blocks};
+    assert_status(kv_layout_init(&pool.layout, n_blocks, NULL), WEFT_OK);
+    assert_status(kv_pool_create(&pool, &worker->pool), WEFT_OK);
+}
+
+static void parse_config(const transfer_worker_config_t *config, kv_transfer_config_t *parsed)
+{
+    char id[96] = "";
+    char text[1024];
+    weft_diag_t diag = {0};
+    if (config->engine_id != NULL) {
+        snprintf(id, sizeof(id), "\"engine_id\": \"%s\", ", config->engine_id);
+    }
+    snprintf(text, sizeof(text),
+             "{\"kv_connector\": \"WeftConnector\", \"kv_role\": \"%s\", %s"
+             "\"kv_connector_extra_config\": {%s}}",
+             config->role == NULL ? "kv_both" : config->role, id,
+             config->extra == NULL ? "" : config->extra);
+    if (kv_transfer_config_parse(text, 0, &diag, parsed) != WEFT_OK) {
+        fail_msg("%s", diag.text);
+    }
+}
+
+static void remember(transfer_worker_t *worker)
+{
+    for (int i = 0; i < TRANSFER_RIG_MAX_WORKERS; i++) {
+        if (workers[i] == NULL) {
+            workers[i] = worker;
+            return;
+        }
+    }
+    fail_msg("too many workers");
+}
+
+void transfer_worker_open(transfer_worker_t *worker, const transfer_worker_config_t *config)
+{
+    uint8_t fingerprint[32] = {config->model};
+    kv_transfer_config_t parsed;
+    weft_diag_t diag = {0};
+    if (!has_semaphore) {
+        sem_init(&woken, 0, 0);
+        has_semaphore = true;
+    }
+    setenv("VLLM_NIXL_SIDE_CHANNEL_HOST", "127.0.0.1", 1);
+    setenv("VLLM_NIXL_SIDE_CHANNEL_PORT", "0", 1);
+    *worker = (transfer_worker_t){0};
+    assert_status(weft_device_open("cpu", 0, NULL, &worker->device), WEFT_OK);
+    open_pool(worker, config);
+    parse_config(config, &parsed);
+    const kv_transfer_setup_t setup = {.config = &parsed,
+                                       .pool = worker->pool,
+                                       .fingerprint = fingerprint,
+                                       .model = "org/model",
+                                       .dtype = config->dtype == NULL ? "f32" : config->dtype,
+                                       .model_dtype = "torch.float32",
+                                       .total_heads = TRANSFER_RIG_HEADS,
+                                       .total_layers = TRANSFER_RIG_LAYERS,
+                                       .tp_rank = config->tp_rank,
+                                       .tp_size = config->tp_size,
+                                       .side_channel = config->side_channel,
+                                       .wake = transfer_rig_wake,
+                                       .on_pulled = on_pulled,
+                                       .user = worker};
+    if (kv_transfer_create(&setup, &diag, &worker->transfer) != WEFT_OK) {
+        fail_msg("%s", diag.text);
+    }
+    kv_transfer_config_fini(&parsed);
+    remember(worker);
+}
+
+void transfer_worker_close(transfer_worker_t *worker)
+{
+    for (int i = 0; i < TRANSFER_RIG_MAX_WORKERS; i++) {
+        workers[i] = workers[i] == worker ? NULL : workers[i];
+    }
+    kv_transfer_destroy(worker->transfer);
+    if (worker->pool != NULL) {
+        assert_int_equal(kv_pool_held_blocks(worker->pool), 0);
+    }
+    kv_pool_destroy(worker->pool);
+    weft_device_close(worker->device);
+    *worker = (transfer_worker_t){0};
+}
+
+/* ---- poll ------------------------------------------------------------------------------------ */
+
+void transfer_rig_poll(void)
+{
+    for (int i = 0; i < TRANSFER_RIG_MAX_WORKERS; i++) {
+        if (workers[i] != NULL) {
+            kv_transfer_poll(workers[i]->transfer);
+        }
+    }
+}
+
+bool transfer_rig_until(bool (*done)(void *user), void *user)
+{
+    const uint64_t deadline = weft_clock_ns() + TRANSFER_RIG_DEADLINE_S * WEFT_NS_PER_SECOND;
+    for (;;) {
+        transfer_rig_poll();
+        if (done(user)) {
+            return true;
+        }
+        if (weft_clock_ns() > deadline) {
+            return false;
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += TRANSFER_RIG_DEADLINE_S;
+        sem_timedwait(&woken, &until);
+    }
+}
+
+/* ---- bytes ----------------------------------------------------------------------------------- */
+
+static uint32_t content(uint64_t prompt, uint32_t layer, uint32_t head, uint32_t token,
+                        uint32_t element)
+{
+    uint64_t z = prompt * UINT64_C(0x9e3779b97f4a7c15) + ((uint64_t)layer << 40) +
+                 ((uint64_t)head << 32) + ((uint64_t)token << 8) + element;
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return (uint32_t)(z >> 32);
+}
+
+static void token_of(const transfer_worker_t *worker, uint64_t prompt, uint32_t layer,
+                     uint32_t head, uint32_t token, uint32_t *elements_out)
+{
+    for (uint32_t i = 0; i < 2 * TRANSFER_RIG_HEAD_DIM; i++) {
+        elements_out[i] = content(prompt, layer, head + worker->first_head, token, i);
+    }
+}
+
+static void *place_of(const transfer_worker_t *worker, const kv_block_id_t *blocks, uint32_t layer,
+                      uint32_t head, uint32_t token)
+{
+    const kv_layout_t *layout = kv_pool_layout(worker->pool);
+    const kv_strides_t *strides = &layout->strides[0];
+    return (char *)kv_pool_block(worker->pool, blocks[token / layout->block_tokens]) +
+           layer * strides->layer + head * strides->head +
+           token % layout->block_tokens * strides->token;
+}
+
+void transfer_worker_write(transfer_worker_t *worker, const kv_block_id_t *blocks, uint32_t first,
+                           uint32_t n, uint64_t prompt)
+{
+    uint32_t elements[2 * TRANSFER_RIG_HEAD_DIM];
+    const uint32_t heads = kv_pool_layout(worker->pool)->groups[0].heads;
+    for (uint32_t layer = 0; layer < TRANSFER_RIG_LAYERS; layer++) {
+        for (uint32_t head = 0; head < heads; head++) {
+            for (uint32_t token = first; token < first + n; token++) {
+                token_of(worker, prompt, layer, head, token, elements);
+                memcpy(place_of(worker, blocks, layer, head, token), elements, sizeof(elements));
+            }
+        }
+    }
+}
+
+bool transfer_worker_has(const transfer_worker_t *worker, const kv_block_id_t *blocks,
+                         uint32_t first, uint32_t n, uint64_t prompt)
+{
+    uint32_t elements[2 * TRANSFER_RIG_HEAD_DIM];
+    const uint32_t heads = kv_pool_layout(worker->pool)->groups[0].heads;
+    for (uint32_t layer = 0; layer < TRANSFER_RIG_LAYERS; layer++) {
+        for (uint32_t head = 0; head < heads; head++) {
+            for (uint32_t token = first; token < first + n; token++) {
+                token_of(worker, prompt, layer, head, token, elements);
+                if (memcmp(place_of(worker, blocks, layer, head, token), elements,
+                           sizeof(elements)) != 0) {
+                    return false;
+                }
+            }
+        }
+    }
+    return true;
+}
+
+kv_transfer_stats_t transfer_worker_stats(transfer_worker_t *worker)
+{
+    kv_transfer_stats_t stats;
+    kv_transfer_stats(worker->transfer, &stats);
+    return stats;
+}
