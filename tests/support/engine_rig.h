@@ -37,6 +37,8 @@ static inline engine_options_t engine_rig_options(void)
         .kv_pin_quota = 0.25,
         .kv_events_config = "",
         .kv_events_encoding = "map",
+        .kv_transfer_config = "",
+        .kv_load_failure_policy = "recompute",
     };
 }
 
