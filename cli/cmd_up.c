@@ -101,6 +101,9 @@ static void fill_words(const up_t *up, front_role_t role, words_t *words)
     add_pair(words, "--kv-transfer-config", words->role);
     snprintf(words->timeout, sizeof(words->timeout), "%u", o->shutdown_timeout);
     add_pair(words, "--shutdown-timeout", words->timeout);
+    if (role == FRONT_DECODE && o->overlap) {
+        add_pair(words, "--prefill-urls", "*");
+    }
     add_memory(up, words);
     for (uint32_t i = 0; i < o->served_model_name.count; i++) {
         add_pair(words, "--served-model-name", o->served_model_name.items[i]);
@@ -259,6 +262,7 @@ static weft_status_t start(up_t *up, weft_diag_t *diag)
         .max_body_bytes = o->max_request_bytes,
         .max_connections = o->max_connections,
         .check_interval_ms = CHECK_INTERVAL_MS,
+        .is_overlapped = o->overlap,
     };
     weft_status_t status = weft_loop_create(&up->loop);
     if (status == WEFT_OK) {

@@ -87,12 +87,15 @@ static void fail_pull(sched_t *sched, sched_seq_t *seq, weft_status_t status)
 
 /* ---- beginning to ---------------------------------------------------------------------------- */
 
-/* The blocks from found on, all at once: they are given up together, too. False: no space now. */
+/*
+ * The blocks from found on, all at once: they are given up together, too. A block for each running
+ * sequence is left, or the pull would soon have to give way. False: no space now.
+ */
 static bool take_blocks(sched_t *sched, sched_seq_t *seq, uint32_t found, uint32_t n)
 {
     const uint32_t goal = sched_blocks_for(sched, sched_goal(seq));
     kv_pool_acquire(sched->pool, seq->pulled, found);
-    if (goal - found > sched_unclaimed_blocks(sched)) {
+    if (goal - found + sched->running.count > sched_unclaimed_blocks(sched)) {
         kv_pool_release(sched->pool, seq->pulled, found);
         return false;
     }

@@ -255,6 +255,11 @@ void api_transfer_end(api_call_t *call)
     if (call->owes_release) {
         engine_decline(call->server->engine, &call->transfer);
     }
+    api_transfer_free(call);
+}
+
+void api_transfer_free(api_call_t *call)
+{
     kv_transfer_params_fini(&call->transfer);
     free(call->prefill_body);
     call->prefill_body = NULL;

@@ -23,6 +23,7 @@ bool api_transfer_prefill(api_call_t *call);
 
 /* The call ends: what it owes the prefill worker is done, the leg under way is called off. */
 void api_transfer_end(api_call_t *call);
+void api_transfer_free(api_call_t *call); /* what read made; part of end */
 
 /* The member "kv_transfer_params" of an answer that is not streamed. */
 void api_transfer_write(const generation_t *generation, weft_json_t *json);

@@ -118,6 +118,7 @@ weft_status_t front_create(weft_loop_t *loop, const front_config_t *config, weft
         return WEFT_ERR_NO_MEMORY;
     }
     front->loop = loop;
+    front->is_overlapped = config->is_overlapped;
     const weft_status_t status = start(front, config, diag);
     if (status < 0) {
         front_destroy(front);

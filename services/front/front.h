@@ -5,7 +5,8 @@
  * A request to generate becomes two legs, as llm-d's sidecar does it with its "nixlv2" connector:
  * a prefill worker computes the prompt and answers with kv_transfer_params, a decode worker gets
  * these with the request, and its answer, streamed or not, is the client's. Whatever else is asked
- * goes to a decode worker. /health, /ping and /metrics are the front's own.
+ * goes to a decode worker. /health, /ping and /metrics are the front's own. Overlapped, the decode
+ * worker is told the prefill worker's URL instead, and pulls blocks while the prompt is computed.
  *
  * Faults   A worker that does not answer is left out until it does; its request goes to the next
  *          one. Without prefill workers, decode workers compute prompts. What a worker answers with
@@ -14,6 +15,8 @@
  * Threads  the loop's
  */
 #pragma once
+
+#include <stdbool.h>
 
 #include "base/diag.h"
 #include "base/loop.h"
@@ -31,6 +34,7 @@ typedef struct front_config {
     size_t max_body_bytes;
     uint32_t max_connections;
     uint32_t check_interval_ms; /* between two looks at a worker's health */
+    bool is_overlapped; /* decode workers send the prefill leg: weft's, with --prefill-urls */
 } front_config_t;
 
 weft_status_t front_create(weft_loop_t *loop, const front_config_t *config, weft_diag_t *diag,

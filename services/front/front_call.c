@@ -196,12 +196,30 @@ static void on_prefilled(void *user, const weft_http_answer_t *answer)
     }
 }
 
+/* The decode worker asks this one itself. */
+static void send_overlapped(front_call_t *call, const front_worker_t *prefill)
+{
+    json_t *params = json_pack("{s:{s:b, s:s}}", "kv_transfer_params", "do_remote_prefill", 1,
+                               "prefill_url", prefill->url);
+    call->to_decode = params == NULL ? NULL : kv_transfer_decode_leg(call->request, params);
+    json_decref(params);
+    if (call->to_decode == NULL) {
+        fail_without_memory(call);
+        return;
+    }
+    send_decode(call);
+}
+
 static void send_prefill(front_call_t *call)
 {
     front_worker_t *worker = front_workers_take(&call->front->workers, FRONT_PREFILL, &call->tried);
     if (worker == NULL) {
         weft_series_add(front_series(call->front, METRIC_unsplit, NULL), 1);
         send_decode(call);
+        return;
+    }
+    if (call->front->is_overlapped) {
+        send_overlapped(call, worker);
         return;
     }
     json_t *leg = kv_transfer_prefill_leg(call->request, NULL);

@@ -22,6 +22,7 @@ struct front {
     weft_http_server_t *http;
     weft_http_client_t *client;
     front_workers_t workers;
+    bool is_overlapped;
     front_call_t *calls; /* open ones */
     uint32_t n_calls;
     weft_metrics_t *metrics;

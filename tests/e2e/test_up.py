@@ -43,6 +43,10 @@ def wait_for_all(server, prefill, decode):
              and workers_up(server, "decode") == decode, what="all workers")
 
 
+def worker_urls(server):
+    return re.findall(r"listening on (http://127.0.0.1:\d+) model", "".join(server.lines))
+
+
 def pids(server, name):
     """Of the children, by the role in their command lines."""
     found = []
@@ -53,8 +57,9 @@ def pids(server, name):
     return found
 
 
-def test_a_split_service_answers_as_one_worker(up, start_server):
-    server = up()
+@pytest.mark.parametrize("overlap", ["--overlap", "--no-overlap"])
+def test_a_split_service_answers_as_one_worker(up, start_server, overlap):
+    server = up(overlap)
     wait_for_all(server, 1, 1)
     alone = start_server("--max-model-len", "1024", "--num-gpu-blocks-override", "200")
     for body in (completion(ids(1, 300)), chat("What is a loom?"), completion(ids(2, 20), n=2)):
@@ -65,8 +70,13 @@ def test_a_split_service_answers_as_one_worker(up, start_server):
     assert tokens[0] == tokens[1] and len(tokens[0]) == 12
     assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == NAME
     legs = server.metrics()
-    assert legs['weft:front_legs_total{"status": "2xx", "worker": "prefill-0"}'] == 4
+    assert legs['weft:front_legs_total{"status": "2xx", "worker": "decode-0"}'] == 5
+    if overlap == "--no-overlap":
+        assert legs['weft:front_legs_total{"status": "2xx", "worker": "prefill-0"}'] == 4
     assert server.gauge("weft:front_unsplit_total") == 0
+    said = "".join(httpx.get(url + "/metrics").text for url in worker_urls(server))
+    pulled = re.findall(r"vllm:external_prefix_cache_hits_total\{[^}]*\} (\d+)", said)
+    assert sum(map(int, pulled)) > 400
     assert server.stop(signal.SIGINT) == 0, "".join(server.lines[-20:])
 
 
@@ -100,8 +110,7 @@ def test_workers_that_die_are_named_and_the_others_serve(up):
 def test_a_client_that_leaves_ends_both_legs(up):
     server = up()
     wait_for_all(server, 1, 1)
-    urls = [m[1] for line in server.lines
-            if (m := re.search(r"listening on (http://127.0.0.1:\d+) model", line))]
+    urls = worker_urls(server)
     assert len(urls) == 2
     for body in (completion(ids(6, 1000), max_tokens=20), completion(ids(7, 10), max_tokens=1000)):
         with pytest.raises(httpx.ReadTimeout):

@@ -131,24 +131,30 @@ static void wait_until_up(front_role_t role, uint32_t n)
     }
 }
 
-static int start(void **state)
+static void open_front(bool is_overlapped)
 {
     const front_config_t config = {.host = "127.0.0.1",
                                    .max_body_bytes = 1 << 20,
                                    .max_connections = 100,
-                                   .check_interval_ms = 5};
-    (void)state;
-    unsetenv("http_proxy");
-    assert_status(weft_loop_create(&loop), WEFT_OK);
-    start_worker(&prefill);
-    start_worker(&decode);
-    assert_status(weft_http_client_create(loop, &client), WEFT_OK);
+                                   .check_interval_ms = 5,
+                                   .is_overlapped = is_overlapped};
     assert_status(front_create(loop, &config, NULL, &front), WEFT_OK);
     assert_status(front_add_worker(front, FRONT_PREFILL, "p", prefill.url), WEFT_OK);
     assert_status(front_add_worker(front, FRONT_DECODE, "d", decode.url), WEFT_OK);
     snprintf(front_url, sizeof(front_url), "http://127.0.0.1:%u", front_port(front));
     wait_until_up(FRONT_PREFILL, 1);
     wait_until_up(FRONT_DECODE, 1);
+}
+
+static int start(void **state)
+{
+    (void)state;
+    unsetenv("http_proxy");
+    assert_status(weft_loop_create(&loop), WEFT_OK);
+    start_worker(&prefill);
+    start_worker(&decode);
+    assert_status(weft_http_client_create(loop, &client), WEFT_OK);
+    open_front(false);
     return 0;
 }
 
@@ -192,6 +198,20 @@ static void a_request_becomes_two_legs(void **state)
     assert_string_equal(prefill.id, "the-id");
     assert_string_equal(decode.id, "the-id");
     assert_string_equal(decode.path, "/v1/completions");
+}
+
+static void overlapped_the_decode_worker_is_told_whom_to_ask(void **state)
+{
+    (void)state;
+    front_destroy(front);
+    open_front(true);
+    ask("POST", "/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":7}");
+    assert_int_equal(last.http_status, 200);
+    assert_int_equal(prefill.n_requests, 0);
+    const json_t *given = json_object_get(decode.body, "kv_transfer_params");
+    assert_true(json_is_true(json_object_get(given, "do_remote_prefill")));
+    assert_string_equal(json_string_value(json_object_get(given, "prefill_url")), prefill.url);
+    assert_int_equal(number(&decode, "max_tokens"), 7);
 }
 
 static void generate_has_its_limits_elsewhere(void **state)
@@ -320,6 +340,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         FRONT_TEST(a_request_becomes_two_legs),
+        FRONT_TEST(overlapped_the_decode_worker_is_told_whom_to_ask),
         FRONT_TEST(generate_has_its_limits_elsewhere),
         FRONT_TEST(a_stream_is_passed_on_as_it_comes),
         FRONT_TEST(what_is_split_already_or_is_no_request_is_passed_on),
