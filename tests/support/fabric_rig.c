@@ -2,6 +2,7 @@
 #include "tests/support/fabric_rig.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -84,30 +85,59 @@ uint64_t fabric_addr(const fabric_end_t *end, uint64_t offset)
     return (uint64_t)(uintptr_t)end->memory + offset;
 }
 
-static uint8_t byte_at(uint64_t seed, uint64_t offset)
+/* ---- bytes ----------------------------------------------------------------------------------- */
+
+/* Memory repeats after a prime number of bytes, so no two blocks of a usual size are alike. */
+#define PERIOD ((size_t)65521)
+
+static uint8_t pattern[2 * PERIOD];
+static pthread_once_t pattern_once = PTHREAD_ONCE_INIT;
+
+static void make_pattern(void)
 {
-    const uint64_t z =
-        (offset + seed * UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xbf58476d1ce4e5b9);
-    return (uint8_t)(z >> 56);
+    for (size_t i = 0; i < sizeof(pattern); i++) {
+        const uint64_t z = (i % PERIOD + 1) * UINT64_C(0xbf58476d1ce4e5b9);
+        pattern[i] = (uint8_t)(z >> 56 ^ z >> 32);
+    }
+}
+
+/* The bytes from offset on; PERIOD of them can be had at least. */
+static const uint8_t *pattern_at(uint64_t seed, uint64_t offset)
+{
+    pthread_once(&pattern_once, make_pattern);
+    return pattern + (offset + seed * 7919) % PERIOD;
+}
+
+static size_t part_of(uint64_t n)
+{
+    return n < PERIOD ? (size_t)n : PERIOD;
 }
 
 void fabric_fill(fabric_end_t *end, uint64_t seed)
 {
-    for (size_t i = 0; i < end->bytes; i++) {
-        end->memory[i] = byte_at(seed, i);
+    for (size_t done = 0; done < end->bytes; done += PERIOD) {
+        memcpy(end->memory + done, pattern_at(seed, done), part_of(end->bytes - done));
     }
 }
 
 bool fabric_is_filled(const uint8_t *bytes, uint64_t n, uint64_t seed, uint64_t offset)
 {
-    for (uint64_t i = 0; i < n; i++) {
-        if (bytes[i] != byte_at(seed, offset + i)) {
-            print_message("byte %llu differs\n", (unsigned long long)(offset + i));
+    for (uint64_t done = 0; done < n; done += PERIOD) {
+        const uint8_t *expected = pattern_at(seed, offset + done);
+        const size_t part = part_of(n - done);
+        if (memcmp(bytes + done, expected, part) != 0) {
+            size_t i = 0;
+            while (bytes[done + i] == expected[i]) {
+                i++;
+            }
+            print_message("byte %llu differs\n", (unsigned long long)(offset + done + i));
             return false;
         }
     }
     return true;
 }
+
+/* ---- peers ----------------------------------------------------------------------------------- */
 
 void fabric_export(fabric_end_t *end, weft_buffer_t *out)
 {

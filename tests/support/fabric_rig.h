@@ -81,10 +81,11 @@ bool fabric_child_is_filled(fabric_child_t *child, uint64_t seed, uint64_t offse
 void fabric_child_poke(fabric_child_t *child, uint64_t offset, uint64_t word);
 void fabric_child_deregister(fabric_child_t *child);
 /*
- * `rounds` times, k counting from 1: sets the word at its memory's beginning to k, then fills what
- * lies behind FABRIC_CHURN_FROM by seed k. Ends with word and bytes of seed `rounds`. It is only
- * begun here, and waited for by fabric_child_churned.
+ * `rounds` times, k counting from 1: sets the word at its memory's beginning to FABRIC_CHURNING,
+ * fills what lies behind FABRIC_CHURN_FROM by seed k, sets the word to k. It is only begun here, and
+ * waited for by fabric_child_churned.
  */
+#define FABRIC_CHURNING   UINT64_MAX
 #define FABRIC_CHURN_FROM ((uint64_t)64)
 void fabric_child_churn(fabric_child_t *child, uint64_t rounds);
 void fabric_child_churned(fabric_child_t *child);

@@ -29,7 +29,10 @@ typedef struct loop_port {
     loop_map_t *maps;
     loop_note_t *notes;
     int fd;
-    xfer_op_t *ops; /* the agent's, by priority */
+    xfer_op_t *ops;  /* the agent's, by priority */
+    bool no_connect; /* as told by parameters: these calls say that they cannot */
+    bool no_map;
+    bool no_import;
 } loop_port_t;
 
 typedef struct loop_link {
@@ -70,6 +73,9 @@ static weft_status_t loop_open(const xfer_port_config_t *config, weft_diag_t *di
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "told to refuse");
     }
     port->base.config = *config;
+    port->no_connect = config->param(config->user, "no_connect") != NULL;
+    port->no_map = config->param(config->user, "no_map") != NULL;
+    port->no_import = config->param(config->user, "no_import") != NULL;
     port->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_lock(&world);
     port->id = ++last_id;
@@ -109,6 +115,9 @@ static weft_status_t loop_connect(xfer_port_t *port, const char *peer, const voi
                                   size_t bytes, xfer_link_t **link_out)
 {
     (void)peer;
+    if (port_of(port)->no_connect) {
+        return WEFT_ERR_UNSUPPORTED;
+    }
     loop_link_t *link = weft_zalloc(sizeof(*link), "loop.link");
     if (link == NULL) {
         return WEFT_ERR_NO_MEMORY;
@@ -154,6 +163,9 @@ static void loop_disconnect(xfer_link_t *link)
 static weft_status_t loop_map(xfer_port_t *port, const xfer_memory_t *memory, weft_buffer_t *out,
                               void **handle_out)
 {
+    if (port_of(port)->no_map) {
+        return WEFT_ERR_UNSUPPORTED;
+    }
     loop_map_t *map = weft_zalloc(sizeof(*map), "loop.map");
     if (map == NULL) {
         return WEFT_ERR_NO_MEMORY;
@@ -185,8 +197,10 @@ static void loop_unmap(xfer_port_t *port, void *handle)
 static weft_status_t loop_import(xfer_link_t *link, const xfer_memory_t *memory, const void *blob,
                                  size_t bytes, void **handle_out)
 {
-    (void)link;
     (void)memory;
+    if (port_of(link->port)->no_import) {
+        return WEFT_ERR_UNSUPPORTED;
+    }
     uint64_t *id = weft_alloc(sizeof(*id), "loop.import");
     if (id == NULL) {
         return WEFT_ERR_NO_MEMORY;
@@ -406,8 +420,8 @@ static bool loop_arm(xfer_port_t *base, int *fd_out)
 }
 
 #define LOOP_FUNCTIONS                                                                             \
-    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_REVOKE, .open = loop_open, \
-    .close = loop_close, .address = loop_address, .connect = loop_connect,                         \
+    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_REVOKE | XFER_CAP_HOSTS,   \
+    .open = loop_open, .close = loop_close, .address = loop_address, .connect = loop_connect,      \
     .disconnect = loop_disconnect, .map = loop_map, .unmap = loop_unmap, .import = loop_import,    \
     .release = loop_release, .post = loop_post, .cancel = loop_cancel, .notify = loop_notify,      \
     .progress = loop_progress, .arm = loop_arm

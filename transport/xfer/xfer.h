@@ -84,7 +84,7 @@ typedef struct xfer_memory {
 } xfer_memory_t;
 
 /* The memory stays the caller's and must live until deregistered. WEFT_ERR_UNSUPPORTED: no backend
- * takes this space. */
+ * takes this space. WEFT_ERR_EXISTS: it overlaps what is registered. */
 weft_status_t xfer_register(xfer_agent_t *agent, const xfer_memory_t *memory, weft_diag_t *diag,
                             xfer_region_t **region_out);
 /* Afterwards no peer reads or writes it, where the backend can see to that (XFER_CAP_REVOKE); peers

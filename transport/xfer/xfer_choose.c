@@ -10,21 +10,22 @@ static bool is_usable(const xfer_choice_t *choice, bool is_doubtful)
     return choice->is_usable && choice->is_doubtful == is_doubtful;
 }
 
-/* Who is to be measured next; n: nobody, or not before the first in the order is. */
-static size_t find_untried(const xfer_choice_t *choices, size_t n, bool is_doubtful)
+static size_t find_first(const xfer_choice_t *choices, size_t n, bool is_doubtful)
 {
-    bool is_first_measured = false;
-    for (size_t i = 0, usable = 0; i < n; i++) {
-        if (!is_usable(&choices[i], is_doubtful)) {
-            continue;
-        }
-        if (usable++ == 0) {
-            is_first_measured = choices[i].bytes_per_second > 0;
-        } else if (is_first_measured && !choices[i].is_tried) {
-            return i;
-        }
+    size_t i = 0;
+    while (i < n && !is_usable(&choices[i], is_doubtful)) {
+        i++;
     }
-    return n;
+    return i;
+}
+
+static size_t find_untried(const xfer_choice_t *choices, size_t n, size_t first, bool is_doubtful)
+{
+    size_t i = first + 1;
+    while (i < n && (!is_usable(&choices[i], is_doubtful) || choices[i].is_tried)) {
+        i++;
+    }
+    return i;
 }
 
 /* The first usable one, or one that is faster than all before. */
@@ -47,8 +48,13 @@ static size_t find_fastest(const xfer_choice_t *choices, size_t n, size_t last, 
 static size_t choose_among(const xfer_choice_t *choices, size_t n, size_t last, uint64_t bytes,
                            bool is_doubtful)
 {
-    if (bytes >= XFER_MEASURED_BYTES_MIN && bytes <= XFER_TRIED_BYTES_MAX) {
-        const size_t untried = find_untried(choices, n, is_doubtful);
+    const size_t first = find_first(choices, n, is_doubtful);
+    if (first == n || choices[first].is_on_host) {
+        return first;
+    }
+    if (choices[first].bytes_per_second > 0 && bytes >= XFER_MEASURED_BYTES_MIN &&
+        bytes <= XFER_TRIED_BYTES_MAX) {
+        const size_t untried = find_untried(choices, n, first, is_doubtful);
         if (untried < n) {
             return untried;
         }

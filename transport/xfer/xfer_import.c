@@ -36,6 +36,7 @@ static xfer_peer_t *peer_alloc(xfer_agent_t *agent, const char *name)
         return NULL;
     }
     peer->agent = agent;
+    peer->last_way = agent->n_ways;
     atomic_init(&peer->references, 1);
     memcpy(peer->name, name, strlen(name) + 1);
     for (size_t w = 0; w < agent->n_ways; w++) {

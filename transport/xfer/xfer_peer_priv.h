@@ -41,6 +41,7 @@ struct xfer_peer {
     xfer_peer_t *next; /* in agent->peers, guarded by tables */
     atomic_uint references;
     atomic_bool is_forgotten;
+    size_t last_way;       /* that took a request; guarded by lock */
     uint32_t ways;         /* bit w: routes[w] has an address; guarded by both, so below */
     xfer_ranges_t regions; /* of xfer_peer_region_t */
     char name[XFER_MAX_NAME + 1];

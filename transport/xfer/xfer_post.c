@@ -7,6 +7,9 @@
 #include "transport/xfer/xfer_choose.h"
 #include "transport/xfer/xfer_request_priv.h"
 
+/* Callbacks may post what ends at once: others get their turn in between. */
+#define CALLS_IN_A_ROUND 64
+
 /* ---- the end --------------------------------------------------------------------------------- */
 
 static void queue_call(xfer_request_t *request)
@@ -94,7 +97,7 @@ void xfer_op_end(xfer_op_t *op, weft_status_t status)
 bool xfer_request_call_ended(xfer_agent_t *agent)
 {
     const bool has_any = agent->called != NULL;
-    while (agent->called != NULL) {
+    for (int n = 0; n < CALLS_IN_A_ROUND && agent->called != NULL; n++) {
         xfer_request_t *request = agent->called;
         agent->called = request->next_called;
         const uint32_t calls = request->ends_due;
@@ -126,13 +129,14 @@ static size_t choose_way(const xfer_request_t *request, uint32_t ways)
     const size_t n = request->agent->n_ways;
     for (size_t w = 0; w < n; w++) {
         const xfer_route_t *route = &request->peer->routes[w];
+        const uint32_t caps = route->way->backend->caps;
         choices[w] = (xfer_choice_t){.is_usable = (ways & UINT32_C(1) << w) != 0,
+                                     .is_on_host = (caps & XFER_CAP_HOSTS) == 0,
                                      .is_doubtful = route->is_doubtful,
                                      .is_tried = route->is_tried,
                                      .bytes_per_second = route->bytes_per_second};
     }
-    return xfer_choose(choices, n, request->last_way < n ? request->last_way : n,
-                       request->op.bytes);
+    return xfer_choose(choices, n, request->peer->last_way, request->op.bytes);
 }
 
 static void hand_over(xfer_request_t *request, size_t w)
@@ -150,6 +154,7 @@ static void hand_over(xfer_request_t *request, size_t w)
     op->resumed = 0;
     request->route = route;
     request->last_way = w;
+    request->peer->last_way = w;
     request->was_alone = route->in_flight == 0;
     request->route_posts = ++route->posts;
     route->in_flight++;

@@ -332,9 +332,14 @@ void xfer_request_destroy(xfer_request_t *request)
     }
     xfer_agent_t *agent = request->agent;
     xfer_agent_enter(agent);
+    const bool was_in_use = is_in_use(request);
     cancel_and_wait(request);
     drop_calls(request);
-    xfer_agent_leave(agent);
+    if (was_in_use) {
+        xfer_agent_leave(agent);
+    } else {
+        xfer_agent_leave_idle(agent); /* wakes nobody for what had ended */
+    }
     request_free(request);
 }
 

@@ -498,6 +498,68 @@ static void a_named_backend_is_used_and_others_are_measured(void **state)
     fabric_end_close(&b);
 }
 
+/* What one backend cannot do for these two agents the next one does. */
+static void check_served_by_the_next(const char *mine, const char *theirs)
+{
+    fabric_end_t a;
+    fabric_end_t b;
+    fabric_end_t *ends[] = {&a, &b};
+    fabric_config_t config = {.table = loop_backends_two, .params = mine, .bytes = 4096};
+    fabric_end_open(&config, "a", &a);
+    config.params = theirs;
+    fabric_end_open(&config, "b", &b);
+    xfer_peer_t *peer = fabric_introduce(&a, &b);
+    fabric_fill(&b, 2);
+    xfer_request_t *request = fabric_copy(&a, peer, XFER_READ, 0, fabric_addr(&b, 0), 4096);
+    assert_status(fabric_run(request, ends, 2), WEFT_OK);
+    assert_string_equal(xfer_request_stats(request).backend, "loop2");
+    assert_true(fabric_is_filled(a.memory, 4096, 2, 0));
+    assert_status(xfer_notify(peer, "x", 1), WEFT_OK);
+    xfer_notification_free(fabric_wait_notification(&b, ends, 2));
+    xfer_request_destroy(request);
+    fabric_end_close(&a);
+    fabric_end_close(&b);
+}
+
+static void what_one_backend_cannot_do_the_next_does(void **state)
+{
+    (void)state;
+    check_served_by_the_next("loop.refuse=1", NULL);
+    check_served_by_the_next(NULL, "loop.refuse=1");
+    check_served_by_the_next("loop.no_connect=1", NULL);
+    check_served_by_the_next("loop.no_map=1", NULL);
+    check_served_by_the_next(NULL, "loop.no_map=1");
+    check_served_by_the_next("loop.no_import=1", NULL);
+}
+
+static void what_no_backend_can_do_is_said(void **state)
+{
+    (void)state;
+    fabric_end_t a;
+    fabric_end_t b;
+    weft_diag_t diag = {0};
+    xfer_request_t *request = NULL;
+    fabric_config_t config = {
+        .table = loop_backends_two, .params = "loop.no_import=1,loop2.no_connect=", .bytes = 4096};
+    fabric_end_open(&config, "a", &a);
+    config.params = NULL;
+    fabric_end_open(&config, "b", &b);
+    xfer_peer_t *peer = fabric_introduce(&a, &b);
+    const xfer_run_t here = {.addr = fabric_addr(&a, 0), .bytes = 8, .count = 1};
+    const xfer_run_t there = {.addr = fabric_addr(&b, 0), .bytes = 8, .count = 1};
+    xfer_list_t *local = fabric_list(&a, NULL, &here, 1);
+    xfer_list_t *theirs = fabric_list(&a, peer, &there, 1);
+    const xfer_request_config_t copy = {.local = local, .peer = theirs};
+    assert_status(xfer_request_create(a.agent, &copy, &diag, &request), WEFT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(diag.text, "\"b\""));
+    const xfer_request_config_t backwards = {.local = theirs, .peer = local};
+    assert_status(xfer_request_create(a.agent, &backwards, &diag, &request), WEFT_ERR_INVALID);
+    xfer_list_destroy(local);
+    xfer_list_destroy(theirs);
+    fabric_end_close(&a);
+    fabric_end_close(&b);
+}
+
 /* ---- all at once ----------------------------------------------------------------------------- */
 
 typedef struct bustle {
@@ -740,6 +802,8 @@ int main(void)
         cmocka_unit_test(no_wake_up_is_lost),
         cmocka_unit_test(idle_agents_make_no_rounds),
         cmocka_unit_test(a_named_backend_is_used_and_others_are_measured),
+        cmocka_unit_test(what_one_backend_cannot_do_the_next_does),
+        cmocka_unit_test(what_no_backend_can_do_is_said),
         cmocka_unit_test(any_call_may_come_at_any_time),
         cmocka_unit_test(unread_notifications_are_bounded),
         cmocka_unit_test(every_failed_allocation_is_survived),

@@ -35,6 +35,21 @@ static void others_are_tried_once_each_after_the_first_was_measured(void **state
     assert_int_equal(xfer_choose(choices, N, 2, BIG), 0);
 }
 
+static void memory_of_this_host_is_compared_with_nothing(void **state)
+{
+    (void)state;
+    xfer_choice_t choices[N] = {
+        {.is_usable = true, .is_on_host = true, .is_tried = true, .bytes_per_second = 1e9},
+        {.is_usable = true, .bytes_per_second = 9e9},
+    };
+    assert_int_equal(xfer_choose(choices, N, 1, BIG), 0);
+    choices[0].is_doubtful = true;
+    assert_int_equal(xfer_choose(choices, N, 0, BIG), 1);
+    choices[0].is_doubtful = false;
+    choices[0].is_usable = false;
+    assert_int_equal(xfer_choose(choices, N, 0, BIG), 1);
+}
+
 static void the_faster_one_stays(void **state)
 {
     (void)state;
@@ -82,6 +97,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_first_usable_one_is_taken_while_nothing_is_known),
         cmocka_unit_test(others_are_tried_once_each_after_the_first_was_measured),
+        cmocka_unit_test(memory_of_this_host_is_compared_with_nothing),
         cmocka_unit_test(the_faster_one_stays),
         cmocka_unit_test(a_lost_one_comes_last),
         cmocka_unit_test(speed_follows_what_is_measured),

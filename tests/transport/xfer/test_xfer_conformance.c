@@ -460,44 +460,63 @@ static void a_guard_that_changed_makes_a_read_stale(void **state)
     claim_for_all(XFER_CAP_GUARD, check_guard);
 }
 
-/* The owner changes the word before the bytes: a read that ends well has those of its word. */
+typedef struct churn {
+    fabric_end_t a;
+    fabric_child_t child;
+    xfer_peer_t *peer;
+    xfer_request_t *word; /* reads the guard to the end of our memory */
+    uint32_t fresh;
+    uint32_t stale;
+} churn_t;
+
+static void read_guarded(churn_t *churn, uint64_t n)
+{
+    fabric_end_t *ends[] = {&churn->a};
+    xfer_guard_t guard = {.addr = churn->child.addr};
+    assert_status(fabric_run(churn->word, ends, 1), WEFT_OK);
+    memcpy(&guard.expected, churn->a.memory + n, sizeof(guard.expected));
+    if (guard.expected == FABRIC_CHURNING) {
+        return;
+    }
+    xfer_request_t *request =
+        guarded_read(&churn->a, churn->peer, 0, churn->child.addr + FABRIC_CHURN_FROM, n, &guard);
+    const weft_status_t status = fabric_run(request, ends, 1);
+    if (status == WEFT_OK) {
+        assert_true(fabric_is_filled(churn->a.memory, n, guard.expected, 0));
+        churn->fresh++;
+    } else {
+        assert_status(status, WEFT_ERR_STALE);
+        churn->stale++;
+    }
+    xfer_request_destroy(request);
+}
+
+/* The owner changes the word before the bytes and again after them: a read that ends well has those
+ * of its word. */
 static void check_churn(const test_case_t *test)
 {
-    enum { ROUNDS = 60 };
-    fabric_child_t child;
-    fabric_end_t a;
-    fabric_end_t *ends[] = {&a};
-    const uint64_t n = MEMORY_BYTES - FABRIC_CHURN_FROM;
-    uint32_t fresh = 0;
-    uint32_t stale = 0;
-    assert_true(fabric_child_start(&test->config, "child", &child));
-    fabric_end_open(&test->config, "a", &a);
-    xfer_peer_t *peer = fabric_import(&a, &child.blob);
-    fabric_child_churn(&child, ROUNDS);
-    for (uint64_t k = 0; k < ROUNDS; k += 3) {
-        weft_status_t status = WEFT_ERR_STALE;
-        const xfer_guard_t guard = {.addr = child.addr, .expected = k};
-        xfer_request_t *request =
-            guarded_read(&a, peer, 0, child.addr + FABRIC_CHURN_FROM, n, &guard);
-        for (int tries = 0; status == WEFT_ERR_STALE && tries < 20; tries++) {
-            status = fabric_run(request, ends, 1);
-            stale += status == WEFT_ERR_STALE;
-        }
-        if (status == WEFT_OK && k > 0) {
-            assert_true(fabric_is_filled(a.memory, n, k, 0));
-        }
-        fresh += status == WEFT_OK;
-        xfer_request_destroy(request);
+    churn_t churn = {0};
+    fabric_config_t config = test->config;
+    config.bytes = MEMORY_BYTES / 8;
+    const uint64_t n = config.bytes - FABRIC_CHURN_FROM;
+    assert_true(fabric_child_start(&config, "child", &churn.child));
+    fabric_end_open(&config, "a", &churn.a);
+    churn.peer = fabric_import(&churn.a, &churn.child.blob);
+    churn.word =
+        fabric_copy(&churn.a, churn.peer, XFER_READ, n, churn.child.addr, sizeof(uint64_t));
+    fabric_child_poke(&churn.child, 0, FABRIC_CHURNING);
+    fabric_child_churn(&churn.child, 200);
+    for (int i = 0; i < 300; i++) {
+        read_guarded(&churn, n);
     }
-    fabric_child_churned(&child);
-    const xfer_guard_t guard = {.addr = child.addr, .expected = ROUNDS};
-    xfer_request_t *request = guarded_read(&a, peer, 0, child.addr + FABRIC_CHURN_FROM, n, &guard);
-    assert_status(fabric_run(request, ends, 1), WEFT_OK);
-    assert_true(fabric_is_filled(a.memory, n, ROUNDS, 0));
-    print_message("fresh=%u stale=%u\n", fresh, stale);
-    xfer_request_destroy(request);
-    fabric_end_close(&a);
-    fabric_child_stop(&child);
+    fabric_child_churned(&churn.child);
+    print_message("fresh=%u stale=%u\n", churn.fresh, churn.stale);
+    churn.fresh = 0;
+    read_guarded(&churn, n);
+    assert_int_equal(churn.fresh, 1);
+    xfer_request_destroy(churn.word);
+    fabric_end_close(&churn.a);
+    fabric_child_stop(&churn.child);
 }
 
 static void no_read_ends_well_with_bytes_of_another_time(void **state)

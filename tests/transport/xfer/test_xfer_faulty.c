@@ -208,6 +208,67 @@ static void a_dropped_request_ends_as_gone(void **state)
     pair_close(&pair);
 }
 
+static void a_dropped_notification_takes_the_link_with_it(void **state)
+{
+    (void)state;
+    pair_t pair;
+    pair_open("faulty.drop=1", false, &pair);
+    assert_status(xfer_notify(pair.peer, "hello", 5), WEFT_OK);
+    const uint64_t start = weft_clock_ns();
+    while (xfer_peer_status(pair.peer) != WEFT_ERR_PEER_GONE) {
+        fabric_progress(pair.ends, 2);
+        fabric_check_deadline(start, "a lost link");
+    }
+    assert_null(xfer_next_notification(pair.b.agent));
+    pair_close(&pair);
+}
+
+typedef struct end_order {
+    xfer_request_t *ended[64];
+    size_t n;
+} end_order_t;
+
+static void log_end(void *user, xfer_request_t *request)
+{
+    end_order_t *order = user;
+    order->ended[order->n++] = request;
+}
+
+static void ends_come_in_another_order(void **state)
+{
+    (void)state;
+    enum { N = 40 };
+    pair_t pair;
+    end_order_t order = {.n = 0};
+    xfer_request_t *requests[N];
+    size_t overtaken = 0;
+    pair_open("faulty.reorder=0.5", false, &pair);
+    const xfer_run_t here = {.addr = fabric_addr(&pair.a, 0), .bytes = 64, .count = 1};
+    const xfer_run_t there = {.addr = fabric_addr(&pair.b, 0), .bytes = 64, .count = 1};
+    xfer_list_t *local = fabric_list(&pair.a, NULL, &here, 1);
+    xfer_list_t *peer = fabric_list(&pair.a, pair.peer, &there, 1);
+    const xfer_request_config_t config = {
+        .local = local, .peer = peer, .on_end = log_end, .user = &order};
+    for (int i = 0; i < N; i++) {
+        requests[i] = fabric_request(&pair.a, &config);
+        assert_status(xfer_post(requests[i]), WEFT_OK);
+    }
+    const uint64_t start = weft_clock_ns();
+    while (order.n < N) {
+        fabric_progress(pair.ends, 2);
+        fabric_check_deadline(start, "the ends");
+    }
+    for (int i = 0; i < N; i++) {
+        overtaken += order.ended[i] != requests[i];
+        assert_status(xfer_poll(requests[i]), WEFT_OK);
+        xfer_request_destroy(requests[i]);
+    }
+    assert_true(overtaken > 0);
+    xfer_list_destroy(local);
+    xfer_list_destroy(peer);
+    pair_close(&pair);
+}
+
 /* ---- all of them ----------------------------------------------------------------------------- */
 
 typedef struct tally {
@@ -289,6 +350,8 @@ int main(void)
         cmocka_unit_test(a_corrupted_read_differs_in_one_byte),
         cmocka_unit_test(a_cut_link_fails_and_the_next_one_works),
         cmocka_unit_test(a_dropped_request_ends_as_gone),
+        cmocka_unit_test(a_dropped_notification_takes_the_link_with_it),
+        cmocka_unit_test(ends_come_in_another_order),
         cmocka_unit_test(in_a_storm_every_request_ends_and_none_lies),
     };
     return cmocka_run_group_tests(tests, find_wrapped, NULL);
