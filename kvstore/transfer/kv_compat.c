@@ -108,8 +108,7 @@ weft_status_t kv_compat_vllm_hash(const kv_vllm_identity_t *identity,
 weft_status_t kv_compat_weft_hash(const kv_weft_meta_t *meta, char hash_out[KV_COMPAT_HASH_BYTES])
 {
     weft_buffer_t json = {0};
-    weft_buffer_printf(&json, "{\"dtype\": \"%.*s\", \"fingerprint\": \"", (int)meta->dtype.length,
-                       meta->dtype.data);
+    weft_buffer_puts(&json, "{\"fingerprint\": \"");
     for (uint32_t i = 0; i < meta->fingerprint.length; i++) {
         weft_buffer_printf(&json, "%02x", (uint8_t)meta->fingerprint.data[i]);
     }
@@ -165,11 +164,6 @@ weft_status_t kv_compat_check(const kv_weft_meta_t *ours, const kv_weft_meta_t *
     }
     if (status >= 0) {
         status = check_number("head size", ours->head_dim, theirs->head_dim, diag);
-    }
-    if (status >= 0 && !is_equal(ours->dtype, theirs->dtype)) {
-        status = weft_diag(diag, WEFT_ERR_INVALID, "KV dtype: %.*s there, %.*s here",
-                           (int)theirs->dtype.length, theirs->dtype.data, (int)ours->dtype.length,
-                           ours->dtype.data);
     }
     return status;
 }

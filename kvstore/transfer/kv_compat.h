@@ -4,7 +4,8 @@
  *
  * vLLM compares one hash of what must be equal; a hash of ours over weft's own fields takes its place
  * between weft workers, and those are compared one by one besides, so that the difference has a
- * name. Block size, order of axes and tensor parallelism need not be equal: kv_slices.h.
+ * name. Block size, order of axes and tensor parallelism need not be equal (kv_slices.h), nor elements
+ * (kv_convert.h).
  *
  * Threads  none of its own
  */

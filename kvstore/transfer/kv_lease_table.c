@@ -19,6 +19,7 @@ struct kv_lease_table {
     kv_lease_t **by_request_id;
     uint32_t n_buckets; /* a power of two */
     uint64_t next_epoch;
+    uint64_t earliest_ns; /* no lease expires before */
     kv_lease_stats_t stats;
 };
 
@@ -159,6 +160,7 @@ weft_status_t kv_lease_table_create(const kv_lease_table_config_t *config,
         return WEFT_ERR_NO_MEMORY;
     }
     table->config = *config;
+    table->earliest_ns = UINT64_MAX;
     uint64_t start = 0;
     weft_status_t status =
         getrandom(&start, sizeof(start), 0) == sizeof(start) ? WEFT_OK : WEFT_ERR_IO;
@@ -383,6 +385,8 @@ weft_status_t kv_lease_table_hold(kv_lease_table_t *table, const char *request_i
         return status;
     }
     lease->expires_ns = now_ns + table->config.lease_ns;
+    table->earliest_ns =
+        lease->expires_ns < table->earliest_ns ? lease->expires_ns : table->earliest_ns;
     *lease_io = lease;
     return WEFT_OK;
 }
@@ -421,26 +425,29 @@ void kv_lease_table_heartbeat(kv_lease_table_t *table, const char *id, size_t le
 
 uint32_t kv_lease_table_expire(kv_lease_table_t *table, uint64_t now_ns)
 {
+    uint64_t earliest = UINT64_MAX;
     uint32_t n = 0;
     kv_lease_t *next;
+    if (now_ns < table->earliest_ns) {
+        return 0;
+    }
     for (kv_lease_t *lease = table->live; lease != NULL; lease = next) {
         next = lease->next;
         if (lease->expires_ns <= now_ns) {
             table->stats.expired++;
             end(lease);
             n++;
+        } else {
+            earliest = lease->expires_ns < earliest ? lease->expires_ns : earliest;
         }
     }
+    table->earliest_ns = earliest;
     return n;
 }
 
 uint64_t kv_lease_table_next_expiry(const kv_lease_table_t *table)
 {
-    uint64_t next = UINT64_MAX;
-    for (const kv_lease_t *lease = table->live; lease != NULL; lease = lease->next) {
-        next = lease->expires_ns < next ? lease->expires_ns : next;
-    }
-    return next;
+    return table->earliest_ns;
 }
 
 kv_lease_t *kv_lease_table_first(const kv_lease_table_t *table)

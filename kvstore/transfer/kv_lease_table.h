@@ -106,7 +106,8 @@ void *kv_lease_table_user(const kv_lease_table_t *table);        /* as it was co
 
 /* Leases that are over go; how many did. */
 uint32_t kv_lease_table_expire(kv_lease_table_t *table, uint64_t now_ns);
-uint64_t kv_lease_table_next_expiry(const kv_lease_table_t *table); /* UINT64_MAX: none */
+/* None expires before; UINT64_MAX: there is none. */
+uint64_t kv_lease_table_next_expiry(const kv_lease_table_t *table);
 
 kv_lease_stats_t kv_lease_table_stats(const kv_lease_table_t *table);
 

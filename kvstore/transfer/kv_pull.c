@@ -8,6 +8,8 @@
 #include "base/log.h"
 #include "kvstore/transfer/kv_transfer_priv.h"
 
+#define STARVED_NS WEFT_NS_PER_MS /* until a pull looks again for a slot that another has let go */
+
 static const char *name_of(const kv_pull_t *pull)
 {
     return pull->request_id != NULL ? pull->request_id : pull->transfer_id;
@@ -126,9 +128,10 @@ bool kv_pull_is_started(const kv_pull_t *pull)
     return pull->is_started;
 }
 
+/* A failure is one only once nothing is written any more: the caller computes in those blocks then. */
 weft_status_t kv_pull_state(const kv_pull_t *pull)
 {
-    return pull->status;
+    return pull->is_settled || pull->status == WEFT_OK ? pull->status : WEFT_PENDING;
 }
 
 const char *kv_pull_reason(const kv_pull_t *pull)
@@ -164,6 +167,16 @@ uint32_t kv_pull_tokens_in_the_end(const kv_pull_t *pull)
     return pull->end_tokens;
 }
 
+static bool is_quiet(kv_pull_t *pull)
+{
+    for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
+        if (!kv_pull_rank_is_quiet(&pull->ranks[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void kv_pull_fail(kv_pull_t *pull, weft_status_t status, const char *reason)
 {
     if (pull->status != WEFT_PENDING) {
@@ -177,6 +190,7 @@ void kv_pull_fail(kv_pull_t *pull, weft_status_t status, const char *reason)
     for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
         kv_pull_rank_cancel(&pull->ranks[i]);
     }
+    pull->is_settled = is_quiet(pull);
     if (!pull->is_ended) {
         weft_log_warn("request=%s peer=%s: no blocks from it: %s", name_of(pull),
                       pull->peer->stats.address, reason);
@@ -244,16 +258,6 @@ static void succeed(kv_pull_t *pull, uint64_t now_ns)
 
 /* ---- end ------------------------------------------------------------------------------------- */
 
-static bool is_quiet(kv_pull_t *pull)
-{
-    for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
-        if (!kv_pull_rank_is_quiet(&pull->ranks[i])) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* Waits for what still runs. */
 static void destroy_pull(kv_pull_t *pull)
 {
@@ -264,7 +268,7 @@ static void destroy_pull(kv_pull_t *pull)
     }
     *at = pull->next;
     for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
-        kv_pull_rank_destroy(&pull->ranks[i]);
+        kv_pull_rank_destroy(pull, i);
     }
     kv_pool_release(transfer->setup.pool, pull->blocks, pull->n_blocks);
     pull->peer->n_pulls--;
@@ -383,19 +387,23 @@ static void advance(kv_pull_t *pull, uint64_t now_ns)
 void kv_pulls_poll(kv_transfer_t *transfer, uint64_t now_ns)
 {
     kv_pull_t *next;
+    transfer->is_starved = false;
     for (kv_pull_t *pull = transfer->pulls; pull != NULL; pull = next) {
         next = pull->next;
         if (pull->is_ended) {
             finish(pull);
         } else if (pull->status == WEFT_PENDING) {
             advance(pull, now_ns);
+        } else if (pull->status < 0 && !pull->is_settled && is_quiet(pull)) {
+            pull->is_settled = true;
+            transfer->has_changed = true;
         }
     }
 }
 
 uint64_t kv_pulls_next_ns(const kv_transfer_t *transfer)
 {
-    uint64_t next = UINT64_MAX;
+    uint64_t next = transfer->is_starved ? weft_clock_ns() + STARVED_NS : UINT64_MAX;
     for (const kv_pull_t *pull = transfer->pulls; pull != NULL; pull = pull->next) {
         if (pull->has_met && pull->status == WEFT_PENDING && kv_pull_is_uncertain(pull)) {
             next = pull->watch_ns < next ? pull->watch_ns : next;

@@ -34,7 +34,7 @@ typedef struct pairs {
 } pairs_t;
 
 static bool make_pairs(const kv_pull_t *pull, const kv_pull_rank_t *rank, const kv_slices_t *slices,
-                       uint32_t first, uint32_t n, pairs_t *pairs)
+                       uint32_t first, uint32_t n, const uint32_t *slots, pairs_t *pairs)
 {
     pairs->n = (size_t)n * slices->n_pieces;
     pairs->local = weft_alloc(2 * pairs->n * sizeof(*pairs->local), "kv_pull.pairs");
@@ -42,8 +42,12 @@ static bool make_pairs(const kv_pull_t *pull, const kv_pull_rank_t *rank, const 
         return false;
     }
     pairs->peer = pairs->local + pairs->n;
-    kv_slices_pairs(slices, first, n, pull->blocks, pull->first * slices->local_chunks,
-                    rank->blocks, 0, pairs->local, pairs->peer);
+    if (slots != NULL) {
+        kv_slices_pairs(slices, first, n, slots, first, rank->blocks, 0, pairs->local, pairs->peer);
+    } else {
+        kv_slices_pairs(slices, first, n, pull->blocks, pull->first * slices->local_chunks,
+                        rank->blocks, 0, pairs->local, pairs->peer);
+    }
     return true;
 }
 
@@ -66,14 +70,14 @@ static weft_status_t create_request(kv_pull_t *pull, uint32_t index, const pairs
 }
 
 static weft_status_t post(kv_pull_t *pull, uint32_t index, uint32_t first, uint32_t n,
-                          weft_diag_t *diag)
+                          uint32_t *slots, weft_diag_t *diag)
 {
     const kv_slices_t *slices = &pull->peer->ranks[index].slices;
     const uint64_t begin = weft_clock_ns();
     kv_pull_rank_t *rank = &pull->ranks[index];
     pairs_t pairs;
     xfer_request_t *request = NULL;
-    if (!make_pairs(pull, rank, slices, first, n, &pairs)) {
+    if (!make_pairs(pull, rank, slices, first, n, slots, &pairs)) {
         return WEFT_ERR_NO_MEMORY;
     }
     weft_status_t status = create_request(pull, index, &pairs, diag, &request);
@@ -86,7 +90,9 @@ static weft_status_t post(kv_pull_t *pull, uint32_t index, uint32_t first, uint3
         return status;
     }
     *read_at(rank, rank->n_reads++) = (kv_pull_read_t){.request = request,
-                                                       .end = first + n,
+                                                       .first = first,
+                                                       .n = n,
+                                                       .slots = slots,
                                                        .bytes = n * slices->unit_bytes,
                                                        .epoch = rank->lease.epoch,
                                                        .is_overlapped = !rank->is_final};
@@ -94,6 +100,28 @@ static weft_status_t post(kv_pull_t *pull, uint32_t index, uint32_t first, uint3
     pull->descriptors += pairs.n;
     pull->post_ns += weft_clock_ns() - begin;
     return WEFT_OK;
+}
+
+/* As post, into slots: as many units as there are slots for. */
+static weft_status_t post_staged(kv_pull_t *pull, uint32_t index, uint32_t first, uint32_t n,
+                                 weft_diag_t *diag)
+{
+    kv_staging_t *staging = &pull->peer->ranks[index].staging;
+    if (staging->n_free == 0) {
+        pull->transfer->is_starved = true;
+        return WEFT_PENDING;
+    }
+    uint32_t *slots = weft_alloc(n * sizeof(*slots), "kv_pull.slots");
+    if (slots == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    const uint32_t taken = kv_staging_take(staging, n, slots);
+    const weft_status_t status = post(pull, index, first, taken, slots, diag);
+    if (status < 0) {
+        kv_staging_give(staging, slots, taken);
+        weft_free(slots);
+    }
+    return status;
 }
 
 void kv_pull_rank_post(kv_pull_t *pull, uint32_t index, uint64_t now_ns)
@@ -105,7 +133,12 @@ void kv_pull_rank_post(kv_pull_t *pull, uint32_t index, uint64_t now_ns)
     while (rank->posted < ready && rank->n_reads < KV_PULL_MAX_READS && !rank->is_cut) {
         weft_diag_t diag = {0};
         const uint32_t n = ready - rank->posted < most ? ready - rank->posted : (uint32_t)most;
-        const weft_status_t status = post(pull, index, rank->posted, n, &diag);
+        const weft_status_t status = peer->staging.n_slots > 0
+                                         ? post_staged(pull, index, rank->posted, n, &diag)
+                                         : post(pull, index, rank->posted, n, NULL, &diag);
+        if (status == WEFT_PENDING) {
+            return;
+        }
         if (status < 0) {
             kv_pull_fail(pull, status, diag.text[0] != '\0' ? diag.text : weft_strerror(status));
             return;
@@ -160,10 +193,32 @@ static void read_again(kv_pull_t *pull, kv_pull_rank_t *rank, uint64_t epoch)
     }
 }
 
-static void pop(kv_pull_rank_t *rank)
+/* Tokens of one slot that are wanted, to the blocks they belong in. */
+static void unpack(const kv_pull_t *pull, const kv_peer_rank_t *peer, uint32_t unit, uint32_t slot)
+{
+    const kv_transfer_t *transfer = pull->transfer;
+    const uint32_t here = pull->first * transfer->shape.block_tokens;
+    const uint32_t begin = unit * peer->slices.unit_tokens;
+    const uint32_t end = smaller(begin + peer->slices.unit_tokens, pull->end_tokens);
+    uint32_t token = begin > here ? begin : here;
+    while (token < end) {
+        const uint32_t block = token / transfer->shape.block_tokens;
+        const uint32_t n = smaller(end, (block + 1) * transfer->shape.block_tokens) - token;
+        kv_staging_unpack(&peer->staging, slot, token - begin, &peer->form, &transfer->shape,
+                          pull->blocks[block - pull->first], token % transfer->shape.block_tokens,
+                          &transfer->form, n);
+        token += n;
+    }
+}
+
+static void pop(kv_peer_rank_t *peer, kv_pull_rank_t *rank)
 {
     kv_pull_read_t *read = read_at(rank, 0);
     xfer_request_destroy(read->request);
+    if (read->slots != NULL) {
+        kv_staging_give(&peer->staging, read->slots, read->n);
+        weft_free(read->slots);
+    }
     *read = (kv_pull_read_t){0};
     rank->first_read = (rank->first_read + 1) % KV_PULL_MAX_READS;
     rank->n_reads--;
@@ -172,15 +227,19 @@ static void pop(kv_pull_rank_t *rank)
     }
 }
 
-static void take(kv_pull_t *pull, kv_pull_rank_t *rank, const kv_pull_read_t *read,
-                 weft_status_t status, uint64_t now_ns)
+static void take(kv_pull_t *pull, uint32_t index, const kv_pull_read_t *read, weft_status_t status,
+                 uint64_t now_ns)
 {
+    kv_pull_rank_t *rank = &pull->ranks[index];
     if (status == WEFT_OK && is_too_late(pull, now_ns)) {
         status = WEFT_ERR_STALE;
     }
     if (status == WEFT_OK) {
         take_bytes(pull, read);
-        rank->done = read->end;
+        for (uint32_t i = 0; read->slots != NULL && i < read->n; i++) {
+            unpack(pull, &pull->peer->ranks[index], read->first + i, read->slots[i]);
+        }
+        rank->done = read->first + read->n;
         pull->transfer->has_changed = true;
     } else if (status == WEFT_ERR_STALE) {
         read_again(pull, rank, read->epoch);
@@ -200,12 +259,12 @@ void kv_pull_rank_poll(kv_pull_t *pull, uint32_t index, uint64_t now_ns)
             return;
         }
         if (!rank->is_cut) {
-            take(pull, rank, read, status, now_ns);
+            take(pull, index, read, status, now_ns);
         }
         if (pull->status != WEFT_PENDING) {
             return; /* the rest is cancelled */
         }
-        pop(rank);
+        pop(&pull->peer->ranks[index], rank);
     }
     rank->is_cut = false;
 }
@@ -238,10 +297,11 @@ bool kv_pull_rank_is_quiet(kv_pull_rank_t *rank)
     return true;
 }
 
-void kv_pull_rank_destroy(kv_pull_rank_t *rank)
+void kv_pull_rank_destroy(kv_pull_t *pull, uint32_t index)
 {
+    kv_pull_rank_t *rank = &pull->ranks[index];
     while (rank->n_reads > 0) {
-        pop(rank);
+        pop(&pull->peer->ranks[index], rank);
     }
     weft_free(rank->blocks);
     rank->blocks = NULL;

@@ -101,6 +101,26 @@ static weft_status_t open_memory(kv_transfer_t *transfer, weft_diag_t *diag)
     return status;
 }
 
+/* Copies for vLLM, when it could not read our blocks. */
+static weft_status_t open_export(kv_transfer_t *transfer, weft_diag_t *diag)
+{
+    kv_head_form_t form;
+    if (!kv_transfer_vllm_form(transfer, &form)) {
+        return WEFT_OK;
+    }
+    uint64_t n = transfer->config.vllm_blocks;
+    if (n == 0) {
+        n = transfer->shape.n_blocks * transfer->shape.block_tokens / 4 / form.block_tokens + 1;
+    }
+    weft_status_t status = kv_export_create(transfer->host, &transfer->shape, &transfer->form,
+                                            &form, (uint32_t)n, diag, &transfer->export);
+    if (status >= 0) {
+        status = register_memory(transfer, kv_pool_memory(kv_export_pool(transfer->export)), diag,
+                                 &transfer->export_region);
+    }
+    return status;
+}
+
 static weft_status_t serve(kv_transfer_t *transfer, weft_diag_t *diag)
 {
     const kv_transfer_setup_t *setup = &transfer->setup;
@@ -142,6 +162,9 @@ static weft_status_t open_all(kv_transfer_t *transfer, const kv_transfer_setup_t
         status = kv_transfer_identify(transfer, diag);
     }
     if (status >= 0) {
+        status = open_export(transfer, diag);
+    }
+    if (status >= 0) {
         status = kv_prefill_init(transfer);
     }
     return status < 0 ? status : serve(transfer, diag);
@@ -176,7 +199,11 @@ static void close_memory(kv_transfer_t *transfer)
     if (transfer->words_region != NULL) {
         xfer_deregister(transfer->agent, transfer->words_region);
     }
+    if (transfer->export_region != NULL) {
+        xfer_deregister(transfer->agent, transfer->export_region);
+    }
     xfer_agent_destroy(transfer->agent);
+    kv_export_destroy(transfer->export);
     if (transfer->words.addr != NULL) {
         transfer->host->ops->free(transfer->host, &transfer->words);
     }
@@ -345,7 +372,9 @@ void kv_transfer_stats(kv_transfer_t *transfer, kv_transfer_stats_t *stats_out)
 
 void kv_transfer_count_held(const kv_transfer_t *transfer, uint32_t *users)
 {
-    kv_lease_table_count(transfer->leases, users);
+    if (transfer->export == NULL) {
+        kv_lease_table_count(transfer->leases, users);
+    }
     for (const kv_pull_t *pull = transfer->pulls; pull != NULL; pull = pull->next) {
         for (uint32_t i = 0; i < pull->n_blocks; i++) {
             users[pull->blocks[i]]++;

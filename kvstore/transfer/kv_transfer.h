@@ -79,7 +79,8 @@ bool kv_transfer_poll(kv_transfer_t *transfer);
 
 /*
  * A request with this transfer_id was scheduled for the first time; readers who asked for it before
- * are remembered. NULL: no memory, or that transfer_id is in use: the request goes on without.
+ * are remembered. NULL: no memory, that transfer_id is in use, or blocks are copied for vLLM: the
+ * request goes on without.
  */
 kv_lease_t *kv_transfer_open(kv_transfer_t *transfer, const char *transfer_id);
 
@@ -99,7 +100,8 @@ void kv_lease_drop(kv_lease_t *lease);
  * kv_transfer_open, or NULL; it is the transfer's from now on. Takes references of its own, for
  * kv_lease_duration and as long as heartbeats come. request_id: unlike any other's of this engine,
  * without commas. params_out: as the answer carries them; kv_transfer_params_fini it. n 0 is fine.
- * An error leaves nothing held, and the lease is dropped.
+ * An error leaves nothing held, and the lease is dropped. WEFT_ERR_NO_BLOCKS, WEFT_ERR_QUEUE_FULL: too
+ * much is held; the answer is without params.
  */
 weft_status_t kv_transfer_hold(kv_transfer_t *transfer, kv_lease_t *lease, const char *request_id,
                                const kv_block_id_t *blocks, uint32_t n, uint32_t n_tokens,
@@ -130,7 +132,8 @@ bool kv_pull_is_started(const kv_pull_t *pull);
 /*
  * WEFT_PENDING; WEFT_OK: everything asked for is there, the peer was told; else it failed for good:
  * WEFT_ERR_INVALID (the peer does not fit, kv_pull_reason names the difference), WEFT_ERR_STALE,
- * WEFT_ERR_PEER_GONE, WEFT_ERR_TIMEOUT, WEFT_ERR_CANCELLED (the prefill was aborted), ...
+ * WEFT_ERR_PEER_GONE, WEFT_ERR_TIMEOUT, WEFT_ERR_CANCELLED (the prefill was aborted), ... Once it has
+ * failed nothing writes to the blocks any more: the prompt may be computed in them.
  */
 weft_status_t kv_pull_state(const kv_pull_t *pull);
 const char *kv_pull_reason(const kv_pull_t *pull); /* one line, "" while it has not failed */

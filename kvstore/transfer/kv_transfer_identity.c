@@ -83,6 +83,14 @@ weft_status_t kv_transfer_identify(kv_transfer_t *transfer, weft_diag_t *diag)
                          "KV transfer: %u heads of %u in rank %u of %u: that cannot be",
                          group->heads, setup->total_heads, setup->tp_rank, setup->tp_size);
     }
+    transfer->form =
+        (kv_head_form_t){.block_tokens = layout->block_tokens, .head_dim = group->head_dim};
+    if (!kv_element_parse(transfer->dtype, (uint32_t)strlen(transfer->dtype),
+                          &transfer->form.element) ||
+        kv_element_bytes(transfer->form.element) != layout->element_bytes) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "KV transfer: KV dtype %s is not served",
+                         transfer->dtype);
+    }
     const uint32_t first_layer = first_layer_of(setup);
     transfer->identity = (kv_weft_meta_t){
         .version = KV_WEFT_META_VERSION,
@@ -145,6 +153,11 @@ static void pack_regions(uint32_t first_layer, uint32_t n, region_items_t *items
     }
 }
 
+static kv_pool_t *exported_pool(const kv_transfer_t *transfer)
+{
+    return transfer->export == NULL ? transfer->setup.pool : kv_export_pool(transfer->export);
+}
+
 /* One region when a block is one extent, else one a layer, as vLLM has them. */
 static uint32_t count_regions(const kv_layout_t *layout)
 {
@@ -157,39 +170,48 @@ static uint64_t region_bytes(const kv_layout_t *layout)
                                            : layout->groups[0].heads * layout->strides[0].head;
 }
 
+typedef struct region_numbers {
+    uint32_t n;
+    uint64_t *bases;
+    uint64_t *lens;
+    uint64_t *strides;
+    uint64_t *blocks;
+} region_numbers_t;
+
 static void encode_agent(kv_transfer_t *transfer, const weft_buffer_t *blob,
-                         const weft_buffer_t *weft, const uint64_t *lens, const uint64_t *strides,
-                         const uint64_t *blocks, weft_buffer_t *out)
+                         const weft_buffer_t *weft, const region_numbers_t *regions,
+                         weft_buffer_t *out)
 {
     static const char zero_pair[] = {(char)0x92, 0, 0};
     static const char empty_list = (char)0x90;
     static const char empty_map = (char)0x80;
-    const kv_layout_t *layout = layout_of(transfer);
+    const kv_layout_t *layout = kv_pool_layout(exported_pool(transfer));
     const char *backend = transfer->config.attn_backend_name;
-    const uint32_t n = count_regions(layout);
+    const uint32_t n = regions->n;
     region_items_t items = {0};
     pack_regions(transfer->shape.first_layer, n, &items);
-    const kv_agent_meta_t meta = {.engine_id = kv_wire_text(transfer->config.engine_id),
-                                  .agent_metadata = item_of(blob),
-                                  .kv_caches_base_addr = {transfer->layer_addrs, n},
-                                  .num_blocks = transfer->shape.n_blocks,
-                                  .block_lens = {lens, n},
-                                  .block_strides = {strides, n},
-                                  .kv_cache_layout = kv_wire_text(order_names[layout->order]),
-                                  .block_size = layout->block_tokens,
-                                  .ssm_sizes = {zero_pair, sizeof(zero_pair)},
-                                  .attn_backend_name =
-                                      kv_wire_text(backend == NULL ? "WEFT" : backend),
-                                  .physical_blocks_per_logical_kv_block = 1,
-                                  .region_num_blocks = {blocks, n},
-                                  .region_group_ids = item_of(&items.groups),
-                                  .region_names = item_of(&items.names),
-                                  .region_mem_types = item_of(&items.types),
-                                  .dcp_size = 1,
-                                  .pcp_size = 1,
-                                  .region_members = {&empty_list, 1},
-                                  .packed_member_layouts = {&empty_map, 1},
-                                  .weft = item_of(weft)};
+    const kv_agent_meta_t meta = {
+        .engine_id = kv_wire_text(transfer->config.engine_id),
+        .agent_metadata = item_of(blob),
+        .kv_caches_base_addr = {regions->bases, n},
+        .num_blocks = regions->blocks[0],
+        .block_lens = {regions->lens, n},
+        .block_strides = {regions->strides, n},
+        .kv_cache_layout = kv_wire_text(order_names[layout->order]),
+        .block_size = layout->block_tokens,
+        .ssm_sizes = {zero_pair, sizeof(zero_pair)},
+        .attn_backend_name = kv_wire_text(backend == NULL ? "WEFT" : backend),
+        .physical_blocks_per_logical_kv_block = 1,
+        .region_num_blocks = {regions->blocks, n},
+        .region_group_ids = item_of(&items.groups),
+        .region_names = item_of(&items.names),
+        .region_mem_types = item_of(&items.types),
+        .dcp_size = 1,
+        .pcp_size = 1,
+        .region_members = {&empty_list, 1},
+        .packed_member_layouts = {&empty_map, 1},
+        /* A copy for vLLM is what vLLM has, and is read so. */
+        .weft = transfer->export == NULL ? item_of(weft) : (kv_msgpack_span_t){0}};
     kv_agent_meta_encode(&meta, out);
     out->is_failed |= items.groups.is_failed || items.names.is_failed || items.types.is_failed ||
                       blob->is_failed || weft->is_failed;
@@ -201,23 +223,27 @@ static void encode_agent(kv_transfer_t *transfer, const weft_buffer_t *blob,
 static weft_status_t encode_regions(kv_transfer_t *transfer, const weft_buffer_t *blob,
                                     const weft_buffer_t *weft, weft_buffer_t *out)
 {
-    const kv_layout_t *layout = layout_of(transfer);
-    const uint32_t n = count_regions(layout);
+    kv_pool_t *pool = exported_pool(transfer);
+    const kv_layout_t *layout = kv_pool_layout(pool);
+    const uint64_t base = (uint64_t)(uintptr_t)kv_pool_memory(pool)->addr;
     weft_arena_t arena = {0};
-    uint64_t *lens = weft_arena_calloc(&arena, n, sizeof(*lens));
-    uint64_t *strides = weft_arena_calloc(&arena, n, sizeof(*strides));
-    uint64_t *blocks = weft_arena_calloc(&arena, n, sizeof(*blocks));
-    const bool has_memory = lens != NULL && strides != NULL && blocks != NULL;
-    for (uint32_t i = 0; i < n && has_memory; i++) {
-        lens[i] = region_bytes(layout);
-        strides[i] = layout->strides[0].block;
-        blocks[i] = transfer->shape.n_blocks;
+    region_numbers_t regions = {.n = count_regions(layout)};
+    regions.bases = weft_arena_calloc(&arena, 4 * (size_t)regions.n, sizeof(uint64_t));
+    if (regions.bases == NULL) {
+        return WEFT_ERR_NO_MEMORY;
     }
-    if (has_memory) {
-        encode_agent(transfer, blob, weft, lens, strides, blocks, out);
+    regions.lens = regions.bases + regions.n;
+    regions.strides = regions.lens + regions.n;
+    regions.blocks = regions.strides + regions.n;
+    for (uint32_t i = 0; i < regions.n; i++) {
+        regions.bases[i] = base + i * layout->strides[0].layer;
+        regions.lens[i] = region_bytes(layout);
+        regions.strides[i] = layout->strides[0].block;
+        regions.blocks[i] = kv_pool_total_blocks(pool);
     }
+    encode_agent(transfer, blob, weft, &regions, out);
     weft_arena_free(&arena);
-    return has_memory && !out->is_failed ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+    return out->is_failed ? WEFT_ERR_NO_MEMORY : WEFT_OK;
 }
 
 weft_status_t kv_transfer_payload(kv_transfer_t *transfer, weft_buffer_t *out)
@@ -278,20 +304,73 @@ static weft_status_t check_rank(const kv_peer_t *peer, const kv_peer_rank_t *ran
     return WEFT_OK;
 }
 
-/* What is inside a head belongs to the attention backend: of these K and V of a token follow each
- * other, as here. */
-static weft_status_t check_backend(const kv_handshake_t *handshake, weft_diag_t *diag)
+typedef struct backend_row {
+    const char *name;
+    bool is_transposed;
+} backend_row_t;
+
+/* What is inside a head belongs to the attention backend. */
+static const backend_row_t backends[] = {
+    {"FLASH_ATTN", false}, {"FLASHINFER", false}, {"TRITON_ATTN", false}, {"CPU_ATTN", true}};
+
+bool kv_transfer_vllm_form(const kv_transfer_t *transfer, kv_head_form_t *form_out)
 {
-    static const char *const plain[] = {"WEFT", "FLASH_ATTN", "FLASHINFER", "TRITON_ATTN"};
+    const kv_transfer_config_t *config = &transfer->config;
+    const char *dtype = config->vllm_dtype == NULL ? transfer->model_dtype : config->vllm_dtype;
+    const char *backend = config->attn_backend_name == NULL ? "" : config->attn_backend_name;
+    kv_head_form_t form = transfer->form;
+    if (config->vllm_version == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(backends); i++) {
+        form.is_transposed |= backends[i].is_transposed && strcmp(backends[i].name, backend) == 0;
+    }
+    kv_element_parse(dtype, (uint32_t)strlen(dtype), &form.element); /* else ours */
+    if (config->vllm_block_size > 0) {
+        form.block_tokens = (uint32_t)config->vllm_block_size;
+    }
+    *form_out = form;
+    return !kv_head_form_is_same(&form, &transfer->form) ||
+           form.block_tokens != transfer->form.block_tokens;
+}
+
+static weft_status_t find_backend(const kv_handshake_t *handshake, weft_diag_t *diag,
+                                  bool *is_transposed_out)
+{
     const kv_msgpack_span_t name = handshake->agent.attn_backend_name;
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(plain); i++) {
-        if (handshake->is_weft || kv_wire_text_is(name, plain[i])) {
+    *is_transposed_out = false;
+    if (handshake->is_weft) {
+        return WEFT_OK;
+    }
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(backends); i++) {
+        if (kv_wire_text_is(name, backends[i].name)) {
+            *is_transposed_out = backends[i].is_transposed;
             return WEFT_OK;
         }
     }
     return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                      "attention backend %.*s: the order inside its heads is not known",
                      (int)name.length, name.data == NULL ? "" : name.data);
+}
+
+/* vLLM does not say what its elements are: those of the model, or float32 where they are so wide. */
+static weft_status_t find_form(const kv_transfer_t *transfer, const kv_handshake_t *handshake,
+                               uint64_t head_elements, uint64_t bytes, weft_diag_t *diag,
+                               kv_head_form_t *form)
+{
+    const char *dtype =
+        transfer->config.vllm_dtype == NULL ? transfer->model_dtype : transfer->config.vllm_dtype;
+    kv_msgpack_span_t name = handshake->is_weft ? handshake->weft.dtype : kv_wire_text(dtype);
+    if (!handshake->is_weft && bytes == 4 * head_elements) {
+        name = kv_wire_text("f32");
+    }
+    if (!kv_element_parse(name.data, name.length, &form->element)) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "KV dtype: %.*s there, %s here: no conversion",
+                         (int)name.length, name.data, transfer->dtype);
+    }
+    form->block_tokens = (uint32_t)handshake->agent.block_size;
+    form->head_dim = transfer->form.head_dim;
+    return find_backend(handshake, diag, &form->is_transposed);
 }
 
 weft_status_t kv_transfer_check_peer(const kv_transfer_t *transfer, const kv_peer_t *peer,
@@ -304,7 +383,7 @@ weft_status_t kv_transfer_check_peer(const kv_transfer_t *transfer, const kv_pee
     if (status >= 0 && handshake->is_weft) {
         status = check_rank(peer, rank, &handshake->weft, diag);
     }
-    return status < 0 ? status : check_backend(handshake, diag);
+    return status;
 }
 
 static weft_status_t find_order(const kv_handshake_t *handshake, weft_diag_t *diag,
@@ -351,41 +430,74 @@ static bool are_regions_as(const kv_agent_meta_t *agent, uint32_t n, uint64_t by
     return are;
 }
 
-weft_status_t kv_transfer_peer_shape(const kv_transfer_t *transfer, const kv_peer_t *peer,
-                                     const kv_peer_rank_t *rank, kv_handshake_t *handshake,
-                                     weft_diag_t *diag, kv_shape_t *shape_out)
+static uint32_t regions_of(const kv_shape_t *shape, kv_order_t order)
 {
-    const kv_agent_meta_t *agent = &handshake->agent;
-    kv_order_t order = KV_ORDER_BHLNC;
-    kv_shape_t shape = {.block_tokens = (uint32_t)agent->block_size,
-                        .token_bytes = transfer->shape.token_bytes,
-                        .layers = transfer->setup.total_layers,
-                        .n_blocks = agent->num_blocks,
-                        .block_stride = agent->block_strides.items[0]};
-    weft_status_t status = find_order(handshake, diag, &order);
-    if (status < 0) {
-        return status;
-    }
+    return order == KV_ORDER_BHLNC ? 1 : shape->layers;
+}
+
+/* Bytes of one block are heads, times layers where they share a region, times what a head takes. */
+static weft_status_t check_bytes(const kv_agent_meta_t *agent, const kv_shape_t *shape,
+                                 kv_order_t order, weft_diag_t *diag)
+{
+    const uint32_t n = regions_of(shape, order);
+    const uint64_t bytes =
+        (uint64_t)shape->block_tokens * shape->token_bytes * shape->heads * (shape->layers / n);
+    return are_regions_as(agent, n, bytes)
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_INVALID,
+                           "block bytes: %llu in %u regions there, %llu in %u expected",
+                           (unsigned long long)agent->block_lens.items[0],
+                           agent->kv_caches_base_addr.n, (unsigned long long)bytes, n);
+}
+
+static weft_status_t find_extents(const kv_transfer_t *transfer, const kv_peer_t *peer,
+                                  const kv_peer_rank_t *rank, weft_diag_t *diag, kv_shape_t *shape)
+{
+    const kv_handshake_t *handshake = &rank->handshake;
+    shape->block_tokens = (uint32_t)handshake->agent.block_size;
+    shape->n_blocks = handshake->agent.num_blocks;
+    shape->block_stride = handshake->agent.block_strides.items[0];
+    shape->layers = transfer->setup.total_layers;
     if (handshake->is_weft) {
-        shape.first_layer = (uint32_t)handshake->weft.first_layer;
-        shape.layers = (uint32_t)handshake->weft.layers;
+        shape->first_layer = (uint32_t)handshake->weft.first_layer;
+        shape->layers = (uint32_t)handshake->weft.layers;
     }
     if (!kv_heads_of(transfer->setup.total_heads, peer->tp_size, rank->rank.tp_rank,
-                     &shape.first_head, &shape.heads) ||
-        (handshake->is_weft && handshake->weft.heads != shape.heads)) {
+                     &shape->first_head, &shape->heads) ||
+        (handshake->is_weft && handshake->weft.heads != shape->heads)) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "tp_size: %u there do not go with %u KV heads",
                          peer->tp_size, transfer->setup.total_heads);
     }
-    const uint64_t head_bytes = (uint64_t)shape.block_tokens * shape.token_bytes;
-    const bool is_whole = order == KV_ORDER_BHLNC;
-    const uint64_t bytes = head_bytes * shape.heads * (is_whole ? shape.layers : 1);
-    if (!are_regions_as(agent, is_whole ? 1 : shape.layers, bytes)) {
-        return weft_diag(
-            diag, WEFT_ERR_INVALID, "block bytes: %llu in %u regions there, %llu in %u expected",
-            (unsigned long long)agent->block_lens.items[0], agent->kv_caches_base_addr.n,
-            (unsigned long long)bytes, is_whole ? 1 : shape.layers);
+    return WEFT_OK;
+}
+
+weft_status_t kv_transfer_peer_shape(const kv_transfer_t *transfer, const kv_peer_t *peer,
+                                     kv_peer_rank_t *rank, weft_diag_t *diag, kv_shape_t *shape_out)
+{
+    kv_handshake_t *handshake = &rank->handshake;
+    const kv_agent_meta_t *agent = &handshake->agent;
+    kv_order_t order = KV_ORDER_BHLNC;
+    kv_shape_t shape = {0};
+    weft_status_t status = find_order(handshake, diag, &order);
+    if (status >= 0) {
+        status = find_extents(transfer, peer, rank, diag, &shape);
     }
-    shape.head_stride = is_whole ? head_bytes * shape.layers : head_bytes;
+    if (status < 0) {
+        return status;
+    }
+    const uint64_t elements = (uint64_t)shape.block_tokens * 2 * transfer->form.head_dim *
+                              shape.heads * (shape.layers / regions_of(&shape, order));
+    status =
+        find_form(transfer, handshake, elements, agent->block_lens.items[0], diag, &rank->form);
+    shape.token_bytes = 2 * rank->form.head_dim * kv_element_bytes(rank->form.element);
+    if (status >= 0) {
+        status = check_bytes(agent, &shape, order, diag);
+    }
+    if (status < 0) {
+        return status;
+    }
+    shape.head_stride = (uint64_t)shape.block_tokens * shape.token_bytes *
+                        (order == KV_ORDER_BHLNC ? shape.layers : 1);
     shape.layer_addrs = find_layers(handshake, &shape, order);
     if (shape.layer_addrs == NULL) {
         return WEFT_ERR_NO_MEMORY;

@@ -14,13 +14,13 @@ static void fini_rank(kv_peer_rank_t *rank)
 {
     xfer_list_destroy(rank->local_list);
     xfer_list_destroy(rank->peer_list);
+    kv_staging_close(&rank->staging);
     kv_slices_fini(&rank->slices);
     kv_handshake_fini(&rank->handshake);
 }
 
 /* Two peers may be one agent: after another tp_size was asked for, or while a replaced one is read. */
-static bool is_agent_used(const kv_transfer_t *transfer, const kv_peer_t *by,
-                          const xfer_peer_t *agent)
+bool kv_peers_use(const kv_transfer_t *transfer, const kv_peer_t *by, const xfer_peer_t *agent)
 {
     for (const kv_peer_t *peer = transfer->peers; peer != NULL; peer = peer->next) {
         for (uint32_t i = 0; peer != by && i < peer->n_ranks; i++) {
@@ -39,7 +39,7 @@ static void forget_ranks(kv_peer_t *peer)
         kv_peer_rank_t *rank = &peer->ranks[i];
         xfer_peer_t *agent = rank->xfer;
         fini_rank(rank);
-        if (agent != NULL && !is_agent_used(transfer, peer, agent)) {
+        if (agent != NULL && !kv_peers_use(transfer, peer, agent)) {
             xfer_forget(transfer->agent, agent);
         }
     }
@@ -271,12 +271,16 @@ static weft_status_t make_source(kv_peer_t *peer, kv_peer_rank_t *rank, weft_dia
 {
     kv_transfer_t *transfer = peer->transfer;
     kv_shape_t shape;
-    weft_status_t status =
-        kv_transfer_peer_shape(transfer, peer, rank, &rank->handshake, diag, &shape);
-    if (status < 0) {
-        return status;
+    weft_status_t status = kv_transfer_peer_shape(transfer, peer, rank, diag, &shape);
+    const bool is_same = kv_head_form_is_same(&transfer->form, &rank->form);
+    if (status >= 0 && !is_same) {
+        status = kv_staging_open(transfer->agent, transfer->host, &transfer->shape, &shape, diag,
+                                 &rank->staging);
     }
-    status = kv_slices_init(&transfer->shape, &shape, diag, &rank->slices);
+    if (status >= 0) {
+        status = kv_slices_init(is_same ? &transfer->shape : &rank->staging.shape, &shape, diag,
+                                &rank->slices);
+    }
     if (status == WEFT_ERR_NOT_FOUND) { /* another stage's layers */
         rank->is_source = false;
         return WEFT_OK;

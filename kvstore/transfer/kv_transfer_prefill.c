@@ -191,8 +191,12 @@ static void on_gone(void *user, kv_lease_t *lease)
 static bool know_agent(kv_transfer_t *transfer, const char *agent, kv_msgpack_span_t blob)
 {
     xfer_peer_t *peer = xfer_find_peer(transfer->agent, agent);
-    if (peer != NULL && xfer_peer_status(peer) != WEFT_ERR_PEER_GONE) {
+    const bool is_lost = peer != NULL && xfer_peer_status(peer) == WEFT_ERR_PEER_GONE;
+    if (peer != NULL && (!is_lost || kv_peers_use(transfer, NULL, peer))) {
         return true;
+    }
+    if (is_lost) { /* and is there again */
+        xfer_forget(transfer->agent, peer);
     }
     weft_diag_t diag = {0};
     const weft_status_t status = xfer_import(transfer->agent, blob.data, blob.length, &diag, &peer);
@@ -321,6 +325,9 @@ static void adopt_early(kv_transfer_t *transfer, kv_lease_t *lease)
 kv_lease_t *kv_transfer_open(kv_transfer_t *transfer, const char *transfer_id)
 {
     kv_lease_t *lease = NULL;
+    if (transfer->export != NULL) {
+        return NULL; /* copies are made at the end */
+    }
     const weft_status_t status = kv_lease_table_open(transfer->leases, transfer_id, &lease);
     if (status < 0) {
         weft_log_warn("transfer_id=%s: nobody can follow it: %s", transfer_id,
@@ -391,7 +398,8 @@ static weft_status_t fill_params(const kv_transfer_t *transfer, const char *requ
     params->dcp_size = 1;
     params->has_num_tokens = true;
     /* Of one rank alone are they known here; readers ask the others for theirs. */
-    if (lease != NULL && transfer->setup.tp_size == 1 && transfer->setup.pp_size == 1) {
+    if (lease != NULL && transfer->export == NULL && transfer->setup.tp_size == 1 &&
+        transfer->setup.pp_size == 1) {
         params->n_leases = 1;
         params->leases[0] = lease->ref;
     }
@@ -408,6 +416,22 @@ static weft_status_t fill_params(const kv_transfer_t *transfer, const char *requ
     return status < 0 ? status : set_blocks(params, lease);
 }
 
+static weft_status_t hold_copy(kv_transfer_t *transfer, const char *request_id,
+                               const kv_block_id_t *blocks, uint32_t n_tokens,
+                               kv_lease_t **lease_out)
+{
+    kv_block_id_t *copies = NULL;
+    uint32_t n = 0;
+    weft_status_t status = kv_export_copy(transfer->export, blocks, n_tokens, &copies, &n);
+    if (status >= 0) {
+        status = kv_lease_table_hold(transfer->leases, request_id, copies, n, n_tokens,
+                                     weft_clock_ns(), lease_out);
+        kv_pool_release(kv_export_pool(transfer->export), copies, n);
+    }
+    weft_free(copies);
+    return status;
+}
+
 weft_status_t kv_transfer_hold(kv_transfer_t *transfer, kv_lease_t *lease, const char *request_id,
                                const kv_block_id_t *blocks, uint32_t n, uint32_t n_tokens,
                                kv_transfer_params_t *params_out)
@@ -417,8 +441,10 @@ weft_status_t kv_transfer_hold(kv_transfer_t *transfer, kv_lease_t *lease, const
         kv_lease_table_drop(lease);
         lease = NULL;
     } else {
-        const weft_status_t held = kv_lease_table_hold(transfer->leases, request_id, blocks, n,
-                                                       n_tokens, weft_clock_ns(), &lease);
+        const weft_status_t held = transfer->export == NULL
+                                       ? kv_lease_table_hold(transfer->leases, request_id, blocks,
+                                                             n, n_tokens, weft_clock_ns(), &lease)
+                                       : hold_copy(transfer, request_id, blocks, n_tokens, &lease);
         if (held < 0) {
             return held;
         }
@@ -484,12 +510,13 @@ uint64_t kv_prefill_next_ns(const kv_transfer_t *transfer)
 
 weft_status_t kv_prefill_init(kv_transfer_t *transfer)
 {
-    const kv_lease_table_config_t config = {.pool = transfer->setup.pool,
-                                            .words = transfer->words.addr,
-                                            .n_slots = KV_TRANSFER_LEASE_SLOTS,
-                                            .lease_ns = transfer->lease_ns,
-                                            .on_gone = on_gone,
-                                            .user = transfer};
+    const kv_lease_table_config_t config = {
+        .pool = transfer->export == NULL ? transfer->setup.pool : kv_export_pool(transfer->export),
+        .words = transfer->words.addr,
+        .n_slots = KV_TRANSFER_LEASE_SLOTS,
+        .lease_ns = transfer->lease_ns,
+        .on_gone = on_gone,
+        .user = transfer};
     return kv_lease_table_create(&config, &transfer->leases);
 }
 

@@ -6,11 +6,13 @@
 
 #include "base/clock.h"
 #include "kvstore/transfer/kv_compat.h"
+#include "kvstore/transfer/kv_export.h"
 #include "kvstore/transfer/kv_handshake.h"
 #include "kvstore/transfer/kv_lease_table.h"
 #include "kvstore/transfer/kv_notice.h"
 #include "kvstore/transfer/kv_side_channel.h"
 #include "kvstore/transfer/kv_slices.h"
+#include "kvstore/transfer/kv_staging.h"
 #include "kvstore/transfer/kv_transfer.h"
 #include "transport/xfer/xfer.h"
 
@@ -32,8 +34,10 @@ typedef struct kv_peer_rank {
     uint32_t readers;
     bool has_answered;
     kv_handshake_t handshake;
-    xfer_peer_t *xfer;  /* NULL until it has answered */
-    kv_slices_t slices; /* of a source, so for the lists */
+    xfer_peer_t *xfer;    /* NULL until it has answered */
+    kv_head_form_t form;  /* of a source, so for all below */
+    kv_staging_t staging; /* no slots: blocks are read in place */
+    kv_slices_t slices;   /* between its blocks and ours, or slots */
     xfer_list_t *local_list;
     xfer_list_t *peer_list;
 } kv_peer_rank_t;
@@ -84,7 +88,9 @@ typedef struct kv_watcher {
 
 typedef struct kv_pull_read {
     xfer_request_t *request; /* NULL: none */
-    uint32_t end;            /* the unit behind its last */
+    uint32_t first;          /* unit */
+    uint32_t n;              /* units */
+    uint32_t *slots;         /* owned [n], NULL: in place */
     uint64_t bytes;
     uint64_t epoch;
     bool is_overlapped;
@@ -120,7 +126,8 @@ struct kv_pull {
     uint32_t n_prompt;
     bool has_met; /* ranks are set up */
     bool is_started;
-    bool is_placed; /* ranks know where to begin */
+    bool is_placed;  /* ranks know where to begin */
+    bool is_settled; /* it failed, and nothing is written any more */
     bool is_ended;
     bool is_landing; /* ended, and still written to */
     bool is_told;    /* the peer knows that we are done */
@@ -154,6 +161,10 @@ struct kv_transfer {
     xfer_region_t *words_region;
     kv_shape_t shape;
     uint64_t *layer_addrs; /* of shape */
+    kv_head_form_t form;
+    kv_export_t *export; /* NULL: peers read the pool itself */
+    xfer_region_t *export_region;
+    bool is_starved; /* a pull waits for slots */
     kv_weft_meta_t identity;
     char hash[KV_COMPAT_HASH_BYTES];      /* ours, of weft */
     char vllm_hash[KV_COMPAT_HASH_BYTES]; /* "": not configured */
@@ -184,14 +195,16 @@ weft_status_t kv_transfer_notify(kv_transfer_t *transfer, xfer_peer_t *peer,
 
 /* kv_transfer_identity.c: what we say of ourselves, and what others say of themselves. */
 weft_status_t kv_transfer_identify(kv_transfer_t *transfer, weft_diag_t *diag);
+/* The form that a vLLM worker of our configuration has; false: our own will do. */
+bool kv_transfer_vllm_form(const kv_transfer_t *transfer, kv_head_form_t *form_out);
 weft_status_t kv_transfer_payload(kv_transfer_t *transfer, weft_buffer_t *out);
 weft_status_t kv_transfer_check_peer(const kv_transfer_t *transfer, const kv_peer_t *peer,
                                      const kv_peer_rank_t *rank, const kv_handshake_t *handshake,
                                      weft_diag_t *diag);
-/* shape_out->layer_addrs are in the handshake's arena. */
+/* And form of its heads. shape_out->layer_addrs are in the handshake's arena. */
 weft_status_t kv_transfer_peer_shape(const kv_transfer_t *transfer, const kv_peer_t *peer,
-                                     const kv_peer_rank_t *rank, kv_handshake_t *handshake,
-                                     weft_diag_t *diag, kv_shape_t *shape_out);
+                                     kv_peer_rank_t *rank, weft_diag_t *diag,
+                                     kv_shape_t *shape_out);
 
 /* kv_transfer_peers.c */
 weft_status_t kv_peer_get(kv_transfer_t *transfer, const kv_transfer_params_t *params,
@@ -200,6 +213,8 @@ void kv_peer_fail(kv_peer_t *peer, weft_status_t status, const char *reason);
 void kv_peers_poll(kv_transfer_t *transfer, uint64_t now_ns);
 uint64_t kv_peers_next_ns(const kv_transfer_t *transfer);
 void kv_peers_destroy(kv_transfer_t *transfer);
+/* A peer other than `by` (or NULL) reads from this agent. */
+bool kv_peers_use(const kv_transfer_t *transfer, const kv_peer_t *by, const xfer_peer_t *agent);
 
 /* kv_transfer_prefill.c */
 weft_status_t kv_prefill_init(kv_transfer_t *transfer);
@@ -229,6 +244,6 @@ void kv_pull_rank_post(kv_pull_t *pull, uint32_t index, uint64_t now_ns);
 /* What ended is taken; a failure fails the pull. */
 void kv_pull_rank_poll(kv_pull_t *pull, uint32_t index, uint64_t now_ns);
 void kv_pull_rank_cancel(kv_pull_rank_t *rank);
-void kv_pull_rank_forget(kv_pull_rank_t *rank);   /* what the peer said of its blocks */
-bool kv_pull_rank_is_quiet(kv_pull_rank_t *rank); /* what was cancelled has ended */
-void kv_pull_rank_destroy(kv_pull_rank_t *rank);  /* waits */
+void kv_pull_rank_forget(kv_pull_rank_t *rank);             /* what the peer said of its blocks */
+bool kv_pull_rank_is_quiet(kv_pull_rank_t *rank);           /* what was cancelled has ended */
+void kv_pull_rank_destroy(kv_pull_t *pull, uint32_t index); /* waits */

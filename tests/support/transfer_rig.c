@@ -28,22 +28,30 @@ static void on_pulled(void *user, const kv_pull_report_t *report)
 
 /* ---- open ------------------------------------------------------------------------------------ */
 
+static const char *dtype_of(const transfer_worker_config_t *config)
+{
+    return config->dtype == NULL ? "f32" : config->dtype;
+}
+
 static void open_pool(transfer_worker_t *worker, const transfer_worker_config_t *config)
 {
     uint32_t heads;
+    const char *dtype = dtype_of(config);
+    const uint32_t tokens = config->block_tokens == 0 ? 16 : config->block_tokens;
     const uint32_t n_blocks = config->n_blocks == 0 ? TRANSFER_RIG_BLOCKS : config->n_blocks;
     assert_true(kv_heads_of(TRANSFER_RIG_HEADS, config->tp_size == 0 ? 1 : config->tp_size,
                             config->tp_rank, &worker->first_head, &heads));
-    kv_pool_config_t pool = {
-        .device = worker->device,
-        .layout = {.order = config->order,
-                   .block_tokens = config->block_tokens == 0 ? 16 : config->block_tokens,
-                   .element_bytes = 4,
-                   .n_groups = 1,
-                   .groups = {{.layers = TRANSFER_RIG_LAYERS,
-                               .heads = heads,
-                               .head_dim = TRANSFER_RIG_HEAD_DIM}}},
-        .n_blocks = n_blocks};
+    worker->form = (kv_head_form_t){.block_tokens = tokens, .head_dim = TRANSFER_RIG_HEAD_DIM};
+    assert_true(kv_element_parse(dtype, (uint32_t)strlen(dtype), &worker->form.element));
+    kv_pool_config_t pool = {.device = worker->device,
+                             .layout = {.order = config->order,
+                                        .block_tokens = tokens,
+                                        .element_bytes = kv_element_bytes(worker->form.element),
+                                        .n_groups = 1,
+                                        .groups = {{.layers = TRANSFER_RIG_LAYERS,
+                                                    .heads = heads,
+                                                    .head_dim = TRANSFER_RIG_HEAD_DIM}}},
+                             .n_blocks = n_blocks};
     assert_status(kv_layout_init(&pool.layout, n_blocks, NULL), WEFT_OK);
     assert_status(kv_pool_create(&pool, &worker->pool), WEFT_OK);
 }
@@ -96,7 +104,7 @@ void transfer_worker_open(transfer_worker_t *worker, const transfer_worker_confi
                                        .pool = worker->pool,
                                        .fingerprint = fingerprint,
                                        .model = "org/model",
-                                       .dtype = config->dtype == NULL ? "f32" : config->dtype,
+                                       .dtype = dtype_of(config),
                                        .model_dtype = "torch.float32",
                                        .total_heads = TRANSFER_RIG_HEADS,
                                        .total_layers = TRANSFER_RIG_LAYERS,
@@ -158,44 +166,46 @@ bool transfer_rig_until(bool (*done)(void *user), void *user)
 
 /* ---- bytes ----------------------------------------------------------------------------------- */
 
-static uint32_t content(uint64_t prompt, uint32_t layer, uint32_t head, uint32_t token,
-                        uint32_t element)
+static float content(uint64_t prompt, uint32_t layer, uint32_t head, uint32_t token,
+                     uint32_t element)
 {
     uint64_t z = prompt * UINT64_C(0x9e3779b97f4a7c15) + ((uint64_t)layer << 40) +
                  ((uint64_t)head << 32) + ((uint64_t)token << 8) + element;
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return (uint32_t)(z >> 32);
+    return (float)((int)(z >> 56) - 128);
 }
 
-static void token_of(const transfer_worker_t *worker, uint64_t prompt, uint32_t layer,
-                     uint32_t head, uint32_t token, uint32_t *elements_out)
+void transfer_rig_token(uint64_t prompt, uint32_t layer, uint32_t head, uint32_t token,
+                        float elements_out[2 * TRANSFER_RIG_HEAD_DIM])
 {
     for (uint32_t i = 0; i < 2 * TRANSFER_RIG_HEAD_DIM; i++) {
-        elements_out[i] = content(prompt, layer, head + worker->first_head, token, i);
+        elements_out[i] = content(prompt, layer, head, token, i);
     }
 }
 
-static void *place_of(const transfer_worker_t *worker, const kv_block_id_t *blocks, uint32_t layer,
-                      uint32_t head, uint32_t token)
+static const kv_head_form_t plain = {KV_ELEMENT_F32, false, 1, TRANSFER_RIG_HEAD_DIM};
+
+static void *head_of(const transfer_worker_t *worker, const kv_block_id_t *blocks, uint32_t layer,
+                     uint32_t head, uint32_t token)
 {
     const kv_layout_t *layout = kv_pool_layout(worker->pool);
-    const kv_strides_t *strides = &layout->strides[0];
     return (char *)kv_pool_block(worker->pool, blocks[token / layout->block_tokens]) +
-           layer * strides->layer + head * strides->head +
-           token % layout->block_tokens * strides->token;
+           layer * layout->strides[0].layer + head * layout->strides[0].head;
 }
 
 void transfer_worker_write(transfer_worker_t *worker, const kv_block_id_t *blocks, uint32_t first,
                            uint32_t n, uint64_t prompt)
 {
-    uint32_t elements[2 * TRANSFER_RIG_HEAD_DIM];
+    float elements[2 * TRANSFER_RIG_HEAD_DIM];
     const uint32_t heads = kv_pool_layout(worker->pool)->groups[0].heads;
     for (uint32_t layer = 0; layer < TRANSFER_RIG_LAYERS; layer++) {
         for (uint32_t head = 0; head < heads; head++) {
             for (uint32_t token = first; token < first + n; token++) {
-                token_of(worker, prompt, layer, head, token, elements);
-                memcpy(place_of(worker, blocks, layer, head, token), elements, sizeof(elements));
+                transfer_rig_token(prompt, layer, head + worker->first_head, token, elements);
+                kv_convert_head(&plain, elements, 0, &worker->form,
+                                head_of(worker, blocks, layer, head, token),
+                                token % worker->form.block_tokens, 1);
             }
         }
     }
@@ -204,14 +214,16 @@ void transfer_worker_write(transfer_worker_t *worker, const kv_block_id_t *block
 bool transfer_worker_has(const transfer_worker_t *worker, const kv_block_id_t *blocks,
                          uint32_t first, uint32_t n, uint64_t prompt)
 {
-    uint32_t elements[2 * TRANSFER_RIG_HEAD_DIM];
+    float expected[2 * TRANSFER_RIG_HEAD_DIM];
+    float elements[2 * TRANSFER_RIG_HEAD_DIM];
     const uint32_t heads = kv_pool_layout(worker->pool)->groups[0].heads;
     for (uint32_t layer = 0; layer < TRANSFER_RIG_LAYERS; layer++) {
         for (uint32_t head = 0; head < heads; head++) {
             for (uint32_t token = first; token < first + n; token++) {
-                token_of(worker, prompt, layer, head, token, elements);
-                if (memcmp(place_of(worker, blocks, layer, head, token), elements,
-                           sizeof(elements)) != 0) {
+                transfer_rig_token(prompt, layer, head + worker->first_head, token, expected);
+                kv_convert_head(&worker->form, head_of(worker, blocks, layer, head, token),
+                                token % worker->form.block_tokens, &plain, elements, 0, 1);
+                if (memcmp(elements, expected, sizeof(elements)) != 0) {
                     return false;
                 }
             }

@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "kvstore/transfer/kv_convert.h"
 #include "kvstore/transfer/kv_transfer.h"
 #include "tests/support/check.h"
 
@@ -37,6 +38,7 @@ typedef struct transfer_worker {
     kv_pool_t *pool;
     kv_transfer_t *transfer;
     uint32_t first_head;
+    kv_head_form_t form;
     kv_pull_report_t last_report;
     uint32_t n_reports;
 } transfer_worker_t;
@@ -51,6 +53,9 @@ void transfer_rig_poll(void);       /* all workers, once */
 void transfer_rig_wake(void *user); /* whoever waits in until looks again; user: anything */
 
 /* The tokens first … first + n - 1 of the prompt, in blocks of it from its start on. */
+/* One token of a head of a layer, K then V; whole numbers that every element holds exactly. */
+void transfer_rig_token(uint64_t prompt, uint32_t layer, uint32_t head, uint32_t token,
+                        float elements_out[2 * TRANSFER_RIG_HEAD_DIM]);
 void transfer_worker_write(transfer_worker_t *worker, const kv_block_id_t *blocks, uint32_t first,
                            uint32_t n, uint64_t prompt);
 bool transfer_worker_has(const transfer_worker_t *worker, const kv_block_id_t *blocks,

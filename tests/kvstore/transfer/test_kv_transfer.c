@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "kvstore/transfer/kv_compat.h"
 #include "kvstore/transfer/kv_handshake.h"
 #include "kvstore/transfer/kv_side_channel.h"
 #include "tests/support/random.h"
@@ -232,23 +233,30 @@ static void answers_without_leases_are_asked_for_them(void **state)
 
 /* A prefill that runs while somebody watches. */
 typedef struct running {
+    transfer_worker_t *worker;
     kv_lease_t *lease;
     kv_block_id_t blocks[TRANSFER_RIG_BLOCKS];
     uint32_t n;
     uint32_t tokens;
 } running_t;
 
+static void begin_prefill_on(transfer_worker_t *worker, running_t *running, const char *transfer_id,
+                             uint32_t tokens)
+{
+    *running = (running_t){.worker = worker};
+    running->n = alloc(worker, tokens, running->blocks);
+    running->lease = kv_transfer_open(worker->transfer, transfer_id);
+    assert_non_null(running->lease);
+}
+
 static void begin_prefill(running_t *running, const char *transfer_id, uint32_t tokens)
 {
-    *running = (running_t){0};
-    running->n = alloc(&prefill, tokens, running->blocks);
-    running->lease = kv_transfer_open(prefill.transfer, transfer_id);
-    assert_non_null(running->lease);
+    begin_prefill_on(&prefill, running, transfer_id, tokens);
 }
 
 static void compute(running_t *running, uint32_t tokens, uint64_t prompt)
 {
-    transfer_worker_write(&prefill, running->blocks, running->tokens, tokens, prompt);
+    transfer_worker_write(running->worker, running->blocks, running->tokens, tokens, prompt);
     running->tokens += tokens;
     kv_lease_progress(running->lease, running->blocks, running->n, running->tokens);
 }
@@ -256,24 +264,44 @@ static void compute(running_t *running, uint32_t tokens, uint64_t prompt)
 static void finish_prefill(running_t *running, const char *id)
 {
     kv_transfer_params_t params;
-    assert_status(kv_transfer_hold(prefill.transfer, running->lease, id, running->blocks,
+    assert_status(kv_transfer_hold(running->worker->transfer, running->lease, id, running->blocks,
                                    running->n, running->tokens, &params),
                   WEFT_OK);
-    kv_pool_release(prefill.pool, running->blocks, running->n);
+    kv_pool_release(running->worker->pool, running->blocks, running->n);
     kv_transfer_params_fini(&params);
 }
 
-static kv_pull_t *expect_ahead(transfer_worker_t *worker, const char *transfer_id, uint32_t tokens)
+/* Its blocks are given up, and taken again in another order, written by somebody else meanwhile. */
+static void preempt_prefill(running_t *running)
+{
+    kv_lease_retract(running->lease);
+    transfer_worker_write(running->worker, running->blocks, 0,
+                          running->n * running->worker->form.block_tokens, UINT32_MAX);
+    for (uint32_t i = 0; i < running->n / 2; i++) {
+        const kv_block_id_t block = running->blocks[i];
+        running->blocks[i] = running->blocks[running->n - 1 - i];
+        running->blocks[running->n - 1 - i] = block;
+    }
+    running->tokens = 0;
+}
+
+static kv_pull_t *expect_ahead_of(const transfer_worker_t *there, transfer_worker_t *worker,
+                                  const char *transfer_id, uint32_t tokens)
 {
     kv_transfer_params_t params = {.do_remote_prefill = true,
                                    .has_port = true,
-                                   .remote_port = kv_transfer_port(prefill.transfer),
+                                   .remote_port = kv_transfer_port(there->transfer),
                                    .remote_host = (char *)"127.0.0.1",
                                    .transfer_id = (char *)transfer_id,
                                    .tp_size = 1,
                                    .pp_size = 1,
                                    .dcp_size = 1};
     return expect(worker, &params, tokens);
+}
+
+static kv_pull_t *expect_ahead(transfer_worker_t *worker, const char *transfer_id, uint32_t tokens)
+{
+    return expect_ahead_of(&prefill, worker, transfer_id, tokens);
 }
 
 typedef struct wanted {
@@ -381,13 +409,7 @@ static void a_preempted_prefill_is_followed(void **state)
     begin_prefill(&running, "xfer-1", PROMPT);
     compute(&running, 2 * TOKENS, 9);
     assert_gets(pull, TOKENS);
-    kv_lease_retract(running.lease);
-    transfer_worker_write(&prefill, running.blocks, 0, PROMPT, 1000); /* the new owner */
-    kv_block_id_t fresh[TRANSFER_RIG_BLOCKS];
-    alloc(&prefill, PROMPT, fresh);
-    kv_pool_release(prefill.pool, running.blocks, running.n);
-    memcpy(running.blocks, fresh, sizeof(fresh));
-    running.tokens = 0;
+    preempt_prefill(&running);
     compute(&running, PROMPT, 9);
     finish_prefill(&running, "cmpl-9");
     assert_pulled(pull);
@@ -480,20 +502,15 @@ static void heartbeats_keep_blocks_while_a_request_waits(void **state)
 
 static void what_differs_is_named(void **state)
 {
-    const transfer_worker_config_t weights = {.model = 1};
-    const transfer_worker_config_t dtype = {.dtype = "bf16"};
+    const transfer_worker_config_t config = {.model = 1};
+    transfer_worker_t other;
     (void)state;
     kv_transfer_params_t params = prefill_whole(&prefill, "r", PROMPT, 7);
-    const transfer_worker_config_t *misfits[] = {&weights, &dtype};
-    const char *said[] = {"other weights", "KV dtype: f32 there, bf16 here"};
-    for (size_t i = 0; i < 2; i++) {
-        transfer_worker_t other;
-        transfer_worker_open(&other, misfits[i]);
-        kv_pull_t *pull = expect(&other, &params, PROMPT);
-        assert_fails(pull, WEFT_ERR_INVALID, said[i]);
-        kv_pull_end(pull);
-        transfer_worker_close(&other);
-    }
+    transfer_worker_open(&other, &config);
+    kv_pull_t *pull = expect(&other, &params, PROMPT);
+    assert_fails(pull, WEFT_ERR_INVALID, "other weights");
+    kv_pull_end(pull);
+    transfer_worker_close(&other);
     kv_transfer_decline(decode.transfer, &params);
     assert_all_free(&prefill);
     kv_transfer_params_fini(&params);
@@ -698,14 +715,22 @@ typedef struct ensemble {
     transfer_worker_t ranks[MAX_RANKS];
 } ensemble_t;
 
-static void open_ensemble(ensemble_t *ensemble, uint32_t tp, uint32_t tokens, kv_order_t order)
+typedef struct form {
+    uint32_t tp;
+    uint32_t tokens;
+    kv_order_t order;
+    const char *dtype;
+} form_t;
+
+static void open_ensemble(ensemble_t *ensemble, const form_t *form)
 {
-    ensemble->tp = tp;
-    for (uint32_t rank = 0; rank < tp; rank++) {
+    ensemble->tp = form->tp;
+    for (uint32_t rank = 0; rank < form->tp; rank++) {
         const transfer_worker_config_t config = {
-            .block_tokens = tokens,
-            .order = order,
-            .tp_size = tp,
+            .block_tokens = form->tokens,
+            .order = form->order,
+            .tp_size = form->tp,
+            .dtype = form->dtype,
             .tp_rank = rank,
             .engine_id = rank == 0 ? NULL : kv_transfer_engine_id(ensemble->ranks[0].transfer),
             .side_channel =
@@ -721,8 +746,7 @@ static void close_ensemble(ensemble_t *ensemble)
     }
 }
 
-static void move_between(uint32_t peer_tp, uint32_t peer_tokens, kv_order_t peer_order,
-                         uint32_t local_tp, uint32_t local_tokens, kv_order_t local_order)
+static void move_between(form_t peer, form_t local)
 {
     enum { LENGTH = 100 };
     ensemble_t there;
@@ -730,26 +754,26 @@ static void move_between(uint32_t peer_tp, uint32_t peer_tokens, kv_order_t peer
     kv_transfer_params_t params = {0};
     kv_pull_t *pulls[MAX_RANKS];
     kv_block_id_t blocks[MAX_RANKS][TRANSFER_RIG_BLOCKS];
-    open_ensemble(&there, peer_tp, peer_tokens, peer_order);
-    open_ensemble(&here, local_tp, local_tokens, local_order);
-    for (uint32_t rank = peer_tp; rank > 0; rank--) {
+    open_ensemble(&there, &peer);
+    open_ensemble(&here, &local);
+    for (uint32_t rank = peer.tp; rank > 0; rank--) {
         kv_transfer_params_fini(&params); /* rank 0 answers */
         params = prefill_whole(&there.ranks[rank - 1], "r", LENGTH, 11);
     }
-    for (uint32_t rank = 0; rank < local_tp; rank++) {
+    for (uint32_t rank = 0; rank < local.tp; rank++) {
         transfer_worker_t *worker = &here.ranks[rank];
         pulls[rank] = expect(worker, &params, LENGTH);
         const uint32_t n = alloc(worker, LENGTH, blocks[rank]);
         const uint32_t first = 32 / kv_pool_layout(worker->pool)->block_tokens;
         assert_status(kv_pull_start(pulls[rank], first, blocks[rank] + first, n - first), WEFT_OK);
     }
-    for (uint32_t rank = 0; rank < local_tp; rank++) {
+    for (uint32_t rank = 0; rank < local.tp; rank++) {
         assert_pulled(pulls[rank]);
         assert_true(transfer_worker_has(&here.ranks[rank], blocks[rank], 32, LENGTH - 32, 11));
         kv_pull_end(pulls[rank]);
         kv_pool_release(here.ranks[rank].pool, blocks[rank], blocks_of(&here.ranks[rank], LENGTH));
     }
-    for (uint32_t rank = 0; rank < peer_tp; rank++) {
+    for (uint32_t rank = 0; rank < peer.tp; rank++) {
         assert_all_free(&there.ranks[rank]);
     }
     kv_transfer_params_fini(&params);
@@ -757,15 +781,297 @@ static void move_between(uint32_t peer_tp, uint32_t peer_tokens, kv_order_t peer
     close_ensemble(&there);
 }
 
+#define FORM(tp, tokens, order, dtype) ((form_t){tp, tokens, KV_ORDER_##order, dtype})
+
 static void unequal_workers_move_the_same_blocks(void **state)
 {
     (void)state;
-    move_between(1, 16, KV_ORDER_BHLNC, 2, 16, KV_ORDER_BHLNC);
-    move_between(2, 16, KV_ORDER_BHLNC, 1, 16, KV_ORDER_BHLNC);
-    move_between(4, 16, KV_ORDER_BHLNC, 2, 16, KV_ORDER_LBHNC);
-    move_between(1, 4, KV_ORDER_BHLNC, 1, 16, KV_ORDER_BHLNC);
-    move_between(1, 32, KV_ORDER_BHLNC, 1, 8, KV_ORDER_BLHNC);
-    move_between(2, 8, KV_ORDER_BLHNC, 4, 32, KV_ORDER_LBHNC);
+    move_between(FORM(1, 16, BHLNC, "f32"), FORM(2, 16, BHLNC, "f32"));
+    move_between(FORM(2, 16, BHLNC, "f32"), FORM(1, 16, BHLNC, "f32"));
+    move_between(FORM(4, 16, BHLNC, "bf16"), FORM(2, 16, LBHNC, "bf16"));
+    move_between(FORM(1, 4, BHLNC, "f16"), FORM(1, 16, BHLNC, "f16"));
+    move_between(FORM(1, 32, BHLNC, "f32"), FORM(1, 8, BLHNC, "f32"));
+    move_between(FORM(2, 8, BLHNC, "f32"), FORM(4, 32, LBHNC, "f32"));
+}
+
+static void elements_are_converted_on_arrival(void **state)
+{
+    (void)state;
+    move_between(FORM(1, 16, BHLNC, "bf16"), FORM(1, 16, BHLNC, "f32"));
+    move_between(FORM(1, 16, LBHNC, "f32"), FORM(2, 16, BHLNC, "bf16"));
+    move_between(FORM(2, 32, BHLNC, "f16"), FORM(1, 8, BLHNC, "f32"));
+    move_between(FORM(1, 4, BLHNC, "f32"), FORM(1, 32, BHLNC, "f16"));
+}
+
+/* ---- a vLLM worker --------------------------------------------------------------------------- */
+
+/*
+ * What vLLM's CPU worker is to us: a handshake without weft's key, one region a layer, K transposed,
+ * notifications as its own. 3 heads of a worker, as its memory has them.
+ */
+enum { FOREIGN_TOKENS = 32, FOREIGN_BLOCKS = 8 };
+
+typedef struct foreign {
+    kv_side_channel_t *channel;
+    kv_side_client_t *client;
+    xfer_agent_t *agent;
+    xfer_region_t *region;
+    uint16_t *memory;
+    size_t bytes;
+    uint64_t layers[TRANSFER_RIG_LAYERS];
+    uint32_t heartbeats;
+    bool is_read;
+} foreign_t;
+
+static const kv_head_form_t foreign_form = {KV_ELEMENT_BF16, true, FOREIGN_TOKENS,
+                                            TRANSFER_RIG_HEAD_DIM};
+
+static size_t foreign_head_bytes(void)
+{
+    return (size_t)FOREIGN_TOKENS * 2 * TRANSFER_RIG_HEAD_DIM * sizeof(uint16_t);
+}
+
+static void write_foreign(foreign_t *foreign, const uint32_t *blocks, uint32_t tokens,
+                          uint64_t prompt)
+{
+    const kv_head_form_t plain = {KV_ELEMENT_F32, false, 1, TRANSFER_RIG_HEAD_DIM};
+    float elements[2 * TRANSFER_RIG_HEAD_DIM];
+    for (uint32_t layer = 0; layer < TRANSFER_RIG_LAYERS; layer++) {
+        for (uint32_t head = 0; head < TRANSFER_RIG_HEADS; head++) {
+            for (uint32_t token = 0; token < tokens; token++) {
+                const size_t at = (blocks[token / FOREIGN_TOKENS] * TRANSFER_RIG_HEADS + head) *
+                                  foreign_head_bytes();
+                transfer_rig_token(prompt, layer, head, token, elements);
+                kv_convert_head(&plain, elements, 0, &foreign_form,
+                                (void *)(uintptr_t)(foreign->layers[layer] + at),
+                                token % FOREIGN_TOKENS, 1);
+            }
+        }
+    }
+}
+
+static void serve_foreign(foreign_t *foreign, const char *backend)
+{
+    const kv_vllm_identity_t identity = {.attn_backend_name = backend,
+                                         .cache_dtype = "auto",
+                                         .dtype = "torch.bfloat16",
+                                         .model = "org/model",
+                                         .vllm_version = "0.32.0",
+                                         .head_size = TRANSFER_RIG_HEAD_DIM,
+                                         .nixl_connector_version = 14,
+                                         .num_hidden_layers = TRANSFER_RIG_LAYERS,
+                                         .num_kv_heads = TRANSFER_RIG_HEADS};
+    uint64_t lens[TRANSFER_RIG_LAYERS];
+    char hash[KV_COMPAT_HASH_BYTES];
+    weft_buffer_t blob = {0};
+    weft_buffer_t meta = {0};
+    weft_buffer_t payload = {0};
+    const kv_meta_request_t rank = {0, 0};
+    for (int i = 0; i < TRANSFER_RIG_LAYERS; i++) {
+        lens[i] = TRANSFER_RIG_HEADS * foreign_head_bytes();
+    }
+    assert_status(xfer_export(foreign->agent, NULL, 0, true, &blob), WEFT_OK);
+    const kv_agent_meta_t agent = {.engine_id = kv_wire_text("vllm"),
+                                   .agent_metadata = {blob.data, (uint32_t)blob.length},
+                                   .kv_caches_base_addr = {foreign->layers, TRANSFER_RIG_LAYERS},
+                                   .num_blocks = FOREIGN_BLOCKS,
+                                   .block_lens = {lens, TRANSFER_RIG_LAYERS},
+                                   .block_strides = {lens, TRANSFER_RIG_LAYERS},
+                                   .kv_cache_layout = kv_wire_text("LBHNC"),
+                                   .block_size = FOREIGN_TOKENS,
+                                   .attn_backend_name = kv_wire_text(backend),
+                                   .physical_blocks_per_logical_kv_block = 1};
+    kv_agent_meta_encode(&agent, &meta);
+    assert_status(kv_compat_vllm_hash(&identity, hash), WEFT_OK);
+    kv_payload_encode(hash, meta.data, meta.length, &payload);
+    assert_status(kv_side_client_serve(foreign->client, rank, payload.data, payload.length),
+                  WEFT_OK);
+    weft_buffer_free(&blob);
+    weft_buffer_free(&meta);
+    weft_buffer_free(&payload);
+}
+
+static void open_foreign(foreign_t *foreign, const char *backend)
+{
+    const xfer_agent_config_t agent = {.has_thread = true, .on_event = transfer_rig_wake};
+    const kv_side_client_config_t client = {0};
+    *foreign = (foreign_t){0};
+    foreign->bytes =
+        TRANSFER_RIG_LAYERS * FOREIGN_BLOCKS * TRANSFER_RIG_HEADS * foreign_head_bytes();
+    foreign->memory = weft_zalloc(foreign->bytes, "test.foreign");
+    assert_non_null(foreign->memory);
+    for (uint32_t i = 0; i < TRANSFER_RIG_LAYERS; i++) {
+        foreign->layers[i] =
+            (uint64_t)(uintptr_t)foreign->memory + i * foreign->bytes / TRANSFER_RIG_LAYERS;
+    }
+    const xfer_memory_t memory = {.space = XFER_DRAM,
+                                  .addr = (uint64_t)(uintptr_t)foreign->memory,
+                                  .bytes = foreign->bytes,
+                                  .fd = -1};
+    assert_status(xfer_agent_create(&agent, &diag, &foreign->agent), WEFT_OK);
+    assert_status(xfer_register(foreign->agent, &memory, &diag, &foreign->region), WEFT_OK);
+    assert_status(kv_side_channel_create("127.0.0.1", 0, &diag, &foreign->channel), WEFT_OK);
+    assert_status(kv_side_client_open(foreign->channel, &client, &foreign->client), WEFT_OK);
+    serve_foreign(foreign, backend);
+}
+
+static void close_foreign(foreign_t *foreign)
+{
+    kv_side_client_close(foreign->client);
+    kv_side_channel_destroy(foreign->channel);
+    xfer_agent_destroy(foreign->agent);
+    weft_free(foreign->memory);
+}
+
+static bool is_foreign_told(void *user)
+{
+    foreign_t *foreign = user;
+    xfer_notification_t *notification;
+    while ((notification = xfer_next_notification(foreign->agent)) != NULL) {
+        foreign->heartbeats +=
+            notification->bytes == 7 && memcmp(notification->data, "HB:cmpl", 7) == 0;
+        foreign->is_read |=
+            notification->bytes == 6 && memcmp(notification->data, "cmpl:1", 6) == 0;
+        xfer_notification_free(notification);
+    }
+    return foreign->is_read;
+}
+
+static kv_transfer_params_t params_of(const foreign_t *foreign, const uint32_t *blocks, uint32_t n,
+                                      uint32_t tokens)
+{
+    kv_transfer_params_t copy;
+    const kv_transfer_params_t params = {.do_remote_prefill = true,
+                                         .has_block_ids = true,
+                                         .has_port = true,
+                                         .remote_port = kv_side_channel_port(foreign->channel),
+                                         .remote_engine_id = (char *)"vllm",
+                                         .remote_request_id = (char *)"cmpl",
+                                         .remote_host = (char *)"127.0.0.1",
+                                         .blocks = (uint32_t *)blocks,
+                                         .n_blocks = n,
+                                         .n_groups = 1,
+                                         .group_blocks = {n},
+                                         .tp_size = 1,
+                                         .pp_size = 1,
+                                         .dcp_size = 1,
+                                         .has_num_tokens = true,
+                                         .remote_num_tokens = tokens};
+    assert_status(kv_transfer_params_copy(&params, &copy), WEFT_OK);
+    return copy;
+}
+
+#define AS_VLLM                                                                                    \
+    "\"vllm_version\": \"0.32.0\", \"vllm_dtype\": \"torch.bfloat16\", "                           \
+    "\"attn_backend_name\": \"CPU_ATTN\""
+
+static bool has_no_lease(void *user)
+{
+    return transfer_worker_stats(user).leases_open == 0;
+}
+
+static void blocks_of_a_vllm_worker_are_read_and_it_is_told_in_its_words(void **state)
+{
+    static const uint32_t theirs[] = {5, 1, 3};
+    const transfer_worker_config_t config = {.extra = AS_VLLM, .dtype = "bf16", .block_tokens = 8};
+    foreign_t foreign;
+    transfer_worker_t worker;
+    kv_block_id_t blocks[TRANSFER_RIG_BLOCKS];
+    (void)state;
+    open_foreign(&foreign, "CPU_ATTN");
+    transfer_worker_open(&worker, &config);
+    write_foreign(&foreign, theirs, PROMPT, 21);
+    kv_transfer_params_t params = params_of(&foreign, theirs, 3, PROMPT);
+    kv_pull_t *pull = expect(&worker, &params, PROMPT);
+    const uint32_t n = alloc(&worker, PROMPT, blocks);
+    assert_status(kv_pull_start(pull, 3, blocks + 3, n - 3), WEFT_OK);
+    assert_pulled(pull);
+    assert_int_equal(kv_pull_tokens(pull), PROMPT);
+    assert_true(transfer_worker_has(&worker, blocks, 24, PROMPT - 24, 21));
+    assert_true(transfer_rig_until(is_foreign_told, &foreign));
+    assert_int_equal(foreign.heartbeats, 1);
+    kv_pull_end(pull);
+    kv_pool_release(worker.pool, blocks, n);
+    kv_transfer_params_fini(&params);
+    transfer_worker_close(&worker);
+    close_foreign(&foreign);
+}
+
+/* As vLLM's CPU worker would: transposed, in its blocks. The request's own are free at once. */
+static void what_is_held_for_vllm_is_a_copy_in_its_form(void **state)
+{
+    const transfer_worker_config_t giver = {.extra = AS_VLLM ", \"vllm_block_size\": 32"};
+    const transfer_worker_config_t taker = {.extra = AS_VLLM, .dtype = "bf16", .block_tokens = 8};
+    transfer_worker_t there;
+    transfer_worker_t here;
+    kv_block_id_t blocks[TRANSFER_RIG_BLOCKS];
+    (void)state;
+    transfer_worker_open(&there, &giver);
+    transfer_worker_open(&here, &taker);
+    kv_transfer_params_t params = prefill_whole(&there, "r", PROMPT, 31);
+    assert_int_equal(kv_pool_held_blocks(there.pool), 0);
+    assert_int_equal(params.n_blocks, (PROMPT + 31) / 32);
+    assert_int_equal(params.n_leases, 0);
+    assert_null(kv_transfer_open(there.transfer, "ahead"));
+    kv_pull_t *pull = expect(&here, &params, PROMPT);
+    const uint32_t n = alloc(&here, PROMPT, blocks);
+    assert_status(kv_pull_start(pull, 0, blocks, n), WEFT_OK);
+    assert_pulled(pull);
+    assert_true(transfer_worker_has(&here, blocks, 0, PROMPT, 31));
+    kv_pull_end(pull);
+    kv_pool_release(here.pool, blocks, n);
+    assert_true(transfer_rig_until(has_no_lease, &there));
+    assert_int_equal(transfer_worker_stats(&there).leases_released, 1);
+    kv_transfer_params_fini(&params);
+    transfer_worker_close(&here);
+    transfer_worker_close(&there);
+}
+
+static void copies_for_vllm_are_bounded(void **state)
+{
+    const transfer_worker_config_t giver = {.extra = AS_VLLM
+                                            ", \"vllm_block_size\": 32, \"vllm_blocks\": 4"};
+    transfer_worker_t there;
+    kv_block_id_t blocks[PROMPT_BLOCKS];
+    kv_transfer_params_t second;
+    (void)state;
+    transfer_worker_open(&there, &giver);
+    kv_transfer_params_t first = prefill_whole(&there, "r1", PROMPT, 31);
+    const uint32_t n = alloc(&there, PROMPT, blocks);
+    assert_status(kv_transfer_hold(there.transfer, NULL, "r2", blocks, n, PROMPT, &second),
+                  WEFT_ERR_NO_BLOCKS);
+    kv_pool_release(there.pool, blocks, n);
+    kv_transfer_params_fini(&first);
+    transfer_worker_close(&there);
+}
+
+static void a_vllm_worker_of_another_kind_is_not_read(void **state)
+{
+    static const uint32_t theirs[] = {0};
+    const transfer_worker_config_t as_vllm = {.extra = AS_VLLM, .dtype = "bf16"};
+    const transfer_worker_config_t lenient = {
+        .extra = AS_VLLM ", \"enforce_handshake_compat\": false", .dtype = "bf16"};
+    const transfer_worker_config_t plain = {.dtype = "bf16"};
+    const transfer_worker_config_t *configs[] = {&as_vllm, &lenient, &plain};
+    const char *said[] = {"compatibility hash", "attention backend NEW_ATTN", "vllm_version"};
+    foreign_t foreign;
+    (void)state;
+    open_foreign(&foreign, "NEW_ATTN");
+    for (size_t i = 0; i < 3; i++) {
+        transfer_worker_t worker;
+        transfer_worker_open(&worker, configs[i]);
+        kv_transfer_params_t params = params_of(&foreign, theirs, 1, 16);
+        kv_pull_t *pull = expect(&worker, &params, 16);
+        assert_true(transfer_rig_until(is_over, pull));
+        assert_true(kv_pull_state(pull) < 0);
+        if (strstr(kv_pull_reason(pull), said[i]) == NULL) {
+            fail_msg("\"%s\" does not say %s", kv_pull_reason(pull), said[i]);
+        }
+        kv_pull_end(pull);
+        kv_transfer_params_fini(&params);
+        transfer_worker_close(&worker);
+    }
+    close_foreign(&foreign);
 }
 
 /* ---- any history ----------------------------------------------------------------------------- */
@@ -907,6 +1213,188 @@ static void nothing_leaks_and_nothing_stale_is_believed(void **state)
     transfer_worker_close(&history.there);
 }
 
+/*
+ * The same ahead of prefills that are cut in chunks, preempted, aborted, over a fabric that loses,
+ * delays and reorders; each round with workers of its own, closed in the middle of everything.
+ */
+typedef struct ahead {
+    transfer_worker_t there;
+    transfer_worker_t here;
+    test_random_t random;
+    uint32_t n_ids;
+    uint64_t good;
+    uint64_t failed;
+    struct {
+        bool is_running; /* the prefill */
+        running_t running;
+        kv_pull_t *pull;
+        uint64_t prompt;
+        uint32_t n;
+        kv_block_id_t blocks[PROMPT_BLOCKS];
+        char id[32];
+    } requests[MAX_PULLS];
+} ahead_t;
+
+static void step_prefill(ahead_t *ahead, uint32_t i)
+{
+    running_t *running = &ahead->requests[i].running;
+    char id[40];
+    if (test_random_below(&ahead->random, 16) == 0) {
+        preempt_prefill(running);
+    } else if (test_random_below(&ahead->random, 24) == 0) {
+        kv_lease_drop(running->lease);
+        kv_pool_release(ahead->there.pool, running->blocks, running->n);
+        ahead->requests[i].is_running = false;
+    } else if (running->tokens < PROMPT) {
+        const uint32_t left = PROMPT - running->tokens;
+        const uint32_t n = test_random_between(&ahead->random, 1, 2 * TOKENS);
+        compute(running, n < left ? n : left, ahead->requests[i].prompt);
+    } else {
+        snprintf(id, sizeof(id), "cmpl-%s", ahead->requests[i].id);
+        finish_prefill(running, id);
+        ahead->requests[i].is_running = false;
+    }
+}
+
+static void begin_ahead(ahead_t *ahead, uint32_t i)
+{
+    if (kv_pool_free_blocks(ahead->there.pool) < PROMPT_BLOCKS ||
+        kv_pool_free_blocks(ahead->here.pool) < PROMPT_BLOCKS) {
+        return;
+    }
+    ahead->requests[i].prompt = ahead->n_ids;
+    snprintf(ahead->requests[i].id, sizeof(ahead->requests[i].id), "x%u", ahead->n_ids++);
+    const char *id = ahead->requests[i].id;
+    const bool is_early = test_random_below(&ahead->random, 2) == 0;
+    if (is_early) {
+        begin_prefill_on(&ahead->there, &ahead->requests[i].running, id, PROMPT);
+    }
+    ahead->requests[i].pull = expect_ahead_of(&ahead->there, &ahead->here, id, PROMPT);
+    ahead->requests[i].n = alloc(&ahead->here, PROMPT, ahead->requests[i].blocks);
+    if (!is_early) {
+        begin_prefill_on(&ahead->there, &ahead->requests[i].running, id, PROMPT);
+    }
+    ahead->requests[i].is_running = true;
+}
+
+static void end_ahead(ahead_t *ahead, uint32_t i)
+{
+    kv_pull_t *pull = ahead->requests[i].pull;
+    const kv_block_id_t *blocks = ahead->requests[i].blocks;
+    const uint32_t tokens = kv_pull_tokens(pull);
+    assert_true(kv_pull_state(pull) != WEFT_OK || tokens == PROMPT);
+    assert_true(transfer_worker_has(&ahead->here, blocks, 0, tokens, ahead->requests[i].prompt));
+    ahead->good += kv_pull_state(pull) == WEFT_OK;
+    ahead->failed += kv_pull_state(pull) < 0;
+    kv_pull_end(pull);
+    kv_pool_release(ahead->here.pool, blocks, ahead->requests[i].n);
+    ahead->requests[i].pull = NULL;
+}
+
+static void step_ahead(ahead_t *ahead, uint32_t i)
+{
+    kv_pull_t *pull = ahead->requests[i].pull;
+    if (ahead->requests[i].is_running && test_random_below(&ahead->random, 2) == 0) {
+        step_prefill(ahead, i);
+    } else if (pull == NULL && !ahead->requests[i].is_running) {
+        begin_ahead(ahead, i);
+    } else if (pull != NULL && (kv_pull_state(pull) != WEFT_PENDING ||
+                                test_random_below(&ahead->random, 40) == 0)) {
+        end_ahead(ahead, i);
+    } else if (pull != NULL && !kv_pull_is_started(pull)) {
+        assert_status(kv_pull_start(pull, 0, ahead->requests[i].blocks, ahead->requests[i].n),
+                      WEFT_OK);
+    }
+}
+
+static bool is_peer_lost(ahead_t *ahead)
+{
+    const kv_transfer_stats_t stats = transfer_worker_stats(&ahead->here);
+    return stats.n_peers > 0 && !stats.peers[0].is_connected && stats.handshakes > 0;
+}
+
+/* Every pull has what there is of its prefill, or is over. */
+static bool has_caught_up(void *user)
+{
+    ahead_t *ahead = user;
+    for (uint32_t i = 0; i < MAX_PULLS; i++) {
+        const kv_pull_t *pull = ahead->requests[i].pull;
+        const uint32_t tokens = ahead->requests[i].running.tokens;
+        if (pull != NULL && kv_pull_is_started(pull) && kv_pull_state(pull) == WEFT_PENDING &&
+            kv_pull_tokens(pull) < (tokens == PROMPT ? PROMPT : tokens / TOKENS * TOKENS)) {
+            return is_peer_lost(ahead);
+        }
+    }
+    return true;
+}
+
+static void run_ahead(ahead_t *ahead, const char *fabric, uint64_t seed)
+{
+    char extra[256];
+    const transfer_worker_config_t config = {.extra = extra, .n_blocks = SMALL};
+    snprintf(extra, sizeof(extra), "\"kv_lease_duration\": 0.05%s", fabric);
+    ahead->random.state = seed;
+    memset(ahead->requests, 0, sizeof(ahead->requests));
+    transfer_worker_open(&ahead->there, &config);
+    transfer_worker_open(&ahead->here, &config);
+    for (uint32_t step = 0; step < 600 && !is_peer_lost(ahead); step++) {
+        step_ahead(ahead, test_random_below(&ahead->random, MAX_PULLS));
+        transfer_rig_poll();
+        if (test_random_below(&ahead->random, 6) == 0) {
+            assert_true(transfer_rig_until(has_caught_up, ahead));
+        }
+    }
+    for (uint32_t i = 0; i < MAX_PULLS; i++) {
+        if (ahead->requests[i].pull != NULL) {
+            end_ahead(ahead, i);
+        }
+        if (ahead->requests[i].is_running) {
+            kv_lease_drop(ahead->requests[i].running.lease);
+            kv_pool_release(ahead->there.pool, ahead->requests[i].running.blocks,
+                            ahead->requests[i].running.n);
+        }
+    }
+    assert_true(transfer_rig_until(has_landed, &ahead->here));
+    assert_all_free(&ahead->there);
+    transfer_worker_close(&ahead->here);
+    transfer_worker_close(&ahead->there);
+}
+
+static void any_prefill_may_be_followed(void **state)
+{
+    static ahead_t ahead;
+    const uint64_t seed = test_seed(1);
+    const uint32_t rounds = test_rounds(100);
+    (void)state;
+    ahead = (ahead_t){0};
+    for (uint32_t i = 0; i < rounds; i++) {
+        run_ahead(&ahead, "", seed + i);
+    }
+    printf("good %llu failed %llu\n", (unsigned long long)ahead.good,
+           (unsigned long long)ahead.failed);
+    assert_true(ahead.good > 0);
+}
+
+static void a_bad_fabric_loses_nothing_but_time(void **state)
+{
+    static ahead_t ahead;
+    const uint64_t seed = test_seed(1);
+    const uint32_t rounds = test_rounds(200);
+    (void)state;
+    ahead = (ahead_t){0};
+    for (uint32_t i = 0; i < rounds; i++) {
+        char fabric[200];
+        snprintf(fabric, sizeof(fabric),
+                 ", \"backends\": [\"faulty\"], \"fabric_params\": \"faulty.under=tcp,"
+                 "faulty.seed=%llu,faulty.delay_us=300,faulty.reorder=0.2,faulty.drop=%s\"",
+                 (unsigned long long)(seed + i), i % 2 == 0 ? "0" : "0.01");
+        run_ahead(&ahead, fabric, seed + i);
+    }
+    printf("good %llu failed %llu\n", (unsigned long long)ahead.good,
+           (unsigned long long)ahead.failed);
+    assert_true(ahead.good > 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -934,7 +1422,14 @@ int main(void)
         TEST(a_strangers_notifications_do_no_harm),
         TEST(a_pull_may_end_at_any_time),
         cmocka_unit_test(unequal_workers_move_the_same_blocks),
+        cmocka_unit_test(elements_are_converted_on_arrival),
+        cmocka_unit_test(blocks_of_a_vllm_worker_are_read_and_it_is_told_in_its_words),
+        cmocka_unit_test(what_is_held_for_vllm_is_a_copy_in_its_form),
+        cmocka_unit_test(copies_for_vllm_are_bounded),
+        cmocka_unit_test(a_vllm_worker_of_another_kind_is_not_read),
         cmocka_unit_test(nothing_leaks_and_nothing_stale_is_believed),
+        cmocka_unit_test(any_prefill_may_be_followed),
+        cmocka_unit_test(a_bad_fabric_loses_nothing_but_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kv_convert: the keys and values of a head of a layer in one block, from the form of one worker to that
+ * of another: their elements, and where they lie. What is between heads is kv_layout's business.
+ *
+ *   plain       [token][K then V of it, head_dim each]: weft's, and that of vLLM's GPU backends
+ *   transposed  K [head_dim][token], then V [token][head_dim]: vLLM's CPU_ATTN, as measured
+ *
+ * Threads  none of its own
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum kv_element { KV_ELEMENT_F32, KV_ELEMENT_F16, KV_ELEMENT_BF16 } kv_element_t;
+
+typedef struct kv_head_form {
+    kv_element_t element;
+    bool is_transposed;
+    uint32_t block_tokens;
+    uint32_t head_dim;
+} kv_head_form_t;
+
+/* "f32", "f16", "bf16", and vLLM's "torch.float32" and so on; false: none of these. */
+bool kv_element_parse(const char *name, uint32_t length, kv_element_t *element_out);
+uint32_t kv_element_bytes(kv_element_t element);
+
+/* Whether bytes mean the same in both: then they are copied, whatever the block sizes. */
+bool kv_head_form_is_same(const kv_head_form_t *a, const kv_head_form_t *b);
+
+/*
+ * Tokens from_token … of one head to to_token … of another, n of them. Narrower elements are rounded to
+ * nearest, ties to even; what is too large becomes infinite.
+ */
+void kv_convert_head(const kv_head_form_t *from_form, const void *from, uint32_t from_token,
+                     const kv_head_form_t *to_form, void *to, uint32_t to_token, uint32_t n);
