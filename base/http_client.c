@@ -17,6 +17,8 @@ struct weft_http_call {
     weft_buffer_t body; /* of the answer */
     size_t max_bytes;
     bool is_too_large;
+    bool is_given_up; /* by on_piece */
+    weft_http_piece_fn on_piece;
     bool is_unwatched; /* no memory for its socket's watch: it would wait for ever */
     char error[CURL_ERROR_SIZE];
     weft_http_answer_fn fn;
@@ -61,6 +63,9 @@ static weft_status_t status_of(const weft_http_call_t *call, CURLcode code)
 {
     if (call->is_too_large) {
         return WEFT_ERR_TOO_LARGE;
+    }
+    if (call->is_given_up) {
+        return WEFT_ERR_CANCELLED;
     }
     switch (code) {
     case CURLE_OK:
@@ -250,10 +255,27 @@ void weft_http_client_destroy(weft_http_client_t *client)
     weft_free(client);
 }
 
+static size_t pass_on(weft_http_call_t *call, const char *bytes, size_t length)
+{
+    long http_status = 0;
+    char *content_type = NULL;
+    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &http_status);
+    curl_easy_getinfo(call->easy, CURLINFO_CONTENT_TYPE, &content_type);
+    const weft_http_piece_t piece = {.http_status = (uint32_t)http_status,
+                                     .content_type = content_type,
+                                     .data = bytes,
+                                     .length = length};
+    call->is_given_up = !call->on_piece(call->user, &piece);
+    return call->is_given_up ? 0 : length;
+}
+
 static size_t on_body(char *bytes, size_t size, size_t n, void *user)
 {
     weft_http_call_t *call = user;
     const size_t length = size * n;
+    if (call->on_piece != NULL) {
+        return pass_on(call, bytes, length);
+    }
     if (length > call->max_bytes - call->body.length) {
         call->is_too_large = true;
         return 0;
@@ -314,6 +336,7 @@ weft_status_t weft_http_client_send(weft_http_client_t *client, const weft_http_
     }
     call->client = client;
     call->max_bytes = request->max_answer_bytes;
+    call->on_piece = request->on_piece;
     call->fn = fn;
     call->user = user;
     call->next = client->calls;

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,6 +16,17 @@
 
 typedef struct weft_http_client weft_http_client_t;
 typedef struct weft_http_call weft_http_call_t; /* one request on its way */
+
+/* Bytes of an answer's body as they come. */
+typedef struct weft_http_piece {
+    uint32_t http_status;
+    const char *content_type; /* NULL: the answer names none */
+    const void *data;
+    size_t length;
+} weft_http_piece_t;
+
+/* False: give up; the call ends with WEFT_ERR_CANCELLED. Must not call the client. */
+typedef bool (*weft_http_piece_fn)(void *user, const weft_http_piece_t *piece);
 
 typedef struct weft_http_request {
     const char *method;         /* "GET", "POST", … */
@@ -25,7 +37,8 @@ typedef struct weft_http_request {
     size_t length;
     uint32_t timeout_ms; /* of the whole call; 0: none */
     size_t max_answer_bytes;
-    const char *ca_file; /* PEM of who is trusted; NULL: the system's */
+    const char *ca_file;         /* PEM of who is trusted; NULL: the system's */
+    weft_http_piece_fn on_piece; /* takes the body instead of the answer; NULL: it is kept whole */
 } weft_http_request_t;
 
 typedef struct weft_http_answer {

@@ -2,6 +2,37 @@
 #include "kvstore/kv_layout.h"
 
 #include <stdbool.h>
+#include <string.h>
+
+#include "base/compiler.h"
+
+static const char *const order_names[] = {
+    [KV_ORDER_BHLNC] = "BHLNC",
+    [KV_ORDER_BLHNC] = "BLHNC",
+    [KV_ORDER_LBHNC] = "LBHNC",
+};
+
+const char *kv_order_name(kv_order_t order)
+{
+    return order_names[order];
+}
+
+weft_status_t kv_order_parse(const char *name, weft_diag_t *diag, kv_order_t *order_out)
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(order_names); i++) {
+        if (strcmp(name, order_names[i]) == 0) {
+            *order_out = (kv_order_t)i;
+            return WEFT_OK;
+        }
+    }
+    return weft_diag(diag, WEFT_ERR_INVALID,
+                     "KV layout %s: unknown; BHLNC, BLHNC and LBHNC are possible", name);
+}
+
+bool kv_order_is_whole(kv_order_t order)
+{
+    return order != KV_ORDER_LBHNC;
+}
 
 /* a · b; sets *overflow, and leaves it set, when that does not fit. */
 static size_t product(size_t a, size_t b, bool *overflow)

@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -54,3 +55,9 @@ typedef struct kv_layout {
  * WEFT_ERR_INVALID: a zero extent, block_tokens not a power of two. WEFT_ERR_TOO_LARGE: overflow.
  */
 weft_status_t kv_layout_init(kv_layout_t *layout, uint32_t n_blocks, weft_diag_t *diag);
+
+const char *kv_order_name(kv_order_t order);
+/* WEFT_ERR_INVALID: diag lists those there are. */
+weft_status_t kv_order_parse(const char *name, weft_diag_t *diag, kv_order_t *order_out);
+/* Whether a block is one piece of memory: what tiers below the device need. */
+bool kv_order_is_whole(kv_order_t order);

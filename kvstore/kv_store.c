@@ -208,6 +208,13 @@ void kv_store_name(kv_store_t *store, const kv_chain_t *chain, uint32_t i, kv_bl
     }
 }
 
+void kv_store_name_pulled(kv_store_t *store, const kv_chain_t *chain, uint32_t i,
+                          kv_block_id_t block)
+{
+    const kv_name_t name = kv_chain_name(chain, i, store->block_tokens);
+    (void)kv_store_adopt(store, &name, block);
+}
+
 static void count_hits(kv_store_t *store, uint32_t found, const uint32_t from_tiers[KV_TIER_COUNT],
                        uint32_t wanted)
 {

@@ -85,6 +85,10 @@ bool kv_store_begin(kv_store_t *store, const kv_chain_t *chain, uint32_t found,
 void kv_store_name(kv_store_t *store, const kv_chain_t *chain, uint32_t i, kv_block_id_t block,
                    bool goes_on);
 
+/* The same of a block that a peer computed, before its sequence was scheduled: not counted as use. */
+void kv_store_name_pulled(kv_store_t *store, const kv_chain_t *chain, uint32_t i,
+                          kv_block_id_t block);
+
 /*
  * Keeps those of these blocks that have a name on the device until they are unpinned: the first
  * ones, as far as the quota goes. What is refused is counted.

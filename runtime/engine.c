@@ -131,6 +131,7 @@ static weft_status_t create_scheduler(engine_t *engine, weft_diag_t *diag)
         .hasher = engine->hasher,
         .limits = engine->plan.limits,
         .events = engine_events(engine),
+        .mover = engine->transfer == NULL ? NULL : &engine->mover,
     };
     weft_status_t status = step_plan_create(&engine->plan.limits, &engine->step);
     if (status == WEFT_OK) {
@@ -188,6 +189,9 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
     }
     if (status == WEFT_OK) {
         status = create_store(engine, options, source, diag);
+    }
+    if (status == WEFT_OK) {
+        status = engine_transfer_create(engine, options, source, diag);
     }
     if (status == WEFT_OK) {
         status = create_executor(engine, source, diag);
@@ -271,7 +275,8 @@ void engine_destroy(engine_t *engine)
     step_plan_destroy(engine->step);
     executor_destroy(engine->executor);
     model_destroy(engine->model);
-    kv_store_destroy(engine->store); /* it wakes the mailbox, and tells the publisher */
+    kv_transfer_destroy(engine->transfer); /* it holds blocks, and wakes the mailbox */
+    kv_store_destroy(engine->store);       /* it wakes the mailbox, and tells the publisher */
     kv_publisher_destroy(engine->publisher);
     kv_hasher_destroy(engine->hasher);
     k_stream_destroy(engine->stream);
@@ -327,6 +332,8 @@ engine_stats_t engine_stats(const engine_t *engine)
         .generation_tokens = atomic_load(&g->generation_tokens),
         .prefix_queries = atomic_load(&g->prefix_queries),
         .prefix_hits = atomic_load(&g->prefix_hits),
+        .pull_queries = atomic_load(&g->pull_queries),
+        .pull_hits = atomic_load(&g->pull_hits),
         .preemptions = atomic_load(&g->preemptions),
         .events = kv_publisher_stats(engine->publisher),
     };

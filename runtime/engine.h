@@ -26,6 +26,7 @@
 #include "base/status.h"
 #include "kernels/kernels.h"
 #include "kvstore/kv_store.h"
+#include "kvstore/transfer/kv_transfer.h"
 #include "runtime/model.h"
 #include "text/text.h"
 
@@ -95,7 +96,9 @@ typedef struct engine_submit {
     uint64_t arrival_ns;    /* weft_clock_ns() when the server got it; 0: now */
     engine_sampling_t sampling;
     const text_grammar_t *grammar; /* NULL: unconstrained */
-    void *user;                    /* the consumer's own, given back by engine_request_user */
+    /* The prompt's blocks come from another worker, or are for one (sample 0's). NULL: neither. */
+    const kv_transfer_params_t *transfer;
+    void *user; /* the consumer's own, given back by engine_request_user */
 } engine_submit_t;
 
 /* One sample's answer so far. */
@@ -105,7 +108,7 @@ typedef struct engine_answer {
     uint32_t n_tokens;
     engine_finish_t finish;
     int32_t stop_token; /* the stop_token_ids entry that ended it, else -1 (also for EOS) */
-    const char *reason; /* of ENGINE_FINISH_CONSTRAINT, one line; NULL for any other */
+    const char *reason; /* of _CONSTRAINT and, if known, _ERROR, one line; NULL for any other */
 } engine_answer_t;
 
 typedef struct engine_timings {
@@ -115,6 +118,7 @@ typedef struct engine_timings {
     uint64_t finished_ns;
     uint32_t cached_tokens; /* of the prompt, found in the prefix cache when first scheduled */
     uint32_t cached_tokens_from[KV_TIER_COUNT]; /* of them, by where they were found */
+    uint32_t pulled_tokens;                     /* of them, those that another worker computed */
     uint32_t preemptions;
 } engine_timings_t;
 
@@ -168,6 +172,12 @@ uint32_t engine_request_samples(const engine_request_t *request);
 engine_answer_t engine_request_answer(const engine_request_t *request, uint32_t sample);
 engine_timings_t engine_request_timings(const engine_request_t *request);
 
+/*
+ * What the answer says of blocks that are kept for another worker, once sample 0 has ended. NULL:
+ * nothing is kept. Lives as long as the request.
+ */
+const kv_transfer_params_t *engine_request_transfer(const engine_request_t *request);
+
 /* [n_prompt], entry 0 empty (nothing precedes it); NULL until the prompt is computed. */
 const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *request);
 
@@ -184,6 +194,8 @@ typedef struct engine_stats {
     uint64_t generation_tokens; /* sampled */
     uint64_t prefix_queries;    /* prompt tokens looked up in the prefix cache */
     uint64_t prefix_hits;       /* of them, found */
+    uint64_t pull_queries;      /* prompt tokens asked of other workers */
+    uint64_t pull_hits;         /* of them, brought */
     uint64_t preemptions;
     kv_store_stats_t store;
     kv_publisher_stats_t events;
@@ -195,7 +207,8 @@ engine_stats_t engine_stats(const engine_t *engine);
 typedef struct engine_observer {
     void *user;
     void (*on_step)(void *user, uint32_t tokens); /* computed by a step; NULL is fine, so below */
-    void (*on_read)(void *user, kv_tier_id_t tier, uint64_t ns); /* of a block from a tier */
+    void (*on_read)(void *user, kv_tier_id_t tier, uint64_t ns);   /* of a block from a tier */
+    void (*on_pulled)(void *user, const kv_pull_report_t *report); /* of another worker's blocks */
 } engine_observer_t;
 
 /* Set before the first submit. */
@@ -206,6 +219,18 @@ void engine_observe(engine_t *engine, const engine_observer_t *observer);
  * requests are running; with preempt they are put back instead, and computed again.
  */
 weft_status_t engine_reset_prefix_cache(engine_t *engine, bool with_tiers, bool preempt);
+
+/*
+ * A request with these params will not be submitted: the worker that prefilled it need not keep its
+ * blocks. Any thread; without --kv-transfer-config nothing happens.
+ */
+void engine_decline(engine_t *engine, const kv_transfer_params_t *params);
+
+/* The worker that was to prefill the request will not: what has not come is computed here. */
+void engine_give_up_pull(engine_request_t *request);
+
+/* For its statistics and address; NULL: no --kv-transfer-config. Lives as long as the engine. */
+kv_transfer_t *engine_transfer(const engine_t *engine);
 
 /* For GET /kv_event_sources; NULL: no events are published. Lives as long as the engine. */
 const kv_publisher_t *engine_publisher(const engine_t *engine);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A request made from what was submitted: checked, then copied into one piece of memory. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -159,6 +160,8 @@ typedef struct parts {
     engine_sample_t *samples;
     weft_diag_t *diag;
     char *id;
+    char *internal_id;
+    kv_block_id_t *pulled; /* [pulled_blocks] */
     int32_t *stop_ids;
     k_bias_t *bias;
     uint32_t *allowed;
@@ -177,6 +180,7 @@ typedef struct sizes {
     uint32_t max_tokens; /* that fit the context */
     uint32_t n_tokens;
     uint32_t n_hashes;
+    uint32_t pulled_blocks;
     uint32_t words;
     bool ignores_end;
     bool has_mask;
@@ -196,6 +200,9 @@ static sizes_t sizes_of(const engine_t *engine, const engine_submit_t *submit)
                     s->min_tokens > 0,
     };
     sizes.n_tokens = sizes.n_prompt + sizes.max_tokens;
+    if (submit->transfer != NULL && submit->transfer->do_remote_prefill) {
+        sizes.pulled_blocks = sizes.n_prompt / engine->plan.layout.block_tokens + 1;
+    }
     sizes.n_hashes = engine->is_caching ? sizes.n_tokens / engine->plan.layout.block_tokens : 0;
     return sizes;
 }
@@ -203,6 +210,11 @@ static sizes_t sizes_of(const engine_t *engine, const engine_submit_t *submit)
 static void *take_if(bool is_wanted, carve_t *carve, size_t count, size_t size)
 {
     return is_wanted ? carve_take(carve, count, size) : NULL;
+}
+
+static size_t internal_id_bytes(const engine_submit_t *submit)
+{
+    return (submit->id == NULL ? 0 : strlen(submit->id)) + sizeof("-0-00000000");
 }
 
 static parts_t lay_out(carve_t *carve, const sizes_t *z, const engine_submit_t *submit)
@@ -216,6 +228,8 @@ static parts_t lay_out(carve_t *carve, const sizes_t *z, const engine_submit_t *
         .diag = take_if(has_grammar, carve, n, sizeof(weft_diag_t)),
         .id =
             take_if(submit->id != NULL, carve, submit->id == NULL ? 0 : strlen(submit->id) + 1, 1),
+        .internal_id = take_if(submit->transfer != NULL, carve, internal_id_bytes(submit), 1),
+        .pulled = take_if(z->pulled_blocks > 0, carve, z->pulled_blocks, sizeof(kv_block_id_t)),
         .stop_ids = carve_take(carve, MODEL_MAX_EOS + (size_t)s->n_stop_token_ids, sizeof(int32_t)),
         .bias = carve_take(carve, s->n_logit_bias, sizeof(k_bias_t)),
         .allowed = take_if(s->allowed_token_ids != NULL, carve, z->words, sizeof(uint32_t)),
@@ -280,6 +294,31 @@ static void fill_masks(const engine_submit_t *submit, const sizes_t *sizes, cons
         const uint32_t id = (uint32_t)s->allowed_token_ids[i];
         parts->allowed[id / 32] |= UINT32_C(1) << id % 32;
     }
+}
+
+/* As vLLM makes it; peers write ids one behind another, with commas between. */
+static void write_internal_id(engine_t *engine, const engine_submit_t *submit, char *out)
+{
+    const size_t size = internal_id_bytes(submit);
+    snprintf(out, size, "%s-0-%08x", submit->id == NULL ? "" : submit->id,
+             atomic_fetch_add(&engine->n_internal_ids, 1));
+    for (char *c = strchr(out, ','); c != NULL; c = strchr(c, ',')) {
+        *c = '_';
+    }
+}
+
+static weft_status_t fill_transfer(engine_t *engine, const engine_submit_t *submit,
+                                   const parts_t *parts)
+{
+    engine_request_t *r = parts->request;
+    if (submit->transfer == NULL) {
+        return WEFT_OK;
+    }
+    r->has_transfer = true;
+    r->internal_id = parts->internal_id;
+    write_internal_id(engine, submit, r->internal_id);
+    parts->samples[0].seq.pulled = parts->pulled;
+    return kv_transfer_params_copy(submit->transfer, &r->transfer);
 }
 
 static void fill_request(engine_t *engine, const engine_submit_t *submit, const sizes_t *sizes,
@@ -440,6 +479,9 @@ weft_status_t engine_request_create(engine_t *engine, const engine_submit_t *sub
     fill_request(engine, submit, &sizes, &parts);
     weft_status_t status = kv_extra_create(submit->cache_salt, NULL, NULL, &parts.request->extra);
     fill_samples(engine, submit, &sizes, &parts);
+    if (status == WEFT_OK) {
+        status = fill_transfer(engine, submit, &parts);
+    }
     if (status == WEFT_OK) {
         status = hash_prompt(engine, parts.request);
     }

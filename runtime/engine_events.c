@@ -18,7 +18,7 @@ static void set_once(atomic_uint_fast64_t *time_ns)
 static void note_cached(engine_request_t *r, const sched_seq_t *seq)
 {
     const uint32_t size = r->engine->plan.layout.block_tokens;
-    uint32_t on_device = seq->cached_tokens;
+    uint32_t on_device = seq->cached_tokens - seq->pulled_tokens;
     for (kv_tier_id_t id = KV_TIER_device + 1; id < KV_TIER_COUNT; id++) {
         const uint32_t tokens = seq->cached_blocks_from[id] * size;
         const uint32_t from = tokens < on_device ? tokens : on_device;
@@ -26,13 +26,14 @@ static void note_cached(engine_request_t *r, const sched_seq_t *seq)
         atomic_store(&r->cached_tokens_from[id], from);
     }
     atomic_store(&r->cached_tokens_from[KV_TIER_device], on_device);
+    atomic_store(&r->pulled_tokens, seq->pulled_tokens);
     atomic_store(&r->cached_tokens, seq->cached_tokens);
 }
 
 static void on_scheduled(void *user, sched_seq_t *seq)
 {
-    (void)user;
     engine_request_t *r = ((engine_sample_t *)seq->user)->request;
+    engine_transfer_open(user, seq);
     if (atomic_load_explicit(&r->scheduled_ns, memory_order_relaxed) == 0) {
         note_cached(r, seq);
         set_once(&r->scheduled_ns);
@@ -164,6 +165,18 @@ static void write_mask(void *user, sched_seq_t *seq)
            engine->mask_words * sizeof(uint32_t));
 }
 
+static void on_pull_failed(void *user, sched_seq_t *seq, weft_status_t status, const char *reason)
+{
+    (void)user;
+    engine_transfer_failed(seq, status, reason);
+}
+
+static void on_hold(void *user, sched_seq_t *seq, const kv_block_id_t *blocks, uint32_t n,
+                    uint32_t n_tokens)
+{
+    engine_transfer_hold(user, seq, blocks, n, n_tokens);
+}
+
 sched_events_t engine_events(engine_t *engine)
 {
     return (sched_events_t){
@@ -175,6 +188,8 @@ sched_events_t engine_events(engine_t *engine)
         .on_retired = on_retired,
         .mask_state = mask_state,
         .write_mask = write_mask,
+        .on_pull_failed = on_pull_failed,
+        .on_hold = on_hold,
     };
 }
 

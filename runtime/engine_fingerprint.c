@@ -22,36 +22,49 @@ static int add_tensor(EVP_MD_CTX *digest, const model_tensor_t *tensor)
            EVP_DigestUpdate(digest, sum.digest, sizeof(sum.digest));
 }
 
-static int add_engine(EVP_MD_CTX *digest, const engine_t *engine)
+/* Where its KV blocks are made, and how they are laid out. */
+static int add_cache(EVP_MD_CTX *digest, const engine_t *engine)
 {
-    char text[512];
+    char text[256];
     const engine_plan_t *plan = &engine->plan;
     const kv_layout_t *layout = &plan->layout;
     const kv_group_t *group = &layout->groups[0];
-    const model_config_t *model = &engine->model_config;
-    const model_rope_t *rope = &model->rope;
     const int length = snprintf(
         text, sizeof(text),
         "weft kv 1\ndevice %s isa %s dtype %s order %d tokens %u layers %u heads %u dim %u "
-        "window %u block %zu hash %s\nfamily %s norm %a scale %a rope %d %a %u %d %a %a %a %a %a "
-        "%a %u\n",
+        "window %u block %zu hash %s\n",
         engine->device->ops->name, engine->stream->ops->name, k_dtype_info(plan->kv_dtype)->name,
         (int)layout->order, layout->block_tokens, group->layers, group->heads, group->head_dim,
-        group->window, layout->block_bytes[0], kv_hash_algo_name(kv_hasher_algo(engine->hasher)),
+        group->window, layout->block_bytes[0], kv_hash_algo_name(kv_hasher_algo(engine->hasher)));
+    return EVP_DigestUpdate(digest, text, (size_t)length);
+}
+
+static int add_model(EVP_MD_CTX *digest, const model_config_t *model)
+{
+    char text[384];
+    const model_rope_t *rope = &model->rope;
+    const int length = snprintf(
+        text, sizeof(text), "family %s norm %a scale %a rope %d %a %u %d %a %a %a %a %a %a %u\n",
         model->family, (double)model->norm_eps, (double)model->embedding_scale, (int)rope->kind,
         (double)rope->theta, rope->dim, rope->interleaved, (double)rope->factor,
         (double)rope->low_freq_factor, (double)rope->high_freq_factor, (double)rope->beta_fast,
         (double)rope->beta_slow, (double)rope->mscale, rope->original_context);
-    return EVP_DigestUpdate(digest, text, (size_t)length) &&
+    return EVP_DigestUpdate(digest, text, (size_t)length);
+}
+
+static int add_engine(EVP_MD_CTX *digest, const engine_t *engine)
+{
+    return add_cache(digest, engine) && add_model(digest, &engine->model_config) &&
            EVP_DigestUpdate(digest, kv_hasher_root(engine->hasher), sizeof(kv_hash_t));
 }
 
-weft_status_t engine_fingerprint(const engine_t *engine, const model_source_t *source,
-                                 uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES])
+static weft_status_t make(const engine_t *engine, const model_source_t *source, bool with_cache,
+                          uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES])
 {
     EVP_MD_CTX *digest = EVP_MD_CTX_new();
-    int is_fine = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
-                  add_engine(digest, engine) == 1;
+    int is_fine =
+        digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
+        (with_cache ? add_engine(digest, engine) : add_model(digest, &engine->model_config)) == 1;
     const size_t n = model_source_tensor_count(source);
     for (size_t i = 0; is_fine && i < n; i++) {
         const model_tensor_t tensor = model_source_tensor_at(source, i);
@@ -60,4 +73,16 @@ weft_status_t engine_fingerprint(const engine_t *engine, const model_source_t *s
     is_fine = is_fine && EVP_DigestFinal_ex(digest, fingerprint_out, NULL) == 1;
     EVP_MD_CTX_free(digest);
     return is_fine ? WEFT_OK : WEFT_ERR_NO_MEMORY;
+}
+
+weft_status_t engine_fingerprint(const engine_t *engine, const model_source_t *source,
+                                 uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES])
+{
+    return make(engine, source, true, fingerprint_out);
+}
+
+weft_status_t engine_model_fingerprint(const engine_t *engine, const model_source_t *source,
+                                       uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES])
+{
+    return make(engine, source, false, fingerprint_out);
 }

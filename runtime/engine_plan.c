@@ -106,12 +106,34 @@ static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_
     };
 }
 
+static weft_status_t parse_order(const engine_options_t *options, weft_diag_t *diag,
+                                 kv_order_t *order_out)
+{
+    const weft_status_t status = kv_order_parse(options->kv_cache_layout, diag, order_out);
+    if (status < 0) {
+        weft_diag_prefix(diag, "--kv-cache-layout");
+        return status;
+    }
+    if (!kv_order_is_whole(*order_out) && options->kv_host_bytes + options->kv_disk_bytes > 0) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--kv-cache-layout %s: its blocks lie in pieces, which --kv-host-bytes "
+                         "and --kv-disk-bytes do not take; use BHLNC or BLHNC",
+                         options->kv_cache_layout);
+    }
+    return WEFT_OK;
+}
+
 /* One KV block's layout; how many there will be is not known yet and does not matter to it. */
 static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *options,
                                 const model_config_t *config, weft_diag_t *diag)
 {
+    kv_order_t order;
+    const weft_status_t status = parse_order(options, diag, &order);
+    if (status < 0) {
+        return status;
+    }
     plan->layout = (kv_layout_t){
-        .order = KV_ORDER_BHLNC,
+        .order = order,
         .block_tokens = options->block_size,
         .element_bytes = plan->kv_dtype == K_F32 ? 4 : 2,
         .n_groups = 1,

@@ -27,6 +27,8 @@ typedef enum engine_command_kind {
     ENGINE_COMMAND_SUBMIT,
     ENGINE_COMMAND_ABORT,
     ENGINE_COMMAND_ABORT_SAMPLE,
+    ENGINE_COMMAND_GIVE_UP_PULL,
+    ENGINE_COMMAND_DECLINE,
     ENGINE_COMMAND_CALL,
 } engine_command_kind_t;
 
@@ -82,7 +84,15 @@ struct engine_request {
     uint32_t n_bad_words;
     weft_diag_t *diag; /* of the constraints, or NULL */
     uint32_t n_prompt;
-    kv_extra_t *extra;            /* of every sample's hashes, or NULL */
+    kv_extra_t *extra; /* of every sample's hashes, or NULL */
+    bool has_transfer;
+    kv_transfer_params_t transfer; /* as submitted */
+    char *internal_id;             /* unlike any other's, with has_transfer */
+    char transfer_reason[256];     /* why blocks could not be had */
+    bool has_held;                 /* written before sample 0's finish is released, as held */
+    kv_transfer_params_t held;
+    atomic_bool is_give_up_posted;
+    engine_command_t give_up_command;
     k_sampled_t *prompt_logprobs; /* [n_prompt] or NULL */
     atomic_bool has_prompt_logprobs;
 
@@ -92,6 +102,7 @@ struct engine_request {
     atomic_uint_fast64_t finished_ns;
     atomic_uint cached_tokens;
     atomic_uint cached_tokens_from[KV_TIER_COUNT];
+    atomic_uint pulled_tokens;
     atomic_uint preemptions;
 
     uint32_t n_unfinished; /* samples; engine thread, so for the next */
@@ -136,6 +147,8 @@ typedef struct engine_gauges {
     atomic_uint_fast64_t generation_tokens;
     atomic_uint_fast64_t prefix_queries;
     atomic_uint_fast64_t prefix_hits;
+    atomic_uint_fast64_t pull_queries;
+    atomic_uint_fast64_t pull_hits;
     atomic_uint_fast64_t preemptions;
     atomic_uint_fast64_t store[ENGINE_STORE_WORDS];
 } engine_gauges_t;
@@ -154,6 +167,9 @@ struct engine {
     model_t *model;
     kv_publisher_t *publisher; /* NULL: no events */
     kv_store_t *store;
+    kv_transfer_t *transfer; /* NULL: blocks stay here */
+    sched_mover_t mover;     /* with it */
+    bool fails_without_pull;
     kv_hasher_t *hasher;
     executor_t *executor;
     step_plan_t *step;
@@ -175,6 +191,7 @@ struct engine {
     atomic_bool is_healthy;
     atomic_uint n_requests; /* submitted, not finished */
     atomic_uint_fast64_t n_drawn_seeds;
+    atomic_uint n_internal_ids;
     engine_gauges_t gauges;
     engine_observer_t observer;
     atomic_uint_fast64_t chaos; /* state of the disturber; 0: none */
@@ -192,6 +209,21 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
 #define ENGINE_FINGERPRINT_BYTES 32
 weft_status_t engine_fingerprint(const engine_t *engine, const model_source_t *source,
                                  uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES]);
+
+/* The same of the model alone: blocks of one can be made into blocks of the other. */
+weft_status_t engine_model_fingerprint(const engine_t *engine, const model_source_t *source,
+                                       uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES]);
+
+/* engine_transfer.c: nothing without --kv-transfer-config. */
+weft_status_t engine_transfer_create(engine_t *engine, const engine_options_t *options,
+                                     const model_source_t *source, weft_diag_t *diag);
+/* Before its submit; false: it is not to run, samples[0].reason says why. */
+bool engine_transfer_begin(engine_t *engine, engine_request_t *request);
+void engine_transfer_failed(sched_seq_t *seq, weft_status_t status, const char *reason);
+void engine_transfer_open(engine_t *engine, sched_seq_t *seq);
+void engine_transfer_hold(engine_t *engine, sched_seq_t *seq, const kv_block_id_t *blocks,
+                          uint32_t n, uint32_t n_tokens);
+void engine_do_decline(engine_t *engine, engine_command_t *command);
 
 /* engine_thread.c */
 weft_status_t engine_thread_start(engine_t *engine);

@@ -69,6 +69,15 @@ void engine_abort_sample(engine_request_t *request, uint32_t sample)
     engine_post(request->engine, &s->abort_command, ENGINE_COMMAND_ABORT_SAMPLE);
 }
 
+void engine_give_up_pull(engine_request_t *request)
+{
+    if (engine_request_is_finished(request) || atomic_exchange(&request->is_give_up_posted, true)) {
+        return;
+    }
+    atomic_fetch_add(&request->refs, 1);
+    engine_post(request->engine, &request->give_up_command, ENGINE_COMMAND_GIVE_UP_PULL);
+}
+
 void engine_request_release(engine_request_t *request)
 {
     atomic_store(&request->is_released, true);
@@ -81,6 +90,8 @@ void engine_request_free(engine_request_t *request)
     for (uint32_t i = 0; i < request->n_samples; i++) {
         constraint_fini(&request->samples[i].constraint);
     }
+    kv_transfer_params_fini(&request->transfer);
+    kv_transfer_params_fini(&request->held);
     kv_extra_release(request->extra);
     weft_free(request); /* everything else it points to lies behind it */
 }
@@ -115,7 +126,8 @@ engine_answer_t engine_request_answer(const engine_request_t *request, uint32_t 
         .n_tokens = atomic_load_explicit(&s->n_tokens, memory_order_acquire),
         .finish = (engine_finish_t)finish,
         .stop_token = finish == ENGINE_FINISH_NONE ? -1 : s->stop_token,
-        .reason = finish == ENGINE_FINISH_CONSTRAINT ? s->reason : NULL,
+        .reason =
+            finish == ENGINE_FINISH_CONSTRAINT || finish == ENGINE_FINISH_ERROR ? s->reason : NULL,
     };
 }
 
@@ -127,6 +139,7 @@ engine_timings_t engine_request_timings(const engine_request_t *request)
         .first_token_ns = atomic_load(&request->first_token_ns),
         .finished_ns = atomic_load(&request->finished_ns),
         .cached_tokens = atomic_load(&request->cached_tokens),
+        .pulled_tokens = atomic_load(&request->pulled_tokens),
         .preemptions = atomic_load(&request->preemptions),
     };
     for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {

@@ -56,10 +56,12 @@ static void do_submit(engine_t *engine, engine_request_t *r)
     const bool is_healthy = atomic_load(&engine->is_healthy);
     const uint32_t n = r->n_samples; /* r may be gone after its last sample is refused */
     engine_sample_t *samples = r->samples;
+    const bool is_stopping = atomic_load(&engine->is_stopping);
+    const bool is_wanted = is_healthy && !is_stopping && engine_transfer_begin(engine, r);
     for (uint32_t i = 0; i < n; i++) {
         engine_sample_t *sample = &samples[i];
-        if (!is_healthy || atomic_load(&engine->is_stopping)) {
-            refuse_sample(sample, is_healthy ? ENGINE_FINISH_ABORT : ENGINE_FINISH_ERROR);
+        if (!is_wanted) {
+            refuse_sample(sample, is_stopping ? ENGINE_FINISH_ABORT : ENGINE_FINISH_ERROR);
             continue;
         }
         if (sample->constraint.matcher != NULL) {
@@ -87,6 +89,12 @@ static void do_abort_sample(engine_t *engine, engine_sample_t *sample)
     engine_request_unref(r);
 }
 
+static void do_give_up_pull(engine_t *engine, engine_request_t *r)
+{
+    sched_give_up_pull(engine->sched, &r->samples[0].seq);
+    engine_request_unref(r);
+}
+
 static void do_commands(engine_t *engine)
 {
     mailbox_item_t *item = mailbox_take(&engine->mailbox);
@@ -102,6 +110,12 @@ static void do_commands(engine_t *engine)
             break;
         case ENGINE_COMMAND_ABORT_SAMPLE:
             do_abort_sample(engine, WEFT_CONTAINER(command, engine_sample_t, abort_command));
+            break;
+        case ENGINE_COMMAND_GIVE_UP_PULL:
+            do_give_up_pull(engine, WEFT_CONTAINER(command, engine_request_t, give_up_command));
+            break;
+        case ENGINE_COMMAND_DECLINE:
+            engine_do_decline(engine, command);
             break;
         case ENGINE_COMMAND_CALL:
             do_call(engine, WEFT_CONTAINER(command, engine_call_t, command));
@@ -146,6 +160,8 @@ static void publish_gauges(engine_t *engine)
     set_64(&g->generation_tokens, stats.sampled_tokens);
     set_64(&g->prefix_queries, stats.prefix_queries);
     set_64(&g->prefix_hits, stats.prefix_hits);
+    set_64(&g->pull_queries, stats.pull_queries);
+    set_64(&g->pull_hits, stats.pull_hits);
     set_64(&g->preemptions, stats.preemptions);
 }
 
@@ -172,6 +188,9 @@ static bool collect(engine_t *engine)
 /* False when there is nothing to compute now. */
 static bool do_step(engine_t *engine)
 {
+    if (engine->transfer != NULL) {
+        (void)kv_transfer_poll(engine->transfer); /* the plan looks at what it brought */
+    }
     const uint32_t rows = sched_plan(engine->sched, engine->step);
     const uint32_t tokens = rows == 0 ? 0 : sched_stats(engine->sched).last_step_tokens;
     const uint64_t begun = weft_clock_ns();

@@ -138,6 +138,7 @@ weft_status_t sched_submit(sched_t *sched, sched_seq_t *seq)
     seq->order = sched->next_order++;
     seq->state = SCHED_SEQ_WAITING;
     sched_list_insert(&sched->waiting, seq);
+    sched->n_pulls += seq->pull != NULL;
     if (sched_goal(seq) == 0) {
         sched_finish(sched, seq, ENGINE_FINISH_LENGTH);
     }
@@ -164,10 +165,12 @@ void sched_abort_all(sched_t *sched, engine_finish_t reason)
 void sched_finish(sched_t *sched, sched_seq_t *seq, engine_finish_t reason)
 {
     const sched_events_t *events = &sched->config.events;
+    sched_close_lease(sched, seq, reason);
     if (seq->state == SCHED_SEQ_RUNNING) {
         sched_unbind(sched, seq);
     } else {
         sched_end_fetch(sched, seq);
+        sched_end_pull(sched, seq);
         sched_list_remove(&sched->waiting, seq);
     }
     seq->state = SCHED_SEQ_DONE;
@@ -180,6 +183,7 @@ void sched_finish(sched_t *sched, sched_seq_t *seq, engine_finish_t reason)
 
 void sched_preempt(sched_t *sched, sched_seq_t *seq)
 {
+    sched_retract_lease(sched, seq);
     sched_unbind(sched, seq);
     seq->state = SCHED_SEQ_WAITING;
     seq->preemptions++;

@@ -17,6 +17,11 @@
  * Tiers      what follows of a waiting sequence in a tier below the device is read while others
  *            compute; it is admitted once that has ended, and finds the blocks by their names. Its
  *            reading gives way to running sequences that need the blocks
+ * Pulls      a waiting sequence whose prompt another worker computes takes free blocks for it, which
+ *            fill in the background; it is admitted once they have, and computes the prompt's last
+ *            token alone. Its pull gives way as readings do; what did not come is computed
+ * Leases     blocks of a sequence that another worker will read are told of as they fill, and handed
+ *            to on_hold before they are given up
  * Pipeline   plan / execute / commit: up to SCHED_MAX_IN_FLIGHT plans may be out; commits come in
  *            plan order. Steps must execute in plan order: a block may be given away while the step
  *            before still writes to it
@@ -29,6 +34,7 @@
 #include <stdint.h>
 
 #include "kvstore/kv_store.h"
+#include "kvstore/transfer/kv_transfer.h"
 #include "runtime/engine.h"
 #include "runtime/executor.h"
 #include "runtime/step_plan.h"
@@ -62,15 +68,21 @@ struct sched_seq {
     const int32_t *stop_ids; /* any of them ends the answer; end tokens included, unless ignored */
     uint32_t n_stop_ids;
     bool wants_prompt_logprobs;
-    bool pins_prompt;     /* keeps its full blocks on the device, as far as the quota goes */
-    bool has_mask;        /* sampled under a mask: see sched_events_t */
-    sched_seq_t *sibling; /* ring of the samples of one prompt; itself when alone */
+    bool pins_prompt;      /* keeps its full blocks on the device, as far as the quota goes */
+    bool has_mask;         /* sampled under a mask: see sched_events_t */
+    sched_seq_t *sibling;  /* ring of the samples of one prompt; itself when alone */
+    kv_pull_t *pull;       /* of its prompt, the scheduler's from submit on; NULL: none, or over */
+    kv_block_id_t *pulled; /* [full or not of n_prompt - 1 tokens], with pull */
+    bool needs_pull;       /* if that fails, so does the sequence */
+    bool is_kept;          /* its blocks are for on_hold */
+    kv_lease_t *lease;     /* may be set by on_scheduled; told of blocks as they fill. Or NULL */
     void *user;
 
     /* Read by the owner. */
     uint32_t n_tokens;                          /* prompt and answer so far */
     uint32_t cached_tokens;                     /* found when first scheduled */
     uint32_t cached_blocks_from[KV_TIER_COUNT]; /* of them, those read from tiers for it */
+    uint32_t pulled_tokens;                     /* of cached_tokens, those that a peer computed */
     uint32_t preemptions;
     engine_finish_t finish;
 
@@ -95,8 +107,13 @@ struct sched_seq {
     uint32_t fetch_blocked_at; /* the same, for reading */
     bool has_fetched;          /* since it waits: no second time */
     bool is_awaiting_read;     /* of its next block, for another sequence */
-    bool goes_on;              /* from what was seen before: see kv_store_begin */
-    bool is_bound;             /* the executor knows the slot is its */
+    uint32_t n_pulled;         /* blocks in pulled; 0: the pull has not begun */
+    uint32_t n_pulled_first;   /* of them, those that were here before it */
+    uint32_t n_pulled_named;
+    bool is_pull_told;    /* that it failed */
+    bool is_pull_blocked; /* it did not begin, for lack of blocks */
+    bool goes_on;         /* from what was seen before: see kv_store_begin */
+    bool is_bound;        /* the executor knows the slot is its */
     bool was_scheduled;
     bool is_prompt_reported;
 };
@@ -121,13 +138,39 @@ typedef struct sched_events {
     /* For sequences with has_mask. EMPTY and FAILED end the sequence. */
     sched_mask_t (*mask_state)(void *user, sched_seq_t *seq);
     void (*write_mask)(void *user, sched_seq_t *seq); /* the row will be sampled under it */
+    /* Its pull failed; it is computed here, or ends with ENGINE_FINISH_ERROR (needs_pull). */
+    void (*on_pull_failed)(void *user, sched_seq_t *seq, weft_status_t status, const char *reason);
+    /*
+     * A sequence that is_kept is about to end by length or stop: n_tokens of it are in blocks [n],
+     * which are given up when this returns. seq->lease is the callee's.
+     */
+    void (*on_hold)(void *user, sched_seq_t *seq, const kv_block_id_t *blocks, uint32_t n,
+                    uint32_t n_tokens);
 } sched_events_t;
+
+/* What moves blocks between workers: kv_transfer.h, where each is explained, or a test. */
+typedef struct sched_mover {
+    void *user;
+    weft_status_t (*pull_start)(kv_pull_t *pull, uint32_t first, const kv_block_id_t *blocks,
+                                uint32_t n);
+    weft_status_t (*pull_state)(const kv_pull_t *pull);
+    const char *(*pull_reason)(const kv_pull_t *pull);
+    uint32_t (*pull_tokens)(const kv_pull_t *pull);
+    void (*pull_end)(kv_pull_t *pull);
+    void (*lease_progress)(kv_lease_t *lease, const kv_block_id_t *blocks, uint32_t n,
+                           uint32_t n_tokens);
+    void (*lease_retract)(kv_lease_t *lease);
+    void (*lease_drop)(kv_lease_t *lease);
+    uint32_t (*landing_blocks)(const void *user); /* of ended pulls: free soon */
+    void (*count_held)(const void *user, uint32_t *users);
+} sched_mover_t;
 
 typedef struct sched_config {
     kv_store_t *store;   /* borrowed, so for each */
     kv_hasher_t *hasher; /* of sequences that have hashes */
     step_limits_t limits;
     sched_events_t events;
+    const sched_mover_t *mover; /* NULL: no sequence has a pull or a lease */
 } sched_config_t;
 
 typedef struct sched_stats {
@@ -137,6 +180,8 @@ typedef struct sched_stats {
     uint64_t preemptions;
     uint64_t prefix_queries; /* prompt tokens of sequences scheduled for the first time */
     uint64_t prefix_hits;    /* of them, found in the cache */
+    uint64_t pull_queries;   /* prompt tokens that a peer was to bring */
+    uint64_t pull_hits;      /* of them, those that it did */
     uint64_t prompt_tokens;  /* of sequences scheduled for the first time */
     uint64_t sampled_tokens;
     uint32_t last_step_tokens;
@@ -156,6 +201,9 @@ weft_status_t sched_submit(sched_t *sched, sched_seq_t *seq);
 /* Blocks are free when it returns. on_finish follows at once unless the sequence is done. */
 void sched_abort(sched_t *sched, sched_seq_t *seq, engine_finish_t reason);
 void sched_abort_all(sched_t *sched, engine_finish_t reason);
+
+/* What its pull has not brought is computed; without one nothing happens. */
+void sched_give_up_pull(sched_t *sched, sched_seq_t *seq);
 
 /*
  * The next step, into plan; the number of its rows. 0: nothing can be computed now (nothing to do,

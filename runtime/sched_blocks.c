@@ -11,14 +11,14 @@ kv_block_id_t *sched_table(const sched_t *sched, const sched_seq_t *seq)
     return sched->tables + (size_t)seq->slot * sched->table_blocks;
 }
 
-static uint32_t blocks_for(const sched_t *sched, uint32_t tokens)
+uint32_t sched_blocks_for(const sched_t *sched, uint32_t tokens)
 {
     return tokens / sched->block_tokens + (tokens % sched->block_tokens != 0);
 }
 
 uint32_t sched_grow(sched_t *sched, sched_seq_t *seq, uint32_t tokens)
 {
-    const uint32_t wanted = blocks_for(sched, tokens);
+    const uint32_t wanted = sched_blocks_for(sched, tokens);
     if (wanted > seq->n_blocks) {
         const uint32_t free = kv_pool_free_blocks(sched->pool);
         const uint32_t missing = wanted - seq->n_blocks;
@@ -30,12 +30,16 @@ uint32_t sched_grow(sched_t *sched, sched_seq_t *seq, uint32_t tokens)
     return room < tokens ? room : tokens;
 }
 
-/* The last to be served of those that wait behind seq gives up what it reads. */
-static bool end_last_fetch(sched_t *sched, const sched_seq_t *seq)
+/* The last to be served of those that wait behind seq gives up what it reads or pulls. */
+static bool end_last_arrival(sched_t *sched, const sched_seq_t *seq)
 {
     for (sched_seq_t *last = sched->waiting.last; last != NULL && last != seq; last = last->prev) {
         if (last->fetch != NULL) {
             sched_end_fetch(sched, last);
+            return true;
+        }
+        if (sched_holds_pulled(last)) {
+            sched_end_pull(sched, last);
             return true;
         }
     }
@@ -44,7 +48,7 @@ static bool end_last_fetch(sched_t *sched, const sched_seq_t *seq)
 
 bool sched_yield_to_waiting(sched_t *sched, const sched_seq_t *seq)
 {
-    if (end_last_fetch(sched, seq)) {
+    if (end_last_arrival(sched, seq)) {
         return true;
     }
     return sched->running.count == 0 && !sched_is_landing(sched) &&
@@ -53,7 +57,9 @@ bool sched_yield_to_waiting(sched_t *sched, const sched_seq_t *seq)
 
 bool sched_is_landing(const sched_t *sched)
 {
-    return kv_store_landing_blocks(sched->config.store) > 0;
+    const sched_mover_t *mover = sched->config.mover;
+    return kv_store_landing_blocks(sched->config.store) > 0 ||
+           (mover != NULL && mover->landing_blocks(mover->user) > 0);
 }
 
 /*
@@ -62,7 +68,7 @@ bool sched_is_landing(const sched_t *sched)
  */
 static bool give_way(sched_t *sched, const sched_seq_t *seq)
 {
-    if (end_last_fetch(sched, NULL)) {
+    if (end_last_arrival(sched, NULL)) {
         return true;
     }
     if (sched_is_landing(sched)) {
@@ -94,7 +100,7 @@ kv_chain_t sched_chain(const sched_seq_t *seq, uint32_t n)
     };
 }
 
-static void hash_block(sched_t *sched, sched_seq_t *seq, uint32_t i)
+void sched_hash_block(sched_t *sched, sched_seq_t *seq, uint32_t i)
 {
     if (seq->n_hashes == i) {
         const kv_hash_t *parent = i == 0 ? NULL : &seq->hashes[i - 1];
@@ -121,7 +127,7 @@ void sched_name_blocks(sched_t *sched, sched_seq_t *seq)
     }
     const uint32_t first = seq->n_named;
     for (; seq->n_named < seq->computed / sched->block_tokens; seq->n_named++) {
-        hash_block(sched, seq, seq->n_named);
+        sched_hash_block(sched, seq, seq->n_named);
         const kv_chain_t chain = sched_chain(seq, seq->n_named + 1);
         kv_store_name(sched->config.store, &chain, seq->n_named,
                       sched_table(sched, seq)[seq->n_named], seq->goes_on);
@@ -146,7 +152,7 @@ uint32_t sched_unclaimed_blocks(const sched_t *sched)
 {
     uint32_t unclaimed = kv_pool_free_blocks(sched->pool);
     for (const sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
-        const uint32_t wanted = blocks_for(sched, sched_goal(seq));
+        const uint32_t wanted = sched_blocks_for(sched, sched_goal(seq));
         const uint32_t missing = wanted > seq->n_blocks ? wanted - seq->n_blocks : 0;
         unclaimed = unclaimed > missing ? unclaimed - missing : 0;
     }
@@ -200,7 +206,30 @@ static uint32_t find_computed_blocks(const sched_t *sched, const sched_seq_t *se
     return kv_store_match(sched->config.store, &chain, blocks_out);
 }
 
-static void count_first_schedule(sched_t *sched, sched_seq_t *seq)
+/* What a peer brought has a name already; that it is used is noted now. */
+static void note_pulled(sched_t *sched, const sched_seq_t *seq)
+{
+    const uint32_t first = (seq->cached_tokens - seq->pulled_tokens) / sched->block_tokens;
+    for (uint32_t i = first; i < seq->n_named; i++) {
+        const kv_chain_t chain = sched_chain(seq, i + 1);
+        kv_store_name(sched->config.store, &chain, i, sched_table(sched, seq)[i], seq->goes_on);
+    }
+}
+
+static void count_lookup(sched_t *sched, sched_seq_t *seq)
+{
+    const uint32_t local = seq->cached_tokens - seq->pulled_tokens;
+    const kv_chain_t chain = sched_chain(seq, useful_blocks(sched, seq));
+    sched->stats.prefix_queries += seq->n_prompt;
+    sched->stats.prefix_hits += local;
+    seq->goes_on = kv_store_begin(sched->config.store, &chain, local / sched->block_tokens,
+                                  seq->cached_blocks_from);
+    if (seq->pulled_tokens > 0) {
+        note_pulled(sched, seq);
+    }
+}
+
+static void count_first_schedule(sched_t *sched, sched_seq_t *seq, uint32_t pulled_tokens)
 {
     const sched_events_t *events = &sched->config.events;
     if (seq->was_scheduled) {
@@ -208,19 +237,16 @@ static void count_first_schedule(sched_t *sched, sched_seq_t *seq)
     }
     seq->was_scheduled = true;
     seq->cached_tokens = seq->computed;
+    seq->pulled_tokens = pulled_tokens;
     sched->stats.prompt_tokens += seq->n_prompt;
+    sched->stats.pull_hits += pulled_tokens;
     if (seq->hashes != NULL && !seq->wants_prompt_logprobs) {
-        sched->stats.prefix_queries += seq->n_prompt;
-        sched->stats.prefix_hits += seq->cached_tokens;
-        const kv_chain_t chain = sched_chain(seq, useful_blocks(sched, seq));
-        seq->goes_on =
-            kv_store_begin(sched->config.store, &chain, seq->n_blocks, seq->cached_blocks_from);
+        count_lookup(sched, seq);
     }
     events->on_scheduled(events->user, seq);
 }
 
-/* What it read has been found by name; blocks that it took and could not fill are free again. */
-static void take_fetched(sched_t *sched, sched_seq_t *seq)
+void sched_take_fetched(sched_t *sched, sched_seq_t *seq)
 {
     if (seq->fetch != NULL && !seq->was_scheduled) {
         kv_fetch_count(seq->fetch, seq->cached_blocks_from);
@@ -228,19 +254,48 @@ static void take_fetched(sched_t *sched, sched_seq_t *seq)
     sched_end_fetch(sched, seq);
 }
 
+/* What seq need not compute: in blocks that are found, or that a peer filled for it. */
+typedef struct start {
+    uint32_t n_blocks; /* in its table, each with a reference */
+    uint32_t tokens;
+    uint32_t pulled_tokens;
+} start_t;
+
+/* False: the rest does not fit now; nothing has changed but that fetched blocks may be taken. */
+static bool take_start(sched_t *sched, sched_seq_t *seq, kv_block_id_t *table, start_t *start_out)
+{
+    const uint32_t goal = sched_blocks_for(sched, sched_goal(seq));
+    const uint32_t found = find_computed_blocks(sched, seq, table);
+    const uint32_t pulled = sched_pulled_tokens(sched, seq);
+    const bool is_pulled = pulled > 0 && pulled >= found * sched->block_tokens;
+    const uint32_t n = is_pulled ? sched_blocks_for(sched, pulled) : found;
+    const uint32_t acquired = is_pulled ? 0 : found; /* it has references to what it pulled */
+    kv_pool_acquire(sched->pool, table, acquired);
+    sched_take_fetched(sched, seq);
+    if (!is_pulled) {
+        sched_end_pull(sched, seq);
+    }
+    if (goal - n > sched_unclaimed_blocks(sched)) {
+        kv_pool_release(sched->pool, table, acquired);
+        return false;
+    }
+    *start_out = (start_t){.n_blocks = n, .tokens = is_pulled ? pulled : n * sched->block_tokens};
+    if (is_pulled) {
+        start_out->pulled_tokens = pulled - seq->n_pulled_first * sched->block_tokens;
+        sched_take_pulled(sched, seq, n, table);
+    }
+    return true;
+}
+
 bool sched_admit(sched_t *sched, sched_seq_t *seq)
 {
     const uint32_t unclaimed = sched_unclaimed_blocks(sched);
+    start_t start;
     if (sched->running.count > 0 && unclaimed <= seq->blocked_at) {
         return false;
     }
     seq->slot = sched->free_slots[sched->n_free_slots - 1];
-    kv_block_id_t *table = sched_table(sched, seq);
-    const uint32_t found = find_computed_blocks(sched, seq, table);
-    kv_pool_acquire(sched->pool, table, found);
-    take_fetched(sched, seq);
-    if (blocks_for(sched, sched_goal(seq)) - found > sched_unclaimed_blocks(sched)) {
-        kv_pool_release(sched->pool, table, found);
+    if (!take_start(sched, seq, sched_table(sched, seq), &start)) {
         seq->blocked_at = unclaimed;
         return false;
     }
@@ -248,10 +303,12 @@ bool sched_admit(sched_t *sched, sched_seq_t *seq)
     sched_list_remove(&sched->waiting, seq);
     sched_list_insert(&sched->running, seq);
     seq->state = SCHED_SEQ_RUNNING;
-    seq->n_blocks = seq->n_named = found;
-    seq->planned = seq->computed = found * sched->block_tokens;
-    pin_prompt(sched, seq, 0, found);
-    count_first_schedule(sched, seq);
+    seq->n_blocks = start.n_blocks;
+    seq->planned = seq->computed = start.tokens;
+    seq->n_named = start.tokens / sched->block_tokens;
+    pin_prompt(sched, seq, 0, seq->n_named);
+    count_first_schedule(sched, seq, start.pulled_tokens);
+    sched_tell_lease(sched, seq);
     return true;
 }
 
@@ -278,7 +335,7 @@ static void fetch_rest(sched_t *sched, sched_seq_t *seq, const kv_chain_t *chain
 {
     kv_pool_acquire(sched->pool, sched->scratch, found);
     const uint32_t unclaimed = sched_unclaimed_blocks(sched);
-    if (blocks_for(sched, sched_goal(seq)) - found <= unclaimed) {
+    if (sched_blocks_for(sched, sched_goal(seq)) - found <= unclaimed) {
         seq->has_fetched = true;
         seq->fetch = kv_store_fetch(sched->config.store, chain, found, unclaimed);
     }
@@ -335,6 +392,21 @@ static void check_sequence(const sched_t *sched, const sched_seq_t *seq, uint32_
     }
 }
 
+static void check_waiting(const sched_t *sched, uint32_t *users)
+{
+    uint32_t n_pulls = 0;
+    for (const sched_seq_t *seq = sched->waiting.first; seq != NULL; seq = seq->next) {
+        require(seq->state == SCHED_SEQ_WAITING && seq->n_blocks == 0);
+        require(seq->pull != NULL || seq->n_pulled == 0);
+        require(seq->n_pulled_first <= seq->n_pulled);
+        for (uint32_t i = 0; i < seq->n_pulled; i++) {
+            users[seq->pulled[i]]++;
+        }
+        n_pulls += seq->pull != NULL;
+    }
+    require(n_pulls == sched->n_pulls);
+}
+
 void sched_check(const sched_t *sched)
 {
     const kv_pool_t *pool = sched->pool;
@@ -348,7 +420,11 @@ void sched_check(const sched_t *sched)
         running++;
     }
     require(running == sched->running.count);
+    check_waiting(sched, users);
     kv_store_count_fetching(sched->config.store, users);
+    if (sched->config.mover != NULL) {
+        sched->config.mover->count_held(sched->config.mover->user, users);
+    }
     require(running + sched->n_free_slots == sched->config.limits.max_slots);
     uint32_t held = 0;
     for (uint32_t i = 0; i < n_blocks; i++) {

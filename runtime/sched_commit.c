@@ -75,6 +75,7 @@ static void commit_row(sched_t *sched, const sched_row_t *row, const k_sampled_t
     if (row->epoch == seq->epoch) {
         seq->computed = row->start + row->n_tokens;
         sched_name_blocks(sched, seq);
+        sched_tell_lease(sched, seq);
     }
     if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) != 0) {
         report_prompt(sched, row, prompt, n_prompt); /* true even if preempted meanwhile */

@@ -147,6 +147,16 @@ static bool is_sibling_ahead(const sched_t *sched, const sched_seq_t *seq)
     return false;
 }
 
+static bool is_sibling_pulling(const sched_t *sched, const sched_seq_t *seq)
+{
+    for (const sched_seq_t *s = seq->sibling; s != seq; s = s->sibling) {
+        if (s->state == SCHED_SEQ_WAITING && sched_is_pulling(sched, s)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A prefill served before it is about to compute the very block that it would compute too. */
 static bool is_twin_ahead(const sched_t *sched, const sched_seq_t *seq)
 {
@@ -170,7 +180,8 @@ static bool is_held_back(const sched_t *sched, const sched_seq_t *seq)
     if (seq->pending > 0) {
         return true; /* preempted in flight: its history is not known yet */
     }
-    if (sched_is_fetching(seq) || seq->is_awaiting_read) {
+    if (sched_is_fetching(seq) || seq->is_awaiting_read || sched_is_pulling(sched, seq) ||
+        is_sibling_pulling(sched, seq)) {
         return true;
     }
     if (seq->hashes == NULL) {
@@ -179,12 +190,19 @@ static bool is_held_back(const sched_t *sched, const sched_seq_t *seq)
     return sched_looks_up(seq) && is_twin_ahead(sched, seq);
 }
 
+bool sched_is_next(const sched_t *sched, const sched_seq_t *seq)
+{
+    return sched->running.count == 0 || seq->overtaken >= SCHED_MAX_OVERTAKEN;
+}
+
 /* One that has to be next takes from those behind it that already read. */
 static bool admit(sched_t *sched, sched_seq_t *seq)
 {
+    if (seq->is_pull_blocked) {
+        return false;
+    }
     while (!sched_admit(sched, seq)) {
-        const bool is_next = sched->running.count == 0 || seq->overtaken >= SCHED_MAX_OVERTAKEN;
-        if (!is_next || !sched_yield_to_waiting(sched, seq)) {
+        if (!sched_is_next(sched, seq) || !sched_yield_to_waiting(sched, seq)) {
             return false;
         }
     }
@@ -200,7 +218,7 @@ static void admit_waiting(sched_t *sched)
          seq != NULL && sched->left > 0 && sched->n_free_slots > 0 && n_blocked < SCHED_LOOKAHEAD;
          seq = next) {
         next = seq->next;
-        if (is_held_back(sched, seq)) {
+        if (!seq->is_pull_blocked && is_held_back(sched, seq)) {
             continue;
         }
         if (!admit(sched, seq)) {
@@ -333,6 +351,7 @@ uint32_t sched_plan(sched_t *sched, step_plan_t *plan)
     grant_decodes(sched);
     grant_prefills(sched);
     sched_fetch_for_waiting(sched);
+    sched_pull_for_waiting(sched);
     admit_waiting(sched);
     grant_rest(sched);
     if (sched->left == sched->budget) {

@@ -45,6 +45,7 @@ struct sched {
     sched_flight_t flights[SCHED_MAX_IN_FLIGHT];
     uint32_t first_flight;
     uint32_t n_flights;
+    uint32_t n_pulls; /* of sequences that wait */
     sched_stats_t stats;
 };
 
@@ -72,13 +73,36 @@ uint32_t sched_grow(sched_t *sched, sched_seq_t *seq, uint32_t tokens);
 uint32_t sched_grow_by_force(sched_t *sched, sched_seq_t *seq, uint32_t tokens);
 /* Sequences that wait read from tiers what they will need, as far as blocks are unclaimed. */
 void sched_fetch_for_waiting(sched_t *sched);
+/* Whether seq has to be next: nothing runs, or too many came before it. */
+bool sched_is_next(const sched_t *sched, const sched_seq_t *seq);
 /* Frees blocks for a waiting sequence that has to be next; false: there is nobody to take from. */
 bool sched_yield_to_waiting(sched_t *sched, const sched_seq_t *seq);
 bool sched_is_landing(const sched_t *sched); /* blocks of given up readings will be free soon */
 bool sched_is_fetching(const sched_seq_t *seq);
 void sched_end_fetch(sched_t *sched, sched_seq_t *seq); /* none is fine */
+/* The same, once what it read has been found by name; blocks that it could not fill are free. */
+void sched_take_fetched(sched_t *sched, sched_seq_t *seq);
+
+/* What waiting sequences pulled gets its names; failures are told; more pulls begin. */
+void sched_pull_for_waiting(sched_t *sched);
+/* Its pull has not ended, and did not fail. */
+bool sched_is_pulling(const sched_t *sched, const sched_seq_t *seq);
+/* It has blocks that a pull fills or filled. */
+bool sched_holds_pulled(const sched_seq_t *seq);
+/* Tokens that are in its pulled blocks, of those that need not be computed. */
+uint32_t sched_pulled_tokens(const sched_t *sched, const sched_seq_t *seq);
+/* The first n of them go to table; the pull ends, the others are free. */
+void sched_take_pulled(sched_t *sched, sched_seq_t *seq, uint32_t n, kv_block_id_t *table);
+void sched_end_pull(sched_t *sched, sched_seq_t *seq); /* none is fine */
+
+/* The sequence's blocks are about to be given up, and how. */
+void sched_retract_lease(sched_t *sched, sched_seq_t *seq);
+void sched_close_lease(sched_t *sched, sched_seq_t *seq, engine_finish_t reason);
+void sched_tell_lease(sched_t *sched, sched_seq_t *seq); /* how many tokens are computed */
 
 kv_chain_t sched_chain(const sched_seq_t *seq, uint32_t n); /* of its first n known hashes */
+void sched_hash_block(sched_t *sched, sched_seq_t *seq, uint32_t i); /* of i + 1 known ones */
+uint32_t sched_blocks_for(const sched_t *sched, uint32_t tokens);
 void sched_name_blocks(sched_t *sched, sched_seq_t *seq);
 
 /* Free blocks that no running sequence needs for the history it has. */

@@ -13,6 +13,7 @@
 #include "services/api/api_id.h"
 #include "services/api/api_routes.h"
 #include "services/api/api_server_priv.h"
+#include "services/api/api_transfer.h"
 #include "services/api/generation_run.h"
 
 #define MAX_HEADERS 4
@@ -149,6 +150,7 @@ static void end_call(api_call_t *call, uint32_t http_status)
                          now - call->arrival_ns);
     }
     generation_run_release(call);
+    api_transfer_end(call);
     span_export_call(server->spans, call, http_status, now);
     generation_fini(call->generation);
     unlink_call(call);

@@ -12,7 +12,9 @@
 #include <stdatomic.h>
 
 #include "base/arena.h"
+#include "base/http_client.h"
 #include "base/http_server.h"
+#include "kvstore/transfer/kv_transfer_params.h"
 #include "services/api/api_error.h"
 #include "services/api/api_model.h"
 #include "services/api/api_options.h"
@@ -50,7 +52,12 @@ struct api_call {
     api_error_t error;    /* kind NONE: none */
     weft_buffer_t answer; /* JSON, when prepare made it */
     generation_t *generation;
-    const char **abort_ids; /* [n_abort_ids], of abort_requests */
+    bool has_transfer;
+    bool owes_release; /* the prefill worker keeps blocks, and the engine has not got the request */
+    kv_transfer_params_t transfer;
+    char *prefill_body;            /* of the leg that is sent from here, or NULL; free() */
+    weft_http_call_t *prefill_leg; /* under way, or NULL */
+    const char **abort_ids;        /* [n_abort_ids], of abort_requests */
     size_t n_abort_ids;
 };
 

@@ -35,6 +35,12 @@ static bounds_t bounds_of(const api_metrics_t *metrics, int field)
                                        512, 1024, 2048, 4096, 8192, 16384};
     static const double read[] = {0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002,
                                   0.005,   0.01,    0.02,    0.05,   0.1,    0.2,    0.5,   1};
+    static const double xfer[] = {0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1,
+                                  0.2,   0.3,   0.5,  0.75,  1,    5};
+    static const double bytes[] = {0x1p11, 0x1p13, 0x1p15, 0x1p17, 0x1p19, 0x1p21,
+                                   0x1p23, 0x1p25, 0x1p27, 0x1p29, 0x1p31, 0x1p33};
+    static const double descriptors[] = {10,  20,   30,   50,   75,    100,   200,
+                                         400, 1000, 2000, 4000, 10000, 20000, 50000};
     static const double n[] = {1, 2, 5, 10, 20};
     static const double preemptions[] = {1, 2, 3, 4, 5, 10, 20};
 
@@ -55,6 +61,14 @@ static bounds_t bounds_of(const api_metrics_t *metrics, int field)
         return (bounds_t){iteration, WEFT_ARRAY_LEN(iteration)};
     case METRIC_tier_read_time:
         return (bounds_t){read, WEFT_ARRAY_LEN(read)};
+    case METRIC_nixl_post_time:
+        return (bounds_t){xfer, WEFT_ARRAY_LEN(xfer)};
+    case METRIC_nixl_xfer_time:
+        return (bounds_t){xfer + 1, WEFT_ARRAY_LEN(xfer) - 1};
+    case METRIC_nixl_bytes:
+        return (bounds_t){bytes, WEFT_ARRAY_LEN(bytes)};
+    case METRIC_nixl_descriptors:
+        return (bounds_t){descriptors, WEFT_ARRAY_LEN(descriptors)};
     case METRIC_params_n:
         return (bounds_t){n, WEFT_ARRAY_LEN(n)};
     case METRIC_request_preemptions:
@@ -88,7 +102,7 @@ static int has_base_labels(int field)
            field != METRIC_rejections;
 }
 
-static weft_series_t *labelled(api_metrics_t *metrics, int field, const char *const *values)
+weft_series_t *api_metrics_labelled(api_metrics_t *metrics, int field, const char *const *values)
 {
     bounds_t bounds = {0};
 
@@ -101,7 +115,7 @@ static weft_series_t *labelled(api_metrics_t *metrics, int field, const char *co
 
 static weft_series_t *with_label(api_metrics_t *metrics, int field, const char *value)
 {
-    return labelled(metrics, field, &value);
+    return api_metrics_labelled(metrics, field, &value);
 }
 
 static void make_labelled(api_metrics_t *metrics, const api_model_t *model)
@@ -111,8 +125,8 @@ static void make_labelled(api_metrics_t *metrics, const api_model_t *model)
     }
     metrics->computed = with_label(metrics, METRIC_prompt_by_source, "local_compute");
     metrics->from_cache = with_label(metrics, METRIC_prompt_by_source, "local_cache_hit");
-    with_label(metrics, METRIC_prompt_by_source, "external_kv_transfer");
-    with_label(metrics, METRIC_cached_by_source, "p2p");
+    metrics->from_pulls = with_label(metrics, METRIC_prompt_by_source, "external_kv_transfer");
+    metrics->cached_from_pulls = with_label(metrics, METRIC_cached_by_source, "p2p");
     with_label(metrics, METRIC_cached_by_source, "external_unspecified");
     for (kv_tier_id_t tier = 0; tier < KV_TIER_COUNT; tier++) {
         const char *name = kv_tier_name(tier);
@@ -127,10 +141,10 @@ static void make_labelled(api_metrics_t *metrics, const api_model_t *model)
     weft_series_set(with_label(metrics, METRIC_sleep_state, "awake"), 1);
     with_label(metrics, METRIC_sleep_state, "weights_offloaded");
     with_label(metrics, METRIC_sleep_state, "discard_all");
-    metrics->rejected = labelled(metrics, METRIC_rejections,
-                                 (const char *[]){model->names[0], "max_num_queued_reqs"});
-    labelled(metrics, METRIC_rejections,
-             (const char *[]){model->names[0], "max_num_queued_tokens"});
+    metrics->rejected = api_metrics_labelled(
+        metrics, METRIC_rejections, (const char *[]){model->names[0], "max_num_queued_reqs"});
+    api_metrics_labelled(metrics, METRIC_rejections,
+                         (const char *[]){model->names[0], "max_num_queued_tokens"});
 }
 
 static void make_cache_config(api_metrics_t *metrics, const engine_options_t *options,
@@ -141,11 +155,12 @@ static void make_cache_config(api_metrics_t *metrics, const engine_options_t *op
 
     snprintf(block_size, sizeof(block_size), "%u", options->block_size);
     snprintf(blocks, sizeof(blocks), "%u", engine_stats(engine).total_blocks);
-    weft_series_set(labelled(metrics, METRIC_cache_config,
+    weft_series_set(
+        api_metrics_labelled(metrics, METRIC_cache_config,
                              (const char *[]){block_size, blocks, options->kv_cache_dtype,
                                               options->enable_prefix_caching ? "True" : "False",
                                               options->hash_algo, "0.9", "0"}),
-                    1);
+        1);
 }
 
 /* A label's value as the exposition writes it. */
@@ -190,7 +205,7 @@ weft_status_t api_metrics_create(const api_model_t *model, const engine_options_
     fill_token_bounds(metrics, model->max_context);
     for (int field = 0; field < METRIC_COUNT; field++) {
         if (api_metric_rows[field].labels[0] == '\0') {
-            metrics->series[field] = labelled(metrics, field, NULL);
+            metrics->series[field] = api_metrics_labelled(metrics, field, NULL);
         }
     }
     make_labelled(metrics, model);
@@ -238,7 +253,9 @@ void api_metrics_prompt_done(api_metrics_t *metrics, generation_prompt_t *prompt
     prompt->cached_tokens = timings.cached_tokens;
     add(metrics, METRIC_prompt_cached, cached);
     weft_series_add(metrics->computed, prompt->n_ids - cached);
-    weft_series_add(metrics->from_cache, cached);
+    weft_series_add(metrics->from_cache, cached - timings.pulled_tokens);
+    weft_series_add(metrics->from_pulls, timings.pulled_tokens);
+    weft_series_add(metrics->cached_from_pulls, timings.pulled_tokens);
     for (kv_tier_id_t tier = 0; tier < KV_TIER_COUNT; tier++) {
         weft_series_add(metrics->from_tiers[tier], timings.cached_tokens_from[tier]);
     }
@@ -325,9 +342,18 @@ static void on_read(void *user, kv_tier_id_t tier, uint64_t ns)
     weft_series_observe(metrics->tier_read_time[tier], (double)ns / (double)WEFT_NS_PER_SECOND);
 }
 
+static void on_pulled(void *user, const kv_pull_report_t *report)
+{
+    observe(user, METRIC_nixl_xfer_time, report->seconds);
+    observe(user, METRIC_nixl_post_time, report->post_seconds);
+    observe(user, METRIC_nixl_bytes, (double)report->bytes);
+    observe(user, METRIC_nixl_descriptors, (double)report->descriptors);
+}
+
 engine_observer_t api_metrics_observer(api_metrics_t *metrics)
 {
-    return (engine_observer_t){.user = metrics, .on_step = on_step, .on_read = on_read};
+    return (engine_observer_t){
+        .user = metrics, .on_step = on_step, .on_read = on_read, .on_pulled = on_pulled};
 }
 
 void api_metrics_rejected(api_metrics_t *metrics)
@@ -341,8 +367,10 @@ void api_metrics_http(api_metrics_t *metrics, const char *handler, const char *m
     char group[8];
 
     snprintf(group, sizeof(group), "%uxx", status / 100 % 10);
-    weft_series_add(
-        labelled(metrics, METRIC_http_requests, (const char *[]){handler, method, group}), 1);
-    weft_series_observe(labelled(metrics, METRIC_http_duration, (const char *[]){handler, method}),
-                        (double)duration_ns / (double)WEFT_NS_PER_SECOND);
+    weft_series_add(api_metrics_labelled(metrics, METRIC_http_requests,
+                                         (const char *[]){handler, method, group}),
+                    1);
+    weft_series_observe(
+        api_metrics_labelled(metrics, METRIC_http_duration, (const char *[]){handler, method}),
+        (double)duration_ns / (double)WEFT_NS_PER_SECOND);
 }

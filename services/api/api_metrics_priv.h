@@ -25,6 +25,12 @@ typedef struct api_metrics_tier_row {
 
 extern const api_metrics_tier_row_t api_metrics_tier_rows[TIER_ROWS];
 
+/* api_metrics_transfer.c: what the transfer of blocks counted since the last look. */
+void api_metrics_add_transfer(api_metrics_t *metrics, const engine_t *engine);
+
+/* The series of field for the values of its labels, made on first use. */
+weft_series_t *api_metrics_labelled(api_metrics_t *metrics, int field, const char *const *values);
+
 struct api_metrics {
     weft_metrics_t *registry;
     weft_series_t *series[METRIC_COUNT]; /* those without labels of their own */
@@ -38,6 +44,9 @@ struct api_metrics {
     weft_series_t *rejected;
     double token_bounds[MAX_TOKEN_BOUNDS];
     size_t n_token_bounds;
-    double cpu_seconds; /* shown so far, so for the next */
+    weft_series_t *from_pulls;
+    weft_series_t *cached_from_pulls;
+    kv_transfer_stats_t transfer; /* shown so far, so for the next */
+    double cpu_seconds;
     engine_stats_t stats;
 };

@@ -141,6 +141,8 @@ static void add_engine_counts(api_metrics_t *metrics, const engine_stats_t *now)
     add(metrics, METRIC_prefix_hits, (double)(now->prefix_hits - seen->prefix_hits));
     add(metrics, METRIC_preemptions, (double)(now->preemptions - seen->preemptions));
     add(metrics, METRIC_steps, (double)(now->steps - seen->steps));
+    add(metrics, METRIC_external_queries, (double)(now->pull_queries - seen->pull_queries));
+    add(metrics, METRIC_external_hits, (double)(now->pull_hits - seen->pull_hits));
     add_store_counts(metrics, &now->store);
     add_event_counts(metrics, &now->events);
     metrics->stats = *now;
@@ -153,6 +155,7 @@ char *api_metrics_text(api_metrics_t *metrics, const engine_t *engine,
     double total = stats.total_blocks;
 
     add_engine_counts(metrics, &stats);
+    api_metrics_add_transfer(metrics, engine);
     set(metrics, METRIC_running, stats.running);
     set(metrics, METRIC_waiting, stats.waiting);
     weft_series_set(metrics->waiting_for_capacity, stats.waiting);

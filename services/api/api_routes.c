@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "services/api/api_answers.h"
+#include "services/api/api_transfer.h"
 #include "services/api/generation_run.h"
 
 static const api_route_t routes[] = {

@@ -311,6 +311,10 @@ static weft_status_t start_engine(api_server_t *server, const char *path, weft_d
         const engine_observer_t observer = api_metrics_observer(server->metrics);
         engine_observe(server->engine, &observer);
     }
+    if (status == WEFT_OK && engine_transfer(server->engine) != NULL &&
+        server->options->prefill_urls.count > 0) {
+        status = weft_http_client_create(server->loop, &server->prefill_client);
+    }
     return status;
 }
 
@@ -440,6 +444,7 @@ void api_server_destroy(api_server_t *server)
     engine_client_destroy(server->client);
     engine_destroy(server->engine);
     span_export_destroy(server->spans);
+    weft_http_client_destroy(server->prefill_client);
     api_metrics_destroy(server->metrics);
     served_model_close(&server->model);
     weft_loop_unwatch(server->signal_watch);

@@ -8,6 +8,7 @@
 #include "services/api/api_call.h"
 #include "services/api/api_metrics.h"
 #include "services/api/api_server.h"
+#include "services/api/prefill_peers.h"
 #include "services/api/request_worker.h"
 #include "services/api/served_model.h"
 #include "services/api/span_export.h"
@@ -23,8 +24,10 @@ struct api_server {
     weft_loop_watch_t *client_watch;
     request_workers_t *workers;
     api_metrics_t *metrics;
-    span_export_t *spans; /* NULL: not asked for */
-    api_call_t *calls;    /* open ones */
+    span_export_t *spans;               /* NULL: not asked for */
+    weft_http_client_t *prefill_client; /* NULL: nobody may be asked */
+    prefill_peers_t prefill_peers;
+    api_call_t *calls; /* open ones */
     uint32_t n_calls;
     uint32_t load;         /* of those, the ones GET /load counts */
     weft_buffer_t scratch; /* the event or body being written */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers of POST /v1/chat/completions. */
+#include "services/api/api_transfer.h"
 #include "services/api/logprobs_json.h"
 #include "services/api/response_common.h"
 
@@ -119,7 +120,7 @@ static void write_answer(const generation_t *generation, weft_json_t *json)
     weft_json_put_null(json, "system_fingerprint");
     response_common_usage(generation, json);
     write_prompt(generation, json);
-    weft_json_put_null(json, "kv_transfer_params");
+    api_transfer_write(generation, json);
     weft_json_end_object(json);
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers of POST /inference/v1/generate. */
+#include "services/api/api_transfer.h"
 #include "services/api/logprobs_json.h"
 #include "services/api/response_common.h"
 
@@ -43,7 +44,7 @@ static void write_answer(const generation_t *generation, weft_json_t *json)
     response_common_usage(generation, json);
     weft_json_key(json, "prompt_logprobs");
     logprobs_json_prompt(&generation->prompts[0], json);
-    weft_json_put_null(json, "kv_transfer_params");
+    api_transfer_write(generation, json);
     weft_json_end_object(json);
 }
 

@@ -358,7 +358,9 @@ uint32_t generation_take(generation_choice_t *choice, api_error_t *error)
         }
     }
     if (answer.finish == ENGINE_FINISH_ERROR) {
-        api_error_set(error, API_ERROR_INTERNAL, NULL, "The engine failed on this request.");
+        api_error_set(error, API_ERROR_INTERNAL, NULL, "The engine failed on this request%s%s.",
+                      answer.reason != NULL ? ": " : "",
+                      answer.reason != NULL ? answer.reason : "");
     } else if (answer.finish == ENGINE_FINISH_CONSTRAINT && choice->stop_string < 0) {
         refuse_constraint(choice, &answer, error);
     } else if (choice->stop_string >= 0 || answer.finish != ENGINE_FINISH_NONE) {

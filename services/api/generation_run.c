@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "services/api/api_server_priv.h"
+#include "services/api/api_transfer.h"
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
@@ -149,6 +150,8 @@ static weft_status_t submit_prompt(api_call_t *call, generation_prompt_t *prompt
         .arrival_ns = call->arrival_ns,
         .sampling = generation->sampling,
         .grammar = generation->grammar,
+        /* Of several prompts the first one's, as its blocks are those that an answer names. */
+        .transfer = call->has_transfer && prompt == generation->prompts ? &call->transfer : NULL,
         .user = prompt,
     };
 
@@ -158,10 +161,21 @@ static weft_status_t submit_prompt(api_call_t *call, generation_prompt_t *prompt
     if (status == WEFT_ERR_QUEUE_FULL) {
         api_metrics_rejected(call->server->metrics);
     }
-    return status < 0 ? api_error_from(&call->error, status, &diag, NULL) : WEFT_OK;
+    if (status < 0) {
+        return api_error_from(&call->error, status, &diag, NULL);
+    }
+    call->owes_release = call->owes_release && submit.transfer == NULL; /* the engine's now */
+    return WEFT_OK;
 }
 
 void generation_run_start(api_call_t *call)
+{
+    if (!api_transfer_prefill(call)) {
+        generation_run_submit(call);
+    }
+}
+
+void generation_run_submit(api_call_t *call)
 {
     generation_t *generation = call->generation;
 

@@ -6,8 +6,11 @@
 
 #include "services/api/api_call.h"
 
-/* Submits the prompts; answers at once when the engine refuses. */
+/* Has the prompt computed elsewhere if that was asked for, and submits. */
 void generation_run_start(api_call_t *call);
+
+/* Submits the prompts; answers at once when the engine refuses. */
+void generation_run_submit(api_call_t *call);
 
 /* The engine has news of one of our requests. */
 void generation_run_news(engine_request_t *request);

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/utf8.h"
 #include "services/api/api_id.h"
+#include "services/api/api_transfer.h"
 
 #define MAX_SALT_CHARACTERS 1024
 
@@ -45,6 +46,9 @@ weft_status_t request_common_parse_body(api_call_t *call, json_t **json_out)
 
     weft_free(call->body);
     call->body = NULL;
+    if (status == WEFT_OK) {
+        api_transfer_read(call, *json_out);
+    }
     return status;
 }
 

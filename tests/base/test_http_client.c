@@ -35,6 +35,11 @@ static void handle(void *user, weft_http_exchange_t *exchange)
     (void)user;
     if (strcmp(path, "/never") == 0) {
         weft_http_on_hangup(exchange, on_hangup, NULL);
+    } else if (strcmp(path, "/stream") == 0) {
+        weft_http_stream_begin(exchange, 200, "text/event-stream", NULL, 0);
+        weft_http_stream_write(exchange, "one ", 4);
+        weft_http_stream_write(exchange, "two ", 4);
+        weft_http_stream_end(exchange);
     } else if (strcmp(path, "/large") == 0) {
         static const char block[100000];
         weft_http_respond(exchange, 200, "text/plain", NULL, 0, block, sizeof(block));
@@ -170,6 +175,35 @@ static void a_cancelled_call_is_not_answered(void **state)
     assert_string_equal(last_body, "GET /b - ");
 }
 
+static char pieces[256];
+static bool wants_more;
+
+static bool take_piece(void *user, const weft_http_piece_t *piece)
+{
+    (void)user;
+    assert_int_equal(piece->http_status, 200);
+    assert_string_equal(piece->content_type, "text/event-stream");
+    strncat(pieces, piece->data, piece->length);
+    return wants_more;
+}
+
+static void a_streamed_answer_comes_in_pieces(void **state)
+{
+    (void)state;
+    weft_http_request_t request = request_of("GET", "/stream");
+    request.on_piece = take_piece;
+    pieces[0] = '\0';
+    wants_more = true;
+    ask(&request);
+    assert_status(last.status, WEFT_OK);
+    assert_int_equal(last.http_status, 200);
+    assert_string_equal(pieces, "one two ");
+    assert_string_equal(last_body, "");
+    wants_more = false;
+    ask(&request);
+    assert_status(last.status, WEFT_ERR_CANCELLED);
+}
+
 static void destroy_answers_what_is_on_its_way(void **state)
 {
     (void)state;
@@ -213,6 +247,7 @@ int main(void)
         CLIENT_TEST(many_are_asked_at_once),
         CLIENT_TEST(faults_have_their_status_and_a_word),
         CLIENT_TEST(a_cancelled_call_is_not_answered),
+        CLIENT_TEST(a_streamed_answer_comes_in_pieces),
         CLIENT_TEST(destroy_answers_what_is_on_its_way),
         CLIENT_TEST(every_allocation_may_fail),
     };

@@ -84,9 +84,23 @@ static void sizes_past_the_address_space_are_refused(void **state)
     assert_int_equal(kv_layout_init(&layout, UINT32_MAX, &diag), WEFT_ERR_TOO_LARGE);
 }
 
+static void orders_are_known_by_their_names(void **state)
+{
+    (void)state;
+    weft_diag_t diag = {0};
+    kv_order_t order;
+    for (kv_order_t i = KV_ORDER_BHLNC; i <= KV_ORDER_LBHNC; i++) {
+        assert_int_equal(kv_order_parse(kv_order_name(i), &diag, &order), WEFT_OK);
+        assert_int_equal(order, i);
+    }
+    assert_int_equal(kv_order_parse("HND", &diag, &order), WEFT_ERR_INVALID);
+    assert_non_null(strstr(diag.text, "BHLNC, BLHNC and LBHNC"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(orders_are_known_by_their_names),
         cmocka_unit_test(every_order_gives_each_element_its_own_place),
         cmocka_unit_test(default_order_keeps_a_block_and_its_heads_contiguous),
         cmocka_unit_test(bad_extents_are_named),

@@ -388,6 +388,8 @@ static void what_does_not_fit_says_what_to_change(void **state)
         {engine_rig_options(), WEFT_ERR_UNSUPPORTED, "avx7"},
         {engine_rig_options(), WEFT_ERR_INVALID,
          "--prefix-caching-hash-algo: unknown hash algorithm 'builtin', there are: sha256"},
+        {engine_rig_options(), WEFT_ERR_INVALID, "--kv-cache-layout: KV layout NHD: unknown"},
+        {engine_rig_options(), WEFT_ERR_UNSUPPORTED, "--kv-cache-layout LBHNC: its blocks"},
     };
     cases[0].options.max_model_len = 257;
     cases[1].options.max_model_len = 200;
@@ -398,6 +400,9 @@ static void what_does_not_fit_says_what_to_change(void **state)
     cases[5].options.max_num_seqs = 0;
     cases[6].options.cpu_isa = "avx7";
     cases[7].options.hash_algo = "builtin";
+    cases[8].options.kv_cache_layout = "NHD";
+    cases[9].options.kv_cache_layout = "LBHNC";
+    cases[9].options.kv_host_bytes = 1 << 20;
     model_source_t *source = NULL;
     assert_status(
         model_source_open(WEFT_TEST_VECTORS "/tiny-models/" ENGINE_RIG_MODEL, NULL, &source),

@@ -167,6 +167,7 @@ static void assert_answers_equal(const request_case_t *c, const engine_request_t
 /* Room for one whole sequence and little more, so that preemption is also in earnest. */
 static engine_options_t tight_options(mix_t *mix)
 {
+    static const char *const layouts[] = {"BHLNC", "BHLNC", "BLHNC", "LBHNC"};
     test_random_t *random = &mix->random;
     engine_options_t options = mix->options;
     options.block_size = 1u << test_random_between(random, 0, 5);
@@ -176,6 +177,10 @@ static engine_options_t tight_options(mix_t *mix)
     options.enable_prefix_caching = test_random_below(random, 4) > 0;
     options.threads = test_random_between(random, 1, 2);
     options.kv_pin_quota = test_random_below(random, 3) * 0.25;
+    options.kv_cache_layout = layouts[test_random_below(random, WEFT_ARRAY_LEN(layouts))];
+    if (strcmp(options.kv_cache_layout, "LBHNC") == 0) {
+        return options; /* its blocks are in pieces: no tiers */
+    }
     options.kv_host_bytes =
         test_random_below(random, 2) * test_random_between(random, 50000, 500000);
     if (test_random_below(random, 3) == 0) {

@@ -6,8 +6,37 @@
 #include "tests/support/shaky_tier.h"
 
 static uint64_t n_read; /* blocks that came back from a tier */
+static fake_mover_stats_t moved;
 
-static void add_random_request(sched_rig_t *rig)
+static void add_stats(fake_mover_stats_t *sum, fake_mover_stats_t stats)
+{
+    sum->pulled += stats.pulled;
+    sum->failed += stats.failed;
+    sum->given_up += stats.given_up;
+    sum->unstarted += stats.unstarted;
+    sum->told += stats.told;
+    sum->held += stats.held;
+    sum->retracted += stats.retracted;
+    sum->dropped += stats.dropped;
+}
+
+/* A third of the prompts come from a peer, which fails in a third of them; a third is for one. */
+static void add_peer(sched_rig_t *rig, sched_rig_seq_t *t)
+{
+    test_random_t *random = &rig->random;
+    const uint32_t role = test_random_below(random, 3);
+    if (role == 0) {
+        const bool fails = test_random_below(random, 3) == 0;
+        t->seq.needs_pull = test_random_below(random, 4) == 0;
+        sched_rig_pull(rig, t,
+                       fails ? test_random_below(random, t->seq.n_prompt) : FAKE_MOVER_NEVER);
+    } else if (role == 1) {
+        t->seq.is_kept = true;
+        t->has_lease = test_random_below(random, 2) == 0;
+    }
+}
+
+static void add_random_request(sched_rig_t *rig, bool with_peer)
 {
     test_random_t *random = &rig->random;
     int32_t prompt[SCHED_RIG_MAX_CONTEXT];
@@ -40,6 +69,9 @@ static void add_random_request(sched_rig_t *rig)
         t->seq.n_stop_ids = test_random_below(random, 2);
         t->seq.bias = t->bias;
         t->seq.n_bias = test_random_below(random, 4);
+        if (i == 0 && with_peer) {
+            add_peer(rig, t);
+        }
         t->seq.sampling.seed = test_random_u64(random);
         sched_rig_expect(t);
     }
@@ -72,7 +104,7 @@ static void disturb(sched_rig_t *rig)
     sched_check(rig->sched);
 }
 
-static void run_mix(uint64_t seed, const kv_tier_ops_t *const *tiers)
+static void run_mix(uint64_t seed, const kv_tier_ops_t *const *tiers, bool with_peer)
 {
     sched_rig_t rig;
     test_random_t random = {seed};
@@ -96,7 +128,7 @@ static void run_mix(uint64_t seed, const kv_tier_ops_t *const *tiers)
     for (int i = 0; submitted < n_requests || !sched_is_empty(rig.sched); i++) {
         assert_true(i < 20000); /* else somebody starves */
         if (submitted < n_requests && test_random_below(&rig.random, 3) == 0) {
-            add_random_request(&rig);
+            add_random_request(&rig, with_peer);
             submitted++;
         }
         if (rig.n_seqs > 0 && i < 3000) {
@@ -112,26 +144,27 @@ static void run_mix(uint64_t seed, const kv_tier_ops_t *const *tiers)
         sched_rig_commit(&rig);
     }
     n_read += kv_store_stats(rig.store).tiers[KV_TIER_host].hit_blocks;
+    add_stats(&moved, fake_mover_stats(rig.mover));
     for (uint32_t i = 0; i < rig.n_seqs; i++) {
         sched_rig_assert_answered(&rig.seqs[i]);
     }
     sched_rig_fini(&rig);
 }
 
-static void run_mixes(uint32_t whole, const kv_tier_ops_t *const *tiers)
+static void run_mixes(uint32_t whole, const kv_tier_ops_t *const *tiers, bool with_peer)
 {
     const uint64_t seed = test_seed(20);
     const uint32_t rounds = test_rounds(whole);
     for (uint32_t i = 0; i < rounds; i++) {
         print_message("seed %llu\n", (unsigned long long)(seed + i));
-        run_mix(seed + i, tiers);
+        run_mix(seed + i, tiers, with_peer);
     }
 }
 
 static void every_sequence_answers_as_if_alone(void **state)
 {
     (void)state;
-    run_mixes(8000, NULL);
+    run_mixes(8000, NULL, false);
 }
 
 static void every_sequence_answers_the_same_with_a_tier_below(void **state)
@@ -139,7 +172,7 @@ static void every_sequence_answers_the_same_with_a_tier_below(void **state)
     (void)state;
     const kv_tier_ops_t *const tiers[KV_TIER_COUNT] = {[KV_TIER_host] = &kv_tier_host};
     n_read = 0;
-    run_mixes(8000, tiers);
+    run_mixes(8000, tiers, false);
     assert_true(n_read > 0);
 }
 
@@ -148,8 +181,35 @@ static void every_sequence_answers_the_same_with_a_shaky_tier(void **state)
     (void)state;
     const kv_tier_ops_t *const tiers[KV_TIER_COUNT] = {[KV_TIER_host] = &shaky_tier};
     n_read = 0;
-    run_mixes(8000, tiers);
+    run_mixes(8000, tiers, false);
     assert_true(n_read > 0);
+}
+
+static void assert_all_happened(void)
+{
+    print_message("pulled %u failed %u given up %u unstarted %u, told %u held %u retracted %u "
+                  "dropped %u\n",
+                  moved.pulled, moved.failed, moved.given_up, moved.unstarted, moved.told,
+                  moved.held, moved.retracted, moved.dropped);
+    assert_true(moved.pulled > 0 && moved.failed > 0 && moved.given_up > 0 && moved.told > 0 &&
+                moved.held > 0 && moved.retracted > 0 && moved.dropped > 0);
+}
+
+static void every_sequence_answers_the_same_with_peers(void **state)
+{
+    (void)state;
+    moved = (fake_mover_stats_t){0};
+    run_mixes(8000, NULL, true);
+    assert_all_happened();
+}
+
+static void every_sequence_answers_the_same_with_peers_and_a_shaky_tier(void **state)
+{
+    (void)state;
+    const kv_tier_ops_t *const tiers[KV_TIER_COUNT] = {[KV_TIER_host] = &shaky_tier};
+    moved = (fake_mover_stats_t){0};
+    run_mixes(8000, tiers, true);
+    assert_all_happened();
 }
 
 int main(void)
@@ -158,6 +218,8 @@ int main(void)
         cmocka_unit_test(every_sequence_answers_as_if_alone),
         cmocka_unit_test(every_sequence_answers_the_same_with_a_tier_below),
         cmocka_unit_test(every_sequence_answers_the_same_with_a_shaky_tier),
+        cmocka_unit_test(every_sequence_answers_the_same_with_peers),
+        cmocka_unit_test(every_sequence_answers_the_same_with_peers_and_a_shaky_tier),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,6 +10,8 @@
 
 #include "base/alloc.h"
 #include "services/api/api_call.h"
+#include "services/api/api_routes.h"
+#include "services/api/api_transfer.h"
 #include "services/api/json_fields.h"
 #include "tests/support/api_rig_tokenizer.h"
 
@@ -71,6 +73,9 @@ static inline void api_rig_close(api_rig_t *rig)
     text_tokenizer_destroy(rig->tokenizer);
 }
 
+/* One that generates. */
+static const api_route_t api_rig_route = {.method = "POST", .path = "/rig", .flags = ROUTE_LOAD};
+
 /* A call with a copy of body; false: no memory (call needs no end). */
 static inline bool api_rig_begin(const api_rig_t *rig, const char *body, size_t length,
                                  api_call_t *call)
@@ -78,6 +83,7 @@ static inline bool api_rig_begin(const api_rig_t *rig, const char *body, size_t 
     memset(call, 0, sizeof(*call));
     call->model = &rig->model;
     call->options = &rig->options;
+    call->route = &api_rig_route;
     call->priority_header = JSON_UNSET;
     call->request_id = "id";
     call->body_length = length;
@@ -90,6 +96,7 @@ static inline bool api_rig_begin(const api_rig_t *rig, const char *body, size_t 
 
 static inline void api_rig_end(api_call_t *call)
 {
+    api_transfer_free(call);
     generation_fini(call->generation);
     weft_buffer_free(&call->answer);
     weft_free(call->body);

@@ -30,12 +30,15 @@ static inline engine_options_t engine_rig_options(void)
         .enable_prefix_caching = true,
         .hash_algo = "sha256_cbor",
         .kv_cache_dtype = "auto",
+        .kv_cache_layout = "BHLNC",
         .num_gpu_blocks = 64,
         .kv_disk_path = "",
         .kv_disk_admission = "reuse",
         .kv_pin_quota = 0.25,
         .kv_events_config = "",
         .kv_events_encoding = "map",
+        .kv_transfer_config = "",
+        .kv_load_failure_policy = "recompute",
     };
 }
 

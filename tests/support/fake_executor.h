@@ -25,5 +25,7 @@ step_result_t fake_executor_collect(fake_executor_t *fake);
 /* What a sequence with this history answers next. */
 int32_t fake_next_token(const int32_t *tokens, uint32_t n, uint64_t seed, uint64_t output_index,
                         uint32_t vocab);
+/* The "KV" of the last of n tokens. */
+uint64_t fake_kv(const int32_t *tokens, uint32_t n);
 /* The "log-probability" of token n given the n before it. */
 float fake_prompt_logprob(const int32_t *tokens, uint32_t n);

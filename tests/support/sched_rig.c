@@ -5,8 +5,11 @@
 
 static void note_scheduled(void *user, sched_seq_t *seq)
 {
-    (void)user;
+    sched_rig_t *rig = user;
     assert_int_equal(seq->state, SCHED_SEQ_RUNNING);
+    if (((sched_rig_seq_t *)seq->user)->has_lease) {
+        seq->lease = fake_mover_open(rig->mover, seq->tokens);
+    }
 }
 
 static void note_token(void *user, sched_seq_t *seq, const k_sampled_t *sampled)
@@ -43,6 +46,28 @@ static void note_retired(void *user, sched_seq_t *seq)
     sched_rig_seq_t *t = seq->user;
     assert_int_equal(t->finishes, 1);
     t->retirements++;
+}
+
+static void note_pull_failed(void *user, sched_seq_t *seq, weft_status_t status, const char *reason)
+{
+    (void)user;
+    sched_rig_seq_t *t = seq->user;
+    assert_false(t->has_pull_failed);
+    assert_int_equal(status, WEFT_ERR_PEER_GONE);
+    assert_true(reason[0] != '\0');
+    t->has_pull_failed = true;
+}
+
+static void note_hold(void *user, sched_seq_t *seq, const kv_block_id_t *blocks, uint32_t n,
+                      uint32_t n_tokens)
+{
+    sched_rig_t *rig = user;
+    sched_rig_seq_t *t = seq->user;
+    assert_true(seq->is_kept);
+    assert_int_equal(t->finishes, 0);
+    fake_mover_hold(rig->mover, seq->lease, seq->tokens, blocks, n, n_tokens);
+    t->holds++;
+    t->held_tokens = n_tokens;
 }
 
 static sched_mask_t some_mask_state(void *user, sched_seq_t *seq)
@@ -99,6 +124,7 @@ void sched_rig_init(sched_rig_t *rig, const sched_rig_shape_t *shape)
     assert_status(weft_device_open("cpu", 0, NULL, &rig->device), WEFT_OK);
     create_store(rig, shape);
     assert_status(kv_hasher_create(KV_HASH_ALGO_sha256_cbor, NULL, &rig->hasher), WEFT_OK);
+    rig->mover = fake_mover_create(rig->pool, shape->n_blocks);
     rig->limits =
         sched_limits(shape->slots, shape->step_tokens, SCHED_RIG_MAX_CONTEXT, shape->block_tokens);
     const sched_config_t config = {
@@ -112,7 +138,10 @@ void sched_rig_init(sched_rig_t *rig, const sched_rig_shape_t *shape)
                    .on_finish = note_finish,
                    .on_retired = note_retired,
                    .mask_state = some_mask_state,
-                   .write_mask = note_mask},
+                   .write_mask = note_mask,
+                   .on_pull_failed = note_pull_failed,
+                   .on_hold = note_hold},
+        .mover = fake_mover_ops(rig->mover),
     };
     assert_status(sched_create(&config, &rig->sched), WEFT_OK);
     assert_status(step_plan_create(&rig->limits, &rig->plan), WEFT_OK);
@@ -140,6 +169,10 @@ void sched_rig_fini(sched_rig_t *rig)
 {
     assert_true(sched_is_empty(rig->sched));
     wait_for_reads(rig);
+    while (fake_mover_is_busy(rig->mover)) {
+        fake_mover_poll(rig->mover);
+    }
+    fake_mover_destroy(rig->mover);
     assert_int_equal(kv_pool_held_blocks(rig->pool), 0);
     sched_destroy(rig->sched);
     step_plan_destroy(rig->plan);
@@ -200,6 +233,12 @@ sched_rig_seq_t *sched_rig_add(sched_rig_t *rig, const int32_t *prompt, uint32_t
     return t;
 }
 
+void sched_rig_pull(sched_rig_t *rig, sched_rig_seq_t *t, uint32_t fails_at)
+{
+    t->seq.pull = fake_mover_pull(rig->mover, t->tokens, t->seq.n_prompt, fails_at);
+    t->seq.pulled = t->pulled;
+}
+
 void sched_rig_submit(sched_rig_t *rig, sched_rig_seq_t *t)
 {
     sched_rig_expect(t);
@@ -215,9 +254,15 @@ static uint32_t plan(sched_rig_t *rig)
 
 uint32_t sched_rig_launch(sched_rig_t *rig)
 {
+    fake_mover_poll(rig->mover);
     uint32_t rows = plan(rig);
-    while (rows == 0 && sched_in_flight(rig->sched) == 0 && is_reading(rig)) {
-        sem_wait(&rig->tiers_moved); /* as the engine's thread does; ctest has the deadline */
+    while (rows == 0 && sched_in_flight(rig->sched) == 0 &&
+           (is_reading(rig) || fake_mover_is_busy(rig->mover))) {
+        if (fake_mover_is_busy(rig->mover)) {
+            fake_mover_poll(rig->mover);
+        } else {
+            sem_wait(&rig->tiers_moved); /* as the engine's thread does; ctest has the deadline */
+        }
         rows = plan(rig);
     }
     if (rows > 0) {
@@ -258,7 +303,14 @@ void sched_rig_assert_answered(const sched_rig_seq_t *t)
         assert_memory_equal(t->tokens, t->expected, t->seq.n_tokens * sizeof(int32_t));
         return;
     }
+    if (t->has_pull_failed && t->seq.needs_pull) {
+        assert_int_equal(t->seq.finish, ENGINE_FINISH_ERROR);
+        assert_int_equal(t->seq.n_tokens, t->seq.n_prompt);
+        return;
+    }
     assert_int_equal(t->seq.finish, t->expected_finish);
+    assert_int_equal(t->holds, t->seq.is_kept && (t->seq.finish == ENGINE_FINISH_LENGTH ||
+                                                  t->seq.finish == ENGINE_FINISH_STOP));
     assert_int_equal(t->seq.n_tokens, t->n_expected);
     assert_memory_equal(t->tokens, t->expected, t->n_expected * sizeof(int32_t));
     if (t->seq.wants_prompt_logprobs && t->seq.n_prompt > 1 &&

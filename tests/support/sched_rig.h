@@ -10,6 +10,7 @@
 #include "runtime/sched.h"
 #include "tests/support/check.h"
 #include "tests/support/fake_executor.h"
+#include "tests/support/fake_mover.h"
 #include "tests/support/random.h"
 
 enum { SCHED_RIG_VOCAB = 97, SCHED_RIG_MAX_SEQS = 48, SCHED_RIG_MAX_CONTEXT = 160 };
@@ -29,6 +30,11 @@ typedef struct sched_rig_seq {
     uint32_t retirements;
     sched_mask_t mask_end; /* READY: it has masks for ever */
     bool is_aborted;
+    kv_block_id_t pulled[SCHED_RIG_MAX_CONTEXT];
+    bool has_lease; /* is_kept, and told of from its first step on */
+    bool has_pull_failed;
+    uint32_t holds;
+    uint32_t held_tokens;
 } sched_rig_seq_t;
 
 typedef struct sched_rig {
@@ -39,6 +45,7 @@ typedef struct sched_rig {
     sched_t *sched;
     step_plan_t *plan;
     fake_executor_t *fake;
+    fake_mover_t *mover;
     step_limits_t limits;
     test_random_t random;
     bool is_mask_late;     /* sometimes */
@@ -59,6 +66,8 @@ typedef struct sched_rig_shape {
 } sched_rig_shape_t;
 
 void sched_rig_init(sched_rig_t *rig, const sched_rig_shape_t *shape);
+/* Its prompt comes from a peer, which is gone after fails_at tokens of it. Before submit. */
+void sched_rig_pull(sched_rig_t *rig, sched_rig_seq_t *t, uint32_t fails_at);
 /* Asserts that no block is held. */
 void sched_rig_fini(sched_rig_t *rig);
 /* A sequence with the given prompt, not yet submitted. */

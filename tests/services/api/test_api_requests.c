@@ -566,9 +566,69 @@ static void wrong_bodies_are_refused_by_every_route(void **state)
     }
 }
 
+static void blocks_of_another_worker_are_read(void **state)
+{
+    (void)state;
+    api_call_t call;
+
+    begin(completion_prepare,
+          "{\"prompt\":\"ab\",\"kv_transfer_params\":{\"do_remote_prefill\":true,"
+          "\"remote_block_ids\":[[4,5]],\"remote_engine_id\":\"e\",\"remote_request_id\":\"r\","
+          "\"remote_host\":\"h\",\"remote_port\":5600,\"later\":[{}]}}",
+          &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    assert_true(call.has_transfer && call.owes_release);
+    assert_int_equal(call.transfer.n_blocks, 2);
+    assert_int_equal(call.transfer.remote_port, 5600);
+    assert_null(call.prefill_body);
+    api_rig_end(&call);
+
+    begin(chat_prepare,
+          "{\"messages\":[],\"kv_transfer_params\":{\"do_remote_decode\":true},\"top_p\":7}",
+          &call);
+    assert_int_not_equal(call.error.kind, API_ERROR_NONE);
+    assert_true(call.has_transfer && !call.owes_release);
+    api_rig_end(&call);
+
+    assert_refused(completion_prepare, "{\"prompt\":\"ab\",\"kv_transfer_params\":7}",
+                   "kv_transfer_params");
+    assert_refused(completion_prepare,
+                   "{\"prompt\":\"ab\",\"kv_transfer_params\":{\"remote_port\":\"x\"}}",
+                   "kv_transfer_params");
+}
+
+static void a_prefill_leg_is_made_for_workers_that_may_be_named(void **state)
+{
+    static const char *urls[] = {"http://a:1", "http://b:2"};
+    static const char body[] =
+        "{\"token_ids\":[97],\"stream\":true,\"sampling_params\":{\"max_tokens\":9},"
+        "\"kv_transfer_params\":{\"do_remote_prefill\":true,\"prefill_url\":\"http://b:2\"}}";
+    (void)state;
+    api_call_t call;
+
+    assert_refused(generate_prepare, body, "kv_transfer_params.prefill_url");
+    rig.options.prefill_urls = (weft_list_t){.items = urls, .count = 2};
+    begin(generate_prepare, body, &call);
+    assert_int_equal(call.error.kind, API_ERROR_NONE);
+    json_t *leg = json_loads(call.prefill_body, 0, NULL);
+    const json_t *params = json_object_get(leg, "kv_transfer_params");
+    assert_true(json_is_true(json_object_get(params, "do_remote_decode")));
+    assert_string_equal(json_string_value(json_object_get(params, "transfer_id")),
+                        call.transfer.transfer_id);
+    assert_true(json_is_false(json_object_get(leg, "stream")));
+    params = json_object_get(leg, "sampling_params");
+    assert_int_equal(json_integer_value(json_object_get(params, "max_tokens")), 1);
+    assert_int_equal(call.generation->prompts[0].max_tokens, 9);
+    json_decref(leg);
+    api_rig_end(&call);
+    rig.options.prefill_urls = (weft_list_t){0};
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(blocks_of_another_worker_are_read),
+        cmocka_unit_test(a_prefill_leg_is_made_for_workers_that_may_be_named),
         cmocka_unit_test(a_completion_is_planned_as_asked),
         cmocka_unit_test(a_chat_s_prompt_is_rendered),
         cmocka_unit_test(template_variables_have_defaults),

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_up: `weft up`, a whole service on one machine with prefill and decode split. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/memory_limit.h"
+#include "cli/commands.h"
+#include "cli/option_tables.h"
+#include "cli/up.h"
+#include "kernels/k_cores.h"
+
+#define WEFT_LOG_MODULE "up"
+#include "base/log.h"
+
+#define MAX_WORDS         256 /* of a worker's command line */
+#define CHECK_INTERVAL_MS 1000
+#define DRAIN_POLL_NS     (10 * WEFT_NS_PER_MS)
+
+const weft_option_t up_option_rows[] = {
+#define OPTION(...) WEFT_OPTION_ROW(up_options_t, __VA_ARGS__)
+#include "cli/up.def"
+#undef OPTION
+};
+const size_t up_option_count = WEFT_ARRAY_LEN(up_option_rows);
+
+typedef struct up {
+    const up_options_t *options;
+    const char *model;
+    char **more; /* [n_more]: flags of every worker, behind "--" */
+    int n_more;
+    weft_loop_t *loop;
+    front_t *front;
+    up_workers_t workers;
+    int signal_fd;
+    weft_loop_watch_t *signal_watch;
+    weft_loop_timer_t *drain_timer;
+    uint64_t drain_until_ns;
+    uint32_t n_listening;
+    bool is_stopping;
+    bool is_failed; /* it stops because it cannot go on */
+} up_t;
+
+/* ---- a worker's command line ----------------------------------------------------------------- */
+
+typedef struct words {
+    char *list[MAX_WORDS + 1];
+    int n;
+    char threads[16];
+    char memory[32];
+    char role[96];
+    char timeout[16];
+} words_t;
+
+static void add(words_t *words, const char *word)
+{
+    if (words->n < MAX_WORDS) {
+        words->list[words->n++] = (char *)word;
+    }
+}
+
+static void add_pair(words_t *words, const char *flag, const char *value)
+{
+    add(words, flag);
+    add(words, value);
+}
+
+/* Two workers leave each other enough as it is: one takes a third of the memory at most. */
+static void add_memory(const up_t *up, words_t *words)
+{
+    const uint32_t n = up->options->prefill + up->options->decode;
+    if (n > 2) {
+        snprintf(words->memory, sizeof(words->memory), "%zu",
+                 weft_memory_available("") / 3 * 2 / n);
+        add_pair(words, "--kv-cache-memory-bytes", words->memory);
+    }
+}
+
+static void fill_words(const up_t *up, front_role_t role, words_t *words)
+{
+    const up_options_t *o = up->options;
+    const uint32_t share = k_cores_usable() / (o->prefill + o->decode);
+    *words = (words_t){.n = 0};
+    snprintf(words->threads, sizeof(words->threads), "%u",
+             o->threads > 0 ? o->threads
+             : share > 0    ? share
+                            : 1);
+    snprintf(words->role, sizeof(words->role),
+             "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"%s\"}",
+             role == FRONT_PREFILL ? "kv_producer" : "kv_consumer");
+    add_pair(words, "weft", "serve");
+    add(words, up->model);
+    add_pair(words, "--host", "127.0.0.1");
+    add_pair(words, "--port", "0");
+    add_pair(words, "--threads", words->threads);
+    add_pair(words, "--log-level", o->log_level);
+    add_pair(words, "--kv-transfer-config", words->role);
+    snprintf(words->timeout, sizeof(words->timeout), "%u", o->shutdown_timeout);
+    add_pair(words, "--shutdown-timeout", words->timeout);
+    if (role == FRONT_DECODE && o->overlap) {
+        add_pair(words, "--prefill-urls", "*");
+    }
+    add_memory(up, words);
+    for (uint32_t i = 0; i < o->served_model_name.count; i++) {
+        add_pair(words, "--served-model-name", o->served_model_name.items[i]);
+    }
+    for (int i = 0; i < up->n_more; i++) {
+        add(words, up->more[i]);
+    }
+    words->list[words->n] = NULL;
+}
+
+static weft_status_t start_workers(up_t *up, front_role_t role, uint32_t n, weft_diag_t *diag)
+{
+    words_t words;
+    weft_status_t status = WEFT_OK;
+    fill_words(up, role, &words);
+    for (uint32_t i = 0; i < n && status == WEFT_OK; i++) {
+        status = up_workers_start(&up->workers, role, i, words.list, diag);
+    }
+    return status;
+}
+
+/* ---- what happens ---------------------------------------------------------------------------- */
+
+static void on_listening(void *user, const up_worker_t *worker, const char *url)
+{
+    up_t *up = user;
+    if (front_add_worker(up->front, worker->role, worker->name, url) < 0) {
+        weft_log_error("worker=%s is left out: no memory", worker->name);
+        return;
+    }
+    up->n_listening++;
+    if (up->n_listening == up->workers.n) {
+        weft_log_info("listening on http://%s:%u prefill=%u decode=%u", up->options->host,
+                      front_port(up->front), up->options->prefill, up->options->decode);
+    }
+}
+
+/* A worker that is told to end takes no second leg: first the requests that both work for. */
+static void on_drain_timer(void *user)
+{
+    up_t *up = user;
+    if (front_open_calls(up->front) > 0 && weft_clock_ns() < up->drain_until_ns) {
+        weft_loop_timer_set(up->drain_timer, DRAIN_POLL_NS);
+    } else {
+        up_workers_signal(&up->workers, SIGTERM);
+    }
+}
+
+static void stop(up_t *up)
+{
+    up->is_stopping = true;
+    front_stop_listening(up->front);
+    up->drain_until_ns = weft_clock_ns() + up->options->shutdown_timeout * WEFT_NS_PER_SECOND;
+    weft_loop_timer_set(up->drain_timer, 0);
+}
+
+/* Before all serve, one that cannot start means that none can; later the others go on. */
+static void take_death(up_t *up, const up_worker_t *worker, const char *how)
+{
+    if (up->is_stopping) {
+        weft_log_info("worker has ended name=%s how=\"%s\"", worker->name, how);
+        return;
+    }
+    const bool is_early = up->n_listening < up->workers.n;
+    const uint32_t left = up_workers_alive(&up->workers, FRONT_DECODE);
+    weft_log_error("worker has died name=%s how=\"%s\" decode_workers_left=%u", worker->name, how,
+                   left);
+    front_lose_worker(up->front, worker->name);
+    if (is_early || left == 0) {
+        up->is_failed = true;
+        stop(up);
+    }
+}
+
+static void reap(up_t *up)
+{
+    char how[96];
+    const up_worker_t *worker;
+    while ((worker = up_workers_reap(&up->workers, how, sizeof(how))) != NULL) {
+        take_death(up, worker, how);
+    }
+    if (up->is_stopping && up_workers_alive(&up->workers, FRONT_PREFILL) == 0 &&
+        up_workers_alive(&up->workers, FRONT_DECODE) == 0) {
+        weft_loop_stop(up->loop);
+    }
+}
+
+static void on_signal(void *user, uint32_t events)
+{
+    up_t *up = user;
+    struct signalfd_siginfo info;
+    (void)events;
+    if (read(up->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info)) {
+        return;
+    }
+    if (info.ssi_signo == SIGCHLD) {
+        reap(up);
+    } else if (up->is_stopping) {
+        weft_log_warn("second signal: the workers are killed");
+        up_workers_signal(&up->workers, SIGKILL);
+    } else {
+        weft_log_info("stopping signal=%u requests=%u", info.ssi_signo,
+                      front_open_calls(up->front));
+        stop(up);
+    }
+}
+
+/* ---- starting and ending --------------------------------------------------------------------- */
+
+static weft_status_t check(const up_options_t *o, weft_diag_t *diag)
+{
+    if (o->tensor_parallel_size != 1) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--tensor-parallel-size %u: this build runs on one rank; only 1 is "
+                         "possible",
+                         o->tensor_parallel_size);
+    }
+    if (o->decode < 1 || o->prefill + o->decode > UP_MAX_WORKERS || o->prefill > UP_MAX_WORKERS) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--prefill %u --decode %u: at least one to decode, %d workers at most",
+                         o->prefill, o->decode, UP_MAX_WORKERS);
+    }
+    return o->port <= UINT16_MAX
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_INVALID, "--port %u: ports end at 65535", o->port);
+}
+
+/* Side channels of several workers on one machine cannot all have the port that is usual. */
+static void set_environment(void)
+{
+    setenv("VLLM_NIXL_SIDE_CHANNEL_HOST", "127.0.0.1", 1);
+    setenv("VLLM_NIXL_SIDE_CHANNEL_PORT", "0", 1);
+}
+
+static weft_status_t watch_signals(up_t *up)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    up->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    return up->signal_fd < 0 ? WEFT_ERR_NO_MEMORY
+                             : weft_loop_watch(up->loop, up->signal_fd, WEFT_LOOP_READ, on_signal,
+                                               up, &up->signal_watch);
+}
+
+static weft_status_t start(up_t *up, weft_diag_t *diag)
+{
+    const up_options_t *o = up->options;
+    const front_config_t config = {
+        .host = o->host,
+        .port = (uint16_t)o->port,
+        .max_body_bytes = o->max_request_bytes,
+        .max_connections = o->max_connections,
+        .check_interval_ms = CHECK_INTERVAL_MS,
+        .is_overlapped = o->overlap,
+    };
+    weft_status_t status = weft_loop_create(&up->loop);
+    if (status == WEFT_OK) {
+        status = watch_signals(up);
+    }
+    if (status == WEFT_OK) {
+        status = weft_loop_timer_create(up->loop, on_drain_timer, up, &up->drain_timer);
+    }
+    if (status == WEFT_OK) {
+        status = front_create(up->loop, &config, diag, &up->front);
+    }
+    set_environment();
+    up->workers = (up_workers_t){.loop = up->loop, .on_listening = on_listening, .user = up};
+    if (status == WEFT_OK) {
+        status = start_workers(up, FRONT_PREFILL, o->prefill, diag);
+    }
+    return status < 0 ? status : start_workers(up, FRONT_DECODE, o->decode, diag);
+}
+
+static weft_status_t run(up_t *up, weft_diag_t *diag)
+{
+    weft_log_level_t level;
+    weft_status_t status = check(up->options, diag);
+    if (status == WEFT_OK && weft_log_level_parse(up->options->log_level, &level) < 0) {
+        status = weft_diag(diag, WEFT_ERR_INVALID, "--log-level %s: not a level",
+                           up->options->log_level);
+    }
+    if (status < 0) {
+        return status;
+    }
+    weft_log_set_level(level);
+    status = start(up, diag);
+    if (status == WEFT_OK) {
+        status = weft_loop_run(up->loop);
+    }
+    front_destroy(up->front);
+    up_workers_fini(&up->workers);
+    weft_loop_unwatch(up->signal_watch);
+    weft_loop_timer_destroy(up->drain_timer);
+    weft_loop_destroy(up->loop);
+    if (status == WEFT_OK && up->is_failed) {
+        status = weft_diag(diag, WEFT_ERR_PEER_GONE, "workers have died; see above");
+    }
+    return status;
+}
+
+/* The words behind "--" are the workers'. */
+static int split(int argc, char **argv, up_t *up)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--") == 0) {
+            up->more = argv + i + 1;
+            up->n_more = argc - i - 1;
+            return i;
+        }
+    }
+    return argc;
+}
+
+int cmd_up(int argc, char **argv)
+{
+    up_options_t options = {0};
+    const weft_option_group_t group = CLI_OPTION_GROUP(up, "Up", &options);
+    const weft_option_spec_t spec = {
+        .usage = "weft up MODEL [--prefill P] [--decode D] [options] [-- flags of weft serve]",
+        .about = "Serves a model on this machine with prompts computed by some workers and answers "
+                 "by others.",
+        .groups = &group,
+        .n_groups = 1,
+        .max_positional = 1,
+    };
+    up_t up = {.options = &options, .signal_fd = -1};
+    weft_diag_t diag = {0};
+    weft_option_set_t *set = NULL;
+    weft_status_t status = weft_option_set_parse(&spec, split(argc, argv, &up), argv, &diag, &set);
+    if (status == WEFT_ERR_CANCELLED) {
+        return CLI_EXIT_OK;
+    }
+    if (status == WEFT_OK && weft_option_positional_count(set) == 0) {
+        status = weft_diag(&diag, WEFT_ERR_INVALID,
+                           "no model: weft up MODEL (a .gguf or "
+                           ".safetensors file, or a folder)");
+    }
+    if (status == WEFT_OK) {
+        up.model = weft_option_positional(set, 0);
+        status = run(&up, &diag);
+    }
+    weft_option_set_destroy(set);
+    return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;
+}

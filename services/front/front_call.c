@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "services/front/front_call.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/arena.h"
+#include "base/buffer.h"
+#include "kvstore/transfer/kv_transfer_legs.h"
+#include "services/front/front_priv.h"
+
+#define WEFT_LOG_MODULE "front"
+#include "base/log.h"
+
+#define MAX_HEADERS      8
+#define MAX_TYPE_BYTES   128
+#define MAX_ANSWER_BYTES ((size_t)256 << 20)
+#define MAX_BEHIND_BYTES ((size_t)16 << 20) /* that a slow reader lets pile up */
+
+struct front_call {
+    front_call_t *previous; /* in the front's list of open calls */
+    front_call_t *next;
+    front_t *front;
+    weft_http_exchange_t *exchange; /* NULL once answered, or its client is gone */
+    weft_arena_t arena;
+    json_t *request; /* of a request to generate that is split; else NULL */
+    const char *headers[MAX_HEADERS];
+    size_t n_headers;
+
+    weft_http_call_t *leg; /* under way, or NULL */
+    front_worker_t *worker;
+    uint64_t tried;    /* set of workers that were asked */
+    json_t *to_decode; /* the decode leg's request; NULL: it is passed on as it came */
+    bool is_streaming; /* the decode leg's answer has begun to go to the client */
+    uint32_t http_status;
+    char content_type[MAX_TYPE_BYTES];
+    weft_buffer_t answer; /* one that is not streamed */
+};
+
+static void send_prefill(front_call_t *call);
+static void send_decode(front_call_t *call);
+
+/* ---- beginning and ending -------------------------------------------------------------------- */
+
+static void link_call(front_call_t *call)
+{
+    front_t *front = call->front;
+    call->next = front->calls;
+    if (call->next != NULL) {
+        call->next->previous = call;
+    }
+    front->calls = call;
+    front->n_calls++;
+}
+
+static void end_call(front_call_t *call)
+{
+    front_t *front = call->front;
+    if (call->leg != NULL) {
+        weft_http_client_cancel(call->leg);
+    }
+    *(call->previous == NULL ? &front->calls : &call->previous->next) = call->next;
+    if (call->next != NULL) {
+        call->next->previous = call->previous;
+    }
+    front->n_calls--;
+    json_decref(call->request);
+    json_decref(call->to_decode);
+    weft_buffer_free(&call->answer);
+    weft_arena_free(&call->arena);
+    weft_free(call);
+}
+
+void front_call_drop(front_call_t *call)
+{
+    end_call(call);
+}
+
+static void on_hangup(weft_http_exchange_t *exchange, void *user)
+{
+    front_call_t *call = user;
+    (void)exchange;
+    call->exchange = NULL;
+    end_call(call); /* hangs up on the worker, which ends the leg there */
+}
+
+static void fail(front_call_t *call, uint32_t http_status, const char *type, const char *message)
+{
+    front_answer_error(call->exchange, http_status, type, message);
+    call->exchange = NULL;
+    end_call(call);
+}
+
+static void fail_without_memory(front_call_t *call)
+{
+    fail(call, 503, "ServiceUnavailableError", "The front is out of memory.");
+}
+
+static void respond(front_call_t *call, uint32_t http_status, const char *content_type,
+                    const void *body, size_t length)
+{
+    const weft_http_header_t retry = {"Retry-After", "1"};
+    weft_http_respond(call->exchange, http_status, content_type, &retry, http_status == 503, body,
+                      length);
+    call->exchange = NULL;
+    end_call(call);
+}
+
+/* ---- a leg ----------------------------------------------------------------------------------- */
+
+static void count_leg(const front_call_t *call, const weft_http_answer_t *answer)
+{
+    char group[8];
+    snprintf(group, sizeof(group), "%uxx", answer->http_status / 100 % 10);
+    weft_series_add(
+        front_series(call->front, METRIC_legs, (const char *[]){call->worker->name, group}), 1);
+}
+
+/* Sends body to a worker; false: it could not be sent, and the call is answered. */
+static bool send_leg(front_call_t *call, front_worker_t *worker, const void *body, size_t length,
+                     weft_http_piece_fn on_piece, weft_http_answer_fn on_answer)
+{
+    const char *url =
+        weft_arena_printf(&call->arena, "%s%s", worker->url, weft_http_path(call->exchange));
+    const weft_http_request_t request = {
+        .method = weft_http_method(call->exchange),
+        .url = url,
+        .headers = call->headers,
+        .n_headers = call->n_headers,
+        .body = length > 0 ? body : NULL,
+        .length = length,
+        .max_answer_bytes = MAX_ANSWER_BYTES,
+        .on_piece = on_piece,
+    };
+    call->worker = worker;
+    if (url == NULL ||
+        weft_http_client_send(call->front->client, &request, on_answer, call, &call->leg) < 0) {
+        fail_without_memory(call);
+        return false;
+    }
+    return true;
+}
+
+/* It is no fault of the request: another worker may take it. */
+static bool may_try_another(const weft_http_answer_t *answer)
+{
+    return answer->status < 0 || answer->http_status == 502 || answer->http_status == 503 ||
+           answer->http_status == 504;
+}
+
+static void note_failed_leg(front_call_t *call, const weft_http_answer_t *answer)
+{
+    static const char *const roles[] = {"prefill", "decode"};
+    const char *role = roles[call->worker->role];
+    weft_log_warn("a %s leg failed worker=%s status=%u reason=\"%s\"", role, call->worker->name,
+                  answer->http_status, answer->error);
+    if (answer->status == WEFT_ERR_PEER_GONE) {
+        front_worker_is_gone(call->worker, answer->error);
+    }
+    weft_series_add(front_series(call->front, METRIC_retries, &role), 1);
+}
+
+/* ---- prefill --------------------------------------------------------------------------------- */
+
+static void take_prefill(front_call_t *call, const weft_http_answer_t *answer)
+{
+    json_t *body = json_loadb(answer->body, answer->length, 0, NULL);
+    if (!json_is_object(json_object_get(body, "kv_transfer_params"))) {
+        weft_log_warn("no kv_transfer_params came from worker=%s: its blocks are not used",
+                      call->worker->name);
+    }
+    call->to_decode = kv_transfer_decode_leg(call->request, body);
+    json_decref(body);
+    if (call->to_decode == NULL) {
+        fail_without_memory(call);
+        return;
+    }
+    send_decode(call);
+}
+
+static void on_prefilled(void *user, const weft_http_answer_t *answer)
+{
+    front_call_t *call = user;
+    call->leg = NULL;
+    count_leg(call, answer);
+    if (may_try_another(answer)) {
+        note_failed_leg(call, answer);
+        send_prefill(call);
+    } else if (answer->http_status / 100 != 2) {
+        respond(call, answer->http_status, "application/json", answer->body, answer->length);
+    } else {
+        take_prefill(call, answer);
+    }
+}
+
+/* The decode worker asks this one itself. */
+static void send_overlapped(front_call_t *call, const front_worker_t *prefill)
+{
+    json_t *params = json_pack("{s:{s:b, s:s}}", "kv_transfer_params", "do_remote_prefill", 1,
+                               "prefill_url", prefill->url);
+    call->to_decode = params == NULL ? NULL : kv_transfer_decode_leg(call->request, params);
+    json_decref(params);
+    if (call->to_decode == NULL) {
+        fail_without_memory(call);
+        return;
+    }
+    send_decode(call);
+}
+
+static void send_prefill(front_call_t *call)
+{
+    front_worker_t *worker = front_workers_take(&call->front->workers, FRONT_PREFILL, &call->tried);
+    if (worker == NULL) {
+        weft_series_add(front_series(call->front, METRIC_unsplit, NULL), 1);
+        send_decode(call);
+        return;
+    }
+    if (call->front->is_overlapped) {
+        send_overlapped(call, worker);
+        return;
+    }
+    json_t *leg = kv_transfer_prefill_leg(call->request, NULL);
+    char *text = leg == NULL ? NULL : json_dumps(leg, JSON_COMPACT);
+    json_decref(leg);
+    if (text == NULL) {
+        fail_without_memory(call);
+        return;
+    }
+    (void)send_leg(call, worker, text, strlen(text), NULL, on_prefilled);
+    free(text);
+}
+
+/* ---- decode ---------------------------------------------------------------------------------- */
+
+static bool is_event_stream(const char *content_type)
+{
+    static const char type[] = "text/event-stream";
+    return content_type != NULL && strncmp(content_type, type, sizeof(type) - 1) == 0;
+}
+
+static bool take_piece(void *user, const weft_http_piece_t *piece)
+{
+    front_call_t *call = user;
+    if (!call->is_streaming && !is_event_stream(piece->content_type)) {
+        call->http_status = piece->http_status;
+        snprintf(call->content_type, sizeof(call->content_type), "%s",
+                 piece->content_type != NULL ? piece->content_type : "application/octet-stream");
+        weft_buffer_append(&call->answer, piece->data, piece->length);
+        return !call->answer.is_failed && call->answer.length <= MAX_ANSWER_BYTES;
+    }
+    if (!call->is_streaming) {
+        static const weft_http_header_t header = {"Cache-Control", "no-cache"};
+        call->is_streaming = true;
+        weft_http_stream_begin(call->exchange, piece->http_status, piece->content_type, &header, 1);
+    }
+    return weft_http_stream_write(call->exchange, piece->data, piece->length) >= 0 &&
+           weft_http_stream_pending(call->exchange) <= MAX_BEHIND_BYTES;
+}
+
+/* The client has part of an answer: the rest can only be called off. */
+static void end_stream(front_call_t *call, const weft_http_answer_t *answer)
+{
+    static const char lost[] =
+        "data: {\"error\":{\"message\":\"The worker that served this request is gone.\","
+        "\"type\":\"InternalServerError\",\"param\":null,\"code\":500}}\n\ndata: [DONE]\n\n";
+    if (answer->status < 0) {
+        weft_log_warn("a stream broke off worker=%s reason=\"%s\"", call->worker->name,
+                      answer->error);
+        (void)weft_http_stream_write(call->exchange, lost, sizeof(lost) - 1);
+    }
+    weft_http_stream_end(call->exchange);
+    call->exchange = NULL;
+    end_call(call);
+}
+
+static void on_decoded(void *user, const weft_http_answer_t *answer)
+{
+    front_call_t *call = user;
+    call->leg = NULL;
+    count_leg(call, answer);
+    if (call->is_streaming) {
+        end_stream(call, answer);
+    } else if (may_try_another(answer)) {
+        note_failed_leg(call, answer);
+        weft_buffer_clear(&call->answer);
+        send_decode(call);
+    } else {
+        respond(call, answer->http_status,
+                call->answer.length > 0 ? call->content_type : "application/json",
+                call->answer.length > 0 ? call->answer.data : "", call->answer.length);
+    }
+}
+
+static void send_decode(front_call_t *call)
+{
+    front_worker_t *worker = front_workers_take(&call->front->workers, FRONT_DECODE, &call->tried);
+    size_t length = 0;
+    const char *body = weft_http_body(call->exchange, &length);
+    char *text = NULL;
+    if (worker == NULL) {
+        fail(call, 503, "ServiceUnavailableError", "No decode worker answers.");
+        return;
+    }
+    if (call->to_decode != NULL) {
+        text = json_dumps(call->to_decode, JSON_COMPACT);
+        if (text == NULL) {
+            fail_without_memory(call);
+            return;
+        }
+        body = text;
+        length = strlen(text);
+    }
+    (void)send_leg(call, worker, body, length, take_piece, on_decoded);
+    free(text);
+}
+
+/* ---- starting -------------------------------------------------------------------------------- */
+
+static bool is_generation(const weft_http_exchange_t *exchange)
+{
+    static const char *const paths[] = {"/v1/completions", "/v1/chat/completions",
+                                        "/inference/v1/generate"};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(paths); i++) {
+        if (strcmp(weft_http_path(exchange), paths[i]) == 0) {
+            return strcmp(weft_http_method(exchange), "POST") == 0;
+        }
+    }
+    return false;
+}
+
+/* The request, when it is one to split: not what somebody else has split already. */
+static json_t *read_request(weft_http_exchange_t *exchange)
+{
+    size_t length = 0;
+    const char *body = weft_http_body(exchange, &length);
+    json_t *request = is_generation(exchange) && length > 0
+                          ? json_loadb(body, length, JSON_REJECT_DUPLICATES, NULL)
+                          : NULL;
+    const json_t *params = json_object_get(request, "kv_transfer_params");
+    if (!json_is_object(request) || (params != NULL && !json_is_null(params))) {
+        json_decref(request); /* what is wrong with it the decode worker says */
+        return NULL;
+    }
+    return request;
+}
+
+/* Both legs carry the same id, so that the workers' logs can be read side by side. */
+static const char *request_id(front_call_t *call)
+{
+    static uint64_t n;
+    const char *given = weft_http_header(call->exchange, "x-request-id");
+    return given != NULL && given[0] != '\0'
+               ? weft_arena_printf(&call->arena, "X-Request-Id: %s", given)
+               : weft_arena_printf(&call->arena, "X-Request-Id: front-%llx-%llx",
+                                   (unsigned long long)weft_http_arrival_ns(call->exchange),
+                                   (unsigned long long)++n);
+}
+
+static bool keep_headers(front_call_t *call)
+{
+    static const char *const names[] = {"Content-Type", "Authorization",   "traceparent",
+                                        "tracestate",   "X-Vllm-Priority", "X-Session-ID"};
+    call->headers[call->n_headers++] = request_id(call);
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
+        const char *value = weft_http_header(call->exchange, names[i]);
+        if (value != NULL) {
+            call->headers[call->n_headers++] =
+                weft_arena_printf(&call->arena, "%s: %s", names[i], value);
+        }
+    }
+    for (size_t i = 0; i < call->n_headers; i++) {
+        if (call->headers[i] == NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void front_call_start(front_t *front, weft_http_exchange_t *exchange)
+{
+    front_call_t *call = weft_zalloc(sizeof(*call), "front.call");
+    if (call == NULL) {
+        front_answer_error(exchange, 503, "ServiceUnavailableError", "The front is out of memory.");
+        return;
+    }
+    call->front = front;
+    call->exchange = exchange;
+    link_call(call);
+    weft_http_on_hangup(exchange, on_hangup, call);
+    if (!keep_headers(call)) {
+        fail_without_memory(call);
+        return;
+    }
+    call->request = read_request(exchange);
+    if (call->request != NULL) {
+        send_prefill(call);
+    } else {
+        send_decode(call);
+    }
+}

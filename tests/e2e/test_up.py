@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`weft up`: prefill and decode workers behind one front."""
+import os
+import re
+import signal
+import threading
+
+import httpx
+import pytest
+
+from conftest import BINARY, MODEL, NAME, Server, command, need_server, wait_for
+from test_pd import chat, choices, completion, events, ids, path_of, post
+
+
+@pytest.fixture
+def up():
+    need_server()
+    started = []
+
+    def start(*arguments, more=("--max-model-len", "1024", "--num-gpu-blocks-override", "200")):
+        server = Server([BINARY, "up", MODEL, "--port", "0", "--threads", "1",
+                         "--served-model-name", NAME, *arguments, "--", *more])
+        started.append(server)
+        wait_for(lambda: any("prefill=" in line and "listening" in line for line in server.lines)
+                 or server.process.poll() is not None, what="the front")
+        server.url = re.search(r"listening on (http://127.0.0.1:\d+) prefill",
+                               "".join(server.lines))[1]
+        wait_for(lambda: httpx.get(server.url + "/health").status_code == 200, what="health")
+        return server
+
+    yield start
+    for server in started:
+        server.process.kill()
+        server.process.wait()
+
+
+def workers_up(server, role):
+    return server.metrics().get(f'weft:front_workers_up{{"role": "{role}"}}', 0)
+
+
+def wait_for_all(server, prefill, decode):
+    wait_for(lambda: workers_up(server, "prefill") == prefill
+             and workers_up(server, "decode") == decode, what="all workers")
+
+
+def worker_urls(server):
+    return re.findall(r"listening on (http://127.0.0.1:\d+) model", "".join(server.lines))
+
+
+def pids(server, name):
+    """Of the children, by the role in their command lines."""
+    found = []
+    children = open(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read().split()
+    for pid in children:
+        if name in open(f"/proc/{pid}/cmdline").read():
+            found.append(int(pid))
+    return found
+
+
+@pytest.mark.parametrize("overlap", ["--overlap", "--no-overlap"])
+def test_a_split_service_answers_as_one_worker(up, start_server, overlap):
+    server = up(overlap)
+    wait_for_all(server, 1, 1)
+    alone = start_server("--max-model-len", "1024", "--num-gpu-blocks-override", "200")
+    for body in (completion(ids(1, 300)), chat("What is a loom?"), completion(ids(2, 20), n=2)):
+        assert choices(post(server, body)) == choices(post(alone, body))
+    body = completion(ids(3, 100), stream=True)
+    tokens = [sum((c["token_ids"] for e in events(s, body) for c in e["choices"]), [])
+              for s in (server, alone)]
+    assert tokens[0] == tokens[1] and len(tokens[0]) == 12
+    assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == NAME
+    legs = server.metrics()
+    assert legs['weft:front_legs_total{"status": "2xx", "worker": "decode-0"}'] == 5
+    if overlap == "--no-overlap":
+        assert legs['weft:front_legs_total{"status": "2xx", "worker": "prefill-0"}'] == 4
+    assert server.gauge("weft:front_unsplit_total") == 0
+    said = "".join(httpx.get(url + "/metrics").text for url in worker_urls(server))
+    pulled = re.findall(r"vllm:external_prefix_cache_hits_total\{[^}]*\} (\d+)", said)
+    assert sum(map(int, pulled)) > 400
+    assert server.stop(signal.SIGINT) == 0, "".join(server.lines[-20:])
+
+
+def test_errors_are_the_workers(up):
+    server = up()
+    wait_for_all(server, 1, 1)
+    answer = post(server, completion(ids(1, 10), temperature=-1))
+    assert answer.status_code == 400 and "temperature" in answer.text
+    answer = httpx.post(server.url + "/v1/completions", content=b"{",
+                        headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert httpx.get(server.url + "/nowhere").status_code == 404
+
+
+def test_workers_that_die_are_named_and_the_others_serve(up):
+    server = up("--prefill", "2", "--decode", "2")
+    wait_for_all(server, 2, 2)
+    expected = choices(post(server, completion(ids(5, 200))))
+    for role in ("kv_producer", "kv_consumer"):
+        os.kill(pids(server, role)[0], signal.SIGKILL)
+        for _ in range(4):
+            assert choices(post(server, completion(ids(5, 200)))) == expected
+    wait_for(lambda: sum("has died" in line for line in server.lines) == 2, what="both names")
+    assert any("prefill-0" in line and "signal 9" in line for line in server.lines)
+    os.kill(pids(server, "kv_producer")[0], signal.SIGKILL)
+    assert choices(post(server, completion(ids(5, 200)))) == expected # computed by the other
+    os.kill(pids(server, "kv_consumer")[0], signal.SIGKILL)
+    assert server.process.wait(60) == 1
+
+
+def test_a_client_that_leaves_ends_both_legs(up):
+    server = up()
+    wait_for_all(server, 1, 1)
+    urls = worker_urls(server)
+    assert len(urls) == 2
+    for body in (completion(ids(6, 1000), max_tokens=20), completion(ids(7, 10), max_tokens=1000)):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(server.url + path_of(body), json=body, timeout=httpx.Timeout(20, read=0.1))
+        for url in urls:
+            wait_for(lambda: "weft:kv_blocks_referenced 0" in httpx.get(url + "/metrics").text,
+                     what="an idle worker")
+    assert server.gauge("weft:front_requests_open") == 0
+
+
+def test_ctrl_c_lets_answers_end(up):
+    server = up()
+    wait_for_all(server, 1, 1)
+    body = completion(ids(8, 50), max_tokens=300)
+    answers = []
+    asker = threading.Thread(target=lambda: answers.append(post(server, body)))
+    asker.start()
+    wait_for(lambda: server.gauge("weft:front_requests_open") == 1, what="the request")
+    assert server.stop(signal.SIGINT) == 0
+    asker.join()
+    assert len(choices(answers[0])[0]["token_ids"]) == 300
+
+
+def test_more_ranks_are_refused():
+    need_server()
+    server = Server([BINARY, "up", MODEL, "--tensor-parallel-size", "2"])
+    assert server.process.wait(20) == 2
+    server.reader.join()
+    assert "one rank" in "".join(server.lines)
