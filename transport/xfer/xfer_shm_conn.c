@@ -199,7 +199,8 @@ weft_status_t xfer_shm_conn_receive(xfer_shm_conn_t *conn, char *room, xfer_shm_
     ssize_t n;
     do {
         n = recvmsg(conn->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    } while (n < 0 && errno == EINTR);
+        /* A reset is said once, before what the peer had sent until it closed. */
+    } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
     if (n <= 0) {
         return n < 0 && errno == EAGAIN ? WEFT_PENDING : WEFT_ERR_PEER_GONE;
     }
