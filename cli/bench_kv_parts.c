@@ -20,20 +20,7 @@
 weft_status_t bench_kv_note(bench_kv_bench_t *bench, const char *name, const char *unit,
                             double value)
 {
-    uint32_t i = 0;
-    if (bench->is_warming) {
-        return WEFT_OK;
-    }
-    while (i < bench->n_figures && strcmp(bench->figures[i].name, name) != 0) {
-        i++;
-    }
-    if (i == BENCH_KV_MAX_FIGURES) {
-        return WEFT_ERR_TOO_LARGE;
-    }
-    if (i == bench->n_figures) {
-        bench->figures[bench->n_figures++] = (bench_kv_figure_t){.name = name, .unit = unit};
-    }
-    return bench_samples_add(&bench->figures[i].samples, value);
+    return bench->is_warming ? WEFT_OK : bench_figures_note(&bench->figures, name, unit, value);
 }
 
 weft_status_t bench_kv_note_rate(bench_kv_bench_t *bench, const char *name, const char *unit,
@@ -114,22 +101,6 @@ static weft_status_t measure_all(bench_kv_bench_t *bench, weft_diag_t *diag)
 
 /* ---- telling --------------------------------------------------------------------------------- */
 
-/* 1234567 B/s as 1.235 MB/s. */
-static void print_value(double value, const char *unit)
-{
-    static const char *const prefixes[] = {"n", "u", "m", "", "k", "M", "G", "T"};
-    size_t i = 3;
-    while (value >= 1e3 && i + 1 < WEFT_ARRAY_LEN(prefixes)) {
-        value /= 1e3;
-        i++;
-    }
-    while (value > 0 && value < 1 && i > 0) {
-        value *= 1e3;
-        i--;
-    }
-    printf(" %8.4g %s%-10s", value, prefixes[i], unit);
-}
-
 static weft_status_t print_text(bench_kv_bench_t *bench)
 {
     char cpu[256];
@@ -137,28 +108,8 @@ static weft_status_t print_text(bench_kv_bench_t *bench)
     printf("%s; %u blocks, prompt of %u tokens; median of %u (min to max)\n", cpu,
            bench->options->index_blocks, bench->options->prompt_tokens,
            bench->options->repetitions);
-    for (uint32_t i = 0; i < bench->n_figures; i++) {
-        bench_kv_figure_t *figure = &bench->figures[i];
-        const bench_distribution_t d = bench_samples_distribute(&figure->samples);
-        printf("%-24s", figure->name);
-        print_value(d.p50, figure->unit);
-        print_value(d.min, figure->unit);
-        print_value(d.max, figure->unit);
-        putchar('\n');
-    }
+    bench_figures_print(&bench->figures);
     return fflush(stdout) == 0 ? WEFT_OK : WEFT_ERR_IO;
-}
-
-static void put_figure(weft_json_t *json, bench_kv_figure_t *figure)
-{
-    const bench_distribution_t d = bench_samples_distribute(&figure->samples);
-    weft_json_begin_object(json);
-    weft_json_put_string(json, "name", figure->name);
-    weft_json_put_string(json, "unit", figure->unit);
-    weft_json_put_f64(json, "median", d.p50);
-    weft_json_put_f64(json, "min", d.min);
-    weft_json_put_f64(json, "max", d.max);
-    weft_json_end_object(json);
 }
 
 static weft_status_t print_json(bench_kv_bench_t *bench)
@@ -178,12 +129,7 @@ static weft_status_t print_json(bench_kv_bench_t *bench)
     weft_json_put_u64(&json, "block_bytes", options->block_bytes);
     weft_json_put_u64(&json, "tier_bytes", options->tier_bytes);
     weft_json_put_u64(&json, "repetitions", options->repetitions);
-    weft_json_key(&json, "figures");
-    weft_json_begin_array(&json);
-    for (uint32_t i = 0; i < bench->n_figures; i++) {
-        put_figure(&json, &bench->figures[i]);
-    }
-    weft_json_end_array(&json);
+    bench_figures_put(&bench->figures, &json);
     weft_json_end_object(&json);
     return bench_print_buffer(&out);
 }
@@ -204,9 +150,7 @@ weft_status_t bench_kv_parts(const bench_kv_options_t *options, const engine_opt
     if (status >= 0) {
         status = options->json ? print_json(&bench) : print_text(&bench);
     }
-    for (uint32_t i = 0; i < bench.n_figures; i++) {
-        bench_samples_fini(&bench.figures[i].samples);
-    }
+    bench_figures_fini(&bench.figures);
     weft_device_close(bench.device);
     return status;
 }

@@ -7,26 +7,17 @@
  */
 #pragma once
 
+#include "cli/bench_figures.h"
 #include "cli/bench_kv.h"
-#include "cli/bench_samples.h"
 #include "kvstore/hash/kv_hash.h"
-
-#define BENCH_KV_MAX_FIGURES 64
-
-typedef struct bench_kv_figure {
-    const char *name;
-    const char *unit;
-    bench_samples_t samples; /* one a repetition */
-} bench_kv_figure_t;
 
 typedef struct bench_kv_bench {
     const bench_kv_options_t *options;
     uint32_t block_tokens;
     uint64_t seed;
     weft_device_t *device;
-    bool is_warming; /* figures are dropped */
-    bench_kv_figure_t figures[BENCH_KV_MAX_FIGURES];
-    uint32_t n_figures;
+    bool is_warming;         /* figures are dropped */
+    bench_figures_t figures; /* one sample a repetition */
 } bench_kv_bench_t;
 
 typedef weft_status_t (*bench_kv_part_fn)(bench_kv_bench_t *bench, weft_diag_t *diag);
