@@ -9,6 +9,8 @@
 #include "base/compiler.h"
 #include "cli/bench_fabric_contender.h"
 
+#define SPINS    50 /* some 50 us */
+#define SLEEP_MS 10
 #define STUCK_NS (60 * WEFT_NS_PER_SECOND) /* without any end: something is broken */
 
 typedef struct lane {
@@ -181,19 +183,22 @@ static bool take_lane(poster_t *poster, lane_t *lane)
     return true;
 }
 
-static void make_progress(const transfers_t *transfers)
+/* idle: rounds without anything done. One that waits for long sleeps, as a caller would. */
+static void make_progress(const transfers_t *transfers, uint32_t *idle)
 {
-    if (transfers->is_driven) {
-        xfer_progress(transfers->rig->end.agent, 0);
-    } else {
+    if (!transfers->is_driven) {
         weft_cpu_relax();
+    } else if (xfer_progress(transfers->rig->end.agent, *idle < SPINS ? 0 : SLEEP_MS)) {
+        *idle = 0;
+    } else {
+        ++*idle;
     }
 }
 
 /* Looked at now and then only: a clock costs more than a poll. */
 static bool is_stuck(uint64_t *tries, uint64_t since_ns)
 {
-    return ++*tries % 65536 == 0 && weft_clock_ns() - since_ns > STUCK_NS;
+    return ++*tries % 4096 == 0 && weft_clock_ns() - since_ns > STUCK_NS;
 }
 
 static void *run_poster(void *user)
@@ -203,13 +208,14 @@ static void *run_poster(void *user)
     uint64_t posted = 0;
     uint64_t ended = 0;
     uint64_t tries = 0;
+    uint32_t idle = 0;
     uint64_t since_ns = weft_clock_ns();
     poster->status = WEFT_OK;
     for (; posted < pipeline && posted < poster->n && poster->status >= 0; posted++) {
         poster->status = post_lane(poster, &poster->lanes[posted]);
     }
     while (poster->status >= 0 && ended < poster->n) {
-        make_progress(poster->transfers);
+        make_progress(poster->transfers, &idle);
         for (uint32_t i = 0; poster->status >= 0 && i < pipeline; i++) {
             if (!take_lane(poster, &poster->lanes[i])) {
                 continue;
