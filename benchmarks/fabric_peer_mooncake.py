@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import sys
 
-from fabric_peer_worker import clear, is_right, make_pool, measure, pick, serve
+from fabric_peer_worker import clear, is_right, keep_output, make_pool, measure, pick, serve
 
 
 def make_engine():
@@ -21,7 +21,6 @@ def make_engine():
 
 
 def run_target(pool_bytes, channel):
-    os.dup2(2, 1)  # what the engine prints is not an answer
     engine = make_engine()
     words = make_pool(pool_bytes)
     engine.register_memory(words.ctypes.data, words.nbytes)
@@ -61,10 +60,8 @@ class Initiator:
 
 
 def main():
-    answers = os.dup(1)
-    os.dup2(2, 1)
+    keep_output()
     initiator = Initiator(int(sys.argv[1]))
-    sys.stdout = os.fdopen(answers, "w")
     serve(initiator.run_case)
     initiator.channel.send("end")
     os._exit(0)

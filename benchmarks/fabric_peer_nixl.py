@@ -11,7 +11,7 @@ import multiprocessing
 import sys
 
 import numpy as np
-from fabric_peer_worker import clear, is_right, make_pool, measure, pick, serve
+from fabric_peer_worker import clear, is_right, keep_output, make_pool, measure, pick, serve
 from nixl_cu13._api import nixl_agent, nixl_agent_config
 
 
@@ -91,6 +91,7 @@ class Initiator:
 
 
 def main():
+    keep_output()
     initiator = Initiator(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "")
     serve(initiator.run_case)
     initiator.channel.send("end")

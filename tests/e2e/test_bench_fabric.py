@@ -46,7 +46,7 @@ def test_a_listener_that_is_not_there_is_said():
 
 def test_namespaces_are_joined_by_a_veth_pair_and_leave_nothing():
     can = os.geteuid() == 0 and shutil.which("ip") and subprocess.run(
-        ["unshare", "-n", "ip", "link", "add", "a", "type", "veth", "peer", "name", "b"],
+        ["unshare", "-n", "ip", "link", "add", "weft0", "type", "veth", "peer", "name", "weft1"],
         capture_output=True, check=False).returncode == 0
     if not can:
         pytest.skip("no right to make network namespaces with veth pairs")
