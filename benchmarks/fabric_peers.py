@@ -48,7 +48,7 @@ class Weft:
 
     def __init__(self, args, *flags):
         self.command = [args.weft, "bench", "fabric", "--json", *flags]
-        if args.cpus:
+        if args.cpus and "shm" in flags:
             self.command += ["--cpus", args.cpus]
         self.name = "weft"
 
@@ -421,7 +421,9 @@ def parse():
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a contender in a round of a case")
-    parser.add_argument("--cpus", default="", help="cores of weft's initiator and target")
+    cores = sorted(os.sched_getaffinity(0))
+    parser.add_argument("--cpus", default=",".join(map(str, cores[:2])) if len(cores) > 1 else "",
+                        help="cores of weft's initiator and target over shm; \"\": any")
     parser.add_argument("--python", default=find_python(),
                         help="for the peers' environments")
     parser.add_argument("--out", type=Path)

@@ -8,23 +8,34 @@
 
 #include "base/alloc.h"
 #include "base/buffer.h"
+#include "base/compiler.h"
 
 #define GUARD_BYTES 4096
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-/* What the command line says, and what follows from its other options. */
+static void add_param(weft_buffer_t *params, const char *backend, const char *key,
+                      const char *value)
+{
+    weft_buffer_printf(params, "%s%s.%s=%s", params->length > 0 ? "," : "", backend, key, value);
+}
+
+/* What the command line says, and what follows from its other options for backends that have it. */
 static char *make_params(const bench_fabric_options_t *options, const char *host)
 {
+    static const char *const backends[] = {"tcp", "ofi"};
+    const bool has_host = host[0] != '\0' && strstr(options->params, ".host=") == NULL;
     weft_buffer_t params = {0};
     weft_buffer_puts(&params, options->params);
-    const bool has_tcp = options->backend[0] == '\0' || strstr(options->backend, "tcp") != NULL;
-    if (has_tcp && host[0] != '\0' && strstr(options->params, "tcp.host=") == NULL) {
-        weft_buffer_printf(&params, "%stcp.host=%s", params.length > 0 ? "," : "", host);
-    }
-    if (has_tcp && strcmp(options->checksum, "auto") != 0) {
-        weft_buffer_printf(&params, "%stcp.checksum=%s", params.length > 0 ? "," : "",
-                           options->checksum);
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(backends); i++) {
+        const bool is_meant = strstr(options->backend, backends[i]) != NULL ||
+                              (i == 0 && options->backend[0] == '\0');
+        if (is_meant && has_host) {
+            add_param(&params, backends[i], "host", host);
+        }
+        if (is_meant && strcmp(options->checksum, "auto") != 0) {
+            add_param(&params, backends[i], "checksum", options->checksum);
+        }
     }
     weft_buffer_append(&params, "", 1);
     return weft_buffer_take(&params, NULL);
