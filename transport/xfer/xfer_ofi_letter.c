@@ -74,7 +74,9 @@ weft_status_t ofi_letter_note(ofi_link_t *link, const void *data, size_t bytes)
     }
     char *first = slot->room + sizeof(xfer_ofi_message_t);
     memcpy(first, name, name_bytes);
-    memcpy(first + name_bytes, data, bytes);
+    if (bytes > 0) {
+        memcpy(first + name_bytes, data, bytes);
+    }
     (void)seal(slot, XFER_OFI_NOTE, link->token, 0, port->address.token, name_bytes, bytes);
     enqueue(link, slot);
     return WEFT_OK;

@@ -115,9 +115,10 @@ static void advance(xfer_op_t *op, uint64_t bytes)
 
 static void adapt(xfer_shm_port_t *port, uint64_t took_ns)
 {
-    if (took_ns > 2 * XFER_SHM_SLICE_NS && port->kernel_bytes > MIN_BYTES) {
+    /* Far apart: one that was interrupted does not make many small ones. */
+    if (took_ns > 4 * XFER_SHM_SLICE_NS && port->kernel_bytes > MIN_BYTES) {
         port->kernel_bytes /= 2;
-    } else if (took_ns < XFER_SHM_SLICE_NS / 2 && port->kernel_bytes < MAX_BYTES) {
+    } else if (took_ns < XFER_SHM_SLICE_NS && port->kernel_bytes < MAX_BYTES) {
         port->kernel_bytes *= 2;
     }
 }
