@@ -100,14 +100,41 @@ static void end_request(xfer_op_t *op, void *request, ucs_status_t status, unsig
     xfer_ucx_op_ended(op, status);
 }
 
+/* UCX does not say how large the slice was that it ended, so each class has its own callback. */
 static void on_small_slice(void *request, ucs_status_t status, void *op)
 {
     end_request(op, request, status, 1);
 }
 
+static void on_middle_slice(void *request, ucs_status_t status, void *op)
+{
+    end_request(op, request, status, 8);
+}
+
 static void on_large_slice(void *request, ucs_status_t status, void *op)
 {
-    end_request(op, request, status, UCX_LARGE_COST);
+    end_request(op, request, status, 64);
+}
+
+typedef struct slice_class {
+    uint64_t bytes; /* up to so many */
+    unsigned credits;
+    ucp_send_nbx_callback_t on_end;
+} slice_class_t;
+
+static const slice_class_t slice_classes[] = {
+    {4 * 1024, 1, on_small_slice},
+    {32 * 1024, 8, on_middle_slice},
+    {UCX_SLICE_BYTES, 64, on_large_slice},
+};
+
+static const slice_class_t *class_of(uint64_t bytes)
+{
+    const slice_class_t *class = slice_classes;
+    while (bytes > class->bytes) {
+        class ++;
+    }
+    return class;
 }
 
 static void on_free_request(void *request, ucs_status_t status, void *op)
@@ -158,7 +185,7 @@ static ucs_status_ptr_t issue_slice(ucx_link_t *link, xfer_op_t *op, const xfer_
     const ucp_request_param_t params = {
         .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
                         UCP_OP_ATTR_FIELD_MEMH | UCP_OP_ATTR_FLAG_MULTI_SEND,
-        .cb.send = bytes > UCX_SMALL_BYTES ? on_large_slice : on_small_slice,
+        .cb.send = class_of(bytes)->on_end,
         .user_data = op,
         .memh = op->local_handles[extent->local_region],
     };
@@ -184,7 +211,7 @@ static bool issue_data(ucx_link_t *link, xfer_op_t *op)
         const xfer_extent_t *extent = &op->extents[op->position];
         const uint64_t left = extent->bytes - op->offset;
         const uint64_t bytes = left < UCX_SLICE_BYTES ? left : UCX_SLICE_BYTES;
-        const unsigned cost = bytes > UCX_SMALL_BYTES ? UCX_LARGE_COST : 1;
+        const unsigned cost = class_of(bytes)->credits;
 
         /* Whoever comes later in the order must not take the credits that this one waits for. */
         link->is_full = link->is_full || link->credits < cost;

@@ -17,9 +17,7 @@
  * wait long, and UCX's own memory stays bounded. Large extents go in slices.
  */
 #define UCX_SLICE_BYTES ((uint64_t)256 * 1024)
-#define UCX_SMALL_BYTES ((uint64_t)32 * 1024)
-#define UCX_CREDITS     128 /* a link's; a small slice takes one */
-#define UCX_LARGE_COST  8
+#define UCX_CREDITS     1024 /* a link's: one for each 4 KiB, by classes (xfer_ucx_op.c) */
 #define UCX_RUNNING_MAX 64   /* ops of a link that have begun, besides those that overtook */
 #define UCX_LETTERS     64   /* notifications of a link that are being sent */
 #define UCX_NOTICES_MAX 1024 /* of a port: being sent by themselves */
