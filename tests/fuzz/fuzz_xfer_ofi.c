@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "transport/xfer/xfer_ofi_wire.h"
+#include "transport/xfer/ofi/xfer_ofi_wire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "transport/xfer/xfer_shm_wire.h"
+#include "transport/xfer/shm/xfer_shm_wire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -20,8 +20,8 @@
 #include "base/buffer.h"
 #include "base/crc32c.h"
 #include "base/log.h"
+#include "transport/xfer/tcp/xfer_tcp_wire.h"
 #include "transport/xfer/xfer_backend.h"
-#include "transport/xfer/xfer_tcp_wire.h"
 
 #define MAX_ROUNDS   100000
 #define MEMORY_BYTES 4096

@@ -6,8 +6,8 @@
 #pragma once
 
 #include "base/buffer.h"
+#include "transport/xfer/tcp/xfer_tcp_wire.h"
 #include "transport/xfer/xfer_backend.h"
-#include "transport/xfer/xfer_tcp_wire.h"
 
 #define TCP_RIG_MAX_PARAMS 8
 #define TCP_RIG_MAX_NOTES  8192
