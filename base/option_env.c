@@ -13,7 +13,8 @@
  * pod beside a Service named "weft" (WEFT_PORT=tcp://… is known by its value).
  */
 static const char *const not_options[] = {
-    "WEFT_TEST_", "WEFT_CARGO_", "WEFT_CACHE_DIR", "WEFT_UCX_LIBRARY", "WEFT_SERVICE_", "WEFT_PORT_",
+    "WEFT_TEST_",       "WEFT_CARGO_",   "WEFT_CACHE_DIR",
+    "WEFT_UCX_LIBRARY", "WEFT_SERVICE_", "WEFT_PORT_",
 };
 
 static bool starts_with(const char *text, const char *start)
