@@ -13,7 +13,7 @@ typedef struct bench {
 
 static const bench_t benches[] = {
 #define BENCH(name, about) {#name, about, bench_##name},
-#include "cli/benches.def"
+#include "cli/bench/benches.def"
 #undef BENCH
     {NULL, NULL, NULL},
 };

@@ -18,7 +18,7 @@
 #undef COMMAND
 
 #define BENCH(name, about) int bench_##name(int argc, char **argv);
-#include "cli/benches.def"
+#include "cli/bench/benches.def"
 #undef BENCH
 
 #define KV_COMMAND(name, about) int cmd_kv_##name(int argc, char **argv);
