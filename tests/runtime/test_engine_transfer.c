@@ -7,6 +7,7 @@
 #include "runtime/engine_priv.h"
 #include "tests/support/engine_rig.h"
 #include "tests/support/random.h"
+#include "tests/support/zmq_tsan.h"
 
 enum { CONTEXT = 96, MAX_REQUESTS = 8, VOCAB = 320 };
 

@@ -20,7 +20,6 @@
 typedef struct test_case {
     const xfer_backend_t *backend;
     fabric_config_t config;
-    char params[64];
 } test_case_t;
 
 typedef void claim_fn(const test_case_t *test);
@@ -41,50 +40,37 @@ static bool can_open(const fabric_config_t *config)
     return true;
 }
 
-/* What the faulty backend is to wrap: the first that can be had. */
-static const char *find_wrapped(void)
-{
-    for (size_t i = 0; xfer_backends[i] != NULL; i++) {
-        const fabric_config_t config = {.backends = xfer_backends[i]->name, .bytes = BLOCK};
-        if ((xfer_backends[i]->caps & XFER_CAP_NAMED) == 0 && can_open(&config)) {
-            return xfer_backends[i]->name;
-        }
-    }
-    return NULL;
-}
-
-static bool fill_case(const xfer_backend_t *backend, const xfer_backend_t *const *table,
-                      test_case_t *test)
-{
-    *test = (test_case_t){.backend = backend};
-    test->config =
-        (fabric_config_t){.table = table, .backends = backend->name, .bytes = MEMORY_BYTES};
-    if (strcmp(backend->name, "faulty") == 0) {
-        const char *wrapped = find_wrapped();
-        if (wrapped == NULL) {
-            return false;
-        }
-        snprintf(test->params, sizeof(test->params), "faulty.under=%s", wrapped);
-    }
-    return true;
-}
-
 static void claim_for_backend(const xfer_backend_t *backend, const xfer_backend_t *const *table,
-                              uint32_t caps, claim_fn *claim)
+                              const char *params, claim_fn *claim)
 {
-    test_case_t test;
-    if ((backend->caps & caps) != caps || !is_wanted(backend->name) ||
-        !fill_case(backend, table, &test)) {
-        return;
-    }
-    test.config.params = test.params[0] != '\0' ? test.params : NULL;
+    test_case_t test = {.backend = backend};
     for (int variant = 0; variant < 4; variant++) {
-        test.config.has_thread = (variant & 1) != 0;
-        test.config.is_private = (variant & 2) != 0;
+        test.config = (fabric_config_t){.table = table,
+                                        .backends = backend->name,
+                                        .params = params,
+                                        .has_thread = (variant & 1) != 0,
+                                        .is_private = (variant & 2) != 0,
+                                        .bytes = MEMORY_BYTES};
         if (can_open(&test.config)) {
-            print_message("backend=%s thread=%d private=%d\n", backend->name,
-                          test.config.has_thread, test.config.is_private);
+            print_message("backend=%s params=%s thread=%d private=%d\n", backend->name,
+                          params == NULL ? "" : params, test.config.has_thread,
+                          test.config.is_private);
             claim(&test);
+        }
+    }
+}
+
+/* A backend that wraps others around each that it can. */
+static void claim_for_wrapper(const xfer_backend_t *wrapper, claim_fn *claim)
+{
+    const uint32_t needed = wrapper->caps & ~XFER_CAP_NAMED;
+    for (size_t i = 0; xfer_backends[i] != NULL; i++) {
+        const xfer_backend_t *row = xfer_backends[i];
+        const fabric_config_t config = {.backends = row->name, .bytes = BLOCK};
+        char params[64];
+        if (row != wrapper && (row->caps & needed) == needed && can_open(&config)) {
+            snprintf(params, sizeof(params), "%s.under=%s", wrapper->name, row->name);
+            claim_for_backend(wrapper, NULL, params, claim);
         }
     }
 }
@@ -92,13 +78,23 @@ static void claim_for_backend(const xfer_backend_t *backend, const xfer_backend_
 static void claim_for_rows(uint32_t caps, claim_fn *claim)
 {
     for (size_t i = 0; xfer_backends[i] != NULL; i++) {
-        claim_for_backend(xfer_backends[i], NULL, caps, claim);
+        const xfer_backend_t *row = xfer_backends[i];
+        if ((row->caps & caps) != caps || !is_wanted(row->name)) {
+            continue;
+        }
+        if ((row->caps & XFER_CAP_NAMED) != 0) {
+            claim_for_wrapper(row, claim);
+        } else {
+            claim_for_backend(row, NULL, NULL, claim);
+        }
     }
 }
 
 static void claim_for_all(uint32_t caps, claim_fn *claim)
 {
-    claim_for_backend(&loop_backend, loop_backends, caps, claim);
+    if ((loop_backend.caps & caps) == caps && is_wanted("loop")) {
+        claim_for_backend(&loop_backend, loop_backends, NULL, claim);
+    }
     claim_for_rows(caps, claim);
 }
 

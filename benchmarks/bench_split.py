@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Time to the first token of one worker, and of prefill and decode on two of them.
+
+usage: ./dev bench split [--rounds 7] [--prompt 2000] [--threads 1] [--out FILE]
+
+A round asks each way once, one after the other, each with a prompt of its own, so that nothing is
+cached and what else the machine does meets all alike; the first round is a warm-up and does not count:
+
+  alone       one worker computes the prompt and answers
+  sequence    a prefill worker's answer, then the decode worker's first token (llm-d's nixlv2)
+  ahead       both are asked at once with one transfer_id: blocks are pulled as they fill
+  one call    the decode worker asks the prefill worker itself
+
+"after prefill" is from the prefill worker's answer, which follows its last chunk, to the decode worker's
+first token. FILE gets a JSON row for each way with every sample, the machine and the flags.
+"""
+import argparse
+import http.client
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WEFT = ROOT / "build" / "release" / "weft"
+ENV = {**os.environ, "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": "0"}
+
+
+class Worker:
+    def __init__(self, args, role, *more):
+        config = [] if role is None else [
+            "--kv-transfer-config", json.dumps({"kv_connector": "WeftConnector", "kv_role": role})]
+        command = [WEFT, "serve", args.model, "--host", "127.0.0.1", "--port", "0", "--threads",
+                   str(args.threads), "--served-model-name", "m", "--max-model-len",
+                   str(args.prompt + 64), "--num-gpu-blocks-override", str(args.prompt // 4),
+                   *config, *more]
+        self.process = subprocess.Popen(list(map(str, command)), env=ENV, text=True,
+                                        stderr=subprocess.PIPE)
+        for line in self.process.stderr:
+            found = re.search(r"listening on http://127.0.0.1:(\d+)", line)
+            if found:
+                self.port = int(found[1])
+                break
+        else:
+            sys.exit("a worker did not start")
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def ask(self, path, body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        connection.request("GET" if body is None else "POST", path,
+                           None if body is None else json.dumps(body),
+                           {"Content-Type": "application/json"})
+        return connection.getresponse()
+
+    def answer(self, body):
+        return json.load(self.ask("/v1/completions", body))
+
+    def first_token(self, body):
+        """The moment of the stream's first event."""
+        response = self.ask("/v1/completions", {**body, "stream": True})
+        while not response.readline().startswith(b"data: "):
+            pass
+        moment = time.monotonic()
+        response.read()
+        return moment
+
+
+def prompt(round_number, way, n):
+    """Unlike any other's from the first token on."""
+    return [100 + (round_number * 7 + way * 1009 + i * 31) % 40000 for i in range(n)]
+
+
+def prefill(p, body, more, ends):
+    answer = p.answer({**body, "max_tokens": 1,
+                       "kv_transfer_params": {"do_remote_decode": True, **more}})
+    ends.append(time.monotonic())
+    return answer["kv_transfer_params"]
+
+
+def run_alone(workers, body, _):
+    return workers["alone"].first_token(body), None
+
+
+def run_sequence(workers, body, _):
+    ends = []
+    params = prefill(workers["p"], body, {}, ends)
+    return workers["d"].first_token({**body, "kv_transfer_params": params}), ends[0]
+
+
+def run_ahead(workers, body, number):
+    ends = []
+    transfer = f"bench-{number}"
+    leg = threading.Thread(target=prefill, args=(workers["p"], body, {"transfer_id": transfer}, ends))
+    leg.start()
+    info = workers["info"]
+    first = workers["d"].first_token({**body, "kv_transfer_params": {
+        "do_remote_prefill": True, "transfer_id": transfer, "remote_host": info["host"],
+        "remote_port": info["port"]}})
+    leg.join()
+    return first, ends[0]
+
+
+def run_one_call(workers, body, _):
+    return workers["d"].first_token({**body, "kv_transfer_params": {
+        "do_remote_prefill": True, "prefill_url": workers["p"].url}}), None
+
+
+WAYS = {"alone": run_alone, "sequence": run_sequence, "ahead": run_ahead, "one call": run_one_call}
+
+
+def measure(args):
+    samples = {way: {"first_token_ms": [], "after_prefill_ms": []} for way in WAYS}
+    p = Worker(args, "kv_producer")
+    workers = {"alone": Worker(args, None), "p": p,
+               "d": Worker(args, "kv_consumer", "--prefill-urls", p.url)}
+    workers["info"] = json.load(p.ask("/kv_transfer"))
+    try:
+        for number in range(args.rounds + 1):
+            for i, (way, run) in enumerate(WAYS.items()):
+                body = {"model": "m", "prompt": prompt(number, i, args.prompt), "max_tokens": 4,
+                        "temperature": 0, "ignore_eos": True}
+                begun = time.monotonic()
+                first, prefilled = run(workers, body, number)
+                if number > 0:
+                    samples[way]["first_token_ms"].append((first - begun) * 1e3)
+                    if prefilled is not None:
+                        samples[way]["after_prefill_ms"].append((first - prefilled) * 1e3)
+    finally:
+        for worker in ("alone", "p", "d"):
+            workers[worker].process.kill()
+    return samples
+
+
+def text_of(values):
+    if not values:
+        return "-"
+    return f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--prompt", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended")) # with the workers
+    samples = measure(args)
+    print(f"{'':10} {'first token, ms':>28} {'after prefill, ms':>28}")
+    for way, values in samples.items():
+        print(f"{way:10} {text_of(values['first_token_ms']):>28} "
+              f"{text_of(values['after_prefill_ms']):>28}")
+    if args.out is not None:
+        machine = f"{platform.machine()} {os.cpu_count()} cores"
+        with args.out.open("w", encoding="utf-8") as file:
+            for way, values in samples.items():
+                file.write(json.dumps({"way": way, "prompt": args.prompt, "threads": args.threads,
+                                       "machine": machine, **values}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
