@@ -283,8 +283,16 @@ void tcp_rig_open(tcp_rig_t *rig, size_t bytes, bool has_relay)
     weft_buffer_t address = {0};
     rig->has_relay = has_relay;
     open_side(&rig->near, "near", bytes, 1);
+    if (rig->enter != NULL) {
+        rig->enter(true);
+    }
     open_side(&rig->far, "far", bytes, 2);
-    rewrite_address(rig, &address);
+    if (rig->enter != NULL) {
+        rig->enter(false);
+        weft_buffer_append(&address, rig->far.address.data, rig->far.address.length);
+    } else {
+        rewrite_address(rig, &address);
+    }
     assert_status(
         xfer_backend_tcp.connect(rig->near.port, "far", address.data, address.length, &rig->link),
         WEFT_OK);

@@ -54,6 +54,7 @@ typedef struct tcp_rig {
     tcp_rig_side_t far;
     xfer_link_t *link; /* near's to far */
     void *import;
+    void (*enter)(bool is_far); /* before far is opened, and after; NULL: both are at one place */
     bool has_relay;
     tcp_rig_relay_t relay;
 } tcp_rig_t;

@@ -410,7 +410,7 @@ static bool look_at_dirty(xfer_tcp_port_t *port)
                 port->base.config.on_link_lost(port->base.config.user, &link->base);
             }
         } else if (!link->is_closed) {
-            xfer_tcp_link_turn(link, false);
+            xfer_tcp_link_turn(link, false, false);
         }
     }
     return is_any;
@@ -442,7 +442,7 @@ static void tick(xfer_tcp_port_t *port)
     }
 }
 
-static void on_event(xfer_tcp_port_t *port, void *what)
+static void on_event(xfer_tcp_port_t *port, void *what, bool can_receive)
 {
     uint64_t n;
     switch (*(const xfer_tcp_watch_t *)what) {
@@ -456,14 +456,14 @@ static void on_event(xfer_tcp_port_t *port, void *what)
     case XFER_TCP_WATCH_LINK: {
         xfer_tcp_link_t *link = WEFT_CONTAINER(what, xfer_tcp_link_t, watch);
         if (!link->is_closed) {
-            xfer_tcp_link_turn(link, true);
+            xfer_tcp_link_turn(link, can_receive, true);
         }
         break;
     }
     case XFER_TCP_WATCH_GUEST: {
         xfer_tcp_guest_t *guest = WEFT_CONTAINER(what, xfer_tcp_guest_t, watch);
         if (!guest->is_closed) {
-            xfer_tcp_guest_turn(guest, true);
+            xfer_tcp_guest_turn(guest, can_receive);
         }
         break;
     }
@@ -481,7 +481,7 @@ static bool port_progress(xfer_port_t *base)
     bool did = look_at_dirty(port);
     const int n = epoll_wait(port->epoll, events, MAX_EVENTS, 0);
     for (int i = 0; i < n; i++) {
-        on_event(port, events[i].data.ptr);
+        on_event(port, events[i].data.ptr, (events[i].events & ~(uint32_t)EPOLLOUT) != 0);
         did = true;
     }
     if (now >= port->tick_at) {

@@ -136,9 +136,7 @@ void xfer_tcp_ask_post(xfer_link_t *base, xfer_op_t *op)
         }
         op->words[XFER_TCP_OP_NOTE] = (uintptr_t)note;
     }
-    if (!xfer_tcp_link_is_busy(link)) {
-        link->alive_at = weft_clock_ns();
-    }
+    xfer_tcp_link_begin(link);
     if (op->n_extents > 0 || op->has_guard) {
         put_by_priority(link, op);
     } else if (op->notification != NULL) {
@@ -319,9 +317,9 @@ static bool end_payload(xfer_tcp_link_t *link)
     if (link->stream.send.left > 0) {
         return false;
     }
-    xfer_tcp_stream_put_trailer(
-        &link->stream,
-        (xfer_tcp_trailer_t){.payload_sum = link->sent_sum, .slice = (uint32_t)link->sending});
+    xfer_tcp_stream_put_trailer(&link->stream,
+                                (xfer_tcp_trailer_t){.payload_sum = link->stream.sent_sum,
+                                                     .slice = (uint32_t)link->sending});
     link->slices[link->sending].state = XFER_TCP_ASKED;
     link->sending = -1;
     return true;

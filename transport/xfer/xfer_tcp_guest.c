@@ -341,9 +341,9 @@ static void send_all(xfer_tcp_guest_t *guest)
     xfer_tcp_stream_watch(&guest->stream, status == WEFT_PENDING || !is_all);
 }
 
-void xfer_tcp_guest_turn(xfer_tcp_guest_t *guest, bool has_event)
+void xfer_tcp_guest_turn(xfer_tcp_guest_t *guest, bool can_receive)
 {
-    if (has_event) {
+    if (can_receive) {
         receive(guest);
     }
     if (!guest->is_closed) {

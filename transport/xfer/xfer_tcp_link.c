@@ -47,6 +47,15 @@ void xfer_tcp_link_dirty(xfer_tcp_link_t *link)
     }
 }
 
+void xfer_tcp_link_begin(xfer_tcp_link_t *link)
+{
+    xfer_tcp_port_t *port = xfer_tcp_link_port(link);
+    if (!xfer_tcp_link_is_busy(link)) {
+        link->alive_at = weft_clock_ns();
+        xfer_tcp_wake_at(port, link->alive_at + port->settings.patience_ns);
+    }
+}
+
 /* ---- the end --------------------------------------------------------------------------------- */
 
 static void lose(xfer_tcp_link_t *link, const char *why)
@@ -86,6 +95,10 @@ void xfer_tcp_link_cut(xfer_tcp_link_t *link, const char *why)
     rest(link, now);
     xfer_tcp_note_rewind(&link->notes);
     xfer_tcp_ask_cut(link);
+    if (now - link->cut_at > xfer_tcp_link_port(link)->settings.patience_ns) {
+        link->n_barren_cuts = 0;
+    }
+    link->cut_at = now;
     if (++link->n_barren_cuts > MAX_BARREN_CUTS) {
         lose(link, "no connection holds");
         return;
@@ -305,11 +318,11 @@ static void send_all(xfer_tcp_link_t *link)
     xfer_tcp_stream_watch(&link->stream, status == WEFT_PENDING || !is_all);
 }
 
-void xfer_tcp_link_turn(xfer_tcp_link_t *link, bool has_event)
+void xfer_tcp_link_turn(xfer_tcp_link_t *link, bool can_receive, bool can_send)
 {
-    if (has_event && link->state == XFER_TCP_CONNECTING) {
+    if ((can_receive || can_send) && link->state == XFER_TCP_CONNECTING) {
         greet(link);
-    } else if (has_event && (link->state == XFER_TCP_GREETING || link->state == XFER_TCP_UP)) {
+    } else if (can_receive && (link->state == XFER_TCP_GREETING || link->state == XFER_TCP_UP)) {
         receive(link);
     }
     if (link->state == XFER_TCP_GREETING || link->state == XFER_TCP_UP) {

@@ -185,9 +185,7 @@ weft_status_t xfer_tcp_note_send(xfer_link_t *base, const void *data, size_t byt
     if (note == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    if (!xfer_tcp_link_is_busy(link)) {
-        link->alive_at = weft_clock_ns();
-    }
+    xfer_tcp_link_begin(link);
     xfer_tcp_note_queue(notes, note);
     xfer_tcp_link_dirty(link);
     return WEFT_OK;

@@ -27,15 +27,6 @@ void xfer_tcp_pieces_add(xfer_tcp_pieces_t *pieces, void *memory, size_t bytes)
     pieces->iov[pieces->end++] = (struct iovec){memory, bytes};
 }
 
-uint32_t xfer_tcp_pieces_sum(const xfer_tcp_pieces_t *pieces)
-{
-    uint32_t sum = 0;
-    for (uint32_t i = pieces->first; i < pieces->end; i++) {
-        sum = weft_crc32c(sum, pieces->iov[i].iov_base, pieces->iov[i].iov_len);
-    }
-    return sum;
-}
-
 void xfer_tcp_pieces_advance(xfer_tcp_pieces_t *pieces, size_t n, uint32_t *sum_io)
 {
     assert(n <= pieces->left);

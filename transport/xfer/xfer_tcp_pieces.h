@@ -19,7 +19,6 @@ typedef struct xfer_tcp_pieces {
 void xfer_tcp_pieces_clear(xfer_tcp_pieces_t *pieces);
 /* What continues the last one is merged with it. At most XFER_TCP_MAX_PIECES calls. */
 void xfer_tcp_pieces_add(xfer_tcp_pieces_t *pieces, void *memory, size_t bytes);
-uint32_t xfer_tcp_pieces_sum(const xfer_tcp_pieces_t *pieces);
 /* The next n bytes are done; sum_io goes on over them unless NULL. */
 void xfer_tcp_pieces_advance(xfer_tcp_pieces_t *pieces, size_t n, uint32_t *sum_io);
 bool xfer_tcp_pieces_touch(const xfer_tcp_pieces_t *pieces, uint64_t addr, uint64_t bytes);

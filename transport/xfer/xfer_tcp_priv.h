@@ -229,7 +229,8 @@ struct xfer_tcp_link {
     uint64_t attempt_ends;
     uint64_t refused_since; /* by all that answer; 0: not */
     uint64_t alive_at;      /* when there was progress, or nothing to do */
-    unsigned n_barren_cuts; /* connections lost since a slice was done */
+    uint64_t cut_at;        /* the last time */
+    unsigned n_barren_cuts; /* one soon after the other, and nothing was done between */
 
     xfer_tcp_stream_t stream;
     xfer_tcp_ops_t ops[XFER_TCP_N_PLACES];
@@ -238,7 +239,6 @@ struct xfer_tcp_link {
     unsigned n_due;     /* of them */
     unsigned n_cancels; /* to be sent */
     int sending;        /* a slice; -1: none */
-    uint32_t sent_sum;  /* of its payload */
     int receiving;
     bool is_refusal; /* without a payload */
     xfer_tcp_notes_t notes;
@@ -261,8 +261,10 @@ void xfer_tcp_link_free(xfer_tcp_link_t *link);
 xfer_tcp_port_t *xfer_tcp_link_port(const xfer_tcp_link_t *link);
 bool xfer_tcp_link_is_busy(const xfer_tcp_link_t *link);
 void xfer_tcp_link_dirty(xfer_tcp_link_t *link);
-/* Sends and receives for a while; has_event: the socket said so. */
-void xfer_tcp_link_turn(xfer_tcp_link_t *link, bool has_event);
+/* Before there is something to do: if there was nothing, the patience begins. */
+void xfer_tcp_link_begin(xfer_tcp_link_t *link);
+/* Sends and receives for a while; what the socket said it can do. */
+void xfer_tcp_link_turn(xfer_tcp_link_t *link, bool can_receive, bool can_send);
 uint64_t xfer_tcp_link_deadline(const xfer_tcp_link_t *link);
 void xfer_tcp_link_tick(xfer_tcp_link_t *link, uint64_t now);
 /* The connection is not to be trusted, or gone; another one is made. */
@@ -331,7 +333,6 @@ struct xfer_tcp_guest {
     unsigned n_queued;
     uint64_t arrivals;
     int answering; /* a request whose payload is being sent; -1: none */
-    uint32_t answer_sum;
     weft_status_t answer_status;
 
     uint32_t written;             /* the slice that is being received, */
@@ -345,7 +346,7 @@ struct xfer_tcp_guest {
 };
 
 void xfer_tcp_guest_accept(xfer_tcp_port_t *port);
-void xfer_tcp_guest_turn(xfer_tcp_guest_t *guest, bool has_event);
+void xfer_tcp_guest_turn(xfer_tcp_guest_t *guest, bool can_receive);
 void xfer_tcp_guest_close(xfer_tcp_guest_t *guest);
 void xfer_tcp_guest_free(xfer_tcp_guest_t *guest);
 void xfer_tcp_session_free_all(xfer_tcp_port_t *port);

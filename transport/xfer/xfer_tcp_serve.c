@@ -205,7 +205,7 @@ static void begin_answer(xfer_tcp_guest_t *guest, xfer_tcp_request_t *request)
     }
     guest->answering = (int)(request - guest->requests);
     guest->answer_status = status;
-    guest->answer_sum = guest->stream.has_sums ? xfer_tcp_pieces_sum(pieces) : 0;
+    guest->stream.sent_sum = 0;
     request->state = XFER_TCP_ANSWERING;
     guest->n_queued--;
     xfer_tcp_stream_put_frame(&guest->stream,
@@ -230,7 +230,7 @@ static bool end_answer(xfer_tcp_guest_t *guest)
         guest->answer_status = WEFT_ERR_STALE;
     }
     xfer_tcp_stream_put_trailer(&guest->stream,
-                                (xfer_tcp_trailer_t){.payload_sum = guest->answer_sum,
+                                (xfer_tcp_trailer_t){.payload_sum = guest->stream.sent_sum,
                                                      .slice = (uint32_t)guest->answering,
                                                      .status = guest->answer_status});
     request->state = XFER_TCP_NO_REQUEST;

@@ -108,6 +108,6 @@ void xfer_tcp_slice_ask(xfer_tcp_link_t *link, xfer_tcp_slice_t *slice)
         xfer_tcp_slice_find(slice, &link->stream.send);
         slice->state = XFER_TCP_SENDING;
         link->sending = (int)frame.slice;
-        link->sent_sum = link->stream.has_sums ? xfer_tcp_pieces_sum(&link->stream.send) : 0;
+        link->stream.sent_sum = 0;
     }
 }

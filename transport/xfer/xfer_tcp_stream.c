@@ -120,7 +120,8 @@ weft_status_t xfer_tcp_stream_send(xfer_tcp_stream_t *stream)
     if (stream->out_first == stream->out_end) {
         stream->out_first = stream->out_end = 0;
     }
-    xfer_tcp_pieces_advance(pieces, (size_t)n - of_buffer, NULL);
+    xfer_tcp_pieces_advance(pieces, (size_t)n - of_buffer,
+                            stream->has_sums ? &stream->sent_sum : NULL);
     return (size_t)n == total ? WEFT_OK : WEFT_PENDING;
 }
 

@@ -3,8 +3,9 @@
  * xfer_tcp_stream: one connection: frames and payloads out of and into a socket that never blocks.
  *
  * Payloads go between the socket and the memory they belong to; only frames, and payload that came
- * with them by chance, pass through buffers. Sums are made while the bytes are in the cache: before
- * a slice is sent, and over what one recvmsg brought.
+ * with them by chance, pass through buffers. Sums are made of what one call has just sent or
+ * received: the kernel's copy has brought it into the cache. Made before the copy they would cost
+ * the way from memory.
  */
 #pragma once
 
@@ -20,7 +21,8 @@ typedef struct xfer_tcp_stream {
     bool is_drained;   /* the last receive took all there was */
     bool is_receiving; /* a payload, then its trailer */
     uint32_t received_sum;
-    uint8_t *out; /* [XFER_TCP_OUT_BYTES], what goes before `send` */
+    uint32_t sent_sum; /* of the payload that is being, or was last, sent; set to 0 before */
+    uint8_t *out;      /* [XFER_TCP_OUT_BYTES], what goes before `send` */
     size_t out_first;
     size_t out_end;
     uint8_t *in; /* [XFER_TCP_IN_BYTES] */

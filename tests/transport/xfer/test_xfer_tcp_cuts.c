@@ -281,6 +281,42 @@ static void a_peer_that_is_silent_is_gone_after_the_patience(void **state)
     }
 }
 
+/* No deadline of connecting is left that would have it looked at by chance. */
+static void a_peer_that_falls_silent_later_is_gone_too(void **state)
+{
+    (void)state;
+    tcp_rig_t rig = {0};
+    tcp_rig_op_t op;
+    tcp_rig_param(&rig.near, "reconnect_ms", "400");
+    tcp_rig_open(&rig, MEMORY_BYTES, true);
+    tcp_rig_check(&rig);
+    const uint64_t connected = weft_clock_ns();
+    while (weft_clock_ns() - connected < 6 * WEFT_NS_PER_SECOND) {
+        tcp_rig_step(&rig);
+    }
+    rig.relay.ways[1].hold_at = rig.relay.ways[1].passed + 1;
+    const xfer_extent_t all = tcp_rig_all(&rig);
+    tcp_rig_op_init(&rig, &op, XFER_READ, &all, 1);
+    assert_status(tcp_rig_run(&rig, &op), WEFT_ERR_PEER_GONE);
+    tcp_rig_close(&rig);
+}
+
+static void a_connection_may_be_cut_any_number_of_times_if_something_goes_on(void **state)
+{
+    (void)state;
+    tcp_rig_t rig = {0};
+    tcp_rig_open(&rig, 4096, true);
+    for (unsigned i = 0; i < 120; i++) {
+        rig.relay.ways[0].cut_at = rig.relay.ways[0].passed + 1;
+        tcp_rig_check(&rig);
+        assert_status(xfer_backend_tcp.notify(rig.link, &i, sizeof(i)), WEFT_OK);
+    }
+    tcp_rig_wait_for_notes(&rig, 120);
+    assert_true(rig.relay.n_connections > 60);
+    assert_int_equal(rig.near.n_lost, 0);
+    tcp_rig_close(&rig);
+}
+
 static void post_again(tcp_rig_op_t *op)
 {
     unsigned *left = op->user;
@@ -329,6 +365,8 @@ int main(void)
         cmocka_unit_test(a_peer_that_dies_while_nothing_is_to_do_is_noticed),
         cmocka_unit_test(another_one_at_the_peers_port_is_not_the_peer),
         cmocka_unit_test(a_peer_that_is_silent_is_gone_after_the_patience),
+        cmocka_unit_test(a_peer_that_falls_silent_later_is_gone_too),
+        cmocka_unit_test(a_connection_may_be_cut_any_number_of_times_if_something_goes_on),
         cmocka_unit_test(an_operation_may_be_posted_again_from_its_end),
     };
     weft_log_set_level(WEFT_LOG_ERROR);
