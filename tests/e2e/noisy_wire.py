@@ -37,6 +37,7 @@ class NoisyWire:
         self.target = None
         self.fabric_port = None
         self.to_flip = self.flipped = self.cuts = 0
+        self.rate = 1
         self.loud = threading.Event()
         self.loud.set()
         self.ended = threading.Event()
@@ -54,10 +55,10 @@ class NoisyWire:
         """Whose it is from now on."""
         self.target = side_port
 
-    def flip(self, n):
-        """A byte in each of the next n pieces that pass, either way."""
+    def flip(self, n, rate):
+        """A byte in each of n of the next pieces that pass, either way."""
         with self.lock:
-            self.to_flip += n
+            self.to_flip, self.rate = n, rate
 
     def cut(self):
         """Whatever is connected is reset."""
@@ -133,7 +134,7 @@ class NoisyWire:
 
     def _damaged(self, piece):
         with self.lock:
-            if self.to_flip == 0:
+            if self.to_flip == 0 or self.draw.random() >= self.rate:
                 return piece
             self.to_flip -= 1
             self.flipped += 1
