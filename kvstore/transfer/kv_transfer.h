@@ -156,13 +156,14 @@ uint32_t kv_transfer_landing_blocks(const kv_transfer_t *transfer);
 #define KV_TRANSFER_MAX_PEER_STATS 32
 
 typedef struct kv_transfer_peer_stats {
+    uint64_t id;        /* what follows only grows under it, whatever engine answers there */
     char engine_id[64]; /* cut */
     char address[96];   /* host:port, cut */
     bool is_connected;
     uint64_t pulls; /* ended well */
     uint64_t bytes;
-    uint64_t failures;
-    double seconds; /* reading, summed over pulls */
+    uint64_t failures; /* requests that were to have blocks from it, and have not */
+    double seconds;    /* reading, summed over pulls */
 } kv_transfer_peer_stats_t;
 
 typedef struct kv_transfer_stats {

@@ -120,6 +120,7 @@ static weft_status_t add_peer(kv_transfer_t *transfer, const kv_transfer_params_
     peer->tp_size = params->tp_size;
     peer->pp_size = params->pp_size;
     peer->state = KV_PEER_FAILED; /* until asked */
+    peer->stats.id = ++transfer->last_peer_id;
     snprintf(peer->stats.address, sizeof(peer->stats.address), "%.80s:%u", host, peer->port);
     peer->next = transfer->peers;
     transfer->peers = peer;
@@ -200,6 +201,7 @@ weft_status_t kv_peer_get(kv_transfer_t *transfer, const kv_transfer_params_t *p
     kv_peer_t *peer = find_peer(transfer, params);
     const uint64_t now = weft_clock_ns();
     if (peer != NULL && peer->state == KV_PEER_FAILED && now < peer->retry_ns) {
+        peer->stats.failures++;
         return weft_diag(diag, WEFT_ERR_PEER_GONE, "%s", peer->reason);
     }
     if (peer != NULL && (is_another(peer, params) || is_in_ruins(peer))) {
@@ -212,6 +214,7 @@ weft_status_t kv_peer_get(kv_transfer_t *transfer, const kv_transfer_params_t *p
     }
     if (peer->state == KV_PEER_FAILED) {
         status = start(peer, diag);
+        peer->stats.failures += status < 0;
     }
     peer->used_ns = now;
     *peer_out = peer;
@@ -235,7 +238,6 @@ void kv_peer_fail(kv_peer_t *peer, weft_status_t status, const char *reason)
     peer->transfer->counts.handshakes_failed += peer->state == KV_PEER_ASKING;
     peer->state = KV_PEER_FAILED;
     peer->failures++;
-    peer->stats.failures++;
     peer->retry_ns = now + (backoff < KV_PEER_MAX_BACKOFF_NS ? backoff : KV_PEER_MAX_BACKOFF_NS);
     peer->error = status;
     snprintf(peer->reason, sizeof(peer->reason), "peer %s: %.200s", peer->stats.address, reason);

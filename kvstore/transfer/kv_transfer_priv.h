@@ -192,6 +192,7 @@ struct kv_transfer {
     bool has_unsent; /* a watcher's queue was full */
     kv_peer_t *peers;
     uint64_t next_tag;
+    uint64_t last_peer_id; /* of kv_transfer_peer_stats_t */
     kv_pull_t *pulls;
     uint32_t landing_blocks;
     bool has_changed; /* since poll last said so */

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* GET /metrics: what moving KV blocks between workers counted since the last look. */
-#include <string.h>
-
 #include "services/api/api_metrics_priv.h"
 
 static void add(api_metrics_t *metrics, int field, double now, double seen)
@@ -14,15 +12,13 @@ static void set(api_metrics_t *metrics, int field, double value)
     weft_series_set(metrics->series[field], value);
 }
 
-/* What was shown of a peer: the same address and the same life of it. */
+/* What was shown of a peer. */
 static kv_transfer_peer_stats_t seen_of(const kv_transfer_stats_t *seen,
                                         const kv_transfer_peer_stats_t *peer)
 {
     for (uint32_t i = 0; i < seen->n_peers && i < KV_TRANSFER_MAX_PEER_STATS; i++) {
-        const kv_transfer_peer_stats_t *other = &seen->peers[i];
-        if (strcmp(other->engine_id, peer->engine_id) == 0 &&
-            strcmp(other->address, peer->address) == 0) {
-            return *other;
+        if (seen->peers[i].id == peer->id) {
+            return seen->peers[i];
         }
     }
     return (kv_transfer_peer_stats_t){0};

@@ -579,6 +579,34 @@ static void a_peer_that_is_not_there_fails_at_once_and_is_left_alone_for_a_while
     kv_transfer_params_fini(&params);
 }
 
+static bool is_shown_again(void *user)
+{
+    const uint64_t *failures = user;
+    const kv_transfer_stats_t stats = transfer_worker_stats(&decode);
+    return stats.n_peers == 1 && stats.peers[0].failures == *failures;
+}
+
+static void each_request_that_goes_without_is_counted_once(void **state)
+{
+    kv_pull_t *pull;
+    uint64_t failures = 1;
+    (void)state;
+    kv_transfer_params_t params = prefill_whole(&prefill, "r", PROMPT, 7);
+    transfer_worker_close(&prefill);
+    pull = expect(&decode, &params, PROMPT);
+    assert_fails(pull, WEFT_ERR_PEER_GONE, "nobody listens");
+    kv_pull_end(pull);
+    assert_true(transfer_rig_until(is_shown_again, &failures));
+    const uint64_t id = transfer_worker_stats(&decode).peers[0].id;
+    assert_status(kv_transfer_expect(decode.transfer, &params, PROMPT, &diag, &pull),
+                  WEFT_ERR_PEER_GONE);
+    failures = 2;
+    assert_true(transfer_rig_until(is_shown_again, &failures));
+    assert_int_equal(transfer_worker_stats(&decode).peers[0].id, id);
+    assert_int_equal(transfer_worker_stats(&decode).pulls_failed, 1);
+    kv_transfer_params_fini(&params);
+}
+
 static void a_peer_that_goes_fails_the_pulls_that_need_it(void **state)
 {
     kv_block_id_t blocks[PROMPT_BLOCKS];
@@ -1580,6 +1608,7 @@ int main(void)
         TEST(another_engine_at_the_address_is_not_read),
         TEST(blocks_the_peer_does_not_have_are_not_read),
         TEST(a_peer_that_is_not_there_fails_at_once_and_is_left_alone_for_a_while),
+        TEST(each_request_that_goes_without_is_counted_once),
         TEST(a_peer_that_goes_fails_the_pulls_that_need_it),
         TEST(a_new_engine_at_the_address_is_met),
         TEST(a_producer_pulls_nothing),
