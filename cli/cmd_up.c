@@ -97,7 +97,7 @@ static void fill_words(const up_t *up, front_role_t role, words_t *words)
     add_pair(words, "--host", "127.0.0.1");
     add_pair(words, "--port", "0");
     add_pair(words, "--threads", words->threads);
-    add_pair(words, "--log-level", o->log_level);
+    add_pair(words, "--log-level", weft_log_enabled(WEFT_LOG_INFO) ? o->log_level : "info");
     add_pair(words, "--kv-transfer-config", words->role);
     snprintf(words->timeout, sizeof(words->timeout), "%u", o->shutdown_timeout);
     add_pair(words, "--shutdown-timeout", words->timeout);

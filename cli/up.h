@@ -43,7 +43,8 @@ typedef struct up_workers {
 
 /*
  * Starts this program again with argv (NULL behind it; argv[0] is the subcommand), apart from the
- * terminal's signals, and ended with us. What it writes is copied to stderr with its name in front.
+ * terminal's signals, and ended with us. What it writes is copied to stderr with its name in front;
+ * of its log, what our own log's level lets through: it has to say at level info where it listens.
  */
 weft_status_t up_workers_start(up_workers_t *workers, front_role_t role, uint32_t number,
                                char *const *argv, weft_diag_t *diag);

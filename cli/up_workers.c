@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "cli/up.h"
 
 #define EXIT_NO_PROGRAM 127
@@ -31,11 +32,22 @@ static void look_for_address(up_worker_t *worker, const char *line)
     worker->workers->on_listening(worker->workers->user, worker, url);
 }
 
+/* "2026-11-26T03:17:39.037Z info  api: …"; what is no line of a log is always wanted. */
+static bool is_wanted(const char *line)
+{
+    weft_log_level_t level;
+    char word[16];
+    return sscanf(line, "%*[0-9TZ:.-] %15s", word) != 1 || weft_log_level_parse(word, &level) < 0 ||
+           weft_log_enabled(level);
+}
+
 static void take_line(up_worker_t *worker, const char *line, size_t length)
 {
     char copy[1024];
     snprintf(copy, sizeof(copy), "%.*s", (int)length, line);
-    fprintf(stderr, "%-10s| %s\n", worker->name, copy);
+    if (is_wanted(copy)) {
+        fprintf(stderr, "%-10s| %s\n", worker->name, copy);
+    }
     look_for_address(worker, copy);
 }
 
