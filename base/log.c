@@ -42,6 +42,16 @@ weft_status_t weft_log_level_parse(const char *text, weft_log_level_t *level_out
     return WEFT_ERR_INVALID;
 }
 
+/* Lines hold names that come from outside: none begins a line of its own. */
+static void hide_control(char *text, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        if ((unsigned char)text[i] < ' ' || text[i] == 0x7f) {
+            text[i] = '?';
+        }
+    }
+}
+
 void weft_log(weft_log_level_t level, const char *module, const char *format, ...)
 {
     if (!weft_log_enabled(level)) {
@@ -65,6 +75,7 @@ void weft_log(weft_log_level_t level, const char *module, const char *format, ..
     if (n > sizeof(line) - 1) {
         n = sizeof(line) - 1;
     }
+    hide_control(line, n);
     line[n++] = '\n';
     /* One write, so that lines of several threads never mix. A lost log line is not an error. */
     if (write(STDERR_FILENO, line, n) < 0) {

@@ -4,6 +4,7 @@
  *
  * Levels by volume: error cannot go on, warn went on degraded, info per process or peer, debug per
  * request, trace per block or token. A line is lower case, `key=value`, request id first.
+ * Control characters become "?".
  * Threads  any; a line is written whole
  */
 #pragma once
