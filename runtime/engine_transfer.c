@@ -12,19 +12,14 @@
 
 /* ---- starting -------------------------------------------------------------------------------- */
 
-static weft_status_t parse_policy(const engine_options_t *options,
-                                  const kv_transfer_config_t *config, weft_diag_t *diag,
-                                  bool *fails_out)
+static weft_status_t parse_policy(const char *policy, weft_diag_t *diag, bool *fails_out)
 {
-    const bool is_fail = strcmp(options->kv_load_failure_policy, "fail") == 0;
-    if (!is_fail && strcmp(options->kv_load_failure_policy, "recompute") != 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "--kv-load-failure-policy %s: unknown; recompute and fail are possible",
-                         options->kv_load_failure_policy);
-    }
-    *fails_out =
-        config->policy == KV_TRANSFER_UNSAID ? is_fail : config->policy == KV_TRANSFER_FAIL;
-    return WEFT_OK;
+    *fails_out = strcmp(policy, "fail") == 0;
+    return *fails_out || strcmp(policy, "recompute") == 0
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_INVALID,
+                           "--kv-load-failure-policy %s: unknown; recompute and fail are possible",
+                           policy);
 }
 
 static uint32_t landing_blocks(const void *user)
@@ -104,18 +99,19 @@ weft_status_t engine_transfer_create(engine_t *engine, const engine_options_t *o
                                      const model_source_t *source, weft_diag_t *diag)
 {
     kv_transfer_config_t config = {0};
-    if (options->kv_transfer_config[0] == '\0') {
-        return WEFT_OK;
-    }
-    weft_status_t status = kv_transfer_config_parse(options->kv_transfer_config, 0, diag, &config);
-    if (status < 0) {
-        weft_diag_prefix(diag, "--kv-transfer-config");
+    weft_status_t status =
+        parse_policy(options->kv_load_failure_policy, diag, &engine->fails_without_pull);
+    if (status < 0 || options->kv_transfer_config[0] == '\0') {
         return status;
     }
-    status = parse_policy(options, &config, diag, &engine->fails_without_pull);
-    if (status == WEFT_OK) {
-        status = create(engine, source, &config, diag);
+    status = kv_transfer_config_parse(options->kv_transfer_config, 0, diag, &config);
+    if (status < 0) {
+        return status;
     }
+    if (config.policy != KV_TRANSFER_UNSAID) {
+        engine->fails_without_pull = config.policy == KV_TRANSFER_FAIL;
+    }
+    status = create(engine, source, &config, diag);
     kv_transfer_config_fini(&config);
     if (status == WEFT_OK && !engine->is_caching) {
         weft_log_warn(
