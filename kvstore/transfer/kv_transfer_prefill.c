@@ -477,8 +477,9 @@ void kv_prefill_poll(kv_transfer_t *transfer, uint64_t now_ns)
     if (transfer->has_unsent) {
         send_unsent(transfer);
     }
-    if (kv_lease_table_expire(transfer->leases, now_ns) > 0) {
-        weft_log_warn("leases expired: nobody read them");
+    const uint32_t n_expired = kv_lease_table_expire(transfer->leases, now_ns);
+    if (n_expired > 0) {
+        weft_log_warn("leases expired, nobody read them: leases=%u", n_expired);
     }
     if (transfer->early != NULL) {
         expire_early(transfer, now_ns);
