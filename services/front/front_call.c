@@ -26,7 +26,7 @@ struct front_call {
     front_t *front;
     weft_http_exchange_t *exchange; /* NULL once answered, or its client is gone */
     weft_arena_t arena;
-    json_t *request; /* of a request to generate that is split; else NULL */
+    json_t *request; /* of a request to generate, as it came; else NULL */
     const char *headers[MAX_HEADERS];
     size_t n_headers;
 
@@ -331,20 +331,27 @@ static bool is_generation(const weft_http_exchange_t *exchange)
     return false;
 }
 
-/* The request, when it is one to split: not what somebody else has split already. */
+/* Read as workers read it, or they could find in it what is refused here. NULL: not to be split. */
 static json_t *read_request(weft_http_exchange_t *exchange)
 {
     size_t length = 0;
     const char *body = weft_http_body(exchange, &length);
-    json_t *request = is_generation(exchange) && length > 0
-                          ? json_loadb(body, length, JSON_REJECT_DUPLICATES, NULL)
-                          : NULL;
-    const json_t *params = json_object_get(request, "kv_transfer_params");
-    if (!json_is_object(request) || (params != NULL && !json_is_null(params))) {
-        json_decref(request); /* what is wrong with it the decode worker says */
-        return NULL;
+    return is_generation(exchange) && length > 0 ? json_loadb(body, length, JSON_ALLOW_NUL, NULL)
+                                                 : NULL;
+}
+
+/* What somebody else has split already, or is wrong, is the decode worker's as it is. */
+static void begin(front_call_t *call)
+{
+    const json_t *params = json_object_get(call->request, "kv_transfer_params");
+    if (json_is_string(json_object_get(params, "prefill_url"))) {
+        fail(call, 400, "BadRequestError",
+             "kv_transfer_params.prefill_url: the prefill worker is chosen here.");
+    } else if (json_is_object(call->request) && (params == NULL || json_is_null(params))) {
+        send_prefill(call);
+    } else {
+        send_decode(call);
     }
-    return request;
 }
 
 /* Both legs carry the same id, so that the workers' logs can be read side by side. */
@@ -395,9 +402,5 @@ void front_call_start(front_t *front, weft_http_exchange_t *exchange)
         return;
     }
     call->request = read_request(exchange);
-    if (call->request != NULL) {
-        send_prefill(call);
-    } else {
-        send_decode(call);
-    }
+    begin(call);
 }

@@ -247,6 +247,23 @@ static void what_is_split_already_or_is_no_request_is_passed_on(void **state)
     assert_int_equal(decode.n_requests, 4);
 }
 
+/* Workers ask any URL they are given: requests may not give one. */
+static void a_request_may_not_choose_the_prefill_worker(void **state)
+{
+    static const char *const bodies[] = {
+        "{\"kv_transfer_params\":{\"prefill_url\":\"http://10.0.0.1\"}}",
+        "{\"kv_transfer_params\":1,\"kv_transfer_params\":{\"prefill_url\":\"http://10.0.0.1\"}}",
+        "{\"prompt\":\"\\u0000\",\"kv_transfer_params\":{\"prefill_url\":\"http://10.0.0.1\"}}",
+    };
+    (void)state;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(bodies); i++) {
+        ask("POST", "/v1/completions", bodies[i]);
+        assert_int_equal(last.http_status, 400);
+        assert_non_null(strstr(last_body, "prefill_url"));
+    }
+    assert_int_equal(prefill.n_requests + decode.n_requests, 0);
+}
+
 static void what_a_worker_refuses_is_the_answer(void **state)
 {
     (void)state;
@@ -344,6 +361,7 @@ int main(void)
         FRONT_TEST(generate_has_its_limits_elsewhere),
         FRONT_TEST(a_stream_is_passed_on_as_it_comes),
         FRONT_TEST(what_is_split_already_or_is_no_request_is_passed_on),
+        FRONT_TEST(a_request_may_not_choose_the_prefill_worker),
         FRONT_TEST(what_a_worker_refuses_is_the_answer),
         FRONT_TEST(without_prefill_the_decode_worker_computes),
         FRONT_TEST(without_decode_workers_it_is_not_well),
