@@ -285,7 +285,9 @@ static void on_decoded(void *user, const weft_http_answer_t *answer)
         end_stream(call, answer);
     } else if (may_try_another(answer)) {
         note_failed_leg(call, answer);
-        weft_buffer_clear(&call->answer);
+        if (answer->status < 0) {
+            weft_buffer_clear(&call->answer);
+        }
         send_decode(call);
     } else {
         respond(call, answer->http_status,
@@ -300,10 +302,16 @@ static void send_decode(front_call_t *call)
     size_t length = 0;
     const char *body = weft_http_body(call->exchange, &length);
     char *text = NULL;
+    if (worker == NULL && call->answer.length > 0) { /* all are full, and the last one said so */
+        respond(call, call->http_status, call->content_type, call->answer.data,
+                call->answer.length);
+        return;
+    }
     if (worker == NULL) {
         fail(call, 503, "ServiceUnavailableError", "No decode worker answers.");
         return;
     }
+    weft_buffer_clear(&call->answer);
     if (call->to_decode != NULL) {
         text = json_dumps(call->to_decode, JSON_COMPACT);
         if (text == NULL) {

@@ -292,6 +292,15 @@ static void without_prefill_the_decode_worker_computes(void **state)
     assert_non_null(strstr(last_body, "weft:front_legs_total"));
 }
 
+static void a_full_decode_worker_says_so_itself(void **state)
+{
+    (void)state;
+    decode.status = 503;
+    ask("POST", "/v1/completions", "{\"prompt\":\"x\"}");
+    assert_int_equal(last.http_status, 503);
+    assert_non_null(strstr(last_body, "\"by\":\"decode\""));
+}
+
 static void without_decode_workers_it_is_not_well(void **state)
 {
     (void)state;
@@ -364,6 +373,7 @@ int main(void)
         FRONT_TEST(a_request_may_not_choose_the_prefill_worker),
         FRONT_TEST(what_a_worker_refuses_is_the_answer),
         FRONT_TEST(without_prefill_the_decode_worker_computes),
+        FRONT_TEST(a_full_decode_worker_says_so_itself),
         FRONT_TEST(without_decode_workers_it_is_not_well),
         FRONT_TEST(a_client_that_leaves_ends_the_leg),
         FRONT_TEST(every_allocation_may_fail),
