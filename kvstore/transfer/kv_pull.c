@@ -258,6 +258,12 @@ static void succeed(kv_pull_t *pull, uint64_t now_ns)
 
 /* ---- end ------------------------------------------------------------------------------------- */
 
+static void give_blocks(kv_pull_t *pull)
+{
+    kv_pool_release(pull->transfer->setup.pool, pull->blocks, pull->n_blocks);
+    pull->n_blocks = 0;
+}
+
 /* Waits for what still runs. */
 static void destroy_pull(kv_pull_t *pull)
 {
@@ -270,7 +276,7 @@ static void destroy_pull(kv_pull_t *pull)
     for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
         kv_pull_rank_destroy(pull, i);
     }
-    kv_pool_release(transfer->setup.pool, pull->blocks, pull->n_blocks);
+    give_blocks(pull);
     pull->peer->n_pulls--;
     weft_free(pull->ranks);
     weft_free(pull->blocks);
@@ -303,11 +309,16 @@ void kv_pull_end(kv_pull_t *pull)
     pull->is_ended = true;
     transfer->counts.pulls_open--;
     kv_pull_fail(pull, WEFT_ERR_CANCELLED, "given up");
-    if (!finish(pull)) {
-        pull->is_landing = !is_quiet(pull);
-        transfer->landing_blocks += pull->is_landing ? pull->n_blocks : 0;
-        kv_transfer_plan_wake(transfer);
+    if (finish(pull)) {
+        return;
     }
+    if (is_quiet(pull)) { /* it waits for the peer's answer alone, to tell it that we are done */
+        give_blocks(pull);
+    } else {
+        pull->is_landing = true;
+        transfer->landing_blocks += pull->n_blocks;
+    }
+    kv_transfer_plan_wake(transfer);
 }
 
 uint32_t kv_transfer_landing_blocks(const kv_transfer_t *transfer)

@@ -212,6 +212,23 @@ static void a_request_that_never_runs_frees_the_peers_blocks(void **state)
     kv_transfer_params_fini(&params);
 }
 
+/* It may take the peer ten seconds to answer, or not to. */
+static void a_pull_that_ends_before_the_peer_has_answered_keeps_no_blocks(void **state)
+{
+    kv_block_id_t blocks[PROMPT_BLOCKS];
+    (void)state;
+    kv_transfer_params_t params = prefill_whole(&prefill, "r", PROMPT, 7);
+    kv_pull_t *pull = expect(&decode, &params, PROMPT);
+    const uint32_t n = alloc(&decode, PROMPT, blocks);
+    assert_status(kv_pull_start(pull, 0, blocks, n), WEFT_OK);
+    kv_pull_end(pull);
+    kv_pool_release(decode.pool, blocks, n);
+    assert_int_equal(kv_pool_held_blocks(decode.pool), 0);
+    assert_int_equal(kv_transfer_landing_blocks(decode.transfer), 0);
+    assert_all_free(&prefill); /* it is told all the same */
+    kv_transfer_params_fini(&params);
+}
+
 static void answers_without_leases_are_asked_for_them(void **state)
 {
     kv_block_id_t blocks[PROMPT_BLOCKS];
@@ -1595,6 +1612,7 @@ int main(void)
         TEST(where_all_is_here_the_peer_is_told_alone),
         TEST(no_more_is_read_than_there_are_blocks_for),
         TEST(a_request_that_never_runs_frees_the_peers_blocks),
+        TEST(a_pull_that_ends_before_the_peer_has_answered_keeps_no_blocks),
         TEST(answers_without_leases_are_asked_for_them),
         TEST(blocks_are_pulled_as_they_fill),
         TEST(who_gives_up_before_the_prefill_begins_leaves_nothing_held),
