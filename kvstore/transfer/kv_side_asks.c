@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kv_side_channel: asking others. A DEALER plays the REQ: it can be given up. */
+/*
+ * kv_side_channel: asking others. A DEALER plays the REQ: it can be given up. A name is asked at its
+ * IPv4 address, where workers listen if it has one, ours and vLLM's; then at its IPv6 address.
+ */
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -68,24 +71,54 @@ static bool send_request(kv_side_ask_t *ask)
     return is_sent;
 }
 
-void kv_side_ask_begin(kv_side_channel_t *channel, kv_side_ask_t *ask)
+static void send_anew(kv_side_channel_t *channel, kv_side_ask_t *ask)
 {
     const int zero = 0;
-    const int one = 1;
+    const int is_v6 = ask->is_v6;
     const int64_t max_bytes = (int64_t)KV_HANDSHAKE_MAX_BYTES;
     ask->sent_ns = weft_clock_ns();
-    ask->state = KV_ASK_SENT;
     ask->socket = zmq_socket(channel->context, ZMQ_DEALER);
     if (ask->socket == NULL) {
         finish(channel, ask, WEFT_ERR_NO_MEMORY, "no socket");
         return;
     }
     zmq_setsockopt(ask->socket, ZMQ_LINGER, &zero, sizeof(zero));
-    zmq_setsockopt(ask->socket, ZMQ_IPV6, &one, sizeof(one));
+    zmq_setsockopt(ask->socket, ZMQ_IPV6, &is_v6, sizeof(is_v6));
     zmq_setsockopt(ask->socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof(max_bytes));
     open_monitor(channel, ask);
     if (zmq_connect(ask->socket, ask->endpoint) != 0 || !send_request(ask)) {
         finish(channel, ask, WEFT_ERR_PEER_GONE, zmq_strerror(errno));
+    }
+}
+
+void kv_side_ask_begin(kv_side_channel_t *channel, kv_side_ask_t *ask)
+{
+    ask->state = KV_ASK_SENT;
+    ask->is_v6 = strchr(ask->endpoint, '[') != NULL;
+    send_anew(channel, ask);
+}
+
+static void close_sockets(kv_side_ask_t *ask)
+{
+    if (ask->socket != NULL) {
+        zmq_socket_monitor(ask->socket, NULL, 0);
+        zmq_close(ask->socket);
+        ask->socket = NULL;
+    }
+    if (ask->monitor != NULL) {
+        zmq_close(ask->monitor);
+        ask->monitor = NULL;
+    }
+}
+
+static void take_refusal(kv_side_channel_t *channel, kv_side_ask_t *ask)
+{
+    if (ask->is_v6) {
+        finish(channel, ask, WEFT_ERR_PEER_GONE, "nobody listens there");
+    } else {
+        close_sockets(ask);
+        ask->is_v6 = true;
+        send_anew(channel, ask);
     }
 }
 
@@ -167,7 +200,7 @@ void kv_side_ask_look(kv_side_channel_t *channel, kv_side_ask_t *ask, uint64_t n
     }
     kv_side_answer_free(answer);
     if (is_refused(ask)) {
-        finish(channel, ask, WEFT_ERR_PEER_GONE, "nobody listens there");
+        take_refusal(channel, ask);
     } else if (now_ns >= ask->sent_ns + KV_SIDE_CHANNEL_TIMEOUT_NS) {
         finish(channel, ask, WEFT_ERR_TIMEOUT, "no answer within 5 s");
     }
@@ -175,12 +208,6 @@ void kv_side_ask_look(kv_side_channel_t *channel, kv_side_ask_t *ask, uint64_t n
 
 void kv_side_ask_destroy(kv_side_ask_t *ask)
 {
-    if (ask->socket != NULL) {
-        zmq_socket_monitor(ask->socket, NULL, 0);
-        zmq_close(ask->socket);
-    }
-    if (ask->monitor != NULL) {
-        zmq_close(ask->monitor);
-    }
+    close_sockets(ask);
     weft_free(ask);
 }
