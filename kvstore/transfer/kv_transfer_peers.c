@@ -104,6 +104,23 @@ static weft_status_t ask(kv_peer_t *peer, weft_diag_t *diag)
     return status;
 }
 
+/* Requests name them: somebody may invent hosts. The one that was of no use for longest goes. */
+static void make_room(kv_transfer_t *transfer)
+{
+    kv_peer_t *unused = NULL;
+    uint32_t n = 0;
+    for (kv_peer_t *peer = transfer->peers; peer != NULL; peer = peer->next) {
+        const bool is_idle = peer->n_pulls == 0 && peer->state != KV_PEER_ASKING;
+        if (is_idle && (unused == NULL || peer->used_ns < unused->used_ns)) {
+            unused = peer;
+        }
+        n++;
+    }
+    if (n >= KV_TRANSFER_MAX_PEERS && unused != NULL) {
+        destroy_peer(unused);
+    }
+}
+
 static weft_status_t add_peer(kv_transfer_t *transfer, const kv_transfer_params_t *params,
                               kv_peer_t **peer_out)
 {
@@ -207,6 +224,7 @@ weft_status_t kv_peer_get(kv_transfer_t *transfer, const kv_transfer_params_t *p
     if (peer != NULL && (is_another(peer, params) || is_in_ruins(peer))) {
         status = replace(peer, params, &peer);
     } else if (peer == NULL) {
+        make_room(transfer);
         status = add_peer(transfer, params, &peer);
     }
     if (status < 0) {

@@ -20,6 +20,7 @@
 #define KV_TRANSFER_MAX_WATCHERS 1024
 #define KV_TRANSFER_MAX_GONE     1024
 #define KV_TRANSFER_MAX_READERS  256
+#define KV_TRANSFER_MAX_PEERS    256                  /* with those in use, as many as those are */
 #define KV_PULL_MAX_READS        4                    /* of a rank at a time */
 #define KV_PULL_READ_BYTES       (UINT64_C(32) << 20) /* of one read, about */
 #define KV_PULL_MAX_RETRIES      8                    /* after blocks were taken back */

@@ -2,11 +2,13 @@
 /* Workers that prefill and decode for each other, over the real fabric. */
 #include "kvstore/transfer/kv_transfer.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "kvstore/transfer/kv_compat.h"
 #include "kvstore/transfer/kv_handshake.h"
 #include "kvstore/transfer/kv_side_channel.h"
+#include "kvstore/transfer/kv_transfer_priv.h"
 #include "tests/support/random.h"
 #include "tests/support/transfer_rig.h"
 #include "tests/support/zmq_tsan.h"
@@ -593,6 +595,29 @@ static void a_peer_that_is_not_there_fails_at_once_and_is_left_alone_for_a_while
     assert_status(kv_transfer_expect(decode.transfer, &params, PROMPT, &diag, &pull),
                   WEFT_ERR_PEER_GONE);
     assert_non_null(strstr(diag.text, "nobody listens"));
+    kv_transfer_params_fini(&params);
+}
+
+static weft_status_t expect_of(kv_transfer_params_t params, char *host)
+{
+    kv_pull_t *pull;
+    params.remote_host = host;
+    return kv_transfer_expect(decode.transfer, &params, PROMPT, &diag, &pull);
+}
+
+static void of_invented_hosts_the_oldest_are_forgotten(void **state)
+{
+    char host[32];
+    (void)state;
+    kv_transfer_params_t params = prefill_whole(&prefill, "r", PROMPT, 7);
+    assert_status(expect_of(params, "no host"), WEFT_ERR_INVALID);
+    assert_status(expect_of(params, "no host"), WEFT_ERR_PEER_GONE); /* it is left alone */
+    for (int i = 0; i < KV_TRANSFER_MAX_PEERS; i++) {
+        snprintf(host, sizeof(host), "no host %d", i);
+        assert_status(expect_of(params, host), WEFT_ERR_INVALID);
+    }
+    assert_status(expect_of(params, "no host"), WEFT_ERR_INVALID);
+    assert_status(expect_of(params, host), WEFT_ERR_PEER_GONE);
     kv_transfer_params_fini(&params);
 }
 
@@ -1626,6 +1651,7 @@ int main(void)
         TEST(another_engine_at_the_address_is_not_read),
         TEST(blocks_the_peer_does_not_have_are_not_read),
         TEST(a_peer_that_is_not_there_fails_at_once_and_is_left_alone_for_a_while),
+        TEST(of_invented_hosts_the_oldest_are_forgotten),
         TEST(each_request_that_goes_without_is_counted_once),
         TEST(a_peer_that_goes_fails_the_pulls_that_need_it),
         TEST(a_new_engine_at_the_address_is_met),
