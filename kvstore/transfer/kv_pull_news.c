@@ -106,10 +106,13 @@ void kv_pull_meet(kv_pull_t *pull, uint64_t now_ns)
 
 /* ---- asking for more ------------------------------------------------------------------------- */
 
+/* Final as it may be, without knowing all blocks nobody would tell us more. */
 static bool is_uncertain_rank(const kv_pull_t *pull, uint32_t index)
 {
+    const kv_peer_rank_t *peer = &pull->peer->ranks[index];
     const kv_pull_rank_t *rank = &pull->ranks[index];
-    return pull->peer->ranks[index].is_source && (!rank->has_lease || !rank->is_final);
+    const bool is_all_known = rank->n_known * peer->handshake.agent.block_size >= pull->end_tokens;
+    return peer->is_source && (!rank->has_lease || !rank->is_final || !is_all_known);
 }
 
 bool kv_pull_is_uncertain(const kv_pull_t *pull)

@@ -22,8 +22,8 @@ static uint32_t readable_units(const kv_pull_t *pull, const kv_pull_rank_t *rank
                                const kv_slices_t *slices)
 {
     const uint32_t unit = slices->unit_tokens;
-    const uint32_t known =
-        smaller(rank->tokens, rank->n_known * slices->peer_chunks * slices->unit_tokens);
+    const uint64_t in_known = (uint64_t)rank->n_known * slices->peer_chunks * unit;
+    const uint32_t known = in_known < rank->tokens ? (uint32_t)in_known : rank->tokens;
     return known >= pull->end_tokens ? (pull->end_tokens + unit - 1) / unit : known / unit;
 }
 

@@ -813,6 +813,39 @@ static void many_readers_may_come_and_go(void **state)
     transfer_worker_close(&there);
 }
 
+static bool has_a_watcher(void *user)
+{
+    return ((const kv_lease_t *)user)->user != NULL;
+}
+
+/* A peer's last word, and a notice before it that never came. */
+static void blocks_that_the_last_word_left_out_are_asked_for(void **state)
+{
+    const transfer_worker_config_t config = {.extra = "\"kv_lease_duration\": 1"};
+    transfer_worker_t there;
+    transfer_worker_t here;
+    running_t running;
+    kv_block_id_t blocks[PROMPT_BLOCKS];
+    (void)state;
+    transfer_worker_open(&there, &config);
+    transfer_worker_open(&here, &config);
+    kv_pull_t *pull = expect_ahead_of(&there, &here, "xfer-1", PROMPT);
+    const uint32_t n = alloc(&here, PROMPT, blocks);
+    assert_status(kv_pull_start(pull, 0, blocks, n), WEFT_OK);
+    begin_prefill_on(&there, &running, "xfer-1", PROMPT);
+    assert_true(transfer_rig_until(has_a_watcher, running.lease));
+    ((kv_watcher_t *)running.lease->user)->sent_blocks = PROMPT_BLOCKS;
+    compute(&running, PROMPT, 9);
+    finish_prefill(&running, "cmpl-9");
+    assert_pulled(pull);
+    assert_true(transfer_worker_has(&here, blocks, 0, PROMPT, 9));
+    kv_pull_end(pull);
+    kv_pool_release(here.pool, blocks, n);
+    assert_all_free(&there);
+    transfer_worker_close(&here);
+    transfer_worker_close(&there);
+}
+
 /* ---- giving up in the middle ----------------------------------------------------------------- */
 
 static bool has_landed(void *user)
@@ -1658,6 +1691,7 @@ int main(void)
         TEST(a_producer_pulls_nothing),
         TEST(a_strangers_notifications_do_no_harm),
         cmocka_unit_test(many_readers_may_come_and_go),
+        cmocka_unit_test(blocks_that_the_last_word_left_out_are_asked_for),
         TEST(a_pull_may_end_at_any_time),
         cmocka_unit_test(unequal_workers_move_the_same_blocks),
         cmocka_unit_test(elements_are_converted_on_arrival),
