@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import threading
 
 import httpx
@@ -132,6 +133,32 @@ def test_ctrl_c_lets_answers_end(up):
     assert server.stop(signal.SIGINT) == 0
     asker.join()
     assert len(choices(answers[0])[0]["token_ids"]) == 300
+
+
+def is_up(url):
+    try:
+        return httpx.get(url + "/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_quiet_service_serves():
+    need_server()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    server = Server([BINARY, "up", MODEL, "--port", str(port), "--threads", "1", "--log-level",
+                     "warn", "--served-model-name", NAME, "--", "--max-model-len", "1024",
+                     "--num-gpu-blocks-override", "200"])
+    try:
+        server.url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: is_up(server.url), what="health")
+        assert post(server, completion(ids(1, 50))).status_code == 200
+        assert not any(" info " in line for line in server.lines)
+        assert server.stop(signal.SIGINT) == 0
+    finally:
+        server.process.kill()
+        server.process.wait()
 
 
 def test_more_ranks_are_refused():
