@@ -20,12 +20,14 @@
 
 #define MAX_CONNECTIONS 64
 #define FRAME_NS        (5 * WEFT_NS_PER_SECOND) /* that a frame may take to come, or to leave */
+#define REST_NS         (WEFT_NS_PER_SECOND / 10)
 
 typedef struct connection {
     int fd;
     weft_buffer_t in;
     weft_buffer_t out;
     uint64_t since_ns; /* when the frame that is half here began; 0: none is */
+    uint64_t used_ns;  /* when anything last came or went */
 } connection_t;
 
 struct xfer_exchange {
@@ -37,6 +39,7 @@ struct xfer_exchange {
     pthread_t thread;
     connection_t connections[MAX_CONNECTIONS]; /* [n], the thread's */
     size_t n;
+    uint64_t rests_until_ns; /* the process was out of descriptors: nobody is let in before */
 };
 
 /* ---- listening ------------------------------------------------------------------------------- */
@@ -180,12 +183,38 @@ static void close_connection(xfer_exchange_t *exchange, size_t i)
     *connection = exchange->connections[--exchange->n];
 }
 
+/* The one between frames that has been for longest; n: none is. */
+static size_t find_idle(const xfer_exchange_t *exchange)
+{
+    size_t found = exchange->n;
+    for (size_t i = 0; i < exchange->n; i++) {
+        const connection_t *connection = &exchange->connections[i];
+        if (connection->since_ns == 0 &&
+            (found == exchange->n || connection->used_ns < exchange->connections[found].used_ns)) {
+            found = i;
+        }
+    }
+    return found;
+}
+
+/* Who keeps a place without a word gives way to who comes. */
+static bool has_place(const xfer_exchange_t *exchange)
+{
+    return exchange->n < MAX_CONNECTIONS || find_idle(exchange) < exchange->n;
+}
+
 static void accept_connection(xfer_exchange_t *exchange)
 {
     const int fd = accept4(exchange->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd >= 0) {
-        exchange->connections[exchange->n++] = (connection_t){.fd = fd};
+    if (fd < 0) {
+        const bool is_empty = errno == EAGAIN || errno == EINTR || errno == ECONNABORTED;
+        exchange->rests_until_ns = is_empty ? 0 : weft_clock_ns() + REST_NS;
+        return;
     }
+    if (exchange->n == MAX_CONNECTIONS) {
+        close_connection(exchange, find_idle(exchange));
+    }
+    exchange->connections[exchange->n++] = (connection_t){.fd = fd, .used_ns = weft_clock_ns()};
 }
 
 /* Below 0: the connection is to be closed. */
@@ -203,6 +232,7 @@ static weft_status_t serve(xfer_exchange_t *exchange, connection_t *connection, 
         status = xfer_exchange_write_some(connection->fd, &connection->out);
     }
     const bool is_between = connection->in.length == 0 && connection->out.length == 0;
+    connection->used_ns = weft_clock_ns();
     if (is_between || connection->since_ns == 0) {
         connection->since_ns = is_between ? 0 : weft_clock_ns();
     }
@@ -216,7 +246,8 @@ static bool is_late(const connection_t *connection)
 
 static int longest_wait_ms(const xfer_exchange_t *exchange)
 {
-    int wait = -1;
+    const uint64_t rests_until_ns = exchange->rests_until_ns;
+    int wait = rests_until_ns != 0 ? xfer_exchange_left_ms(rests_until_ns) + 1 : -1;
     for (size_t i = 0; i < exchange->n; i++) {
         const uint64_t since = exchange->connections[i].since_ns;
         const int left = since != 0 ? xfer_exchange_left_ms(since + FRAME_NS) + 1 : -1;
@@ -227,12 +258,15 @@ static int longest_wait_ms(const xfer_exchange_t *exchange)
     return wait;
 }
 
-/* pollers [n + 2]: the stopper, the listener (none while all places are taken), the connections. */
-static void fill_pollers(const xfer_exchange_t *exchange, struct pollfd *pollers)
+/* pollers [n + 2]: the stopper, the listener (none while nobody is let in), the connections. */
+static void fill_pollers(xfer_exchange_t *exchange, struct pollfd *pollers)
 {
+    if (exchange->rests_until_ns <= weft_clock_ns()) {
+        exchange->rests_until_ns = 0;
+    }
+    const bool lets_in = exchange->rests_until_ns == 0 && has_place(exchange);
     pollers[0] = (struct pollfd){.fd = exchange->stopper, .events = POLLIN};
-    pollers[1] = (struct pollfd){.fd = exchange->n < MAX_CONNECTIONS ? exchange->listener : -1,
-                                 .events = POLLIN};
+    pollers[1] = (struct pollfd){.fd = lets_in ? exchange->listener : -1, .events = POLLIN};
     for (size_t i = 0; i < exchange->n; i++) {
         const bool has_output = exchange->connections[i].out.length > 0;
         pollers[i + 2] = (struct pollfd){.fd = exchange->connections[i].fd,
@@ -261,7 +295,7 @@ static void *run_listener(void *user)
                 close_connection(exchange, i);
             }
         }
-        if (pollers[1].revents != 0) {
+        if (pollers[1].revents != 0 && has_place(exchange)) {
             accept_connection(exchange);
         }
     }

@@ -165,6 +165,30 @@ static void exchange_serves_others_beside_one_that_says_nothing(void **state)
     close_listener(&listener);
 }
 
+/* More than it serves at a time; those before the caller have all been let in. */
+static void exchange_serves_others_when_idle_strangers_take_all_places(void **state)
+{
+    enum { STRANGERS = 100 };
+    listener_t listener;
+    fabric_end_t caller;
+    xfer_peer_t *peer = NULL;
+    int strangers[STRANGERS];
+    (void)state;
+
+    open_listener(&listener);
+    open_end("caller", &caller);
+    const xfer_exchange_place_t place = place_of(&listener);
+    for (size_t i = 0; i < STRANGERS; i++) {
+        strangers[i] = connect_stranger(&listener);
+    }
+    assert_status(xfer_exchange_fetch(caller.agent, &place, NULL, &peer), WEFT_OK);
+    for (size_t i = 0; i < STRANGERS; i++) {
+        close(strangers[i]);
+    }
+    fabric_end_close(&caller);
+    close_listener(&listener);
+}
+
 static void exchange_with_nobody_says_where(void **state)
 {
     listener_t listener;
@@ -199,6 +223,7 @@ int main(void)
         cmocka_unit_test(exchange_makes_two_agents_know_each_other),
         cmocka_unit_test(exchange_hangs_up_on_what_is_no_command),
         cmocka_unit_test(exchange_serves_others_beside_one_that_says_nothing),
+        cmocka_unit_test(exchange_serves_others_when_idle_strangers_take_all_places),
         cmocka_unit_test(exchange_with_nobody_says_where),
         cmocka_unit_test(exchange_port_that_is_taken_is_named),
     };
