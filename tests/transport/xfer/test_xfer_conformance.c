@@ -24,10 +24,20 @@ typedef struct test_case {
 
 typedef void claim_fn(const test_case_t *test);
 
+/* ThreadSanitizer does not see what orders memory through libraries that it did not compile. */
+static bool is_seen_through(const char *name)
+{
+#ifdef __SANITIZE_THREAD__
+    return strcmp(name, "ucx") != 0 && strcmp(name, "ofi") != 0;
+#else
+    return name != NULL;
+#endif
+}
+
 static bool is_wanted(const char *name)
 {
     const char *only = getenv("WEFT_TEST_BACKEND");
-    return only == NULL || strcmp(only, name) == 0;
+    return is_seen_through(name) && (only == NULL || strcmp(only, name) == 0);
 }
 
 static bool can_open(const fabric_config_t *config)
