@@ -134,13 +134,14 @@ weft_status_t bench_fabric_geometry(const bench_fabric_options_t *options,
                                     const bench_fabric_size_t *sizes, size_t n, weft_diag_t *diag,
                                     bench_fabric_geometry_t *geometry_out)
 {
-    bench_fabric_geometry_t geometry = {.pool_bytes = options->pool_bytes, .seed = options->seed};
+    bench_fabric_geometry_t geometry = {.pool_bytes = options->pool_bytes,
+                                        .seed = options->layout_seed};
     weft_status_t status = parse_layout(options->layout, diag, &geometry.layout);
-    if (status >= 0 && (options->threads == 0 || options->threads > 64 || options->pipeline == 0 ||
+    if (status >= 0 && (options->posters == 0 || options->posters > 64 || options->pipeline == 0 ||
                         options->pipeline > 1024)) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "--threads: 1 to 64, --pipeline: 1 to 1024");
+        return weft_diag(diag, WEFT_ERR_INVALID, "--posters: 1 to 64, --pipeline: 1 to 1024");
     }
-    geometry.lanes = (uint64_t)options->threads * options->pipeline;
+    geometry.lanes = (uint64_t)options->posters * options->pipeline;
     for (size_t i = 0; options->pool_bytes == 0 && i < n; i++) {
         const uint64_t bytes = 2 * sizes[i].block_bytes * sizes[i].n_blocks * geometry.lanes;
         geometry.pool_bytes = bytes > geometry.pool_bytes ? bytes : geometry.pool_bytes;

@@ -42,7 +42,7 @@ static void print_head(const bench_fabric_report_t *report)
            "rounds\n",
            cpu, options->op, options->initiator_segment, options->target_segment, options->memory,
            options->layout, name_bytes(report->geometry->pool_bytes, pool, sizeof(pool)),
-           options->threads, options->pipeline, options->rounds);
+           options->posters, options->pipeline, options->rounds);
     printf("%7s %8s %8s %8s  %24s %9s %9s", "block", "blocks", "total", "extents",
            "GB/s   (min to max)", "p50 us", "p99 us");
     for (size_t i = 1; i < report->n_series; i++) {
@@ -88,7 +88,7 @@ static void put_options(weft_json_t *json, const bench_fabric_report_t *report)
     weft_json_put_string(json, "memory", options->memory);
     weft_json_put_string(json, "layout", options->layout);
     weft_json_put_u64(json, "pool_bytes", report->geometry->pool_bytes);
-    weft_json_put_u64(json, "threads", options->threads);
+    weft_json_put_u64(json, "threads", options->posters);
     weft_json_put_u64(json, "pipeline", options->pipeline);
     weft_json_put_string(json, "progress", options->progress);
     weft_json_put_string(json, "checksum", options->checksum);

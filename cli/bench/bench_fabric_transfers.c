@@ -134,9 +134,9 @@ static weft_status_t create_transfers(const bench_fabric_rig_t *rig, weft_diag_t
     transfers->base.ops = &bench_fabric_transfers;
     transfers->rig = rig;
     transfers->is_driven = strcmp(options->progress, "caller") == 0;
-    transfers->n_posters = options->threads;
+    transfers->n_posters = options->posters;
     transfers->lanes = weft_calloc(rig->geometry.lanes, sizeof(lane_t), "bench_fabric.lanes");
-    transfers->posters = weft_calloc(options->threads, sizeof(poster_t), "bench_fabric.posters");
+    transfers->posters = weft_calloc(options->posters, sizeof(poster_t), "bench_fabric.posters");
     weft_status_t status = transfers->lanes == NULL || transfers->posters == NULL
                                ? WEFT_ERR_NO_MEMORY
                                : create_lanes(transfers, diag);
@@ -144,7 +144,7 @@ static weft_status_t create_transfers(const bench_fabric_rig_t *rig, weft_diag_t
         destroy_transfers(&transfers->base);
         return status;
     }
-    for (uint32_t i = 0; i < options->threads; i++) {
+    for (uint32_t i = 0; i < options->posters; i++) {
         transfers->posters[i].transfers = transfers;
         transfers->posters[i].lanes = transfers->lanes + (size_t)i * options->pipeline;
     }

@@ -84,12 +84,12 @@ static void every_way_brings_the_right_bytes(void **state)
         {"--backend shm --op write --memory private", "shm"},
         {"--backend shm --layout dense", "shm"},
         {"--backend shm --layout strided --guard", "shm"},
-        {"--backend shm --threads 2 --pipeline 3", "shm"},
+        {"--backend shm --posters 2 --pipeline 3", "shm"},
         {"--backend shm --progress thread --no-notify", "shm"},
         {"--backend tcp", "tcp"},
         {"--backend tcp --op write --layout strided", "tcp"},
         {"--backend tcp --checksum off --guard --pipeline 2", "tcp"},
-        {"--backend tcp --progress thread --op write --threads 2", "tcp"},
+        {"--backend tcp --progress thread --op write --posters 2", "tcp"},
     };
     for (size_t i = 0; i < WEFT_ARRAY_LEN(ways); i++) {
         json_t *json = run_small(ways[i].words);
@@ -204,7 +204,7 @@ static void bad_words_get_one_line_and_exit_code_2(void **state)
         {"bench fabric --start-total 1KiB --max-total 2KiB", "no total"},
         {"bench fabric --pool-bytes 4KiB", "--pool-bytes"},
         {"bench fabric --layout round", "--layout"},
-        {"bench fabric --threads 0", "--threads"},
+        {"bench fabric --posters 0", "--posters"},
         {"bench fabric --pipeline 0", "--pipeline"},
         {"bench fabric --progress none", "--progress"},
         {"bench fabric --checksum maybe", "--checksum"},
