@@ -6,7 +6,7 @@
 #include "transport/xfer/shm/xfer_shm_priv.h"
 
 #define PIECE_BYTES ((uint64_t)256 << 10) /* copied between two looks at the clock */
-#define STREAM_FROM ((uint64_t)8 << 20)   /* an op's bytes that the caches would not hold anyway */
+#define STREAM_FROM ((uint64_t)12 << 20)  /* an op's bytes that the caches would not hold anyway */
 
 /* What a posted op's words mean. */
 enum { PLACE, PHASE };
