@@ -2,6 +2,7 @@
 #include "tests/support/loop_backend.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -402,9 +403,17 @@ static bool run_first_op(loop_port_t *port)
     return true;
 }
 
+static atomic_ullong rounds;
+
+uint64_t loop_backend_rounds(void)
+{
+    return atomic_load(&rounds);
+}
+
 static bool loop_progress(xfer_port_t *base)
 {
     loop_port_t *port = port_of(base);
+    atomic_fetch_add(&rounds, 1);
     const bool has_notes = deliver_notes(port);
     return run_first_op(port) || has_notes;
 }

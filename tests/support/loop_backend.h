@@ -10,6 +10,8 @@
 
 #define LOOP_STEP_BYTES ((uint64_t)64 * 1024)
 
+uint64_t loop_backend_rounds(void); /* calls of progress so far, of all ports */
+
 extern const xfer_backend_t loop_backend;
 extern const xfer_backend_t loop_backend_two;           /* the same by another name */
 extern const xfer_backend_t *const loop_backends[];     /* a table of the first */
