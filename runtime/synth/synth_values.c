@@ -113,6 +113,30 @@ static void scale_q4_k(const synth_values_t *values, uint64_t random, uint8_t *b
     }
 }
 
+/* One byte holds scale (low) and minimum (high) of 16 elements. */
+static void scale_q2_k(const synth_values_t *values, uint64_t random, uint8_t *block)
+{
+    for (int i = 0; i < 16; i++) {
+        block[i] = (uint8_t)((8 | (random >> (8 + 3 * i) & 7)) * 17);
+    }
+    scale_and_offset_at_0(values, random, block + 80);
+}
+
+/* Sub-scales of 6 bits, less 32: 8 to 15 is 40 to 47, whose top pairs are 10. */
+static void scale_q3_k(const synth_values_t *values, uint64_t random, uint8_t *block)
+{
+    for (int i = 0; i < 8; i++) {
+        block[96 + i] = (uint8_t)(0x88 | (random >> (8 + 6 * i) & 0x77));
+    }
+    memset(block + 104, 0xaa, 4);
+    store_u16(block + 108, values->scales[random % 256]);
+}
+
+static void scale_mxfp4(const synth_values_t *values, uint64_t random, uint8_t *block)
+{
+    block[0] = (uint8_t)(values->exponent + random % 2);
+}
+
 static void scale_q6_k(const synth_values_t *values, uint64_t random, uint8_t *block)
 {
     for (int i = 0; i < 16; i++) {
@@ -138,8 +162,15 @@ typedef struct block_kind {
 static const block_kind_t kinds[K_DTYPE_COUNT] = {
     [K_Q4_0] = {scale_at_0, UNIFORM(16), 0},
     [K_Q4_1] = {scale_and_offset_at_0, UNIFORM(16), -7.5},
+    [K_Q5_0] = {scale_at_0, UNIFORM(32), 0},
+    [K_Q5_1] = {scale_and_offset_at_0, UNIFORM(32), -15.5},
     [K_Q8_0] = {scale_at_0, UNIFORM(256), 0},
+    [K_Q2_K] = {scale_q2_k, UNIFORM(4) * SUB_SCALE, 1.5},
+    [K_Q3_K] = {scale_q3_k, UNIFORM(8) * SUB_SCALE, 0},
     [K_Q4_K] = {scale_q4_k, UNIFORM(16) * SUB_SCALE, 7.5},
+    [K_Q5_K] = {scale_q4_k, UNIFORM(32) * SUB_SCALE, 15.5},
+    [K_IQ4_NL] = {scale_at_0, 67.44, 0},
+    [K_MXFP4] = {scale_mxfp4, 2.93, 0},
     [K_Q6_K] = {scale_q6_k, UNIFORM(64) * SUB_SCALE, 0},
 };
 
@@ -153,6 +184,8 @@ static void tabulate_scales(synth_values_t *values, double deviation)
         values->scales[i] = k_f32_to_f16(step);
         values->offsets[i] = k_f32_to_f16((float)(step * kind->offset));
     }
+    /* Powers of two come in pairs about the step: their mean square is 5/2 of the lower one's. */
+    values->exponent = (uint8_t)(127 + lround(log2(deviation / kind->deviation / sqrt(2.5))));
 }
 
 static void fill_blocks(const synth_values_t *values, uint64_t first, size_t n, void *out)

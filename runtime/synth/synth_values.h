@@ -30,6 +30,7 @@ typedef struct synth_values {
     uint16_t narrow[SYNTH_QUANTILES]; /* of F16 and BF16 ones */
     uint16_t scales[256];             /* F16 steps of blocks: half of them negative */
     uint16_t offsets[256];            /* what centres a block of unsigned values, beside it */
+    uint8_t exponent;                 /* the lower of the two powers of two that E8M0 scales are */
 } synth_values_t;
 
 /* Whether weights of this type can be made. */

@@ -162,7 +162,8 @@ static void blocks_have_the_deviation_asked_for_and_no_mean(void **state)
             squares += (double)x[i] * (double)x[i];
         }
         assert_true(fabs(sum / N) < 0.001);
-        assert_true(fabs(sqrt(squares / N) / 0.03 - 1) < 0.1);
+        /* A scale that is a power of two comes as near as it can. */
+        assert_true(fabs(log2(sqrt(squares / N) / 0.03)) < (dtype == K_MXFP4 ? 0.51 : 0.1));
     }
 }
 
