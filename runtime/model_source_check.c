@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "runtime/model_source_priv.h"
 
 #define MAX_SHOWN 200 /* bytes of a name in an error line */
@@ -8,16 +10,35 @@
 typedef struct check {
     const model_source_t *source;
     weft_diag_t *diag;
+    bool *is_known; /* [n_tensors], of by_name: a tensor that the model has */
     size_t found;
 } check_t;
+
+static size_t index_of(const model_source_t *source, const char *name)
+{
+    size_t low = 0;
+    size_t high = source->n_tensors;
+    while (low < high) {
+        const size_t middle = (low + high) / 2;
+        if (strcmp(source->by_name[middle]->name, name) < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
 
 static weft_status_t check_one(void *context, const model_tensor_want_t *want)
 {
     check_t *check = context;
     model_tensor_t tensor;
     const weft_status_t status = model_source_require(
-        check->source, want->id, want->layer, want->rows, want->columns, check->diag, &tensor);
-    check->found += status == WEFT_OK;
+        check->source, want->key, want->rows / want->stacked, want->columns, check->diag, &tensor);
+    if (status == WEFT_OK) {
+        check->is_known[index_of(check->source, tensor.name)] = true;
+        check->found++;
+    }
     return status;
 }
 
@@ -26,7 +47,8 @@ static bool is_ignored(const model_source_t *source, const char *name)
 {
     const char *last = strrchr(name, '.');
     char head[64];
-    model_source_tensor_name(source, MODEL_TENSOR_OUTPUT, 0, head, sizeof(head));
+    const model_tensor_key_t output = {.id = MODEL_TENSOR_OUTPUT};
+    model_source_tensor_name(source, output, head, sizeof(head));
     return (last != NULL && strcmp(last, ".inv_freq") == 0) ||
            (source->config.is_embedding_tied && strcmp(name, head) == 0);
 }
@@ -35,13 +57,13 @@ static bool is_ignored(const model_source_t *source, const char *name)
  * A tensor that the graph does not use means that the model is a variant whose answers we would get
  * wrong.
  */
-static weft_status_t refuse_unknown(const model_source_t *source, weft_diag_t *diag)
+static weft_status_t refuse_unknown(const check_t *check)
 {
-    const model_file_kind_t kind = source->gguf != NULL ? MODEL_FILE_GGUF : MODEL_FILE_HF;
+    const model_source_t *source = check->source;
     for (size_t i = 0; i < source->n_tensors; i++) {
-        const char *name = source->tensors[i].name;
-        if (!model_tensors_has(&source->config, kind, name) && !is_ignored(source, name)) {
-            return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+        const char *name = source->by_name[i]->name;
+        if (!check->is_known[i] && !is_ignored(source, name)) {
+            return weft_diag(check->diag, WEFT_ERR_UNSUPPORTED,
                              "%s: tensor %.*s: is not part of a %s model of %u layers; this "
                              "variant is not supported",
                              source->path, MAX_SHOWN, name, source->config.family,
@@ -54,9 +76,15 @@ static weft_status_t refuse_unknown(const model_source_t *source, weft_diag_t *d
 weft_status_t model_source_check_tensors(const model_source_t *source, weft_diag_t *diag)
 {
     check_t check = {.source = source, .diag = diag};
-    const weft_status_t status = model_tensors_visit(&source->config, check_one, &check);
-    if (status != WEFT_OK) {
-        return status;
+    check.is_known = weft_calloc(source->n_tensors + 1, sizeof(bool), "model.known_tensors");
+    if (check.is_known == NULL) {
+        return WEFT_ERR_NO_MEMORY;
     }
-    return check.found < source->n_tensors ? refuse_unknown(source, diag) : WEFT_OK;
+    const model_file_kind_t kind = source->gguf != NULL ? MODEL_FILE_GGUF : MODEL_FILE_HF;
+    weft_status_t status = model_tensors_visit(&source->config, kind, check_one, &check);
+    if (status == WEFT_OK && check.found < source->n_tensors) {
+        status = refuse_unknown(&check);
+    }
+    weft_free(check.is_known);
+    return status;
 }

@@ -23,27 +23,34 @@ typedef enum model_tensor_id {
 
 typedef enum model_file_kind { MODEL_FILE_GGUF, MODEL_FILE_HF } model_file_kind_t;
 
-/* A vector has rows 1. */
-typedef struct model_tensor_want {
+/* Which tensor of a model. */
+typedef struct model_tensor_key {
     model_tensor_id_t id;
-    uint32_t layer; /* 0 for those of the whole model */
+    uint32_t layer;  /* 0 for those of the whole model */
+    uint32_t expert; /* 0 for those that are not an expert's */
+} model_tensor_key_t;
+
+/* A vector has rows 1. In GGUF the matrices of all experts are one tensor. */
+typedef struct model_tensor_want {
+    model_tensor_key_t key;
     uint64_t rows;
     uint64_t columns;
+    uint32_t stacked; /* experts in this tensor, rows of each one after another; 1: not stacked */
 } model_tensor_want_t;
 
 /* Ends the walk, and is returned by it, when not WEFT_OK. */
 typedef weft_status_t (*model_tensor_visit_fn)(void *context, const model_tensor_want_t *want);
 
-/* Every tensor of the model, those of the whole model first, then layer by layer. */
-weft_status_t model_tensors_visit(const model_config_t *config, model_tensor_visit_fn visit,
-                                  void *context);
+/* Every tensor of a file of this model, those of the whole model first, then layer by layer. */
+weft_status_t model_tensors_visit(const model_config_t *config, model_file_kind_t kind,
+                                  model_tensor_visit_fn visit, void *context);
 
 /* The name that files of this kind give it. */
-void model_tensor_name(model_file_kind_t kind, model_tensor_id_t id, uint32_t layer, char *name,
-                       size_t size);
+void model_tensor_name(const model_config_t *config, model_file_kind_t kind, model_tensor_key_t key,
+                       char *name, size_t size);
 
 /* Whether it multiplies what is normed: a vector near 1. */
 bool model_tensor_is_scale(model_tensor_id_t id);
 
-/* Whether a tensor of the configured model has this name. */
-bool model_tensors_has(const model_config_t *config, model_file_kind_t kind, const char *name);
+/* Whether there is one for each expert. */
+bool model_tensor_is_expert(model_tensor_id_t id);

@@ -14,32 +14,15 @@
 #include "base/alloc.h"
 #include "kernels/k_cores.h"
 #include "kernels/k_team.h"
-#include "runtime/model_config_priv.h"
 #include "runtime/synth/synth_priv.h"
 #include "runtime/synth/synth_vocab.h"
 
 #define GGUF_ALIGNMENT 32
 #define ITEM_BYTES     ((size_t)4 << 20) /* filled and written at once */
-#define NORM_EPS       1e-5f
 
 /* ---- shapes -------------------------------------------------------------------------------- */
 
-typedef struct shape {
-    const char *family;
-    const char *name;
-    uint32_t layers;
-    uint32_t hidden;
-    uint32_t heads;
-    uint32_t kv_heads;
-    uint32_t head_dim;
-    uint32_t intermediate;
-    uint32_t vocab;
-    uint32_t context;
-    uint32_t theta;
-    bool is_tied;
-} shape_t;
-
-static const shape_t shapes[] = {
+static const synth_shape_t shapes[] = {
 #define SHAPE(family, ...) {#family, __VA_ARGS__},
 #include "runtime/synth/synth_shapes.def"
 #undef SHAPE
@@ -57,26 +40,17 @@ static weft_status_t refuse_shape(const model_synth_options_t *options, weft_dia
                      options->shape, options->family, known);
 }
 
-static void configure(const shape_t *shape, const model_synth_options_t *options,
-                      model_config_t *config)
+/* By way of the config.json that the model will have. */
+static weft_status_t configure(synth_t *synth, weft_diag_t *diag)
 {
-    const model_architecture_t *family = model_architecture_by_name(shape->family);
-    model_config_init(config, family);
-    snprintf(config->architecture, sizeof(config->architecture), "%s", family->hf_architecture);
-    snprintf(config->name, sizeof(config->name), "synth-%s-%s-%s", shape->family, shape->name,
-             options->dtype);
-    config->layers = shape->layers;
-    config->hidden = shape->hidden;
-    config->heads = shape->heads;
-    config->kv_heads = shape->kv_heads;
-    config->head_dim = shape->head_dim;
-    config->intermediate = shape->intermediate;
-    config->vocab = shape->vocab;
-    config->max_context = shape->context;
-    config->norm_eps = NORM_EPS;
-    config->is_embedding_tied = shape->is_tied;
-    config->rope.theta = (float)shape->theta;
-    config->rope.dim = shape->head_dim;
+    weft_buffer_t json = {0};
+    synth_config_json(synth, &json);
+    weft_status_t status = WEFT_ERR_NO_MEMORY;
+    if (!json.is_failed) {
+        status = model_config_from_json(json.data, json.length, NULL, 0, diag, &synth->config);
+    }
+    weft_buffer_free(&json);
+    return status;
 }
 
 static weft_status_t find_shape(synth_t *synth, weft_diag_t *diag)
@@ -85,8 +59,8 @@ static weft_status_t find_shape(synth_t *synth, weft_diag_t *diag)
     for (size_t i = 0; i < WEFT_ARRAY_LEN(shapes); i++) {
         if (strcmp(shapes[i].family, options->family) == 0 &&
             strcmp(shapes[i].name, options->shape) == 0) {
-            configure(&shapes[i], options, &synth->config);
-            return model_config_check(&synth->config, diag);
+            synth->shape = &shapes[i];
+            return configure(synth, diag);
         }
     }
     return refuse_shape(options, diag);
@@ -166,12 +140,12 @@ static weft_status_t place_tensor(void *context, const model_tensor_want_t *want
 static weft_status_t place_tensors(synth_t *synth)
 {
     uint32_t n = 0;
-    model_tensors_visit(&synth->config, count_tensor, &n);
+    model_tensors_visit(&synth->config, synth->kind, count_tensor, &n);
     synth->tensors = weft_calloc(n, sizeof(*synth->tensors), "synth.tensors");
     if (synth->tensors == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    return model_tensors_visit(&synth->config, place_tensor, synth);
+    return model_tensors_visit(&synth->config, synth->kind, place_tensor, synth);
 }
 
 /* ---- filling ------------------------------------------------------------------------------- */
@@ -211,11 +185,11 @@ static void init_values(const synth_t *synth, const synth_tensor_t *tensor,
                         const synth_normal_t *normal, synth_values_t *values)
 {
     const model_tensor_want_t *want = &tensor->want;
-    const uint64_t key = synth_mix(synth_mix(synth->options->seed, want->id), want->layer);
+    const uint64_t key = synth_mix(synth_mix(synth->options->seed, want->key.id), want->key.layer);
     double mean = 0;
     double deviation = want->rows == 1 ? 0.02 : 1 / sqrt((double)want->columns);
-    if (model_tensor_is_scale(want->id)) {
-        mean = 1;
+    if (model_tensor_is_scale(want->key.id)) {
+        mean = synth->kind == MODEL_FILE_GGUF ? 1 : 1 - (double)synth->config.norm_offset;
         deviation = 0.1;
     }
     synth_values_init(values, normal, tensor->dtype, key, mean, deviation);
@@ -250,7 +224,9 @@ static void fill_item(const void *arg, uint32_t item, uint32_t member)
         return;
     }
     init_values(job->synth, tensor, &job->normal, &bench->values);
-    synth_values_fill(&bench->values, first, (size_t)n, bench->bytes);
+    /* Experts are one stream of values, whether they share a tensor or not. */
+    const uint64_t before = tensor->want.key.expert * tensor->blocks;
+    synth_values_fill(&bench->values, before + first, (size_t)n, bench->bytes);
     const int error = write_at(job->fd, bench->bytes, (size_t)n * block_bytes,
                                job->data_start + tensor->offset + first * block_bytes);
     if (error != 0) {

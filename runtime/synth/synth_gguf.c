@@ -105,6 +105,32 @@ static void add_shape(writer_t *writer, const model_config_t *config)
     add_field_f32(writer, "rope.freq_base", config->rope.theta);
 }
 
+/* What some families have. */
+static void add_variant(writer_t *writer, const model_config_t *config)
+{
+    const model_experts_t *experts = &config->experts;
+    if (config->window > 0) {
+        add_field_u32(writer, "attention.sliding_window", config->window);
+    }
+    if (config->attention_softcap > 0) {
+        add_field_f32(writer, "attn_logit_softcapping", config->attention_softcap);
+    }
+    if (config->logit_softcap > 0) {
+        add_field_f32(writer, "final_logit_softcapping", config->logit_softcap);
+    }
+    if (config->residual_scale != 1) {
+        add_field_f32(writer, "embedding_scale", config->embedding_scale);
+        add_field_f32(writer, "residual_scale", config->residual_scale);
+        add_field_f32(writer, "attention.scale", config->attention_scale);
+        add_field_f32(writer, "logit_scale", 1 / config->logit_scale);
+    }
+    if (experts->count > 0) {
+        add_field_u32(writer, "expert_count", experts->count);
+        add_field_u32(writer, "expert_used_count", experts->used);
+        add_field_u32(writer, "expert_feed_forward_length", experts->intermediate);
+    }
+}
+
 static void add_vocabulary(writer_t *writer, uint32_t vocab)
 {
     enum { NORMAL = 1, CONTROL = 3 };
@@ -139,13 +165,16 @@ static void put_tensor(const synth_t *synth, const synth_tensor_t *tensor, weft_
 {
     char name[SYNTH_NAME_BYTES];
     const model_tensor_want_t *want = &tensor->want;
-    const uint32_t n_dims = want->rows == 1 ? 1 : 2;
-    model_tensor_name(synth->kind, want->id, want->layer, name, sizeof(name));
+    const uint32_t n_dims = want->stacked > 1 ? 3 : want->rows == 1 ? 1 : 2;
+    model_tensor_name(&synth->config, synth->kind, want->key, name, sizeof(name));
     put_string(out, name);
     put_uint(out, n_dims, 4);
     put_uint(out, want->columns, 8);
-    if (n_dims == 2) {
-        put_uint(out, want->rows, 8);
+    if (n_dims >= 2) {
+        put_uint(out, want->rows / want->stacked, 8);
+    }
+    if (n_dims == 3) {
+        put_uint(out, want->stacked, 8);
     }
     put_uint(out, (uint64_t)k_dtype_info(tensor->dtype)->gguf_type, 4);
     put_uint(out, tensor->offset, 8);
@@ -159,6 +188,7 @@ void synth_gguf_header(const synth_t *synth, weft_buffer_t *out)
     add_string(&writer, "general.name", synth->config.name);
     add_u32(&writer, "general.alignment", ALIGNMENT);
     add_shape(&writer, &synth->config);
+    add_variant(&writer, &synth->config);
     add_vocabulary(&writer, synth->config.vocab);
 
     weft_buffer_puts(out, "GGUF");

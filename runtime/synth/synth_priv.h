@@ -10,6 +10,23 @@
 
 #define SYNTH_NAME_BYTES 128
 
+/* A row of synth_shapes.def. */
+typedef struct synth_shape {
+    const char *family;
+    const char *name;
+    uint32_t layers;
+    uint32_t hidden;
+    uint32_t heads;
+    uint32_t kv_heads;
+    uint32_t head_dim;
+    uint32_t intermediate;
+    uint32_t vocab;
+    uint32_t context;
+    uint32_t theta;
+    bool is_tied;
+    const char *more; /* members of config.json, without braces */
+} synth_shape_t;
+
 /* One tensor of the file. */
 typedef struct synth_tensor {
     model_tensor_want_t want;
@@ -22,6 +39,7 @@ typedef struct synth_tensor {
 
 typedef struct synth {
     const model_synth_options_t *options;
+    const synth_shape_t *shape;
     model_config_t config;
     model_file_kind_t kind;
     k_dtype_t dtype;
@@ -29,6 +47,9 @@ typedef struct synth {
     uint32_t n_tensors;
     uint64_t data_bytes;
 } synth_t;
+
+/* config.json of the shape. A failed allocation shows in out. */
+void synth_config_json(const synth_t *synth, weft_buffer_t *out);
 
 /* What comes before the tensors' data. A failed allocation shows in out. */
 void synth_gguf_header(const synth_t *synth, weft_buffer_t *out);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/json_writer.h"
+#include "runtime/model_config_priv.h"
 #include "runtime/synth/synth_priv.h"
 #include "runtime/synth/synth_vocab.h"
 
@@ -15,7 +16,7 @@ static void put_tensor(const synth_t *synth, const synth_tensor_t *tensor, weft_
 {
     char name[SYNTH_NAME_BYTES];
     const model_tensor_want_t *want = &tensor->want;
-    model_tensor_name(synth->kind, want->id, want->layer, name, sizeof(name));
+    model_tensor_name(&synth->config, synth->kind, want->key, name, sizeof(name));
     weft_json_key(json, name);
     weft_json_begin_object(json);
     weft_json_put_string(json, "dtype", k_dtype_info(tensor->dtype)->safetensors);
@@ -55,33 +56,53 @@ void synth_safetensors_header(const synth_t *synth, weft_buffer_t *out)
 
 /* ---- config.json --------------------------------------------------------------------------- */
 
-static void put_config(const synth_t *synth, weft_json_t *json)
+#define NORM_EPS 1e-5
+
+/* As a member of torch names it; what GGUF alone has was never a checkpoint's. */
+static const char *torch_dtype(k_dtype_t dtype)
 {
-    const model_config_t *config = &synth->config;
-    weft_json_key(json, "architectures");
-    weft_json_begin_array(json);
-    weft_json_string(json, config->architecture);
-    weft_json_end_array(json);
-    weft_json_put_string(json, "_name_or_path", config->name);
-    weft_json_put_string(json, "model_type", config->family);
-    weft_json_put_string(json, "torch_dtype",
-                         synth->dtype == K_BF16  ? "bfloat16"
-                         : synth->dtype == K_F16 ? "float16"
-                                                 : "float32");
-    weft_json_put_string(json, "hidden_act", "silu");
-    weft_json_put_u64(json, "num_hidden_layers", config->layers);
-    weft_json_put_u64(json, "hidden_size", config->hidden);
-    weft_json_put_u64(json, "intermediate_size", config->intermediate);
-    weft_json_put_u64(json, "num_attention_heads", config->heads);
-    weft_json_put_u64(json, "num_key_value_heads", config->kv_heads);
-    weft_json_put_u64(json, "head_dim", config->head_dim);
-    weft_json_put_u64(json, "vocab_size", config->vocab);
-    weft_json_put_u64(json, "max_position_embeddings", config->max_context);
-    weft_json_put_f64(json, "rms_norm_eps", (double)config->norm_eps);
-    weft_json_put_f64(json, "rope_theta", (double)config->rope.theta);
-    weft_json_put_bool(json, "tie_word_embeddings", config->is_embedding_tied);
-    weft_json_put_u64(json, "bos_token_id", SYNTH_BOS);
-    weft_json_put_u64(json, "eos_token_id", SYNTH_EOS);
+    return dtype == K_F32 ? "float32" : dtype == K_F16 ? "float16" : "bfloat16";
+}
+
+static void put_shape(const synth_shape_t *shape, weft_json_t *json)
+{
+    weft_json_put_u64(json, "num_hidden_layers", shape->layers);
+    weft_json_put_u64(json, "hidden_size", shape->hidden);
+    weft_json_put_u64(json, "intermediate_size", shape->intermediate);
+    weft_json_put_u64(json, "num_attention_heads", shape->heads);
+    weft_json_put_u64(json, "num_key_value_heads", shape->kv_heads);
+    weft_json_put_u64(json, "head_dim", shape->head_dim);
+    weft_json_put_u64(json, "vocab_size", shape->vocab);
+    weft_json_put_u64(json, "max_position_embeddings", shape->context);
+    weft_json_put_f64(json, "rms_norm_eps", NORM_EPS);
+    weft_json_put_u64(json, "rope_theta", shape->theta);
+    weft_json_put_bool(json, "tie_word_embeddings", shape->is_tied);
+}
+
+void synth_config_json(const synth_t *synth, weft_buffer_t *out)
+{
+    const synth_shape_t *shape = synth->shape;
+    const model_architecture_t *family = model_architecture_by_name(shape->family);
+    char name[128];
+    weft_json_t json;
+    snprintf(name, sizeof(name), "synth-%s-%s-%s", shape->family, shape->name,
+             synth->options->dtype);
+    weft_json_init(&json, out);
+    weft_json_begin_object(&json);
+    weft_json_key(&json, "architectures");
+    weft_json_begin_array(&json);
+    weft_json_string(&json, family->hf_architecture);
+    weft_json_end_array(&json);
+    weft_json_put_string(&json, "_name_or_path", name);
+    weft_json_put_string(&json, "model_type", shape->family);
+    weft_json_put_string(&json, "torch_dtype", torch_dtype(synth->dtype));
+    put_shape(shape, &json);
+    weft_json_put_u64(&json, "bos_token_id", SYNTH_BOS);
+    weft_json_put_u64(&json, "eos_token_id", SYNTH_EOS);
+    if (shape->more[0] != '\0') {
+        weft_buffer_printf(out, ", %s", shape->more);
+    }
+    weft_json_end_object(&json);
 }
 
 static void put_generation(const synth_t *synth, weft_json_t *json)
@@ -178,25 +199,33 @@ typedef struct side_file {
 } side_file_t;
 
 static const side_file_t side_files[] = {
-    {"config.json", put_config},
     {"generation_config.json", put_generation},
     {"tokenizer.json", put_tokenizer},
     {"tokenizer_config.json", put_tokenizer_config},
 };
 
+static weft_status_t write_side_file(const char *folder, const char *name,
+                                     const weft_buffer_t *bytes, weft_diag_t *diag)
+{
+    char path[4096];
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    return synth_write_file(path, bytes, diag);
+}
+
 weft_status_t synth_write_side_files(const synth_t *synth, const char *folder, weft_diag_t *diag)
 {
-    weft_status_t status = WEFT_OK;
+    weft_buffer_t config = {0};
+    synth_config_json(synth, &config);
+    weft_status_t status = write_side_file(folder, "config.json", &config, diag);
+    weft_buffer_free(&config);
     for (size_t i = 0; status >= 0 && i < WEFT_ARRAY_LEN(side_files); i++) {
-        char path[4096];
         weft_buffer_t out = {0};
         weft_json_t json;
-        snprintf(path, sizeof(path), "%s/%s", folder, side_files[i].name);
         weft_json_init(&json, &out);
         weft_json_begin_object(&json);
         side_files[i].put(synth, &json);
         weft_json_end_object(&json);
-        status = synth_write_file(path, &out, diag);
+        status = write_side_file(folder, side_files[i].name, &out, diag);
         weft_buffer_free(&out);
     }
     return status;

@@ -9,7 +9,8 @@
 #include "tests/support/model_rig.h"
 #include "tests/support/scratch_folder.h"
 
-#define ROWS 12
+#define ROWS      12
+#define MAX_VOCAB 512
 
 static const char *const families[] = {
 #define MODEL(family, hf, gguf) #family,
@@ -67,27 +68,27 @@ static void a_seed_gives_the_same_bytes_whatever_the_threads(void **state)
     }
 }
 
-/* Runs the model on some tokens; every logit must be a number, and not all the same. */
-static void check_computes(const char *path, uint32_t vocab)
+/* The logits behind some tokens; every one a number, and not all the same. */
+static void compute(const char *path, uint32_t vocab, float logits[MAX_VOCAB])
 {
-    static float logits[ROWS * 512];
     const uint32_t blocks[] = {0};
     int32_t tokens[ROWS];
     k_kv_view_t kv[8];
     model_rig_t rig;
-    assert_true(vocab <= 512);
+    assert_true(vocab <= MAX_VOCAB);
     model_rig_open(&rig, &(model_rig_config_t){.path = path,
                                                .isa = "auto",
-                                               .kv_dtype = K_F16,
+                                               .kv_dtype = K_F32,
                                                .block_tokens = 16,
                                                .n_blocks = 1,
                                                .limits = {ROWS, ROWS, 16}});
-    model_rig_kv(&rig, K_F16, kv, WEFT_ARRAY_LEN(kv));
+    model_rig_kv(&rig, K_F32, kv, WEFT_ARRAY_LEN(kv));
     for (int32_t i = 0; i < ROWS; i++) {
         tokens[i] = 5 + 23 * i;
     }
     const k_seq_t seq = {.rows = ROWS, .block_table = blocks};
-    const model_batch_t batch = {.ids = tokens, .rows = ROWS, .seqs = &seq, .n_seqs = 1, .kv = kv};
+    const model_batch_t batch = {
+        .ids = tokens, .rows = ROWS, .seqs = &seq, .n_seqs = 1, .max_tokens = ROWS, .kv = kv};
     const uint32_t last[] = {ROWS - 1};
     model_forward(rig.model, rig.stream, &batch);
     model_logits(rig.model, rig.stream, last, 1, logits);
@@ -97,7 +98,7 @@ static void check_computes(const char *path, uint32_t vocab)
         assert_true(isfinite(logits[i]));
         squares += (double)logits[i] * (double)logits[i];
     }
-    assert_true(squares / vocab > 0.01 && squares / vocab < 100);
+    assert_true(squares / vocab > 0.001 && squares / vocab < 1000);
     model_rig_close(&rig);
 }
 
@@ -122,20 +123,41 @@ static void check_tokenizer(const model_source_t *source)
     text_tokenizer_destroy(tokenizer);
 }
 
-static void every_family_is_a_model_that_computes_in_both_formats(void **state)
+/* GGUF files of these rotate neighbours: the same weights are another model there. */
+static bool is_reordered(const char *family)
 {
-    (void)state;
+    return strcmp(family, "llama") == 0 || strcmp(family, "mistral") == 0 ||
+           strcmp(family, "mixtral") == 0 || strcmp(family, "granite") == 0;
+}
+
+static void check_family(const char *family, uint64_t seed)
+{
+    static float logits[2][MAX_VOCAB];
     static const char *const names[] = {"model.gguf", "checkpoint"};
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(families) * 2; i++) {
+    uint32_t vocab = 0;
+    for (size_t i = 0; i < 2; i++) {
         weft_diag_t diag = {0};
         model_source_t *source = NULL;
-        const char *name = names[i % 2];
-        must_synthesize(families[i / 2], "bf16", i, 2, name);
-        model_rig_check(model_source_open(in_folder(name), &diag, &source), &diag);
-        const uint32_t vocab = model_source_config(source)->vocab;
+        must_synthesize(family, "f32", seed, 2, names[i]);
+        model_rig_check(model_source_open(in_folder(names[i]), &diag, &source), &diag);
+        vocab = model_source_config(source)->vocab;
         check_tokenizer(source);
         model_source_close(source);
-        check_computes(in_folder(name), vocab);
+        compute(in_folder(names[i]), vocab, logits[i]);
+    }
+    for (uint32_t i = 0; !is_reordered(family) && i < vocab; i++) {
+        if (!(fabsf(logits[0][i] - logits[1][i]) < 2e-4f)) {
+            fail_msg("%s: logit %u is %g in GGUF, %g in safetensors", family, i,
+                     (double)logits[0][i], (double)logits[1][i]);
+        }
+    }
+}
+
+static void every_family_is_the_same_model_in_both_formats(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {
+        check_family(families[i], i);
     }
 }
 
@@ -241,7 +263,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_seed_gives_the_same_bytes_whatever_the_threads),
-        cmocka_unit_test(every_family_is_a_model_that_computes_in_both_formats),
+        cmocka_unit_test(every_family_is_the_same_model_in_both_formats),
         cmocka_unit_test(blocks_have_the_deviation_asked_for_and_no_mean),
         cmocka_unit_test(pieces_are_the_whole),
         cmocka_unit_test(what_cannot_be_made_is_refused_by_name),

@@ -27,6 +27,14 @@ static const char *const tiny_models[] = {
     "mistral",
     "qwen2",
     "qwen3",
+    "qwen3-moe",
+    "mixtral",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "phi3-longrope",
+    "granite",
+    "olmo2",
     "llama-gguf-f32",
     "llama-gguf-q8_0",
     "qwen2-gguf-f32",
@@ -83,7 +91,7 @@ static inline void model_rig_open_kv(model_rig_t *rig, const model_rig_config_t 
         .block_tokens = config->block_tokens,
         .element_bytes = k_dtype_info(config->kv_dtype)->block_bytes,
         .n_groups = 1,
-        .groups = {{shape->layers, shape->kv_heads, shape->head_dim, shape->window}},
+        .groups = {{shape->layers, shape->kv_heads, shape->head_dim, model_kv_window(shape)}},
     };
     model_rig_check(kv_layout_init(&rig->layout, config->n_blocks, &diag), &diag);
     assert_status(rig->device->ops->alloc(
