@@ -13,6 +13,7 @@ typedef struct binder {
     k_stream_t *stream; /* NULL: measuring */
     carve_t *carve;
     float *staging; /* [longest vector], host */
+    void *raw;      /* a row as its dtype has it: of the same size */
     weft_diag_t *diag;
 } binder_t;
 
@@ -63,7 +64,8 @@ static weft_status_t upload_scaled(binder_t *binder, const model_tensor_t *tenso
         return WEFT_OK;
     }
     const uint32_t n = (uint32_t)tensor->columns;
-    k_dequantize(tensor->dtype, tensor->data, binder->staging, n);
+    model_tensor_read(tensor, 0, 1, binder->raw);
+    k_dequantize(tensor->dtype, binder->raw, binder->staging, n);
     for (uint32_t i = 0; i < n; i++) {
         binder->staging[i] = (binder->staging[i] + offset) * scale;
     }
@@ -147,27 +149,68 @@ static weft_status_t check_supported(binder_t *binder, const model_tensor_t *ten
                      k_dtype_info(tensor->dtype)->name);
 }
 
-/* Makes one weight of n tensors, or points at the file where the backend computes from it. */
-static k_weight_t bind_weight(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
-                              k_weight_form_t form)
+/* The tensors' rows as a backend packs them: in the file, or in buffers [n] made for them. */
+static weft_status_t read_parts(const model_tensor_t *tensors, uint32_t n, void **buffers,
+                                k_weight_part_t *parts)
 {
-    const uint32_t columns = (uint32_t)tensors[0].columns;
-    k_weight_t weight = {
-        .dtype = tensors[0].dtype, .form = form, .columns = columns, .data = tensors[0].data};
-    k_weight_part_t parts[MODEL_LINEAR_PARTS];
     for (uint32_t i = 0; i < n; i++) {
+        size_t row_bytes = 0;
         parts[i] = (k_weight_part_t){tensors[i].data, (uint32_t)tensors[i].rows};
-        weight.rows += parts[i].rows;
+        if (tensors[i].form == MODEL_FORM_ROWS) {
+            continue;
+        }
+        k_dtype_row_bytes(tensors[i].dtype, tensors[i].columns, &row_bytes);
+        buffers[i] = weft_calloc(tensors[i].rows, row_bytes, "model.formed");
+        if (buffers[i] == NULL) {
+            return WEFT_ERR_NO_MEMORY;
+        }
+        model_tensor_read(&tensors[i], 0, tensors[i].rows, buffers[i]);
+        parts[i].data = buffers[i];
     }
+    return WEFT_OK;
+}
+
+static weft_status_t pack_weight(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                                 const k_weight_t *weight, void *device)
+{
+    k_weight_part_t parts[MODEL_LINEAR_PARTS];
+    void *buffers[MODEL_LINEAR_PARTS] = {NULL};
+    weft_status_t status = read_parts(tensors, n, buffers, parts);
+    if (status >= 0) {
+        binder->ops->weight_pack(binder->stream, weight->dtype, weight->form, weight->columns,
+                                 parts, n, device);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (buffers[i] != NULL && status >= 0) {
+            status = k_stream_sync(binder->stream);
+        }
+        weft_free(buffers[i]);
+    }
+    return status;
+}
+
+/* Makes one weight of n tensors, or points at the file where the backend computes from it. */
+static weft_status_t bind_weight(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                                 k_weight_form_t form, k_weight_t *weight_out)
+{
+    k_weight_t weight = {.dtype = tensors[0].dtype,
+                         .form = form,
+                         .columns = (uint32_t)tensors[0].columns,
+                         .data = tensors[0].data};
+    for (uint32_t i = 0; i < n; i++) {
+        weight.rows += (uint32_t)tensors[i].rows;
+    }
+    weft_status_t status = WEFT_OK;
     const size_t bytes = weight_bytes(binder, tensors, n, form);
     if (bytes > 0) {
         void *device = carve_take(binder->carve, bytes, 1);
         weight.data = device;
         if (binder->stream != NULL) {
-            binder->ops->weight_pack(binder->stream, weight.dtype, form, columns, parts, n, device);
+            status = pack_weight(binder, tensors, n, &weight, device);
         }
     }
-    return weight;
+    *weight_out = weight;
+    return status;
 }
 
 /* How many of the tensors, from the first on, one weight can hold. */
@@ -197,17 +240,19 @@ static weft_status_t find_parts(binder_t *binder, const model_tensor_id_t *ids,
     return status;
 }
 
-static void bind_parts(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
-                       model_linear_t *linear)
+static weft_status_t bind_parts(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                                model_linear_t *linear)
 {
+    weft_status_t status = WEFT_OK;
     *linear = (model_linear_t){0};
-    for (uint32_t i = 0; i < n;) {
+    for (uint32_t i = 0; status >= 0 && i < n;) {
         const uint32_t count = fusable(binder, &tensors[i], n - i);
-        const k_weight_t part = bind_weight(binder, &tensors[i], count, K_WEIGHT_ROWS);
-        linear->parts[linear->n_parts++] = part;
-        linear->rows += part.rows;
+        k_weight_t *part = &linear->parts[linear->n_parts++];
+        status = bind_weight(binder, &tensors[i], count, K_WEIGHT_ROWS, part);
+        linear->rows += part->rows;
         i += count;
     }
+    return status;
 }
 
 static weft_status_t bind_linear(binder_t *binder, const model_tensor_id_t *ids,
@@ -216,10 +261,7 @@ static weft_status_t bind_linear(binder_t *binder, const model_tensor_id_t *ids,
 {
     model_tensor_t tensors[MODEL_LINEAR_PARTS];
     const weft_status_t status = find_parts(binder, ids, rows, n, layer, columns, tensors);
-    if (status >= 0) {
-        bind_parts(binder, tensors, n, linear);
-    }
-    return status;
+    return status < 0 ? status : bind_parts(binder, tensors, n, linear);
 }
 
 static weft_status_t bind_matrix(binder_t *binder, model_tensor_id_t id, uint32_t layer,
@@ -317,12 +359,13 @@ static weft_status_t bind_gate_up(binder_t *binder, const model_config_t *config
     }
     if (config->activation != MODEL_SILU || tensors[0].dtype != tensors[1].dtype ||
         weight_bytes(binder, tensors, 2, K_WEIGHT_GATE_UP) == SIZE_MAX) {
-        bind_parts(binder, tensors, 2, linear);
-        return WEFT_OK;
+        return bind_parts(binder, tensors, 2, linear);
     }
-    const k_weight_t weight = bind_weight(binder, tensors, 2, K_WEIGHT_GATE_UP);
-    *linear = (model_linear_t){.parts = {weight}, .n_parts = 1, .rows = weight.rows};
-    return WEFT_OK;
+    *linear = (model_linear_t){.n_parts = 1};
+    const weft_status_t packed =
+        bind_weight(binder, tensors, 2, K_WEIGHT_GATE_UP, &linear->parts[0]);
+    linear->rows = linear->parts[0].rows;
+    return packed;
 }
 
 static weft_status_t bind_dense(binder_t *binder, const model_config_t *config, uint32_t index,
@@ -355,8 +398,51 @@ static weft_status_t bind_expert(binder_t *binder, const model_tensor_id_t *ids,
                              model_source_path(binder->source), tensors[i].name);
         }
     }
-    *weight = bind_weight(binder, tensors, n, K_WEIGHT_ROWS);
+    return bind_weight(binder, tensors, n, K_WEIGHT_ROWS, weight);
+}
+
+/* [experts, the rows of all n tensors]: each expert's biases one after another. */
+static weft_status_t bind_expert_bias(binder_t *binder, const model_config_t *config,
+                                      const model_tensor_id_t *ids, uint32_t n, uint32_t layer,
+                                      uint32_t columns, const float **bias_out)
+{
+    const uint32_t experts = config->experts.count;
+    float *device = carve_take(binder->carve, (size_t)experts * n * columns, sizeof(float));
+    *bias_out = device;
+    for (uint32_t i = 0; i < n; i++) {
+        model_tensor_t tensor;
+        weft_status_t status = find(binder, ids[i], layer, experts, columns, &tensor);
+        for (uint32_t e = 0; status >= 0 && binder->stream != NULL && e < experts; e++) {
+            model_tensor_read(&tensor, e, 1, binder->raw);
+            k_dequantize(tensor.dtype, binder->raw, binder->staging, columns);
+            status =
+                upload(binder, device + ((size_t)e * n + i) * columns, binder->staging, columns);
+        }
+        if (status < 0) {
+            return status;
+        }
+    }
     return WEFT_OK;
+}
+
+static weft_status_t bind_expert_biases(binder_t *binder, const model_config_t *config,
+                                        uint32_t index, model_layer_t *layer)
+{
+    static const model_tensor_id_t router[] = {MODEL_TENSOR_ROUTER_BIAS};
+    static const model_tensor_id_t gate_up[] = {MODEL_TENSOR_EXPERT_GATE_BIAS,
+                                                MODEL_TENSOR_EXPERT_UP_BIAS};
+    static const model_tensor_id_t down[] = {MODEL_TENSOR_EXPERT_DOWN_BIAS};
+    const model_experts_t *experts = &config->experts;
+    weft_status_t status = bind_bias(binder, router, &experts->count, 1, index, &layer->router);
+    if (status >= 0) {
+        status = bind_expert_bias(binder, config, gate_up, 2, index, experts->intermediate,
+                                  &layer->expert_gate_up_bias);
+    }
+    if (status >= 0) {
+        status = bind_expert_bias(binder, config, down, 1, index, config->hidden,
+                                  &layer->expert_down_bias);
+    }
+    return status;
 }
 
 static weft_status_t bind_experts(binder_t *binder, const model_config_t *config, uint32_t index,
@@ -367,6 +453,9 @@ static weft_status_t bind_experts(binder_t *binder, const model_config_t *config
     const model_experts_t *experts = &config->experts;
     weft_status_t status = bind_matrix(binder, MODEL_TENSOR_ROUTER, index, experts->count,
                                        config->hidden, &layer->router);
+    if (status >= 0 && experts->has_linear_bias) {
+        status = bind_expert_biases(binder, config, index, layer);
+    }
     for (uint32_t e = 0; status >= 0 && e < experts->count; e++) {
         status = bind_expert(binder, gate_up, 2, index, e, experts->intermediate, config->hidden,
                              &layer->expert_gate_up[e]);
@@ -406,7 +495,10 @@ static weft_status_t bind_vocabulary(binder_t *binder, const model_config_t *con
     if (status < 0) {
         return status;
     }
-    model->embedding = bind_weight(binder, &table, 1, K_WEIGHT_ROWS);
+    status = bind_weight(binder, &table, 1, K_WEIGHT_ROWS, &model->embedding);
+    if (status < 0) {
+        return status;
+    }
     if (config->is_embedding_tied) {
         model->output =
             (model_linear_t){.parts = {model->embedding}, .n_parts = 1, .rows = config->vocab};
@@ -505,10 +597,10 @@ weft_status_t model_bind(model_t *model, const model_source_t *source, const k_o
         .staging = weft_calloc(longest, sizeof(float), "model.staging"),
         .diag = diag,
     };
-    if (binder.staging == NULL) {
-        return WEFT_ERR_NO_MEMORY;
-    }
-    const weft_status_t status = bind_all(&binder, model);
+    binder.raw = weft_calloc(longest, sizeof(float), "model.raw");
+    const bool is_ready = binder.staging != NULL && binder.raw != NULL;
+    const weft_status_t status = is_ready ? bind_all(&binder, model) : WEFT_ERR_NO_MEMORY;
+    weft_free(binder.raw);
     weft_free(binder.staging);
     return status;
 }

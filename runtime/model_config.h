@@ -113,6 +113,8 @@ typedef struct model_config {
     model_rope_t local_rope;
     model_experts_t experts;
     model_layers_t dense_layers;
+    uint32_t f8_tile_rows; /* of E4M3 weights with a scale a tile */
+    uint32_t f8_tile_columns;
     int32_t bos;                /* -1: none */
     int32_t eos[MODEL_MAX_EOS]; /* generation ends at any of them */
     uint32_t n_eos;

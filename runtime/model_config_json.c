@@ -235,14 +235,33 @@ static void refuse_variants(json_reader_t *root, const model_config_t *config)
         refuse_bool(root, "attention_bias");
     }
     refuse_bool(root, "mlp_bias");
+}
+
+/* Forms of weights that model_source_forms.c reads. */
+static void read_quantization(json_reader_t *root, model_config_t *config)
+{
     const json_t *quantization = json_reader_get(root, "quantization_config");
-    if (quantization != NULL && root->status == WEFT_OK) {
-        const char *method = json_string_value(json_object_get(quantization, "quant_method"));
+    const char *method = json_string_value(json_object_get(quantization, "quant_method"));
+    const json_t *tile = json_object_get(quantization, "weight_block_size");
+    if (quantization == NULL || root->status != WEFT_OK) {
+        return;
+    }
+    if (method == NULL || (strcmp(method, "fp8") != 0 && strcmp(method, "mxfp4") != 0)) {
         root->status = weft_diag(root->diag, WEFT_ERR_UNSUPPORTED,
                                  "%s: quantization_config: method \"%.64s\" is not supported "
-                                 "(weights are F32, F16 or BF16)",
+                                 "(known: fp8, mxfp4)",
                                  root->name, method == NULL ? "?" : method);
+        return;
     }
+    const json_int_t rows = json_integer_value(json_array_get(tile, 0));
+    const json_int_t columns = json_integer_value(json_array_get(tile, 1));
+    if (tile != NULL && !json_is_null(tile) &&
+        (rows < 1 || rows > 65536 || columns < 1 || columns > 65536)) {
+        json_reader_refuse(root, WEFT_ERR_INVALID, "weight_block_size", "is not two sizes");
+        return;
+    }
+    config->f8_tile_rows = (uint32_t)rows;
+    config->f8_tile_columns = (uint32_t)columns;
 }
 
 /* ---- sliding window ------------------------------------------------------------------------ */
@@ -432,6 +451,7 @@ static void read_fields(json_reader_t *root, const model_architecture_t *family,
     config->norm_eps = (float)json_reader_f64(root, "rms_norm_eps", DEFAULT_NORM_EPS);
     config->is_embedding_tied = json_reader_bool(root, "tie_word_embeddings", false);
     refuse_variants(root, config);
+    read_quantization(root, config);
     read_rope(root, config);
     read_window(root, config);
     read_bos(root, config);

@@ -34,8 +34,10 @@ typedef struct model_layer {
     model_linear_t down;
     const float *ffn_post_norm;
     model_linear_t router;
-    k_weight_t *expert_gate_up; /* [experts.count] */
-    k_weight_t *expert_down;    /* [experts.count] */
+    k_weight_t *expert_gate_up;       /* [experts.count] */
+    k_weight_t *expert_down;          /* [experts.count] */
+    const float *expert_gate_up_bias; /* [experts.count, 2 · intermediate] */
+    const float *expert_down_bias;    /* [experts.count, hidden] */
 } model_layer_t;
 
 /* What choosing experts and computing them needs; all device memory. slots = rows · used */

@@ -35,6 +35,14 @@ weft_status_t model_source_open_safetensors(model_source_t *source, const char *
 weft_status_t model_source_map(model_source_t *source, const char *path, weft_diag_t *diag,
                                const weft_mapped_file_t **file_out);
 
+/* By its name in the file; NULL: there is none. */
+const model_tensor_t *model_source_named(const model_source_t *source, const char *name);
+
+/* model_source_find for a checkpoint of Hugging Face, where a tensor may lie in some other form. */
+weft_status_t model_source_find_form(const model_source_t *source, model_tensor_key_t key,
+                                     const char *name, weft_diag_t *diag,
+                                     model_tensor_t *tensor_out);
+
 /* Every tensor that the configured model needs, by name and shape; none that it does not know. */
 weft_status_t model_source_check_tensors(const model_source_t *source, weft_diag_t *diag);
 

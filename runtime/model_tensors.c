@@ -40,6 +40,7 @@ typedef enum condition {
     DENSE_SPLIT,
     DENSE_FUSED,
     EXPERT_LAYER,
+    EXPERT_BIAS,
     ROPE_FACTORS,
     ROPE_LONG
 } condition_t;
@@ -145,6 +146,8 @@ static bool is_met(const model_config_t *config, condition_t condition, uint32_t
         return !has_experts && config->is_fused;
     case EXPERT_LAYER:
         return has_experts;
+    case EXPERT_BIAS:
+        return has_experts && config->experts.has_linear_bias;
     case ROPE_FACTORS:
         return config->rope.kind == MODEL_ROPE_FACTORS;
     case ROPE_LONG:

@@ -327,6 +327,7 @@ static void compute_experts(const graph_t *graph, const model_layer_t *layer)
     const uint32_t slots = graph->batch->rows * experts->used;
     const k_expert_linear_args_t gate_up = {
         .experts = layer->expert_gate_up,
+        .bias = layer->expert_gate_up_bias,
         .offsets = expert->offsets,
         .row_of_slot = expert->row_of_slot,
         .x = act->normed,
@@ -339,6 +340,7 @@ static void compute_experts(const graph_t *graph, const model_layer_t *layer)
     };
     const k_expert_linear_args_t down = {
         .experts = layer->expert_down,
+        .bias = layer->expert_down_bias,
         .offsets = expert->offsets,
         .x = expert->ffn,
         .y = expert->rows,
