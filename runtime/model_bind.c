@@ -311,11 +311,64 @@ static weft_status_t bind_attn_output(binder_t *binder, const model_config_t *co
 {
     static const model_tensor_id_t bias[] = {MODEL_TENSOR_ATTN_OUT_BIAS};
     const weft_status_t status = bind_matrix(binder, MODEL_TENSOR_ATTN_OUTPUT, index,
-                                             config->hidden, model_q_dim(config), linear);
+                                             config->hidden, model_attended_dim(config), linear);
     if (status < 0 || !config->has_output_bias) {
         return status;
     }
     return bind_bias(binder, bias, &config->hidden, 1, index, linear);
+}
+
+/* One matrix of an expert or head. */
+static weft_status_t bind_one(binder_t *binder, model_tensor_key_t key, uint32_t rows,
+                              uint32_t columns, k_weight_t *weight)
+{
+    model_tensor_t tensor;
+    weft_status_t status = find_key(binder, key, rows, columns, &tensor);
+    if (status >= 0) {
+        status = check_supported(binder, &tensor);
+    }
+    return status < 0 ? status : bind_weight(binder, &tensor, 1, K_WEIGHT_ROWS, weight);
+}
+
+static weft_status_t bind_mla_heads(binder_t *binder, const model_config_t *config, uint32_t index,
+                                    model_layer_t *layer)
+{
+    const model_mla_t *mla = &config->mla;
+    weft_status_t status = WEFT_OK;
+    for (uint32_t h = 0; status >= 0 && h < config->heads; h++) {
+        const model_tensor_key_t key = {MODEL_TENSOR_MLA_K_B, index, h};
+        const model_tensor_key_t value = {MODEL_TENSOR_MLA_V_B, index, h};
+        status = bind_one(binder, key, mla->kv_latent, mla->plain, &layer->mla_key[h]);
+        if (status >= 0) {
+            status = bind_one(binder, value, mla->value, mla->kv_latent, &layer->mla_value[h]);
+        }
+    }
+    return status;
+}
+
+static weft_status_t bind_mla(binder_t *binder, const model_config_t *config, uint32_t index,
+                              model_layer_t *layer)
+{
+    const model_mla_t *mla = &config->mla;
+    const bool is_direct = mla->q_latent == 0;
+    const uint32_t q_dim = config->heads * (mla->plain + mla->rotary);
+    const model_tensor_id_t ids[] = {is_direct ? MODEL_TENSOR_MLA_Q : MODEL_TENSOR_MLA_Q_A,
+                                     MODEL_TENSOR_MLA_KV_A};
+    const uint32_t rows[] = {is_direct ? q_dim : mla->q_latent, mla->kv_latent + mla->rotary};
+    weft_status_t status = bind_linear(binder, ids, rows, 2, index, config->hidden, &layer->qkv);
+    if (status >= 0 && !is_direct) {
+        status =
+            bind_vector(binder, MODEL_TENSOR_MLA_Q_NORM, index, mla->q_latent, &layer->mla_q_norm);
+    }
+    if (status >= 0 && !is_direct) {
+        status =
+            bind_matrix(binder, MODEL_TENSOR_MLA_Q_B, index, q_dim, mla->q_latent, &layer->mla_q);
+    }
+    if (status >= 0) {
+        status = bind_vector(binder, MODEL_TENSOR_MLA_KV_NORM, index, mla->kv_latent,
+                             &layer->mla_kv_norm);
+    }
+    return status < 0 ? status : bind_mla_heads(binder, config, index, layer);
 }
 
 static weft_status_t bind_attention(binder_t *binder, const model_config_t *config, uint32_t index,
@@ -323,7 +376,9 @@ static weft_status_t bind_attention(binder_t *binder, const model_config_t *conf
 {
     weft_status_t status = bind_norm(binder, config, config->has_pre_norms, MODEL_TENSOR_ATTN_NORM,
                                      index, config->hidden, &layer->attn_norm);
-    if (status >= 0) {
+    if (status >= 0 && config->mla.kv_latent > 0) {
+        status = bind_mla(binder, config, index, layer);
+    } else if (status >= 0) {
         status = bind_qkv(binder, config, index, &layer->qkv);
     }
     if (status >= 0) {
@@ -445,6 +500,23 @@ static weft_status_t bind_expert_biases(binder_t *binder, const model_config_t *
     return status;
 }
 
+/* What every token uses besides its experts. */
+static weft_status_t bind_shared(binder_t *binder, const model_config_t *config, uint32_t index,
+                                 model_layer_t *layer)
+{
+    static const model_tensor_id_t gate_up[] = {MODEL_TENSOR_SHARED_GATE, MODEL_TENSOR_SHARED_UP};
+    const uint32_t size = config->experts.shared_intermediate;
+    const uint32_t rows[] = {size, size};
+    if (size == 0) {
+        return WEFT_OK;
+    }
+    const weft_status_t status =
+        bind_linear(binder, gate_up, rows, 2, index, config->hidden, &layer->shared_gate_up);
+    return status < 0 ? status
+                      : bind_matrix(binder, MODEL_TENSOR_SHARED_DOWN, index, config->hidden, size,
+                                    &layer->shared_down);
+}
+
 static weft_status_t bind_experts(binder_t *binder, const model_config_t *config, uint32_t index,
                                   model_layer_t *layer)
 {
@@ -455,6 +527,13 @@ static weft_status_t bind_experts(binder_t *binder, const model_config_t *config
                                        config->hidden, &layer->router);
     if (status >= 0 && experts->has_linear_bias) {
         status = bind_expert_biases(binder, config, index, layer);
+    }
+    if (status >= 0 && experts->has_bias) {
+        status =
+            bind_vector(binder, MODEL_TENSOR_SCORE_BIAS, index, experts->count, &layer->score_bias);
+    }
+    if (status >= 0) {
+        status = bind_shared(binder, config, index, layer);
     }
     for (uint32_t e = 0; status >= 0 && e < experts->count; e++) {
         status = bind_expert(binder, gate_up, 2, index, e, experts->intermediate, config->hidden,

@@ -152,7 +152,7 @@ static weft_status_t sort_tensors(model_source_t *source)
     return WEFT_OK;
 }
 
-/* The rows of one expert of a tensor that stacks them all; false: it does not divide. */
+/* The rows of one expert or head of a tensor that stacks them all; false: it does not divide. */
 static bool take_expert(model_tensor_t *tensor, uint32_t experts, uint32_t expert)
 {
     if (experts == 0 || tensor->rows % experts != 0) {
@@ -186,10 +186,10 @@ weft_status_t model_source_find(const model_source_t *source, model_tensor_key_t
         return weft_diag(diag, WEFT_ERR_NOT_FOUND, "%s: tensor %s: missing", source->path, name);
     }
     model_tensor_t tensor = *found;
-    const uint32_t experts = source->config.experts.count;
-    if (model_tensor_is_expert(key.id) && !take_expert(&tensor, experts, key.expert)) {
-        return weft_diag(diag, WEFT_ERR_MALFORMED, "%s: tensor %s: %llu rows of %u experts",
-                         source->path, name, (unsigned long long)tensor.rows, experts);
+    const uint32_t copies = model_tensor_copies(&source->config, key.id);
+    if (copies != 1 && !take_expert(&tensor, copies, key.expert)) {
+        return weft_diag(diag, WEFT_ERR_MALFORMED, "%s: tensor %s: %llu rows of %u matrices",
+                         source->path, name, (unsigned long long)tensor.rows, copies);
     }
     *tensor_out = tensor;
     return WEFT_OK;

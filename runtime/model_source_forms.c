@@ -111,6 +111,12 @@ static void read_f8(const model_tensor_t *tensor, uint64_t row, uint8_t *out)
  * Its experts' matrices are stacked in one tensor, gate and up in turns: rows of them where they
  * are MXFP4 ("_blocks", "_scales"), columns where they are plain.
  */
+static bool is_expert(model_tensor_id_t id)
+{
+    return id == MODEL_TENSOR_EXPERT_GATE || id == MODEL_TENSOR_EXPERT_UP ||
+           id == MODEL_TENSOR_EXPERT_DOWN;
+}
+
 static bool takes_turns(model_tensor_id_t id)
 {
     return id == MODEL_TENSOR_EXPERT_GATE || id == MODEL_TENSOR_EXPERT_UP ||
@@ -192,7 +198,7 @@ static weft_status_t find_gpt_oss(const model_source_t *source, model_tensor_key
                                   weft_diag_t *diag, model_tensor_t *tensor)
 {
     take_turns(key.id, tensor);
-    if (model_tensor_is_expert(key.id)) {
+    if (is_expert(key.id)) {
         return find_columns(source, key, diag, tensor);
     }
     if (tensor->step == 2) { /* a bias [experts, 2 · intermediate] */
@@ -200,6 +206,34 @@ static weft_status_t find_gpt_oss(const model_source_t *source, model_tensor_key
         tensor->columns /= 2;
         tensor->form = MODEL_FORM_STEPS;
     }
+    return WEFT_OK;
+}
+
+/* ---- DeepSeek ------------------------------------------------------------------------------ */
+
+/*
+ * kv_b_proj has for each head the rows that make keys of latents, then those that make values. Keys
+ * are never made: their rows, on their side, bring queries to the latents.
+ */
+static weft_status_t find_head(const model_source_t *source, model_tensor_key_t key,
+                               weft_diag_t *diag, model_tensor_t *tensor)
+{
+    const model_mla_t *mla = &source->config.mla;
+    const uint64_t rows = (uint64_t)mla->plain + mla->value;
+    const bool is_key = key.id == MODEL_TENSOR_MLA_K_B;
+    if (tensor->rows != rows * source->config.heads || tensor->columns != mla->kv_latent ||
+        k_dtype_info(tensor->dtype)->block_elements != 1) {
+        return refuse(source, tensor, diag, "is not a matrix of plain numbers for every head");
+    }
+    const size_t row_bytes = tensor->bytes / tensor->rows;
+    const uint64_t first = rows * key.expert + (is_key ? 0 : mla->plain);
+    tensor->data = (const char *)tensor->data + first * row_bytes;
+    tensor->rows = is_key ? mla->kv_latent : mla->value;
+    tensor->columns = is_key ? mla->plain : mla->kv_latent;
+    tensor->bytes = tensor->rows * tensor->columns * k_dtype_info(tensor->dtype)->block_bytes;
+    tensor->form = is_key ? MODEL_FORM_COLUMNS : MODEL_FORM_ROWS;
+    tensor->stride = mla->kv_latent;
+    tensor->step = 1;
     return WEFT_OK;
 }
 
@@ -215,7 +249,9 @@ weft_status_t model_source_find_form(const model_source_t *source, model_tensor_
     if (found != NULL) {
         *tensor_out = *found;
         const bool is_gpt_oss = strcmp(source->config.family, "gpt_oss") == 0;
-        if (found->dtype == K_F8) {
+        if (key.id == MODEL_TENSOR_MLA_K_B || key.id == MODEL_TENSOR_MLA_V_B) {
+            status = find_head(source, key, diag, tensor_out);
+        } else if (found->dtype == K_F8) {
             status = find_f8(source, diag, tensor_out);
         } else if (is_gpt_oss) {
             status = find_gpt_oss(source, key, diag, tensor_out);
@@ -223,7 +259,7 @@ weft_status_t model_source_find_form(const model_source_t *source, model_tensor_
     } else {
         snprintf(blocks_name, sizeof(blocks_name), "%s_blocks", name);
         found = model_source_named(source, blocks_name);
-        if (found == NULL || !model_tensor_is_expert(key.id)) {
+        if (found == NULL || !is_expert(key.id)) {
             return weft_diag(diag, WEFT_ERR_NOT_FOUND, "%s: tensor %s: missing", source->path,
                              name);
         }

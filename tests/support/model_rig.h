@@ -37,6 +37,8 @@ static const char *const tiny_models[] = {
     "olmo2",
     "gpt-oss",
     "gpt-oss-mxfp4",
+    "deepseek-v2",
+    "deepseek-v3",
     "llama-fp8-block",
     "llama-fp8-tensor",
     "llama-gguf-f32",
