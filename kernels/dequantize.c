@@ -300,6 +300,16 @@ static void dequantize_f8_32(const uint8_t *block, float *y)
     }
 }
 
+/* f16 d, the number that stands for 0, nibbles as in q4_0. */
+static void dequantize_i4_32(const uint8_t *block, float *y)
+{
+    const float d = k_load_f16(block);
+    for (int i = 0; i < 16; i++) {
+        y[i] = (float)((block[3 + i] & 15) - block[2]) * d;
+        y[i + 16] = (float)((block[3 + i] >> 4) - block[2]) * d;
+    }
+}
+
 static void dequantize_u8(const uint8_t *block, float *y)
 {
     *y = (float)block[0];
@@ -327,7 +337,8 @@ static const dequantize_fn dequantize_of[K_DTYPE_COUNT] = {
     [K_TQ1_0] = dequantize_tq1_0,     [K_TQ2_0] = dequantize_tq2_0,
     [K_MXFP4] = dequantize_mxfp4,     [K_NVFP4] = dequantize_nvfp4,
     [K_F8] = dequantize_f8,           [K_F8_32] = dequantize_f8_32,
-    [K_U8] = dequantize_u8,           [K_I32] = dequantize_i32,
+    [K_I4_32] = dequantize_i4_32,     [K_U8] = dequantize_u8,
+    [K_I32] = dequantize_i32,
 };
 
 void k_dequantize(k_dtype_t dtype, const void *src, float *dst, size_t n)

@@ -83,6 +83,14 @@ typedef struct model_mla {
     uint32_t value; /* elements of a head of v */
 } model_mla_t;
 
+/* Checkpoints of packed 4-bit numbers. */
+typedef enum model_int4 {
+    MODEL_INT4_NONE,
+    MODEL_INT4_GPTQ,    /* zeros are stored less 1. Frantar et al. 2022 */
+    MODEL_INT4_GPTQ_V2, /* zeros as they are */
+    MODEL_INT4_AWQ      /* Lin et al. 2023 */
+} model_int4_t;
+
 /* A set of layers. */
 typedef struct model_layers {
     uint64_t bits[MODEL_MAX_LAYERS / 64];
@@ -128,6 +136,8 @@ typedef struct model_config {
     model_layers_t dense_layers;
     uint32_t f8_tile_rows; /* of E4M3 weights with a scale a tile */
     uint32_t f8_tile_columns;
+    model_int4_t int4;
+    uint32_t int4_group;        /* columns that share a scale; 0: all */
     int32_t bos;                /* -1: none */
     int32_t eos[MODEL_MAX_EOS]; /* generation ends at any of them */
     uint32_t n_eos;

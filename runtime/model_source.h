@@ -34,6 +34,7 @@ typedef enum model_form {
     MODEL_FORM_ROWS,   /* as they are computed with */
     MODEL_FORM_F8,     /* E4M3, scales in a tensor beside it: dtype is K_F8_32 */
     MODEL_FORM_MXFP4,  /* nibbles in one tensor, scales in another: dtype is K_MXFP4 */
+    MODEL_FORM_INT4,   /* packed numbers, zeros and scales in three tensors: dtype is K_I4_32 */
     MODEL_FORM_STEPS,  /* element c of a row is number start + c · step there */
     MODEL_FORM_COLUMNS /* rows are columns start + r · step of a matrix */
 } model_form_t;
@@ -53,8 +54,12 @@ typedef struct model_tensor {
     const char *scales_name; /* NULL: none */
     const void *scales;
     k_dtype_t scales_dtype;
-    uint32_t tile_rows; /* of a scale: F8 */
-    uint32_t tile_columns;
+    uint32_t tile_rows;    /* of a scale: F8 */
+    uint32_t tile_columns; /* and INT4 */
+    model_int4_t packing;
+    const char *zeros_name; /* NULL: none */
+    const void *zeros;
+    const char *order_name; /* of INT4's tensor that says which column is in which group */
 } model_tensor_t;
 
 weft_status_t model_source_open(const char *path, weft_diag_t *diag, model_source_t **source_out);

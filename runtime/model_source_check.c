@@ -42,13 +42,16 @@ static weft_status_t check_one(void *context, const model_tensor_want_t *want)
     model_tensor_t tensor;
     const weft_status_t status = model_source_require(
         check->source, want->key, want->rows / want->stacked, want->columns, check->diag, &tensor);
-    if (status == WEFT_OK) {
-        know(check, tensor.name);
+    if (status != WEFT_OK) {
+        return status;
     }
-    if (status == WEFT_OK && tensor.scales_name != NULL) {
-        know(check, tensor.scales_name);
+    const char *names[] = {tensor.name, tensor.scales_name, tensor.zeros_name, tensor.order_name};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
+        if (names[i] != NULL) {
+            know(check, names[i]);
+        }
     }
-    return status;
+    return WEFT_OK;
 }
 
 /* What a checkpoint may hold besides: buffers that are computed, and a head that is tied anyway. */

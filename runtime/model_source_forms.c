@@ -16,9 +16,8 @@ static weft_status_t refuse(const model_source_t *source, const model_tensor_t *
                      reason);
 }
 
-/* The tensor called name with `end` behind it, or in place of what it ends with. */
-static const model_tensor_t *beside(const model_source_t *source, const char *name,
-                                    const char *old_end, const char *end)
+const model_tensor_t *model_source_beside(const model_source_t *source, const char *name,
+                                          const char *old_end, const char *end)
 {
     char other[192];
     const size_t cut = strlen(old_end);
@@ -68,7 +67,7 @@ static weft_status_t find_f8(const model_source_t *source, weft_diag_t *diag,
     static const char *const ends[] = {".weight_scale_inv", ".weight_scale"};
     const model_tensor_t *scales = NULL;
     for (size_t i = 0; scales == NULL && i < WEFT_ARRAY_LEN(ends); i++) {
-        scales = beside(source, tensor->name, ".weight", ends[i]);
+        scales = model_source_beside(source, tensor->name, ".weight", ends[i]);
     }
     if (scales == NULL) {
         return refuse(source, tensor, diag, "is E4M3, and has no scale beside it");
@@ -151,7 +150,7 @@ static weft_status_t find_mxfp4(const model_source_t *source, const model_tensor
                                 model_tensor_key_t key, weft_diag_t *diag, model_tensor_t *tensor)
 {
     const uint32_t experts = source->config.experts.count;
-    const model_tensor_t *scales = beside(source, blocks->name, "_blocks", "_scales");
+    const model_tensor_t *scales = model_source_beside(source, blocks->name, "_blocks", "_scales");
     *tensor = *blocks;
     take_turns(key.id, tensor);
     if (scales == NULL) {
@@ -257,13 +256,15 @@ weft_status_t model_source_find_form(const model_source_t *source, model_tensor_
             status = find_gpt_oss(source, key, diag, tensor_out);
         }
     } else {
+        status = model_source_find_int4(source, name, diag, tensor_out);
         snprintf(blocks_name, sizeof(blocks_name), "%s_blocks", name);
         found = model_source_named(source, blocks_name);
-        if (found == NULL || !is_expert(key.id)) {
+        if (status == WEFT_ERR_NOT_FOUND && found != NULL && is_expert(key.id)) {
+            status = find_mxfp4(source, found, key, diag, tensor_out);
+        } else if (status == WEFT_ERR_NOT_FOUND) {
             return weft_diag(diag, WEFT_ERR_NOT_FOUND, "%s: tensor %s: missing", source->path,
                              name);
         }
-        status = find_mxfp4(source, found, key, diag, tensor_out);
     }
     if (status >= 0 && (tensor_out->dtype == K_U8 || tensor_out->dtype == K_I32)) {
         status = weft_diag(diag, WEFT_ERR_UNSUPPORTED,
@@ -294,6 +295,10 @@ void model_tensor_read(const model_tensor_t *tensor, uint64_t first, uint64_t n,
     uint8_t *out = rows_out;
     if (tensor->form == MODEL_FORM_ROWS) {
         memcpy(out, (const char *)tensor->data + first * row_bytes, n * row_bytes);
+        return;
+    }
+    if (tensor->form == MODEL_FORM_INT4) {
+        model_source_read_int4(tensor, first, n, out);
         return;
     }
     for (uint64_t row = first; row < first + n; row++, out += row_bytes) {
