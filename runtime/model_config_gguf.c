@@ -241,8 +241,15 @@ static weft_status_t add_eos_key(const gguf_t *gguf, const char *source, const c
  * when its text is one of these and the file calls it a control token.
  */
 static const char *const end_tokens[] = {
-    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>",
+    "<|im_end|>",    "<|eot_id|>",    "<|eom_id|>", "<|end_of_text|>",
+    "<|endoftext|>", "<end_of_turn>", "<|end|>",
 };
+
+/* GPT-OSS ends its thoughts with the token that ends a turn elsewhere, and goes on. */
+static bool is_end(const model_config_t *config, const char *token)
+{
+    return strcmp(token, "<|end|>") != 0 || strcmp(config->family, "gpt_oss") != 0;
+}
 
 static void add_known_ends(const gguf_t *gguf, model_config_t *config)
 {
@@ -260,7 +267,7 @@ static void add_known_ends(const gguf_t *gguf, model_config_t *config)
             continue;
         }
         for (size_t i = 0; i < WEFT_ARRAY_LEN(end_tokens); i++) {
-            if (string_is(token, end_tokens[i])) {
+            if (string_is(token, end_tokens[i]) && is_end(config, end_tokens[i])) {
                 model_config_add_eos(config, (int64_t)id); /* full: the named ones came first */
             }
         }
