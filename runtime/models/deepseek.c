@@ -49,6 +49,7 @@ void deepseek_from_json(json_reader_t *root, model_config_t *config)
     experts->shared_intermediate = shared > UINT32_MAX ? UINT32_MAX : (uint32_t)shared;
     experts->renormalizes = json_reader_bool(root, "norm_topk_prob", false);
     experts->scale = (float)json_reader_f64(root, "routed_scaling_factor", 1);
+    config->spare_layers = json_reader_u32(root, "num_nextn_predict_layers", 0);
     leave_dense(config, json_reader_u32(root, "first_k_dense_replace", 0),
                 json_reader_u32(root, "moe_layer_freq", 1));
 }

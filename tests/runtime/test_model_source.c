@@ -303,6 +303,29 @@ static void folder_remove(const folder_t *folder)
     assert_int_equal(rmdir(folder->path), 0);
 }
 
+/* deepseek-v3 read as two layers and one more for multi-token prediction, then without that word. */
+static void layers_of_multi_token_prediction_are_left_alone(void **state)
+{
+    (void)state;
+    folder_t folder;
+    char text[4096] = "";
+    FILE *file = fopen(TINY("deepseek-v3/config.json"), "rb");
+    assert_non_null(file);
+    assert_true(fread(text, 1, sizeof(text) - 64, file) > 0);
+    fclose(file);
+    char *end = strrchr(text, '}');
+    assert_non_null(end);
+    folder_create(&folder);
+    folder_link(&folder, "model.safetensors", TINY("deepseek-v3/model.safetensors"));
+    strcpy(end, ", \"num_hidden_layers\": 2, \"num_nextn_predict_layers\": 1}");
+    folder_puts(&folder, "config.json", text);
+    model_source_close(open_source(folder.path));
+    strcpy(end, ", \"num_hidden_layers\": 2, \"num_nextn_predict_layers\": 0}");
+    folder_puts(&folder, "config.json", text);
+    assert_refused(folder.path, "is not part of a deepseek3 model of 2 layers");
+    folder_remove(&folder);
+}
+
 static void a_folder_must_say_which_model_it_means(void **state)
 {
     (void)state;
@@ -496,6 +519,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(e4m3_is_read_wide_by_rows_and_by_columns),
+        cmocka_unit_test(layers_of_multi_token_prediction_are_left_alone),
         cmocka_unit_test(every_tiny_model_opens_with_the_same_shape),
         cmocka_unit_test(shards_and_formats_hold_the_same_weights),
         cmocka_unit_test(the_configuration_says_what_the_graphs_must_know),
