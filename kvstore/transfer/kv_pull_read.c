@@ -157,7 +157,7 @@ static void take_bytes(kv_pull_t *pull, const kv_pull_read_t *read)
 {
     kv_transfer_stats_t *counts = &pull->transfer->counts;
     pull->bytes += read->bytes;
-    pull->peer->stats.bytes += read->bytes;
+    pull->peer->stats->bytes += read->bytes;
     counts->bytes_read += read->bytes;
     counts->overlapped_bytes += read->is_overlapped ? read->bytes : 0;
 }
