@@ -3,12 +3,12 @@
 # interop_env.sh DIR GGUF: a vLLM worker for `./dev test --interop`, about 10 GB.
 #   DIR/venv   vLLM's CPU build with PyTorch and a NIXL agent
 #   DIR/model  the default model as vLLM reads it: bf16 safetensors, dequantized from GGUF
-# What is there already is kept. Versions stand in tests/interop/requirements.txt.
+# What is there already is kept. Versions stand in tests/e2e/interop/requirements.txt.
 set -euo pipefail
 dir=$1
 gguf=$2
 here=$(cd "$(dirname "$0")/.." && pwd)
-requirements=$here/tests/interop/requirements.txt
+requirements=$here/tests/e2e/interop/requirements.txt
 nice=(nice -n 10)
 
 # The newest Python that the wheels are known to install on.

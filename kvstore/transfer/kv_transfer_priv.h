@@ -104,6 +104,7 @@ typedef struct kv_pull_read {
     uint32_t *slots;         /* owned [n], NULL: in place */
     uint64_t bytes;
     uint64_t epoch;
+    uint64_t posted_ns;
     bool is_overlapped;
 } kv_pull_read_t;
 
