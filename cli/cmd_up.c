@@ -218,11 +218,25 @@ static void plan_restart(up_t *up, up_worker_t *worker)
     set_restart_timer(up);
 }
 
+static void fail(up_t *up)
+{
+    up->is_failed = true;
+    stop(up);
+}
+
+static bool has_decode_workers(const up_t *up)
+{
+    return up_workers_alive(&up->workers, FRONT_DECODE) > 0 || next_restart_ns(up, true) != 0;
+}
+
 static void on_restart_timer(void *user)
 {
     up_t *up = user;
     const uint64_t now = weft_clock_ns();
-    for (uint32_t i = 0; i < up->workers.n && !up->is_stopping; i++) {
+    if (up->is_stopping) {
+        return;
+    }
+    for (uint32_t i = 0; i < up->workers.n; i++) {
         up_worker_t *worker = &up->workers.all[i];
         weft_diag_t diag = {0};
         words_t words;
@@ -237,6 +251,9 @@ static void on_restart_timer(void *user)
         }
     }
     set_restart_timer(up);
+    if (!has_decode_workers(up)) {
+        fail(up);
+    }
 }
 
 /* Before all serve, one that cannot start means that none can; later the others go on. */
@@ -254,9 +271,8 @@ static void take_death(up_t *up, up_worker_t *worker, const char *how)
     if (!is_early) {
         plan_restart(up, worker);
     }
-    if (is_early || (left == 0 && next_restart_ns(up, true) == 0)) {
-        up->is_failed = true;
-        stop(up);
+    if (is_early || !has_decode_workers(up)) {
+        fail(up);
     }
 }
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real vLLM worker as the other half: it decodes from blocks that weft prefilled, and weft from its.
+"""A real vLLM worker as the other half: it decodes from blocks that weft prefilled, and weft from
+those that it prefilled.
 
-Two engines round differently, so that texts are compared with what the decoding engine says alone, up to
-the first token where its own margin is small. That blocks came over the fabric, and were not computed
-anew, is what the counters of both sides say.
+Two engines round differently, so that texts are compared with what the decoding engine says alone, up
+to the first token where its own margin is small. That blocks came over the fabric, and were not
+computed anew, is what the counters of both sides say.
 """
 import contextlib
 import json
@@ -16,7 +17,7 @@ import pytest
 
 from conftest import wait_for
 from test_pd import chat, completion, ids, path_of, post, prefill_leg
-from vllm_worker import BLOCK, LEASE_SECONDS, Vllm, free_port, start_weft
+from vllm_worker import BLOCK, CONTEXT, LEASE_SECONDS, Vllm, free_port, start_weft
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits until vLLM is up
 
@@ -160,7 +161,7 @@ def wait_released(server):
 
 
 class Counted:
-    """What a leg moved: bytes that the decoder read, tokens it did not compute, leases that expired."""
+    """What a leg moved: bytes the decoder read, tokens it did not compute, leases that expired."""
 
     def __init__(self, p, d):
         self.p, self.d = p, d
@@ -173,8 +174,8 @@ class Counted:
         return [now - before for now, before in zip(self.now(), self.before)]
 
     def expect(self, prompt, here=0):
-        """All blocks of vLLM's size that hold what was not here of the prompt were read, and no other;
-        no lease expired.
+        """All blocks of vLLM's size that hold what was not here of the prompt were read, and no
+        other; no lease expired.
 
         The prompt's last token is computed by either: vLLM reads it nevertheless, weft does not.
         """
@@ -343,8 +344,9 @@ def test_a_request_that_is_refused_releases_its_blocks(pair):
     body = completion(ids(24, 200))
     counted = Counted(p, d)
     params = prefill(p, body)
-    answer = post(d, {**body, "temperature": -1, "kv_transfer_params": params})
-    assert answer.status_code == 400
+    too_long = completion(ids(25, CONTEXT + 1))
+    answer = post(d, {**too_long, "kv_transfer_params": params})
+    assert answer.status_code == 400, answer.text
     wait_released(p)
     assert counted.since() == [0, 0, 0]
 

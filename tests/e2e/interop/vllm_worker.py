@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two kinds of worker: vLLM's CPU build as scripts/interop_env.sh installs it, and weft set up for it.
+"""The two kinds of worker: vLLM's CPU build as scripts/interop_env.sh installs it, and weft set up
+for it.
 
-Both serve the same bf16 weights under the same name. Each has one core: threads of two engines on the
-same cores spin against each other.
+Both serve the same bf16 weights under the same name. Each has one core: threads of two engines on
+the same cores spin against each other.
 """
 import json
 import os
