@@ -87,7 +87,8 @@ static weft_status_t cpu_alloc(weft_device_t *device, size_t bytes, uint32_t fla
     if (mapped >= HUGE_PAGE_FROM) {
         (void)madvise(addr, mapped, MADV_HUGEPAGE); /* advice; its refusal changes nothing */
     }
-    *mem_out = (weft_mem_t){.addr = addr, .bytes = bytes, .mapped = mapped, .fd = fd};
+    *mem_out =
+        (weft_mem_t){.addr = addr, .bytes = bytes, .mapped = mapped, .flags = flags, .fd = fd};
     return WEFT_OK;
 }
 
@@ -160,10 +161,22 @@ static weft_event_t *cpu_record(weft_queue_t *queue)
     return &queue->event;
 }
 
+static void cpu_follow(weft_queue_t *queue, weft_event_t *event)
+{
+    (void)queue;
+    (void)event;
+}
+
 static bool cpu_is_done(weft_event_t *event)
 {
     (void)event;
     return true;
+}
+
+static weft_status_t cpu_wait(weft_event_t *event)
+{
+    (void)event;
+    return WEFT_OK;
 }
 
 static weft_status_t cpu_sync(weft_queue_t *queue)
@@ -185,6 +198,8 @@ const weft_device_ops_t weft_device_cpu = {
     .copy = cpu_copy,
     .fill = cpu_fill,
     .record = cpu_record,
+    .follow = cpu_follow,
     .is_done = cpu_is_done,
+    .wait = cpu_wait,
     .sync = cpu_sync,
 };

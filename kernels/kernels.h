@@ -32,6 +32,7 @@
 #define K_MAX_LOGPROBS    20 /* top log-probabilities a sampled row can report */
 
 typedef struct k_stream k_stream_t;
+typedef struct k_graph k_graph_t; /* ops recorded, to be enqueued again all at once */
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
@@ -294,7 +295,7 @@ typedef struct k_sample_args {
 /* ---- the table ----------------------------------------------------------------------------- */
 
 typedef struct k_ops {
-    const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512" */
+    const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512"; or "cuda" */
     bool (*is_supported)(void);
     k_dtype_t act; /* of activations between ops */
 
@@ -320,10 +321,13 @@ typedef struct k_ops {
 
 struct k_stream {
     const k_ops_t *ops;
+    const struct k_backend *backend;
     weft_device_t *device;
     weft_queue_t *queue;
-    struct k_team *team; /* cpu: the persistent threads */
-    weft_mem_t scratch;  /* made by k_stream_reserve */
+    struct k_team *team;        /* cpu: the persistent threads */
+    uint32_t multiprocessors;   /* cuda */
+    struct cuda_loader *loader; /* cuda, while weights are read */
+    weft_mem_t scratch;         /* made by k_stream_reserve */
 };
 
 /*
@@ -344,7 +348,18 @@ weft_status_t k_stream_reserve(k_stream_t *stream, uint32_t rows, uint32_t width
 /* Waits until everything enqueued is done. */
 weft_status_t k_stream_sync(k_stream_t *stream);
 
-uint32_t k_stream_threads(const k_stream_t *stream);
+uint32_t k_stream_threads(const k_stream_t *stream); /* 1 where ops have none */
 
-/* The ops tables compiled in, best first, NULL-terminated; check is_supported(). */
+/*
+ * Graphs: what is enqueued between capture and end_capture does not run but is recorded, with the
+ * addresses and counts it was called with; copies count as ops. Launching one enqueues all of it for
+ * the price of one op. A stream without graphs must not be asked for one.
+ */
+bool k_stream_has_graphs(const k_stream_t *stream);
+weft_status_t k_stream_capture(k_stream_t *stream);
+weft_status_t k_stream_end_capture(k_stream_t *stream, k_graph_t **graph_out);
+void k_graph_launch(k_stream_t *stream, const k_graph_t *graph);
+void k_graph_destroy(k_stream_t *stream, k_graph_t *graph); /* NULL is fine */
+
+/* The ops tables of the CPU, best first, NULL-terminated; check is_supported(). */
 const k_ops_t *const *k_ops_all(void);

@@ -30,6 +30,16 @@ typedef struct k_cuda_launch {
 #include "kernels/ops.def"
 #undef OP
 
+/* k_ops.weight_bytes */
+size_t k_cuda_weight_bytes(k_dtype_t dtype, k_weight_form_t form, uint32_t rows, uint32_t columns);
+/*
+ * Packs n_rows rows of file bytes at src (device, 256-byte aligned) as rows first_row … of the weight
+ * in source order into weight->data. Runs of rows begin and end at multiples of 128 of their part,
+ * but for the part's end; they may come in any order and on several streams.
+ */
+int k_cuda_weight_pack(const k_cuda_launch_t *at, const k_weight_t *weight, uint32_t first_row,
+                       uint32_t n_rows, const void *src);
+
 /* Scratch of k_cuda_sample and k_cuda_logprobs. */
 size_t k_cuda_sample_scratch_bytes(uint32_t rows, uint32_t vocab);
 
