@@ -147,6 +147,17 @@ typedef struct k_gather_tokens_args {
     int32_t *ids; /* [rows of all sequences] */
 } k_gather_tokens_args_t;
 
+typedef struct k_word {
+    uint32_t *at;
+    uint32_t value;
+} k_word_t;
+
+/* *words[i].at = words[i].value; no two of the same address. Single entries of block tables. */
+typedef struct k_write_words_args {
+    const k_word_t *words;
+    uint32_t n_words;
+} k_write_words_args_t;
+
 /*
  * Rotates q and k in place, then writes k and v of every row to the cache.
  * Position p, pair i: angle p · inv_freq[i], cos and sin times mscale. Su et al. 2021, eq. 34.
