@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define DEVICE(name) extern const weft_device_ops_t weft_device_##name;
+#include "base/compiler.h"
+
+#define DEVICE(name) extern const weft_device_ops_t weft_device_##name WEFT_WEAK;
 #include "base/device.def"
 #undef DEVICE
 
@@ -19,8 +21,10 @@ static weft_status_t report_unknown(const char *name, weft_diag_t *diag)
     char known[256] = "auto";
     size_t length = strlen(known);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(devices) && length < sizeof(known); i++) {
-        length +=
-            (size_t)snprintf(known + length, sizeof(known) - length, ", %s", devices[i]->name);
+        if (devices[i] != NULL) {
+            length +=
+                (size_t)snprintf(known + length, sizeof(known) - length, ", %s", devices[i]->name);
+        }
     }
     return weft_diag(diag, WEFT_ERR_NOT_FOUND, "device \"%s\" is unknown; known: %s", name, known);
 }
@@ -31,7 +35,7 @@ weft_status_t weft_device_open(const char *name, int index, weft_diag_t *diag,
     const bool is_auto = strcmp(name, "auto") == 0;
     weft_status_t status = WEFT_ERR_NOT_FOUND;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(devices); i++) {
-        if (!is_auto && strcmp(name, devices[i]->name) != 0) {
+        if (devices[i] == NULL || (!is_auto && strcmp(name, devices[i]->name) != 0)) {
             continue;
         }
         status = devices[i]->open(index, diag, device_out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * device_cuda: what code that launches CUDA kernels needs of a CUDA device besides device.h.
- * There only with WEFT_HAS_CUDA. Types of the toolkit are void * and int here, so that nobody needs
+ * There only in programs with CUDA. Types of the toolkit are void * and int here, so that nobody needs
  * its headers to read this one.
  *
  * Threads  any

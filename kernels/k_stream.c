@@ -3,11 +3,12 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/compiler.h"
 #include "kernels/k_backend.h"
 #include "kernels/k_team.h"
 #include "kernels/kernels.h"
 
-#define BACKEND(name) extern const k_backend_t k_backend_##name;
+#define BACKEND(name) extern const k_backend_t k_backend_##name WEFT_WEAK;
 #include "kernels/k_backends.def"
 #undef BACKEND
 
@@ -20,7 +21,7 @@ static const k_backend_t *const backends[] = {
 static const k_backend_t *find_backend(const char *device)
 {
     for (size_t i = 0; i < WEFT_ARRAY_LEN(backends); i++) {
-        if (strcmp(backends[i]->device, device) == 0) {
+        if (backends[i] != NULL && strcmp(backends[i]->device, device) == 0) {
             return backends[i];
         }
     }

@@ -198,7 +198,10 @@ typedef struct k_attention_args {
     k_kv_view_t kv;
     const k_seq_t *seqs;
     uint32_t n_seqs;
-    uint32_t max_tokens; /* no sequence's start + rows is more; sizes launches, changes no result */
+    /* No sequence's start + rows, and no sequence's rows, is more; they size launches and change no
+     * result. max_rows 0: not known. */
+    uint32_t max_tokens;
+    uint32_t max_rows;
 } k_attention_args_t;
 
 /* y = silu(gate) · up, silu(x) = x / (1 + exp(−x)).   all [rows, dim] activations; y may be gate */

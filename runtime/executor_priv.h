@@ -79,6 +79,7 @@ typedef struct step {
     tail_t tail;
     uint32_t n_tokens;   /* rows of the model */
     uint32_t max_tokens; /* the longest sequence, this step's tokens counted */
+    uint32_t max_rows;   /* of one sequence */
     uint32_t n_seqs;
     uint32_t n_words;
     uint32_t n_prompt;

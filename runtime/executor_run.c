@@ -42,7 +42,8 @@ static void gather(executor_t *executor, const k_seq_t *seqs, uint32_t n, int32_
 
 /* ---- the model and what follows ------------------------------------------------------------ */
 
-static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint32_t max_tokens)
+static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint32_t max_tokens,
+                      uint32_t max_rows)
 {
     const device_state_t *device = &executor->device;
     gather(executor, device->inputs.seqs, n_seqs, device->ids);
@@ -52,6 +53,7 @@ static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint
         .seqs = device->inputs.seqs,
         .n_seqs = n_seqs,
         .max_tokens = max_tokens,
+        .max_rows = max_rows,
         .kv = executor->kv,
     };
     model_forward(executor->model, executor->stream, &batch);
@@ -184,7 +186,7 @@ static weft_status_t make_graph(executor_t *executor, uint32_t batch, uint32_t c
     if (status < 0) {
         return status;
     }
-    run_model(executor, batch, batch, context);
+    run_model(executor, batch, batch, context, 1);
     run_sampling(executor, batch);
     return k_stream_end_capture(executor->stream, graph_out);
 }
@@ -196,7 +198,7 @@ static void run_plainly(executor_t *executor, const step_plan_t *plan, const ste
     send_inputs(executor, step);
     fill_slots(executor, plan, step);
     if (step->n_tokens > 0) {
-        run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens);
+        run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
         run_prompt_logprobs(executor, step);
         run_sampling(executor, step->n_sampled);
     }

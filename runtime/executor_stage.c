@@ -197,6 +197,7 @@ static void stage_row(executor_t *executor, const step_row_t *row, step_t *step)
     };
     const uint32_t end = row->start + row->n_tokens;
     step->max_tokens = step->max_tokens < end ? end : step->max_tokens;
+    step->max_rows = step->max_rows < row->n_tokens ? row->n_tokens : step->max_rows;
     if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) != 0) {
         stage_prompt_rows(executor, row, step);
     }

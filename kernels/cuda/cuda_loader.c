@@ -8,7 +8,6 @@
 
 #include "base/alloc.h"
 #include "base/device_cuda.h"
-#include "kernels/cuda/k_cuda.h"
 #include "kernels/dtypes.h"
 #include "kernels/k_cores.h"
 
@@ -21,7 +20,7 @@
 
 /* A run of rows of one part. */
 typedef struct job {
-    k_weight_t weight;
+    k_cuda_weight_t weight;
     const char *rows; /* in the mapped file */
     uint32_t first;   /* row of the weight */
     uint32_t n;
@@ -46,7 +45,6 @@ typedef struct reader {
 
 struct cuda_loader {
     weft_device_t *device;
-    uint32_t multiprocessors;
     reader_t readers[MAX_READERS];
     uint32_t n_readers;
 
@@ -106,12 +104,8 @@ static weft_status_t load(reader_t *reader, const job_t *job)
     populate(job->rows, bytes);
     memcpy(buffer->host.addr, job->rows, bytes);
     device->ops->copy(reader->queue, buffer->device.addr, buffer->host.addr, bytes);
-    const k_cuda_launch_t at = {
-        .stream = weft_device_cuda_stream(reader->queue),
-        .multiprocessors = reader->loader->multiprocessors,
-    };
-    const int error =
-        k_cuda_weight_pack(&at, &job->weight, job->first, job->n, buffer->device.addr);
+    const int error = k_cuda_weight_pack_rows(&job->weight, buffer->device.addr, job->first, job->n,
+                                              weft_device_cuda_stream(reader->queue));
     buffer->packed = device->ops->record(reader->queue);
     return weft_device_cuda_note(device, error, "kernel weight_pack") ? WEFT_OK : WEFT_ERR_DEVICE;
 }
@@ -165,15 +159,13 @@ static weft_status_t start_reader(cuda_loader_t *loader, reader_t *reader)
     return reader->is_started ? WEFT_OK : WEFT_ERR_NO_MEMORY;
 }
 
-weft_status_t cuda_loader_create(weft_device_t *device, uint32_t multiprocessors,
-                                 cuda_loader_t **loader_out)
+weft_status_t cuda_loader_create(weft_device_t *device, cuda_loader_t **loader_out)
 {
     cuda_loader_t *loader = weft_zalloc(sizeof(*loader), "kernels.loader");
     if (loader == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
     loader->device = device;
-    loader->multiprocessors = multiprocessors;
     (void)pthread_mutex_init(&loader->lock, NULL); /* these two cannot fail without attributes */
     (void)pthread_cond_init(&loader->changed, NULL);
     const uint32_t cores = k_cores_usable();
@@ -241,8 +233,8 @@ static uint32_t rows_of_run(size_t row_bytes)
     return rows == 0 ? ROWS_AT_ONCE : rows < UINT32_MAX ? (uint32_t)rows : UINT32_MAX;
 }
 
-void cuda_loader_post(cuda_loader_t *loader, const k_weight_t *weight, const k_weight_part_t *parts,
-                      uint32_t n_parts)
+void cuda_loader_post(cuda_loader_t *loader, const k_cuda_weight_t *weight,
+                      const k_weight_part_t *parts, uint32_t n_parts)
 {
     size_t row_bytes = 0;
     uint32_t first = 0;

@@ -142,6 +142,7 @@ void graph_attend(const graph_t *graph, uint32_t index, uint32_t window)
         .seqs = graph->batch->seqs,
         .n_seqs = graph->batch->n_seqs,
         .max_tokens = graph->batch->max_tokens,
+        .max_rows = graph->batch->max_rows,
     };
     graph->stream->ops->attention(graph->stream, &args);
 }
