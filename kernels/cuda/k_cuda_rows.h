@@ -9,7 +9,7 @@
 
 /* ---- loads and stores ---------------------------------------------------------------------- */
 
-template <int N> inline SIMT_FN void k_rows_load(const float *from, float (&v)[N])
+template <int N> SIMT_DEVICE void k_rows_load(const float *from, float (&v)[N])
 {
     if constexpr (N == 1) {
         v[0] = from[0];
@@ -25,17 +25,17 @@ template <int N> inline SIMT_FN void k_rows_load(const float *from, float (&v)[N
     }
 }
 
-inline SIMT_FN float2 k_rows_unpack(const __nv_bfloat16 *, uint32_t pair)
+SIMT_DEVICE float2 k_rows_unpack(const __nv_bfloat16 *, uint32_t pair)
 {
     return simt_unpack_bf16(pair);
 }
 
-inline SIMT_FN float2 k_rows_unpack(const __half *, uint32_t pair)
+SIMT_DEVICE float2 k_rows_unpack(const __half *, uint32_t pair)
 {
     return simt_unpack_f16(pair);
 }
 
-template <int N, class T> inline SIMT_FN void k_rows_load(const T *from, float (&v)[N])
+template <int N, class T> SIMT_DEVICE void k_rows_load(const T *from, float (&v)[N])
 {
     static_assert(sizeof(T) == 2 && (N == 1 || N == 8), "16-bit elements");
     if constexpr (N == 1) {
@@ -52,7 +52,7 @@ template <int N, class T> inline SIMT_FN void k_rows_load(const T *from, float (
     }
 }
 
-template <int N> inline SIMT_FN void k_rows_store(float *to, const float (&v)[N])
+template <int N> SIMT_DEVICE void k_rows_store(float *to, const float (&v)[N])
 {
     if constexpr (N == 1) {
         to[0] = v[0];
@@ -67,7 +67,7 @@ template <int N> inline SIMT_FN void k_rows_store(float *to, const float (&v)[N]
 }
 
 /* Rounded to nearest even. */
-template <int N> inline SIMT_FN void k_rows_store(__nv_bfloat16 *to, const float (&v)[N])
+template <int N> SIMT_DEVICE void k_rows_store(__nv_bfloat16 *to, const float (&v)[N])
 {
     static_assert(N == 1 || N == 4 || N == 8, "single elements, 8 or 16 bytes");
     if constexpr (N == 1) {
@@ -88,7 +88,7 @@ template <int N> inline SIMT_FN void k_rows_store(__nv_bfloat16 *to, const float
  * The sum over the block's threads, the same bits in each: lanes by simt_warp_sum, then warps in the
  * same way. partial: 32 floats of shared memory, not in use; blocks of at most 1024 threads.
  */
-inline SIMT_FN float k_rows_block_sum(float v, float *partial)
+SIMT_DEVICE float k_rows_block_sum(float v, float *partial)
 {
     v = simt_warp_sum(v);
     if (simt_lane() == 0) {

@@ -73,6 +73,18 @@ static SIMT_KERNEL(LANES_THREADS, 8) norm_by_lanes(k_rms_norm_args_t args, uint3
     }
 }
 
+template <int N, int CHUNKS>
+SIMT_DEVICE void load_weights(const k_rms_norm_args_t &args, float (&w)[CHUNKS][N])
+{
+    SIMT_UNROLL
+    for (int c = 0; c < CHUNKS; c++) {
+        const uint32_t at = (c * blockDim.x + threadIdx.x) * N;
+        if (at < args.dim) {
+            k_rows_load(args.w + at, w[c]);
+        }
+    }
+}
+
 /* A block a vector; each thread holds up to CHUNKS chunks of N elements. */
 template <class T, int N, int CHUNKS>
 static SIMT_KERNEL(CHUNKS == FEW_CHUNKS ? 1024 : 512, 1) norm_by_block(k_rms_norm_args_t args)
@@ -81,6 +93,10 @@ static SIMT_KERNEL(CHUNKS == FEW_CHUNKS ? 1024 : 512, 1) norm_by_block(k_rms_nor
     simt_launch_next();
     const T *x = x_vector<T>(args, blockIdx.x);
     float held[CHUNKS][N];
+    float w[CHUNKS][N];
+    if constexpr (CHUNKS == FEW_CHUNKS) {
+        load_weights(args, w); /* while the kernel in front still runs */
+    }
     simt_wait_previous();
     float sum = 0;
     SIMT_UNROLL
@@ -92,13 +108,14 @@ static SIMT_KERNEL(CHUNKS == FEW_CHUNKS ? 1024 : 512, 1) norm_by_block(k_rms_nor
         }
     }
     const float scale = scale_of(args, k_rows_block_sum(sum, partial));
+    if constexpr (CHUNKS != FEW_CHUNKS) {
+        load_weights(args, w);
+    }
     SIMT_UNROLL
     for (int c = 0; c < CHUNKS; c++) {
         const uint32_t at = (c * blockDim.x + threadIdx.x) * N;
         if (at < args.dim) {
-            float w[N];
-            k_rows_load(args.w + at, w);
-            store_normed(y_vector(args, blockIdx.x) + at, held[c], scale, w);
+            store_normed(y_vector(args, blockIdx.x) + at, held[c], scale, w[c]);
         }
     }
 }
@@ -141,8 +158,12 @@ static int launch_typed(const k_cuda_launch_t *at, const k_rms_norm_args_t *args
     if (chunks <= FEW_CHUNKS * 1024) {
         return launch_by_block<T, N, FEW_CHUNKS>(at, args);
     }
-    return chunks <= MANY_CHUNKS * 512 ? launch_by_block<T, N, MANY_CHUNKS>(at, args)
-                                       : (int)cudaErrorInvalidValue;
+    if constexpr (N <= 4) {
+        if (chunks <= MANY_CHUNKS * 512) {
+            return launch_by_block<T, N, MANY_CHUNKS>(at, args);
+        }
+    }
+    return cudaErrorInvalidValue; /* more than 16384 elements */
 }
 
 template <class T, int N>
