@@ -37,6 +37,7 @@ typedef struct weft_mem {
 
 typedef struct weft_device_ops {
     const char *name; /* as in --device */
+    bool is_host;     /* its memory is the host's */
 
     weft_status_t (*open)(int index, weft_diag_t *diag, weft_device_t **device_out);
     void (*close)(weft_device_t *device);
@@ -49,8 +50,8 @@ typedef struct weft_device_ops {
      * caller's). WEFT_ERR_MALFORMED: smaller than bytes, or it could still be cut short under us.
      */
     weft_status_t (*import)(weft_device_t *device, int fd, size_t bytes, weft_mem_t *mem_out);
-    size_t (*memory_available)(
-        const weft_device_t *device); /* bytes; the container's limit counts */
+    size_t (*memory_available)(const weft_device_t *device); /* bytes; a container's limit counts */
+    size_t (*memory_total)(const weft_device_t *device);     /* whoever uses it */
 
     weft_status_t (*open_queue)(weft_device_t *device, weft_queue_t **queue_out);
     void (*close_queue)(weft_queue_t *queue);
@@ -70,7 +71,10 @@ struct weft_device {
     int index;
 };
 
-/* name: "cuda", "cpu", or "auto" for the best one this machine has. Unknown names: the known ones listed. */
+/*
+ * name: "cuda", "cpu", or "auto" for the best one this machine has; with ":1" and so on that index
+ * instead of the argument's. Unknown names: the known ones listed.
+ */
 weft_status_t weft_device_open(const char *name, int index, weft_diag_t *diag,
                                weft_device_t **device_out);
 void weft_device_close(weft_device_t *device); /* NULL is fine */

@@ -49,6 +49,12 @@ static size_t cpu_memory_available(const weft_device_t *device)
     return weft_memory_available("");
 }
 
+static size_t cpu_memory_total(const weft_device_t *device)
+{
+    (void)device;
+    return (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+}
+
 /* A memfd of this size that nobody can resize any more: whoever maps it never gets SIGBUS. */
 static int make_memfd(size_t bytes)
 {
@@ -187,12 +193,14 @@ static weft_status_t cpu_sync(weft_queue_t *queue)
 
 const weft_device_ops_t weft_device_cpu = {
     .name = "cpu",
+    .is_host = true,
     .open = cpu_open,
     .close = cpu_close,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .import = cpu_import,
     .memory_available = cpu_memory_available,
+    .memory_total = cpu_memory_total,
     .open_queue = cpu_open_queue,
     .close_queue = cpu_close_queue,
     .copy = cpu_copy,

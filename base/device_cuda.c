@@ -173,6 +173,18 @@ static size_t cuda_memory_available(const weft_device_t *device)
     return available;
 }
 
+static size_t cuda_memory_total(const weft_device_t *device)
+{
+    size_t available = 0;
+    size_t total = 0;
+    if (cudaSetDevice(device->index) != cudaSuccess ||
+        cudaMemGetInfo(&available, &total) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return 0;
+    }
+    return total;
+}
+
 static weft_status_t alloc_host(size_t bytes, weft_mem_t *mem)
 {
     if (cudaHostAlloc(&mem->addr, bytes, cudaHostAllocPortable) != cudaSuccess) {
@@ -386,6 +398,7 @@ const weft_device_ops_t weft_device_cuda = {
     .free = cuda_free,
     .import = cuda_import,
     .memory_available = cuda_memory_available,
+    .memory_total = cuda_memory_total,
     .open_queue = cuda_open_queue,
     .close_queue = cuda_close_queue,
     .copy = cuda_copy,

@@ -8,12 +8,12 @@
 #include "kernels/k_team.h"
 #include "kernels/kernels.h"
 
-#define BACKEND(name) extern const k_backend_t k_backend_##name WEFT_WEAK;
+#define BACKEND(name, weak) extern const k_backend_t k_backend_##name weak;
 #include "kernels/k_backends.def"
 #undef BACKEND
 
 static const k_backend_t *const backends[] = {
-#define BACKEND(name) &k_backend_##name,
+#define BACKEND(name, weak) &k_backend_##name,
 #include "kernels/k_backends.def"
 #undef BACKEND
 };
