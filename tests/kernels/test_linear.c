@@ -54,10 +54,10 @@ static k_weight_t pack(k_stream_t *stream, const linear_case_t *c, weft_mem_t *m
     const k_weight_part_t parts[] = {{c->source, cut1},
                                      {c->source + cut1 * row_bytes, cut2 - cut1},
                                      {c->source + cut2 * row_bytes, c->n - cut2}};
-    const size_t bytes = stream->ops->weight_bytes(c->dtype, c->n, c->k);
+    const size_t bytes = stream->ops->weight_bytes(c->dtype, K_WEIGHT_ROWS, c->n, c->k);
     assert_status(open_cpu()->ops->alloc(open_cpu(), bytes, 0, mem_out), WEFT_OK);
-    stream->ops->weight_pack(stream, c->dtype, c->k, parts, 3, mem_out->addr);
-    return (k_weight_t){c->dtype, c->n, c->k, mem_out->addr};
+    stream->ops->weight_pack(stream, c->dtype, K_WEIGHT_ROWS, c->k, parts, 3, mem_out->addr);
+    return (k_weight_t){.dtype = c->dtype, .rows = c->n, .columns = c->k, .data = mem_out->addr};
 }
 
 /* Rows [row, row + rows) of the case into y [rows, y_stride]. */
@@ -72,7 +72,7 @@ static void run(k_stream_t *stream, const linear_case_t *c, const k_weight_t *w,
                                   .rows = rows,
                                   .x_stride = c->x_stride,
                                   .y_stride = c->y_stride,
-                                  .accumulate = c->accumulate};
+                                  .out = c->accumulate ? K_OUT_ADD : K_OUT_STORE};
     stream->ops->linear(stream, &args);
     assert_status(k_stream_sync(stream), WEFT_OK);
 }
