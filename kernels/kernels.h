@@ -179,6 +179,7 @@ typedef struct k_rope_kv_write_args {
     k_kv_view_t kv;
     const k_seq_t *seqs;
     uint32_t n_seqs;
+    uint32_t rows; /* of all sequences together, or more; sizes launches */
 } k_rope_kv_write_args_t;
 
 /*

@@ -9,6 +9,7 @@
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/cuda_loader.h"
 #include "kernels/cuda/k_cuda.h"
+#include "kernels/cuda/rope_kv_write.h"
 
 /* Of partial results of sequences that are split: all of a step's at the sizes that want it, e.g.
  * 64 sequences of 32k tokens with 32 heads of 128. */
@@ -121,7 +122,7 @@ static void launch_attention(k_stream_t *stream, const k_attention_args_t *args)
 
 static void launch_rope_kv_write(k_stream_t *stream, const k_rope_kv_write_args_t *args)
 {
-    note(stream, k_cuda_rope_kv_write(args, stream_of(stream)), "kernel rope_kv_write");
+    note(stream, k_cuda_rope_kv_write(args, args->rows, stream_of(stream)), "kernel rope_kv_write");
 }
 
 /* ---- the table ----------------------------------------------------------------------------- */

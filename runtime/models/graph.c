@@ -122,6 +122,7 @@ static void rope_and_write(const graph_t *graph, uint32_t index)
         .kv = graph->batch->kv[index],
         .seqs = graph->batch->seqs,
         .n_seqs = graph->batch->n_seqs,
+        .rows = graph->batch->rows,
     };
     graph->stream->ops->rope_kv_write(graph->stream, &args);
 }
