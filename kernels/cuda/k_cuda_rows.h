@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * k_cuda_rows: rows of elements as f32 in registers, N at a time: 16-byte accesses where N elements
- * are a multiple of 16 bytes (f32 4 or 8, bf16 and f16 8), single elements where N is 1. For .cu files.
+ * k_cuda_rows: rows of elements as f32 in registers, N at a time: 16-byte accesses where N is 4 or 8
+ * (f32) or 8 (bf16), single elements where N is 1. For .cu files.
  */
 #pragma once
 
@@ -25,27 +25,17 @@ template <int N> SIMT_DEVICE void k_rows_load(const float *from, float (&v)[N])
     }
 }
 
-SIMT_DEVICE float2 k_rows_unpack(const __nv_bfloat16 *, uint32_t pair)
+template <int N> SIMT_DEVICE void k_rows_load(const __nv_bfloat16 *from, float (&v)[N])
 {
-    return simt_unpack_bf16(pair);
-}
-
-SIMT_DEVICE float2 k_rows_unpack(const __half *, uint32_t pair)
-{
-    return simt_unpack_f16(pair);
-}
-
-template <int N, class T> SIMT_DEVICE void k_rows_load(const T *from, float (&v)[N])
-{
-    static_assert(sizeof(T) == 2 && (N == 1 || N == 8), "16-bit elements");
+    static_assert(N == 1 || N == 8, "single elements or 16 bytes");
     if constexpr (N == 1) {
-        v[0] = (float)from[0];
+        v[0] = __bfloat162float(from[0]);
     } else {
         const uint4 raw = simt_load_16(from);
         const uint32_t pairs[4] = {raw.x, raw.y, raw.z, raw.w};
         SIMT_UNROLL
         for (int i = 0; i < 4; i++) {
-            const float2 pair = k_rows_unpack(from, pairs[i]);
+            const float2 pair = simt_unpack_bf16(pairs[i]);
             v[2 * i] = pair.x;
             v[2 * i + 1] = pair.y;
         }
