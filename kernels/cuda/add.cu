@@ -15,11 +15,11 @@ template <int N> static SIMT_KERNEL(THREADS, 8) add(k_add_args_t args)
     }
     float x[N];
     float y[N];
-    k_rows_load(args.x + row * args.x_stride + at, x);
+    k_rows_load(static_cast<const __nv_bfloat16 *>(args.x) + row * args.x_stride + at, x);
     k_rows_load(args.y + row * args.y_stride + at, y);
     SIMT_UNROLL
     for (int i = 0; i < N; i++) {
-        y[i] += x[i];
+        y[i] = fmaf(x[i], args.scale, y[i]);
     }
     k_rows_store(args.y + row * args.y_stride + at, y);
 }
@@ -39,8 +39,8 @@ int k_cuda_add(const k_cuda_launch_t *at, const k_add_args_t *args)
     if (args->rows == 0 || args->dim == 0) {
         return cudaSuccess;
     }
-    const bool is_wide = args->dim % 4 == 0 &&
-                         k_rows_are_wide(args->x, args->x_stride, sizeof(float)) &&
+    const bool is_wide = args->dim % 8 == 0 &&
+                         k_rows_are_wide(args->x, args->x_stride, sizeof(__nv_bfloat16)) &&
                          k_rows_are_wide(args->y, args->y_stride, sizeof(float));
-    return is_wide ? launch<4>(at, args) : launch<1>(at, args);
+    return is_wide ? launch<8>(at, args) : launch<1>(at, args);
 }
