@@ -189,21 +189,22 @@ SIMT_DEVICE range_t find_range(const held_buckets_t &held, int32_t top_k, float 
             held, &found[0], [=](mass_t upto) { return (double)upto.weight >= goal; });
         return {cut.bucket, cut.bucket, BUCKETS, cut.before, {}, held.total.weight};
     }
-    const crossing_t kth = find_crossing(
-        held, &found[0], [=](mass_t upto) { return upto.count >= (uint32_t)top_k; });
+    const crossing_t kth =
+        find_crossing(held, &found[0], [=](mass_t upto) { return upto.count >= (uint32_t)top_k; });
     if (!(top_p < 1.0f)) {
         return {kth.bucket, kth.bucket, kth.bucket, kth.before, kth.before, held.total.weight};
     }
     /* top_p is a part of what top_k keeps: at least all before kth's bucket, at most it as well. */
     const double least = (double)top_p * (double)kth.before.weight;
     const double most = (double)top_p * (double)(kth.before.weight + kth.in.weight);
-    const crossing_t first = find_crossing(
-        held, &found[1], [=](mass_t upto) { return (double)upto.weight >= least; });
-    const crossing_t last = find_crossing(
-        held, &found[2], [=](mass_t upto) { return (double)upto.weight >= most; });
+    const crossing_t first =
+        find_crossing(held, &found[1], [=](mass_t upto) { return (double)upto.weight >= least; });
+    const crossing_t last =
+        find_crossing(held, &found[2], [=](mass_t upto) { return (double)upto.weight >= most; });
     const mass_t end = last.bucket < kth.bucket ? last.before + last.in : kth.before;
-    return {first.bucket, last.bucket, kth.bucket, first.before,
-            kth.before - (end - first.before), held.total.weight};
+    return {
+        first.bucket,     last.bucket, kth.bucket, first.before, kth.before - (end - first.before),
+        held.total.weight};
 }
 
 /* ---- the cut among few tokens ------------------------------------------------------------------ */
@@ -270,8 +271,8 @@ SIMT_DEVICE place_t find_cut(const listed_t &listed, mass_t before, place_t limi
         if (!reached(before + held.total)) {
             return limit;
         }
-        const crossing_t crossing = find_crossing(
-            held, &space->found, [=](mass_t upto) { return reached(before + upto); });
+        const crossing_t crossing =
+            find_crossing(held, &space->found, [=](mass_t upto) { return reached(before + upto); });
         before = before + crossing.before;
         prefix = prefix << (end - shift) | crossing.bucket;
         if (crossing.in.count == 1) {

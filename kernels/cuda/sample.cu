@@ -17,14 +17,14 @@
 
 typedef struct sample_job {
     k_sample_args_t args;
-    uint32_t tiles;       /* of a row */
-    float *z;             /* [rows][tiles · TILE] */
-    uint32_t *listed;     /* [rows][tiles · TILE], n_listed[row] are valid */
-    uint32_t *n_listed;   /* [rows] */
-    standing_t *best;     /* [rows][tiles], by z */
-    winner_t *winners;    /* [rows][tiles], of the tokens surely kept */
-    uint32_t *counts;     /* [rows][BUCKETS] */
-    uint64_t *weights;    /* [rows][BUCKETS] */
+    uint32_t tiles;     /* of a row */
+    float *z;           /* [rows][tiles · TILE] */
+    uint32_t *listed;   /* [rows][tiles · TILE], n_listed[row] are valid */
+    uint32_t *n_listed; /* [rows] */
+    standing_t *best;   /* [rows][tiles], by z */
+    winner_t *winners;  /* [rows][tiles], of the tokens surely kept */
+    uint32_t *counts;   /* [rows][BUCKETS] */
+    uint64_t *weights;  /* [rows][BUCKETS] */
     void *report_scratch;
 } sample_job_t;
 
@@ -113,8 +113,8 @@ SIMT_DEVICE float product(float a, float b)
 
 SIMT_DEVICE float penalize(const k_sample_row_t *params, uint32_t count, float value)
 {
-    value = value > 0 ? value / params->repetition_penalty
-                      : product(value, params->repetition_penalty);
+    value =
+        value > 0 ? value / params->repetition_penalty : product(value, params->repetition_penalty);
     if (count >> 1 > 0) {
         value -= product(params->frequency_penalty, (float)(count >> 1));
         value -= params->presence_penalty;
