@@ -19,7 +19,7 @@ mark_as_advanced(WEFT_CUDA_INCLUDE WEFT_CUDART WEFT_NVCC)
 
 file(GLOB weft_cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
 file(GLOB weft_cuda_host_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c
-    ${CMAKE_SOURCE_DIR}/base/*_cuda.c ${CMAKE_SOURCE_DIR}/transport/*/*_cuda.c)
+    ${CMAKE_SOURCE_DIR}/base/device_cuda*.c ${CMAKE_SOURCE_DIR}/transport/*/*_cuda.c)
 
 # The emulator's fibers and hooks are written for GCC on x86-64, and sanitizers cannot follow them.
 set(WEFT_CUDA_EMULATED OFF)

@@ -11,10 +11,18 @@ typedef struct binder {
     const model_source_t *source;
     const k_ops_t *ops;
     k_stream_t *stream; /* NULL: measuring */
-    carve_t *carve;
-    float *staging; /* [longest vector], host */
+    carve_t *carve;     /* of matrices */
+    carve_t vectors;    /* all together, on the host: sent in one go */
+    char *device_vectors;
+    float *factors; /* [rope.dim / 2], host */
     weft_diag_t *diag;
 } binder_t;
+
+/* A vector's place on the host, and where it will be on the device; NULLs while measuring. */
+typedef struct place {
+    float *host;
+    float *device;
+} place_t;
 
 static weft_status_t find(binder_t *binder, model_tensor_id_t id, uint32_t layer, uint32_t rows,
                           uint32_t columns, model_tensor_t *tensor_out)
@@ -35,27 +43,18 @@ static weft_status_t find(binder_t *binder, model_tensor_id_t id, uint32_t layer
 
 /* ---- vectors ------------------------------------------------------------------------------- */
 
-/* A place of n floats on the device; while measuring, a NULL that is only counted. */
-static float *take_vector(binder_t *binder, uint32_t n)
+static place_t take_vector(binder_t *binder, uint32_t n)
 {
-    return carve_take(binder->carve, n, sizeof(float));
+    const size_t at = binder->vectors.used;
+    float *host = carve_take(&binder->vectors, n, sizeof(float));
+    return (place_t){host, host == NULL ? NULL : (float *)(binder->device_vectors + at)};
 }
 
-/* host is read before the call returns. */
-static weft_status_t upload(binder_t *binder, float *device, const float *host, uint32_t n)
+static void fill(const binder_t *binder, const model_tensor_t *tensor, float *host)
 {
-    k_stream_t *stream = binder->stream;
-    stream->device->ops->copy(stream->queue, device, host, n * sizeof(float));
-    return k_stream_sync(stream);
-}
-
-static weft_status_t upload_tensor(binder_t *binder, const model_tensor_t *tensor, float *device)
-{
-    if (binder->stream == NULL) {
-        return WEFT_OK;
+    if (binder->stream != NULL) {
+        k_dequantize(tensor->dtype, tensor->data, host, tensor->columns);
     }
-    k_dequantize(tensor->dtype, tensor->data, binder->staging, tensor->columns);
-    return upload(binder, device, binder->staging, (uint32_t)tensor->columns);
 }
 
 static weft_status_t bind_vector(binder_t *binder, model_tensor_id_t id, uint32_t layer, uint32_t n,
@@ -66,27 +65,27 @@ static weft_status_t bind_vector(binder_t *binder, model_tensor_id_t id, uint32_
     if (status < 0) {
         return status;
     }
-    float *device = take_vector(binder, n);
-    *vector_out = device;
-    return upload_tensor(binder, &tensor, device);
+    const place_t place = take_vector(binder, n);
+    *vector_out = place.device;
+    fill(binder, &tensor, place.host);
+    return WEFT_OK;
 }
 
 /* The biases of a linear's parts, one after another. */
 static weft_status_t bind_bias(binder_t *binder, const model_tensor_id_t *ids, const uint32_t *rows,
                                uint32_t n, uint32_t layer, model_linear_t *linear)
 {
-    float *device = take_vector(binder, linear->rows);
-    linear->bias = device;
+    const place_t place = take_vector(binder, linear->rows);
+    uint32_t at = 0;
+    linear->bias = place.device;
     for (uint32_t i = 0; i < n; i++) {
         model_tensor_t tensor;
-        weft_status_t status = find(binder, ids[i], layer, 1, rows[i], &tensor);
-        if (status >= 0) {
-            status = upload_tensor(binder, &tensor, device);
-        }
+        const weft_status_t status = find(binder, ids[i], layer, 1, rows[i], &tensor);
         if (status < 0) {
             return status;
         }
-        device = device == NULL ? NULL : device + rows[i];
+        fill(binder, &tensor, place.host == NULL ? NULL : place.host + at);
+        at += rows[i];
     }
     return WEFT_OK;
 }
@@ -298,24 +297,21 @@ static weft_status_t bind_vocabulary(binder_t *binder, const model_config_t *con
 static weft_status_t bind_rope(binder_t *binder, const model_config_t *config, model_t *model)
 {
     const uint32_t pairs = config->rope.dim / 2;
-    float *device = take_vector(binder, pairs);
-    float *factors = NULL;
-    model->inv_freq = device;
+    const place_t place = take_vector(binder, pairs);
+    const float *factors = NULL;
+    model->inv_freq = place.device;
     if (config->rope.kind == MODEL_ROPE_FACTORS) {
         model_tensor_t tensor;
         const weft_status_t status = find(binder, MODEL_TENSOR_ROPE_FREQS, 0, 1, pairs, &tensor);
         if (status < 0) {
             return status;
         }
-        factors = binder->staging + pairs;
-        k_dequantize(tensor.dtype, tensor.data, factors, pairs);
+        k_dequantize(tensor.dtype, tensor.data, binder->factors + pairs, pairs);
+        factors = binder->factors + pairs;
     }
-    const weft_status_t status =
-        rope_table_fill(&config->rope, factors, binder->diag, binder->staging);
-    if (status < 0 || binder->stream == NULL) {
-        return status;
-    }
-    return upload(binder, device, binder->staging, pairs);
+    /* Also while measuring: it checks the configuration. */
+    return rope_table_fill(&config->rope, factors, binder->diag,
+                           place.host == NULL ? binder->factors : place.host);
 }
 
 static weft_status_t bind_all(binder_t *binder, model_t *model)
@@ -338,23 +334,63 @@ static weft_status_t bind_all(binder_t *binder, model_t *model)
     return status;
 }
 
+/* The vectors' bytes, counted by binding a model that is thrown away. */
+static weft_status_t measure_vectors(const binder_t *binder, const model_t *model,
+                                     size_t *bytes_out)
+{
+    model_t scratch = *model;
+    carve_t matrices = {.base = NULL};
+    binder_t measuring = *binder;
+    measuring.stream = NULL;
+    measuring.carve = &matrices;
+    const weft_status_t status = bind_all(&measuring, &scratch);
+    *bytes_out = measuring.vectors.used;
+    return status;
+}
+
+static weft_status_t bind_to_memory(binder_t *binder, model_t *model)
+{
+    size_t bytes = 0;
+    weft_status_t status = measure_vectors(binder, model, &bytes);
+    if (status < 0) {
+        return status;
+    }
+    binder->vectors.base = weft_alloc_aligned(CARVE_ALIGNMENT, bytes, "model.vectors");
+    if (binder->vectors.base == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    binder->device_vectors = carve_take(binder->carve, bytes, 1);
+    status = bind_all(binder, model);
+    if (status >= 0) {
+        binder->stream->device->ops->copy(binder->stream->queue, binder->device_vectors,
+                                          binder->vectors.base, bytes);
+    }
+    const weft_status_t synced = k_stream_sync(binder->stream); /* base goes */
+    weft_free(binder->vectors.base);
+    return status < 0 ? status : synced;
+}
+
 weft_status_t model_bind(model_t *model, const model_source_t *source, const k_ops_t *ops,
                          k_stream_t *stream, carve_t *carve, weft_diag_t *diag)
 {
-    const model_config_t *config = &model->config;
-    const size_t longest = (size_t)config->hidden + model_q_dim(config) + config->rope.dim;
     binder_t binder = {
         .source = source,
         .ops = ops,
         .stream = stream,
         .carve = carve,
-        .staging = weft_calloc(longest, sizeof(float), "model.staging"),
+        .factors = weft_calloc(model->config.rope.dim + 1, sizeof(float), "model.rope_factors"),
         .diag = diag,
     };
-    if (binder.staging == NULL) {
+    if (binder.factors == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    const weft_status_t status = bind_all(&binder, model);
-    weft_free(binder.staging);
+    weft_status_t status = WEFT_OK;
+    if (stream != NULL) {
+        status = bind_to_memory(&binder, model);
+    } else {
+        status = bind_all(&binder, model);
+        (void)carve_take(carve, binder.vectors.used, 1);
+    }
+    weft_free(binder.factors);
     return status;
 }

@@ -98,9 +98,8 @@ static weft_status_t check_options(bench_t *bench, weft_diag_t *diag)
     if (options->n_prompt == 0 && options->n_gen == 0) {
         return weft_diag(diag, WEFT_ERR_INVALID, "nothing to measure: -p and -n are 0");
     }
-    if (bench->engine.max_num_batched_tokens == 0 || bench->engine.block_size == 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "--max-num-batched-tokens and --block-size: 1 or more");
+    if (bench->engine.block_size == 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--block-size: 1 or more");
     }
     const weft_status_t status =
         k_dtype_from_name(is_auto ? "f16" : bench->engine.kv_cache_dtype, &bench->kv_dtype);
@@ -135,10 +134,10 @@ static weft_status_t open_model(bench_t *bench, weft_diag_t *diag)
                          max_context);
     }
     const uint32_t blocks = context / engine->block_size + 1;
+    const uint32_t step_tokens = engine_step_tokens(engine, bench->device);
     bench->limits = (step_limits_t){
         .max_slots = 1,
-        .max_tokens =
-            context < engine->max_num_batched_tokens ? context : engine->max_num_batched_tokens,
+        .max_tokens = context < step_tokens ? context : step_tokens,
         .max_context = context,
         .max_blocks = blocks,
         .max_bind_tokens = context,

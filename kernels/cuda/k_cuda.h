@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * k_cuda: the launchers of the CUDA kernels, k_cuda_<op> for each op of ops.def; kernels/kernels.h
- * says what the ops do. Each is in kernels/cuda/<op>.cu.
+ * k_cuda: the launchers of the CUDA kernels, k_cuda_<op> for each op of k_cuda_ops.def;
+ * kernels/kernels.h says what the ops do. Each is in kernels/cuda/<op>.cu. Products and attention
+ * have headers of their own: cuda_linear.h, attention.h.
  *
  * A launcher enqueues on at->stream and returns cudaError_t as an int: the launch's own failure,
  * 0 for none. It allocates nothing and reads no device memory, so a graph can capture it; grids
@@ -27,7 +28,7 @@ typedef struct k_cuda_launch {
 } k_cuda_launch_t;
 
 #define OP(name) int k_cuda_##name(const k_cuda_launch_t *at, const k_##name##_args_t *args);
-#include "kernels/ops.def"
+#include "kernels/cuda/k_cuda_ops.def"
 #undef OP
 
 /* Scratch of k_cuda_sample and k_cuda_logprobs. */
