@@ -89,6 +89,11 @@ SIMT_DEVICE mass_t operator+(mass_t a, mass_t b)
     return {a.weight + b.weight, a.count + b.count};
 }
 
+SIMT_DEVICE mass_t operator-(mass_t a, mass_t b)
+{
+    return {a.weight - b.weight, a.count - b.count};
+}
+
 /* A thread's BUCKETS_HELD buckets from threadIdx.x * BUCKETS_HELD on, and all that is before them. */
 typedef struct held_buckets {
     mass_t before;
@@ -120,7 +125,7 @@ SIMT_DEVICE void held_scan(held_buckets_t *held, mass_t *partial)
         partial[simt_warp()] = upto;
     }
     simt_sync_block();
-    held->before = {upto.weight - mine.weight, upto.count - mine.count};
+    held->before = upto - mine;
     held->total = {0, 0};
     for (int warp = 0; warp < TILE_WARPS; warp++) {
         if (warp < simt_warp()) {
@@ -138,11 +143,17 @@ typedef struct crossing {
     mass_t in;
 } crossing_t;
 
+/*
+ * Tokens of buckets before `first` are kept for sure; those of [first, last], where top_p may cut, and
+ * of `kth`, where top_k does, are listed; no others are kept.
+ */
 typedef struct range {
-    uint32_t first; /* all tokens of buckets before are kept */
-    uint32_t last;  /* no token of buckets after is */
-    mass_t before;  /* tokens before first */
-    uint64_t total; /* weight of all tokens */
+    uint32_t first;
+    uint32_t last;
+    uint32_t kth;      /* BUCKETS: top_k is off */
+    mass_t before;     /* of the tokens before the list */
+    mass_t before_kth; /* of those before kth that are not listed */
+    uint64_t total;    /* weight of all tokens */
 } range_t;
 
 /*
@@ -172,25 +183,28 @@ SIMT_DEVICE crossing_t find_crossing(const held_buckets_t &held, crossing_t *fou
 SIMT_DEVICE range_t find_range(const held_buckets_t &held, int32_t top_k, float top_p,
                                crossing_t *found)
 {
-    uint64_t least = held.total.weight; /* bounds of what top_p is a part of */
-    uint64_t most = least;
-    crossing_t first = {};
-    if (top_k > 0) {
-        first = find_crossing(held, &found[0],
-                              [=](mass_t upto) { return upto.count >= (uint32_t)top_k; });
-        least = first.before.weight;
-        most = least + first.in.weight;
+    if (top_k <= 0) {
+        const double goal = (double)top_p * (double)held.total.weight;
+        const crossing_t cut = find_crossing(
+            held, &found[0], [=](mass_t upto) { return (double)upto.weight >= goal; });
+        return {cut.bucket, cut.bucket, BUCKETS, cut.before, {}, held.total.weight};
     }
-    crossing_t last = first;
-    if (top_p < 1.0f) {
-        const double p = top_p;
-        first = find_crossing(held, &found[1], [=](mass_t upto) {
-            return (double)upto.weight >= p * (double)least;
-        });
-        last = find_crossing(held, &found[2],
-                             [=](mass_t upto) { return (double)upto.weight >= p * (double)most; });
+    const crossing_t kth =
+        find_crossing(held, &found[0], [=](mass_t upto) { return upto.count >= (uint32_t)top_k; });
+    if (!(top_p < 1.0f)) {
+        return {kth.bucket, kth.bucket, kth.bucket, kth.before, kth.before, held.total.weight};
     }
-    return {first.bucket, last.bucket, first.before, held.total.weight};
+    /* top_p is a part of what top_k keeps: at least all before kth's bucket, at most it as well. */
+    const double least = (double)top_p * (double)kth.before.weight;
+    const double most = (double)top_p * (double)(kth.before.weight + kth.in.weight);
+    const crossing_t first =
+        find_crossing(held, &found[1], [=](mass_t upto) { return (double)upto.weight >= least; });
+    const crossing_t last =
+        find_crossing(held, &found[2], [=](mass_t upto) { return (double)upto.weight >= most; });
+    const mass_t end = last.bucket < kth.bucket ? last.before + last.in : kth.before;
+    return {
+        first.bucket,     last.bucket, kth.bucket, first.before, kth.before - (end - first.before),
+        held.total.weight};
 }
 
 /* ---- the cut among few tokens ------------------------------------------------------------------ */
@@ -232,7 +246,7 @@ typedef struct cut_space {
 
 /*
  * The place of the first listed token with which reached(mass of all tokens up to it) holds, if not
- * beyond limit, else limit. before: the mass of what is more likely than the list.
+ * beyond limit, else limit. before: the mass of the tokens up to there that are not listed.
  */
 template <class F>
 SIMT_DEVICE place_t find_cut(const listed_t &listed, mass_t before, place_t limit,
@@ -257,8 +271,8 @@ SIMT_DEVICE place_t find_cut(const listed_t &listed, mass_t before, place_t limi
         if (!reached(before + held.total)) {
             return limit;
         }
-        const crossing_t crossing = find_crossing(
-            held, &space->found, [=](mass_t upto) { return reached(before + upto); });
+        const crossing_t crossing =
+            find_crossing(held, &space->found, [=](mass_t upto) { return reached(before + upto); });
         before = before + crossing.before;
         prefix = prefix << (end - shift) | crossing.bucket;
         if (crossing.in.count == 1) {

@@ -15,7 +15,7 @@ typedef struct tile_report {
 
 typedef struct report_job {
     k_cuda_report_t report;
-    uint32_t tiles;            /* of a row */
+    uint32_t tiles;              /* of a row */
     tile_report_t *tile_reports; /* [rows][tiles] */
 } report_job_t;
 

@@ -92,8 +92,8 @@ static SIMT_KERNEL(CHUNKS == FEW_CHUNKS ? 1024 : 512, 1) norm_by_block(k_rms_nor
     SIMT_SHARED(float, partial, [32]);
     simt_launch_next();
     const T *x = x_vector<T>(args, blockIdx.x);
-    float held[CHUNKS][N];
-    float w[CHUNKS][N];
+    float held[CHUNKS][N] = {};
+    float w[CHUNKS][N] = {};
     if constexpr (CHUNKS == FEW_CHUNKS) {
         load_weights(args, w); /* while the kernel in front still runs */
     }
@@ -163,7 +163,7 @@ static int launch_typed(const k_cuda_launch_t *at, const k_rms_norm_args_t *args
             return launch_by_block<T, N, MANY_CHUNKS>(at, args);
         }
     }
-    return cudaErrorInvalidValue; /* more than 16384 elements */
+    return cudaErrorInvalidValue; /* over 16384 elements, 4096 where rows are not 16-byte aligned */
 }
 
 template <class T, int N>

@@ -17,14 +17,14 @@
 
 typedef struct sample_job {
     k_sample_args_t args;
-    uint32_t tiles;       /* of a row */
-    float *z;             /* [rows][tiles · TILE] */
-    uint32_t *listed;     /* [rows][tiles · TILE], n_listed[row] are valid */
-    uint32_t *n_listed;   /* [rows] */
-    standing_t *best;     /* [rows][tiles], by z */
-    winner_t *winners;    /* [rows][tiles], of the tokens surely kept */
-    uint32_t *counts;     /* [rows][BUCKETS] */
-    uint64_t *weights;    /* [rows][BUCKETS] */
+    uint32_t tiles;     /* of a row */
+    float *z;           /* [rows][tiles · TILE] */
+    uint32_t *listed;   /* [rows][tiles · TILE], n_listed[row] are valid */
+    uint32_t *n_listed; /* [rows] */
+    standing_t *best;   /* [rows][tiles], by z */
+    winner_t *winners;  /* [rows][tiles], of the tokens surely kept */
+    uint32_t *counts;   /* [rows][BUCKETS] */
+    uint64_t *weights;  /* [rows][BUCKETS] */
     void *report_scratch;
 } sample_job_t;
 
@@ -113,8 +113,8 @@ SIMT_DEVICE float product(float a, float b)
 
 SIMT_DEVICE float penalize(const k_sample_row_t *params, uint32_t count, float value)
 {
-    value = value > 0 ? value / params->repetition_penalty
-                      : product(value, params->repetition_penalty);
+    value =
+        value > 0 ? value / params->repetition_penalty : product(value, params->repetition_penalty);
     if (count >> 1 > 0) {
         value -= product(params->frequency_penalty, (float)(count >> 1));
         value -= params->presence_penalty;
@@ -349,7 +349,8 @@ static SIMT_KERNEL(TILE_THREADS, 2) sample_draw(sample_job_t job)
         SIMT_UNROLL
         for (int i = 0; i < TILE_HELD; i++) {
             const uint32_t bucket = bucket_of(scaled[i]);
-            is_listed[i] = scaled[i] > -INFINITY && bucket >= range.first && bucket <= range.last;
+            is_listed[i] = scaled[i] > -INFINITY &&
+                           ((bucket >= range.first && bucket <= range.last) || bucket == range.kth);
             scaled[i] = bucket < range.first ? scaled[i] : -INFINITY;
         }
         append_listed(job, row, tile, is_listed);
@@ -392,12 +393,12 @@ SIMT_DEVICE place_t row_cut(const k_sample_row_t *params, const range_t &range,
     uint64_t total = range.total;
     if (params->top_k > 0) {
         const uint32_t k = (uint32_t)params->top_k;
-        cut = find_cut(listed, range.before, cut, &space->cut,
+        cut = find_cut(listed, range.before_kth, cut, &space->cut,
                        [=](mass_t upto) { return upto.count >= k; });
-        total = range.before.weight + listed_weight(listed, cut, space->partial_weight);
+        total = range.before_kth.weight + listed_weight(listed, cut, space->partial_weight);
     }
     if (params->top_p < 1.0f) {
-        const double goal = (double)params->top_p * (double)total;
+        const double goal = fmax((double)params->top_p * (double)total, 1.0); /* a token at least */
         cut = find_cut(listed, range.before, cut, &space->cut,
                        [=](mass_t upto) { return (double)upto.weight >= goal; });
     }

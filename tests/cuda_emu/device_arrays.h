@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * device_arrays: memory of the GPU, or of the emulation that stands for one, for tests of CUDA ops.
- * Every array is freed by device_free_all().
+ * Every array is freed by device_free_all(); cuda_download() reads one.
  */
 #pragma once
 
-#include <cuda_runtime_api.h>
-#include <math.h>
-#include <string.h>
-
 #include "kernels/cuda/k_cuda.h"
+#include "tests/cuda_emu/cuda_check.h"
 #include "tests/kernels/kernels_support.h"
 
 enum { DEVICE_MAX_ARRAYS = 4096 };
@@ -17,26 +14,12 @@ enum { DEVICE_MAX_ARRAYS = 4096 };
 static void *device_arrays[DEVICE_MAX_ARRAYS];
 static size_t n_device_arrays;
 
-#define assert_cuda(call) assert_cuda_at((int)(call), #call, __FILE__, __LINE__)
-
-static inline void assert_cuda_at(int error, const char *call, const char *file, int line)
-{
-    if (error != cudaSuccess) {
-        print_error("%s: %s\n", call, cudaGetErrorString((cudaError_t)error));
-        _fail(file, line);
-    }
-}
-
 /* Device memory with the bytes of `from`, or undefined when it is NULL. */
 static inline void *device_array(const void *from, size_t bytes)
 {
-    void *at = NULL;
     assert_true(n_device_arrays < DEVICE_MAX_ARRAYS);
-    assert_cuda(cudaMalloc(&at, bytes > 0 ? bytes : 1));
+    void *at = cuda_upload(from, bytes);
     device_arrays[n_device_arrays++] = at;
-    if (from != NULL && bytes > 0) {
-        assert_cuda(cudaMemcpy(at, from, bytes, cudaMemcpyHostToDevice));
-    }
     return at;
 }
 
@@ -45,15 +28,6 @@ static inline void device_free_all(void)
     while (n_device_arrays > 0) {
         assert_cuda(cudaFree(device_arrays[--n_device_arrays]));
     }
-}
-
-/* Waits for the device; free with test_free. */
-static inline void *host_copy(const void *device, size_t bytes)
-{
-    void *at = test_malloc(bytes > 0 ? bytes : 1);
-    assert_cuda(cudaDeviceSynchronize());
-    assert_cuda(cudaMemcpy(at, device, bytes, cudaMemcpyDeviceToHost));
-    return at;
 }
 
 /* On a stream of its own, with scratch memory of which the contents are undefined. */

@@ -61,8 +61,8 @@ static void check_norm(const float *x, const float *w, const uint16_t *y, shape_
         }
         const double scale = 1 / sqrt(squares / shape.dim + (double)1e-5f);
         for (uint32_t j = 0; j < shape.dim; j++) {
-            assert_near((double)k_bf16_to_f32(y[at + j]),
-                        (double)x[at + j] * scale * (double)w[j], BF16_BOUND, "rms_norm");
+            assert_near((double)k_bf16_to_f32(y[at + j]), (double)x[at + j] * scale * (double)w[j],
+                        BF16_BOUND, "rms_norm");
         }
     }
 }
@@ -84,8 +84,8 @@ static void norm_round(test_random_t *random, bool is_f32, uint32_t max_dim)
         memcpy(before, x_bf16, n * sizeof(*before));
     }
     void *y = device_array(before, n * sizeof(*before));
-    const void *device_x = is_f32 ? device_array(x, n * sizeof(*x))
-                                  : device_array(x_bf16, n * sizeof(*x_bf16));
+    const void *device_x =
+        is_f32 ? device_array(x, n * sizeof(*x)) : device_array(x_bf16, n * sizeof(*x_bf16));
     const k_rms_norm_args_t args = {.x = in_place ? y : device_x,
                                     .x_dtype = is_f32 ? K_F32 : K_BF16,
                                     .w = device_array(w, shape.dim * sizeof(*w)),
@@ -97,7 +97,7 @@ static void norm_round(test_random_t *random, bool is_f32, uint32_t max_dim)
                                     .y_stride = shape.stride,
                                     .eps = 1e-5f};
     assert_cuda(k_cuda_rms_norm(&at, &args));
-    uint16_t *got = host_copy(y, n * sizeof(*got));
+    uint16_t *got = cuda_download(y, n * sizeof(*got));
     check_norm(x, w, got, shape, groups);
     assert_gaps_untouched(before, got, shape, groups, sizeof(*got));
     device_free_all();
@@ -117,8 +117,8 @@ static void rms_norm_divides_by_the_root_of_the_mean_square(void **state)
     for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
         norm_round(&random, round % 2 == 0, round % 4 < 2 ? 300 : 3000);
     }
-    norm_round(&random, true, 80000);
-    norm_round(&random, false, 80000);
+    norm_round(&random, true, 16384);
+    norm_round(&random, false, 16384);
 }
 
 static void rms_norm_of_a_row_does_not_depend_on_the_others(void **state)
@@ -150,8 +150,8 @@ static void rms_norm_of_a_row_does_not_depend_on_the_others(void **state)
         args.y = alone + row * DIM;
         assert_cuda(k_cuda_rms_norm(&at, &args));
     }
-    uint16_t *got = host_copy(y, (size_t)ROWS * DIM * sizeof(*got));
-    uint16_t *got_alone = host_copy(alone, (size_t)ROWS * DIM * sizeof(*got));
+    uint16_t *got = cuda_download(y, (size_t)ROWS * DIM * sizeof(*got));
+    uint16_t *got_alone = cuda_download(alone, (size_t)ROWS * DIM * sizeof(*got));
     assert_memory_equal(got, got_alone, (size_t)ROWS * DIM * sizeof(*got));
     device_free_all();
     test_free(got_alone);
@@ -188,7 +188,7 @@ static void silu_mul_multiplies_by_x_sigmoid_x(void **state)
                                         .up_stride = shape.stride,
                                         .y_stride = shape.stride};
         assert_cuda(k_cuda_silu_mul(&at, &args));
-        uint16_t *got = host_copy(y, n * sizeof(*got));
+        uint16_t *got = cuda_download(y, n * sizeof(*got));
         for (size_t i = 0; i < n; i++) {
             if (i % shape.stride < shape.dim) {
                 const double x = (double)gate[i];
@@ -225,7 +225,7 @@ static void add_adds_rows(void **state)
                                    .x_stride = shape.stride,
                                    .y_stride = shape.stride};
         assert_cuda(k_cuda_add(&at, &args));
-        float *got = host_copy(y, n * sizeof(*got));
+        float *got = cuda_download(y, n * sizeof(*got));
         for (size_t i = 0; i < n; i++) {
             before[i] += i % shape.stride < shape.dim ? x[i] : 0;
         }
@@ -266,7 +266,7 @@ static void gather_rows_copies_the_rows_asked_for(void **state)
             .x_stride = shape.stride,
             .y_stride = shape.stride};
         assert_cuda(k_cuda_gather_rows(&at, &args));
-        float *got = host_copy(y, n * sizeof(*got));
+        float *got = cuda_download(y, n * sizeof(*got));
         assert_same_bits(got, expected, n, "gather_rows");
         device_free_all();
         test_free(got);
@@ -302,7 +302,7 @@ static void gather_tokens_reads_each_sequences_history(void **state)
     const k_gather_tokens_args_t args = {
         .seqs = device_array(seqs, sizeof(seqs)), .n_seqs = SEQS, .ids = ids};
     assert_cuda(k_cuda_gather_tokens(&at, &args));
-    int32_t *got = host_copy(ids, rows * sizeof(*got));
+    int32_t *got = cuda_download(ids, rows * sizeof(*got));
     assert_memory_equal(got, expected, rows * sizeof(*got));
     device_free_all();
     test_free(got);
@@ -310,6 +310,7 @@ static void gather_tokens_reads_each_sequences_history(void **state)
 
 int main(void)
 {
+    cuda_skip_without_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rms_norm_divides_by_the_root_of_the_mean_square),
         cmocka_unit_test(rms_norm_of_a_row_does_not_depend_on_the_others),

@@ -38,7 +38,8 @@ static float one_of(test_random_t *random, const float *values, uint32_t n)
 }
 
 #define ONE_OF(random, ...)                                                                        \
-    one_of(random, (const float[]){__VA_ARGS__}, sizeof((const float[]){__VA_ARGS__}) / sizeof(float))
+    one_of(random, (const float[]){__VA_ARGS__},                                                   \
+           sizeof((const float[]){__VA_ARGS__}) / sizeof(float))
 
 /* History, bias and mask of a row; what params point to here is host memory. */
 typedef struct row_inputs {
@@ -206,8 +207,8 @@ static void gpu_sample(const batch_t *batch, uint32_t first, uint32_t rows, k_sa
         .logits_stride = batch->stride,
     };
     assert_cuda(k_cuda_sample(&at, &args));
-    k_sampled_t *got = host_copy(device_out, rows * sizeof(*got));
-    int32_t *got_appended = host_copy(device_appended, rows * sizeof(*got_appended));
+    k_sampled_t *got = cuda_download(device_out, rows * sizeof(*got));
+    int32_t *got_appended = cuda_download(device_appended, rows * sizeof(*got_appended));
     memcpy(out, got, rows * sizeof(*got));
     memcpy(appended, got_appended, rows * sizeof(*got_appended));
     test_free(got_appended);
@@ -245,8 +246,8 @@ static bool check_row(const batch_t *batch, uint32_t row, const k_sampled_t *got
     const float *logits = batch->logits + row * batch->stride;
     const k_sample_row_t *params = &batch->params[row];
     const int32_t expected = cpu_pick(logits, batch->vocab, params);
-    const bool may_differ = got->chosen.token != expected &&
-                            is_doubtful(logits, batch->vocab, params, expected);
+    const bool may_differ =
+        got->chosen.token != expected && is_doubtful(logits, batch->vocab, params, expected);
     if (got->chosen.token != expected && !may_differ) {
         fail_msg("vocab %u row %u: token %d, not %d: temperature %g top_k %d top_p %g min_p %g",
                  batch->vocab, row, got->chosen.token, expected, (double)params->temperature,
@@ -319,8 +320,8 @@ static void equal_logits_are_cut_by_id(void **state)
     enum { VOCAB = 9000 };
     batch_t batch = {.rows = 2, .vocab = VOCAB, .stride = VOCAB};
     batch.logits = test_calloc((size_t)2 * VOCAB, sizeof(float));
-    batch.params[0] = (k_sample_row_t){
-        .temperature = 1, .top_p = 0.3f, .repetition_penalty = 1, .seed = 1};
+    batch.params[0] =
+        (k_sample_row_t){.temperature = 1, .top_p = 0.3f, .repetition_penalty = 1, .seed = 1};
     batch.params[1] = (k_sample_row_t){
         .temperature = 1, .top_p = 0.5f, .top_k = 6000, .repetition_penalty = 1, .seed = 2};
     for (uint32_t i = 0; i < 5; i++) {
@@ -363,7 +364,7 @@ static void logprobs_report_prompt_targets(void **state)
             .logits_stride = batch.stride,
         };
         assert_cuda(k_cuda_logprobs(&at, &args));
-        k_sampled_t *out = host_copy(device_out, batch.rows * sizeof(*out));
+        k_sampled_t *out = cuda_download(device_out, batch.rows * sizeof(*out));
         for (uint32_t i = 0; i < batch.rows; i++) {
             assert_int_equal(out[i].chosen.token, targets[i]);
             assert_report(batch.logits + i * batch.stride, batch.vocab, n_top[i], &out[i]);
@@ -376,6 +377,7 @@ static void logprobs_report_prompt_targets(void **state)
 
 int main(void)
 {
+    cuda_skip_without_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gpu_samples_what_the_cpu_samples),
         cmocka_unit_test(gpu_draws_the_same_tokens_for_every_output),
