@@ -93,9 +93,9 @@ static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
     while (blocks < 4 && blocks * 2 * block <= (24u << 10) && blocks < k_blocks) {
         blocks *= 2;
     }
-    /* the last consumer reads 64 rows, whatever the span */
+    /* consumers read 64 rows each, whatever the span */
     const uint32_t window =
-        (blocks - 1) * plan->span * LINEAR_UNIT_ROWS * 128 + divide_up(plan->span, 4) * 8192;
+        (blocks - 1) * plan->span * LINEAR_UNIT_ROWS * 128 + plan->groups * 64 * 128;
     const uint32_t bytes = blocks * block > window ? blocks * block : window;
     plan->stage_blocks = blocks;
     plan->stage_bytes = (bytes + 1023) / 1024 * 1024;
@@ -120,7 +120,7 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
             plan.blocks = tiles < processors ? tiles : processors;
         }
     }
-    plan.groups = plan.span <= 4 ? 1 : plan.span <= 8 ? 2 : 4;
+    plan.groups = divide_up(plan.span, 4);
     plan_ring(&plan, k_blocks);
     return plan;
 }
