@@ -57,8 +57,8 @@
  * simt_is_hopper() at run time.
  */
 #ifdef __CUDACC__
-#define SIMT_DEVICE static __device__ __forceinline__
-#define SIMT_FN     __device__ __forceinline__
+#define SIMT_DEVICE                  static __device__ __forceinline__
+#define SIMT_FN                      __device__ __forceinline__
 #define SIMT_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define SIMT_GRID_CONSTANT           __grid_constant__
 #define SIMT_UNROLL                  _Pragma("unroll")

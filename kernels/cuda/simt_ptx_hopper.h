@@ -44,9 +44,9 @@ SIMT_FN void simt_mbarrier_arrive_expect(simt_mbarrier_t *barrier, uint32_t byte
 
 SIMT_FN void simt_cp_async_arrive(simt_mbarrier_t *barrier)
 {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
-                     simt_shared_address(barrier))
-                 : "memory");
+    asm volatile(
+        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(simt_shared_address(barrier))
+        : "memory");
 }
 
 SIMT_FN bool simt_mbarrier_try(simt_mbarrier_t *barrier, uint32_t parity)
@@ -107,12 +107,11 @@ SIMT_FN void simt_tma_load(void *shared, const void *global, uint32_t bytes,
 
 /* One box; `at` names its coordinates, which are the operands from %4 on. */
 #define SIMT_PTX_LOAD(rank, at, ...)                                                               \
-    asm volatile("cp.async.bulk.tensor." rank                                                      \
-                 ".shared::cluster.global.mbarrier::complete_tx::bytes"                            \
-                 ".L2::cache_hint [%0], [%1, {" at "}], [%2], %3;" ::"r"(                          \
-                     simt_shared_address(shared)),                                                 \
-                 "l"(map), "r"(simt_shared_address(barrier)), "l"(l2), __VA_ARGS__                 \
-                 : "memory")
+    asm volatile(                                                                                  \
+        "cp.async.bulk.tensor." rank ".shared::cluster.global.mbarrier::complete_tx::bytes"        \
+        ".L2::cache_hint [%0], [%1, {" at "}], [%2], %3;" ::"r"(simt_shared_address(shared)),      \
+        "l"(map), "r"(simt_shared_address(barrier)), "l"(l2), __VA_ARGS__                          \
+        : "memory")
 
 SIMT_FN void simt_tma_load_2d(void *shared, const simt_tensor_map_t *map, int x, int y,
                               simt_mbarrier_t *barrier, uint64_t l2)
@@ -158,10 +157,10 @@ SIMT_FN void simt_tma_store(void *global, const void *shared, uint32_t bytes)
 
 SIMT_FN void simt_tma_store_2d(const simt_tensor_map_t *map, int x, int y, const void *shared)
 {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::
-                     "l"(map),
-                 "r"(simt_shared_address(shared)), "r"(x), "r"(y)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+        "r"(simt_shared_address(shared)), "r"(x), "r"(y)
+        : "memory");
 }
 
 SIMT_FN void simt_tma_store_3d(const simt_tensor_map_t *map, int x, int y, int z,

@@ -131,10 +131,10 @@ SIMT_FN uint32_t simt_atomic_cas(uint32_t *p, uint32_t expected, uint32_t v)
 template <int BYTES> SIMT_FN void simt_cp_async(void *shared, const void *global)
 {
     if constexpr (BYTES == 16) {
-        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(
-                         simt_shared_address(shared)),
-                     "l"(global)
-                     : "memory");
+        asm volatile(
+            "cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(simt_shared_address(shared)),
+            "l"(global)
+            : "memory");
     } else {
         static_assert(BYTES == 4 || BYTES == 8);
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(simt_shared_address(shared)),
@@ -153,10 +153,10 @@ SIMT_FN void simt_cp_async_zfill(void *shared, const void *global, uint32_t vali
                      : "memory");
     } else {
         static_assert(BYTES == 4 || BYTES == 8);
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(
-                         simt_shared_address(shared)),
-                     "l"(global), "n"(BYTES), "r"(valid)
-                     : "memory");
+        asm volatile(
+            "cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(simt_shared_address(shared)),
+            "l"(global), "n"(BYTES), "r"(valid)
+            : "memory");
     }
 }
 

@@ -88,8 +88,10 @@ SIMT_FN uint64_t simt_wgmma_desc_mn(const void *tile, uint32_t panel_bytes)
     "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define SIMT_R128                                                                                  \
     SIMT_R96                                                                                       \
-    ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
-    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+    ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, "     \
+    "%111, "                                                                                       \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "   \
+    "%127"
 
 /* What stands behind the scales: the directions of a and b, which 8-bit types do not have. */
 #define SIMT_TAIL_SS(number)   ", 0, %" number
@@ -103,15 +105,15 @@ SIMT_FN uint64_t simt_wgmma_desc_mn(const void *tile, uint32_t panel_bytes)
  */
 #define SIMT_WGMMA_SS(n, R, P0, P1, P2, P3, P4, P5, P6, types, tail, ...)                          \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" P2 ", 0;\n"                                  \
-                 "wgmma.mma_async.sync.aligned.m64n" #n types " {" SIMT_R##R "}, %" P0 ", %" P1    \
-                 ", p, 1, 1" tail(P3) ";\n}"                                                       \
+                 "wgmma.mma_async.sync.aligned.m64n" #n types " {" SIMT_R##R                       \
+                 "}, %" P0 ", %" P1 ", p, 1, 1" tail(P3) ";\n}"                                    \
                  : SIMT_D##R(0)                                                                    \
                  : "l"(a), "l"(b), "r"((int)adds)__VA_ARGS__                                       \
                  : "memory")
 #define SIMT_WGMMA_RS(n, R, P0, P1, P2, P3, P4, P5, P6, types, tail, ...)                          \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" P5 ", 0;\n"                                  \
-                 "wgmma.mma_async.sync.aligned.m64n" #n types " {" SIMT_R##R "}, {%" P0 ", %" P1   \
-                 ", %" P2 ", %" P3 "}, %" P4 ", p, 1, 1" tail(P6) ";\n}"                           \
+                 "wgmma.mma_async.sync.aligned.m64n" #n types " {" SIMT_R##R                       \
+                 "}, {%" P0 ", %" P1 ", %" P2 ", %" P3 "}, %" P4 ", p, 1, 1" tail(P6) ";\n}"       \
                  : SIMT_D##R(0)                                                                    \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)adds)__VA_ARGS__   \
                  : "memory")

@@ -19,8 +19,8 @@
 #define SIMT_SHARED(type, name, dims)                                                              \
     static char name##_tag;                                                                        \
     typedef type name##_array dims;                                                                \
-    name##_array &name = *static_cast<name##_array *>(                                             \
-        emu_shared_slot(&name##_tag, sizeof(name##_array), #name))
+    name##_array &name =                                                                           \
+        *static_cast<name##_array *>(emu_shared_slot(&name##_tag, sizeof(name##_array), #name))
 #define SIMT_DYN_SHARED(type, name) type *name = static_cast<type *>(emu_shared_dynamic())
 #endif
 

@@ -24,12 +24,12 @@ typedef enum simt_swizzle { SIMT_SWIZZLE_NONE, SIMT_SWIZZLE_128 } simt_swizzle_t
  * 16-byte chunk c of row r lands at chunk c ^ (r % 8) of row r.
  */
 typedef struct simt_tensor {
-    void *data; /* device address, 16-byte aligned */
+    void *data;             /* device address, 16-byte aligned */
     uint32_t element_bytes; /* 1, 2 or 4 */
     uint32_t rank;          /* 1..5 */
     uint64_t dims[5];       /* elements */
-    uint64_t strides[4];    /* bytes from one index of dimension 1..4 to the next; multiples of 16 */
-    uint32_t box[5];        /* elements, each at most 256; box[0] a multiple of 16 bytes */
+    uint64_t strides[4]; /* bytes from one index of dimension 1..4 to the next; multiples of 16 */
+    uint32_t box[5];     /* elements, each at most 256; box[0] a multiple of 16 bytes */
     simt_swizzle_t swizzle;
 } simt_tensor_t;
 
@@ -53,8 +53,7 @@ SIMT_FN void simt_tma_load_3d(void *shared, const simt_tensor_map_t *map, int x,
 SIMT_FN void simt_tma_load_4d(void *shared, const simt_tensor_map_t *map, int x, int y, int z,
                               int w, simt_mbarrier_t *barrier, uint64_t l2 = SIMT_L2_NORMAL);
 SIMT_FN void simt_tma_load_5d(void *shared, const simt_tensor_map_t *map, int x, int y, int z,
-                              int w, int v, simt_mbarrier_t *barrier,
-                              uint64_t l2 = SIMT_L2_NORMAL);
+                              int w, int v, simt_mbarrier_t *barrier, uint64_t l2 = SIMT_L2_NORMAL);
 SIMT_FN void simt_tma_prefetch_map(const simt_tensor_map_t *map);
 /* Brings bytes (a multiple of 16) to L2. */
 SIMT_FN void simt_tma_prefetch_l2(const void *global, uint32_t bytes);

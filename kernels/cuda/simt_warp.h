@@ -21,10 +21,10 @@ template <class T> SIMT_FN T simt_shfl_down(T v, int delta, uint32_t mask = SIMT
 template <class T> SIMT_FN T simt_shfl_up(T v, int delta, uint32_t mask = SIMT_ALL_LANES);
 
 /* The same for each element of a register array: one exchange under emulation, N on a GPU. */
-template <int N, class T> SIMT_FN void simt_shfl_xor_n(T (&v)[N], int lane_bits,
-                                                       uint32_t mask = SIMT_ALL_LANES);
-template <int N, class T> SIMT_FN void simt_shfl_n(T (&v)[N], int lane,
-                                                   uint32_t mask = SIMT_ALL_LANES);
+template <int N, class T>
+SIMT_FN void simt_shfl_xor_n(T (&v)[N], int lane_bits, uint32_t mask = SIMT_ALL_LANES);
+template <int N, class T>
+SIMT_FN void simt_shfl_n(T (&v)[N], int lane, uint32_t mask = SIMT_ALL_LANES);
 
 /*
  * Sum and maximum over groups of `lanes` (a power of 2) neighbours, the same bits in each of them:
