@@ -160,18 +160,20 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
     if ((args->out == K_CUDA_OUT_SWIGLU) != args->w.is_gate_up) {
         return cudaErrorInvalidValue;
     }
-    if (args->rows == 0) {
-        return cudaSuccess;
-    }
     if (args->path != K_CUDA_LINEAR_MMA && wgmma_fits(args)) {
         const int error = hopper_processors(&processors);
         if (error != cudaSuccess) {
             return error;
         }
     }
+    if (processors == 0 && args->path == K_CUDA_LINEAR_WGMMA) {
+        return cudaErrorNotSupported;
+    }
+    if (args->rows == 0) {
+        return cudaSuccess;
+    }
     if (processors == 0) {
-        return args->path == K_CUDA_LINEAR_WGMMA ? cudaErrorNotSupported
-                                                 : k_cuda_linear_mma(args, stream);
+        return k_cuda_linear_mma(args, stream);
     }
     const linear_wgmma_plan_t plan =
         linear_wgmma_plan(linear_units(args->w.is_gate_up, args->w.rows),

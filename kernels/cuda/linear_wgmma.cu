@@ -150,7 +150,7 @@ SIMT_DEVICE void load_x(const linear_wgmma_t &p, const simt_tensor_map_t *x, con
 /* One thread. */
 SIMT_DEVICE void produce(const linear_wgmma_t &p, const simt_tensor_map_t *x, const ring_t &ring)
 {
-    cursor_t w, c;
+    cursor_t w = {}, c = {};
     simt_tma_prefetch_map(x);
     cursor_begin(p, w, 1);
     for (uint32_t i = 0; i < p.plan.stages && cursor_is_valid(p, w); i++) {
@@ -213,7 +213,7 @@ template <int N>
 SIMT_DEVICE void consume(const linear_wgmma_t &p, const ring_t &ring, uint32_t group)
 {
     const bool is_first = simt_lane() == 0;
-    cursor_t c;
+    cursor_t c = {};
     simt_wait_previous(); /* y may be the one before's */
     cursor_begin(p, c, 0);
     while (cursor_is_valid(p, c)) {
