@@ -93,9 +93,9 @@ static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
     while (blocks < 4 && blocks * 2 * block <= (24u << 10) && blocks < k_blocks) {
         blocks *= 2;
     }
-    /* the last consumer reads 64 rows, whatever the span */
+    /* consumers read 64 rows each, whatever the span */
     const uint32_t window =
-        (blocks - 1) * plan->span * LINEAR_UNIT_ROWS * 128 + divide_up(plan->span, 4) * 8192;
+        (blocks - 1) * plan->span * LINEAR_UNIT_ROWS * 128 + plan->groups * 64 * 128;
     const uint32_t bytes = blocks * block > window ? blocks * block : window;
     plan->stage_blocks = blocks;
     plan->stage_bytes = (bytes + 1023) / 1024 * 1024;
@@ -120,7 +120,7 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
             plan.blocks = tiles < processors ? tiles : processors;
         }
     }
-    plan.groups = plan.span <= 4 ? 1 : plan.span <= 8 ? 2 : 4;
+    plan.groups = divide_up(plan.span, 4);
     plan_ring(&plan, k_blocks);
     return plan;
 }
@@ -160,18 +160,20 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
     if ((args->out == K_CUDA_OUT_SWIGLU) != args->w.is_gate_up) {
         return cudaErrorInvalidValue;
     }
-    if (args->rows == 0) {
-        return cudaSuccess;
-    }
     if (args->path != K_CUDA_LINEAR_MMA && wgmma_fits(args)) {
         const int error = hopper_processors(&processors);
         if (error != cudaSuccess) {
             return error;
         }
     }
+    if (processors == 0 && args->path == K_CUDA_LINEAR_WGMMA) {
+        return cudaErrorNotSupported;
+    }
+    if (args->rows == 0) {
+        return cudaSuccess;
+    }
     if (processors == 0) {
-        return args->path == K_CUDA_LINEAR_WGMMA ? cudaErrorNotSupported
-                                                 : k_cuda_linear_mma(args, stream);
+        return k_cuda_linear_mma(args, stream);
     }
     const linear_wgmma_plan_t plan =
         linear_wgmma_plan(linear_units(args->w.is_gate_up, args->w.rows),

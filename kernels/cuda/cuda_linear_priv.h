@@ -27,7 +27,7 @@ int k_cuda_linear_mma(const k_cuda_linear_t *args, cudaStream_t stream);
  */
 typedef struct linear_wgmma_plan {
     uint32_t tokens; /* 8, 16, 32, 64, 128, 256 */
-    uint32_t groups; /* consumer warp groups, 64 rows of W each: 1, 2 or 4 */
+    uint32_t groups; /* consumer warp groups, 64 rows of W each: 1..4 */
     uint32_t span;
     uint32_t stage_blocks;
     uint32_t stages;

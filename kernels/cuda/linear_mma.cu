@@ -98,7 +98,7 @@ SIMT_DEVICE void walk(const linear_mma_t &p, uint32_t token, uint32_t first, uin
 {
     const uint32_t g = (uint32_t)simt_lane() / 4;
     const uint32_t t = (uint32_t)simt_lane() % 4;
-    typename W::raw ring[W::DEPTH];
+    typename W::raw ring[W::DEPTH] = {};
     SIMT_UNROLL
     for (uint32_t i = 0; i < W::DEPTH; i++) {
         if (first + i < last) {

@@ -9,8 +9,8 @@
  * fill of weights does not wait for the kernel before this one.
  *
  * Each element of y is one accumulator, to which K is added in steps of 16 from first to last:
- * the cut into tiles and stages changes nothing. A consumer whose tile has fewer than 64 rows
- * multiplies what lies behind them in the stage too and drops the result.
+ * the cut into tiles and stages changes nothing. A consumer whose part of a tile has fewer than 64
+ * rows multiplies what lies behind them in the stage too and drops the result.
  */
 #include "kernels/cuda/cuda_linear_priv.h"
 #include "kernels/cuda/linear_store.h"
@@ -150,7 +150,7 @@ SIMT_DEVICE void load_x(const linear_wgmma_t &p, const simt_tensor_map_t *x, con
 /* One thread. */
 SIMT_DEVICE void produce(const linear_wgmma_t &p, const simt_tensor_map_t *x, const ring_t &ring)
 {
-    cursor_t w, c;
+    cursor_t w = {}, c = {};
     simt_tma_prefetch_map(x);
     cursor_begin(p, w, 1);
     for (uint32_t i = 0; i < p.plan.stages && cursor_is_valid(p, w); i++) {
@@ -175,19 +175,19 @@ template <int N>
 SIMT_DEVICE void multiply(const linear_wgmma_t &p, uint8_t *stage, uint32_t group, uint32_t blocks,
                           bool adds, float (&d)[N / 2])
 {
-    simt_wgmma_hold(d);
-    simt_wgmma_fence();
     for (uint32_t b = 0; b < blocks; b++) {
         const uint8_t *w = stage + b * p.plan.span * UNIT_BYTES + group * TILE_BYTES;
         const uint8_t *x = stage_x(p, stage) + b * N * 128;
+        simt_wgmma_hold(d);
+        simt_wgmma_fence();
         SIMT_UNROLL
         for (int j = 0; j < 4; j++) {
             simt_wgmma_bf16<N>(d, simt_wgmma_desc_k(w + 32 * j), simt_wgmma_desc_k(x + 32 * j),
                                adds || b > 0 || j > 0);
         }
+        simt_wgmma_commit();
+        simt_wgmma_hold(d);
     }
-    simt_wgmma_commit();
-    simt_wgmma_hold(d);
 }
 
 template <int N>
@@ -213,38 +213,32 @@ template <int N>
 SIMT_DEVICE void consume(const linear_wgmma_t &p, const ring_t &ring, uint32_t group)
 {
     const bool is_first = simt_lane() == 0;
-    cursor_t c;
+    cursor_t c = {};
     simt_wait_previous(); /* y may be the one before's */
     cursor_begin(p, c, 0);
     while (cursor_is_valid(p, c)) {
         const tile_t tile = c.tile;
-        const uint32_t index = c.index;
-        const bool is_idle = group * 4 >= tile.units;
         float d[N / 2];
         uint32_t held = MAX_STAGES; /* the stage whose product may still run */
+        uint32_t kb;
         do {
+            kb = c.kb;
             simt_mbarrier_wait(&ring.full[c.stage], c.parity);
-            if (!is_idle) {
-                multiply<N>(p, ring.stages + c.stage * p.plan.stage_bytes, group,
-                            cursor_blocks(p, c), c.kb > 0, d);
-                simt_wgmma_wait<1>();
-            }
+            multiply<N>(p, ring.stages + c.stage * p.plan.stage_bytes, group, cursor_blocks(p, c),
+                        kb > 0, d);
+            simt_wgmma_wait<1>();
             if (held != MAX_STAGES && is_first) {
                 simt_mbarrier_arrive(&ring.empty[held]);
             }
             held = c.stage;
             cursor_next(p, c);
-        } while (c.index == index);
-        if (!is_idle) {
-            simt_wgmma_wait<0>();
-            simt_wgmma_hold(d);
-        }
+        } while (kb + p.plan.stage_blocks < p.k_blocks);
+        simt_wgmma_wait<0>();
+        simt_wgmma_hold(d);
         if (is_first) {
             simt_mbarrier_arrive(&ring.empty[held]);
         }
-        if (!is_idle) {
-            store_tile<N>(p, tile, group, d);
-        }
+        store_tile<N>(p, tile, group, d);
     }
 }
 
@@ -260,7 +254,7 @@ static SIMT_KERNEL(128 * (GROUPS + 1), 1)
     ring.stages = shared;
     ring.full = reinterpret_cast<simt_mbarrier_t *>(shared + p.plan.stages * p.plan.stage_bytes);
     ring.empty = ring.full + p.plan.stages;
-    const uint32_t group = (uint32_t)simt_warp() / 4;
+    const uint32_t group = simt_shfl((uint32_t)simt_warp() / 4, 0); /* known to be uniform */
 
     if (threadIdx.x == 0) {
         for (uint32_t i = 0; i < p.plan.stages; i++) {
@@ -342,15 +336,19 @@ extern "C" int k_cuda_linear_wgmma(const k_cuda_linear_t *args, const linear_wgm
         return launch<tokens, groups>(p, x, stream);
         CASE(8, 1)
         CASE(8, 2)
+        CASE(8, 3)
         CASE(8, 4)
         CASE(16, 1)
         CASE(16, 2)
+        CASE(16, 3)
         CASE(16, 4)
         CASE(32, 1)
         CASE(32, 2)
+        CASE(32, 3)
         CASE(32, 4)
         CASE(64, 1)
         CASE(64, 2)
+        CASE(64, 3)
         CASE(64, 4)
         CASE(128, 1)
         CASE(128, 2)
