@@ -68,6 +68,7 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     }
     executor->model = config->model;
     executor->stream = config->stream;
+    executor->is_timed = config->is_timed;
     executor_set_sizes(executor, &config->limits, shape, config->layout->block_tokens);
 
     status = executor_take_memory(executor, shape->layers, diag);
@@ -168,12 +169,18 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
     }
     executor->n_collected++;
     spread_rows(outputs);
+    const weft_device_ops_t *device = executor->stream->device->ops;
+    const bool is_timed = outputs->begun != NULL;
+    const bool has_gap = is_timed && executor->ended != NULL;
     *result_out = (step_result_t){
+        .busy_ns = is_timed ? device->elapsed_ns(outputs->begun, outputs->ended) : 0,
+        .gap_ns = has_gap ? device->elapsed_ns(executor->ended, outputs->begun) : 0,
         .step = outputs->step,
         .n_rows = outputs->n_rows,
         .rows = outputs->rows,
         .prompt = outputs->prompt,
         .n_prompt = outputs->n_prompt,
     };
+    executor->ended = outputs->ended;
     return WEFT_OK;
 }
