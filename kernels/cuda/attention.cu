@@ -89,7 +89,7 @@ static uint32_t units_in(size_t bytes, uint32_t q_heads, uint32_t head_dim)
 bool k_cuda_attention_is_supported(k_dtype_t kv, uint32_t head_dim)
 {
     const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32;
-    return has_type && (head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 ||
+    return has_type && (head_dim == 16 || head_dim == 32 || head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 ||
                         head_dim == 192 || head_dim == 256);
 }
 
@@ -150,7 +150,7 @@ static cudaError_t launch_all(attention_launch_t launch, uint32_t max_packed, ui
     if (error == cudaSuccess && max_packed > ATTENTION_MMA_SMALL_TILE) {
         const uint32_t until = uses_hopper ? ATTENTION_SPLIT_PACKED : UINT32_MAX;
         launch.items = UINT32_MAX;
-        error = launch_mma<D>(launch, ATTENTION_MMA_SMALL_TILE + 1, until, ATTENTION_MMA_TILE);
+        error = launch_mma<D>(launch, ATTENTION_MMA_SMALL_TILE + 1, until, attention_mma_tile<D>);
     }
     if (error == cudaSuccess && segments > 1 && launch.params.units > 0) {
         error = launch_combine<D>(launch);
@@ -198,6 +198,10 @@ int k_cuda_attention(const k_attention_args_t *args, const k_cuda_attention_plan
             ? (args->max_tokens + K_CUDA_ATTENTION_SEGMENT - 1) / K_CUDA_ATTENTION_SEGMENT
             : UINT32_C(1) << 16;
     switch (args->kv.head_dim) {
+    case 16:
+        return launch_all<16>(launch, most, segments, can);
+    case 32:
+        return launch_all<32>(launch, most, segments, can);
     case 64:
         return launch_all<64>(launch, most, segments, can);
     case 80:

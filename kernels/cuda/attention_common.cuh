@@ -355,8 +355,9 @@ typedef struct attention_launch {
     cudaStream_t stream;
 } attention_launch_t;
 
-/* Tiles of 16 packed rows, for decode; of ATTENTION_MMA_TILE, for everything longer. */
-enum { ATTENTION_MMA_SMALL_TILE = 16, ATTENTION_MMA_TILE = 64 };
+/* Tiles of 16 packed rows, for decode; of attention_mma_tile, for everything longer. */
+enum { ATTENTION_MMA_SMALL_TILE = 16 };
+template <int D> constexpr int attention_mma_tile = D <= 192 ? 64 : 32; /* as registers allow */
 template <int D> cudaError_t attention_mma_launch(const attention_launch_t &launch, bool is_small);
 
 /* Tiles of 128 packed rows by wgmma. False: this view or device does not allow it. */
