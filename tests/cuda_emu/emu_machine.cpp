@@ -126,7 +126,7 @@ static void fiber_main(void)
 {
     for (;;) {
         Block &block = *now_block;
-        (*block.grid->body)();
+        block.grid->run(block.grid->closure);
         void *stack = now->stack;
         now->stack = nullptr;
         end_thread(block, *now);
@@ -387,6 +387,7 @@ bool run_grid(Grid &grid)
 
     is_abandoned = false;
     grid.first_run = runs + 1;
+    shadow_begin_grid();
     while (!is_abandoned && (next < order.size() || !open.empty())) {
         bool has_ended = false;
         if (next < order.size()) {

@@ -21,6 +21,7 @@
 #include "tests/cuda_emu/emu_fiber.h"
 #include "tests/cuda_emu/emu_machine.h"
 #include "tests/cuda_emu/emu_runtime.h"
+#include "tests/cuda_emu/emu_shadow.h"
 #include "tests/cuda_emu/emu_shared.h"
 
 namespace emu
@@ -52,6 +53,18 @@ const Allocation *find_allocation(const void *address)
     const Allocation &found = std::prev(next)->second;
     size_t offset = static_cast<size_t>(static_cast<const uint8_t *>(address) - found.base);
     return offset < found.bytes ? &found : nullptr;
+}
+
+const Allocation *find_allocation_before(const void *address)
+{
+    auto next = allocations.upper_bound(reinterpret_cast<uintptr_t>(address));
+    if (next == allocations.begin()) {
+        return nullptr;
+    }
+    const Allocation &found = std::prev(next)->second;
+    const uint8_t *end = found.base + found.bytes;
+    return static_cast<size_t>(static_cast<const uint8_t *>(address) - end) < page ? &found
+                                                                                   : nullptr;
 }
 
 bool is_pageable(const void *address)
@@ -133,6 +146,7 @@ static cudaError_t release(void *pointer, Space space)
     if (space == Space::device) {
         device_used -= freed.bytes;
     }
+    shadow_forget(freed.base);
     remove_allocation(pointer);
     unmap(freed);
     return error;
@@ -147,18 +161,13 @@ static uint8_t landing_stack[16 << 10] __attribute__((aligned(16)));
 /* Runs on landing_stack after the signal handler has returned. */
 static void land(void)
 {
-    const Allocation *near = nullptr;
-    for (const auto &[base, allocation] : allocations) {
-        size_t offset =
-            static_cast<size_t>(static_cast<const uint8_t *>(bad_address) - allocation.map);
-        near = offset < allocation.map_bytes ? &allocation : near;
-    }
+    const Allocation *near = find_allocation_before(bad_address);
     if (was_overflow) {
         fail(cudaErrorLaunchFailure, "its stack overflows (64 KiB): too many local variables");
     }
     if (near != nullptr) {
-        fail(cudaErrorIllegalAddress, "access %td bytes past the end of an allocation of %zu bytes",
-             static_cast<const uint8_t *>(bad_address) - (near->base + near->bytes), near->bytes);
+        fail(cudaErrorIllegalAddress, "access at byte %td of an allocation of %zu bytes",
+             static_cast<const uint8_t *>(bad_address) - near->base, near->bytes);
     }
     fail(cudaErrorIllegalAddress, "access to %p, which is no memory of the device", bad_address);
 }
@@ -251,6 +260,7 @@ cudaError_t cudaHostUnregister(void *pointer)
         return give(cudaErrorHostMemoryNotRegistered);
     }
     cudaError_t error = drain_all();
+    shadow_forget(pointer);
     remove_allocation(pointer);
     return give(error);
 }
@@ -338,6 +348,7 @@ cudaError_t cudaIpcCloseMemHandle(void *pointer)
     }
     cudaError_t error = drain_all();
     Allocation closed = *found;
+    shadow_forget(closed.base);
     remove_allocation(pointer);
     unmap(closed);
     return give(error);
