@@ -36,6 +36,22 @@ static size_t padded(size_t elements)
     return (elements + step - 1) / step * step;
 }
 
+static void lay_out_experts(const model_config_t *config, size_t rows, size_t bytes, carve_t *carve,
+                            model_activations_t *act)
+{
+    const model_experts_t *experts = &config->experts;
+    model_expert_act_t *expert = &act->expert;
+    const size_t slots = rows * experts->used;
+    expert->ffn_stride = padded(2 * (size_t)experts->intermediate);
+    expert->logits = carve_take(carve, rows * experts->count, sizeof(float));
+    expert->weights = carve_take(carve, slots, sizeof(float));
+    expert->slot_of = carve_take(carve, slots, sizeof(uint32_t));
+    expert->row_of_slot = carve_take(carve, slots, sizeof(uint32_t));
+    expert->offsets = carve_take(carve, (size_t)experts->count + 1, sizeof(uint32_t));
+    expert->rows = carve_take(carve, slots * act->hidden_stride, bytes);
+    expert->ffn = carve_take(carve, slots * expert->ffn_stride, bytes);
+}
+
 static void lay_out_activations(const model_config_t *config, const model_limits_t *limits,
                                 k_dtype_t dtype, carve_t *carve, model_activations_t *act)
 {
@@ -50,13 +66,66 @@ static void lay_out_activations(const model_config_t *config, const model_limits
     act->qkv = carve_take(carve, rows * act->qkv_stride, bytes);
     act->attended = carve_take(carve, rows * act->attended_stride, bytes);
     act->ffn = carve_take(carve, rows * act->ffn_stride, bytes);
+    act->branch =
+        config->has_post_norms ? carve_take(carve, rows * act->hidden_stride, sizeof(float)) : NULL;
+    if (config->experts.count > 0) {
+        lay_out_experts(config, rows, bytes, carve, act);
+    }
     act->chosen = carve_take(carve, limits->max_outputs * act->hidden_stride, sizeof(float));
     act->chosen_normed = carve_take(carve, limits->max_outputs * act->hidden_stride, bytes);
 }
 
+/* Every op and kind of attention that the model takes, or the first one missing by name. */
+static weft_status_t check_ops(const model_t *model, const model_source_t *source,
+                               const k_ops_t *ops, weft_diag_t *diag)
+{
+    const model_config_t *config = &model->config;
+    const uint32_t needed = graph_ops_of(config);
+    for (uint32_t op = 0; op < K_OP_COUNT; op++) {
+        if ((needed >> op & 1) != 0 && !k_ops_has(ops, (k_op_id_t)op)) {
+            return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                             "%s: models of family %s take op %s, which kernels \"%s\" do not have",
+                             model_source_path(source), config->family, k_op_name((k_op_id_t)op),
+                             ops->name);
+        }
+    }
+    const char *missing = NULL;
+    if (config->attention_softcap > 0 && (ops->attention_features & K_ATTENTION_SOFTCAP) == 0) {
+        missing = "soft caps";
+    } else if (config->has_sinks && (ops->attention_features & K_ATTENTION_SINKS) == 0) {
+        missing = "sinks";
+    }
+    if (missing != NULL) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "%s: models of family %s take attention with %s, which kernels \"%s\" do "
+                         "not have",
+                         model_source_path(source), config->family, missing, ops->name);
+    }
+    return WEFT_OK;
+}
+
+/* The weights of all experts, and each layer's share of them. */
+static weft_status_t prepare_experts(model_t *model)
+{
+    const uint32_t count = model->config.experts.count;
+    if (count == 0) {
+        return WEFT_OK;
+    }
+    model->expert_weights =
+        weft_calloc((size_t)model->config.layers * count * 2, sizeof(k_weight_t), "model.experts");
+    if (model->expert_weights == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    for (uint32_t i = 0; i < model->config.layers; i++) {
+        model->layers[i].expert_gate_up = model->expert_weights + (size_t)i * 2 * count;
+        model->layers[i].expert_down = model->layers[i].expert_gate_up + count;
+    }
+    return WEFT_OK;
+}
+
 /* A model without memory: its family found, its layers ready to be bound. */
 static weft_status_t prepare(const model_source_t *source, const model_limits_t *limits,
-                             weft_diag_t *diag, model_t *model)
+                             const k_ops_t *ops, weft_diag_t *diag, model_t *model)
 {
     model->config = *model_source_config(source);
     model->limits = *limits;
@@ -69,8 +138,12 @@ static weft_status_t prepare(const model_source_t *source, const model_limits_t 
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s: heads of %u elements, at most %u",
                          model_source_path(source), model->config.head_dim, K_MAX_HEAD_DIM);
     }
+    const weft_status_t status = check_ops(model, source, ops, diag);
+    if (status < 0) {
+        return status;
+    }
     model->layers = weft_calloc(model->config.layers, sizeof(model_layer_t), "model.layers");
-    return model->layers == NULL ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+    return model->layers == NULL ? WEFT_ERR_NO_MEMORY : prepare_experts(model);
 }
 
 static weft_status_t measure(model_t *model, const model_source_t *source, const k_ops_t *ops,
@@ -93,10 +166,11 @@ weft_status_t model_memory(const model_source_t *source, const model_limits_t *l
                            size_t *activation_bytes_out)
 {
     model_t model = {0};
-    weft_status_t status = prepare(source, limits, NULL, &model);
+    weft_status_t status = prepare(source, limits, ops, NULL, &model);
     if (status >= 0) {
         status = measure(&model, source, ops, NULL, weights_bytes_out, activation_bytes_out);
     }
+    weft_free(model.expert_weights);
     weft_free(model.layers);
     return status;
 }
@@ -124,6 +198,7 @@ static weft_status_t reserve_scratch(const model_t *model, k_stream_t *stream)
     size_t width = model->act.ffn_stride;
     width = width < model->act.qkv_stride ? model->act.qkv_stride : width;
     width = width < model->act.hidden_stride ? model->act.hidden_stride : width;
+    width = width < model->act.expert.ffn_stride ? model->act.expert.ffn_stride : width;
     return k_stream_reserve(stream, model->limits.max_rows, (uint32_t)width);
 }
 
@@ -157,7 +232,7 @@ weft_status_t model_create(const model_source_t *source, const model_limits_t *l
     }
     model->device = stream->device;
 
-    weft_status_t status = prepare(source, limits, diag, model);
+    weft_status_t status = prepare(source, limits, stream->ops, diag, model);
     if (status >= 0) {
         status = load(model, source, stream, diag);
     }
@@ -183,6 +258,7 @@ void model_destroy(model_t *model)
     }
     free_memory(model->device, &model->weights_memory);
     free_memory(model->device, &model->activations_memory);
+    weft_free(model->expert_weights);
     weft_free(model->layers);
     weft_free(model);
 }
@@ -231,4 +307,14 @@ void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint
     stream->ops->rms_norm(stream, &norm);
     const graph_out_t out = {logits, K_F32, model->config.vocab, K_OUT_STORE};
     graph_linear(stream, &model->output, act->chosen_normed, act->hidden_stride, &out, n);
+    if (model->config.logit_softcap > 0) {
+        const k_softcap_args_t cap = {
+            .x = logits,
+            .rows = n,
+            .dim = model->config.vocab,
+            .x_stride = model->config.vocab,
+            .cap = model->config.logit_softcap,
+        };
+        stream->ops->softcap(stream, &cap);
+    }
 }

@@ -11,16 +11,23 @@ typedef struct binder {
     const model_source_t *source;
     const k_ops_t *ops;
     k_stream_t *stream; /* NULL: measuring */
-    carve_t *carve;
-    float *staging; /* [longest vector], host */
+    carve_t *carve;     /* of matrices */
+    carve_t vectors;    /* all together, on the host: sent in one go */
+    char *device_vectors;
+    float *factors; /* of a rotation: a table, then divisors; host */
     weft_diag_t *diag;
 } binder_t;
 
-static weft_status_t find(binder_t *binder, model_tensor_id_t id, uint32_t layer, uint32_t rows,
-                          uint32_t columns, model_tensor_t *tensor_out)
+/* A vector's place on the host, and where it will be on the device; NULLs while measuring. */
+typedef struct place {
+    float *host;
+    float *device;
+} place_t;
+
+static weft_status_t find_key(binder_t *binder, model_tensor_key_t key, uint32_t rows,
+                              uint32_t columns, model_tensor_t *tensor_out)
 {
-    const weft_status_t status =
-        model_source_find(binder->source, id, layer, binder->diag, tensor_out);
+    const weft_status_t status = model_source_find(binder->source, key, binder->diag, tensor_out);
     if (status < 0) {
         return status;
     }
@@ -33,60 +40,79 @@ static weft_status_t find(binder_t *binder, model_tensor_id_t id, uint32_t layer
     return WEFT_OK;
 }
 
+static weft_status_t find(binder_t *binder, model_tensor_id_t id, uint32_t layer, uint32_t rows,
+                          uint32_t columns, model_tensor_t *tensor_out)
+{
+    const model_tensor_key_t key = {.id = id, .layer = layer};
+    return find_key(binder, key, rows, columns, tensor_out);
+}
+
 /* ---- vectors ------------------------------------------------------------------------------- */
 
-/* A place of n floats on the device; while measuring, a NULL that is only counted. */
-static float *take_vector(binder_t *binder, uint32_t n)
+static place_t take_vector(binder_t *binder, uint32_t n)
 {
-    return carve_take(binder->carve, n, sizeof(float));
+    const size_t at = binder->vectors.used;
+    float *host = carve_take(&binder->vectors, n, sizeof(float));
+    return (place_t){host, host == NULL ? NULL : (float *)(binder->device_vectors + at)};
 }
 
-/* host is read before the call returns. */
-static weft_status_t upload(binder_t *binder, float *device, const float *host, uint32_t n)
-{
-    k_stream_t *stream = binder->stream;
-    stream->device->ops->copy(stream->queue, device, host, n * sizeof(float));
-    return k_stream_sync(stream);
-}
-
-static weft_status_t upload_tensor(binder_t *binder, const model_tensor_t *tensor, float *device)
+/* (tensor + offset) · scale */
+static void fill(const binder_t *binder, const model_tensor_t *tensor, float offset, float scale,
+                 float *host)
 {
     if (binder->stream == NULL) {
-        return WEFT_OK;
+        return;
     }
-    k_dequantize(tensor->dtype, tensor->data, binder->staging, tensor->columns);
-    return upload(binder, device, binder->staging, (uint32_t)tensor->columns);
+    k_dequantize(tensor->dtype, tensor->data, host, tensor->columns);
+    for (size_t i = 0; i < tensor->columns; i++) {
+        host[i] = (host[i] + offset) * scale;
+    }
 }
 
-static weft_status_t bind_vector(binder_t *binder, model_tensor_id_t id, uint32_t layer, uint32_t n,
-                                 const float **vector_out)
+static weft_status_t bind_scaled(binder_t *binder, model_tensor_id_t id, uint32_t layer, uint32_t n,
+                                 float offset, float scale, const float **vector_out)
 {
     model_tensor_t tensor;
     const weft_status_t status = find(binder, id, layer, 1, n, &tensor);
     if (status < 0) {
         return status;
     }
-    float *device = take_vector(binder, n);
-    *vector_out = device;
-    return upload_tensor(binder, &tensor, device);
+    const place_t place = take_vector(binder, n);
+    *vector_out = place.device;
+    fill(binder, &tensor, offset, scale, place.host);
+    return WEFT_OK;
+}
+
+static weft_status_t bind_vector(binder_t *binder, model_tensor_id_t id, uint32_t layer, uint32_t n,
+                                 const float **vector_out)
+{
+    return bind_scaled(binder, id, layer, n, 0, 1, vector_out);
+}
+
+/* The weights of a norm, where the model has it. */
+static weft_status_t bind_norm(binder_t *binder, const model_config_t *config, bool is_there,
+                               model_tensor_id_t id, uint32_t layer, uint32_t n,
+                               const float **vector_out)
+{
+    return is_there ? bind_scaled(binder, id, layer, n, config->norm_offset, 1, vector_out)
+                    : WEFT_OK;
 }
 
 /* The biases of a linear's parts, one after another. */
 static weft_status_t bind_bias(binder_t *binder, const model_tensor_id_t *ids, const uint32_t *rows,
                                uint32_t n, uint32_t layer, model_linear_t *linear)
 {
-    float *device = take_vector(binder, linear->rows);
-    linear->bias = device;
+    const place_t place = take_vector(binder, linear->rows);
+    uint32_t at = 0;
+    linear->bias = place.device;
     for (uint32_t i = 0; i < n; i++) {
         model_tensor_t tensor;
-        weft_status_t status = find(binder, ids[i], layer, 1, rows[i], &tensor);
-        if (status >= 0) {
-            status = upload_tensor(binder, &tensor, device);
-        }
+        const weft_status_t status = find(binder, ids[i], layer, 1, rows[i], &tensor);
         if (status < 0) {
             return status;
         }
-        device = device == NULL ? NULL : device + rows[i];
+        fill(binder, &tensor, 0, 1, place.host == NULL ? NULL : place.host + at);
+        at += rows[i];
     }
     return WEFT_OK;
 }
@@ -207,6 +233,10 @@ static weft_status_t bind_qkv(binder_t *binder, const model_config_t *config, ui
                                                MODEL_TENSOR_ATTN_V_BIAS};
     const uint32_t rows[] = {model_q_dim(config), model_kv_dim(config), model_kv_dim(config)};
 
+    if (config->is_fused) {
+        return bind_matrix(binder, MODEL_TENSOR_ATTN_QKV, layer, rows[0] + rows[1] + rows[2],
+                           config->hidden, linear);
+    }
     weft_status_t status = bind_linear(binder, weights, rows, 3, layer, config->hidden, linear);
     if (status >= 0 && config->has_qkv_bias) {
         status = bind_bias(binder, biases, rows, 3, layer, linear);
@@ -214,25 +244,52 @@ static weft_status_t bind_qkv(binder_t *binder, const model_config_t *config, ui
     return status;
 }
 
+static weft_status_t bind_qk_norms(binder_t *binder, const model_config_t *config, uint32_t index,
+                                   model_layer_t *layer)
+{
+    const bool is_whole = config->qk_norm == MODEL_QK_NORM_WHOLE;
+    const bool is_there = config->qk_norm != MODEL_QK_NORM_NONE;
+    const uint32_t q = is_whole ? model_q_dim(config) : config->head_dim;
+    const uint32_t k = is_whole ? model_kv_dim(config) : config->head_dim;
+    const weft_status_t status =
+        bind_norm(binder, config, is_there, MODEL_TENSOR_ATTN_Q_NORM, index, q, &layer->q_norm);
+    return status < 0 ? status
+                      : bind_norm(binder, config, is_there, MODEL_TENSOR_ATTN_K_NORM, index, k,
+                                  &layer->k_norm);
+}
+
+static weft_status_t bind_attn_output(binder_t *binder, const model_config_t *config,
+                                      uint32_t index, model_linear_t *linear)
+{
+    static const model_tensor_id_t bias[] = {MODEL_TENSOR_ATTN_OUT_BIAS};
+    const weft_status_t status = bind_matrix(binder, MODEL_TENSOR_ATTN_OUTPUT, index,
+                                             config->hidden, model_q_dim(config), linear);
+    if (status < 0 || !config->has_output_bias) {
+        return status;
+    }
+    return bind_bias(binder, bias, &config->hidden, 1, index, linear);
+}
+
 static weft_status_t bind_attention(binder_t *binder, const model_config_t *config, uint32_t index,
                                     model_layer_t *layer)
 {
-    weft_status_t status =
-        bind_vector(binder, MODEL_TENSOR_ATTN_NORM, index, config->hidden, &layer->attn_norm);
+    weft_status_t status = bind_norm(binder, config, config->has_pre_norms, MODEL_TENSOR_ATTN_NORM,
+                                     index, config->hidden, &layer->attn_norm);
     if (status >= 0) {
         status = bind_qkv(binder, config, index, &layer->qkv);
     }
-    if (status >= 0 && config->has_qk_norm) {
-        status =
-            bind_vector(binder, MODEL_TENSOR_ATTN_Q_NORM, index, config->head_dim, &layer->q_norm);
+    if (status >= 0) {
+        status = bind_qk_norms(binder, config, index, layer);
     }
-    if (status >= 0 && config->has_qk_norm) {
-        status =
-            bind_vector(binder, MODEL_TENSOR_ATTN_K_NORM, index, config->head_dim, &layer->k_norm);
+    if (status >= 0 && config->has_sinks) {
+        status = bind_vector(binder, MODEL_TENSOR_ATTN_SINKS, index, config->heads, &layer->sinks);
     }
     if (status >= 0) {
-        status = bind_matrix(binder, MODEL_TENSOR_ATTN_OUTPUT, index, config->hidden,
-                             model_q_dim(config), &layer->attn_output);
+        status = bind_attn_output(binder, config, index, &layer->attn_output);
+    }
+    if (status >= 0) {
+        status = bind_norm(binder, config, config->has_post_norms, MODEL_TENSOR_ATTN_POST_NORM,
+                           index, config->hidden, &layer->attn_post_norm);
     }
     return status;
 }
@@ -244,11 +301,15 @@ static weft_status_t bind_gate_up(binder_t *binder, const model_config_t *config
     static const model_tensor_id_t ids[] = {MODEL_TENSOR_FFN_GATE, MODEL_TENSOR_FFN_UP};
     const uint32_t rows[] = {config->intermediate, config->intermediate};
     model_tensor_t tensors[MODEL_LINEAR_PARTS];
+    if (config->is_fused) {
+        return bind_matrix(binder, MODEL_TENSOR_FFN_GATE_UP, layer, rows[0] + rows[1],
+                           config->hidden, linear);
+    }
     const weft_status_t status = find_parts(binder, ids, rows, 2, layer, config->hidden, tensors);
     if (status < 0) {
         return status;
     }
-    if (tensors[0].dtype != tensors[1].dtype ||
+    if (config->activation != MODEL_SILU || tensors[0].dtype != tensors[1].dtype ||
         weight_bytes(binder, tensors, 2, K_WEIGHT_GATE_UP) == SIZE_MAX) {
         bind_parts(binder, tensors, 2, linear);
         return WEFT_OK;
@@ -258,17 +319,71 @@ static weft_status_t bind_gate_up(binder_t *binder, const model_config_t *config
     return WEFT_OK;
 }
 
+static weft_status_t bind_dense(binder_t *binder, const model_config_t *config, uint32_t index,
+                                model_layer_t *layer)
+{
+    const weft_status_t status = bind_gate_up(binder, config, index, &layer->gate_up);
+    return status < 0 ? status
+                      : bind_matrix(binder, MODEL_TENSOR_FFN_DOWN, index, config->hidden,
+                                    config->intermediate, &layer->down);
+}
+
+/* One weight of the n matrices of an expert; all of one type. */
+static weft_status_t bind_expert(binder_t *binder, const model_tensor_id_t *ids, uint32_t n,
+                                 uint32_t layer, uint32_t expert, uint32_t rows, uint32_t columns,
+                                 k_weight_t *weight)
+{
+    model_tensor_t tensors[MODEL_LINEAR_PARTS];
+    for (uint32_t i = 0; i < n; i++) {
+        const model_tensor_key_t key = {.id = ids[i], .layer = layer, .expert = expert};
+        weft_status_t status = find_key(binder, key, rows, columns, &tensors[i]);
+        if (status >= 0) {
+            status = check_supported(binder, &tensors[i]);
+        }
+        if (status < 0) {
+            return status;
+        }
+        if (tensors[i].dtype != tensors[0].dtype) {
+            return weft_diag(binder->diag, WEFT_ERR_UNSUPPORTED,
+                             "%s: tensor %s: of another type than the one before it",
+                             model_source_path(binder->source), tensors[i].name);
+        }
+    }
+    *weight = bind_weight(binder, tensors, n, K_WEIGHT_ROWS);
+    return WEFT_OK;
+}
+
+static weft_status_t bind_experts(binder_t *binder, const model_config_t *config, uint32_t index,
+                                  model_layer_t *layer)
+{
+    static const model_tensor_id_t gate_up[] = {MODEL_TENSOR_EXPERT_GATE, MODEL_TENSOR_EXPERT_UP};
+    static const model_tensor_id_t down[] = {MODEL_TENSOR_EXPERT_DOWN};
+    const model_experts_t *experts = &config->experts;
+    weft_status_t status = bind_matrix(binder, MODEL_TENSOR_ROUTER, index, experts->count,
+                                       config->hidden, &layer->router);
+    for (uint32_t e = 0; status >= 0 && e < experts->count; e++) {
+        status = bind_expert(binder, gate_up, 2, index, e, experts->intermediate, config->hidden,
+                             &layer->expert_gate_up[e]);
+        if (status >= 0) {
+            status = bind_expert(binder, down, 1, index, e, config->hidden, experts->intermediate,
+                                 &layer->expert_down[e]);
+        }
+    }
+    return status;
+}
+
 static weft_status_t bind_ffn(binder_t *binder, const model_config_t *config, uint32_t index,
                               model_layer_t *layer)
 {
-    weft_status_t status =
-        bind_vector(binder, MODEL_TENSOR_FFN_NORM, index, config->hidden, &layer->ffn_norm);
+    weft_status_t status = bind_norm(binder, config, config->has_pre_norms, MODEL_TENSOR_FFN_NORM,
+                                     index, config->hidden, &layer->ffn_norm);
     if (status >= 0) {
-        status = bind_gate_up(binder, config, index, &layer->gate_up);
+        status = model_layer_has_experts(config, index) ? bind_experts(binder, config, index, layer)
+                                                        : bind_dense(binder, config, index, layer);
     }
     if (status >= 0) {
-        status = bind_matrix(binder, MODEL_TENSOR_FFN_DOWN, index, config->hidden,
-                             config->intermediate, &layer->down);
+        status = bind_norm(binder, config, config->has_post_norms, MODEL_TENSOR_FFN_POST_NORM,
+                           index, config->hidden, &layer->ffn_post_norm);
     }
     return status;
 }
@@ -295,27 +410,55 @@ static weft_status_t bind_vocabulary(binder_t *binder, const model_config_t *con
                        &model->output);
 }
 
+/* Divisors of the rotation's frequencies, in the second half of staging; NULL: none. */
+static weft_status_t read_factors(binder_t *binder, const model_rope_t *rope, uint32_t context,
+                                  const float **factors_out)
+{
+    const uint32_t pairs = rope->dim / 2;
+    float *factors = binder->factors + pairs;
+    const bool is_long = context > rope->original_context;
+    const bool is_gguf = strcmp(model_source_format(binder->source), "gguf") == 0;
+    model_tensor_t tensor;
+    *factors_out = NULL;
+    if (rope->kind == MODEL_ROPE_LONG && !is_gguf) {
+        *factors_out = is_long ? rope->long_factors : rope->short_factors;
+        return WEFT_OK;
+    }
+    if (rope->kind != MODEL_ROPE_FACTORS && rope->kind != MODEL_ROPE_LONG) {
+        return WEFT_OK;
+    }
+    const model_tensor_id_t id = rope->kind == MODEL_ROPE_FACTORS ? MODEL_TENSOR_ROPE_FREQS
+                                 : is_long                        ? MODEL_TENSOR_ROPE_LONG
+                                                                  : MODEL_TENSOR_ROPE_SHORT;
+    const weft_status_t status = find(binder, id, 0, 1, pairs, &tensor);
+    if (status >= 0) {
+        k_dequantize(tensor.dtype, tensor.data, factors, pairs);
+        *factors_out = factors;
+    }
+    return status;
+}
+
+static weft_status_t bind_rotation(binder_t *binder, const model_rope_t *rope, uint32_t context,
+                                   const float **inv_freq_out)
+{
+    const place_t place = take_vector(binder, rope->dim / 2);
+    const float *factors;
+    *inv_freq_out = place.device;
+    const weft_status_t status = read_factors(binder, rope, context, &factors);
+    /* Also while measuring: it checks the configuration. */
+    return status < 0 ? status
+                      : rope_table_fill(rope, factors, binder->diag,
+                                        place.host == NULL ? binder->factors : place.host);
+}
+
 static weft_status_t bind_rope(binder_t *binder, const model_config_t *config, model_t *model)
 {
-    const uint32_t pairs = config->rope.dim / 2;
-    float *device = take_vector(binder, pairs);
-    float *factors = NULL;
-    model->inv_freq = device;
-    if (config->rope.kind == MODEL_ROPE_FACTORS) {
-        model_tensor_t tensor;
-        const weft_status_t status = find(binder, MODEL_TENSOR_ROPE_FREQS, 0, 1, pairs, &tensor);
-        if (status < 0) {
-            return status;
-        }
-        factors = binder->staging + pairs;
-        k_dequantize(tensor.dtype, tensor.data, factors, pairs);
-    }
-    const weft_status_t status =
-        rope_table_fill(&config->rope, factors, binder->diag, binder->staging);
-    if (status < 0 || binder->stream == NULL) {
+    const uint32_t context = model->limits.max_context;
+    const weft_status_t status = bind_rotation(binder, &config->rope, context, &model->inv_freq);
+    if (status < 0 || !config->has_local_rope) {
         return status;
     }
-    return upload(binder, device, binder->staging, pairs);
+    return bind_rotation(binder, &config->local_rope, context, &model->local_inv_freq);
 }
 
 static weft_status_t bind_all(binder_t *binder, model_t *model)
@@ -332,29 +475,71 @@ static weft_status_t bind_all(binder_t *binder, model_t *model)
         }
     }
     if (status >= 0) {
-        status =
-            bind_vector(binder, MODEL_TENSOR_OUTPUT_NORM, 0, config->hidden, &model->output_norm);
+        status = bind_scaled(binder, MODEL_TENSOR_OUTPUT_NORM, 0, config->hidden,
+                             config->norm_offset, config->logit_scale, &model->output_norm);
     }
     return status;
+}
+
+/* The vectors' bytes, counted by binding a model that is thrown away. */
+static weft_status_t measure_vectors(const binder_t *binder, const model_t *model,
+                                     size_t *bytes_out)
+{
+    model_t scratch = *model;
+    carve_t matrices = {.base = NULL};
+    binder_t measuring = *binder;
+    measuring.stream = NULL;
+    measuring.carve = &matrices;
+    const weft_status_t status = bind_all(&measuring, &scratch);
+    *bytes_out = measuring.vectors.used;
+    return status;
+}
+
+static weft_status_t bind_to_memory(binder_t *binder, model_t *model)
+{
+    size_t bytes = 0;
+    weft_status_t status = measure_vectors(binder, model, &bytes);
+    if (status < 0) {
+        return status;
+    }
+    binder->vectors.base = weft_alloc_aligned(CARVE_ALIGNMENT, bytes, "model.vectors");
+    if (binder->vectors.base == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    binder->device_vectors = carve_take(binder->carve, bytes, 1);
+    status = bind_all(binder, model);
+    if (status >= 0) {
+        binder->stream->device->ops->copy(binder->stream->queue, binder->device_vectors,
+                                          binder->vectors.base, bytes);
+    }
+    const weft_status_t synced = k_stream_sync(binder->stream); /* base goes */
+    weft_free(binder->vectors.base);
+    return status < 0 ? status : synced;
 }
 
 weft_status_t model_bind(model_t *model, const model_source_t *source, const k_ops_t *ops,
                          k_stream_t *stream, carve_t *carve, weft_diag_t *diag)
 {
     const model_config_t *config = &model->config;
-    const size_t longest = (size_t)config->hidden + model_q_dim(config) + config->rope.dim;
+    const size_t factors = (size_t)config->rope.dim + config->local_rope.dim + 1;
     binder_t binder = {
         .source = source,
         .ops = ops,
         .stream = stream,
         .carve = carve,
-        .staging = weft_calloc(longest, sizeof(float), "model.staging"),
+        .factors = weft_calloc(factors, sizeof(float), "model.rope_factors"),
         .diag = diag,
     };
-    if (binder.staging == NULL) {
+    if (binder.factors == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    const weft_status_t status = bind_all(&binder, model);
-    weft_free(binder.staging);
+    weft_status_t status = WEFT_OK;
+    if (stream != NULL) {
+        status = bind_to_memory(&binder, model);
+    } else {
+        status = bind_all(&binder, model);
+        (void)carve_take(carve, binder.vectors.used, 1);
+    }
+    weft_free(binder.factors);
     return status;
 }

@@ -24,16 +24,10 @@
 #include "base/status.h"
 #include "kernels/dtypes.h"
 #include "runtime/model_config.h"
+#include "runtime/model_tensors.h"
 #include "text/text.h"
 
 typedef struct model_source model_source_t;
-
-typedef enum model_tensor_id {
-#define TENSOR(name, gguf, hf) MODEL_TENSOR_##name,
-#include "runtime/model_tensors.def"
-#undef TENSOR
-    MODEL_TENSOR_COUNT
-} model_tensor_id_t;
 
 /* Row-major; a vector has rows 1. columns are contiguous. */
 typedef struct model_tensor {
@@ -52,17 +46,20 @@ const char *model_source_path(const model_source_t *source);
 const char *model_source_format(const model_source_t *source); /* "gguf" or "safetensors" */
 const model_config_t *model_source_config(const model_source_t *source);
 
-/* WEFT_ERR_NOT_FOUND, without a diag line when diag is NULL (an optional tensor). */
-weft_status_t model_source_find(const model_source_t *source, model_tensor_id_t id, uint32_t layer,
+/*
+ * WEFT_ERR_NOT_FOUND, without a diag line when diag is NULL (an optional tensor). An expert's matrix
+ * is found alone, however the file keeps it.
+ */
+weft_status_t model_source_find(const model_source_t *source, model_tensor_key_t key,
                                 weft_diag_t *diag, model_tensor_t *tensor_out);
 
 /*
  * Finds a tensor that the model cannot do without, of exactly this shape.
  * WEFT_ERR_MALFORMED: missing, or of another shape.
  */
-weft_status_t model_source_require(const model_source_t *source, model_tensor_id_t id,
-                                   uint32_t layer, uint64_t rows, uint64_t columns,
-                                   weft_diag_t *diag, model_tensor_t *tensor_out);
+weft_status_t model_source_require(const model_source_t *source, model_tensor_key_t key,
+                                   uint64_t rows, uint64_t columns, weft_diag_t *diag,
+                                   model_tensor_t *tensor_out);
 
 /* For inspection: all tensors, in file order. */
 size_t model_source_tensor_count(const model_source_t *source);

@@ -38,6 +38,6 @@ weft_status_t model_source_map(model_source_t *source, const char *path, weft_di
 /* Every tensor that the configured model needs, by name and shape; none that it does not know. */
 weft_status_t model_source_check_tensors(const model_source_t *source, weft_diag_t *diag);
 
-/* The name that the source's format gives to id. */
-void model_source_tensor_name(const model_source_t *source, model_tensor_id_t id, uint32_t layer,
-                              char *name, size_t size);
+/* The name that the source's format gives to it. */
+void model_source_tensor_name(const model_source_t *source, model_tensor_key_t key, char *name,
+                              size_t size);

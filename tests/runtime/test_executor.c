@@ -564,7 +564,7 @@ static void a_failed_allocation_leaves_nothing_behind(void **state)
         executor_destroy(executor);
         assert_true(weft_alloc_live_bytes() == before);
     }
-    assert_true(failures >= 2);
+    assert_true(failures >= 1);
     executor_rig_close(&rig);
 }
 

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/cuda/cuda_linear.h"
+
+#include "kernels/cuda/cuda_linear_priv.h"
+
+/* Shared memory of a block, less the barriers'. */
+#define RING_BYTES (224u << 10)
+#define MAX_STAGES 32
+
+/* Bytes of a unit × k block; 0: no kernel. weight_formats.h has the same numbers. */
+static size_t block_bytes(k_dtype_t dtype)
+{
+    switch (dtype) {
+    case K_BF16:
+    case K_F16:
+        return 2048;
+    case K_F32:
+        return 4096;
+    case K_Q8_0:
+        return 1088;
+    case K_Q4_0:
+        return 576;
+    case K_Q4_1:
+    case K_Q4_K:
+        return 640;
+    case K_Q6_K:
+        return 896;
+    default:
+        return 0;
+    }
+}
+
+size_t k_cuda_weight_bytes(k_dtype_t dtype, bool is_gate_up, uint32_t rows, uint32_t columns)
+{
+    const size_t bytes = block_bytes(dtype);
+    size_t units = linear_units(is_gate_up, rows);
+    if (bytes == 0 || (is_gate_up && rows % 2 != 0)) {
+        return SIZE_MAX;
+    }
+    if (dtype == K_BF16) { /* whole tiles of 64 rows */
+        units = (units + 3) / 4 * 4;
+    }
+    return units * linear_k_blocks(columns) * bytes;
+}
+
+int k_cuda_weight_clear(const k_cuda_weight_t *w, cudaStream_t stream)
+{
+    const size_t bytes = k_cuda_weight_bytes(w->dtype, w->is_gate_up, w->rows, w->columns);
+    if (bytes == SIZE_MAX) {
+        return cudaErrorNotSupported;
+    }
+    return cudaMemsetAsync((void *)w->data, 0, bytes, stream);
+}
+
+/* ---- the wgmma kernel's plan ----------------------------------------------------------------- */
+
+/*
+ * Clocks of a multiprocessor for one k block of a tile, estimated: memory brings it 20 bytes a clock
+ * when every one streams, L2 46; an instruction of 64 rows and k 16 takes tokens / 2 clocks, and 16
+ * at least to read its operands.
+ */
+static uint32_t tile_clocks(uint32_t span, uint32_t tokens, bool streams)
+{
+    const uint32_t weights = span * LINEAR_UNIT_ROWS * 128;
+    const uint32_t x = tokens * 128;
+    const uint32_t memory = streams ? weights / 20 : 0;
+    const uint32_t l2 = (weights + x) / 46;
+    const uint32_t step = tokens / 2 > 16 ? tokens / 2 : 16;
+    const uint32_t math = (span + 3) / 4 * 4 * step;
+    const uint32_t most = memory > l2 ? memory : l2;
+    return most > math ? most : math;
+}
+
+static uint32_t divide_up(uint32_t a, uint32_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static uint32_t tokens_of(uint32_t rows)
+{
+    uint32_t tokens = 8;
+    while (tokens < rows && tokens < 256) {
+        tokens *= 2;
+    }
+    return tokens;
+}
+
+/* Cuts stages of a tile so that each brings some 16 KiB and the ring is full. */
+static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
+{
+    const uint32_t block = plan->span * LINEAR_UNIT_ROWS * 128 + plan->tokens * 128;
+    uint32_t blocks = 1;
+    while (blocks < 4 && blocks * 2 * block <= (24u << 10) && blocks < k_blocks) {
+        blocks *= 2;
+    }
+    /* consumers read 64 rows each, whatever the span */
+    const uint32_t window =
+        (blocks - 1) * plan->span * LINEAR_UNIT_ROWS * 128 + plan->groups * 64 * 128;
+    const uint32_t bytes = blocks * block > window ? blocks * block : window;
+    plan->stage_blocks = blocks;
+    plan->stage_bytes = (bytes + 1023) / 1024 * 1024;
+    plan->stages = RING_BYTES / plan->stage_bytes;
+    plan->stages = plan->stages < MAX_STAGES ? plan->stages : MAX_STAGES;
+}
+
+linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_t rows,
+                                      uint32_t processors)
+{
+    linear_wgmma_plan_t plan = {.tokens = tokens_of(rows)};
+    const uint32_t token_blocks = divide_up(rows, plan.tokens);
+    const uint32_t max_span = plan.tokens <= 64 ? 16 : 8;
+    uint64_t best = UINT64_MAX;
+    for (uint32_t span = 1; span <= max_span; span++) {
+        const uint32_t tiles = divide_up(units, span) * token_blocks;
+        const uint64_t tile = (uint64_t)tile_clocks(span, plan.tokens, token_blocks == 1) * k_blocks;
+        const uint64_t clocks = divide_up(tiles, processors) * (tile + 1000);
+        if (clocks <= best) { /* of equals the widest: x is read less often */
+            best = clocks;
+            plan.span = span;
+            plan.blocks = tiles < processors ? tiles : processors;
+        }
+    }
+    plan.groups = divide_up(plan.span, 4);
+    plan_ring(&plan, k_blocks);
+    return plan;
+}
+
+/* ---- dispatch -------------------------------------------------------------------------------- */
+
+static bool wgmma_fits(const k_cuda_linear_t *args)
+{
+    return args->w.dtype == K_BF16 && args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
+}
+
+/* Of the current device; 0 where it has no wgmma. */
+static int hopper_processors(int *processors_out)
+{
+    int device = 0;
+    int major = 0;
+    int minor = 0;
+    int error = cudaGetDevice(&device);
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    }
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    }
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(processors_out, cudaDevAttrMultiProcessorCount, device);
+    }
+    if (major != 9 || minor != 0) {
+        *processors_out = 0;
+    }
+    return error;
+}
+
+int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
+{
+    int processors = 0;
+    if ((args->out == K_CUDA_OUT_SWIGLU) != args->w.is_gate_up) {
+        return cudaErrorInvalidValue;
+    }
+    if (args->path != K_CUDA_LINEAR_MMA && wgmma_fits(args)) {
+        const int error = hopper_processors(&processors);
+        if (error != cudaSuccess) {
+            return error;
+        }
+    }
+    if (processors == 0 && args->path == K_CUDA_LINEAR_WGMMA) {
+        return cudaErrorNotSupported;
+    }
+    if (args->rows == 0) {
+        return cudaSuccess;
+    }
+    if (processors == 0) {
+        return k_cuda_linear_mma(args, stream);
+    }
+    const linear_wgmma_plan_t plan =
+        linear_wgmma_plan(linear_units(args->w.is_gate_up, args->w.rows),
+                          linear_k_blocks(args->w.columns), args->rows, (uint32_t)processors);
+    return k_cuda_linear_wgmma(args, &plan, stream);
+}
