@@ -206,6 +206,7 @@ SIMT_DEVICE void hopper_maxima(const attention_params_t &p, const attention_item
 {
     constexpr int chunk = attention_shape<D>::chunk;
     const uint32_t token = first + (uint32_t)(simt_lane() % 4 * 2);
+    attention_cap(p, score);
     if (!attention_sees_all(p, item, first, chunk)) {
         SIMT_UNROLL
         for (int i = 0; i < chunk / 2; i++) {
@@ -323,7 +324,7 @@ SIMT_DEVICE void hopper_store(const attention_params_t &p, const attention_item_
         if (item.first + row >= item.packed) {
             continue;
         }
-        const float inverse = 1.0f / state.all[half].sum;
+        const float inverse = attention_finish(p, attention_head(p, item, row), state.all[half]);
         __nv_bfloat16 *o =
             p.o + attention_row_at(p, item, row, p.o_stride) + simt_lane() % 4 * 2;
         SIMT_UNROLL
