@@ -43,7 +43,7 @@ SIMT_DEVICE void combine_head(const attention_params_t &p, const k_seq_t &seq, u
             }
         }
     }
-    const float inverse = 1.0f / all.sum;
+    const float inverse = attention_finish(p, head, all);
     __nv_bfloat16 *o = p.o + (size_t)(seq.row + row) * p.o_stride + (size_t)head * D;
     SIMT_UNROLL
     for (int i = 0; i < each; i++) {
@@ -105,6 +105,12 @@ static attention_params_t params_of(const k_attention_args_t *args,
     p.group = args->q_heads / args->kv.heads;
     p.scale_log2 = args->scale * 1.44269504088896341f;
     p.window = args->window > 0 ? args->window : UINT32_C(1) << 31;
+    p.sinks = args->sinks;
+    p.inverse_scale = 1.0f / args->scale;
+    if (args->softcap > 0) {
+        p.cap_in_log2 = 2 * p.scale_log2 / args->softcap;
+        p.cap_out = args->softcap / args->scale;
+    }
     p.kv = args->kv;
     while (UINT32_C(1) << p.block_shift < args->kv.block_tokens) {
         p.block_shift++;

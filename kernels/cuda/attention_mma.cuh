@@ -252,6 +252,10 @@ SIMT_DEVICE void mma_maxima(const attention_params_t &p, const attention_item_t 
     SIMT_UNROLL
     for (int m = 0; m < MT; m++) {
         SIMT_UNROLL
+        for (int n = 0; n < state_t::score_tiles; n++) {
+            attention_cap(p, state.score[m][n]);
+        }
+        SIMT_UNROLL
         for (int half = 0; half < 2; half++) {
             float max = -INFINITY;
             SIMT_UNROLL
@@ -473,7 +477,7 @@ SIMT_DEVICE void mma_store(const attention_params_t &p, const attention_item_t &
         }
         const attention_running_t all = state.all[i / 2][i % 2];
         const bool is_part = item.unit != ATTENTION_NO_UNIT;
-        const float inverse = 1.0f / all.sum;
+        const float inverse = attention_finish(p, attention_head(p, item, row), all);
         const size_t unit = is_part ? attention_partial_at(p, item, row) : 0;
         float *part = p.partial_o + unit * D;
         __nv_bfloat16 *o = p.o + attention_row_at(p, item, row, p.o_stride);

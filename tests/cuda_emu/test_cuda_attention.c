@@ -14,6 +14,8 @@ typedef struct scene {
     uint32_t kv_heads;
     uint32_t dim;
     uint32_t window;
+    float softcap;
+    float *sinks; /* [q_heads], or NULL */
     k_dtype_t dtype;
     float *q[MAX_SEQS]; /* [tokens, q_heads, dim] */
     float *k[MAX_SEQS];
@@ -63,6 +65,7 @@ static void scene_free(scene_t *s)
         test_free(s->k[i]);
         test_free(s->v[i]);
     }
+    test_free(s->sinks);
 }
 
 static size_t element_bytes(k_dtype_t dtype)
@@ -213,6 +216,8 @@ static k_attention_args_t args_of(const scene_t *s, const cache_t *c, uint32_t n
                                 .o_stride = (size_t)s->q_heads * s->dim + 16,
                                 .scale = 1.0f / sqrtf((float)s->dim),
                                 .window = s->window,
+                                .softcap = s->softcap,
+                                .sinks = s->sinks,
                                 .kv = c->view,
                                 .n_seqs = n};
 }
@@ -281,6 +286,7 @@ static uint16_t *result_of(const scene_t *s, const piece_t *pieces, uint32_t n, 
     args.o = cuda_upload(NULL, rows * args.o_stride * sizeof(*bits));
     args.kv.base = memory + (size_t)c.view.base;
     args.seqs = cuda_upload(seqs, n * sizeof(*seqs));
+    args.sinks = s->sinks == NULL ? NULL : cuda_upload(s->sinks, s->q_heads * sizeof(float));
     assert_cuda((cudaError_t)k_cuda_attention(&args, &plan, NULL));
     uint16_t *o = cuda_download(args.o, rows * args.o_stride * sizeof(*o));
     for (uint32_t r = 0; r < rows; r++) {
@@ -289,6 +295,7 @@ static uint16_t *result_of(const scene_t *s, const piece_t *pieces, uint32_t n, 
     assert_cuda(cudaFree((void *)args.q));
     assert_cuda(cudaFree(args.o));
     assert_cuda(cudaFree((void *)args.seqs));
+    assert_cuda(cudaFree((void *)args.sinks));
     assert_cuda(cudaFree(plan.scratch));
     assert_cuda(cudaFree(memory));
     assert_cuda(cudaFree(tables));
@@ -338,10 +345,10 @@ static way_t random_way(test_random_t *random)
 static void attention_agrees_with_the_reference(void **state)
 {
     (void)state;
-    static const uint32_t dims[] = {64, 80, 96, 128, 192, 256};
+    static const uint32_t dims[] = {64, 80, 96, 128, 192, 256, 16, 32};
     static const k_dtype_t dtypes[] = {K_BF16, K_F16, K_F32};
     test_random_t random = {test_seed(8)};
-    for (uint32_t round = 0; round < 6; round++) {
+    for (uint32_t round = 0; round < 8; round++) {
         scene_t s = {.n_seqs = 3, .dim = dims[round], .dtype = dtypes[test_random_below(&random, 3)]};
         s.kv_heads = test_random_between(&random, 1, 2);
         s.q_heads = s.kv_heads * test_random_between(&random, 1, 5);
@@ -357,6 +364,8 @@ static void attention_agrees_with_the_reference(void **state)
         print_message("dim %u %s heads %u/%u window %u %s blocks of %u path %d\n", s.dim,
                       k_dtype_info(s.dtype)->name, s.q_heads, s.kv_heads, s.window, way.order,
                       way.block_tokens, (int)way.path);
+        s.softcap = test_random_below(&random, 3) == 0 ? 2.0f : 0;
+        s.sinks = test_random_below(&random, 3) == 0 ? random_floats(&random, s.q_heads) : NULL;
         scene_fill(&s, &random);
         assert_agrees(&s, pieces, 4, &way, &random);
         scene_free(&s);
@@ -409,7 +418,6 @@ static void check_ways(scene_t *s, test_random_t *random)
     assert_close(s, all, expected, 20);
     test_free(expected);
     test_free(all);
-    scene_free(s);
 }
 
 static void a_rows_bits_do_not_depend_on_how_it_is_computed(void **state)
@@ -423,10 +431,14 @@ static void a_rows_bits_do_not_depend_on_how_it_is_computed(void **state)
                  .dim = 64,
                  .dtype = K_BF16};
     check_ways(&s, &random);
+    scene_free(&s);
     s.window = 300;
     s.dim = 128;
     s.dtype = K_F16;
+    s.softcap = 3;
+    s.sinks = random_floats(&random, s.q_heads);
     check_ways(&s, &random);
+    scene_free(&s);
 }
 
 static void what_has_no_kernel_is_refused(void **state)
