@@ -440,6 +440,7 @@ typedef struct k_ops {
     bool (*is_supported)(void);
     k_dtype_t act;               /* of activations between ops */
     uint32_t attention_features; /* K_ATTENTION_*: what its attention heeds */
+    bool (*can_attend)(const k_kv_view_t *kv); /* whether to a cache like this; NULL: to any */
 
     /*
      * Bytes of a packed weight; 0: computes from the file's own bytes, nothing to pack; SIZE_MAX: the
