@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "tests/cuda_emu/emu_fiber.h"
+#include "tests/cuda_emu/emu_memory_map.h"
 #include "tests/cuda_emu/emu_runtime.h"
 #include "tests/cuda_emu/emu_shadow.h"
 #include "tests/cuda_emu/emu_shared.h"
@@ -385,6 +386,7 @@ bool run_grid(Grid &grid)
     size_t next = 0;
     uint64_t idle_rounds = 0;
 
+    BadAccessCatcher catcher;
     is_abandoned = false;
     grid.first_run = runs + 1;
     shadow_begin_grid();
