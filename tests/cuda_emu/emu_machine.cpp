@@ -347,6 +347,13 @@ static Progress run_block(Block &block)
             report_deadlock(block);
         }
     }
+    if (!is_abandoned && block.grid->overlaps_previous && !block.has_waited) {
+        note_fault(cudaErrorLaunchFailure,
+                   "block " + format_index(block.index) + " of " + block.grid->name +
+                       " ends without simt_wait_previous(): the kernel behind could start before "
+                       "the one in front has ended");
+        is_abandoned = true;
+    }
     if (!is_abandoned) {
         bulk_block_ended(block);
     }
@@ -388,7 +395,10 @@ bool run_grid(Grid &grid)
 
     BadAccessCatcher catcher;
     is_abandoned = false;
+    static uint32_t last_first_run;
     grid.first_run = runs + 1;
+    grid.previous_first_run = last_first_run;
+    last_first_run = grid.first_run;
     shadow_begin_grid();
     while (!is_abandoned && (next < order.size() || !open.empty())) {
         bool has_ended = false;
