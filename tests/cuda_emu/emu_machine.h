@@ -165,6 +165,9 @@ void note_fault(cudaError_t error, const std::string &text);
 /* "thread 17 of block 3 in kernel …" of the running one. */
 std::string where(void);
 
+/* A line for each thing that threads of the block wait for, each begun by a line break. */
+std::string describe_waiting(const Block &block);
+
 /* ---- pieces with state in a block, in their own files ---------------------------------------- */
 
 void warp_thread_ended(Block &block, Thread &thread);
