@@ -185,18 +185,30 @@ static void on_signal(int number, siginfo_t *info, void *context)
     registers[REG_RSP] = reinterpret_cast<greg_t>(landing_stack + sizeof(landing_stack) - 8);
 }
 
-void catch_bad_accesses(void)
+/* Signals cannot be handled on a stack that has just overflown. */
+static void use_signal_stack(void)
 {
-    static thread_local uint8_t signal_stack[16 << 10];
+    static thread_local uint8_t memory[16 << 10];
     stack_t stack = {};
-    stack.ss_sp = signal_stack;
-    stack.ss_size = sizeof(signal_stack);
+    stack.ss_sp = memory;
+    stack.ss_size = sizeof(memory);
     sigaltstack(&stack, nullptr);
+}
+
+BadAccessCatcher::BadAccessCatcher()
+{
     struct sigaction action = {};
+    use_signal_stack();
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigaction(SIGSEGV, &action, nullptr);
-    sigaction(SIGBUS, &action, nullptr);
+    sigaction(SIGSEGV, &action, &former_[0]);
+    sigaction(SIGBUS, &action, &former_[1]);
+}
+
+BadAccessCatcher::~BadAccessCatcher()
+{
+    sigaction(SIGSEGV, &former_[0], nullptr);
+    sigaction(SIGBUS, &former_[1], nullptr);
 }
 
 } // namespace emu
