@@ -287,6 +287,55 @@ static void wgmma_multiplies_many_tokens(void **state)
     wgmma_multiplies(150, 136, 270, counts);
 }
 
+static linear_wgmma_plan_t random_plan(test_random_t *random)
+{
+    linear_wgmma_plan_t p = {.tokens = 8u << test_random_below(random, 6)};
+    p.span = test_random_between(random, 1, p.tokens <= 64 ? 16 : 8);
+    p.groups = (p.span + 3) / 4;
+    p.stage_blocks = p.tokens <= 64 ? test_random_between(random, 1, 2) : 1;
+    p.stage_bytes = p.stage_blocks * (p.span * 2048 + p.tokens * 128) + p.groups * 8192;
+    p.stage_bytes = (p.stage_bytes + 1023) / 1024 * 1024;
+    p.stages = 3 * p.stage_bytes <= 224u << 10 ? test_random_between(random, 2, 3) : 2;
+    p.blocks = test_random_between(random, 1, 6);
+    return p;
+}
+
+/* Rings that wrap, blocks with many tiles or none: no cut of the product changes a bit. */
+static void wgmma_sums_alike_however_cut(void **state)
+{
+    (void)state;
+    test_random_t random = {seed};
+    linear_case_t c = make_case(&random, K_BF16, false, 330, 600, 75, 600);
+    if (has_wgmma(&c)) {
+        float *want = run(&c, K_CUDA_OUT_F32, 0, c.rows, true, K_CUDA_LINEAR_WGMMA);
+        for (int i = 0; i < 12; i++) {
+            const linear_wgmma_plan_t plan = random_plan(&random);
+            const size_t bytes = c.rows * (c.w.rows + PAD) * sizeof(float);
+            float *y = cuda_upload(NULL, bytes);
+            const k_cuda_linear_t args = {.w = c.w,
+                                          .bias = c.bias_device,
+                                          .x = c.x_device,
+                                          .y = y,
+                                          .out = K_CUDA_OUT_F32,
+                                          .rows = c.rows,
+                                          .x_stride = c.x_stride,
+                                          .y_stride = c.w.rows + PAD};
+            print_message("tokens %u span %u stages %u of %u blocks, grid %u\n", plan.tokens,
+                          plan.span, plan.stages, plan.stage_blocks, plan.blocks);
+            assert_cuda((cudaError_t)k_cuda_linear_wgmma(&args, &plan, NULL));
+            float *got = cuda_download(y, bytes);
+            for (uint32_t row = 0; row < c.rows; row++) {
+                const size_t at = row * (c.w.rows + PAD);
+                assert_same_bits(got + at, want + at, c.w.rows, "cut otherwise");
+            }
+            test_free(got);
+            assert_cuda(cudaFree(y));
+        }
+        test_free(want);
+    }
+    free_case(&c);
+}
+
 /* Whatever the cut, every unit and token is made once and the ring holds what consumers read. */
 static void plans_cover_the_product(void **state)
 {
@@ -318,6 +367,7 @@ int main(void)
         cmocka_unit_test(mma_walks_long_rows),
         cmocka_unit_test(wgmma_multiplies_a_few_tokens),
         cmocka_unit_test(wgmma_multiplies_many_tokens),
+        cmocka_unit_test(wgmma_sums_alike_however_cut),
     };
     cuda_skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
