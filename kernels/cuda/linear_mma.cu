@@ -2,9 +2,10 @@
 /*
  * y = x Wᵀ by mma.sync, any dtype, any GPU since sm_80.
  *
- * A block of 8 warps makes one unit of 16 rows of W × NT groups of 8 tokens. Each warp walks one of
- * the fixed parts of K alone, from registers to registers: a lane loads its fragments of W, which
- * were packed for it, several k blocks ahead, and its pieces of x. The parts are added in order.
+ * Few tokens: a block of 8 warps makes one unit of 16 rows of W × NT groups of 8 tokens. Each warp
+ * walks one of the fixed parts of K alone, from registers to registers: a lane loads its fragments
+ * of W, which were packed for it, several k blocks ahead, and its pieces of x. The parts are added
+ * in order. Many tokens: each warp has a unit of its own and all of K; x is shared.
  */
 #include "kernels/cuda/cuda_linear_priv.h"
 #include "kernels/cuda/linear_store.h"
@@ -19,7 +20,9 @@ typedef struct linear_mma {
     size_t x_stride;
     uint32_t columns;
     uint32_t k_blocks;
+    uint32_t units;
     bool x_pieces; /* 8-byte loads of x are aligned */
+    bool x_chunks; /* 16-byte ones */
     linear_store_t store;
 } linear_mma_t;
 
@@ -40,13 +43,10 @@ SIMT_DEVICE uint2 load_x(const linear_mma_t &p, uint32_t token, uint32_t k)
     return make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
 }
 
-/* acc += the block's part of the sum. */
-template <class W, int NT>
-SIMT_DEVICE void multiply(const linear_mma_t &p, const typename W::raw &w, uint32_t token,
-                          uint32_t k, float (&acc)[NT][4])
+/* acc += the block's part of the sum; x(n, j) gives a lane's b of token group n in step j. */
+template <class W, int NT, class X>
+SIMT_DEVICE void multiply(const typename W::raw &w, float (&acc)[NT][4], X x)
 {
-    const uint32_t g = (uint32_t)simt_lane() / 4;
-    const uint32_t t = (uint32_t)simt_lane() % 4;
     const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
     constexpr int STEPS = W::GROUP == 0 ? 4 : W::GROUP / 16; /* of a group */
     SIMT_UNROLL
@@ -67,9 +67,8 @@ SIMT_DEVICE void multiply(const linear_mma_t &p, const typename W::raw &w, uint3
             float(&to)[4] = W::GROUP == 0 ? acc[n] : sum;
             SIMT_UNROLL
             for (int j = 0; j < STEPS; j++) {
-                const uint2 x =
-                    load_x(p, token + n * 8 + g, k + (uint32_t)(group * STEPS + j) * 16 + 4 * t);
-                const uint32_t b[2] = {x.x, x.y};
+                const uint2 piece = x(n, group * STEPS + j);
+                const uint32_t b[2] = {piece.x, piece.y};
                 SIMT_UNROLL
                 for (int part = 0; part < W::PARTS; part++) {
                     simt_mma_bf16(to, a[j][part], b);
@@ -90,6 +89,8 @@ SIMT_DEVICE void multiply(const linear_mma_t &p, const typename W::raw &w, uint3
         }
     }
 }
+
+/* ---- few tokens ------------------------------------------------------------------------------ */
 
 /* Sums K blocks [first, last) of unit blockIdx.y, ring blocks ahead. */
 template <class W, int NT>
@@ -116,7 +117,9 @@ SIMT_DEVICE void walk(const linear_mma_t &p, uint32_t token, uint32_t first, uin
                     ring[i] = W::load(
                         W::block(p.weights, blockIdx.y, kb + W::DEPTH, p.k_blocks), g, t);
                 }
-                multiply<W, NT>(p, w, token, kb * LINEAR_K_BLOCK, acc);
+                multiply<W, NT>(w, acc, [&](int n, int j) {
+                    return load_x(p, token + n * 8 + g, kb * LINEAR_K_BLOCK + j * 16 + 4 * t);
+                });
             }
         }
     }
@@ -152,27 +155,117 @@ static SIMT_KERNEL(32 * SPLITS, NT <= 2 ? 2 : 1) linear_mma_kernel(const linear_
     }
 }
 
-template <class W, int NT> static cudaError_t launch(const linear_mma_t &p, uint32_t units,
-                                                     cudaStream_t stream)
+/* ---- many tokens ----------------------------------------------------------------------------- */
+
+#define WIDE_UNITS  8 /* a warp each */
+#define WIDE_TOKENS 64
+#define WIDE_STAGES 4
+#define WIDE_STAGE  (WIDE_TOKENS * 128)
+#define WIDE_MIN_BLOCKS 64 /* fewer blocks leave a GPU idle: the narrow kernel makes more */
+
+/* Where 16-byte chunk c of a token's k block lies: lanes that read together meet no bank twice. */
+SIMT_DEVICE uint32_t wide_chunk(uint32_t token, uint32_t c)
+{
+    return token * 128 + (c ^ token % 4 * 2) * 16;
+}
+
+/* Begins to copy k block kb of the tokens from `token` on to a stage; zeroes outside of x. */
+SIMT_DEVICE void wide_copy(const linear_mma_t &p, uint8_t *stage, uint32_t token, uint32_t kb)
+{
+    for (uint32_t i = threadIdx.x; i < WIDE_TOKENS * 8 && kb < p.k_blocks; i += 32 * WIDE_UNITS) {
+        const uint32_t at = token + i / 8;
+        const uint32_t k = kb * LINEAR_K_BLOCK + i % 8 * 8;
+        const uint32_t left = at < p.store.rows && k < p.columns ? (p.columns - k) * 2 : 0;
+        const uint16_t *from = left != 0 ? p.x + at * p.x_stride + k : p.x;
+        simt_cp_async_zfill<16>(stage + wide_chunk(i / 8, i % 8), from, left < 16 ? left : 16);
+    }
+    simt_cp_async_commit();
+}
+
+/*
+ * 8 units of W × 64 tokens. A warp walks all parts of K one after the other: the same sums as
+ * those of 8 warps that take a part each.
+ */
+template <class W> static SIMT_KERNEL(32 * WIDE_UNITS, 1) linear_mma_wide(const linear_mma_t p)
+{
+    constexpr int NT = WIDE_TOKENS / 8;
+    SIMT_DYN_SHARED(uint8_t, stages);
+    const uint32_t g = (uint32_t)simt_lane() / 4;
+    const uint32_t t = (uint32_t)simt_lane() % 4;
+    const uint32_t token = blockIdx.x * WIDE_TOKENS;
+    const uint32_t unit = blockIdx.y * WIDE_UNITS + (uint32_t)simt_warp();
+    const uint32_t at = unit < p.units ? unit : p.units - 1; /* read and dropped */
+    float acc[NT][4] = {}, sum[NT * 4] = {};
+
+    simt_launch_next();
+    typename W::raw next = W::load(W::block(p.weights, at, 0, p.k_blocks), g, t);
+    simt_wait_previous();
+    for (uint32_t kb = 0; kb < WIDE_STAGES - 1; kb++) {
+        wide_copy(p, stages + kb * WIDE_STAGE, token, kb);
+    }
+    for (uint32_t split = 0, kb = 0; split < SPLITS; split++) {
+        for (; kb < p.k_blocks * (split + 1) / SPLITS; kb++) {
+            const typename W::raw w = next;
+            if (kb + 1 < p.k_blocks) {
+                next = W::load(W::block(p.weights, at, kb + 1, p.k_blocks), g, t);
+            }
+            simt_cp_async_wait<WIDE_STAGES - 2>();
+            simt_sync_block(); /* the stage is there for all; the one before is free */
+            const uint32_t ahead = kb + WIDE_STAGES - 1;
+            wide_copy(p, stages + ahead % WIDE_STAGES * WIDE_STAGE, token, ahead);
+            const uint8_t *stage = stages + kb % WIDE_STAGES * WIDE_STAGE;
+            multiply<W, NT>(w, acc, [&](int n, int j) {
+                return *reinterpret_cast<const uint2 *>(
+                    stage + wide_chunk(n * 8 + g, j * 2 + t / 2) + t % 2 * 8);
+            });
+        }
+        SIMT_UNROLL
+        for (int i = 0; i < 4 * NT; i++) {
+            float &part = acc[i / 4][i % 4];
+            sum[i] = split == 0 ? part : sum[i] + part;
+            part = 0;
+        }
+    }
+    if (unit < p.units) {
+        SIMT_UNROLL
+        for (int n = 0; n < NT; n += 4) {
+            linear_store_fragments<4>(p.store, unit, token + n * 8, sum + n * 4);
+        }
+    }
+}
+
+/* ---- host ------------------------------------------------------------------------------------ */
+
+template <class W, int NT> static cudaError_t launch(const linear_mma_t &p, cudaStream_t stream)
 {
     return simt_launch(linear_mma_kernel<W, NT>,
-                       {.grid = {(p.store.rows + NT * 8 - 1) / (NT * 8), units},
+                       {.grid = {(p.store.rows + NT * 8 - 1) / (NT * 8), p.units},
                         .block = {32 * SPLITS},
                         .stream = stream,
                         .overlaps_previous = true},
                        p);
 }
 
-template <class W>
-static cudaError_t launch_rows(const linear_mma_t &p, uint32_t units, cudaStream_t stream)
+template <class W> static cudaError_t launch_rows(const linear_mma_t &p, cudaStream_t stream)
 {
+    const uint32_t tokens = (p.store.rows + WIDE_TOKENS - 1) / WIDE_TOKENS;
+    const uint32_t units = (p.units + WIDE_UNITS - 1) / WIDE_UNITS;
+    if (p.x_chunks && p.store.rows > 16 && tokens * units >= WIDE_MIN_BLOCKS) {
+        return simt_launch(linear_mma_wide<W>,
+                           {.grid = {tokens, units},
+                            .block = {32 * WIDE_UNITS},
+                            .shared_bytes = WIDE_STAGES * WIDE_STAGE,
+                            .stream = stream,
+                            .overlaps_previous = true},
+                           p);
+    }
     if (p.store.rows <= 8) {
-        return launch<W, 1>(p, units, stream);
+        return launch<W, 1>(p, stream);
     }
     if (p.store.rows <= 16) {
-        return launch<W, 2>(p, units, stream);
+        return launch<W, 2>(p, stream);
     }
-    return p.store.rows <= 32 ? launch<W, 4>(p, units, stream) : launch<W, 8>(p, units, stream);
+    return p.store.rows <= 32 ? launch<W, 4>(p, stream) : launch<W, 8>(p, stream);
 }
 
 extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, cudaStream_t stream)
@@ -183,13 +276,14 @@ extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, cudaStream_t strea
     p.x_stride = args->x_stride;
     p.columns = args->w.columns;
     p.k_blocks = linear_k_blocks(args->w.columns);
+    p.units = linear_units(args->w.is_gate_up, args->w.rows);
     p.x_pieces = args->x_stride % 4 == 0 && (uintptr_t)args->x % 8 == 0;
+    p.x_chunks = args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
     p.store = linear_store_of(args);
-    const uint32_t units = linear_units(args->w.is_gate_up, args->w.rows);
     switch (args->w.dtype) {
 #define DO(dtype, format)                                                                          \
     case dtype:                                                                                    \
-        return launch_rows<format>(p, units, stream);
+        return launch_rows<format>(p, stream);
         WEIGHT_FORMATS(DO)
 #undef DO
     default:

@@ -225,6 +225,20 @@ static void mma_walks_long_rows(void **state)
     free_case(&c);
 }
 
+/* Enough of both for the kernel of many tokens, whose last blocks of both are not full. */
+static void mma_multiplies_many_tokens(void **state)
+{
+    static const uint32_t counts[] = {3, 40, 64, 0};
+    (void)state;
+    test_random_t random = {seed};
+    static const k_dtype_t dtypes[] = {K_BF16, K_Q4_1, K_Q6_K};
+    for (int i = 0; i < 3; i++) {
+        linear_case_t c = make_case(&random, dtypes[i], i == 1, 1970, 256, 300, 264);
+        check_case(&c, counts, K_CUDA_LINEAR_MMA);
+        free_case(&c);
+    }
+}
+
 static void embed_gives_back_what_was_packed(void **state)
 {
     (void)state;
@@ -365,6 +379,7 @@ int main(void)
         cmocka_unit_test(embed_gives_back_what_was_packed),
         cmocka_unit_test(mma_multiplies_every_dtype),
         cmocka_unit_test(mma_walks_long_rows),
+        cmocka_unit_test(mma_multiplies_many_tokens),
         cmocka_unit_test(wgmma_multiplies_a_few_tokens),
         cmocka_unit_test(wgmma_multiplies_many_tokens),
         cmocka_unit_test(wgmma_sums_alike_however_cut),
