@@ -132,8 +132,12 @@ static bool wgmma_fits(const k_cuda_linear_t *args)
     return args->w.dtype == K_BF16 && args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
 }
 
-/* Of the current device; 0 where it has no wgmma. */
-static int hopper_processors(int *processors_out)
+typedef struct device {
+    int processors;
+    bool is_hopper;
+} device_t;
+
+static int current_device(device_t *device_out)
 {
     int device = 0;
     int major = 0;
@@ -146,37 +150,37 @@ static int hopper_processors(int *processors_out)
         error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
     }
     if (error == cudaSuccess) {
-        error = cudaDeviceGetAttribute(processors_out, cudaDevAttrMultiProcessorCount, device);
+        error = cudaDeviceGetAttribute(&device_out->processors, cudaDevAttrMultiProcessorCount,
+                                       device);
     }
-    if (major != 9 || minor != 0) {
-        *processors_out = 0;
-    }
+    device_out->is_hopper = major == 9 && minor == 0;
     return error;
 }
 
 int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
 {
-    int processors = 0;
+    device_t device = {0};
     if ((args->out == K_CUDA_OUT_SWIGLU) != args->w.is_gate_up) {
         return cudaErrorInvalidValue;
     }
-    if (args->path != K_CUDA_LINEAR_MMA && wgmma_fits(args)) {
-        const int error = hopper_processors(&processors);
-        if (error != cudaSuccess) {
-            return error;
-        }
+    const int error = current_device(&device);
+    if (error != cudaSuccess) {
+        return error;
     }
-    if (processors == 0 && args->path == K_CUDA_LINEAR_WGMMA) {
+    const uint32_t processors = (uint32_t)device.processors;
+    const bool by_wgmma =
+        args->path != K_CUDA_LINEAR_MMA && device.is_hopper && wgmma_fits(args);
+    if (!by_wgmma && args->path == K_CUDA_LINEAR_WGMMA) {
         return cudaErrorNotSupported;
     }
     if (args->rows == 0) {
         return cudaSuccess;
     }
-    if (processors == 0) {
-        return k_cuda_linear_mma(args, stream);
+    if (!by_wgmma) {
+        return k_cuda_linear_mma(args, processors, stream);
     }
     const linear_wgmma_plan_t plan =
         linear_wgmma_plan(linear_units(args->w.is_gate_up, args->w.rows),
-                          linear_k_blocks(args->w.columns), args->rows, (uint32_t)processors);
+                          linear_k_blocks(args->w.columns), args->rows, processors);
     return k_cuda_linear_wgmma(args, &plan, stream);
 }

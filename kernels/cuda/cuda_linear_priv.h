@@ -19,7 +19,7 @@ static inline uint32_t linear_k_blocks(uint32_t columns)
     return (columns + LINEAR_K_BLOCK - 1) / LINEAR_K_BLOCK;
 }
 
-int k_cuda_linear_mma(const k_cuda_linear_t *args, cudaStream_t stream);
+int k_cuda_linear_mma(const k_cuda_linear_t *args, uint32_t processors, cudaStream_t stream);
 
 /*
  * How the wgmma kernel cuts a product; no cut changes a bit of the result.

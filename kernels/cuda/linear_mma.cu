@@ -161,7 +161,6 @@ static SIMT_KERNEL(32 * SPLITS, NT <= 2 ? 2 : 1) linear_mma_kernel(const linear_
 #define WIDE_TOKENS 64
 #define WIDE_STAGES 4
 #define WIDE_STAGE  (WIDE_TOKENS * 128)
-#define WIDE_MIN_BLOCKS 64 /* fewer blocks leave a GPU idle: the narrow kernel makes more */
 
 /* Where 16-byte chunk c of a token's k block lies: lanes that read together meet no bank twice. */
 SIMT_DEVICE uint32_t wide_chunk(uint32_t token, uint32_t c)
@@ -246,11 +245,13 @@ template <class W, int NT> static cudaError_t launch(const linear_mma_t &p, cuda
                        p);
 }
 
-template <class W> static cudaError_t launch_rows(const linear_mma_t &p, cudaStream_t stream)
+template <class W>
+static cudaError_t launch_rows(const linear_mma_t &p, uint32_t processors, cudaStream_t stream)
 {
     const uint32_t tokens = (p.store.rows + WIDE_TOKENS - 1) / WIDE_TOKENS;
     const uint32_t units = (p.units + WIDE_UNITS - 1) / WIDE_UNITS;
-    if (p.x_chunks && p.store.rows > 16 && tokens * units >= WIDE_MIN_BLOCKS) {
+    /* too few blocks of the wide kernel leave processors idle: the other makes more */
+    if (p.x_chunks && p.store.rows > 16 && tokens * units >= processors / 2) {
         return simt_launch(linear_mma_wide<W>,
                            {.grid = {tokens, units},
                             .block = {32 * WIDE_UNITS},
@@ -268,7 +269,8 @@ template <class W> static cudaError_t launch_rows(const linear_mma_t &p, cudaStr
     return p.store.rows <= 32 ? launch<W, 4>(p, stream) : launch<W, 8>(p, stream);
 }
 
-extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, cudaStream_t stream)
+extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, uint32_t processors,
+                                 cudaStream_t stream)
 {
     linear_mma_t p = {};
     p.weights = args->w.data;
@@ -283,7 +285,7 @@ extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, cudaStream_t strea
     switch (args->w.dtype) {
 #define DO(dtype, format)                                                                          \
     case dtype:                                                                                    \
-        return launch_rows<format>(p, stream);
+        return launch_rows<format>(p, processors, stream);
         WEIGHT_FORMATS(DO)
 #undef DO
     default:
