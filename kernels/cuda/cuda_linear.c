@@ -112,7 +112,8 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
     uint64_t best = UINT64_MAX;
     for (uint32_t span = 1; span <= max_span; span++) {
         const uint32_t tiles = divide_up(units, span) * token_blocks;
-        const uint64_t tile = (uint64_t)tile_clocks(span, plan.tokens, token_blocks == 1) * k_blocks;
+        const uint64_t tile =
+            (uint64_t)tile_clocks(span, plan.tokens, token_blocks == 1) * k_blocks;
         const uint64_t clocks = divide_up(tiles, processors) * (tile + 1000);
         if (clocks <= best) { /* of equals the widest: x is read less often */
             best = clocks;
@@ -150,8 +151,8 @@ static int current_device(device_t *device_out)
         error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
     }
     if (error == cudaSuccess) {
-        error = cudaDeviceGetAttribute(&device_out->processors, cudaDevAttrMultiProcessorCount,
-                                       device);
+        error =
+            cudaDeviceGetAttribute(&device_out->processors, cudaDevAttrMultiProcessorCount, device);
     }
     device_out->is_hopper = major == 9 && minor == 0;
     return error;
@@ -168,8 +169,7 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
         return error;
     }
     const uint32_t processors = (uint32_t)device.processors;
-    const bool by_wgmma =
-        args->path != K_CUDA_LINEAR_MMA && device.is_hopper && wgmma_fits(args);
+    const bool by_wgmma = args->path != K_CUDA_LINEAR_MMA && device.is_hopper && wgmma_fits(args);
     if (!by_wgmma && args->path == K_CUDA_LINEAR_WGMMA) {
         return cudaErrorNotSupported;
     }

@@ -114,8 +114,8 @@ SIMT_DEVICE void walk(const linear_mma_t &p, uint32_t token, uint32_t first, uin
             if (kb < last) {
                 const typename W::raw w = ring[i];
                 if (kb + W::DEPTH < last) {
-                    ring[i] = W::load(
-                        W::block(p.weights, blockIdx.y, kb + W::DEPTH, p.k_blocks), g, t);
+                    ring[i] =
+                        W::load(W::block(p.weights, blockIdx.y, kb + W::DEPTH, p.k_blocks), g, t);
                 }
                 multiply<W, NT>(w, acc, [&](int n, int j) {
                     return load_x(p, token + n * 8 + g, kb * LINEAR_K_BLOCK + j * 16 + 4 * t);

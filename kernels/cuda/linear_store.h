@@ -48,8 +48,8 @@ SIMT_DEVICE void linear_store_bf16(const linear_store_t &s, uint32_t outputs, ui
     const uint32_t mine = simt_pack_bf16(v0, v1);
     const uint32_t other = simt_shfl_xor(mine, 4);
     const bool is_odd = (o & 1) != 0;
-    const uint32_t pair = is_odd ? simt_byte_perm(other, mine, 0x7632)
-                                 : simt_byte_perm(mine, other, 0x5410);
+    const uint32_t pair =
+        is_odd ? simt_byte_perm(other, mine, 0x7632) : simt_byte_perm(mine, other, 0x5410);
     token += is_odd;
     o &= ~1u;
     if (token >= s.rows || o >= outputs) {
@@ -100,7 +100,8 @@ SIMT_DEVICE void linear_store_fragments(const linear_store_t &s, uint32_t unit, 
         for (int n = 0; n < 4 * N; n++) {
             const uint32_t at = token + n / 4 * 8 + 2 * t + n % 2;
             const uint32_t half = n % 4 / 2 * 8;
-            old[n / 4][n % 4] = at < s.rows && row + half < s.w_rows ? y[at * s.y_stride + half] : 0;
+            old[n / 4][n % 4] =
+                at < s.rows && row + half < s.w_rows ? y[at * s.y_stride + half] : 0;
         }
     }
     SIMT_UNROLL

@@ -16,9 +16,9 @@
 #include "kernels/cuda/linear_store.h"
 #include "kernels/cuda/simt.h"
 
-#define UNIT_BYTES  2048 /* 16 rows of 128 bytes */
-#define TILE_BYTES  8192 /* 4 units: what lies together in memory */
-#define MAX_STAGES  32
+#define UNIT_BYTES 2048 /* 16 rows of 128 bytes */
+#define TILE_BYTES 8192 /* 4 units: what lies together in memory */
+#define MAX_STAGES 32
 
 typedef struct linear_wgmma {
     const uint8_t *weights;
@@ -27,7 +27,8 @@ typedef struct linear_wgmma {
     uint32_t units;
     uint32_t spans;        /* tiles along W */
     uint32_t token_blocks; /* tiles along x */
-    uint32_t token_group;  /* token blocks that a span of W meets before the next span: they fit in L2 */
+    uint32_t
+        token_group; /* token blocks that a span of W meets before the next span: they fit in L2 */
     linear_store_t store;
 } linear_wgmma_t;
 

@@ -580,9 +580,9 @@ struct weight_q8_0 : weight_block<1088> {
     static SIMT_FN uint32_t pair(uint32_t word, uint32_t i)
     {
         const float less = -8388736.0f; /* 2^23 + 128 */
-        return simt_pack_bf16(
-            simt_bits_float(simt_byte_perm(word, 0x4b000000u, 0x7540 + i)) + less,
-            simt_bits_float(simt_byte_perm(word, 0x4b000000u, 0x7540 + i + 1)) + less);
+        return simt_pack_bf16(simt_bits_float(simt_byte_perm(word, 0x4b000000u, 0x7540 + i)) + less,
+                              simt_bits_float(simt_byte_perm(word, 0x4b000000u, 0x7540 + i + 1)) +
+                                  less);
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
     {

@@ -23,16 +23,15 @@ typedef struct linear_case {
 /* Two ranges, the later one first. */
 static void pack(linear_case_t *c, const uint8_t *source)
 {
-    const size_t bytes =
-        k_cuda_weight_bytes(c->w.dtype, c->w.is_gate_up, c->w.rows, c->w.columns);
+    const size_t bytes = k_cuda_weight_bytes(c->w.dtype, c->w.is_gate_up, c->w.rows, c->w.columns);
     const uint32_t first = c->w.rows / 3;
     size_t row_bytes = 0;
     assert_status(k_dtype_row_bytes(c->w.dtype, c->w.columns, &row_bytes), WEFT_OK);
     uint8_t *raw = cuda_upload(source, c->w.rows * row_bytes);
     c->w.data = cuda_upload(NULL, bytes);
     assert_cuda(k_cuda_weight_clear(&c->w, NULL));
-    assert_cuda(k_cuda_weight_pack_rows(&c->w, raw + first * row_bytes, first, c->w.rows - first,
-                                        NULL));
+    assert_cuda(
+        k_cuda_weight_pack_rows(&c->w, raw + first * row_bytes, first, c->w.rows - first, NULL));
     assert_cuda(k_cuda_weight_pack_rows(&c->w, raw, 0, first, NULL));
     assert_cuda(cudaDeviceSynchronize());
     assert_cuda(cudaFree(raw));
