@@ -19,7 +19,7 @@ mark_as_advanced(WEFT_CUDA_INCLUDE WEFT_CUDART WEFT_NVCC)
 
 file(GLOB weft_cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
 file(GLOB weft_cuda_host_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c
-    ${CMAKE_SOURCE_DIR}/base/*_cuda.c ${CMAKE_SOURCE_DIR}/transport/*/*_cuda.c)
+    ${CMAKE_SOURCE_DIR}/base/*_cuda*.c ${CMAKE_SOURCE_DIR}/transport/*/*_cuda*.c)
 
 # The emulator's fibers and hooks are written for GCC on x86-64, and sanitizers cannot follow them.
 set(WEFT_CUDA_EMULATED OFF)
@@ -57,7 +57,7 @@ endfunction()
 
 # weft_nvcc_objects(OUT source.cu...): compiles each with nvcc, once for the whole build. A warning or
 # a register that spills is an error.
-set(nvcc_flags -std=c++20 -O3 -lineinfo -I${CMAKE_SOURCE_DIR} --Werror all-warnings
+set(nvcc_flags -std=c++20 -O3 -lineinfo --expt-relaxed-constexpr -I${CMAKE_SOURCE_DIR} --Werror all-warnings
     -Xcompiler=-Wall,-Wextra,-fPIC -Xptxas=--warn-on-spills,--warning-as-error)
 foreach(architecture ${WEFT_CUDA_ARCHITECTURES})
     list(APPEND nvcc_flags -gencode=arch=compute_${architecture},code=sm_${architecture})

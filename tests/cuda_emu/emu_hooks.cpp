@@ -72,3 +72,9 @@ extern "C" void __tsan_vptr_read(void *)
 extern "C" void __tsan_vptr_update(void *, void *)
 {
 }
+
+/* Of the guard of a static variable in host code. */
+extern "C" unsigned char __tsan_atomic8_load(const volatile unsigned char *address, int)
+{
+    return __atomic_load_n(address, __ATOMIC_ACQUIRE);
+}

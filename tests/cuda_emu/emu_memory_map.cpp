@@ -178,7 +178,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 
 void catch_bad_accesses(void)
 {
-    static uint8_t signal_stack[64 << 10];
+    static thread_local uint8_t signal_stack[16 << 10];
     stack_t stack = {};
     stack.ss_sp = signal_stack;
     stack.ss_size = sizeof(signal_stack);

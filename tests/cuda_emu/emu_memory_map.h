@@ -5,7 +5,7 @@
 namespace emu
 {
 
-/* Once: a SIGSEGV inside a kernel is reported and ends the grid. */
+/* Once in every OS thread: a SIGSEGV inside a kernel is reported and ends the grid. */
 void catch_bad_accesses(void);
 
 } // namespace emu

@@ -51,6 +51,10 @@ Entry::Entry()
     if (!is_ready) {
         is_ready = true;
         read_environment();
+    }
+    static thread_local bool catches;
+    if (!catches) {
+        catches = true;
         catch_bad_accesses();
     }
 }
