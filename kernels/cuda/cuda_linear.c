@@ -103,22 +103,39 @@ static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
     plan->stages = plan->stages < MAX_STAGES ? plan->stages : MAX_STAGES;
 }
 
-linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_t rows,
-                                      uint32_t processors)
+/* The best span of one choice of tokens; returns its clocks. */
+static uint64_t plan_span(linear_wgmma_plan_t *plan, uint32_t units, uint32_t k_blocks,
+                          uint32_t rows, uint32_t processors)
 {
-    linear_wgmma_plan_t plan = {.tokens = tokens_of(rows)};
-    const uint32_t token_blocks = divide_up(rows, plan.tokens);
-    const uint32_t max_span = plan.tokens <= 64 ? 16 : 8;
+    const uint32_t token_blocks = divide_up(rows, plan->tokens);
+    const uint32_t max_span = plan->tokens <= 64 ? 16 : 8;
     uint64_t best = UINT64_MAX;
     for (uint32_t span = 1; span <= max_span; span++) {
         const uint32_t tiles = divide_up(units, span) * token_blocks;
         const uint64_t tile =
-            (uint64_t)tile_clocks(span, plan.tokens, token_blocks == 1) * k_blocks;
-        const uint64_t clocks = divide_up(tiles, processors) * (tile + 1000);
+            (uint64_t)tile_clocks(span, plan->tokens, token_blocks == 1) * k_blocks;
+        const uint64_t clocks = divide_up(tiles, processors) * (tile + 1000 + 16 * plan->tokens);
         if (clocks <= best) { /* of equals the widest: x is read less often */
             best = clocks;
-            plan.span = span;
-            plan.blocks = tiles < processors ? tiles : processors;
+            plan->span = span;
+            plan->blocks = tiles < processors ? tiles : processors;
+        }
+    }
+    return best;
+}
+
+linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_t rows,
+                                      uint32_t processors)
+{
+    linear_wgmma_plan_t plan = {0};
+    uint64_t best = UINT64_MAX;
+    const uint32_t enough = tokens_of(rows);
+    for (uint32_t tokens = enough <= 64 ? enough : 64; tokens <= enough; tokens *= 2) {
+        linear_wgmma_plan_t candidate = {.tokens = tokens};
+        const uint64_t clocks = plan_span(&candidate, units, k_blocks, rows, processors);
+        if (clocks <= best) {
+            best = clocks;
+            plan = candidate;
         }
     }
     plan.groups = divide_up(plan.span, 4);
