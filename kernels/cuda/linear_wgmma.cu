@@ -271,7 +271,7 @@ static SIMT_KERNEL(128 * (GROUPS + 1), 1)
 
     if (threadIdx.x == 0) {
         for (uint32_t i = 0; i < p.plan.stages; i++) {
-            simt_mbarrier_init(&ring.full[i], 2); /* weights and x */
+            simt_mbarrier_init(&ring.full[i], 2);           /* weights and x */
             simt_mbarrier_init(&ring.empty[i], 4 * GROUPS); /* one arrival a consumer warp */
         }
         simt_mbarrier_fence_init();

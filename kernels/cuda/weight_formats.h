@@ -299,7 +299,7 @@ SIMT_DEVICE void weight_unpack_16(uint4 v, uint32_t (&words)[4])
 
 /* then [row % 8] 8 bytes: f16 d of row g: group 0, 1; of row g + 8: group 0, 1 */
 struct weight_q4_0 : weight_block<576> {
-    enum { BYTES = 576, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 4 };
+    enum { BYTES = 576, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 6 };
     struct raw {
         uint32_t v[4];
         uint2 d;
@@ -347,7 +347,7 @@ struct weight_q4_0 : weight_block<576> {
 
 /* then [row % 8] 16 bytes: f16 (d, m) of row g: group 0, 1; of row g + 8: group 0, 1 */
 struct weight_q4_1 : weight_block<640> {
-    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1, DEPTH = 4 };
+    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1, DEPTH = 5 };
     struct raw {
         uint32_t v[4];
         uint32_t d[4];
@@ -397,7 +397,7 @@ struct weight_q4_1 : weight_block<640> {
 
 /* then [row % 8][row / 8] 8 bytes: f16 d, f16 dmin, u8 scale, min of sub-block 0, of sub-block 1 */
 struct weight_q4_k : weight_block<640> {
-    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1, DEPTH = 4 };
+    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1, DEPTH = 5 };
     struct raw {
         uint32_t v[4];
         uint32_t d[4];
@@ -562,7 +562,7 @@ SIMT_DEVICE uint32_t weight_byte_at(uint32_t row, uint32_t j, uint32_t t)
 
 /* then scales as q4_0's */
 struct weight_q8_0 : weight_block<1088> {
-    enum { BYTES = 1088, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 3 };
+    enum { BYTES = 1088, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 4 };
     struct raw {
         uint32_t v[2][4];
         uint2 d;

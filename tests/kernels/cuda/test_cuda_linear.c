@@ -224,6 +224,20 @@ static void mma_walks_long_rows(void **state)
     free_case(&c);
 }
 
+/* More units than a device has blocks at work, so that blocks go on to their next ones. */
+static void mma_walks_many_units(void **state)
+{
+    static const uint32_t counts[] = {1, 5, 9, 0};
+    (void)state;
+    test_random_t random = {seed};
+    for (int i = 0; i < 2; i++) { /* K for every warp, and for one only */
+        const uint32_t k = i == 0 ? 64 * 9 : 40;
+        linear_case_t c = make_case(&random, i == 0 ? K_Q8_0 : K_F16, i == 0, 7000, k, 16, k);
+        check_case(&c, counts, K_CUDA_LINEAR_MMA);
+        free_case(&c);
+    }
+}
+
 /* The kernel of many tokens, whose last blocks are not full (a GPU's processors want more rows). */
 static void mma_multiplies_many_tokens(void **state)
 {
@@ -378,6 +392,7 @@ int main(void)
         cmocka_unit_test(embed_gives_back_what_was_packed),
         cmocka_unit_test(mma_multiplies_every_dtype),
         cmocka_unit_test(mma_walks_long_rows),
+        cmocka_unit_test(mma_walks_many_units),
         cmocka_unit_test(mma_multiplies_many_tokens),
         cmocka_unit_test(wgmma_multiplies_a_few_tokens),
         cmocka_unit_test(wgmma_multiplies_many_tokens),
