@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "tests/cuda_emu/emu_fiber.h"
+#include "tests/cuda_emu/emu_memory_map.h"
 #include "tests/cuda_emu/emu_runtime.h"
 #include "tests/cuda_emu/emu_shadow.h"
 #include "tests/cuda_emu/emu_shared.h"
@@ -126,7 +127,7 @@ static void fiber_main(void)
 {
     for (;;) {
         Block &block = *now_block;
-        (*block.grid->body)();
+        block.grid->run(block.grid->closure);
         void *stack = now->stack;
         now->stack = nullptr;
         end_thread(block, *now);
@@ -346,6 +347,13 @@ static Progress run_block(Block &block)
             report_deadlock(block);
         }
     }
+    if (!is_abandoned && block.grid->overlaps_previous && !block.has_waited) {
+        note_fault(cudaErrorLaunchFailure,
+                   "block " + format_index(block.index) + " of " + block.grid->name +
+                       " ends without simt_wait_previous(): the kernel behind could start before "
+                       "the one in front has ended");
+        is_abandoned = true;
+    }
     if (!is_abandoned) {
         bulk_block_ended(block);
     }
@@ -385,8 +393,13 @@ bool run_grid(Grid &grid)
     size_t next = 0;
     uint64_t idle_rounds = 0;
 
+    BadAccessCatcher catcher;
     is_abandoned = false;
+    static uint32_t last_first_run;
     grid.first_run = runs + 1;
+    grid.previous_first_run = last_first_run;
+    last_first_run = grid.first_run;
+    shadow_begin_grid();
     while (!is_abandoned && (next < order.size() || !open.empty())) {
         bool has_ended = false;
         if (next < order.size()) {
