@@ -159,6 +159,7 @@ static const char *rope_kind(const model_rope_t *rope)
         [MODEL_ROPE_LLAMA3] = "llama3",
         [MODEL_ROPE_YARN] = "yarn",
         [MODEL_ROPE_FACTORS] = "divisors from the file",
+        [MODEL_ROPE_LONG] = "longrope",
     };
     return names[rope->kind];
 }
@@ -169,7 +170,8 @@ static void print_shape(const model_config_t *config, FILE *file)
     fprintf(file, "hidden size      %u, feed-forward %u\n", config->hidden, config->intermediate);
     fprintf(file, "attention        %u heads, %u key/value heads, of %u elements%s%s\n",
             config->heads, config->kv_heads, config->head_dim,
-            config->has_qkv_bias ? ", biases" : "", config->has_qk_norm ? ", q and k norms" : "");
+            config->has_qkv_bias ? ", biases" : "",
+            config->qk_norm != MODEL_QK_NORM_NONE ? ", q and k norms" : "");
     if (config->window > 0) {
         fprintf(file, "window           %u tokens\n", config->window);
     }

@@ -43,3 +43,27 @@ void *k_stream_scratch(const k_stream_t *stream, uint32_t member, size_t bytes)
     (void)bytes;
     return (char *)stream->scratch.addr + member * aligned;
 }
+
+const char *k_op_name(k_op_id_t op)
+{
+    static const char *const names[K_OP_COUNT] = {
+#define OP(name) #name,
+#include "kernels/ops.def"
+#undef OP
+    };
+    return names[op];
+}
+
+bool k_ops_has(const k_ops_t *ops, k_op_id_t op)
+{
+    switch (op) {
+#define OP(name)                                                                                   \
+    case K_OP_##name:                                                                              \
+        return ops->name != NULL;
+#include "kernels/ops.def"
+#undef OP
+    case K_OP_COUNT:
+        break;
+    }
+    return false;
+}

@@ -29,7 +29,9 @@
 
 #define K_ATTENTION_CHUNK 64
 #define K_MAX_HEAD_DIM    256
-#define K_MAX_LOGPROBS    20 /* top log-probabilities a sampled row can report */
+#define K_MAX_LATENT      640 /* elements of a token in a cache of latents */
+#define K_MAX_EXPERTS     512 /* of a layer */
+#define K_MAX_LOGPROBS    20  /* top log-probabilities a sampled row can report */
 
 typedef struct k_stream k_stream_t;
 
@@ -173,6 +175,8 @@ typedef struct k_rope_kv_write_args {
  * Causal attention over the paged cache, which already holds this step's K and V.
  * o = softmax(q Kᵀ · scale, positions i−window+1..i) V, online softmax over chunks of
  * K_ATTENTION_CHUNK tokens counted from position 0 (Dao et al. 2022, algorithm 1).
+ * softcap c: a score s becomes c · tanh(s / c) before it meets the others. sinks: head h has one
+ * score more, sinks[h], that takes weight and brings no value (Xiao et al. 2023).
  * q, o [rows, q_heads, head_dim]; q head h reads kv head h / (q_heads / kv.heads)
  */
 typedef struct k_attention_args {
@@ -182,12 +186,60 @@ typedef struct k_attention_args {
     size_t o_stride;
     uint32_t q_heads;
     float scale;
-    uint32_t window; /* 0: everything before */
+    uint32_t window;    /* 0: everything before */
+    float softcap;      /* 0: none */
+    const float *sinks; /* [q_heads] f32; NULL: none */
     k_kv_view_t kv;
     const k_seq_t *seqs;
     uint32_t n_seqs;
     uint32_t max_tokens; /* no sequence's start + rows is more; sizes launches, changes no result */
 } k_attention_args_t;
+
+/*
+ * Multi-head latent attention (DeepSeek-AI 2024, "DeepSeek-V2", section 2.1): a token has one vector
+ * of latent + rotary elements in the cache for all heads, kept over both parts of the view, which
+ * lie side by side: kv.heads is 1, 2 · kv.head_dim is latent + rotary.
+ *
+ * mla_write rotates the last `rotary` elements of every head of q and of c as rope_kv_write does,
+ * puts q's behind q_out's latents, and c into the cache.
+ * q [rows, q_heads, q_dim]; q_out [rows, q_heads, latent + rotary]; c [rows, latent + rotary]
+ */
+typedef struct k_mla_write_args {
+    const void *q;
+    void *q_out;
+    void *c; /* latents and the shared key */
+    size_t q_stride;
+    size_t q_out_stride;
+    size_t c_stride;
+    uint32_t q_heads;
+    uint32_t q_dim;
+    uint32_t latent;
+    uint32_t rotary;
+    const float *inv_freq; /* [rotary/2] */
+    float mscale;
+    bool interleaved;
+    k_kv_view_t kv;
+    const k_seq_t *seqs;
+    uint32_t n_seqs;
+} k_mla_write_args_t;
+
+/*
+ * o = softmax(q cᵀ · scale) c[latents], causal, chunks as attention's.
+ * q [rows, q_heads, latent + rotary]; o [rows, q_heads, latent]
+ */
+typedef struct k_mla_attention_args {
+    const void *q;
+    void *o;
+    size_t q_stride;
+    size_t o_stride;
+    uint32_t q_heads;
+    uint32_t latent;
+    float scale;
+    k_kv_view_t kv;
+    const k_seq_t *seqs;
+    uint32_t n_seqs;
+    uint32_t max_tokens; /* as attention's */
+} k_mla_attention_args_t;
 
 /* y = silu(gate) · up, silu(x) = x / (1 + exp(−x)).   all [rows, dim] activations; y may be gate */
 typedef struct k_silu_mul_args {
@@ -201,15 +253,57 @@ typedef struct k_silu_mul_args {
     size_t y_stride;
 } k_silu_mul_args_t;
 
-/* y += x.   both [rows, dim] */
+/*
+ * y = gelu(gate) · up, gelu(x) = x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))).   As silu_mul.
+ * Hendrycks & Gimpel 2016.
+ */
+typedef k_silu_mul_args_t k_gelu_mul_args_t;
+
+/*
+ * y = (u + 1) · g / (1 + exp(−1.702 g)), g = min(gate, limit), u = up within ±limit.   As silu_mul.
+ * GPT-OSS, OpenAI 2025.
+ */
+typedef struct k_clamped_mul_args {
+    const void *gate;
+    const void *up;
+    void *y;
+    uint32_t rows;
+    uint32_t dim;
+    size_t gate_stride;
+    size_t up_stride;
+    size_t y_stride;
+    float limit;
+} k_clamped_mul_args_t;
+
+/* x = cap · tanh(x / cap).   x [rows, dim] f32: logits */
+typedef struct k_softcap_args {
+    float *x;
+    uint32_t rows;
+    uint32_t dim;
+    size_t x_stride;
+    float cap;
+} k_softcap_args_t;
+
+/* y += scale · x.   x [rows, dim] activations; y [rows, dim] the residual stream */
 typedef struct k_add_args {
-    const float *x;
+    const void *x;
     float *y;
     uint32_t rows;
     uint32_t dim;
     size_t x_stride;
     size_t y_stride;
+    float scale; /* 1 unless the model scales its branches */
 } k_add_args_t;
+
+/* y = x, for graphs that use the residual stream as it is.   x [rows, dim] f32; y activations */
+typedef struct k_narrow_args {
+    const float *x;
+    void *y;
+    uint32_t rows;
+    uint32_t dim;
+    size_t x_stride;
+    size_t y_stride;
+} k_narrow_args_t;
 
 /* y[i] = x[index[i]].   x [., dim]; y [rows, dim] */
 typedef struct k_gather_rows_args {
@@ -221,6 +315,74 @@ typedef struct k_gather_rows_args {
     size_t x_stride;
     size_t y_stride;
 } k_gather_rows_args_t;
+
+/* ---- experts ------------------------------------------------------------------------------- */
+
+typedef enum k_route_kind {
+    K_ROUTE_SOFTMAX, /* scores: softmax over all experts */
+    K_ROUTE_SIGMOID, /* scores: 1 / (1 + exp(−logit)) each */
+} k_route_kind_t;
+
+/*
+ * Chooses `used` of the experts for every row: those of the largest score + bias, ties to the lower
+ * one, best first. With groups (n_groups > 1) only experts of the best groups count; a group is as
+ * good as its best score, or as the sum of its best two where there is a bias (DeepSeek-AI 2024).
+ * A weight is the score without bias, over the sum of the row's weights if `renormalizes`, times
+ * scale.
+ *
+ * Rows times `used` are slots, ordered by expert, those of one expert by row: slots [offsets[e],
+ * offsets[e + 1]) are expert e's; row_of_slot says whose they are, slot_of where a row's choices
+ * lie.
+ */
+typedef struct k_route_args {
+    const float *logits; /* [rows, experts] */
+    const float *bias;   /* [experts] or NULL */
+    size_t logits_stride;
+    k_route_kind_t kind;
+    uint32_t rows;
+    uint32_t experts;
+    uint32_t used;
+    uint32_t n_groups;    /* divides experts; 0 or 1: none */
+    uint32_t groups_used; /* ≤ n_groups */
+    bool renormalizes;
+    float scale;
+    float *weights;        /* [rows, used] */
+    uint32_t *slot_of;     /* [rows, used] */
+    uint32_t *row_of_slot; /* [rows · used] */
+    uint32_t *offsets;     /* [experts + 1] */
+} k_route_args_t;
+
+/*
+ * y[s] = W_e x[s] + bias_e for the slots s of every expert e, as a linear of out K_OUT_STORE does.
+ * x [slots, columns], or, where row_of_slot is given, [rows, columns]: then `gathered` [slots,
+ * columns] takes each slot's row first. y [slots, W.rows]
+ */
+typedef struct k_expert_linear_args {
+    const k_weight_t *experts; /* [n_experts], host memory; all of one shape */
+    const float *bias;         /* [n_experts, W.rows] f32 or NULL */
+    const uint32_t *offsets;   /* [n_experts + 1], as route wrote it */
+    const uint32_t *row_of_slot;
+    const void *x;
+    void *gathered;
+    void *y;
+    uint32_t n_experts;
+    uint32_t slots;
+    size_t x_stride;
+    size_t y_stride;
+} k_expert_linear_args_t;
+
+/* y[r] += Σ_j weights[r, j] · x[slot_of[r, j]], j from first to last.   y: the residual stream */
+typedef struct k_combine_args {
+    const void *x; /* [slots, dim] activations */
+    const float *weights;
+    const uint32_t *slot_of;
+    float *y;
+    uint32_t rows;
+    uint32_t used;
+    uint32_t dim;
+    size_t x_stride;
+    size_t y_stride;
+} k_combine_args_t;
 
 /* ---- sampling ------------------------------------------------------------------------------ */
 
@@ -293,10 +455,22 @@ typedef struct k_sample_args {
 
 /* ---- the table ----------------------------------------------------------------------------- */
 
+#define K_ATTENTION_SOFTCAP 1U
+#define K_ATTENTION_SINKS   2U
+
+typedef enum k_op_id {
+#define OP(name) K_OP_##name,
+#include "kernels/ops.def"
+#undef OP
+    K_OP_COUNT
+} k_op_id_t;
+
+/* An op that a backend has not (yet) is NULL: models that need it are refused at load. */
 typedef struct k_ops {
     const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512" */
     bool (*is_supported)(void);
-    k_dtype_t act; /* of activations between ops */
+    k_dtype_t act;               /* of activations between ops */
+    uint32_t attention_features; /* K_ATTENTION_*: what its attention heeds */
 
     /*
      * Bytes of a packed weight; 0: computes from the file's own bytes, nothing to pack; SIZE_MAX: the
@@ -317,6 +491,9 @@ typedef struct k_ops {
 #include "kernels/ops.def"
 #undef OP
 } k_ops_t;
+
+const char *k_op_name(k_op_id_t op);
+bool k_ops_has(const k_ops_t *ops, k_op_id_t op);
 
 struct k_stream {
     const k_ops_t *ops;

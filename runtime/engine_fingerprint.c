@@ -39,6 +39,27 @@ static int add_cache(EVP_MD_CTX *digest, const engine_t *engine)
     return EVP_DigestUpdate(digest, text, (size_t)length);
 }
 
+/* What families vary besides. */
+static int add_variant(EVP_MD_CTX *digest, const model_config_t *model)
+{
+    char text[512];
+    const model_experts_t *experts = &model->experts;
+    const int length = snprintf(
+        text, sizeof(text),
+        "attention %a cap %a residual %a logits %a cap %a activation %d %a offset %a window %u "
+        "norms %d %d %d local %a %a experts %u %u %d %d %a groups %u %u\n",
+        (double)model->attention_scale, (double)model->attention_softcap,
+        (double)model->residual_scale, (double)model->logit_scale, (double)model->logit_softcap,
+        (int)model->activation, (double)model->activation_limit, (double)model->norm_offset,
+        model->window, model->has_pre_norms, model->has_post_norms, (int)model->qk_norm,
+        (double)model->local_rope.theta, (double)model->local_rope.factor, experts->count,
+        experts->used, experts->is_sigmoid, experts->renormalizes, (double)experts->scale,
+        experts->n_groups, experts->groups_used);
+    return EVP_DigestUpdate(digest, text, (size_t)length) &&
+           EVP_DigestUpdate(digest, model->sliding.bits, sizeof(model->sliding.bits)) &&
+           EVP_DigestUpdate(digest, model->dense_layers.bits, sizeof(model->dense_layers.bits));
+}
+
 static int add_model(EVP_MD_CTX *digest, const model_config_t *model)
 {
     char text[384];
@@ -49,7 +70,7 @@ static int add_model(EVP_MD_CTX *digest, const model_config_t *model)
         (double)rope->theta, rope->dim, rope->interleaved, (double)rope->factor,
         (double)rope->low_freq_factor, (double)rope->high_freq_factor, (double)rope->beta_fast,
         (double)rope->beta_slow, (double)rope->mscale, rope->original_context);
-    return EVP_DigestUpdate(digest, text, (size_t)length);
+    return EVP_DigestUpdate(digest, text, (size_t)length) && add_variant(digest, model);
 }
 
 static int add_engine(EVP_MD_CTX *digest, const engine_t *engine)

@@ -140,7 +140,7 @@ static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *opt
         .groups = {{.layers = config->layers,
                     .heads = config->kv_heads,
                     .head_dim = config->head_dim,
-                    .window = config->window}},
+                    .window = model_kv_window(config)}},
     };
     return kv_layout_init(&plan->layout, 1, diag);
 }

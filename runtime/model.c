@@ -36,6 +36,38 @@ static size_t padded(size_t elements)
     return (elements + step - 1) / step * step;
 }
 
+static void lay_out_experts(const model_config_t *config, size_t rows, size_t bytes, carve_t *carve,
+                            model_activations_t *act)
+{
+    const model_experts_t *experts = &config->experts;
+    model_expert_act_t *expert = &act->expert;
+    const size_t slots = rows * experts->used;
+    expert->ffn_stride = padded(2 * (size_t)experts->intermediate);
+    expert->logits = carve_take(carve, rows * experts->count, sizeof(float));
+    expert->weights = carve_take(carve, slots, sizeof(float));
+    expert->slot_of = carve_take(carve, slots, sizeof(uint32_t));
+    expert->row_of_slot = carve_take(carve, slots, sizeof(uint32_t));
+    expert->offsets = carve_take(carve, (size_t)experts->count + 1, sizeof(uint32_t));
+    expert->rows = carve_take(carve, slots * act->hidden_stride, bytes);
+    expert->ffn = carve_take(carve, slots * expert->ffn_stride, bytes);
+}
+
+static void lay_out_mla(const model_config_t *config, size_t rows, size_t bytes, carve_t *carve,
+                        model_activations_t *act)
+{
+    const model_mla_t *mla = &config->mla;
+    const size_t heads = config->heads;
+    const size_t q = heads * (mla->plain + mla->rotary);
+    const size_t cached = mla->kv_latent + mla->rotary;
+    act->qkv_stride = padded((mla->q_latent > 0 ? mla->q_latent : q) + cached);
+    act->mla_q_stride = padded(q);
+    act->mla_latent_stride = padded(heads * cached);
+    act->mla_attended_stride = padded(heads * mla->kv_latent);
+    act->mla_q = mla->q_latent > 0 ? carve_take(carve, rows * act->mla_q_stride, bytes) : NULL;
+    act->mla_latent = carve_take(carve, rows * act->mla_latent_stride, bytes);
+    act->mla_attended = carve_take(carve, rows * act->mla_attended_stride, bytes);
+}
+
 static void lay_out_activations(const model_config_t *config, const model_limits_t *limits,
                                 k_dtype_t dtype, carve_t *carve, model_activations_t *act)
 {
@@ -43,20 +75,90 @@ static void lay_out_activations(const model_config_t *config, const model_limits
     const size_t bytes = k_dtype_info(dtype)->block_bytes;
     act->hidden_stride = padded(config->hidden);
     act->qkv_stride = padded((size_t)model_q_dim(config) + 2 * (size_t)model_kv_dim(config));
-    act->attended_stride = padded(model_q_dim(config));
-    act->ffn_stride = padded(2 * (size_t)config->intermediate);
+    act->attended_stride = padded(model_attended_dim(config));
+    act->ffn_stride = padded(2 * (size_t)(config->intermediate > config->experts.shared_intermediate
+                                              ? config->intermediate
+                                              : config->experts.shared_intermediate));
+    if (config->mla.kv_latent > 0) {
+        lay_out_mla(config, rows, bytes, carve, act);
+    }
     act->hidden = carve_take(carve, rows * act->hidden_stride, sizeof(float));
     act->normed = carve_take(carve, rows * act->hidden_stride, bytes);
     act->qkv = carve_take(carve, rows * act->qkv_stride, bytes);
     act->attended = carve_take(carve, rows * act->attended_stride, bytes);
     act->ffn = carve_take(carve, rows * act->ffn_stride, bytes);
+    act->branch =
+        config->has_post_norms ? carve_take(carve, rows * act->hidden_stride, sizeof(float)) : NULL;
+    if (config->experts.count > 0) {
+        lay_out_experts(config, rows, bytes, carve, act);
+    }
     act->chosen = carve_take(carve, limits->max_outputs * act->hidden_stride, sizeof(float));
     act->chosen_normed = carve_take(carve, limits->max_outputs * act->hidden_stride, bytes);
 }
 
+/* Every op and kind of attention that the model takes, or the first one missing by name. */
+static weft_status_t check_ops(const model_t *model, const model_source_t *source,
+                               const k_ops_t *ops, weft_diag_t *diag)
+{
+    const model_config_t *config = &model->config;
+    const uint32_t needed = graph_ops_of(config);
+    for (uint32_t op = 0; op < K_OP_COUNT; op++) {
+        if ((needed >> op & 1) != 0 && !k_ops_has(ops, (k_op_id_t)op)) {
+            return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                             "%s: models of family %s take op %s, which kernels \"%s\" do not have",
+                             model_source_path(source), config->family, k_op_name((k_op_id_t)op),
+                             ops->name);
+        }
+    }
+    const char *missing = NULL;
+    if (config->attention_softcap > 0 && (ops->attention_features & K_ATTENTION_SOFTCAP) == 0) {
+        missing = "soft caps";
+    } else if (config->has_sinks && (ops->attention_features & K_ATTENTION_SINKS) == 0) {
+        missing = "sinks";
+    }
+    if (missing != NULL) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "%s: models of family %s take attention with %s, which kernels \"%s\" do "
+                         "not have",
+                         model_source_path(source), config->family, missing, ops->name);
+    }
+    return WEFT_OK;
+}
+
+/* The weights of all experts and heads, and each layer's share of them. */
+static weft_status_t prepare_weights(model_t *model)
+{
+    const size_t layers = model->config.layers;
+    const size_t experts = model->config.experts.count;
+    const size_t heads = model->config.mla.kv_latent > 0 ? model->config.heads : 0;
+    if (experts > 0) {
+        model->expert_weights =
+            weft_calloc(layers * experts * 2, sizeof(k_weight_t), "model.experts");
+    }
+    if (heads > 0) {
+        model->head_weights = weft_calloc(layers * heads * 2, sizeof(k_weight_t), "model.heads");
+    }
+    if ((experts > 0 && model->expert_weights == NULL) ||
+        (heads > 0 && model->head_weights == NULL)) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    for (size_t i = 0; i < layers; i++) {
+        model_layer_t *layer = &model->layers[i];
+        if (experts > 0) {
+            layer->expert_gate_up = model->expert_weights + i * 2 * experts;
+            layer->expert_down = layer->expert_gate_up + experts;
+        }
+        if (heads > 0) {
+            layer->mla_key = model->head_weights + i * 2 * heads;
+            layer->mla_value = layer->mla_key + heads;
+        }
+    }
+    return WEFT_OK;
+}
+
 /* A model without memory: its family found, its layers ready to be bound. */
 static weft_status_t prepare(const model_source_t *source, const model_limits_t *limits,
-                             weft_diag_t *diag, model_t *model)
+                             const k_ops_t *ops, weft_diag_t *diag, model_t *model)
 {
     model->config = *model_source_config(source);
     model->limits = *limits;
@@ -65,12 +167,18 @@ static weft_status_t prepare(const model_source_t *source, const model_limits_t 
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s: no graph for family \"%s\"",
                          model_source_path(source), model->config.family);
     }
-    if (model->config.head_dim > K_MAX_HEAD_DIM) {
+    const model_mla_t *mla = &model->config.mla;
+    if (mla->kv_latent > 0 ? mla->kv_latent + mla->rotary > K_MAX_LATENT
+                           : model->config.head_dim > K_MAX_HEAD_DIM) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s: heads of %u elements, at most %u",
                          model_source_path(source), model->config.head_dim, K_MAX_HEAD_DIM);
     }
+    const weft_status_t status = check_ops(model, source, ops, diag);
+    if (status < 0) {
+        return status;
+    }
     model->layers = weft_calloc(model->config.layers, sizeof(model_layer_t), "model.layers");
-    return model->layers == NULL ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+    return model->layers == NULL ? WEFT_ERR_NO_MEMORY : prepare_weights(model);
 }
 
 static weft_status_t measure(model_t *model, const model_source_t *source, const k_ops_t *ops,
@@ -93,10 +201,12 @@ weft_status_t model_memory(const model_source_t *source, const model_limits_t *l
                            size_t *activation_bytes_out)
 {
     model_t model = {0};
-    weft_status_t status = prepare(source, limits, NULL, &model);
+    weft_status_t status = prepare(source, limits, ops, NULL, &model);
     if (status >= 0) {
         status = measure(&model, source, ops, NULL, weights_bytes_out, activation_bytes_out);
     }
+    weft_free(model.head_weights);
+    weft_free(model.expert_weights);
     weft_free(model.layers);
     return status;
 }
@@ -124,6 +234,8 @@ static weft_status_t reserve_scratch(const model_t *model, k_stream_t *stream)
     size_t width = model->act.ffn_stride;
     width = width < model->act.qkv_stride ? model->act.qkv_stride : width;
     width = width < model->act.hidden_stride ? model->act.hidden_stride : width;
+    width = width < model->act.mla_q_stride ? model->act.mla_q_stride : width;
+    width = width < model->act.expert.ffn_stride ? model->act.expert.ffn_stride : width;
     return k_stream_reserve(stream, model->limits.max_rows, (uint32_t)width);
 }
 
@@ -157,7 +269,7 @@ weft_status_t model_create(const model_source_t *source, const model_limits_t *l
     }
     model->device = stream->device;
 
-    weft_status_t status = prepare(source, limits, diag, model);
+    weft_status_t status = prepare(source, limits, stream->ops, diag, model);
     if (status >= 0) {
         status = load(model, source, stream, diag);
     }
@@ -183,6 +295,8 @@ void model_destroy(model_t *model)
     }
     free_memory(model->device, &model->weights_memory);
     free_memory(model->device, &model->activations_memory);
+    weft_free(model->head_weights);
+    weft_free(model->expert_weights);
     weft_free(model->layers);
     weft_free(model);
 }
@@ -231,4 +345,14 @@ void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint
     stream->ops->rms_norm(stream, &norm);
     const graph_out_t out = {logits, K_F32, model->config.vocab, K_OUT_STORE};
     graph_linear(stream, &model->output, act->chosen_normed, act->hidden_stride, &out, n);
+    if (model->config.logit_softcap > 0) {
+        const k_softcap_args_t cap = {
+            .x = logits,
+            .rows = n,
+            .dim = model->config.vocab,
+            .x_stride = model->config.vocab,
+            .cap = model->config.logit_softcap,
+        };
+        stream->ops->softcap(stream, &cap);
+    }
 }

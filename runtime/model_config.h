@@ -13,14 +13,18 @@
 #include "base/diag.h"
 #include "base/status.h"
 
-#define MODEL_MAX_EOS 8
+#define MODEL_MAX_EOS        8
+#define MODEL_MAX_LAYERS     1024
+#define MODEL_MAX_ROPE_PAIRS 128
+#define MODEL_MAX_EXPERTS    512
 
 typedef enum model_rope_kind {
     MODEL_ROPE_PLAIN,
-    MODEL_ROPE_LINEAR, /* all frequencies divided by factor */
-    MODEL_ROPE_LLAMA3, /* Llama 3.1: low frequencies divided, a ramp between */
-    MODEL_ROPE_YARN,   /* Peng et al. 2023 */
-    MODEL_ROPE_FACTORS /* one divisor a pair, from tensor rope_freqs.weight */
+    MODEL_ROPE_LINEAR,  /* all frequencies divided by factor */
+    MODEL_ROPE_LLAMA3,  /* Llama 3.1: low frequencies divided, a ramp between */
+    MODEL_ROPE_YARN,    /* Peng et al. 2023 */
+    MODEL_ROPE_FACTORS, /* one divisor a pair, from tensor rope_freqs.weight */
+    MODEL_ROPE_LONG /* two sets of divisors, one for contexts past the original. Ding et al. 2024 */
 } model_rope_kind_t;
 
 typedef struct model_rope {
@@ -33,9 +37,64 @@ typedef struct model_rope {
     float high_freq_factor;
     float beta_fast;
     float beta_slow;
-    float mscale; /* multiplies cos and sin; 1 unless yarn says otherwise */
+    float mscale; /* multiplies cos and sin; 1 unless yarn or longrope say otherwise */
     uint32_t original_context;
+    bool keeps_ramp; /* yarn: the ends of its ramp are not rounded to whole pairs */
+    float short_factors[MODEL_MAX_ROPE_PAIRS]; /* longrope: divisors [dim / 2] */
+    float long_factors[MODEL_MAX_ROPE_PAIRS];
 } model_rope_t;
+
+typedef enum model_activation {
+    MODEL_SILU,
+    MODEL_GELU_TANH,
+    MODEL_CLAMPED_SWIGLU /* with config.activation_limit; see k_clamped_mul_args */
+} model_activation_t;
+
+typedef enum model_qk_norm {
+    MODEL_QK_NORM_NONE,
+    MODEL_QK_NORM_HEAD, /* each head alone */
+    MODEL_QK_NORM_WHOLE /* all heads of a row as one */
+} model_qk_norm_t;
+
+/* Feed-forward experts; count 0: none. Layers of `dense_layers` have one plain feed-forward. */
+typedef struct model_experts {
+    uint32_t count;
+    uint32_t used; /* by a token */
+    uint32_t intermediate;
+    uint32_t shared_intermediate; /* of the expert that every token uses; 0: none */
+    bool is_sigmoid;              /* scores of single experts, not a softmax over them */
+    bool has_bias;                /* of the scores, for the choice alone */
+    bool renormalizes;
+    uint32_t n_groups;
+    uint32_t groups_used;
+    float scale;
+    bool has_linear_bias; /* of the router and in every expert */
+} model_experts_t;
+
+/*
+ * Multi-head latent attention; kv_latent 0: none. Then a token's cache is kv_latent + rotary
+ * elements, and config.kv_heads 1, config.head_dim half of that: K and V of one head, side by side.
+ */
+typedef struct model_mla {
+    uint32_t q_latent; /* 0: q is projected at once */
+    uint32_t kv_latent;
+    uint32_t plain; /* elements of a head of q that do not rotate */
+    uint32_t rotary;
+    uint32_t value; /* elements of a head of v */
+} model_mla_t;
+
+/* Checkpoints of packed 4-bit numbers. */
+typedef enum model_int4 {
+    MODEL_INT4_NONE,
+    MODEL_INT4_GPTQ,    /* zeros are stored less 1. Frantar et al. 2022 */
+    MODEL_INT4_GPTQ_V2, /* zeros as they are */
+    MODEL_INT4_AWQ      /* Lin et al. 2023 */
+} model_int4_t;
+
+/* A set of layers. */
+typedef struct model_layers {
+    uint64_t bits[MODEL_MAX_LAYERS / 64];
+} model_layers_t;
 
 typedef struct model_config {
     const char *family;    /* the row of models.def: "llama" */
@@ -49,13 +108,36 @@ typedef struct model_config {
     uint32_t intermediate;
     uint32_t vocab; /* rows of the embedding */
     uint32_t max_context;
-    uint32_t window; /* sliding window, 0: none */
+    uint32_t window; /* sliding window of the layers in `sliding`, 0: none */
+    model_layers_t sliding;
     float norm_eps;
-    float embedding_scale; /* 1 for these families */
+    float norm_offset;     /* added to norm weights as the file has them */
+    float embedding_scale; /* 1: none, so for each */
+    float attention_scale;
+    float residual_scale; /* of what a layer adds */
+    float logit_scale;
+    float attention_softcap; /* 0: none */
+    float logit_softcap;
+    model_activation_t activation;
+    float activation_limit;
     bool is_embedding_tied;
     bool has_qkv_bias;
-    bool has_qk_norm;
+    bool has_output_bias; /* of the attention */
+    bool has_sinks;
+    bool has_pre_norms;  /* before attention and feed-forward */
+    bool has_post_norms; /* of what they add */
+    bool is_fused;       /* q, k, v in one tensor, gate and up in another */
+    model_qk_norm_t qk_norm;
     model_rope_t rope;
+    bool has_local_rope; /* of the sliding layers */
+    model_rope_t local_rope;
+    model_mla_t mla;
+    model_experts_t experts;
+    model_layers_t dense_layers;
+    uint32_t f8_tile_rows; /* of E4M3 weights with a scale a tile */
+    uint32_t f8_tile_columns;
+    model_int4_t int4;
+    uint32_t int4_group;        /* columns that share a scale; 0: all */
     int32_t bos;                /* -1: none */
     int32_t eos[MODEL_MAX_EOS]; /* generation ends at any of them */
     uint32_t n_eos;
@@ -64,6 +146,40 @@ typedef struct model_config {
     float default_top_p;
     int32_t default_top_k;
 } model_config_t;
+
+static inline bool model_layers_has(const model_layers_t *layers, uint32_t layer)
+{
+    return layer < MODEL_MAX_LAYERS && (layers->bits[layer / 64] >> (layer % 64) & 1) != 0;
+}
+
+static inline void model_layers_add(model_layers_t *layers, uint32_t layer)
+{
+    if (layer < MODEL_MAX_LAYERS) {
+        layers->bits[layer / 64] |= UINT64_C(1) << (layer % 64);
+    }
+}
+
+/* Positions that a layer sees; 0: all before. */
+static inline uint32_t model_layer_window(const model_config_t *config, uint32_t layer)
+{
+    return model_layers_has(&config->sliding, layer) ? config->window : 0;
+}
+
+/* The window of all layers, 0 when any sees everything: how long a key may be needed. */
+static inline uint32_t model_kv_window(const model_config_t *config)
+{
+    for (uint32_t i = 0; i < config->layers; i++) {
+        if (!model_layers_has(&config->sliding, i)) {
+            return 0;
+        }
+    }
+    return config->window;
+}
+
+static inline bool model_layer_has_experts(const model_config_t *config, uint32_t layer)
+{
+    return config->experts.count > 0 && !model_layers_has(&config->dense_layers, layer);
+}
 
 /*
  * From the bytes of config.json (generation_config.json may be NULL).

@@ -8,28 +8,19 @@
 
 #define DEFAULT_THETA 10000.0
 
-/* The first fault is kept; what follows returns fallbacks. */
-typedef struct fields {
-    const gguf_t *gguf;
-    const char *source;
-    const char *architecture;
-    weft_diag_t *diag;
-    weft_status_t status;
-    char key[128];
-} fields_t;
-
-static const char *key_of(fields_t *f, const char *field)
+static const char *key_of(model_gguf_reader_t *f, const char *field)
 {
     snprintf(f->key, sizeof(f->key), "%s.%s", f->architecture, field);
     return f->key;
 }
 
-static bool is_present(fields_t *f, const char *field)
+bool model_gguf_has(model_gguf_reader_t *f, const char *field)
 {
     return gguf_find(f->gguf, key_of(f, field)) != NULL;
 }
 
-static void refuse(fields_t *f, weft_status_t status, const char *field, const char *reason)
+void model_gguf_refuse(model_gguf_reader_t *f, weft_status_t status, const char *field,
+                       const char *reason)
 {
     if (f->status == WEFT_OK) {
         f->status =
@@ -37,7 +28,7 @@ static void refuse(fields_t *f, weft_status_t status, const char *field, const c
     }
 }
 
-static uint32_t read_u32(fields_t *f, const char *field, uint32_t fallback)
+uint32_t model_gguf_u32(model_gguf_reader_t *f, const char *field, uint32_t fallback)
 {
     uint64_t value = fallback;
     if (f->status != WEFT_OK) {
@@ -49,21 +40,21 @@ static uint32_t read_u32(fields_t *f, const char *field, uint32_t fallback)
         return fallback;
     }
     if (value > UINT32_MAX) {
-        refuse(f, WEFT_ERR_MALFORMED, field, "is out of range");
+        model_gguf_refuse(f, WEFT_ERR_MALFORMED, field, "is out of range");
         return fallback;
     }
     return (uint32_t)value;
 }
 
-static uint32_t need_u32(fields_t *f, const char *field)
+uint32_t model_gguf_need_u32(model_gguf_reader_t *f, const char *field)
 {
-    if (!is_present(f, field)) {
-        refuse(f, WEFT_ERR_MALFORMED, field, "missing");
+    if (!model_gguf_has(f, field)) {
+        model_gguf_refuse(f, WEFT_ERR_MALFORMED, field, "missing");
     }
-    return read_u32(f, field, 0);
+    return model_gguf_u32(f, field, 0);
 }
 
-static double read_f64(fields_t *f, const char *field, double fallback)
+double model_gguf_f64(model_gguf_reader_t *f, const char *field, double fallback)
 {
     double value = fallback;
     if (f->status != WEFT_OK) {
@@ -83,46 +74,66 @@ static bool string_is(gguf_string_t string, const char *text)
 
 /* ---- fields -------------------------------------------------------------------------------- */
 
-static void read_heads(fields_t *f, model_config_t *config)
+static void read_heads(model_gguf_reader_t *f, model_config_t *config)
 {
-    config->heads = need_u32(f, "attention.head_count");
-    config->kv_heads = read_u32(f, "attention.head_count_kv", config->heads);
-    config->head_dim = read_u32(f, "attention.key_length", 0);
+    config->heads = model_gguf_need_u32(f, "attention.head_count");
+    config->kv_heads = model_gguf_u32(f, "attention.head_count_kv", config->heads);
+    config->head_dim = model_gguf_u32(f, "attention.key_length", 0);
     if (config->head_dim == 0 && config->heads > 0) {
         if (config->hidden % config->heads != 0) {
-            refuse(f, WEFT_ERR_INVALID, "embedding_length",
-                   "does not divide over the heads, and there is no attention.key_length");
+            model_gguf_refuse(
+                f, WEFT_ERR_INVALID, "embedding_length",
+                "does not divide over the heads, and there is no attention.key_length");
         }
         config->head_dim = config->hidden / config->heads;
     }
-    if (read_u32(f, "attention.value_length", config->head_dim) != config->head_dim) {
-        refuse(f, WEFT_ERR_UNSUPPORTED, "attention.value_length",
-               "keys and values of different sizes are not supported");
+    if (model_gguf_u32(f, "attention.value_length", config->head_dim) != config->head_dim) {
+        model_gguf_refuse(f, WEFT_ERR_UNSUPPORTED, "attention.value_length",
+                          "keys and values of different sizes are not supported");
     }
 }
 
-static void read_yarn(fields_t *f, model_config_t *config)
+static void read_yarn(model_gguf_reader_t *f, model_config_t *config)
 {
     model_rope_t *rope = &config->rope;
     rope->kind = MODEL_ROPE_YARN;
-    rope->beta_fast = (float)read_f64(f, "rope.scaling.yarn_beta_fast", 32);
-    rope->beta_slow = (float)read_f64(f, "rope.scaling.yarn_beta_slow", 1);
+    rope->beta_fast = (float)model_gguf_f64(f, "rope.scaling.yarn_beta_fast", 32);
+    rope->beta_slow = (float)model_gguf_f64(f, "rope.scaling.yarn_beta_slow", 1);
     rope->original_context =
-        read_u32(f, "rope.scaling.original_context_length", config->max_context);
-    rope->mscale = (float)(read_f64(f, "rope.scaling.attn_factor", 1) *
+        model_gguf_u32(f, "rope.scaling.original_context_length", config->max_context);
+    rope->mscale = (float)(model_gguf_f64(f, "rope.scaling.attn_factor", 1) *
                            model_yarn_mscale((double)rope->factor, 1));
 }
 
-static void read_rope(fields_t *f, model_config_t *config)
+/* The divisors are tensors: model_source_gguf.c takes them in. */
+static void read_longrope(model_gguf_reader_t *f, model_config_t *config)
+{
+    model_rope_t *rope = &config->rope;
+    rope->kind = MODEL_ROPE_LONG;
+    rope->factor = 1;
+    rope->original_context =
+        model_gguf_u32(f, "rope.scaling.original_context_length", config->max_context);
+    rope->mscale =
+        (float)model_gguf_f64(f, "rope.scaling.attn_factor",
+                              model_longrope_mscale(config->max_context, rope->original_context));
+}
+
+/* Converters reorder the rows of q and k of these so that pairs are neighbours. */
+static const char *const interleaving[] = {"llama", "mistral", "granite"};
+
+static void read_rope(model_gguf_reader_t *f, model_config_t *config)
 {
     model_rope_t *rope = &config->rope;
     gguf_string_t type;
-    rope->theta = (float)read_f64(f, "rope.freq_base", DEFAULT_THETA);
-    rope->dim = read_u32(f, "rope.dimension_count", config->head_dim);
-    rope->interleaved =
-        strcmp(f->architecture, "llama") == 0 || strcmp(f->architecture, "mistral") == 0;
+    rope->theta = (float)model_gguf_f64(f, "rope.freq_base", DEFAULT_THETA);
+    rope->dim = model_gguf_u32(f, "rope.dimension_count", config->head_dim);
+    rope->interleaved = false;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(interleaving); i++) {
+        rope->interleaved = rope->interleaved || strcmp(f->architecture, interleaving[i]) == 0;
+    }
     /* Old files have a factor alone, under either name, and mean linear. */
-    const double factor = read_f64(f, "rope.scaling.factor", read_f64(f, "rope.scale_linear", 0));
+    const double factor =
+        model_gguf_f64(f, "rope.scaling.factor", model_gguf_f64(f, "rope.scale_linear", 0));
     if (f->status != WEFT_OK) {
         return;
     }
@@ -142,9 +153,11 @@ static void read_rope(fields_t *f, model_config_t *config)
         rope->kind = MODEL_ROPE_LINEAR;
     } else if (string_is(type, "yarn")) {
         read_yarn(f, config);
+    } else if (string_is(type, "longrope")) {
+        read_longrope(f, config);
     } else {
-        refuse(f, WEFT_ERR_UNSUPPORTED, "rope.scaling.type",
-               "only none, linear and yarn are supported");
+        model_gguf_refuse(f, WEFT_ERR_UNSUPPORTED, "rope.scaling.type",
+                          "only none, linear, yarn and longrope are supported");
     }
 }
 
@@ -158,22 +171,35 @@ static void read_name(const gguf_t *gguf, model_config_t *config)
     config->name[length] = '\0';
 }
 
-static void read_fields(fields_t *f, model_config_t *config)
+static void read_experts(model_gguf_reader_t *f, model_config_t *config)
+{
+    model_experts_t *experts = &config->experts;
+    experts->count = model_gguf_u32(f, "expert_count", 0);
+    if (experts->count == 0) {
+        return;
+    }
+    experts->used = model_gguf_need_u32(f, "expert_used_count");
+    experts->intermediate = model_gguf_u32(f, "expert_feed_forward_length", config->intermediate);
+    experts->renormalizes = true;
+}
+
+static void read_fields(model_gguf_reader_t *f, model_config_t *config)
 {
     read_name(f->gguf, config);
-    config->layers = need_u32(f, "block_count");
-    config->hidden = need_u32(f, "embedding_length");
-    config->intermediate = need_u32(f, "feed_forward_length");
-    config->max_context = need_u32(f, "context_length");
+    config->layers = model_gguf_need_u32(f, "block_count");
+    config->hidden = model_gguf_need_u32(f, "embedding_length");
+    config->intermediate = model_gguf_need_u32(f, "feed_forward_length");
+    config->max_context = model_gguf_need_u32(f, "context_length");
     read_heads(f, config);
-    if (!is_present(f, "attention.layer_norm_rms_epsilon")) {
-        refuse(f, WEFT_ERR_MALFORMED, "attention.layer_norm_rms_epsilon", "missing");
+    if (!model_gguf_has(f, "attention.layer_norm_rms_epsilon")) {
+        model_gguf_refuse(f, WEFT_ERR_MALFORMED, "attention.layer_norm_rms_epsilon", "missing");
     }
-    config->norm_eps = (float)read_f64(f, "attention.layer_norm_rms_epsilon", 0);
-    config->window = read_u32(f, "attention.sliding_window", 0);
-    if (read_u32(f, "expert_count", 0) > 0) {
-        refuse(f, WEFT_ERR_UNSUPPORTED, "expert_count", "models with experts are not supported");
+    config->norm_eps = (float)model_gguf_f64(f, "attention.layer_norm_rms_epsilon", 0);
+    config->window = model_gguf_u32(f, "attention.sliding_window", 0);
+    if (config->window > 0) {
+        model_config_slide_all_but(config, 0);
     }
+    read_experts(f, config);
     read_rope(f, config);
 }
 
@@ -267,9 +293,17 @@ weft_status_t model_config_from_gguf(const gguf_t *gguf, const char *source, wef
     model_config_init(&config, family);
     memcpy(config.architecture, architecture, sizeof(architecture));
 
-    fields_t fields = {.gguf = gguf, .source = source, .architecture = architecture, .diag = diag};
-    read_fields(&fields, &config);
-    status = fields.status;
+    model_gguf_reader_t reader = {
+        .gguf = gguf, .source = source, .architecture = architecture, .diag = diag};
+    read_fields(&reader, &config);
+    if (family->config->from_gguf != NULL) {
+        family->config->from_gguf(&reader, &config);
+    } else if (config.experts.count > 0) {
+        model_gguf_refuse(&reader, WEFT_ERR_UNSUPPORTED, "expert_count",
+                          "models of this family with experts are not supported");
+    }
+    model_config_finish(&config);
+    status = reader.status;
     if (status == WEFT_OK) {
         status = read_tokens(gguf, source, diag, &config);
     }

@@ -57,9 +57,7 @@ static void read_rope_yarn(json_reader_t *scaling, model_config_t *config)
     rope->beta_slow = (float)json_reader_f64(scaling, "beta_slow", 1);
     rope->original_context =
         json_reader_u32(scaling, "original_max_position_embeddings", config->max_context);
-    if (!json_reader_bool(scaling, "truncate", true)) {
-        json_reader_refuse(scaling, WEFT_ERR_UNSUPPORTED, "truncate", "false is not supported");
-    }
+    rope->keeps_ramp = !json_reader_bool(scaling, "truncate", true);
 
     const double factor = (double)rope->factor;
     const double mscale = json_reader_f64(scaling, "mscale", 0);
@@ -76,16 +74,43 @@ static void read_rope_yarn(json_reader_t *scaling, model_config_t *config)
     }
 }
 
+static void read_factors(json_reader_t *scaling, const char *key, uint32_t n, float *factors)
+{
+    const json_t *array = json_reader_get(scaling, key);
+    if (!json_is_array(array) || json_array_size(array) != n || n > MODEL_MAX_ROPE_PAIRS) {
+        json_reader_refuse(scaling, WEFT_ERR_MALFORMED, key, "is not one number a pair");
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        factors[i] = (float)json_number_value(json_array_get(array, i));
+        if (!(factors[i] > 0)) {
+            json_reader_refuse(scaling, WEFT_ERR_INVALID, key, "has a number that is not above 0");
+        }
+    }
+}
+
+/* The original context may stand beside rope_scaling: then it is in rope already. */
+static void read_rope_long(json_reader_t *scaling, model_config_t *config)
+{
+    model_rope_t *rope = &config->rope;
+    rope->kind = MODEL_ROPE_LONG;
+    rope->original_context =
+        json_reader_u32(scaling, "original_max_position_embeddings", rope->original_context);
+    read_factors(scaling, "short_factor", rope->dim / 2, rope->short_factors);
+    read_factors(scaling, "long_factor", rope->dim / 2, rope->long_factors);
+    rope->mscale =
+        (float)json_reader_f64(scaling, "attention_factor",
+                               model_longrope_mscale(config->max_context, rope->original_context));
+}
+
 typedef struct rope_row {
     const char *name;
     rope_read_fn read;
 } rope_row_t;
 
 static const rope_row_t rope_rows[] = {
-    {"default", read_rope_plain},
-    {"linear", read_rope_linear},
-    {"llama3", read_rope_llama3},
-    {"yarn", read_rope_yarn},
+    {"default", read_rope_plain}, {"linear", read_rope_linear}, {"llama3", read_rope_llama3},
+    {"yarn", read_rope_yarn},     {"longrope", read_rope_long},
 };
 
 static void read_scaling(json_reader_t *scaling, const char *kind, model_config_t *config)
@@ -99,51 +124,84 @@ static void read_scaling(json_reader_t *scaling, const char *kind, model_config_
     if (scaling->status == WEFT_OK) {
         scaling->status = weft_diag(scaling->diag, WEFT_ERR_UNSUPPORTED,
                                     "%s: rope_type \"%.64s\" is not supported (known: default, "
-                                    "linear, llama3, yarn)",
+                                    "linear, llama3, yarn, longrope)",
                                     scaling->name, kind);
     }
 }
 
-/* rope_parameters (new style) holds everything; rope_scaling (old) the scaling alone. */
-static void read_rope(json_reader_t *root, model_config_t *config)
+static uint32_t rotated_elements(json_reader_t *reader, double share, const model_config_t *config)
 {
-    const json_t *parameters = json_reader_get(root, "rope_parameters");
-    const json_t *scaling = parameters != NULL ? parameters : json_reader_get(root, "rope_scaling");
-    const char *name =
-        parameters != NULL ? "config.json: rope_parameters" : "config.json: rope_scaling";
+    if (!(share > 0 && share <= 1)) {
+        json_reader_refuse(reader, WEFT_ERR_INVALID, "partial_rotary_factor",
+                           "is not between 0 and 1");
+        share = 1;
+    }
+    return (uint32_t)(share * (double)config->head_dim);
+}
+
+/* One rotation, into config->rope. scaling: NULL, or the object that name calls. */
+static void read_rotation(json_reader_t *root, const json_t *scaling, const char *name, bool is_new,
+                          model_config_t *config)
+{
     json_reader_t reader = {.object = scaling, .name = name, .diag = root->diag};
     double theta = json_reader_f64(root, "rope_theta", DEFAULT_THETA);
     double rotated = json_reader_f64(root, "partial_rotary_factor", 1);
-
+    const char *kind = NULL;
     if (scaling != NULL && !json_is_object(scaling)) {
         json_reader_refuse(root, WEFT_ERR_MALFORMED, name, "is not an object");
         return;
     }
     if (scaling != NULL) {
-        const char *kind = json_reader_string(
-            &reader, "rope_type",
-            json_reader_string(&reader, "type", parameters != NULL ? "default" : NULL));
+        kind = json_reader_string(&reader, "rope_type",
+                                  json_reader_string(&reader, "type", is_new ? "default" : NULL));
         theta = json_reader_f64(&reader, "rope_theta", theta);
         rotated = json_reader_f64(&reader, "partial_rotary_factor", rotated);
-        if (json_is_object(json_object_get(scaling, "full_attention"))) {
-            json_reader_refuse(&reader, WEFT_ERR_UNSUPPORTED, "full_attention",
-                               "layers that rotate differently are not supported");
-        }
-        if (kind == NULL) {
-            json_reader_refuse(&reader, WEFT_ERR_MALFORMED, "rope_type", "missing");
-        } else {
-            read_scaling(&reader, kind, config);
-        }
-    }
-    if (!(rotated > 0 && rotated <= 1)) {
-        json_reader_refuse(&reader, WEFT_ERR_INVALID, "partial_rotary_factor",
-                           "is not between 0 and 1");
-        rotated = 1;
     }
     config->rope.theta = (float)theta;
-    config->rope.dim = (uint32_t)(rotated * (double)config->head_dim);
+    config->rope.dim = rotated_elements(&reader, rotated, config);
+    config->rope.original_context = json_reader_u32(root, "original_max_position_embeddings", 0);
+    if (scaling != NULL && kind == NULL) {
+        json_reader_refuse(&reader, WEFT_ERR_MALFORMED, "rope_type", "missing");
+    } else if (scaling != NULL) {
+        read_scaling(&reader, kind, config);
+    }
     if (root->status == WEFT_OK) {
         root->status = reader.status;
+    }
+}
+
+/* The rotation of sliding layers where it is their own, by the same rules. */
+static void read_local_rotation(json_reader_t *root, const json_t *scaling, const char *name,
+                                model_config_t *config)
+{
+    const model_rope_t global = config->rope;
+    config->rope = (model_rope_t){.factor = 1, .mscale = 1};
+    read_rotation(root, scaling, name, true, config);
+    config->local_rope = config->rope;
+    config->rope = global;
+    config->has_local_rope = true;
+}
+
+/*
+ * rope_parameters (new style) holds everything, perhaps for each kind of layer; rope_scaling (old)
+ * the scaling alone.
+ */
+static void read_rope(json_reader_t *root, model_config_t *config)
+{
+    static const char new_name[] = "config.json: rope_parameters";
+    const json_t *parameters = json_reader_get(root, "rope_parameters");
+    const json_t *full = json_object_get(parameters, "full_attention");
+    const json_t *local = json_object_get(parameters, "sliding_attention");
+    if (parameters == NULL) {
+        read_rotation(root, json_reader_get(root, "rope_scaling"), "config.json: rope_scaling",
+                      false, config);
+    } else if (json_is_object(full)) {
+        read_rotation(root, full, new_name, true, config);
+    } else {
+        read_rotation(root, parameters, new_name, true, config);
+    }
+    if (json_is_object(local)) {
+        read_local_rotation(root, local, new_name, config);
     }
 }
 
@@ -156,75 +214,163 @@ static void refuse_bool(json_reader_t *root, const char *key)
     }
 }
 
-static void refuse_variants(json_reader_t *root)
+/* A family has one activation; some files name it in a second field, which then counts. */
+static void refuse_activation(json_reader_t *root, const model_config_t *config)
 {
-    const char *activation = json_reader_string(root, "hidden_act", "silu");
-    if (strcmp(activation, "silu") != 0 && strcmp(activation, "swish") != 0) {
-        json_reader_refuse(root, WEFT_ERR_UNSUPPORTED, "hidden_act", "only silu is supported");
+    const bool is_gelu = config->activation == MODEL_GELU_TANH;
+    const char *expected = is_gelu ? "gelu_pytorch_tanh" : "silu";
+    const char *name = json_reader_string(root, "hidden_activation",
+                                          json_reader_string(root, "hidden_act", expected));
+    if (strcmp(name, expected) != 0 && (is_gelu || strcmp(name, "swish") != 0)) {
+        json_reader_refuse(root, WEFT_ERR_UNSUPPORTED, "hidden_act",
+                           is_gelu ? "only gelu_pytorch_tanh is supported"
+                                   : "only silu is supported");
     }
-    refuse_bool(root, "attention_bias");
+}
+
+static void refuse_variants(json_reader_t *root, const model_config_t *config)
+{
+    refuse_activation(root, config);
+    if (!config->has_output_bias) {
+        refuse_bool(root, "attention_bias");
+    }
     refuse_bool(root, "mlp_bias");
-    const json_t *quantization = json_reader_get(root, "quantization_config");
-    if (quantization != NULL && root->status == WEFT_OK) {
-        const char *method = json_string_value(json_object_get(quantization, "quant_method"));
-        root->status = weft_diag(root->diag, WEFT_ERR_UNSUPPORTED,
-                                 "%s: quantization_config: method \"%.64s\" is not supported "
-                                 "(weights are F32, F16 or BF16)",
-                                 root->name, method == NULL ? "?" : method);
+}
+
+static void read_f8_tiles(json_reader_t *quantization, model_config_t *config)
+{
+    const json_t *tile = json_reader_get(quantization, "weight_block_size");
+    const json_int_t rows = json_integer_value(json_array_get(tile, 0));
+    const json_int_t columns = json_integer_value(json_array_get(tile, 1));
+    if (tile != NULL && (rows < 1 || rows > 65536 || columns < 1 || columns > 65536)) {
+        json_reader_refuse(quantization, WEFT_ERR_INVALID, "weight_block_size", "is not two sizes");
+        return;
     }
+    config->f8_tile_rows = (uint32_t)rows;
+    config->f8_tile_columns = (uint32_t)columns;
+}
+
+/* bits and group_size, or w_bit and q_group_size in old files. */
+static void read_int4(json_reader_t *quantization, const char *method, model_config_t *config)
+{
+    const char *format = json_reader_string(quantization, "checkpoint_format", "gptq");
+    const json_t *group = json_reader_get(quantization, "group_size");
+    const json_int_t size =
+        json_integer_value(group != NULL ? group : json_reader_get(quantization, "q_group_size"));
+    const bool is_awq = strcmp(method, "awq") == 0;
+    if (json_reader_u32(quantization, "bits", json_reader_u32(quantization, "w_bit", 4)) != 4) {
+        json_reader_refuse(quantization, WEFT_ERR_UNSUPPORTED, "bits", "only 4 is supported");
+    }
+    if (is_awq && strcmp(json_reader_string(quantization, "version", "gemm"), "gemm") != 0 &&
+        strcmp(json_reader_string(quantization, "version", "gemm"), "GEMM") != 0) {
+        json_reader_refuse(quantization, WEFT_ERR_UNSUPPORTED, "version", "only gemm is supported");
+    }
+    if (size < -1 || size > 65536 || size % 32 > 0) {
+        json_reader_refuse(quantization, WEFT_ERR_INVALID, "group_size", "is out of range");
+    }
+    config->int4_group = size > 0 ? (uint32_t)size : 0;
+    config->int4 = is_awq                           ? MODEL_INT4_AWQ
+                   : strcmp(format, "gptq_v2") == 0 ? MODEL_INT4_GPTQ_V2
+                                                    : MODEL_INT4_GPTQ;
+}
+
+/* Forms of weights that model_source_forms.c reads. */
+static void read_quantization(json_reader_t *root, model_config_t *config)
+{
+    json_reader_t quantization = {.object = json_reader_get(root, "quantization_config"),
+                                  .name = "config.json: quantization_config",
+                                  .diag = root->diag};
+    if (quantization.object == NULL || root->status != WEFT_OK) {
+        return;
+    }
+    const char *method = json_reader_string(&quantization, "quant_method", "?");
+    if (strcmp(method, "fp8") == 0) {
+        read_f8_tiles(&quantization, config);
+    } else if (strcmp(method, "gptq") == 0 || strcmp(method, "awq") == 0) {
+        read_int4(&quantization, method, config);
+    } else if (strcmp(method, "mxfp4") != 0) {
+        quantization.status = weft_diag(root->diag, WEFT_ERR_UNSUPPORTED,
+                                        "%s: quantization_config: method \"%.64s\" is not "
+                                        "supported (known: fp8, mxfp4, gptq, awq)",
+                                        root->name, method);
+    }
+    root->status = quantization.status;
 }
 
 /* ---- sliding window ------------------------------------------------------------------------ */
 
-static const char mixed_layers[] = "layers with and without a window are not supported";
-
-/* True when layer_types decides; then *window_out tells how. */
-static bool layer_types_decide(json_reader_t *root, bool *window_out)
+/* True when layer_types decides which layers slide. */
+static bool layer_types_decide(json_reader_t *root, model_config_t *config)
 {
     size_t i;
-    size_t sliding = 0;
     json_t *type;
     const json_t *types = json_reader_get(root, "layer_types");
     if (!json_is_array(types) || json_array_size(types) == 0) {
         return false;
     }
+    memset(&config->sliding, 0, sizeof(config->sliding));
     json_array_foreach(types, i, type)
     {
         const char *name = json_string_value(type);
-        const bool is_sliding = name != NULL && strcmp(name, "sliding_attention") == 0;
-        sliding += is_sliding;
-        if (!is_sliding && (name == NULL || strcmp(name, "full_attention") != 0)) {
+        if (name != NULL && strcmp(name, "sliding_attention") == 0) {
+            model_layers_add(&config->sliding, (uint32_t)i);
+        } else if (name == NULL || strcmp(name, "full_attention") != 0) {
             json_reader_refuse(root, WEFT_ERR_UNSUPPORTED, "layer_types",
                                "only full_attention and sliding_attention are supported");
         }
     }
-    if (sliding != 0 && sliding != json_array_size(types)) {
-        json_reader_refuse(root, WEFT_ERR_UNSUPPORTED, "layer_types", mixed_layers);
-    }
-    *window_out = sliding != 0;
     return true;
 }
 
 /*
  * Llama has none whatever the file says. Qwen has one when use_sliding_window says so, in the layers
- * from max_window_layers on; Mistral whenever sliding_window is a number.
+ * from max_window_layers on; others, in the layers that their family says or in all, whenever
+ * sliding_window is a number.
  */
 static void read_window(json_reader_t *root, model_config_t *config)
 {
-    const uint32_t window = json_reader_u32(root, "sliding_window", 0);
-    const bool is_mistral = strcmp(config->family, "mistral") == 0;
-    bool has_window = is_mistral || json_reader_bool(root, "use_sliding_window", false);
-    if (window == 0 || strcmp(config->family, "llama") == 0) {
+    const bool is_qwen = strncmp(config->family, "qwen", 4) == 0;
+    config->window = json_reader_u32(root, "sliding_window", 0);
+    if (config->window == 0 || strcmp(config->family, "llama") == 0) {
+        config->window = 0;
         return;
     }
-    if (!layer_types_decide(root, &has_window) && has_window && !is_mistral) {
-        const uint32_t first = json_reader_u32(root, "max_window_layers", 0);
-        has_window = first < config->layers;
-        if (has_window && first != 0) {
-            json_reader_refuse(root, WEFT_ERR_UNSUPPORTED, "max_window_layers", mixed_layers);
-        }
+    if (layer_types_decide(root, config)) {
+        return;
     }
-    config->window = has_window ? window : 0;
+    if (is_qwen && !json_reader_bool(root, "use_sliding_window", false)) {
+        config->window = 0;
+        return;
+    }
+    const uint32_t first = is_qwen ? json_reader_u32(root, "max_window_layers", 0) : 0;
+    for (uint32_t i = first; i < config->layers && i < MODEL_MAX_LAYERS; i++) {
+        model_layers_add(&config->sliding, i);
+    }
+}
+
+/* Nothing slides: then there is no window. */
+static void forget_unused_window(model_config_t *config)
+{
+    uint64_t any = 0;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(config->sliding.bits); i++) {
+        any |= config->sliding.bits[i];
+    }
+    config->window = any != 0 ? config->window : 0;
+}
+
+/* ---- experts ------------------------------------------------------------------------------- */
+
+void model_config_read_experts(json_reader_t *root, model_config_t *config)
+{
+    model_experts_t *experts = &config->experts;
+    experts->count = json_reader_u32(
+        root, "num_local_experts",
+        json_reader_u32(root, "num_experts", json_reader_u32(root, "n_routed_experts", 0)));
+    experts->used = json_reader_need_u32(root, "num_experts_per_tok");
+    experts->intermediate = json_reader_u32(root, "moe_intermediate_size", config->intermediate);
+    if (experts->count == 0) {
+        json_reader_refuse(root, WEFT_ERR_MALFORMED, "num_experts", "missing");
+    }
 }
 
 /* ---- tokens and defaults ------------------------------------------------------------------- */
@@ -322,7 +468,8 @@ static void read_head_dim(json_reader_t *root, model_config_t *config)
     config->head_dim = config->hidden / config->heads;
 }
 
-static void read_fields(json_reader_t *root, model_config_t *config)
+static void read_fields(json_reader_t *root, const model_architecture_t *family,
+                        model_config_t *config)
 {
     snprintf(config->name, sizeof(config->name), "%s",
              json_reader_string(root, "_name_or_path", ""));
@@ -336,11 +483,17 @@ static void read_fields(json_reader_t *root, model_config_t *config)
     config->max_context = json_reader_need_u32(root, "max_position_embeddings");
     config->norm_eps = (float)json_reader_f64(root, "rms_norm_eps", DEFAULT_NORM_EPS);
     config->is_embedding_tied = json_reader_bool(root, "tie_word_embeddings", false);
-    refuse_variants(root);
+    refuse_variants(root, config);
+    read_quantization(root, config);
     read_rope(root, config);
     read_window(root, config);
     read_bos(root, config);
     read_eos(root, config);
+    if (family->config->from_json != NULL) {
+        family->config->from_json(root, config);
+    }
+    forget_unused_window(config);
+    model_config_finish(config);
 }
 
 static weft_status_t read_root(const json_t *object, weft_diag_t *diag, model_config_t *config)
@@ -356,7 +509,7 @@ static weft_status_t read_root(const json_t *object, weft_diag_t *diag, model_co
     }
     model_config_init(config, family);
     snprintf(config->architecture, sizeof(config->architecture), "%s", architecture);
-    read_fields(&root, config);
+    read_fields(&root, family, config);
     return root.status;
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/kernels.h"
 #include "runtime/carve.h"
 #include "runtime/model.h"
+#include "runtime/model_config_priv.h"
 
 #define MODEL_LINEAR_PARTS 3
 
@@ -22,14 +23,42 @@ typedef struct model_linear {
 /* Vectors are f32 on the device; NULL where the model has none. */
 typedef struct model_layer {
     const float *attn_norm;
-    model_linear_t qkv;
+    model_linear_t qkv; /* mla: q, or its latent, then what is cached */
     const float *q_norm;
     const float *k_norm;
+    const float *sinks;
     model_linear_t attn_output;
+    const float *attn_post_norm;
     const float *ffn_norm;
     model_linear_t gate_up;
     model_linear_t down;
+    const float *ffn_post_norm;
+    const float *mla_q_norm;
+    const float *mla_kv_norm;
+    model_linear_t mla_q;
+    k_weight_t *mla_key;   /* [heads]: plain elements of q to latents */
+    k_weight_t *mla_value; /* [heads]: latents to values */
+    model_linear_t router;
+    const float *score_bias;
+    model_linear_t shared_gate_up;
+    model_linear_t shared_down;
+    k_weight_t *expert_gate_up;       /* [experts.count] */
+    k_weight_t *expert_down;          /* [experts.count] */
+    const float *expert_gate_up_bias; /* [experts.count, 2 · intermediate] */
+    const float *expert_down_bias;    /* [experts.count, hidden] */
 } model_layer_t;
+
+/* What choosing experts and computing them needs; all device memory. slots = rows · used */
+typedef struct model_expert_act {
+    float *logits;         /* [max_rows, count] */
+    float *weights;        /* [max_rows, used] */
+    uint32_t *slot_of;     /* [max_rows, used] */
+    uint32_t *row_of_slot; /* [slots] */
+    uint32_t *offsets;     /* [count + 1] */
+    void *rows;            /* [slots, hidden]: what goes into the experts, then what comes out */
+    void *ffn;             /* [slots, 2 · intermediate] */
+    size_t ffn_stride;
+} model_expert_act_t;
 
 /* Device arrays of one step, [max_rows] rows of the stride beside them, in elements. */
 typedef struct model_activations {
@@ -38,15 +67,26 @@ typedef struct model_activations {
     void *qkv;
     void *attended;
     void *ffn;           /* gate, then up; or their product */
+    float *branch;       /* what a layer will add, before its norm; NULL without such norms */
     float *chosen;       /* [max_outputs] rows of hidden */
     void *chosen_normed; /* [max_outputs] */
     size_t hidden_stride;
     size_t qkv_stride;
     size_t attended_stride;
     size_t ffn_stride;
+    void *mla_q;        /* [heads, plain + rotary] */
+    void *mla_latent;   /* [heads, kv_latent + rotary]: q as the cache is asked */
+    void *mla_attended; /* [heads, kv_latent] */
+    size_t mla_q_stride;
+    size_t mla_latent_stride;
+    size_t mla_attended_stride;
+    model_expert_act_t expert;
 } model_activations_t;
 
-/* A row of models.def: the graph from token ids to the last hidden states. */
+/*
+ * A row of models.def: the graph from token ids to the last hidden states, in runtime/models/<name>.c
+ * beside model_family_config_<name>.
+ */
 typedef struct model_family {
     const char *name;
     void (*forward)(model_t *model, k_stream_t *stream, const model_batch_t *batch);
@@ -61,13 +101,22 @@ struct model {
     weft_mem_t activations_memory;
 
     k_weight_t embedding;
-    model_layer_t *layers; /* [config.layers] */
+    model_layer_t *layers;      /* [config.layers] */
+    k_weight_t *expert_weights; /* what the layers' expert_* point into; NULL without experts */
+    k_weight_t *head_weights;   /* the same of mla_key and mla_value */
     const float *output_norm;
     model_linear_t output;
-    const float *inv_freq; /* [rope.dim / 2] */
+    const float *inv_freq;       /* [rope.dim / 2] */
+    const float *local_inv_freq; /* [local_rope.dim / 2]; NULL without */
 
     model_activations_t act;
 };
+
+/* Elements of a row of what attention gives. */
+static inline uint32_t model_attended_dim(const model_config_t *config)
+{
+    return config->heads * (config->mla.kv_latent > 0 ? config->mla.value : config->head_dim);
+}
 
 /* Rows of the fused projections. */
 static inline uint32_t model_q_dim(const model_config_t *config)

@@ -125,22 +125,11 @@ weft_status_t model_source_map(model_source_t *source, const char *path, weft_di
 
 /* ---- tensors by name ----------------------------------------------------------------------- */
 
-typedef struct tensor_names {
-    const char *gguf;
-    const char *hf;
-} tensor_names_t;
-
-static const tensor_names_t tensor_names[MODEL_TENSOR_COUNT] = {
-#define TENSOR(name, gguf, hf) [MODEL_TENSOR_##name] = {gguf, hf},
-#include "runtime/model_tensors.def"
-#undef TENSOR
-};
-
-void model_source_tensor_name(const model_source_t *source, model_tensor_id_t id, uint32_t layer,
-                              char *name, size_t size)
+void model_source_tensor_name(const model_source_t *source, model_tensor_key_t key, char *name,
+                              size_t size)
 {
-    const tensor_names_t *names = &tensor_names[id];
-    snprintf(name, size, source->gguf != NULL ? names->gguf : names->hf, layer);
+    model_tensor_name(&source->config, source->gguf != NULL ? MODEL_FILE_GGUF : MODEL_FILE_HF, key,
+                      name, size);
 }
 
 static int by_name(const void *a, const void *b)
@@ -163,30 +152,57 @@ static weft_status_t sort_tensors(model_source_t *source)
     return WEFT_OK;
 }
 
-weft_status_t model_source_find(const model_source_t *source, model_tensor_id_t id, uint32_t layer,
+/* The rows of one expert or head of a tensor that stacks them all; false: it does not divide. */
+static bool take_expert(model_tensor_t *tensor, uint32_t experts, uint32_t expert)
+{
+    if (experts == 0 || tensor->rows % experts != 0) {
+        return false;
+    }
+    tensor->rows /= experts;
+    tensor->bytes /= experts;
+    tensor->data = (const char *)tensor->data + tensor->bytes * expert;
+    return true;
+}
+
+const model_tensor_t *model_source_named(const model_source_t *source, const char *name)
+{
+    const model_tensor_t wanted = {.name = name};
+    const model_tensor_t *sought = &wanted;
+    const model_tensor_t *const *found =
+        bsearch(&sought, source->by_name, source->n_tensors, sizeof(sought), by_name);
+    return found == NULL ? NULL : *found;
+}
+
+weft_status_t model_source_find(const model_source_t *source, model_tensor_key_t key,
                                 weft_diag_t *diag, model_tensor_t *tensor_out)
 {
     char name[128];
-    model_source_tensor_name(source, id, layer, name, sizeof(name));
-    const model_tensor_t wanted = {.name = name};
-    const model_tensor_t *key = &wanted;
-    const model_tensor_t *const *found =
-        bsearch(&key, source->by_name, source->n_tensors, sizeof(key), by_name);
+    model_source_tensor_name(source, key, name, sizeof(name));
+    if (source->gguf == NULL) {
+        return model_source_find_form(source, key, name, diag, tensor_out);
+    }
+    const model_tensor_t *found = model_source_named(source, name);
     if (found == NULL) {
         return weft_diag(diag, WEFT_ERR_NOT_FOUND, "%s: tensor %s: missing", source->path, name);
     }
-    *tensor_out = **found;
+    model_tensor_t tensor = *found;
+    const uint32_t copies = model_tensor_copies(&source->config, key.id);
+    if (copies != 1 && !take_expert(&tensor, copies, key.expert)) {
+        return weft_diag(diag, WEFT_ERR_MALFORMED, "%s: tensor %s: %llu rows of %u matrices",
+                         source->path, name, (unsigned long long)tensor.rows, copies);
+    }
+    *tensor_out = tensor;
     return WEFT_OK;
 }
 
-weft_status_t model_source_require(const model_source_t *source, model_tensor_id_t id,
-                                   uint32_t layer, uint64_t rows, uint64_t columns,
-                                   weft_diag_t *diag, model_tensor_t *tensor_out)
+weft_status_t model_source_require(const model_source_t *source, model_tensor_key_t key,
+                                   uint64_t rows, uint64_t columns, weft_diag_t *diag,
+                                   model_tensor_t *tensor_out)
 {
     model_tensor_t tensor;
-    const weft_status_t status = model_source_find(source, id, layer, diag, &tensor);
-    if (status == WEFT_ERR_NOT_FOUND) {
-        return WEFT_ERR_MALFORMED;
+    const weft_status_t status = model_source_find(source, key, diag, &tensor);
+    if (status < 0) {
+        return status == WEFT_ERR_NOT_FOUND ? WEFT_ERR_MALFORMED : status;
     }
     if (tensor.rows != rows || tensor.columns != columns) {
         return weft_diag(diag, WEFT_ERR_MALFORMED,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -7,101 +7,51 @@
 
 #define MAX_SHOWN 200 /* bytes of a name in an error line */
 
-typedef enum extent {
-    ONE,
-    HIDDEN,
-    QUERIES, /* heads × head_dim */
-    KEYS,    /* kv_heads × head_dim */
-    HEAD,    /* head_dim */
-    FFN,     /* intermediate */
-    VOCAB,
-    ROPE_PAIRS /* rope.dim / 2 */
-} extent_t;
+typedef struct check {
+    const model_source_t *source;
+    weft_diag_t *diag;
+    bool *is_known; /* [n_tensors], of by_name: a tensor that the model has */
+    size_t known;
+} check_t;
 
-typedef enum condition { ALWAYS, UNTIED, QKV_BIAS, QK_NORM, ROPE_FACTORS } condition_t;
-
-typedef struct expected {
-    model_tensor_id_t id;
-    extent_t rows;
-    extent_t columns;
-    condition_t condition;
-    bool is_per_layer;
-} expected_t;
-
-#define ROW(name, rows, columns, condition, per_layer)                                             \
-    {MODEL_TENSOR_##name, rows, columns, condition, per_layer}
-
-static const expected_t expected[] = {
-    ROW(EMBEDDING, VOCAB, HIDDEN, ALWAYS, false),
-    ROW(OUTPUT_NORM, ONE, HIDDEN, ALWAYS, false),
-    ROW(OUTPUT, VOCAB, HIDDEN, UNTIED, false),
-    ROW(ROPE_FREQS, ONE, ROPE_PAIRS, ROPE_FACTORS, false),
-    ROW(ATTN_NORM, ONE, HIDDEN, ALWAYS, true),
-    ROW(ATTN_Q, QUERIES, HIDDEN, ALWAYS, true),
-    ROW(ATTN_K, KEYS, HIDDEN, ALWAYS, true),
-    ROW(ATTN_V, KEYS, HIDDEN, ALWAYS, true),
-    ROW(ATTN_Q_BIAS, ONE, QUERIES, QKV_BIAS, true),
-    ROW(ATTN_K_BIAS, ONE, KEYS, QKV_BIAS, true),
-    ROW(ATTN_V_BIAS, ONE, KEYS, QKV_BIAS, true),
-    ROW(ATTN_Q_NORM, ONE, HEAD, QK_NORM, true),
-    ROW(ATTN_K_NORM, ONE, HEAD, QK_NORM, true),
-    ROW(ATTN_OUTPUT, HIDDEN, QUERIES, ALWAYS, true),
-    ROW(FFN_NORM, ONE, HIDDEN, ALWAYS, true),
-    ROW(FFN_GATE, FFN, HIDDEN, ALWAYS, true),
-    ROW(FFN_UP, FFN, HIDDEN, ALWAYS, true),
-    ROW(FFN_DOWN, HIDDEN, FFN, ALWAYS, true),
-};
-
-static uint64_t extent_of(const model_config_t *config, extent_t extent)
+static size_t index_of(const model_source_t *source, const char *name)
 {
-    switch (extent) {
-    case ONE:
-        return 1;
-    case HIDDEN:
-        return config->hidden;
-    case QUERIES:
-        return (uint64_t)config->heads * config->head_dim;
-    case KEYS:
-        return (uint64_t)config->kv_heads * config->head_dim;
-    case HEAD:
-        return config->head_dim;
-    case FFN:
-        return config->intermediate;
-    case VOCAB:
-        return config->vocab;
-    case ROPE_PAIRS:
-        return config->rope.dim / 2;
+    size_t low = 0;
+    size_t high = source->n_tensors;
+    while (low < high) {
+        const size_t middle = (low + high) / 2;
+        if (strcmp(source->by_name[middle]->name, name) < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
     }
-    return 0;
+    return low;
 }
 
-static bool is_met(const model_config_t *config, condition_t condition)
+static void know(check_t *check, const char *name)
 {
-    switch (condition) {
-    case ALWAYS:
-        return true;
-    case UNTIED:
-        return !config->is_embedding_tied;
-    case QKV_BIAS:
-        return config->has_qkv_bias;
-    case QK_NORM:
-        return config->has_qk_norm;
-    case ROPE_FACTORS:
-        return config->rope.kind == MODEL_ROPE_FACTORS;
-    }
-    return false;
+    bool *is_known = &check->is_known[index_of(check->source, name)];
+    check->known += !*is_known;
+    *is_known = true;
 }
 
-static weft_status_t check_one(const model_source_t *source, const expected_t *row, uint32_t layer,
-                               weft_diag_t *diag, size_t *found)
+static weft_status_t check_one(void *context, const model_tensor_want_t *want)
 {
+    check_t *check = context;
     model_tensor_t tensor;
-    const model_config_t *config = &source->config;
-    const weft_status_t status =
-        model_source_require(source, row->id, layer, extent_of(config, row->rows),
-                             extent_of(config, row->columns), diag, &tensor);
-    *found += status == WEFT_OK;
-    return status;
+    const weft_status_t status = model_source_require(
+        check->source, want->key, want->rows / want->stacked, want->columns, check->diag, &tensor);
+    if (status != WEFT_OK) {
+        return status;
+    }
+    const char *names[] = {tensor.name, tensor.scales_name, tensor.zeros_name, tensor.order_name};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
+        if (names[i] != NULL) {
+            know(check, names[i]);
+        }
+    }
+    return WEFT_OK;
 }
 
 /* What a checkpoint may hold besides: buffers that are computed, and a head that is tied anyway. */
@@ -109,40 +59,23 @@ static bool is_ignored(const model_source_t *source, const char *name)
 {
     const char *last = strrchr(name, '.');
     char head[64];
-    model_source_tensor_name(source, MODEL_TENSOR_OUTPUT, 0, head, sizeof(head));
+    const model_tensor_key_t output = {.id = MODEL_TENSOR_OUTPUT};
+    model_source_tensor_name(source, output, head, sizeof(head));
     return (last != NULL && strcmp(last, ".inv_freq") == 0) ||
            (source->config.is_embedding_tied && strcmp(name, head) == 0);
-}
-
-/* Whether a row of the table, at some layer, has this name. */
-static bool is_expected(const model_source_t *source, const char *name)
-{
-    char known[128];
-    unsigned layer = 0;
-    const char *prefix = source->gguf != NULL ? "blk.%u." : "model.layers.%u.";
-    const bool is_layer = sscanf(name, prefix, &layer) == 1 && layer < source->config.layers;
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(expected); i++) {
-        if (expected[i].is_per_layer == is_layer &&
-            is_met(&source->config, expected[i].condition)) {
-            model_source_tensor_name(source, expected[i].id, layer, known, sizeof(known));
-            if (strcmp(known, name) == 0) {
-                return true;
-            }
-        }
-    }
-    return false;
 }
 
 /*
  * A tensor that the graph does not use means that the model is a variant whose answers we would get
  * wrong.
  */
-static weft_status_t refuse_unknown(const model_source_t *source, weft_diag_t *diag)
+static weft_status_t refuse_unknown(const check_t *check)
 {
+    const model_source_t *source = check->source;
     for (size_t i = 0; i < source->n_tensors; i++) {
-        const char *name = source->tensors[i].name;
-        if (!is_expected(source, name) && !is_ignored(source, name)) {
-            return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+        const char *name = source->by_name[i]->name;
+        if (!check->is_known[i] && !is_ignored(source, name)) {
+            return weft_diag(check->diag, WEFT_ERR_UNSUPPORTED,
                              "%s: tensor %.*s: is not part of a %s model of %u layers; this "
                              "variant is not supported",
                              source->path, MAX_SHOWN, name, source->config.family,
@@ -154,19 +87,16 @@ static weft_status_t refuse_unknown(const model_source_t *source, weft_diag_t *d
 
 weft_status_t model_source_check_tensors(const model_source_t *source, weft_diag_t *diag)
 {
-    size_t found = 0;
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(expected); i++) {
-        const expected_t *row = &expected[i];
-        const uint32_t layers = row->is_per_layer ? source->config.layers : 1;
-        if (!is_met(&source->config, row->condition)) {
-            continue;
-        }
-        for (uint32_t layer = 0; layer < layers; layer++) {
-            const weft_status_t status = check_one(source, row, layer, diag, &found);
-            if (status != WEFT_OK) {
-                return status;
-            }
-        }
+    check_t check = {.source = source, .diag = diag};
+    check.is_known = weft_calloc(source->n_tensors + 1, sizeof(bool), "model.known_tensors");
+    if (check.is_known == NULL) {
+        return WEFT_ERR_NO_MEMORY;
     }
-    return found < source->n_tensors ? refuse_unknown(source, diag) : WEFT_OK;
+    const model_file_kind_t kind = source->gguf != NULL ? MODEL_FILE_GGUF : MODEL_FILE_HF;
+    weft_status_t status = model_tensors_visit(&source->config, kind, check_one, &check);
+    if (status == WEFT_OK && check.known < source->n_tensors) {
+        status = refuse_unknown(&check);
+    }
+    weft_free(check.is_known);
+    return status;
 }

@@ -52,7 +52,8 @@ static weft_status_t list_tensors(model_source_t *source, const weft_mapped_file
 static const model_tensor_t *tensor_named(const model_source_t *source, model_tensor_id_t id)
 {
     char name[128];
-    model_source_tensor_name(source, id, 0, name, sizeof(name));
+    const model_tensor_key_t key = {.id = id};
+    model_source_tensor_name(source, key, name, sizeof(name));
     for (size_t i = 0; i < source->n_tensors; i++) {
         if (strcmp(source->tensors[i].name, name) == 0) {
             return &source->tensors[i];

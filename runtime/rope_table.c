@@ -32,8 +32,10 @@ static double yarn_pair(const model_rope_t *rope, double turns)
 
 static double scale_yarn(const model_rope_t *rope, double freq, uint32_t pair)
 {
-    const double low = fmax(floor(yarn_pair(rope, rope->beta_fast)), 0.0);
-    const double high = fmin(ceil(yarn_pair(rope, rope->beta_slow)), rope->dim - 1.0);
+    const double first = yarn_pair(rope, rope->beta_fast);
+    const double last = yarn_pair(rope, rope->beta_slow);
+    const double low = fmax(rope->keeps_ramp ? first : floor(first), 0.0);
+    const double high = fmin(rope->keeps_ramp ? last : ceil(last), rope->dim - 1.0);
     const double width = high == low ? 0.001 : high - low;
     return mix(freq, rope->factor, 1.0 - clamp((pair - low) / width, 0.0, 1.0));
 }
@@ -49,6 +51,7 @@ static double scale(const model_rope_t *rope, double freq, uint32_t pair)
         return scale_yarn(rope, freq, pair);
     case MODEL_ROPE_PLAIN:
     case MODEL_ROPE_FACTORS:
+    case MODEL_ROPE_LONG:
         break;
     }
     return freq;

@@ -159,7 +159,7 @@ static weft_status_t open_kv(bench_t *bench, weft_diag_t *diag)
         .block_tokens = bench->engine.block_size,
         .element_bytes = k_dtype_info(bench->kv_dtype)->block_bytes,
         .n_groups = 1,
-        .groups = {{config->layers, config->kv_heads, config->head_dim, config->window}},
+        .groups = {{config->layers, config->kv_heads, config->head_dim, model_kv_window(config)}},
     };
     const weft_status_t status = kv_layout_init(&bench->layout, blocks, diag);
     return status < 0 ? status

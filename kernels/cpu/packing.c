@@ -21,6 +21,11 @@ static const form_t forms[K_DTYPE_COUNT] = {
     [K_Q4_K] = {16, K_UNITS, 20}, [K_Q6_K] = {24, K_UNITS, 18},
 };
 
+bool packing_has(k_dtype_t dtype)
+{
+    return forms[dtype].quant_bytes != 0 || dtype == K_F32 || dtype == K_F16 || dtype == K_BF16;
+}
+
 packing_t packing_of(k_dtype_t dtype, uint32_t columns, uint32_t lanes)
 {
     assert(lanes <= MAX_LANES);

@@ -18,6 +18,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,6 +33,12 @@ typedef struct packing {
     size_t scales_at; /* bytes from the start of a group */
     size_t group_bytes;
 } packing_t;
+
+/*
+ * Whether the SIMD kernels have a form for it. Matrices of other types stay as the file has them,
+ * and the plain ops compute from them.
+ */
+bool packing_has(k_dtype_t dtype);
 
 packing_t packing_of(k_dtype_t dtype, uint32_t columns, uint32_t lanes);
 

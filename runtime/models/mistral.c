@@ -12,12 +12,13 @@ static void forward(model_t *model, k_stream_t *stream, const model_batch_t *bat
 
         graph_norm(&graph, layer->attn_norm);
         graph_project_qkv(&graph, layer);
-        graph_attend(&graph, i, model->config.window);
+        graph_attend(&graph, i);
         graph_add_attention(&graph, layer);
 
         graph_norm(&graph, layer->ffn_norm);
-        graph_add_swiglu(&graph, layer);
+        graph_add_ffn(&graph, i);
     }
 }
 
 const model_family_t model_family_mistral = {.name = "mistral", .forward = forward};
+const model_family_config_t model_family_config_mistral = {0};

@@ -2,6 +2,11 @@
 /* qwen2: Llama's block with biases on q, k and v. Yang et al. 2024. */
 #include "runtime/models/graph.h"
 
+static void init(model_config_t *config)
+{
+    config->has_qkv_bias = true;
+}
+
 static void forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
 {
     const graph_t graph = {model, stream, batch};
@@ -12,12 +17,13 @@ static void forward(model_t *model, k_stream_t *stream, const model_batch_t *bat
 
         graph_norm(&graph, layer->attn_norm);
         graph_project_qkv(&graph, layer);
-        graph_attend(&graph, i, model->config.window);
+        graph_attend(&graph, i);
         graph_add_attention(&graph, layer);
 
         graph_norm(&graph, layer->ffn_norm);
-        graph_add_swiglu(&graph, layer);
+        graph_add_ffn(&graph, i);
     }
 }
 
 const model_family_t model_family_qwen2 = {.name = "qwen2", .forward = forward};
+const model_family_config_t model_family_config_qwen2 = {.init = init};

@@ -12,6 +12,9 @@ typedef struct scene {
     uint32_t dim;
     uint32_t rotary;
     uint32_t window;
+    float softcap;
+    bool has_sinks;
+    float sinks[12]; /* [q_heads] */
     bool interleaved;
     k_dtype_t dtype;
     float *q[4]; /* [tokens, q_heads, dim] */
@@ -39,6 +42,11 @@ static scene_t random_scene(test_random_t *random)
     s.kv_heads = test_random_between(random, 1, 3);
     s.q_heads = s.kv_heads * test_random_between(random, 1, 4);
     s.window = test_random_below(random, 3) == 0 ? test_random_between(random, 1, 150) : 0;
+    s.softcap = test_random_below(random, 3) == 0 ? 2 * fabsf(random_float(random)) + 1 : 0;
+    s.has_sinks = test_random_below(random, 3) == 0;
+    for (uint32_t i = 0; i < WEFT_ARRAY_LEN(s.sinks); i++) {
+        s.sinks[i] = 3 * random_float(random);
+    }
     s.interleaved = test_random_below(random, 2) == 0;
     s.inv_freq = test_malloc((s.rotary / 2 + 1) * sizeof(float));
     for (uint32_t i = 0; i < s.rotary / 2; i++) {
@@ -149,6 +157,8 @@ static void run_step(const scene_t *s, const feed_t *feed, const k_kv_view_t *vi
                                           .q_heads = s->q_heads,
                                           .scale = 1.0f / sqrtf((float)s->dim),
                                           .window = s->window,
+                                          .softcap = s->softcap,
+                                          .sinks = s->has_sinks ? s->sinks : NULL,
                                           .kv = *view,
                                           .seqs = seqs,
                                           .n_seqs = n};
@@ -263,7 +273,8 @@ static void expect_row(const scene_t *s, uint32_t seq, uint32_t position, uint32
     double q[256];
     double k[256];
     double weights[256];
-    double sum = 0;
+    const double cap = (double)s->softcap;
+    double sum = s->has_sinks ? exp((double)s->sinks[head]) : 0;
     rotate(s, position, s->q[seq] + ((size_t)position * s->q_heads + head) * s->dim, q);
     const uint32_t first = s->window > 0 && position >= s->window ? position - s->window + 1 : 0;
     for (uint32_t t = first; t <= position; t++) {
@@ -272,7 +283,8 @@ static void expect_row(const scene_t *s, uint32_t seq, uint32_t position, uint32
         for (uint32_t i = 0; i < s->dim; i++) {
             dot += q[i] * stored(s, k[i]);
         }
-        weights[t] = exp(dot / sqrt((double)s->dim));
+        const double score = dot / sqrt((double)s->dim);
+        weights[t] = exp(cap > 0 ? cap * tanh(score / cap) : score);
         sum += weights[t];
     }
     memset(expected, 0, s->dim * sizeof(double));

@@ -59,11 +59,45 @@ static void rms_norm_divides_by_the_root_of_the_mean_square(void **state)
     each_isa(check_norm, 31);
 }
 
-/* Gates from 1e-4 to over 100 in size: silu has to hold where exp overflows and vanishes. */
-static void check_silu(const char *isa, test_random_t *random)
+/* Which gated activation is at test. */
+typedef enum gate { SILU, GELU, CLAMPED, GATES } gate_t;
+
+#define LIMIT 7.0f
+
+static double gated(gate_t kind, double gate, double up)
+{
+    const double g = fmin(gate, (double)LIMIT);
+    const double u = fmax(fmin(up, (double)LIMIT), -(double)LIMIT);
+    switch (kind) {
+    case SILU:
+        return gate / (1 + exp(-gate)) * up;
+    case GELU:
+        return gate / 2 * (1 + tanh(sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate))) * up;
+    default:
+        return (u + 1) * g / (1 + exp(-1.702 * g));
+    }
+}
+
+static void run_gate(k_stream_t *stream, gate_t kind, float *y, const float *up, uint32_t rows,
+                     uint32_t dim, size_t stride)
+{
+    const k_silu_mul_args_t args = {y, up, y, rows, dim, stride, stride, stride};
+    const k_clamped_mul_args_t clamped = {y, up, y, rows, dim, stride, stride, stride, LIMIT};
+    if (kind == SILU) {
+        stream->ops->silu_mul(stream, &args);
+    } else if (kind == GELU) {
+        stream->ops->gelu_mul(stream, &args);
+    } else {
+        stream->ops->clamped_mul(stream, &clamped);
+    }
+}
+
+/* Gates from 1e-4 to over 100 in size: exp overflows and vanishes there. */
+static void check_gates(const char *isa, test_random_t *random)
 {
     k_stream_t *stream = open_stream(isa, 2, 1, 1);
     for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
+        const gate_t kind = (gate_t)(round % GATES);
         const uint32_t rows = test_random_between(random, 1, 9);
         const uint32_t dim = test_random_between(random, 1, 200);
         const size_t stride = dim + test_random_below(random, 4);
@@ -72,16 +106,21 @@ static void check_silu(const char *isa, test_random_t *random)
         float *y = test_malloc(rows * stride * sizeof(*y));
         for (size_t i = 0; i < rows * stride; i++) {
             gate[i] *= powf(10, 6.5f * fabsf(random_float(random)) - 4);
+            up[i] *= 10;
         }
         memcpy(y, gate, rows * stride * sizeof(*y));
-        const k_silu_mul_args_t args = {y, up, y, rows, dim, stride, stride, stride};
-        stream->ops->silu_mul(stream, &args);
+        run_gate(stream, kind, y, up, rows, dim, stride);
         for (uint32_t i = 0; i < rows; i++) {
             for (uint32_t j = 0; j < dim; j++) {
                 const size_t at = i * stride + j;
-                const double g = (double)gate[at];
-                const double expected = g / (1 + exp(-g)) * (double)up[at];
-                assert_near(y[at], expected, 1e-6 * fabs(expected) + 1e-30, "silu_mul");
+                const double expected = gated(kind, (double)gate[at], (double)up[at]);
+                /* tanh through exp is off by 2^-23 of 1, not of what gelu leaves of it. */
+                const double cancelled =
+                    kind == GELU ? fabs((double)gate[at] * (double)up[at]) * 2.5e-7 : 0;
+                /* exp(−1.702 g) of a large g amplifies the rounding of its argument. */
+                const double wide = kind == CLAMPED ? 1 + fabs((double)gate[at]) : 1;
+                assert_near(y[at], expected, 1e-6 * wide * fabs(expected) + cancelled + 1e-30,
+                            "gated");
             }
         }
         test_free(gate);
@@ -91,10 +130,43 @@ static void check_silu(const char *isa, test_random_t *random)
     k_stream_destroy(stream);
 }
 
-static void silu_mul_holds_from_tiny_gates_to_huge_ones(void **state)
+static void gated_activations_hold_from_tiny_gates_to_huge_ones(void **state)
 {
     (void)state;
-    each_isa(check_silu, 32);
+    each_isa(check_gates, 32);
+}
+
+static void check_softcap(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 1, 1);
+    for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
+        const uint32_t rows = test_random_between(random, 1, 5);
+        const uint32_t dim = test_random_between(random, 1, 200);
+        const size_t stride = dim + test_random_below(random, 4);
+        const float cap = 30 * fabsf(random_float(random)) + 1;
+        float *x = random_floats(random, rows * stride);
+        float *y = test_malloc(rows * stride * sizeof(*y));
+        for (size_t i = 0; i < rows * stride; i++) {
+            x[i] *= 100;
+        }
+        memcpy(y, x, rows * stride * sizeof(*y));
+        const k_softcap_args_t args = {y, rows, dim, stride, cap};
+        stream->ops->softcap(stream, &args);
+        for (size_t i = 0; i < rows * stride; i++) {
+            const bool is_padding = i % stride >= dim;
+            const double expected = (double)cap * tanh((double)x[i] / (double)cap);
+            assert_near(y[i], is_padding ? (double)x[i] : expected, 5e-7 * (double)cap, "softcap");
+        }
+        test_free(x);
+        test_free(y);
+    }
+    k_stream_destroy(stream);
+}
+
+static void softcap_bends_to_its_cap(void **state)
+{
+    (void)state;
+    each_isa(check_softcap, 35);
 }
 
 static void check_moves(const char *isa, test_random_t *random)
@@ -110,12 +182,13 @@ static void check_moves(const char *isa, test_random_t *random)
         float *y = test_malloc(rows * y_stride * sizeof(*y));
         uint32_t index[9];
         memcpy(y, before, rows * y_stride * sizeof(*y));
-        const k_add_args_t add = {x, y, rows, dim, x_stride, y_stride};
+        const float scale = round % 2 == 0 ? 1 : 0.5f; /* products without rounding */
+        const k_add_args_t add = {x, y, rows, dim, x_stride, y_stride, scale};
         stream->ops->add(stream, &add);
         for (uint32_t i = 0; i < rows; i++) {
             index[i] = test_random_below(random, rows);
             for (uint32_t j = 0; j < dim; j++) {
-                const float sum = before[i * y_stride + j] + x[i * x_stride + j];
+                const float sum = before[i * y_stride + j] + scale * x[i * x_stride + j];
                 assert_same_bits(&y[i * y_stride + j], &sum, 1, "add");
             }
         }
@@ -200,7 +273,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rms_norm_divides_by_the_root_of_the_mean_square),
-        cmocka_unit_test(silu_mul_holds_from_tiny_gates_to_huge_ones),
+        cmocka_unit_test(gated_activations_hold_from_tiny_gates_to_huge_ones),
+        cmocka_unit_test(softcap_bends_to_its_cap),
         cmocka_unit_test(add_and_gather_rows_are_exact),
         cmocka_unit_test(rope_rotates_exactly_at_far_positions),
     };

@@ -29,27 +29,12 @@ typedef struct sequence {
 static void place_sequence(const model_rig_t *rig, k_dtype_t kv_dtype, test_random_t *random,
                            sequence_t *sequence)
 {
-    const model_config_t *config = model_config(rig->model);
     for (uint32_t i = 0; i < BLOCKS; i++) {
         const uint32_t j = test_random_below(random, i + 1);
         sequence->blocks[i] = sequence->blocks[j];
         sequence->blocks[j] = i;
     }
-    assert_true(config->layers <= 8);
-    for (uint32_t i = 0; i < config->layers; i++) {
-        const kv_strides_t *strides = &rig->layout.strides[0];
-        sequence->kv[i] = (k_kv_view_t){
-            .base = (char *)rig->kv.addr + i * strides->layer,
-            .dtype = kv_dtype,
-            .block_tokens = rig->layout.block_tokens,
-            .heads = config->kv_heads,
-            .head_dim = config->head_dim,
-            .block_stride = strides->block,
-            .head_stride = strides->head,
-            .token_stride = strides->token,
-            .part_stride = strides->part,
-        };
-    }
+    model_rig_kv(rig, kv_dtype, sequence->kv, WEFT_ARRAY_LEN(sequence->kv));
 }
 
 /* Runs tokens [start, start + n) and writes the logits of each to logits [n, VOCAB]. */
@@ -72,19 +57,27 @@ static void run(const model_rig_t *rig, const sequence_t *sequence, const int32_
     assert_status(k_stream_sync(rig->stream), WEFT_OK);
 }
 
+/* context: what the model is configured for, which chooses the factors of longrope. */
+static void open_tiny_for(model_rig_t *rig, const char *name, const char *isa,
+                          uint32_t block_tokens, k_dtype_t kv_dtype, uint32_t context)
+{
+    model_rig_open(
+        rig,
+        &(model_rig_config_t){
+            .path = tiny_model_path(name),
+            .isa = isa,
+            .kv_dtype = kv_dtype,
+            .block_tokens = block_tokens,
+            .n_blocks = BLOCKS,
+            .limits = {.max_rows = MAX_PIECE, .max_outputs = MAX_PIECE, .max_context = context},
+        });
+    assert_int_equal(model_config(rig->model)->vocab, VOCAB);
+}
+
 static void open_tiny(model_rig_t *rig, const char *name, const char *isa, uint32_t block_tokens,
                       k_dtype_t kv_dtype)
 {
-    model_rig_open(
-        rig, &(model_rig_config_t){
-                 .path = tiny_model_path(name),
-                 .isa = isa,
-                 .kv_dtype = kv_dtype,
-                 .block_tokens = block_tokens,
-                 .n_blocks = BLOCKS,
-                 .limits = {.max_rows = MAX_PIECE, .max_outputs = MAX_PIECE, .max_context = 128},
-             });
-    assert_int_equal(model_config(rig->model)->vocab, VOCAB);
+    open_tiny_for(rig, name, isa, block_tokens, kv_dtype, 128);
 }
 
 /* ---- against the reference ----------------------------------------------------------------- */
@@ -178,9 +171,6 @@ static void check_model(const char *name, const char *isa)
     test_random_t random = {1};
     json_t *golden = load_golden(name);
     const tolerance_t tolerance = tolerance_of(golden, name, isa);
-    model_rig_t rig;
-    open_tiny(&rig, name, isa, 16, K_F32);
-
     size_t i;
     json_t *sequence;
     json_array_foreach(json_object_get(golden, "sequences"), i, sequence)
@@ -188,6 +178,8 @@ static void check_model(const char *name, const char *isa)
         sequence_t placed;
         int32_t tokens[LONGEST];
         const uint32_t n = json_ids(json_object_get(sequence, "tokens"), tokens, LONGEST);
+        model_rig_t rig;
+        open_tiny_for(&rig, name, isa, 16, K_F32, n + GREEDY);
         place_sequence(&rig, K_F32, &random, &placed);
         run(&rig, &placed, tokens, 0, n, logits);
         check_logits(sequence, logits + (n - 1) * VOCAB, &tolerance, name);
@@ -195,9 +187,9 @@ static void check_model(const char *name, const char *isa)
         check_logprob_sum(sequence, logits, tokens, n, &tolerance, name);
         check_greedy(&rig, &placed, sequence, logits + (n - 1) * VOCAB, tokens, n, &tolerance,
                      name);
+        model_rig_close(&rig);
     }
     assert_int_equal(i, 4);
-    model_rig_close(&rig);
     json_decref(golden);
 }
 
@@ -241,7 +233,8 @@ static void run_in_pieces(const model_rig_t *rig, k_dtype_t kv_dtype, const int3
     }
 }
 
-static void check_pieces(const char *name, const char *isa, k_dtype_t kv_dtype,
+/* n_sizes: how many of the block sizes are tried. */
+static void check_pieces(const char *name, const char *isa, k_dtype_t kv_dtype, size_t n_sizes,
                          test_random_t *random)
 {
     static float whole[LONGEST * VOCAB];
@@ -250,7 +243,8 @@ static void check_pieces(const char *name, const char *isa, k_dtype_t kv_dtype,
     int32_t tokens[LONGEST];
     const uint32_t n = longest_sequence(name, tokens);
 
-    for (size_t b = 0; b < WEFT_ARRAY_LEN(block_sizes); b++) {
+    assert_true(n_sizes <= WEFT_ARRAY_LEN(block_sizes));
+    for (size_t b = 0; b < n_sizes; b++) {
         const uint32_t cuts[] = {n, 1, 17, 64, 0, 0};
         model_rig_t rig;
         open_tiny(&rig, name, isa, block_sizes[b], kv_dtype);
@@ -271,9 +265,15 @@ static void check_pieces_on(const char *isa)
 {
     test_random_t random = {test_seed(7)};
     static const char *const names[] = {"llama", "mistral", "qwen2-gguf-q8_0", "qwen3"};
+    static const char *const more[] = {"gemma2",        "gemma3",      "qwen3-moe",
+                                       "mixtral",       "granite",     "olmo2",
+                                       "gpt-oss-mxfp4", "deepseek-v2", "deepseek-v3"};
     for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
-        check_pieces(names[i], isa, K_F32, &random);
-        check_pieces(names[i], isa, i % 2 == 0 ? K_F16 : K_BF16, &random);
+        check_pieces(names[i], isa, K_F32, 4, &random);
+        check_pieces(names[i], isa, i % 2 == 0 ? K_F16 : K_BF16, 4, &random);
+    }
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(more); i++) {
+        check_pieces(more[i], isa, K_F16, 1, &random);
     }
 }
 
@@ -283,16 +283,16 @@ static void chunks_and_block_sizes_do_not_change_a_bit(void **state)
     for_each_isa(check_pieces_on);
 }
 
-static void check_threads(const char *isa)
+static void check_threads_of(const char *name, const char *isa)
 {
     static float alone[LONGEST * VOCAB];
     static float team[LONGEST * VOCAB];
     int32_t tokens[LONGEST];
-    const uint32_t n = longest_sequence("qwen3", tokens);
+    const uint32_t n = longest_sequence(name, tokens);
     for (uint32_t threads = 1; threads <= 4; threads++) {
         test_random_t random = {1};
         model_rig_t rig;
-        model_rig_open(&rig, &(model_rig_config_t){.path = tiny_model_path("qwen3"),
+        model_rig_open(&rig, &(model_rig_config_t){.path = tiny_model_path(name),
                                                    .isa = isa,
                                                    .threads = threads,
                                                    .kv_dtype = K_F16,
@@ -304,6 +304,13 @@ static void check_threads(const char *isa)
         assert_memory_equal(logits, alone, n * VOCAB * sizeof(float));
         model_rig_close(&rig);
     }
+}
+
+static void check_threads(const char *isa)
+{
+    check_threads_of("qwen3", isa);
+    check_threads_of("qwen3-moe", isa);
+    check_threads_of("gemma2", isa);
 }
 
 static void threads_do_not_change_a_bit(void **state)

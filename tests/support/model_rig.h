@@ -27,6 +27,20 @@ static const char *const tiny_models[] = {
     "mistral",
     "qwen2",
     "qwen3",
+    "qwen3-moe",
+    "mixtral",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "phi3-longrope",
+    "granite",
+    "olmo2",
+    "gpt-oss",
+    "gpt-oss-mxfp4",
+    "deepseek-v2",
+    "deepseek-v3",
+    "llama-fp8-block",
+    "llama-fp8-tensor",
     "llama-gguf-f32",
     "llama-gguf-q8_0",
     "qwen2-gguf-f32",
@@ -83,7 +97,7 @@ static inline void model_rig_open_kv(model_rig_t *rig, const model_rig_config_t 
         .block_tokens = config->block_tokens,
         .element_bytes = k_dtype_info(config->kv_dtype)->block_bytes,
         .n_groups = 1,
-        .groups = {{shape->layers, shape->kv_heads, shape->head_dim, shape->window}},
+        .groups = {{shape->layers, shape->kv_heads, shape->head_dim, model_kv_window(shape)}},
     };
     model_rig_check(kv_layout_init(&rig->layout, config->n_blocks, &diag), &diag);
     assert_status(rig->device->ops->alloc(
@@ -98,6 +112,28 @@ static inline void model_rig_open(model_rig_t *rig, const model_rig_config_t *co
     model_rig_check(model_create(rig->source, &config->limits, rig->stream, &diag, &rig->model),
                     &diag);
     model_rig_open_kv(rig, config);
+}
+
+/* Where each layer's keys and values lie; kv_out [max]. */
+static inline void model_rig_kv(const model_rig_t *rig, k_dtype_t kv_dtype, k_kv_view_t *kv_out,
+                                uint32_t max)
+{
+    const model_config_t *config = model_config(rig->model);
+    const kv_strides_t *strides = &rig->layout.strides[0];
+    assert_true(config->layers <= max);
+    for (uint32_t i = 0; i < config->layers; i++) {
+        kv_out[i] = (k_kv_view_t){
+            .base = (char *)rig->kv.addr + i * strides->layer,
+            .dtype = kv_dtype,
+            .block_tokens = rig->layout.block_tokens,
+            .heads = config->kv_heads,
+            .head_dim = config->head_dim,
+            .block_stride = strides->block,
+            .head_stride = strides->head,
+            .token_stride = strides->token,
+            .part_stride = strides->part,
+        };
+    }
 }
 
 static inline void model_rig_close(model_rig_t *rig)

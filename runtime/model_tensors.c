@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/model_tensors.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/compiler.h"
+
+typedef enum scope { MODEL, LAYER, EXPERT, HEAD } scope_t;
+
+typedef enum extent {
+    ONE,
+    HIDDEN,
+    QUERIES, /* heads × head_dim */
+    KEYS,    /* kv_heads × head_dim */
+    QKV,     /* queries, keys and values */
+    HEADS,
+    Q_NORM, /* head_dim, or all queries */
+    K_NORM,
+    FFN,     /* intermediate */
+    FFN_TWO, /* gate and up */
+    VOCAB,
+    ROPE_PAIRS, /* rope.dim / 2 */
+    VALUES,     /* what attention gives: queries, or heads × mla.value */
+    EXPERTS,
+    EXPERT_FFN,
+    SHARED_FFN,
+    MLA_QUERIES, /* heads × (mla.plain + mla.rotary) */
+    Q_LATENT,
+    KV_LATENT,
+    CACHED, /* mla.kv_latent + mla.rotary */
+    PLAIN,
+    VALUE
+} extent_t;
+
+typedef enum condition {
+    ALWAYS,
+    UNTIED,
+    PRE_NORM,
+    POST_NORM,
+    SPLIT,
+    FUSED,
+    QKV_BIAS,
+    QK_NORM,
+    SINKS,
+    OUTPUT_BIAS,
+    DENSE, /* a layer without experts */
+    DENSE_SPLIT,
+    DENSE_FUSED,
+    EXPERT_LAYER,
+    EXPERT_BIAS,
+    SHARED,
+    SCORE_BIAS,
+    MLA,
+    MLA_DIRECT,
+    MLA_TWO, /* q by way of a latent */
+    ROPE_FACTORS,
+    ROPE_LONG
+} condition_t;
+
+typedef struct row {
+    model_tensor_id_t id;
+    scope_t scope;
+    extent_t rows;
+    extent_t columns;
+    condition_t condition;
+    const char *gguf;
+    const char *hf;
+} row_t;
+
+static const row_t table[MODEL_TENSOR_COUNT] = {
+#define TENSOR(name, scope, rows, columns, condition, gguf, hf)                                    \
+    {MODEL_TENSOR_##name, scope, rows, columns, condition, gguf, hf},
+#include "runtime/model_tensors.def"
+#undef TENSOR
+};
+
+/* Names that a family has of its own. */
+typedef struct named {
+    const char *family;
+    model_tensor_id_t id;
+    const char *gguf;
+    const char *hf;
+} named_t;
+
+static const named_t names[] = {
+#define NAMED(family, tensor, gguf, hf) {#family, MODEL_TENSOR_##tensor, gguf, hf},
+#include "runtime/model_tensor_names.def"
+#undef NAMED
+};
+
+static uint64_t extent_of(const model_config_t *config, extent_t extent)
+{
+    const uint64_t queries = (uint64_t)config->heads * config->head_dim;
+    const uint64_t keys = (uint64_t)config->kv_heads * config->head_dim;
+    const bool is_whole = config->qk_norm == MODEL_QK_NORM_WHOLE;
+    const model_mla_t *mla = &config->mla;
+    switch (extent) {
+    case ONE:
+        return 1;
+    case HIDDEN:
+        return config->hidden;
+    case QUERIES:
+        return queries;
+    case KEYS:
+        return keys;
+    case QKV:
+        return queries + 2 * keys;
+    case HEADS:
+        return config->heads;
+    case Q_NORM:
+        return is_whole ? queries : config->head_dim;
+    case K_NORM:
+        return is_whole ? keys : config->head_dim;
+    case FFN:
+        return config->intermediate;
+    case FFN_TWO:
+        return 2 * (uint64_t)config->intermediate;
+    case VOCAB:
+        return config->vocab;
+    case ROPE_PAIRS:
+        return config->rope.dim / 2;
+    case EXPERTS:
+        return config->experts.count;
+    case EXPERT_FFN:
+        return config->experts.intermediate;
+    case SHARED_FFN:
+        return config->experts.shared_intermediate;
+    case VALUES:
+        return mla->kv_latent > 0 ? (uint64_t)config->heads * mla->value : queries;
+    case MLA_QUERIES:
+        return (uint64_t)config->heads * (mla->plain + mla->rotary);
+    case Q_LATENT:
+        return mla->q_latent;
+    case KV_LATENT:
+        return mla->kv_latent;
+    case CACHED:
+        return mla->kv_latent + mla->rotary;
+    case PLAIN:
+        return mla->plain;
+    case VALUE:
+        return mla->value;
+    }
+    return 0;
+}
+
+static bool is_met(const model_config_t *config, condition_t condition, uint32_t layer)
+{
+    const bool has_experts = model_layer_has_experts(config, layer);
+    const bool is_mla = config->mla.kv_latent > 0;
+    switch (condition) {
+    case ALWAYS:
+        return true;
+    case UNTIED:
+        return !config->is_embedding_tied;
+    case PRE_NORM:
+        return config->has_pre_norms;
+    case POST_NORM:
+        return config->has_post_norms;
+    case SPLIT:
+        return !config->is_fused && !is_mla;
+    case FUSED:
+        return config->is_fused;
+    case QKV_BIAS:
+        return config->has_qkv_bias;
+    case QK_NORM:
+        return config->qk_norm != MODEL_QK_NORM_NONE;
+    case SINKS:
+        return config->has_sinks;
+    case OUTPUT_BIAS:
+        return config->has_output_bias;
+    case DENSE:
+        return !has_experts;
+    case DENSE_SPLIT:
+        return !has_experts && !config->is_fused;
+    case DENSE_FUSED:
+        return !has_experts && config->is_fused;
+    case EXPERT_LAYER:
+        return has_experts;
+    case SHARED:
+        return has_experts && config->experts.shared_intermediate > 0;
+    case SCORE_BIAS:
+        return has_experts && config->experts.has_bias;
+    case MLA:
+        return is_mla;
+    case MLA_DIRECT:
+        return is_mla && config->mla.q_latent == 0;
+    case MLA_TWO:
+        return is_mla && config->mla.q_latent > 0;
+    case EXPERT_BIAS:
+        return has_experts && config->experts.has_linear_bias;
+    case ROPE_FACTORS:
+        return config->rope.kind == MODEL_ROPE_FACTORS;
+    case ROPE_LONG:
+        return config->rope.kind == MODEL_ROPE_LONG;
+    }
+    return false;
+}
+
+static const char *name_of(const model_config_t *config, model_file_kind_t kind,
+                           model_tensor_id_t id)
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
+        if (names[i].id == id && strcmp(names[i].family, config->family) == 0) {
+            const char *own = kind == MODEL_FILE_GGUF ? names[i].gguf : names[i].hf;
+            if (own != NULL) {
+                return own;
+            }
+        }
+    }
+    return kind == MODEL_FILE_GGUF ? table[id].gguf : table[id].hf;
+}
+
+uint32_t model_tensor_copies(const model_config_t *config, model_tensor_id_t id)
+{
+    const scope_t scope = table[id].scope;
+    return scope == EXPERT ? config->experts.count : scope == HEAD ? config->heads : 1;
+}
+
+/* One tensor, or in files of Hugging Face one an expert. */
+static weft_status_t visit_row(const model_config_t *config, model_file_kind_t kind,
+                               const row_t *row, uint32_t layer, model_tensor_visit_fn visit,
+                               void *context)
+{
+    const uint32_t experts = model_tensor_copies(config, row->id);
+    const bool is_stacked = kind == MODEL_FILE_GGUF;
+    model_tensor_want_t want = {
+        .key = {.id = row->id, .layer = layer},
+        .rows = extent_of(config, row->rows),
+        .columns = extent_of(config, row->columns),
+        .stacked = is_stacked ? experts : 1,
+    };
+    want.rows *= want.stacked;
+    weft_status_t status = WEFT_OK;
+    for (uint32_t e = 0; status == WEFT_OK && e < experts / want.stacked; e++) {
+        want.key.expert = e;
+        status = visit(context, &want);
+    }
+    return status;
+}
+
+static weft_status_t visit_layer(const model_config_t *config, model_file_kind_t kind,
+                                 bool is_layer, uint32_t layer, model_tensor_visit_fn visit,
+                                 void *context)
+{
+    weft_status_t status = WEFT_OK;
+    for (size_t i = 0; status == WEFT_OK && i < MODEL_TENSOR_COUNT; i++) {
+        const row_t *row = &table[i];
+        if ((row->scope != MODEL) == is_layer && is_met(config, row->condition, layer) &&
+            name_of(config, kind, row->id)[0] != '\0') {
+            status = visit_row(config, kind, row, layer, visit, context);
+        }
+    }
+    return status;
+}
+
+weft_status_t model_tensors_visit(const model_config_t *config, model_file_kind_t kind,
+                                  model_tensor_visit_fn visit, void *context)
+{
+    weft_status_t status = visit_layer(config, kind, false, 0, visit, context);
+    for (uint32_t layer = 0; status == WEFT_OK && layer < config->layers; layer++) {
+        status = visit_layer(config, kind, true, layer, visit, context);
+    }
+    return status;
+}
+
+void model_tensor_name(const model_config_t *config, model_file_kind_t kind, model_tensor_key_t key,
+                       char *name, size_t size)
+{
+    snprintf(name, size, name_of(config, kind, key.id), key.layer, key.expert);
+}
+
+bool model_tensor_is_scale(model_tensor_id_t id)
+{
+    return strstr(table[id].gguf, "norm.weight") != NULL || strncmp(table[id].gguf, "rope", 4) == 0;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* granite: Llama's block with scaled embedding, branches, attention and logits. IBM 2024. */
+#include "runtime/models/graph.h"
+
+static void from_json(json_reader_t *root, model_config_t *config)
+{
+    config->embedding_scale = (float)json_reader_f64(root, "embedding_multiplier", 1);
+    config->residual_scale = (float)json_reader_f64(root, "residual_multiplier", 1);
+    config->attention_scale = (float)json_reader_f64(root, "attention_multiplier", 1);
+    config->logit_scale = (float)(1 / json_reader_f64(root, "logits_scaling", 1));
+}
+
+static void from_gguf(model_gguf_reader_t *reader, model_config_t *config)
+{
+    config->embedding_scale = (float)model_gguf_f64(reader, "embedding_scale", 1);
+    config->residual_scale = (float)model_gguf_f64(reader, "residual_scale", 1);
+    config->attention_scale = (float)model_gguf_f64(reader, "attention.scale", 1);
+    config->logit_scale = (float)(1 / model_gguf_f64(reader, "logit_scale", 1));
+}
+
+static void forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
+{
+    const graph_t graph = {model, stream, batch};
+
+    graph_embed(&graph);
+    for (uint32_t i = 0; i < model->config.layers; i++) {
+        const model_layer_t *layer = &model->layers[i];
+
+        graph_norm(&graph, layer->attn_norm);
+        graph_project_qkv(&graph, layer);
+        graph_attend(&graph, i);
+        graph_add_attention(&graph, layer);
+
+        graph_norm(&graph, layer->ffn_norm);
+        graph_add_ffn(&graph, i);
+    }
+}
+
+const model_family_t model_family_granite = {.name = "granite", .forward = forward};
+const model_family_config_t model_family_config_granite = {.from_json = from_json,
+                                                           .from_gguf = from_gguf};
