@@ -18,10 +18,15 @@ static size_t block_bytes(k_dtype_t dtype)
         return 4096;
     case K_Q8_0:
         return 1088;
+    case K_F8_32:
+        return 1152;
     case K_Q4_0:
         return 576;
+    case K_MXFP4:
+        return 544;
     case K_Q4_1:
     case K_Q4_K:
+    case K_I4_32:
         return 640;
     case K_Q6_K:
         return 896;
