@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "tests/cuda_emu/emu_fiber.h"
+#include "tests/cuda_emu/emu_memory_map.h"
 #include "tests/cuda_emu/emu_runtime.h"
 #include "tests/cuda_emu/emu_shadow.h"
 #include "tests/cuda_emu/emu_shared.h"
@@ -126,7 +127,7 @@ static void fiber_main(void)
 {
     for (;;) {
         Block &block = *now_block;
-        (*block.grid->body)();
+        block.grid->run(block.grid->closure);
         void *stack = now->stack;
         now->stack = nullptr;
         end_thread(block, *now);
@@ -385,8 +386,10 @@ bool run_grid(Grid &grid)
     size_t next = 0;
     uint64_t idle_rounds = 0;
 
+    BadAccessCatcher catcher;
     is_abandoned = false;
     grid.first_run = runs + 1;
+    shadow_begin_grid();
     while (!is_abandoned && (next < order.size() || !open.empty())) {
         bool has_ended = false;
         if (next < order.size()) {

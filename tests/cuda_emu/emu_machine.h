@@ -88,6 +88,7 @@ struct Barrier {
 struct Grid;
 struct Mbarriers;  /* emu_mbarrier.cpp */
 struct Bulk;       /* emu_tma.cpp: copies on their way */
+struct Clocks;     /* emu_shadow.cpp */
 struct WarpGroups; /* emu_wgmma.cpp */
 
 struct Block {
@@ -107,6 +108,7 @@ struct Block {
     std::shared_ptr<Mbarriers> mbarriers;
     std::shared_ptr<Bulk> bulk;
     std::shared_ptr<WarpGroups> groups;
+    std::shared_ptr<Clocks> clocks;
 };
 
 struct Slot {
@@ -122,7 +124,8 @@ struct Grid {
     dim3 block_dims;
     uint32_t shared_bytes = 0;
     bool is_checked = false;
-    const std::function<void()> *body = nullptr;
+    void (*run)(const void *closure) = nullptr; /* one thread */
+    const void *closure = nullptr;
     uint32_t first_run = 0;
     std::vector<Slot> slots;
     uint32_t shared_used = 0;
@@ -169,7 +172,5 @@ void async_thread_ended(Thread &thread);
 bool bulk_progress(Block &block);
 void bulk_block_ended(Block &block);
 void wgmma_block_ended(Block &block);
-
-/* All that happened before in `lanes` waited for one another: see emu_shadow.h. */
 
 } // namespace emu

@@ -11,7 +11,6 @@
 #include <ctime>
 
 #include "tests/cuda_emu/emu_machine.h"
-#include "tests/cuda_emu/emu_memory_map.h"
 
 namespace emu
 {
@@ -51,11 +50,6 @@ Entry::Entry()
     if (!is_ready) {
         is_ready = true;
         read_environment();
-    }
-    static thread_local bool catches;
-    if (!catches) {
-        catches = true;
-        catch_bad_accesses();
     }
 }
 

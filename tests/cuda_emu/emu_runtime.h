@@ -74,6 +74,8 @@ struct Allocation {
 
 /* The one that holds the address, or NULL. */
 const Allocation *find_allocation(const void *address);
+/* The one that ends up to a page before the address, or NULL. */
+const Allocation *find_allocation_before(const void *address);
 bool is_pageable(const void *address);
 /* Memory of the driver's own functions (VMM). */
 void add_allocation(const Allocation &allocation);

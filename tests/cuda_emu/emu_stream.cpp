@@ -178,7 +178,8 @@ static void run_launch(const emu_launch_t &launch)
     grid.block_dims = launch.block;
     grid.shared_bytes = static_cast<uint32_t>(launch.shared_bytes);
     grid.is_checked = launch.is_checked;
-    grid.body = &launch.body;
+    grid.run = launch.run;
+    grid.closure = launch.closure.get();
     launched.push_back(grid.name);
     run_grid(grid);
 }
