@@ -485,8 +485,8 @@ typedef enum k_op_id {
 typedef struct k_ops {
     const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512"; or "cuda" */
     bool (*is_supported)(void);
-    k_dtype_t act;               /* of activations between ops */
-    uint32_t attention_features; /* K_ATTENTION_*: what its attention heeds */
+    k_dtype_t act;                             /* of activations between ops */
+    uint32_t attention_features;               /* K_ATTENTION_*: what its attention heeds */
     bool (*can_attend)(const k_kv_view_t *kv); /* whether to a cache like this; NULL: to any */
 
     /*

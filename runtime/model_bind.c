@@ -15,7 +15,7 @@ typedef struct binder {
     carve_t vectors;    /* all together, on the host: sent in one go */
     char *device_vectors;
     float *factors; /* of a rotation: a table, then divisors; host */
-    void *raw; /* a row as its dtype has it; no longer than as f32 */
+    void *raw;      /* a row as its dtype has it; no longer than as f32 */
     weft_diag_t *diag;
 } binder_t;
 

@@ -51,7 +51,7 @@ struct cuda_loader {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* any of: */
     job_t jobs[MAX_JOBS];   /* guarded by lock, so for the next */
-    uint64_t posted; /* changed by the caller alone */
+    uint64_t posted;        /* changed by the caller alone */
     uint64_t taken;
     uint64_t done;
     uint64_t finished; /* the caller's: posted, when it last called finish */

@@ -9,7 +9,7 @@
 #define VECTORS WEFT_TEST_VECTORS "/smollm2/"
 #define CONTEXT 128
 #define PROMPT  32
-#define ANSWER  4 /* emulated, a token takes five seconds */
+#define ANSWER  4   /* emulated, a token takes five seconds */
 #define MARGIN  0.6 /* a smaller lead than this may turn: activations are rounded to bf16 */
 
 static const step_limits_t limits = {.max_slots = 2,
@@ -44,8 +44,7 @@ static void load_answer(answer_t *answer)
     answer->n_prompt = json_ids(json_object_get(shortest, "prompt_ids"), answer->prompt, PROMPT);
     (void)json_ids(json_object_get(f32, "greedy"), answer->tokens, 64);
     for (uint32_t i = 0; i < ANSWER; i++) {
-        answer->margins[i] =
-            json_number_value(json_array_get(json_object_get(f32, "margin"), i));
+        answer->margins[i] = json_number_value(json_array_get(json_object_get(f32, "margin"), i));
     }
     json_decref(json);
 }

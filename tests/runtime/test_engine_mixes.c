@@ -12,7 +12,7 @@
 
 /* Also built for CUDA, where every step is emulated. */
 #ifndef TEST_DEVICE
-#define TEST_DEVICE "cpu"
+#define TEST_DEVICE    "cpu"
 #define TEST_ROUNDS    200
 #define SMALLEST_BLOCK 0 /* a power of two */
 #else
