@@ -73,6 +73,9 @@ static void a_pull_into_blocks_that_a_step_may_write_settles_first(void **state)
         sched_rig_seq_t *pulled = add_stalled(&rig, prompt, 30, 5);
         sched_rig_launch(&rig);
         assert_int_equal(rig.settles, is_aborted);
+        while (sched_in_flight(rig.sched) > 0) {
+            sched_rig_commit(&rig);
+        }
         fake_pull_bring(pulled->seq.pull, 8);
         sched_rig_run(&rig);
         sched_rig_fini(&rig);
