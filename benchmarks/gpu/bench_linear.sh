@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 build=${WEFT_BENCH_BUILD:-build/bench_gpu}
 nvcc=${NVCC:-nvcc}
 mkdir -p "$build"
-flags="-std=c++20 -O3 -I. --Werror all-warnings -Xcompiler -Wall,-Wextra -Xptxas --warn-on-spills"
+flags="-std=c++20 -O3 --expt-relaxed-constexpr -I. --Werror all-warnings -Xcompiler -Wall,-Wextra -Xptxas --warn-on-spills"
 arch=${WEFT_BENCH_ARCH:--gencode arch=compute_90a,code=sm_90a}
 objects=
 for source in kernels/cuda/linear_wgmma.cu kernels/cuda/linear_mma.cu kernels/cuda/weight_pack.cu \

@@ -3,8 +3,8 @@
  * y = x Wᵀ by mma.sync, any dtype, any GPU since sm_80.
  *
  * Few tokens: a block of 8 warps makes one unit of 16 rows of W after the other. Each warp walks one
- * of the fixed parts of K: a lane loads its fragments of W, which were packed for it, from memory
- * to registers several k blocks ahead, and its pieces of x from shared memory. The parts are added
+ * of the fixed parts of K: its ring in shared memory has several k blocks of W on their way, which
+ * were packed as lanes want their fragments; its part of x lies beside. The parts are added
  * in order. Many tokens: each warp has a unit of its own and all of K; stages of x are shared.
  */
 #include "kernels/cuda/cuda_linear_priv.h"
@@ -12,8 +12,8 @@
 #include "kernels/cuda/simt.h"
 #include "kernels/cuda/weight_formats.h"
 
-#define SPLITS       LINEAR_MMA_SPLITS
-#define MAX_SHARED_X (200u << 10)
+#define SPLITS     LINEAR_MMA_SPLITS
+#define MAX_SHARED (200u << 10) /* of a block's ring and x */
 
 typedef struct linear_mma {
     const void *weights;
@@ -185,78 +185,88 @@ SIMT_DEVICE void finish(const linear_mma_t &p, float (&parts)[SPLITS][NT][4][SIM
 typedef struct place {
     uint32_t unit;
     uint32_t kb;
+    uint32_t stage;
 } place_t;
 
-SIMT_DEVICE void place_next(const part_t &part, place_t &at)
+/* Blocks of a warp's own ring: all but one are on their way. */
+template <class W> constexpr uint32_t ring_depth()
 {
+    return W::BYTES <= 1152 ? 8 : 8192 / W::BYTES;
+}
+
+template <class W> SIMT_DEVICE void place_next(const part_t &part, place_t &at)
+{
+    at.stage = at.stage + 1 == ring_depth<W>() ? 0 : at.stage + 1;
     if (++at.kb == part.last) {
         at.kb = part.first;
         at.unit += gridDim.x;
     }
 }
 
+/* Begins to copy the block at a place; past the end a group of no copies. */
 template <class W>
-SIMT_DEVICE void place_load(const linear_mma_t &p, const part_t &part, place_t &at,
-                            typename W::raw &w)
+SIMT_DEVICE void ring_copy(const linear_mma_t &p, const part_t &part, uint8_t *ring, place_t &at)
 {
-    if (at.unit < p.units && part.first < part.last) {
-        const uint32_t lane = (uint32_t)simt_lane();
-        w = W::load(W::block(p.weights, at.unit, at.kb, p.k_blocks), lane / 4, lane % 4);
-        place_next(part, at);
+    if (at.unit < p.units) {
+        const uint8_t *from = W::block(p.weights, at.unit, at.kb, p.k_blocks);
+        uint8_t *to = ring + at.stage * W::BYTES;
+        SIMT_UNROLL
+        for (uint32_t i = 0; i < W::BYTES; i += 16 * SIMT_WARP) {
+            const uint32_t piece = i + (uint32_t)simt_lane() * 16;
+            if (i + 16 * SIMT_WARP <= W::BYTES || piece < W::BYTES) {
+                simt_cp_async<16>(to + piece, from + piece);
+            }
+        }
+        place_next<W>(part, at);
     }
+    simt_cp_async_commit();
 }
 
-/* Blocks that share a multiprocessor, by the registers they need. */
+/* Blocks that should share a multiprocessor. */
 template <class W> constexpr int few_blocks()
 {
-    return W::PARTS > 1 ? 1 : 2;
+    return W::PARTS > 1 ? 1 : W::BYTES <= 1152 ? 3 : 2;
 }
 
-/* Units blockIdx.x, + gridDim.x, …; a warp has W::DEPTH blocks on their way, also past a unit. */
+/* Units blockIdx.x, + gridDim.x, …; each warp's ring runs on over their ends. */
 template <class W, int NT>
-static SIMT_KERNEL(32 * SPLITS, few_blocks<W>()) linear_mma_few(const linear_mma_t p)
+static SIMT_KERNEL(32 * SPLITS, NT == 1 ? few_blocks<W>() : 1) linear_mma_few(const linear_mma_t p)
 {
+    constexpr uint32_t DEPTH = ring_depth<W>();
     SIMT_SHARED(float, parts, [2][SPLITS][NT][4][SIMT_WARP]);
     SIMT_DYN_SHARED(uint8_t, shared);
-    const part_t part = part_of(p, (uint32_t)simt_warp(), shared);
+    const uint32_t split = (uint32_t)simt_warp();
+    uint8_t *ring = shared + split * DEPTH * W::BYTES;
+    const part_t part = part_of(p, split, shared + SPLITS * DEPTH * W::BYTES);
     const uint32_t g = (uint32_t)simt_lane() / 4;
-    place_t ahead = {blockIdx.x, part.first};
-    place_t at = ahead;
-    typename W::raw ring[W::DEPTH] = {};
+    const uint32_t t = (uint32_t)simt_lane() % 4;
+    const bool has_part = part.first < part.last; /* else K is too short for all warps */
+    place_t ahead = {has_part ? blockIdx.x : p.units, part.first, 0};
+    place_t at = {blockIdx.x, part.first, 0};
     float acc[NT][4] = {};
-    uint32_t turn = 0;
 
     simt_launch_next();
-    SIMT_UNROLL
-    for (int i = 0; i < W::DEPTH; i++) {
-        place_load<W>(p, part, ahead, ring[i]);
+    for (uint32_t i = 0; i + 1 < DEPTH; i++) {
+        ring_copy<W>(p, part, ring, ahead);
     }
     simt_wait_previous(); /* x and y are its; the weights are nobody's */
     if (p.shares_x) {
         copy_x(p, part);
     }
-    if (part.first == part.last) { /* K is too short for all warps */
-        for (; at.unit < p.units; at.unit += gridDim.x, turn++) {
-            finish<NT>(p, parts[turn % 2], at.unit, turn * NT, acc);
+    for (uint32_t turn = 0; at.unit < p.units; turn++) {
+        const uint32_t unit = at.unit;
+        for (uint32_t kb = part.first; kb < part.last; kb++) {
+            simt_cp_async_wait<DEPTH - 2>();
+            simt_sync_warp(); /* the block is there for all lanes; the stage before is free */
+            ring_copy<W>(p, part, ring, ahead);
+            const typename W::raw w = W::load(ring + at.stage * W::BYTES, g, t);
+            multiply<W, NT>(w, acc, [&](int n, int j) {
+                return read_x(p, part, n * 8 + g, kb, (uint32_t)j);
+            });
+            place_next<W>(part, at);
         }
-    }
-    while (at.unit < p.units) {
-        SIMT_UNROLL
-        for (int i = 0; i < W::DEPTH; i++) {
-            if (at.unit < p.units) {
-                const typename W::raw w = ring[i];
-                place_load<W>(p, part, ahead, ring[i]);
-                multiply<W, NT>(w, acc, [&](int n, int j) {
-                    return read_x(p, part, n * 8 + g, at.kb, (uint32_t)j);
-                });
-                const uint32_t unit = at.unit;
-                place_next(part, at);
-                if (at.kb == part.first) {
-                    finish<NT>(p, parts[turn % 2], unit, turn * NT, acc);
-                    turn++;
-                }
-            }
-        }
+        at.unit = unit + gridDim.x;
+        finish<NT>(p, parts[turn % 2], unit, turn * NT, acc);
     }
 }
 
@@ -350,12 +360,13 @@ template <class W, int NT>
 static cudaError_t launch_few(linear_mma_t p, uint32_t processors, cudaStream_t stream)
 {
     const uint32_t blocks = processors * few_blocks<W>();
+    const uint32_t ring = SPLITS * ring_depth<W>() * W::BYTES;
     const uint32_t shared = shared_x_bytes(p.store.rows, p.k_blocks);
-    p.shares_x = shared <= MAX_SHARED_X;
+    p.shares_x = ring + shared <= MAX_SHARED;
     return simt_launch(linear_mma_few<W, NT>,
                        {.grid = {p.units < blocks ? p.units : blocks},
                         .block = {32 * SPLITS},
-                        .shared_bytes = p.shares_x ? shared : 0,
+                        .shared_bytes = ring + (p.shares_x ? shared : 0),
                         .stream = stream,
                         .overlaps_previous = true},
                        p);
