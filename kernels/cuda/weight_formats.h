@@ -7,7 +7,7 @@
  * simt_mma's a[0], a[1] those of e = 0, 1 in rows g, g + 8; as a[2], a[3] those of e = 2, 3. The
  * order of columns inside a step is thus not the fragment's own; x is read in the same order.
  *
- *   BYTES     of a block
+ *   BYTES     of a block; STRIDE from one k block of a unit to the next
  *   PARTS     bf16 fragments whose sum is the weight (or its integer)
  *   GROUP     columns that share a scale; 0: no scales
  *   HAS_MIN   weight = scale · integer + offset
@@ -79,6 +79,7 @@ SIMT_DEVICE uint32_t weight_packed_row(uint32_t row, bool is_gate_up, uint32_t w
 
 /* The type's units of one k block lie one behind the other. */
 template <int BYTES> struct weight_block {
+    enum { STRIDE = BYTES };
     static SIMT_FN const uint8_t *block(const void *data, uint32_t unit, uint32_t kb,
                                         uint32_t k_blocks)
     {
@@ -87,7 +88,7 @@ template <int BYTES> struct weight_block {
 };
 
 struct weight_bf16 {
-    enum { BYTES = 2048, PARTS = 1, GROUP = 0, HAS_MIN = 0 };
+    enum { BYTES = 2048, STRIDE = 8192, PARTS = 1, GROUP = 0, HAS_MIN = 0 };
     struct raw {
         uint2 v[4][2]; /* step, row */
     };
