@@ -179,8 +179,8 @@ typedef struct ahead {
     uint32_t stage;
 } ahead_t;
 
-template <class W> SIMT_DEVICE void ahead_begin(const linear_mma_t &p, const part_t &part,
-                                                ahead_t &at, uint32_t unit)
+template <class W>
+SIMT_DEVICE void ahead_begin(const linear_mma_t &p, const part_t &part, ahead_t &at, uint32_t unit)
 {
     at.unit = unit;
     at.kb = part.first;
