@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* simt_warp.h: lanes, shuffles and votes. */
 #include <algorithm>
-#include <bit>
 
 #include "kernels/cuda/simt.h"
 #include "tests/cuda_emu/emu_meeting.h"
