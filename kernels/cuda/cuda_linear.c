@@ -90,12 +90,13 @@ static uint32_t tokens_of(uint32_t rows)
     return tokens;
 }
 
-/* Cuts stages of a tile so that each brings some 16 KiB and the ring is full. */
+/* Cuts stages of a tile: large ones, for each costs its producers and consumers some 300 clocks, but
+ * four at least. */
 static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
 {
     const uint32_t block = plan->span * LINEAR_UNIT_ROWS * 128 + plan->tokens * 128;
     uint32_t blocks = 1;
-    while (blocks < 4 && blocks * 2 * block <= (24u << 10) && blocks < k_blocks) {
+    while (blocks < 8 && blocks * 2 * block <= (44u << 10) && blocks < k_blocks) {
         blocks *= 2;
     }
     /* consumers read 64 rows each, whatever the span */

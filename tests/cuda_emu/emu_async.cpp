@@ -72,7 +72,7 @@ void emu_cp_async_wait(int newest)
 {
     while (now->groups.size() > static_cast<size_t>(newest)) {
         size_t count = now->groups.front();
-        now->groups.pop_front();
+        now->groups.erase(now->groups.begin());
         for (size_t i = 0; i < count; i++) {
             carry_out(now->copies[i]);
         }

@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/cuda_emu/emu_machine.h"
 
-#include <sched.h>
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 
 #include "tests/cuda_emu/emu_fiber.h"
 #include "tests/cuda_emu/emu_memory_map.h"
@@ -184,11 +179,13 @@ void wait_here(const char *what, uint64_t detail)
     }
 }
 
+static const char spinning_for[] = "a flag (simt_spin)";
+
 void spin_here(void)
 {
     now_block->spinning++;
     now->state = State::waiting;
-    now->waits_for = "a flag (simt_spin)";
+    now->waits_for = spinning_for;
     Thread *self = now;
     emu_fiber_switch(&self->saved, scheduler_saved);
 }
@@ -287,8 +284,7 @@ static void wake_spinning(Block &block)
 {
     block.spinning = 0;
     for (Thread &thread : block.threads) {
-        if (thread.state == State::waiting && thread.waits_for != nullptr &&
-            strstr(thread.waits_for, "simt_spin") != nullptr) {
+        if (thread.state == State::waiting && thread.waits_for == spinning_for) {
             make_ready(thread);
         }
     }

@@ -17,8 +17,6 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
-#include <deque>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -52,29 +50,28 @@ struct Thread {
     uint64_t waits_detail = 0;
     int result = 0; /* of a barrier that also counts */
 
-    std::vector<Copy> copies;  /* oldest first */
-    std::deque<size_t> groups; /* copies of each committed group, oldest first */
+    std::vector<Copy> copies;   /* oldest first */
+    std::vector<size_t> groups; /* copies of each committed group, oldest first */
     size_t uncommitted = 0;
 
     std::vector<size_t> stores; /* committed groups of bulk stores: how many each, oldest first */
     size_t uncommitted_stores = 0;
 };
 
-/* A call that the lanes of a warp, or the threads of a warp group, make together. */
+/* A call that lanes of a warp make together. */
 struct Meeting {
     const char *what = nullptr;
     uint64_t detail = 0; /* further that must be the same for all */
-    uint32_t mask = 0;   /* lanes; unused by warp groups */
-    int arrived = 0;
-    int expected = 0;
-    uint32_t arrived_mask = 0;
+    uint32_t mask = 0;
+    uint32_t arrived = 0; /* lanes */
     std::vector<Thread *> waiting;
-    void *arguments[4 * warp_size] = {};
+    void *arguments[warp_size];
 };
 
 struct Warp {
-    std::vector<std::unique_ptr<Meeting>> open; /* of disjoint masks */
-    uint32_t done = 0;                          /* lanes that have ended */
+    std::vector<std::unique_ptr<Meeting>> open;  /* of disjoint masks */
+    std::vector<std::unique_ptr<Meeting>> spare; /* over, to be used again */
+    uint32_t done = 0;                           /* lanes that have ended */
 };
 
 struct Barrier {

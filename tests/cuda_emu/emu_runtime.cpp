@@ -3,7 +3,6 @@
 #include "tests/cuda_emu/emu_runtime.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>

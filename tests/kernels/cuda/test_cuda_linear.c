@@ -217,14 +217,18 @@ static void mma_multiplies_every_dtype(void **state)
     }
 }
 
-/* More K blocks than a warp has on their way, more rows than a block. */
+/* More K blocks than a warp has on their way, more rows than a block, than its memory holds. */
 static void mma_walks_long_rows(void **state)
 {
     static const uint32_t counts[] = {1, 9, 30, 64, 0};
+    static const uint32_t two[] = {1, 2, 0};
     (void)state;
     test_random_t random = {seed};
     linear_case_t c = make_case(&random, K_Q4_1, false, 20, 64 * 8 * 5 + 32, 70, 64 * 8 * 5 + 32);
     check_case(&c, counts, K_CUDA_LINEAR_MMA);
+    free_case(&c);
+    c = make_case(&random, K_Q8_0, true, 20, 20000, 9, 20004);
+    check_case(&c, two, K_CUDA_LINEAR_MMA);
     free_case(&c);
 }
 
