@@ -140,9 +140,11 @@ SIMT_DEVICE void decode_produce(const attention_params_t &p, const simt_tensor_m
             const uint32_t next_id =
                 has_more ? decode_block_of_lane(p, item, next, first + chunk) : 0;
             simt_mbarrier_wait(&shared.k_free[ring.slot], ring.parity);
+            simt_sync_warp(); /* no lane may look when the phase is long past */
             decode_fetch<D>(p, map, item, boxes, id, first, 0, shared.k[ring.slot],
                             &shared.k_full[ring.slot]);
             simt_mbarrier_wait(&shared.v_free[ring.slot], ring.parity);
+            simt_sync_warp(); /* no lane may look when the phase is long past */
             decode_fetch<D>(p, map, item, boxes, id, first, 1, shared.v[ring.slot],
                             &shared.v_full[ring.slot]);
             decode_step<stages>(&ring);

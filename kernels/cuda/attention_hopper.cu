@@ -78,6 +78,16 @@ SIMT_DEVICE void hopper_ring_step(hopper_ring_t *ring)
     }
 }
 
+/*
+ * Together: a lane that looked only after another one's copies had been used and freed would wait
+ * for the wrong phase.
+ */
+SIMT_DEVICE void hopper_await_free(simt_mbarrier_t *free, const hopper_ring_t &ring)
+{
+    simt_mbarrier_wait(free, ring.parity);
+    simt_sync_warp();
+}
+
 /* K or V of the chunk at token `first`: only boxes that some row sees. The whole warp calls. */
 template <int D>
 SIMT_DEVICE void hopper_fetch(const attention_params_t &p, const simt_tensor_map_t *map,
@@ -109,7 +119,7 @@ template <int D>
 SIMT_DEVICE void hopper_publish(const hopper_shared<D> &shared, const attention_item_t &item,
                                 hopper_ring_t *ring)
 {
-    simt_mbarrier_wait(&shared.item_free[ring->slot], ring->parity);
+    hopper_await_free(&shared.item_free[ring->slot], *ring);
     if (simt_lane() == 0) {
         shared.items[ring->slot] = item;
         simt_mbarrier_arrive(&shared.item_full[ring->slot]);
@@ -132,10 +142,10 @@ SIMT_DEVICE void hopper_produce(const attention_params_t &p, const simt_tensor_m
          k++) {
         hopper_publish(shared, item, &items);
         for (uint32_t first = item.begin; first < item.end; first += chunk) {
-            simt_mbarrier_wait(&shared.k_free[ring.slot], ring.parity);
+            hopper_await_free(&shared.k_free[ring.slot], ring);
             hopper_fetch<D>(p, map, item, first, 0, shared.k + ring.slot * tile_bytes,
                             &shared.k_full[ring.slot]);
-            simt_mbarrier_wait(&shared.v_free[ring.slot], ring.parity);
+            hopper_await_free(&shared.v_free[ring.slot], ring);
             hopper_fetch<D>(p, map, item, first, 1, shared.v + ring.slot * tile_bytes,
                             &shared.v_full[ring.slot]);
             hopper_ring_step(&ring);
