@@ -8,12 +8,14 @@
 typedef struct simt_grid {
     dim3 grid = {};
     dim3 block = {};
-    size_t shared_bytes = 0; /* of SIMT_DYN_SHARED; more than 48 KiB is asked for by simt_launch */
+    size_t shared_bytes = 0; /* of SIMT_DYN_SHARED; above 48 KiB is fine */
     cudaStream_t stream = nullptr;
     /*
      * Programmatic dependent launch: the kernel may start while the one before it in the stream
-     * still runs. It must call simt_wait_previous() before it reads what that one wrote or writes
-     * what it reads. Devices before Hopper start it in the usual order.
+     * still runs. A thread of every block, also of one that ends early, must call
+     * simt_wait_previous(): before the block reads what that one wrote or writes what it reads, and
+     * so that whoever overlaps this kernel comes after that one too. Devices before Hopper start
+     * it in the usual order.
      */
     bool overlaps_previous = false;
 } simt_grid_t;
@@ -56,7 +58,8 @@ cudaError_t simt_launch_named(const char *text, void (*kernel)(P...), const simt
                               A... args)
 {
     (void)text;
-    if (at.shared_bytes > 48u << 10) {
+    /* Above 48 KiB together with the kernel's arrays it must be asked for. */
+    if (at.shared_bytes > 0) {
         cudaError_t error = cudaFuncSetAttribute(
             kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)at.shared_bytes);
         if (error != cudaSuccess) {

@@ -31,6 +31,15 @@ static inline void cuda_skip_without_device(void)
     }
 }
 
+/* Compute capability 9.0, as simt_is_hopper(). */
+static inline bool cuda_is_hopper(void)
+{
+    int major = 0, minor = 0;
+    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess &&
+           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) == cudaSuccess &&
+           major == 9 && minor == 0;
+}
+
 /* Device memory with a copy of `bytes` at host, or undefined contents when host is NULL. */
 static inline void *cuda_upload(const void *host, size_t bytes)
 {

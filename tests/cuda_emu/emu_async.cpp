@@ -11,7 +11,7 @@ namespace emu
 static void carry_out(const Copy &copy)
 {
     uint8_t *target = static_cast<uint8_t *>(copy.shared);
-    shadow_async_end(target, copy.bytes, Access::write, now);
+    shadow_async_end(target, copy.bytes, Access::write, *now, 0);
     if (copy.valid > 0) {
         shadow_access(copy.global, copy.valid, Access::read, "simt_cp_async");
         memcpy(target, copy.global, copy.valid);
@@ -72,7 +72,7 @@ void emu_cp_async_wait(int newest)
 {
     while (now->groups.size() > static_cast<size_t>(newest)) {
         size_t count = now->groups.front();
-        now->groups.pop_front();
+        now->groups.erase(now->groups.begin());
         for (size_t i = 0; i < count; i++) {
             carry_out(now->copies[i]);
         }

@@ -7,7 +7,7 @@
 
 #include <cmath>
 #include <cstring>
-#include <functional>
+#include <memory>
 #include <tuple>
 
 /* One kernel runs at a time; every switch to another thread sets them. */
@@ -29,8 +29,9 @@ typedef struct emu_launch {
     size_t shared_bytes;
     cudaStream_t stream;
     bool overlaps_previous;
-    bool is_checked;            /* the kernel was compiled with access hooks */
-    std::function<void()> body; /* one thread of the kernel */
+    bool is_checked;                  /* the kernel was compiled with access hooks */
+    void (*run)(const void *closure); /* one thread of the kernel */
+    std::shared_ptr<const void> closure;
 } emu_launch_t;
 
 cudaError_t emu_enqueue(const emu_launch_t &launch);

@@ -4,10 +4,20 @@
  * of ThreadSanitizer's own, which is not linked.
  */
 #include <cstddef>
+#include <cstdint>
 
+#include "tests/cuda_emu/emu_machine.h"
 #include "tests/cuda_emu/emu_shadow.h"
 
 using emu::Access;
+
+/* A GPU takes an access of n bytes at multiples of n only. */
+static void check_aligned(void *address, size_t bytes)
+{
+    if (emu::now != nullptr && reinterpret_cast<uintptr_t>(address) % bytes != 0) {
+        emu::fail(cudaErrorMisalignedAddress, "%zu bytes at %p: not aligned", bytes, address);
+    }
+}
 
 static void read(void *address, size_t bytes)
 {
@@ -22,10 +32,12 @@ static void write(void *address, size_t bytes)
 #define HOOKS(bytes)                                                                               \
     extern "C" void __tsan_read##bytes(void *address)                                              \
     {                                                                                              \
+        check_aligned(address, bytes);                                                             \
         read(address, bytes);                                                                      \
     }                                                                                              \
     extern "C" void __tsan_write##bytes(void *address)                                             \
     {                                                                                              \
+        check_aligned(address, bytes);                                                             \
         write(address, bytes);                                                                     \
     }                                                                                              \
     extern "C" void __tsan_unaligned_read##bytes(void *address)                                    \
@@ -73,8 +85,23 @@ extern "C" void __tsan_vptr_update(void *, void *)
 {
 }
 
-/* Of the guard of a static variable in host code. */
+/* Of host code in a .cu file: the guards of static variables, the counts of shared pointers. */
 extern "C" unsigned char __tsan_atomic8_load(const volatile unsigned char *address, int)
+{
+    return __atomic_load_n(address, __ATOMIC_ACQUIRE);
+}
+
+extern "C" unsigned __tsan_atomic32_fetch_add(volatile unsigned *address, unsigned v, int)
+{
+    return __atomic_fetch_add(address, v, __ATOMIC_ACQ_REL);
+}
+
+extern "C" unsigned __tsan_atomic32_fetch_sub(volatile unsigned *address, unsigned v, int)
+{
+    return __atomic_fetch_sub(address, v, __ATOMIC_ACQ_REL);
+}
+
+extern "C" unsigned __tsan_atomic32_load(const volatile unsigned *address, int)
 {
     return __atomic_load_n(address, __ATOMIC_ACQUIRE);
 }

@@ -17,8 +17,6 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
-#include <deque>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -52,29 +50,28 @@ struct Thread {
     uint64_t waits_detail = 0;
     int result = 0; /* of a barrier that also counts */
 
-    std::vector<Copy> copies;  /* oldest first */
-    std::deque<size_t> groups; /* copies of each committed group, oldest first */
+    std::vector<Copy> copies;   /* oldest first */
+    std::vector<size_t> groups; /* copies of each committed group, oldest first */
     size_t uncommitted = 0;
 
     std::vector<size_t> stores; /* committed groups of bulk stores: how many each, oldest first */
     size_t uncommitted_stores = 0;
 };
 
-/* A call that the lanes of a warp, or the threads of a warp group, make together. */
+/* A call that lanes of a warp make together. */
 struct Meeting {
     const char *what = nullptr;
     uint64_t detail = 0; /* further that must be the same for all */
-    uint32_t mask = 0;   /* lanes; unused by warp groups */
-    int arrived = 0;
-    int expected = 0;
-    uint32_t arrived_mask = 0;
+    uint32_t mask = 0;
+    uint32_t arrived = 0; /* lanes */
     std::vector<Thread *> waiting;
-    void *arguments[4 * warp_size] = {};
+    void *arguments[warp_size];
 };
 
 struct Warp {
-    std::vector<std::unique_ptr<Meeting>> open; /* of disjoint masks */
-    uint32_t done = 0;                          /* lanes that have ended */
+    std::vector<std::unique_ptr<Meeting>> open;  /* of disjoint masks */
+    std::vector<std::unique_ptr<Meeting>> spare; /* over, to be used again */
+    uint32_t done = 0;                           /* lanes that have ended */
 };
 
 struct Barrier {
@@ -88,6 +85,7 @@ struct Barrier {
 struct Grid;
 struct Mbarriers;  /* emu_mbarrier.cpp */
 struct Bulk;       /* emu_tma.cpp: copies on their way */
+struct Clocks;     /* emu_shadow.cpp */
 struct WarpGroups; /* emu_wgmma.cpp */
 
 struct Block {
@@ -102,11 +100,13 @@ struct Block {
     size_t ready_first = 0;
     int started = 0;
     int live = 0;
-    int spinning = 0; /* threads in `ready` that only look at a flag again */
+    bool has_waited = false; /* simt_wait_previous() by one of its threads */
+    int spinning = 0;        /* threads in `ready` that only look at a flag again */
 
     std::shared_ptr<Mbarriers> mbarriers;
     std::shared_ptr<Bulk> bulk;
     std::shared_ptr<WarpGroups> groups;
+    std::shared_ptr<Clocks> clocks;
 };
 
 struct Slot {
@@ -122,8 +122,11 @@ struct Grid {
     dim3 block_dims;
     uint32_t shared_bytes = 0;
     bool is_checked = false;
-    const std::function<void()> *body = nullptr;
+    void (*run)(const void *closure) = nullptr; /* one thread */
+    const void *closure = nullptr;
     uint32_t first_run = 0;
+    bool overlaps_previous = false;
+    uint32_t previous_first_run = 0; /* of the grid before, with which this one may overlap */
     std::vector<Slot> slots;
     uint32_t shared_used = 0;
 };
@@ -159,6 +162,9 @@ void note_fault(cudaError_t error, const std::string &text);
 /* "thread 17 of block 3 in kernel …" of the running one. */
 std::string where(void);
 
+/* A line for each thing that threads of the block wait for, each begun by a line break. */
+std::string describe_waiting(const Block &block);
+
 /* ---- pieces with state in a block, in their own files ---------------------------------------- */
 
 void warp_thread_ended(Block &block, Thread &thread);
@@ -169,7 +175,5 @@ void async_thread_ended(Thread &thread);
 bool bulk_progress(Block &block);
 void bulk_block_ended(Block &block);
 void wgmma_block_ended(Block &block);
-
-/* All that happened before in `lanes` waited for one another: see emu_shadow.h. */
 
 } // namespace emu

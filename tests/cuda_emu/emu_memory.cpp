@@ -69,11 +69,13 @@ void simt_prefetch_l2(const void *)
 
 void simt_fence_device(void)
 {
+    shadow_fence_device();
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 void simt_fence_system(void)
 {
+    shadow_fence_device();
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
@@ -88,7 +90,7 @@ uint32_t simt_load_acquire(const uint32_t *flag)
 void simt_store_release(uint32_t *flag, uint32_t v)
 {
     shadow_access(flag, sizeof(*flag), Access::atomic, "simt_store_release");
-    shadow_release_global(flag);
+    shadow_release_global(flag, false);
     __atomic_store_n(flag, v, __ATOMIC_RELEASE);
 }
 
@@ -108,7 +110,7 @@ template <class T, class F> static T update(T *p, const char *who, F f)
         fail(cudaErrorMisalignedAddress, "%s(%p): not aligned", who, static_cast<void *>(p));
     }
     shadow_access(p, sizeof(T), Access::atomic, who);
-    shadow_release_global(p);
+    shadow_release_global(p, true);
     bits_t *cell = reinterpret_cast<bits_t *>(p);
     bits_t old_bits = __atomic_load_n(cell, __ATOMIC_RELAXED);
     bits_t new_bits;

@@ -9,18 +9,17 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 
 #include "tests/cuda_emu/emu_fiber.h"
 #include "tests/cuda_emu/emu_machine.h"
 #include "tests/cuda_emu/emu_runtime.h"
+#include "tests/cuda_emu/emu_shadow.h"
 #include "tests/cuda_emu/emu_shared.h"
 
 namespace emu
@@ -52,6 +51,18 @@ const Allocation *find_allocation(const void *address)
     const Allocation &found = std::prev(next)->second;
     size_t offset = static_cast<size_t>(static_cast<const uint8_t *>(address) - found.base);
     return offset < found.bytes ? &found : nullptr;
+}
+
+const Allocation *find_allocation_before(const void *address)
+{
+    auto next = allocations.upper_bound(reinterpret_cast<uintptr_t>(address));
+    if (next == allocations.begin()) {
+        return nullptr;
+    }
+    const Allocation &found = std::prev(next)->second;
+    const uint8_t *end = found.base + found.bytes;
+    return static_cast<size_t>(static_cast<const uint8_t *>(address) - end) < page ? &found
+                                                                                   : nullptr;
 }
 
 bool is_pageable(const void *address)
@@ -133,6 +144,7 @@ static cudaError_t release(void *pointer, Space space)
     if (space == Space::device) {
         device_used -= freed.bytes;
     }
+    shadow_forget(freed.base);
     remove_allocation(pointer);
     unmap(freed);
     return error;
@@ -147,18 +159,13 @@ static uint8_t landing_stack[16 << 10] __attribute__((aligned(16)));
 /* Runs on landing_stack after the signal handler has returned. */
 static void land(void)
 {
-    const Allocation *near = nullptr;
-    for (const auto &[base, allocation] : allocations) {
-        size_t offset =
-            static_cast<size_t>(static_cast<const uint8_t *>(bad_address) - allocation.map);
-        near = offset < allocation.map_bytes ? &allocation : near;
-    }
+    const Allocation *near = find_allocation_before(bad_address);
     if (was_overflow) {
         fail(cudaErrorLaunchFailure, "its stack overflows (64 KiB): too many local variables");
     }
     if (near != nullptr) {
-        fail(cudaErrorIllegalAddress, "access %td bytes past the end of an allocation of %zu bytes",
-             static_cast<const uint8_t *>(bad_address) - (near->base + near->bytes), near->bytes);
+        fail(cudaErrorIllegalAddress, "access at byte %td of an allocation of %zu bytes",
+             static_cast<const uint8_t *>(bad_address) - near->base, near->bytes);
     }
     fail(cudaErrorIllegalAddress, "access to %p, which is no memory of the device", bad_address);
 }
@@ -176,18 +183,30 @@ static void on_signal(int number, siginfo_t *info, void *context)
     registers[REG_RSP] = reinterpret_cast<greg_t>(landing_stack + sizeof(landing_stack) - 8);
 }
 
-void catch_bad_accesses(void)
+/* Signals cannot be handled on a stack that has just overflown. */
+static void use_signal_stack(void)
 {
-    static thread_local uint8_t signal_stack[16 << 10];
+    static thread_local uint8_t memory[16 << 10];
     stack_t stack = {};
-    stack.ss_sp = signal_stack;
-    stack.ss_size = sizeof(signal_stack);
+    stack.ss_sp = memory;
+    stack.ss_size = sizeof(memory);
     sigaltstack(&stack, nullptr);
+}
+
+BadAccessCatcher::BadAccessCatcher()
+{
     struct sigaction action = {};
+    use_signal_stack();
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigaction(SIGSEGV, &action, nullptr);
-    sigaction(SIGBUS, &action, nullptr);
+    sigaction(SIGSEGV, &action, &former_[0]);
+    sigaction(SIGBUS, &action, &former_[1]);
+}
+
+BadAccessCatcher::~BadAccessCatcher()
+{
+    sigaction(SIGSEGV, &former_[0], nullptr);
+    sigaction(SIGBUS, &former_[1], nullptr);
 }
 
 } // namespace emu
@@ -251,6 +270,7 @@ cudaError_t cudaHostUnregister(void *pointer)
         return give(cudaErrorHostMemoryNotRegistered);
     }
     cudaError_t error = drain_all();
+    shadow_forget(pointer);
     remove_allocation(pointer);
     return give(error);
 }
@@ -338,6 +358,7 @@ cudaError_t cudaIpcCloseMemHandle(void *pointer)
     }
     cudaError_t error = drain_all();
     Allocation closed = *found;
+    shadow_forget(closed.base);
     remove_allocation(pointer);
     unmap(closed);
     return give(error);

@@ -3,7 +3,6 @@
 #include "tests/cuda_emu/emu_runtime.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -11,7 +10,6 @@
 #include <ctime>
 
 #include "tests/cuda_emu/emu_machine.h"
-#include "tests/cuda_emu/emu_memory_map.h"
 
 namespace emu
 {
@@ -51,11 +49,6 @@ Entry::Entry()
     if (!is_ready) {
         is_ready = true;
         read_environment();
-    }
-    static thread_local bool catches;
-    if (!catches) {
-        catches = true;
-        catch_bad_accesses();
     }
 }
 

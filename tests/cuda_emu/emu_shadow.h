@@ -21,6 +21,7 @@ namespace emu
 struct Block;
 struct Thread;
 
+void shadow_begin_grid(void);
 void shadow_begin_block(Block &block);
 
 /* ---- order ---------------------------------------------------------------------------------- */
@@ -30,11 +31,15 @@ void shadow_join(const std::vector<Thread *> &threads);
 /* What happened before `now` is given to, or taken from, a synchronization object of the block. */
 void shadow_release(const void *object);
 void shadow_acquire(const void *object);
-/* The same for an object that other blocks know. */
-void shadow_release_global(const void *object);
+/* The same for an object that other blocks know. is_fenced: what comes before the last
+ * simt_fence_device() only. */
+void shadow_release_global(const void *object, bool is_fenced);
 void shadow_acquire_global(const void *object);
-/* simt_fence_async_shared() of `now`. */
+/* simt_wait_previous() of `now`: the grid before has ended, for it and whoever it tells. */
+void shadow_wait_previous(void);
+/* simt_fence_async_shared() and simt_fence_device() of `now`. */
 void shadow_fence_async(void);
+void shadow_fence_device(void);
 
 /* ---- accesses of `now` ---------------------------------------------------------------------- */
 
@@ -42,10 +47,24 @@ enum class Access { read, write, atomic };
 
 /* No-ops unless the running grid is checked. */
 void shadow_access(const void *address, size_t bytes, Access access, const char *who);
-/* An asynchronous copy that will write, or a unit that will read, shared memory until ..._end. */
+
+/*
+ * An asynchronous unit that writes, or reads, shared memory from begin to end; whoever touches it
+ * meanwhile is at fault. After the end it counts as the issuer's access of that time, or with a
+ * bulk_clock as the bulk unit's.
+ */
 void shadow_async_begin(const void *address, size_t bytes, Access access, const char *who);
-void shadow_async_end(const void *address, size_t bytes, Access access, const Thread *issuer);
-/* The reader is the asynchronous proxy: a write by a thread needs its simt_fence_async_shared(). */
-void shadow_async_read(const void *address, size_t bytes, const char *who);
+void shadow_async_end(const void *address, size_t bytes, Access access, const Thread &issuer,
+                      uint32_t bulk_clock);
+/* The bulk unit is like one more thread: a time for each copy, and who waits at the barrier where
+ * its end is counted comes after it. */
+uint32_t shadow_next_bulk(void);
+void shadow_release_bulk(const void *barrier, uint32_t bulk_clock);
+/* What an asynchronous unit is about to read: a write by a thread needs that thread's
+ * simt_fence_async_shared(). */
+void shadow_check_async_read(const void *address, size_t bytes, const char *who);
+
+/* An allocation is freed. */
+void shadow_forget(const void *base);
 
 } // namespace emu

@@ -5,13 +5,34 @@
  */
 #pragma once
 
+/* A kernel with its arguments, as a launch keeps it. */
+template <class... P> struct emu_closure {
+    void (*kernel)(P...);
+    std::tuple<P...> arguments;
+
+    /* As std::apply, but reads the arguments, which lie on the host's heap, without hooks. */
+    template <size_t... I>
+    __attribute__((no_sanitize("thread"))) static void call(const emu_closure &closure,
+                                                            std::index_sequence<I...>)
+    {
+        closure.kernel(std::get<I>(closure.arguments)...);
+    }
+
+    __attribute__((no_sanitize("thread"))) static void run(const void *closure)
+    {
+        call(*static_cast<const emu_closure *>(closure), std::index_sequence_for<P...>());
+    }
+};
+
 template <class... P, class... A>
 cudaError_t simt_launch_named(const char *text, void (*kernel)(P...), const simt_grid_t &at,
                               A... args)
 {
-    std::tuple<P...> arguments(static_cast<P>(args)...);
+    using closure_t = emu_closure<P...>;
+    auto closure = std::make_shared<const closure_t>(
+        closure_t{kernel, std::tuple<P...>(static_cast<P>(args)...)});
     return emu_enqueue({text, at.grid, at.block, at.shared_bytes, at.stream, at.overlaps_previous,
-                        EMU_IS_CHECKED, [kernel, arguments] { std::apply(kernel, arguments); }});
+                        EMU_IS_CHECKED, closure_t::run, closure});
 }
 
 template <class T> T simt_shfl(T v, int lane, uint32_t mask)

@@ -44,6 +44,7 @@ struct Pending {
     bool is_store;
     uint64_t *barrier;
     Thread *issuer;
+    uint32_t clock; /* shadow_next_bulk(); 0 of a store */
 };
 
 } // namespace
@@ -123,10 +124,12 @@ void carry_out(Block &block, const Pending &pending)
     now = pending.issuer;
     if (pending.is_store) {
         store_tile(pending.tile);
-        shadow_async_end(pending.tile.shared, pending.tile.bytes, Access::read, pending.issuer);
+        shadow_async_end(pending.tile.shared, pending.tile.bytes, Access::read, *pending.issuer, 0);
     } else {
-        shadow_async_end(pending.tile.shared, pending.tile.bytes, Access::write, pending.issuer);
+        shadow_async_end(pending.tile.shared, pending.tile.bytes, Access::write, *pending.issuer,
+                         pending.clock);
         load_tile(pending.tile);
+        shadow_release_bulk(pending.barrier, pending.clock);
         mbarrier_complete(block, pending.barrier, pending.tile.bytes);
     }
     now = running;
@@ -148,16 +151,17 @@ void issue(const Tile &tile, uint64_t *barrier, bool is_store, const char *who)
         fail(cudaErrorMisalignedAddress, "%s: shared offset %u is no multiple of %u", who, offset,
              aligned);
     }
+    uint32_t clock = 0;
     if (is_store) {
-        shadow_async_read(tile.shared, tile.bytes, who);
+        shadow_check_async_read(tile.shared, tile.bytes, who);
         shadow_async_begin(tile.shared, tile.bytes, Access::read, who);
     } else {
         mbarrier_check(barrier, who);
         shadow_async_begin(tile.shared, tile.bytes, Access::write, who);
-        shadow_release(barrier);
+        clock = shadow_next_bulk();
         memset(tile.shared, poison, tile.bytes);
     }
-    Pending pending = {tile, is_store, barrier, now};
+    Pending pending = {tile, is_store, barrier, now, clock};
     bool is_eager = schedule() == EMU_BACKWARD || (schedule() == EMU_RANDOM && choose(2) == 1);
     if (is_eager && !is_store) {
         carry_out(*now_block, pending);

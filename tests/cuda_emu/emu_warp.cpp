@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* simt_warp.h: lanes, shuffles and votes. */
 #include <algorithm>
-#include <bit>
 
 #include "kernels/cuda/simt.h"
 #include "tests/cuda_emu/emu_meeting.h"
@@ -28,13 +27,26 @@ static Meeting &find_meeting(Warp &warp, const char *what, uint64_t detail, uint
         }
         return *open;
     }
-    warp.open.push_back(std::make_unique<Meeting>());
+    if (warp.spare.empty()) {
+        warp.spare.push_back(std::make_unique<Meeting>());
+    }
+    warp.open.push_back(std::move(warp.spare.back()));
+    warp.spare.pop_back();
     Meeting &meeting = *warp.open.back();
     meeting.what = what;
     meeting.detail = detail;
     meeting.mask = mask;
-    meeting.expected = std::popcount(mask);
+    meeting.arrived = 0;
     return meeting;
+}
+
+static void close_meeting(Warp &warp, const Meeting &meeting)
+{
+    auto at = std::find_if(warp.open.begin(), warp.open.end(),
+                           [&](const auto &open) { return open.get() == &meeting; });
+    (*at)->waiting.clear();
+    warp.spare.push_back(std::move(*at));
+    warp.open.erase(at);
 }
 
 void meet_lanes(const char *what, uint64_t detail, uint32_t mask, void *argument,
@@ -51,8 +63,8 @@ void meet_lanes(const char *what, uint64_t detail, uint32_t mask, void *argument
     }
     Meeting &meeting = find_meeting(warp, what, detail, mask);
     meeting.arguments[lane] = argument;
-    meeting.arrived_mask |= 1u << lane;
-    if (++meeting.arrived < meeting.expected) {
+    meeting.arrived |= 1u << lane;
+    if (meeting.arrived != mask) {
         meeting.waiting.push_back(now);
         wait_here(what, mask == all_lanes ? 0 : mask);
         return;
@@ -61,7 +73,7 @@ void meet_lanes(const char *what, uint64_t detail, uint32_t mask, void *argument
     for (Thread *thread : meeting.waiting) {
         make_ready(*thread);
     }
-    std::erase_if(warp.open, [&](const auto &open) { return open.get() == &meeting; });
+    close_meeting(warp, meeting);
 }
 
 void warp_thread_ended(Block &block, Thread &thread)

@@ -162,20 +162,20 @@ void begin_reads(const emu_wgmma_t &call)
         }
         for_each_chunk(call, is_a, [](uint8_t *chunk, int bytes) {
             shared_offset(chunk, static_cast<size_t>(bytes), "simt_wgmma");
-            shadow_async_read(chunk, static_cast<size_t>(bytes), "simt_wgmma");
+            shadow_check_async_read(chunk, static_cast<size_t>(bytes), "simt_wgmma");
             shadow_async_begin(chunk, static_cast<size_t>(bytes), Access::read, "simt_wgmma");
         });
     }
 }
 
-void end_reads(const Issue &issue, const Thread *issuer)
+void end_reads(const Issue &issue, const Thread &issuer)
 {
     for (bool is_a : {true, false}) {
         if (is_a && issue.call.a_registers != nullptr) {
             continue;
         }
-        for_each_chunk(issue.call, is_a, [issuer](uint8_t *chunk, int bytes) {
-            shadow_async_end(chunk, static_cast<size_t>(bytes), Access::read, issuer);
+        for_each_chunk(issue.call, is_a, [&issuer](uint8_t *chunk, int bytes) {
+            shadow_async_end(chunk, static_cast<size_t>(bytes), Access::read, issuer, 0);
         });
     }
 }
@@ -318,7 +318,7 @@ void give_back(Member &member)
 }
 
 /* The last of the group has come: all but the newest commits end. */
-void retire(WarpGroups::Group &group, const Thread *first)
+void retire(WarpGroups::Group &group, const Thread &first)
 {
     Member &leader = group.members[0];
     while (leader.commits.size() > static_cast<size_t>(group.newest)) {
@@ -428,7 +428,7 @@ void emu_wgmma_wait(int newest)
         return;
     }
     size_t first = static_cast<size_t>(now->linear / group_threads * group_threads);
-    retire(group, &now_block->threads[first]);
+    retire(group, now_block->threads[first]);
     std::vector<Thread *> waiting = std::move(group.waiting);
     group.waiting.clear();
     for (Thread *thread : waiting) {

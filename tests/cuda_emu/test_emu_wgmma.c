@@ -4,28 +4,15 @@
  * so that each sum is exact and one answer is right.
  */
 #include "tests/cuda_emu/cuda_check.h"
+#include "tests/cuda_emu/samples/small_codes.h"
 #include "tests/cuda_emu/samples/wgmma.h"
-
-/* Codes of -2 … 2. */
-static const uint16_t bf16_codes[] = {0xc000, 0xbf80, 0, 0x3f80, 0x4000};
-static const uint16_t f16_codes[] = {0xc000, 0xbc00, 0, 0x3c00, 0x4000};
-static const uint8_t e4m3_codes[] = {0xc0, 0xb8, 0, 0x38, 0x40};
-
-/* -2 … 2, by position. */
-static int small(uint32_t row, uint32_t column)
-{
-    uint32_t hash = (row * 2654435761u) ^ (column * 40503u + 77u);
-    hash ^= hash >> 13;
-    hash *= 0x5bd1e995u;
-    return (int)((hash >> 16) % 5) - 2;
-}
 
 static size_t element_bytes(sample_wgmma_kind_t kind)
 {
     return kind == SAMPLE_E4M3_K || kind == SAMPLE_E4M3_REGISTERS ? 1 : 2;
 }
 
-/* A matrix of small() on the device; is_transposed: [columns, rows]. */
+/* A matrix of small_value() on the device; is_transposed: [columns, rows]. */
 static void *upload_matrix(sample_wgmma_kind_t kind, uint32_t rows, uint32_t columns,
                            bool is_transposed)
 {
@@ -35,11 +22,11 @@ static void *upload_matrix(sample_wgmma_kind_t kind, uint32_t rows, uint32_t col
         for (uint32_t column = 0; column < columns; column++) {
             size_t at =
                 is_transposed ? (size_t)column * rows + row : (size_t)row * columns + column;
-            int v = small(row, column) + 2;
-            uint16_t code = kind == SAMPLE_F16_K || kind == SAMPLE_F16_REGISTERS_MN ? f16_codes[v]
-                                                                                    : bf16_codes[v];
+            int v = small_value(row, column) + 2;
+            uint16_t code = kind == SAMPLE_F16_K || kind == SAMPLE_F16_REGISTERS_MN ? small_f16[v]
+                                                                                    : small_bf16[v];
             if (bytes == 1) {
-                host[at] = e4m3_codes[v];
+                host[at] = small_e4m3[v];
             } else {
                 memcpy(host + at * 2, &code, sizeof(code));
             }
@@ -50,7 +37,7 @@ static void *upload_matrix(sample_wgmma_kind_t kind, uint32_t rows, uint32_t col
     return device;
 }
 
-/* b's rows begin at 1000 in small(), so that they are unlike a's. */
+/* b's rows begin at 1000 in small_value(), so that they are unlike a's. */
 static void *upload_b(sample_wgmma_kind_t kind, uint32_t n, uint32_t k, bool is_transposed)
 {
     size_t bytes = element_bytes(kind);
@@ -75,7 +62,7 @@ static void assert_product(const float *device, uint32_t m, uint32_t n, uint32_t
         for (uint32_t column = 0; column < n; column++) {
             int sum = 0;
             for (uint32_t i = 0; i < k; i++) {
-                sum += small(row, i) * small(1000 + column, i);
+                sum += small_value(row, i) * small_value(1000 + column, i);
             }
             if (c[(size_t)row * n + column] != (float)sum) {
                 fail_msg("row %u column %u of %u x %u: %g, not %d", row, column, m, n,
@@ -132,10 +119,7 @@ static void ring_of_stages_multiplies_ragged_shapes(void **state)
 int main(void)
 {
     cuda_skip_without_device();
-    int major = 0, minor = 0;
-    (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
-    (void)cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0);
-    if (major != 9 || minor != 0) {
+    if (!cuda_is_hopper()) {
         puts("skipped: no Hopper device");
         return 77;
     }
