@@ -740,7 +740,7 @@ static void bench_decode(void)
 static void bench_prefill(void)
 {
     printf("prefill (8B shape, bf16, causal; ceiling %.0f TFLOP/s)\n", options.matmul_tflops);
-    for (uint32_t tokens : {2048u, 8192u, 16384u}) {
+    for (uint32_t tokens : {512u, 2048u, 8192u, 16384u}) {
         load_t load = load_make(1, tokens, tokens);
         const double us = time_load(load, tokens, 7, 3);
         const double flops = 4.0 * Q_HEADS * DIM * ((double)tokens * (tokens + 1) / 2);

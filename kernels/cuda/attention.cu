@@ -192,9 +192,9 @@ int k_cuda_attention(const k_attention_args_t *args, const k_cuda_attention_plan
     attention_launch_t launch = {};
     launch.params = params_of(args, plan);
     launch.kv = args->kv.dtype;
+    launch.uses_hopper = plan->path != K_CUDA_ATTENTION_MMA && simt_is_hopper();
     launch.stream = stream;
-    const bool can = plan->path != K_CUDA_ATTENTION_MMA &&
-                     attention_hopper_can(launch.params, args->kv.dtype);
+    const bool can = launch.uses_hopper && attention_hopper_can(launch.params, args->kv.dtype);
     if (plan->path == K_CUDA_ATTENTION_HOPPER && !can) {
         return cudaErrorNotSupported;
     }

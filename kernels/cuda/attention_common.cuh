@@ -363,7 +363,10 @@ SIMT_DEVICE size_t attention_partial_at(const attention_params_t &p, const atten
     return (size_t)(item.unit + in_seq) * p.q_heads + attention_head(p, item, row);
 }
 
-/* Rows [0, rows) of the item's tile of q to shared memory, by `threads` threads. */
+/*
+ * Rows [first_row, first_row + rows) of the item's tile of q to shared memory, by `threads` threads;
+ * there after simt_cp_async_wait<0>() and a barrier.
+ */
 template <int D, class T>
 SIMT_DEVICE void attention_load_q(const attention_params_t &p, const attention_item_t &item,
                                   uint8_t *tile, int tile_rows, int first_row, int rows, int thread,
@@ -373,13 +376,20 @@ SIMT_DEVICE void attention_load_q(const attention_params_t &p, const attention_i
     for (int i = thread; i < rows * units; i += threads) {
         const int row = first_row + i / units;
         const int unit = i % units;
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (item.first + (uint32_t)row < item.packed) {
-            v = simt_load_16(p.q + attention_row_at(p, item, (uint32_t)row, p.q_stride) + unit * 8);
+        const bool is_row = item.first + (uint32_t)row < item.packed;
+        uint8_t *to = tile + attention_tile_at(tile_rows, row, unit);
+        const __nv_bfloat16 *from = p.q;
+        if (is_row) {
+            from += attention_row_at(p, item, (uint32_t)row, p.q_stride) + unit * 8;
+        }
+        if constexpr (attention_element<T>::is_f16) {
+            uint4 v = is_row ? simt_load_16(from) : make_uint4(0, 0, 0, 0);
             v = make_uint4(attention_pack_q<T>(v.x), attention_pack_q<T>(v.y),
                            attention_pack_q<T>(v.z), attention_pack_q<T>(v.w));
+            *reinterpret_cast<uint4 *>(to) = v;
+        } else {
+            simt_cp_async_zfill<16>(to, from, is_row ? 16 : 0);
         }
-        *reinterpret_cast<uint4 *>(tile + attention_tile_at(tile_rows, row, unit)) = v;
     }
 }
 
@@ -388,9 +398,33 @@ SIMT_DEVICE void attention_load_q(const attention_params_t &p, const attention_i
 typedef struct attention_launch {
     attention_params_t params;
     k_dtype_t kv;
+    bool uses_hopper;
     uint32_t items; /* at most so many, UINT32_MAX: not known */
     cudaStream_t stream;
 } attention_launch_t;
+
+/* The cache as (column, token, part, head, block); what blocks there are is not known here. */
+static inline cudaError_t attention_encode_map(const k_kv_view_t &kv, uint32_t chunk,
+                                               simt_tensor_map_t *map_out)
+{
+    simt_tensor_t tensor = {};
+    tensor.data = kv.base;
+    tensor.element_bytes = 2;
+    tensor.rank = 5;
+    const uint64_t dims[5] = {kv.head_dim, kv.block_tokens, 2, kv.heads, UINT32_C(1) << 31};
+    const uint64_t strides[4] = {kv.token_stride, kv.part_stride, kv.head_stride, kv.block_stride};
+    for (int i = 0; i < 5; i++) {
+        tensor.dims[i] = dims[i];
+        tensor.box[i] = 1;
+    }
+    for (int i = 0; i < 4; i++) {
+        tensor.strides[i] = strides[i];
+    }
+    tensor.box[0] = 64;
+    tensor.box[1] = kv.block_tokens < chunk ? kv.block_tokens : chunk;
+    tensor.swizzle = SIMT_SWIZZLE_128;
+    return simt_tensor_map_encode(&tensor, map_out);
+}
 
 /* Tiles of 16 packed rows, for decode; of attention_mma_tile, for everything longer. */
 enum { ATTENTION_MMA_SMALL_TILE = 16 };

@@ -13,7 +13,9 @@
 
 enum { HOPPER_ROWS = 64, HOPPER_CONSUMERS = 2, HOPPER_TILE = HOPPER_ROWS * HOPPER_CONSUMERS };
 enum { HOPPER_GROUP = 128, HOPPER_THREADS = HOPPER_GROUP * (HOPPER_CONSUMERS + 1) };
-enum { HOPPER_STAGES = 2, HOPPER_PARTS = 4 };
+enum { HOPPER_STAGES = 2, HOPPER_ITEMS = 2, HOPPER_PARTS = 4 };
+/* Named barriers: of a consumer group, and its turn at the tensor cores. */
+enum { HOPPER_BARRIER_GROUP = 1, HOPPER_BARRIER_TURN = 3 };
 
 static constexpr int total_stride = HOPPER_THREADS - HOPPER_GROUP; /* threads of consumers */
 
@@ -22,7 +24,8 @@ template <int D> struct hopper_shared {
     static constexpr int q_bytes = shape::panels * HOPPER_TILE * 128;
     static constexpr int total_bytes = HOPPER_TILE * D * 4;
     static constexpr int bytes =
-        q_bytes + 2 * HOPPER_STAGES * shape::tile_bytes + total_bytes + 4 * HOPPER_STAGES * 8;
+        q_bytes + 2 * HOPPER_STAGES * shape::tile_bytes + total_bytes + 4 * HOPPER_STAGES * 8 +
+        2 * HOPPER_ITEMS * 8 + HOPPER_ITEMS * (int)sizeof(attention_item_t);
     uint8_t *q;              /* [panel][128 rows][128 bytes] */
     uint8_t *k;              /* [HOPPER_STAGES][panel][chunk][128 bytes] */
     uint8_t *v;
@@ -31,6 +34,9 @@ template <int D> struct hopper_shared {
     simt_mbarrier_t *k_free;
     simt_mbarrier_t *v_full;
     simt_mbarrier_t *v_free;
+    simt_mbarrier_t *item_full; /* [HOPPER_ITEMS] each */
+    simt_mbarrier_t *item_free;
+    attention_item_t *items; /* what the producer has found; packed 0: no more */
 };
 
 template <int D> SIMT_DEVICE hopper_shared<D> hopper_carve(uint8_t *base)
@@ -46,6 +52,9 @@ template <int D> SIMT_DEVICE hopper_shared<D> hopper_carve(uint8_t *base)
     s.k_free = s.k_full + HOPPER_STAGES;
     s.v_full = s.k_free + HOPPER_STAGES;
     s.v_free = s.v_full + HOPPER_STAGES;
+    s.item_full = s.v_free + HOPPER_STAGES;
+    s.item_free = s.item_full + HOPPER_ITEMS;
+    s.items = reinterpret_cast<attention_item_t *>(s.item_free + HOPPER_ITEMS);
     return s;
 }
 
@@ -61,11 +70,22 @@ typedef struct hopper_ring {
 
 SIMT_DEVICE void hopper_ring_step(hopper_ring_t *ring)
 {
+    static_assert(HOPPER_STAGES == HOPPER_ITEMS);
     ring->slot++;
     if (ring->slot == HOPPER_STAGES) {
         ring->slot = 0;
         ring->parity ^= 1;
     }
+}
+
+/*
+ * Together: a lane that looked only after another one's copies had been used and freed would wait
+ * for the wrong phase.
+ */
+SIMT_DEVICE void hopper_await_free(simt_mbarrier_t *free, const hopper_ring_t &ring)
+{
+    simt_mbarrier_wait(free, ring.parity);
+    simt_sync_warp();
 }
 
 /* K or V of the chunk at token `first`: only boxes that some row sees. The whole warp calls. */
@@ -94,6 +114,20 @@ SIMT_DEVICE void hopper_fetch(const attention_params_t &p, const simt_tensor_map
     }
 }
 
+/* Tells the consumers of an item; one of packed 0 is the last. */
+template <int D>
+SIMT_DEVICE void hopper_publish(const hopper_shared<D> &shared, const attention_item_t &item,
+                                hopper_ring_t *ring)
+{
+    hopper_await_free(&shared.item_free[ring->slot], *ring);
+    if (simt_lane() == 0) {
+        shared.items[ring->slot] = item;
+        simt_mbarrier_arrive(&shared.item_full[ring->slot]);
+    }
+    simt_sync_warp();
+    hopper_ring_step(ring);
+}
+
 template <int D>
 SIMT_DEVICE void hopper_produce(const attention_params_t &p, const simt_tensor_map_t *map,
                                 const hopper_shared<D> &shared)
@@ -103,31 +137,52 @@ SIMT_DEVICE void hopper_produce(const attention_params_t &p, const simt_tensor_m
     attention_cursor_t cursor = {};
     attention_item_t item;
     hopper_ring_t ring = {0, 1};
+    hopper_ring_t items = {0, 1};
     for (uint32_t k = 0; attention_find_item(p, chunk, attention_item_of_block(k), &cursor, &item);
          k++) {
+        hopper_publish(shared, item, &items);
         for (uint32_t first = item.begin; first < item.end; first += chunk) {
-            simt_mbarrier_wait(&shared.k_free[ring.slot], ring.parity);
+            hopper_await_free(&shared.k_free[ring.slot], ring);
             hopper_fetch<D>(p, map, item, first, 0, shared.k + ring.slot * tile_bytes,
                             &shared.k_full[ring.slot]);
-            simt_mbarrier_wait(&shared.v_free[ring.slot], ring.parity);
+            hopper_await_free(&shared.v_free[ring.slot], ring);
             hopper_fetch<D>(p, map, item, first, 1, shared.v + ring.slot * tile_bytes,
                             &shared.v_full[ring.slot]);
             hopper_ring_step(&ring);
         }
     }
+    item.packed = 0;
+    hopper_publish(shared, item, &items);
 }
 
 /* ---- consumers ------------------------------------------------------------------------------- */
+
+/* The softmax of a segment so far, of rows lane / 4 and + 8. */
+typedef struct hopper_sums {
+    float max[2];
+    float sum[2][HOPPER_PARTS];
+} hopper_sums_t;
 
 template <int D> struct hopper_state {
     static constexpr int chunk = attention_shape<D>::chunk;
     float o[D / 2];
     uint32_t weights[chunk / 16][4]; /* as wgmma's a */
-    float max[2];                    /* of rows lane / 4 and + 8 */
-    float sum[2][HOPPER_PARTS];
+    hopper_sums_t segment;
     attention_running_t all[2];
     uint32_t position[2];
 };
+
+SIMT_DEVICE void hopper_begin_segment(hopper_sums_t &segment)
+{
+    SIMT_UNROLL
+    for (int half = 0; half < 2; half++) {
+        segment.max[half] = -INFINITY;
+        SIMT_UNROLL
+        for (int i = 0; i < HOPPER_PARTS; i++) {
+            segment.sum[half][i] = 0;
+        }
+    }
+}
 
 /* This group's index among the consumers, and a thread's among all of theirs. */
 SIMT_DEVICE int hopper_consumer(void)
@@ -137,7 +192,21 @@ SIMT_DEVICE int hopper_consumer(void)
 
 SIMT_DEVICE void hopper_sync_group(void)
 {
-    simt_barrier_sync(1 + hopper_consumer(), HOPPER_GROUP);
+    simt_barrier_sync(HOPPER_BARRIER_GROUP + hopper_consumer(), HOPPER_GROUP);
+}
+
+/*
+ * The consumers issue their products in turns, so that one computes weights while the tensor cores
+ * work for the other.
+ */
+SIMT_DEVICE void hopper_await_turn(void)
+{
+    simt_barrier_sync(HOPPER_BARRIER_TURN + hopper_consumer(), 2 * HOPPER_GROUP);
+}
+
+SIMT_DEVICE void hopper_pass_turn(void)
+{
+    simt_barrier_arrive(HOPPER_BARRIER_TURN + (hopper_consumer() ^ 1), 2 * HOPPER_GROUP);
 }
 
 template <int D, class T>
@@ -232,9 +301,9 @@ SIMT_DEVICE void hopper_softmax(const attention_params_t &p, hopper_state<D> &st
     constexpr int tiles = chunk / 8 / HOPPER_PARTS;
     SIMT_UNROLL
     for (int half = 0; half < 2; half++) {
-        const float max = fmaxf(state.max[half], chunk_max[half]);
-        factor[half] = attention_factor(state.max[half], max, p.scale_log2);
-        state.max[half] = max;
+        const float max = fmaxf(state.segment.max[half], chunk_max[half]);
+        factor[half] = attention_factor(state.segment.max[half], max, p.scale_log2);
+        state.segment.max[half] = max;
         const float shift = -(attention_finite(max) * p.scale_log2);
         SIMT_UNROLL
         for (int part = 0; part < HOPPER_PARTS; part++) {
@@ -247,7 +316,8 @@ SIMT_DEVICE void hopper_softmax(const attention_params_t &p, hopper_state<D> &st
                 sum += pair[0];
                 sum += pair[1];
             }
-            state.sum[half][part] = fmaf(state.sum[half][part], factor[half], sum);
+            float *all = &state.segment.sum[half][part];
+            *all = fmaf(*all, factor[half], sum);
         }
     }
 }
@@ -278,45 +348,44 @@ template <int D> SIMT_DEVICE void hopper_scale(hopper_state<D> &state, const flo
     }
 }
 
-/* Adds the segment that ended to what is kept in shared memory. */
+/*
+ * Merges the segment that ended with those before it. Their o waits in shared memory, where the new
+ * one goes as well, or stays in state.o when it `is_last`.
+ */
 template <int D>
 SIMT_DEVICE void hopper_end_segment(const attention_params_t &p, hopper_state<D> &state,
+                                    const hopper_sums_t &segment, bool is_first, bool is_last,
                                     float *total)
 {
     float sums[2 * HOPPER_PARTS];
     SIMT_UNROLL
     for (int i = 0; i < 2 * HOPPER_PARTS; i++) {
-        sums[i] = state.sum[i / HOPPER_PARTS][i % HOPPER_PARTS];
+        sums[i] = segment.sum[i / HOPPER_PARTS][i % HOPPER_PARTS];
     }
     simt_warp_sum_n(sums, 4);
-    const bool is_first = state.all[0].max == -INFINITY && state.all[1].max == -INFINITY;
     float old[2], added[2];
     SIMT_UNROLL
     for (int half = 0; half < 2; half++) {
         const float *part = &sums[half * HOPPER_PARTS];
         const float sum = (part[0] + part[1]) + (part[2] + part[3]);
-        attention_merge(&state.all[half], {state.max[half], sum}, p.scale_log2, &old[half],
+        attention_merge(&state.all[half], {segment.max[half], sum}, p.scale_log2, &old[half],
                         &added[half]);
-        state.max[half] = -INFINITY;
-        SIMT_UNROLL
-        for (int i = 0; i < HOPPER_PARTS; i++) {
-            state.sum[half][i] = 0;
-        }
     }
     total += (int)threadIdx.x - HOPPER_GROUP;
     SIMT_UNROLL
     for (int i = 0; i < D / 2; i++) {
-        float *at = total + i * total_stride;
-        *at = attention_merged(is_first ? 0.0f : *at, state.o[i], old[i / 2 % 2],
-                               added[i / 2 % 2]);
+        const float before = is_first ? 0.0f : total[i * total_stride];
+        state.o[i] = attention_merged(before, state.o[i], old[i / 2 % 2], added[i / 2 % 2]);
+        if (!is_last) {
+            total[i * total_stride] = state.o[i];
+        }
     }
 }
 
 template <int D>
 SIMT_DEVICE void hopper_store(const attention_params_t &p, const attention_item_t &item,
-                              const hopper_state<D> &state, const float *total)
+                              const hopper_state<D> &state)
 {
-    total += (int)threadIdx.x - HOPPER_GROUP;
     SIMT_UNROLL
     for (int half = 0; half < 2; half++) {
         const uint32_t row = (uint32_t)(hopper_consumer() * HOPPER_ROWS + simt_warp() % 4 * 16 +
@@ -324,38 +393,16 @@ SIMT_DEVICE void hopper_store(const attention_params_t &p, const attention_item_
         if (item.first + row >= item.packed) {
             continue;
         }
-        const float inverse = attention_finish(p, attention_head(p, item, row), state.all[half]);
+        const float inverse =
+            attention_finish(p, attention_head(p, item, row), state.all[half]);
         __nv_bfloat16 *o =
             p.o + attention_row_at(p, item, row, p.o_stride) + simt_lane() % 4 * 2;
         SIMT_UNROLL
         for (int n = 0; n < D / 8; n++) {
-            const float *at = total + (n * 4 + half * 2) * total_stride;
+            const float *v = &state.o[n * 4 + half * 2];
             *reinterpret_cast<uint32_t *>(o + n * 8) =
-                simt_pack_bf16(at[0] * inverse,
-                               at[total_stride] * inverse);
+                simt_pack_bf16(v[0] * inverse, v[1] * inverse);
         }
-    }
-}
-
-template <int D>
-SIMT_DEVICE void hopper_begin_item(const attention_params_t &p, const attention_item_t &item,
-                                   hopper_state<D> &state)
-{
-    SIMT_UNROLL
-    for (int half = 0; half < 2; half++) {
-        const uint32_t row = (uint32_t)(hopper_consumer() * HOPPER_ROWS + simt_warp() % 4 * 16 +
-                                        half * 8 + simt_lane() / 4);
-        state.position[half] = attention_position(p, item, row);
-        state.all[half] = {-INFINITY, 0};
-        state.max[half] = -INFINITY;
-        SIMT_UNROLL
-        for (int i = 0; i < HOPPER_PARTS; i++) {
-            state.sum[half][i] = 0;
-        }
-    }
-    SIMT_UNROLL
-    for (int i = 0; i < D / 2; i++) {
-        state.o[i] = 0;
     }
 }
 
@@ -400,77 +447,133 @@ SIMT_DEVICE void hopper_done(simt_mbarrier_t *free, hopper_ring_t *ring)
     hopper_ring_step(ring);
 }
 
-/* The chunks from `first` to `end`, all of one segment. */
+/* The scores at hand to weights; factor: what o is to be multiplied by. */
 template <int D, class T>
-SIMT_DEVICE void hopper_segment(const attention_params_t &p, const attention_item_t &item,
-                                const hopper_shared<D> &shared, uint32_t first, uint32_t end,
-                                hopper_rings_t *rings, hopper_state<D> &state)
+SIMT_DEVICE void hopper_weigh(const attention_params_t &p, const attention_item_t &item,
+                              uint32_t first, hopper_state<D> &state,
+                              float (&score)[attention_shape<D>::chunk / 2], float (&factor)[2])
+{
+    float max[2];
+    hopper_maxima<D>(p, item, first, state, score, max);
+    hopper_softmax<D, T>(p, state, score, max, factor);
+}
+
+/*
+ * All chunks of an item; on return state.o and state.all hold the result. `q_is_read` is called
+ * once, when the last scores are there.
+ */
+template <int D, class T, class F>
+SIMT_DEVICE void hopper_chunks(const attention_params_t &p, const attention_item_t &item,
+                               const hopper_shared<D> &shared, hopper_rings_t *rings,
+                               hopper_state<D> &state, F q_is_read)
 {
     constexpr int chunk = attention_shape<D>::chunk;
     float score[chunk / 2];
-    float max[2], factor[2];
+    float factor[2];
+    bool is_first = true; /* nothing is in shared.total */
+    bool adds = false;    /* o holds earlier chunks of the segment */
 
+    hopper_await_turn();
     hopper_issue_scores<D, T>(shared, *rings, score);
+    hopper_pass_turn();
     simt_wgmma_wait<0>();
     simt_wgmma_hold(score);
     hopper_done(shared.k_free, &rings->k);
-    hopper_maxima<D>(p, item, first, state, score, max);
-    hopper_softmax<D, T>(p, state, score, max, factor);
+    hopper_weigh<D, T>(p, item, item.begin, state, score, factor);
     hopper_pack<D, T>(state, score);
-
-    bool adds = false;
-    for (first += chunk; first < end; first += chunk) {
+    for (uint32_t first = item.begin + chunk; first < item.end; first += chunk) {
+        const bool begins = first % K_CUDA_ATTENTION_SEGMENT == 0;
+        const hopper_sums_t ended = state.segment;
+        hopper_await_turn();
         hopper_issue_scores<D, T>(shared, *rings, score);
         hopper_issue_values<D, T>(shared, *rings, item, first - chunk, adds, state);
+        hopper_pass_turn();
         simt_wgmma_wait<1>();
         simt_wgmma_hold(score);
         hopper_done(shared.k_free, &rings->k);
-        hopper_maxima<D>(p, item, first, state, score, max);
-        hopper_softmax<D, T>(p, state, score, max, factor);
+        if (begins) {
+            hopper_begin_segment(state.segment);
+        }
+        hopper_weigh<D, T>(p, item, first, state, score, factor);
         simt_wgmma_wait<0>();
         simt_wgmma_hold(state.o);
         hopper_done(shared.v_free, &rings->v);
-        hopper_scale(state, factor);
+        if (begins) {
+            hopper_end_segment(p, state, ended, is_first, false, shared.total);
+            is_first = false;
+        } else {
+            hopper_scale(state, factor);
+        }
+        adds = !begins;
         hopper_pack<D, T>(state, score);
-        adds = true;
     }
-    hopper_issue_values<D, T>(shared, *rings, item, first - chunk, adds, state);
+    q_is_read();
+    const uint32_t last = (item.end - 1) / chunk * chunk;
+    hopper_await_turn();
+    hopper_issue_values<D, T>(shared, *rings, item, last, adds, state);
+    hopper_pass_turn();
     simt_wgmma_wait<0>();
     simt_wgmma_hold(state.o);
     hopper_done(shared.v_free, &rings->v);
+    hopper_end_segment(p, state, state.segment, is_first, true, shared.total);
 }
 
+/* Starts loading q of the next item that the producer found, if there is one. */
 template <int D, class T>
-SIMT_DEVICE void hopper_item(const attention_params_t &p, const attention_item_t &item,
-                             const hopper_shared<D> &shared, hopper_rings_t *rings)
+SIMT_DEVICE void hopper_load_q(const attention_params_t &p, const hopper_shared<D> &shared,
+                               const hopper_ring_t &items)
 {
-    hopper_state<D> state;
-    hopper_sync_group(); /* the item before has read its q */
-    attention_load_q<D, T>(p, item, shared.q, HOPPER_TILE, hopper_consumer() * HOPPER_ROWS,
-                           HOPPER_ROWS, (int)threadIdx.x % HOPPER_GROUP, HOPPER_GROUP);
+    simt_mbarrier_wait(&shared.item_full[items.slot], items.parity);
+    const attention_item_t item = shared.items[items.slot];
+    if (item.packed > 0) {
+        attention_load_q<D, T>(p, item, shared.q, HOPPER_TILE, hopper_consumer() * HOPPER_ROWS,
+                               HOPPER_ROWS, (int)threadIdx.x % HOPPER_GROUP, HOPPER_GROUP);
+    }
+    simt_cp_async_commit();
+}
+
+/* The item whose q was loaded. */
+template <int D>
+SIMT_DEVICE attention_item_t hopper_begin_item(const attention_params_t &p,
+                                               const hopper_shared<D> &shared,
+                                               hopper_ring_t *items, hopper_state<D> &state)
+{
+    const attention_item_t item = shared.items[items->slot];
+    SIMT_UNROLL
+    for (int half = 0; half < 2; half++) {
+        const uint32_t row = (uint32_t)(hopper_consumer() * HOPPER_ROWS + simt_warp() % 4 * 16 +
+                                        half * 8 + simt_lane() / 4);
+        state.position[half] = item.packed > 0 ? attention_position(p, item, row) : 0;
+        state.all[half] = {-INFINITY, 0};
+    }
+    hopper_begin_segment(state.segment);
+    simt_cp_async_wait<0>();
     simt_fence_async_shared();
     hopper_sync_group();
-    hopper_begin_item(p, item, state);
-    for (uint32_t first = item.begin; first < item.end;) {
-        const uint32_t next = (first / K_CUDA_ATTENTION_SEGMENT + 1) * K_CUDA_ATTENTION_SEGMENT;
-        hopper_segment<D, T>(p, item, shared, first, next < item.end ? next : item.end, rings,
-                             state);
-        hopper_end_segment(p, state, shared.total);
-        first = next;
-    }
-    hopper_store<D>(p, item, state, shared.total);
+    hopper_done(shared.item_free, items);
+    return item;
 }
 
 template <int D, class T>
 SIMT_DEVICE void hopper_consume(const attention_params_t &p, const hopper_shared<D> &shared)
 {
-    constexpr int chunk = attention_shape<D>::chunk;
-    attention_cursor_t cursor = {};
-    attention_item_t item;
     hopper_rings_t rings = {};
-    for (uint32_t k = 0; attention_find_item(p, chunk, attention_item_of_block(k), &cursor, &item);
-         k++) {
-        hopper_item<D, T>(p, item, shared, &rings);
+    hopper_ring_t items = {};
+    hopper_state<D> state;
+    if (hopper_consumer() == 1) {
+        hopper_pass_turn(); /* group 0 begins */
+    }
+    hopper_load_q<D, T>(p, shared, items);
+    for (;;) {
+        const attention_item_t item = hopper_begin_item(p, shared, &items, state);
+        if (item.packed == 0) {
+            break;
+        }
+        hopper_chunks<D, T>(p, item, shared, &rings, state, [&] {
+            hopper_sync_group(); /* all have read q */
+            hopper_load_q<D, T>(p, shared, items);
+        });
+        hopper_store<D>(p, item, state);
     }
 }
 
@@ -481,6 +584,10 @@ SIMT_DEVICE void hopper_init_barriers(simt_mbarrier_t *k_full)
         simt_mbarrier_init(&k_full[HOPPER_STAGES + i], HOPPER_CONSUMERS);
         simt_mbarrier_init(&k_full[2 * HOPPER_STAGES + i], 1);
         simt_mbarrier_init(&k_full[3 * HOPPER_STAGES + i], HOPPER_CONSUMERS);
+    }
+    for (int i = 0; i < HOPPER_ITEMS; i++) {
+        simt_mbarrier_init(&k_full[4 * HOPPER_STAGES + i], 1);
+        simt_mbarrier_init(&k_full[4 * HOPPER_STAGES + HOPPER_ITEMS + i], HOPPER_CONSUMERS);
     }
     simt_mbarrier_fence_init();
 }
@@ -501,12 +608,12 @@ static SIMT_KERNEL(HOPPER_THREADS, 1)
     simt_wait_previous();
     simt_launch_next();
     if (simt_warp() < 4) {
-        simt_registers_lower<24>();
+        simt_registers_lower<56>();
         if (simt_warp() == 0) {
             hopper_produce<D>(p, &map, shared);
         }
     } else {
-        simt_registers_raise<240>();
+        simt_registers_raise<224>();
         hopper_consume<D, T>(p, shared);
     }
 #else
@@ -517,28 +624,6 @@ static SIMT_KERNEL(HOPPER_THREADS, 1)
 
 /* ---- host ------------------------------------------------------------------------------------ */
 
-/* The cache as (column, token, part, head, block); what blocks there are is not known here. */
-static cudaError_t encode_map(const k_kv_view_t &kv, uint32_t chunk, simt_tensor_map_t *map_out)
-{
-    simt_tensor_t tensor = {};
-    tensor.data = kv.base;
-    tensor.element_bytes = 2;
-    tensor.rank = 5;
-    const uint64_t dims[5] = {kv.head_dim, kv.block_tokens, 2, kv.heads, UINT32_C(1) << 31};
-    const uint64_t strides[4] = {kv.token_stride, kv.part_stride, kv.head_stride, kv.block_stride};
-    for (int i = 0; i < 5; i++) {
-        tensor.dims[i] = dims[i];
-        tensor.box[i] = 1;
-    }
-    for (int i = 0; i < 4; i++) {
-        tensor.strides[i] = strides[i];
-    }
-    tensor.box[0] = 64;
-    tensor.box[1] = kv.block_tokens < chunk ? kv.block_tokens : chunk;
-    tensor.swizzle = SIMT_SWIZZLE_128;
-    return simt_tensor_map_encode(&tensor, map_out);
-}
-
 bool attention_hopper_can(const attention_params_t &params, k_dtype_t kv)
 {
     const bool has_shape = params.kv.head_dim == 64 || params.kv.head_dim == 128;
@@ -548,7 +633,7 @@ bool attention_hopper_can(const attention_params_t &params, k_dtype_t kv)
 template <int D, class T> static cudaError_t launch_type(const attention_launch_t &launch)
 {
     simt_tensor_map_t map;
-    cudaError_t error = encode_map(launch.params.kv, attention_shape<D>::chunk, &map);
+    cudaError_t error = attention_encode_map(launch.params.kv, attention_shape<D>::chunk, &map);
     if (error != cudaSuccess) {
         return error;
     }

@@ -13,13 +13,16 @@
 enum { MMA_QUARTERS = 4, MMA_GROUP_THREADS = MMA_QUARTERS * SIMT_WARP };
 enum { MMA_MAX_STAGES = 4, MMA_MAX_BLOCKS = K_CUDA_ATTENTION_SEGMENT / 8 };
 
+/* Tiles of 8 head dims that a warp sums. */
+template <int D> constexpr int mma_value_tiles = (D / 8 + MMA_QUARTERS - 1) / MMA_QUARTERS;
+
 /* Register fragments of a warp: MT tiles of 16 rows. */
 template <int D, int MT, int GROUPS> struct mma_state {
     typedef attention_shape<D> shape;
     static constexpr int rows = GROUPS * MT * 16;
     static constexpr int threads = GROUPS * MMA_GROUP_THREADS;
     static constexpr int score_tiles = shape::quarter / 8;
-    static constexpr int value_tiles = (D / 8 + MMA_QUARTERS - 1) / MMA_QUARTERS;
+    static constexpr int value_tiles = mma_value_tiles<D>;
     float score[MT][score_tiles][4];
     float o[MT][value_tiles][4]; /* of this segment */
     float total[MT][value_tiles][4];
@@ -200,22 +203,23 @@ SIMT_DEVICE const uint8_t *mma_a_row(const uint8_t *tile, int rows, int row, int
     return tile + attention_tile_at(rows, row + simt_lane() % 16, unit + simt_lane() / 16);
 }
 
-/* This warp's quarter of the chunk's scores. */
-template <int D, int MT, int GROUPS, class T>
-SIMT_DEVICE void mma_scores(mma_state<D, MT, GROUPS> &state, const uint8_t *q, const uint8_t *k)
+/* This warp's quarter of the chunk's scores, of MT · 16 rows of q from first_row on. */
+template <int D, int MT, class T>
+SIMT_DEVICE void mma_scores(float (&score)[MT][attention_shape<D>::quarter / 8][4],
+                            const uint8_t *q, int rows, int first_row, const uint8_t *k)
 {
-    typedef mma_state<D, MT, GROUPS> state_t;
     constexpr int chunk = attention_shape<D>::chunk;
+    constexpr int tiles = attention_shape<D>::quarter / 8;
     const int first = mma_quarter() * attention_shape<D>::quarter;
     const int row = first + simt_lane() % 8 + simt_lane() / 16 * 8;
     const int half = simt_lane() / 8 % 2;
     SIMT_UNROLL
     for (int m = 0; m < MT; m++) {
         SIMT_UNROLL
-        for (int n = 0; n < state_t::score_tiles; n++) {
+        for (int n = 0; n < tiles; n++) {
             SIMT_UNROLL
             for (int i = 0; i < 4; i++) {
-                state.score[m][n][i] = 0;
+                score[m][n][i] = 0;
             }
         }
     }
@@ -224,16 +228,16 @@ SIMT_DEVICE void mma_scores(mma_state<D, MT, GROUPS> &state, const uint8_t *q, c
         uint32_t a[MT][4];
         SIMT_UNROLL
         for (int m = 0; m < MT; m++) {
-            simt_ldmatrix_x4(a[m], mma_a_row(q, state_t::rows, mma_first_row<MT>() + m * 16, step * 2));
+            simt_ldmatrix_x4(a[m], mma_a_row(q, rows, first_row + m * 16, step * 2));
         }
         SIMT_UNROLL
-        for (int n = 0; n < state_t::score_tiles; n += 2) {
+        for (int n = 0; n < tiles; n += 2) {
             uint32_t b[4];
             simt_ldmatrix_x4(b, k + attention_tile_at(chunk, row + n * 8, step * 2 + half));
             SIMT_UNROLL
             for (int m = 0; m < MT; m++) {
-                attention_mma<T>(state.score[m][n], a[m], {b[0], b[1]});
-                attention_mma<T>(state.score[m][n + 1], a[m], {b[2], b[3]});
+                attention_mma<T>(score[m][n], a[m], {b[0], b[1]});
+                attention_mma<T>(score[m][n + 1], a[m], {b[2], b[3]});
             }
         }
     }
@@ -327,23 +331,24 @@ SIMT_DEVICE void mma_weights(const attention_params_t &p, mma_state<D, MT, GROUP
     }
 }
 
-/* o += weights · V for this warp's head dims. */
-template <int D, int MT, int GROUPS, class T>
-SIMT_DEVICE void mma_values(mma_state<D, MT, GROUPS> &state, const uint8_t *weights, const uint8_t *v)
+/* o += weights · V for this warp's head dims, of MT · 16 rows of weights from first_row on. */
+template <int D, int MT, class T>
+SIMT_DEVICE void mma_values(float (&o)[MT][mma_value_tiles<D>][4], const uint8_t *weights, int rows,
+                            int first_row, const uint8_t *v)
 {
-    typedef mma_state<D, MT, GROUPS> state_t;
     constexpr int chunk = attention_shape<D>::chunk;
-    const int first = mma_quarter() * state_t::value_tiles;
+    constexpr int tiles = mma_value_tiles<D>;
+    const int first = mma_quarter() * tiles;
     SIMT_UNROLL
     for (int step = 0; step < chunk / 16; step++) {
         uint32_t a[MT][4];
         SIMT_UNROLL
         for (int m = 0; m < MT; m++) {
-            simt_ldmatrix_x4(a[m], mma_a_row(weights, state_t::rows, mma_first_row<MT>() + m * 16, step * 2));
+            simt_ldmatrix_x4(a[m], mma_a_row(weights, rows, first_row + m * 16, step * 2));
         }
         SIMT_UNROLL
-        for (int n = 0; n < state_t::value_tiles; n += 2) {
-            const bool has_two = n + 1 < state_t::value_tiles && first + n + 1 < D / 8;
+        for (int n = 0; n < tiles; n += 2) {
+            const bool has_two = n + 1 < tiles && first + n + 1 < D / 8;
             if (first + n >= D / 8) {
                 continue;
             }
@@ -353,16 +358,14 @@ SIMT_DEVICE void mma_values(mma_state<D, MT, GROUPS> &state, const uint8_t *weig
                 simt_ldmatrix_x4_trans(four, mma_a_row(v, chunk, step * 16, first + n));
                 b[0][0] = four[0], b[0][1] = four[1], b[1][0] = four[2], b[1][1] = four[3];
             } else {
-                simt_ldmatrix_x2_trans(b[0], v + attention_tile_at(chunk,
-                                                                   step * 16 + simt_lane() % 16,
-                                                                   first + n));
+                const int row = step * 16 + simt_lane() % 16;
+                simt_ldmatrix_x2_trans(b[0], v + attention_tile_at(chunk, row, first + n));
             }
             SIMT_UNROLL
             for (int m = 0; m < MT; m++) {
-                attention_mma<T>(state.o[m][n], a[m], b[0]);
+                attention_mma<T>(o[m][n], a[m], b[0]);
                 if (has_two) {
-                    attention_mma<T>(state.o[m][n + 1 < state_t::value_tiles ? n + 1 : n], a[m],
-                                     b[1]);
+                    attention_mma<T>(o[m][n + 1 < tiles ? n + 1 : n], a[m], b[1]);
                 }
             }
         }
@@ -463,41 +466,34 @@ SIMT_DEVICE void mma_end_segment(const attention_params_t &p, mma_state<D, MT, G
 
 /* ---- results -------------------------------------------------------------------------------- */
 
-template <int D, int MT, int GROUPS>
-SIMT_DEVICE void mma_store(const attention_params_t &p, const attention_item_t &item,
-                           const mma_state<D, MT, GROUPS> &state)
+/* This warp's head dims of row `row` of the tile, which is row lane / 4 + 8 · half of the fragments. */
+template <int D>
+SIMT_DEVICE void mma_store_row(const attention_params_t &p, const attention_item_t &item,
+                               uint32_t row, attention_running_t all,
+                               const float (&total)[mma_value_tiles<D>][4], int half)
 {
-    typedef mma_state<D, MT, GROUPS> state_t;
-    const int first = mma_quarter() * state_t::value_tiles;
+    if (item.first + row >= item.packed) {
+        return;
+    }
+    const int first = mma_quarter() * mma_value_tiles<D> * 8 + simt_lane() % 4 * 2;
+    const bool is_part = item.unit != ATTENTION_NO_UNIT;
+    const size_t unit = is_part ? attention_partial_at(p, item, row) : 0;
+    const float inverse = attention_finish(p, attention_head(p, item, row), all);
+    float *part = p.partial_o + unit * D;
+    __nv_bfloat16 *o = p.o + attention_row_at(p, item, row, p.o_stride);
     SIMT_UNROLL
-    for (int i = 0; i < MT * 2; i++) {
-        const uint32_t row = (uint32_t)(mma_first_row<MT>() + i * 8 + simt_lane() / 4);
-        if (item.first + row >= item.packed) {
-            continue;
+    for (int n = 0; n < mma_value_tiles<D>; n++) {
+        const int at = first + n * 8;
+        const float lo = total[n][half * 2];
+        const float hi = total[n][half * 2 + 1];
+        if (at < D && is_part) {
+            *reinterpret_cast<float2 *>(part + at) = make_float2(lo, hi);
+        } else if (at < D) {
+            *reinterpret_cast<uint32_t *>(o + at) = simt_pack_bf16(lo * inverse, hi * inverse);
         }
-        const attention_running_t all = state.all[i / 2][i % 2];
-        const bool is_part = item.unit != ATTENTION_NO_UNIT;
-        const float inverse = attention_finish(p, attention_head(p, item, row), all);
-        const size_t unit = is_part ? attention_partial_at(p, item, row) : 0;
-        float *part = p.partial_o + unit * D;
-        __nv_bfloat16 *o = p.o + attention_row_at(p, item, row, p.o_stride);
-        SIMT_UNROLL
-        for (int n = 0; n < state_t::value_tiles; n++) {
-            const int at = (first + n) * 8 + simt_lane() % 4 * 2;
-            const float *v = &state.total[i / 2][n][i % 2 * 2];
-            if (at >= D) {
-                continue;
-            }
-            if (is_part) {
-                *reinterpret_cast<float2 *>(part + at) = make_float2(v[0], v[1]);
-            } else {
-                *reinterpret_cast<uint32_t *>(o + at) =
-                    simt_pack_bf16(v[0] * inverse, v[1] * inverse);
-            }
-        }
-        if (is_part && simt_lane() % 4 == 0 && mma_quarter() == 0) {
-            p.partial_sum[unit] = make_float2(all.max, all.sum);
-        }
+    }
+    if (is_part && first == 0) {
+        p.partial_sum[unit] = make_float2(all.max, all.sum);
     }
 }
 
@@ -515,6 +511,7 @@ SIMT_DEVICE void mma_item(const attention_params_t &p, const attention_item_t &i
     mma_load_blocks(p, item, segment + 1, shared.blocks[(segment + 1) % 2]);
     constexpr int rows = mma_state<D, MT, GROUPS>::rows;
     attention_load_q<D, T>(p, item, shared.q, rows, 0, rows, (int)threadIdx.x, (int)blockDim.x);
+    simt_cp_async_commit(); /* older than the first tile: there when that is */
     simt_sync_block();
     for (int i = 0; i + 1 < stages; i++) {
         mma_ring_load<D, MT, GROUPS, T>(p, item, shared, &ring);
@@ -523,7 +520,7 @@ SIMT_DEVICE void mma_item(const attention_params_t &p, const attention_item_t &i
     for (uint32_t first = item.begin; first < item.end; first += chunk) {
         const bool ends = attention_ends_segment(item, first, chunk);
         const uint8_t *k = mma_ring_next<D, MT, GROUPS, T>(p, item, shared, &ring);
-        mma_scores<D, MT, GROUPS, T>(state, shared.q, k);
+        mma_scores<D, MT, T>(state.score, shared.q, rows, mma_first_row<MT>(), k);
         mma_maxima<D, MT, GROUPS>(p, item, first, state, shared);
         simt_sync_block();
         mma_weights<D, MT, GROUPS, T>(p, state, shared);
@@ -531,7 +528,7 @@ SIMT_DEVICE void mma_item(const attention_params_t &p, const attention_item_t &i
             mma_share_sums(state, shared);
         }
         const uint8_t *v = mma_ring_next<D, MT, GROUPS, T>(p, item, shared, &ring);
-        mma_values<D, MT, GROUPS, T>(state, shared.weights, v);
+        mma_values<D, MT, T>(state.o, shared.weights, rows, mma_first_row<MT>(), v);
         if (ends) {
             const uint32_t ended = first / K_CUDA_ATTENTION_SEGMENT;
             mma_end_segment(p, state, shared);
@@ -539,7 +536,11 @@ SIMT_DEVICE void mma_item(const attention_params_t &p, const attention_item_t &i
         }
     }
     simt_cp_async_wait<0>();
-    mma_store(p, item, state);
+    SIMT_UNROLL
+    for (int i = 0; i < MT * 2; i++) {
+        const uint32_t row = (uint32_t)(mma_first_row<MT>() + i * 8 + simt_lane() / 4);
+        mma_store_row<D>(p, item, row, state.all[i / 2][i % 2], state.total[i / 2], i % 2);
+    }
 }
 
 template <int D, int MT, int GROUPS, class T>
@@ -616,11 +617,4 @@ static inline cudaError_t attention_mma_launch_rows(const attention_launch_t &la
     default:
         return cudaErrorNotSupported;
     }
-}
-
-template <int D> cudaError_t attention_mma_launch(const attention_launch_t &launch, bool is_small)
-{
-    constexpr int tiles = attention_mma_tile<D> / 32; /* two groups of so many times 16 rows */
-    return is_small ? attention_mma_launch_rows<D, 1, 1>(launch)
-                    : attention_mma_launch_rows<D, tiles, 2>(launch);
 }
