@@ -63,6 +63,8 @@ typedef struct weft_device_ops {
     void (*follow)(weft_queue_t *queue, weft_event_t *event);
     bool (*is_done)(weft_event_t *event);
     weft_status_t (*wait)(weft_event_t *event);
+    /* Of the device's time, between two that are done; NULL: it has no clock of its own. */
+    uint64_t (*elapsed_ns)(const weft_event_t *from, const weft_event_t *to);
     weft_status_t (*sync)(weft_queue_t *queue);
 } weft_device_ops_t;
 

@@ -300,8 +300,7 @@ static bool open_stream(weft_queue_t *queue)
         weft_event_t *event = &queue->events[i];
         event->queue = queue;
         is_open = weft_device_cuda_note(
-            device, cudaEventCreateWithFlags(&event->event, cudaEventDisableTiming),
-            "cudaEventCreate");
+            device, cudaEventCreateWithFlags(&event->event, cudaEventDefault), "cudaEventCreate");
     }
     return is_open;
 }
@@ -384,6 +383,14 @@ static weft_status_t cuda_wait(weft_event_t *event)
     return state_of(event->queue);
 }
 
+static uint64_t cuda_elapsed_ns(const weft_event_t *from, const weft_event_t *to)
+{
+    float milliseconds = 0;
+    (void)note(to->queue, cudaEventElapsedTime(&milliseconds, from->event, to->event),
+               "cudaEventElapsedTime");
+    return milliseconds > 0 ? (uint64_t)((double)milliseconds * 1e6) : 0;
+}
+
 static weft_status_t cuda_sync(weft_queue_t *queue)
 {
     (void)note(queue, cudaStreamSynchronize(queue->stream), "the device's work");
@@ -407,5 +414,6 @@ const weft_device_ops_t weft_device_cuda = {
     .follow = cuda_follow,
     .is_done = cuda_is_done,
     .wait = cuda_wait,
+    .elapsed_ns = cuda_elapsed_ns,
     .sync = cuda_sync,
 };

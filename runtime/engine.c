@@ -164,24 +164,14 @@ static weft_status_t create_doors(engine_t *engine)
     return mailbox_init(&engine->mailbox);
 }
 
-/*
- * Steps in flight. The cpu's work is done when launch returns: nothing to overlap. With tiers or
- * transfers, what comes from there is written to blocks that a step in flight may still write.
- */
-static uint32_t depth_of(const engine_t *engine, const engine_options_t *options)
-{
-    const bool moves_blocks = options->kv_host_bytes > 0 || options->kv_disk_bytes > 0 ||
-                              options->kv_transfer_config[0] != '\0';
-    return engine->device->ops->is_host || moves_blocks ? 1 : SCHED_MAX_IN_FLIGHT;
-}
-
 static weft_status_t create_parts(engine_t *engine, const engine_options_t *options,
                                   const model_source_t *source, const text_tokenizer_t *tokenizer,
                                   weft_diag_t *diag)
 {
     weft_status_t status = weft_device_open(options->device, 0, diag, &engine->device);
     if (status == WEFT_OK) {
-        engine->depth = depth_of(engine, options);
+        /* The cpu's work is done when launch returns: nothing to overlap. */
+        engine->depth = engine->device->ops->is_host ? 1 : SCHED_MAX_IN_FLIGHT;
         status = k_stream_create(engine->device, options->cpu_isa, options->threads, diag,
                                  &engine->stream);
     }

@@ -54,11 +54,28 @@ static weft_status_t check_config(const executor_config_t *config, weft_diag_t *
     return WEFT_OK;
 }
 
+static weft_status_t check_attention(const executor_config_t *config, weft_diag_t *diag)
+{
+    const k_ops_t *ops = config->stream->ops;
+    k_kv_view_t view;
+    view_kv(config, 1, &view);
+    return ops->can_attend == NULL || ops->can_attend(&view)
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                           "kernels \"%s\" have no attention for heads of %u elements in blocks of "
+                           "%u tokens of %s",
+                           ops->name, view.head_dim, view.block_tokens,
+                           k_dtype_info(view.dtype)->name);
+}
+
 weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag,
                               executor_t **executor_out)
 {
     const model_config_t *shape = model_config(config->model);
     weft_status_t status = check_config(config, diag);
+    if (status >= 0) {
+        status = check_attention(config, diag);
+    }
     if (status < 0) {
         return status;
     }
@@ -68,6 +85,7 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     }
     executor->model = config->model;
     executor->stream = config->stream;
+    executor->is_timed = config->is_timed;
     executor_set_sizes(executor, &config->limits, shape, config->layout->block_tokens);
 
     status = executor_take_memory(executor, shape->layers, diag);
@@ -168,12 +186,18 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
     }
     executor->n_collected++;
     spread_rows(outputs);
+    const weft_device_ops_t *device = executor->stream->device->ops;
+    const bool is_timed = outputs->begun != NULL;
+    const bool has_gap = is_timed && executor->ended != NULL;
     *result_out = (step_result_t){
+        .busy_ns = is_timed ? device->elapsed_ns(outputs->begun, outputs->ended) : 0,
+        .gap_ns = has_gap ? device->elapsed_ns(executor->ended, outputs->begun) : 0,
         .step = outputs->step,
         .n_rows = outputs->n_rows,
         .rows = outputs->rows,
         .prompt = outputs->prompt,
         .n_prompt = outputs->n_prompt,
     };
+    executor->ended = outputs->ended;
     return WEFT_OK;
 }

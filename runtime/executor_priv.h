@@ -64,7 +64,9 @@ typedef struct device_state {
 /* What a step answers, in pinned host memory. */
 typedef struct outputs {
     uint64_t step;
-    weft_event_t *done;
+    weft_event_t *begun; /* before the first op, ended after the last; NULL: not timed */
+    weft_event_t *ended;
+    weft_event_t *done; /* the answer is here */
     uint32_t n_rows;
     uint32_t n_sampled;
     uint32_t n_prompt;
@@ -108,6 +110,8 @@ struct executor {
     uint32_t table_blocks;
     uint32_t mask_words;
     size_t tail_bytes;
+    bool is_timed;
+    weft_event_t *ended; /* of the step collected last; NULL: none */
 
     weft_mem_t memory;
     device_state_t device;

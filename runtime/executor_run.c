@@ -193,10 +193,14 @@ static weft_status_t make_graph(executor_t *executor, uint32_t batch, uint32_t c
 
 /* ---- a step -------------------------------------------------------------------------------- */
 
-static void run_plainly(executor_t *executor, const step_plan_t *plan, const step_t *step)
+static weft_event_t *mark(const executor_t *executor)
 {
-    send_inputs(executor, step);
-    fill_slots(executor, plan, step);
+    return executor->is_timed ? executor->stream->device->ops->record(executor->stream->queue)
+                              : NULL;
+}
+
+static void run_plainly(executor_t *executor, const step_t *step)
+{
     if (step->n_tokens > 0) {
         run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
         run_prompt_logprobs(executor, step);
@@ -204,19 +208,17 @@ static void run_plainly(executor_t *executor, const step_plan_t *plan, const ste
     }
 }
 
-weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step)
+/* The graph of a decode step, NULL where there is none for it; then the step is padded to it. */
+static weft_status_t find_graph(executor_t *executor, step_t *step, const k_graph_t **graph_out)
 {
     graphs_t *graphs = &executor->graphs;
     const uint32_t batch = bucket_of(graphs->batches, graphs->n_batches, step->n_seqs);
     const uint32_t context = bucket_of(graphs->contexts, graphs->n_contexts, step->max_tokens);
+    *graph_out = NULL;
     if (!is_decode(step) || batch == graphs->n_batches || context == graphs->n_contexts) {
-        run_plainly(executor, plan, step);
         return WEFT_OK;
     }
     k_graph_t **graph = &graphs->made[batch][context];
-    pad(executor, step, graphs->batches[batch]);
-    send_inputs(executor, step);
-    fill_slots(executor, plan, step);
     if (*graph == NULL) {
         const weft_status_t status =
             make_graph(executor, graphs->batches[batch], graphs->contexts[context], graph);
@@ -224,6 +226,27 @@ weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t
             return status;
         }
     }
-    k_graph_launch(executor->stream, *graph);
+    pad(executor, step, graphs->batches[batch]);
+    *graph_out = *graph;
+    return WEFT_OK;
+}
+
+weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step)
+{
+    outputs_t *outputs = &executor->outputs[executor->n_launched % STEPS_IN_FLIGHT];
+    const k_graph_t *graph;
+    const weft_status_t status = find_graph(executor, step, &graph);
+    if (status < 0) {
+        return status;
+    }
+    send_inputs(executor, step);
+    fill_slots(executor, plan, step);
+    outputs->begun = mark(executor);
+    if (graph != NULL) {
+        k_graph_launch(executor->stream, graph);
+    } else {
+        run_plainly(executor, step);
+    }
+    outputs->ended = mark(executor);
     return WEFT_OK;
 }

@@ -43,7 +43,7 @@ SIMT_DEVICE void combine_head(const attention_params_t &p, const k_seq_t &seq, u
             }
         }
     }
-    const float inverse = 1.0f / all.sum;
+    const float inverse = attention_finish(p, head, all);
     __nv_bfloat16 *o = p.o + (size_t)(seq.row + row) * p.o_stride + (size_t)head * D;
     SIMT_UNROLL
     for (int i = 0; i < each; i++) {
@@ -89,7 +89,7 @@ static uint32_t units_in(size_t bytes, uint32_t q_heads, uint32_t head_dim)
 bool k_cuda_attention_is_supported(k_dtype_t kv, uint32_t head_dim)
 {
     const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32;
-    return has_type && (head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 ||
+    return has_type && (head_dim == 16 || head_dim == 32 || head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 ||
                         head_dim == 192 || head_dim == 256);
 }
 
@@ -105,6 +105,12 @@ static attention_params_t params_of(const k_attention_args_t *args,
     p.group = args->q_heads / args->kv.heads;
     p.scale_log2 = args->scale * 1.44269504088896341f;
     p.window = args->window > 0 ? args->window : UINT32_C(1) << 31;
+    p.sinks = args->sinks;
+    p.inverse_scale = 1.0f / args->scale;
+    if (args->softcap > 0) {
+        p.cap_in_log2 = 2 * p.scale_log2 / args->softcap;
+        p.cap_out = args->softcap / args->scale;
+    }
     p.kv = args->kv;
     while (UINT32_C(1) << p.block_shift < args->kv.block_tokens) {
         p.block_shift++;
@@ -150,7 +156,7 @@ static cudaError_t launch_all(attention_launch_t launch, uint32_t max_packed, ui
     if (error == cudaSuccess && max_packed > ATTENTION_MMA_SMALL_TILE) {
         const uint32_t until = uses_hopper ? ATTENTION_SPLIT_PACKED : UINT32_MAX;
         launch.items = UINT32_MAX;
-        error = launch_mma<D>(launch, ATTENTION_MMA_SMALL_TILE + 1, until, ATTENTION_MMA_TILE);
+        error = launch_mma<D>(launch, ATTENTION_MMA_SMALL_TILE + 1, until, attention_mma_tile<D>);
     }
     if (error == cudaSuccess && segments > 1 && launch.params.units > 0) {
         error = launch_combine<D>(launch);
@@ -198,6 +204,10 @@ int k_cuda_attention(const k_attention_args_t *args, const k_cuda_attention_plan
             ? (args->max_tokens + K_CUDA_ATTENTION_SEGMENT - 1) / K_CUDA_ATTENTION_SEGMENT
             : UINT32_C(1) << 16;
     switch (args->kv.head_dim) {
+    case 16:
+        return launch_all<16>(launch, most, segments, can);
+    case 32:
+        return launch_all<32>(launch, most, segments, can);
     case 64:
         return launch_all<64>(launch, most, segments, can);
     case 80:

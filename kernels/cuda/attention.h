@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * attention: k_ops.attention on CUDA devices: bf16 activations, KV in bf16, f16 or f32 (f32 is
- * rounded to bf16 as it is read). Head dims 64, 80, 96, 128, 192 and 256.
+ * rounded to bf16 as it is read). Head dims 16, 32, 64, 80, 96, 128, 192 and 256.
  *
  * Decision 7. The result of a row has the same bits whatever kernel computed it. A sequence is cut
  * at multiples of 1024 tokens from position 0 (segments) and those at multiples of 128 (64 for head

@@ -27,7 +27,11 @@ typedef struct attention_params {
     uint32_t q_heads;
     uint32_t group; /* q heads of a KV head */
     float scale_log2;
-    uint32_t window; /* 1 << 31 when there is none */
+    uint32_t window;       /* 1 << 31 when there is none */
+    float cap_in_log2;     /* 2 log2(e) · scale / softcap */
+    float cap_out;         /* softcap / scale; 0: none */
+    const float *sinks;    /* [q_heads], or NULL */
+    float inverse_scale;
     k_kv_view_t kv;
     uint32_t block_shift; /* log2 of block_tokens */
     const k_seq_t *seqs;
@@ -133,6 +137,34 @@ SIMT_DEVICE float attention_merged(float total, float segment, float total_facto
                                    float segment_factor)
 {
     return fmaf(segment, segment_factor, total * total_factor);
+}
+
+/* A score under the cap: cap_out · tanh(score · scale / softcap), to f32's precision. */
+SIMT_DEVICE float attention_capped(const attention_params_t &p, float score)
+{
+    return p.cap_out * (1.0f - 2.0f * simt_rcp(1.0f + simt_exp2(score * p.cap_in_log2)));
+}
+
+template <int N>
+SIMT_DEVICE void attention_cap(const attention_params_t &p, float (&score)[N])
+{
+    if (p.cap_out > 0) {
+        SIMT_UNROLL
+        for (int i = 0; i < N; i++) {
+            score[i] = attention_capped(p, score[i]);
+        }
+    }
+}
+
+/* By what the sum over all segments is to be multiplied: the head's sink joins, then 1 / sum. */
+SIMT_DEVICE float attention_finish(const attention_params_t &p, uint32_t head,
+                                   attention_running_t all)
+{
+    float old = 1, added;
+    if (p.sinks != nullptr) {
+        attention_merge(&all, {p.sinks[head] * p.inverse_scale, 1}, p.scale_log2, &old, &added);
+    }
+    return old * (1.0f / all.sum);
 }
 
 /* ---- work items ----------------------------------------------------------------------------- */
@@ -308,22 +340,27 @@ SIMT_DEVICE float attention_masked(float score, uint32_t position, uint32_t toke
     return position - token < window ? score : -INFINITY;
 }
 
+SIMT_DEVICE uint32_t attention_head(const attention_params_t &p, const attention_item_t &item,
+                                    uint32_t row)
+{
+    return item.kv_head * p.group + (item.first + row) % p.group;
+}
+
 /* Where packed row `row` of the tile keeps head dims in q and o. */
 SIMT_DEVICE size_t attention_row_at(const attention_params_t &p, const attention_item_t &item,
                                     uint32_t row, size_t stride)
 {
-    const uint32_t packed = item.first + row;
-    const uint32_t head = item.kv_head * p.group + packed % p.group;
-    return (size_t)(item.seq.row + packed / p.group) * stride + (size_t)head * p.kv.head_dim;
+    const uint32_t in_seq = (item.first + row) / p.group;
+    return (size_t)(item.seq.row + in_seq) * stride +
+           (size_t)attention_head(p, item, row) * p.kv.head_dim;
 }
 
 /* Unit and head of packed row `row` of the tile among the partial results. */
 SIMT_DEVICE size_t attention_partial_at(const attention_params_t &p, const attention_item_t &item,
                                         uint32_t row)
 {
-    const uint32_t packed = item.first + row;
-    const uint32_t head = item.kv_head * p.group + packed % p.group;
-    return (size_t)(item.unit + packed / p.group) * p.q_heads + head;
+    const uint32_t in_seq = (item.first + row) / p.group;
+    return (size_t)(item.unit + in_seq) * p.q_heads + attention_head(p, item, row);
 }
 
 /* Rows [0, rows) of the item's tile of q to shared memory, by `threads` threads. */
@@ -355,8 +392,9 @@ typedef struct attention_launch {
     cudaStream_t stream;
 } attention_launch_t;
 
-/* Tiles of 16 packed rows, for decode; of ATTENTION_MMA_TILE, for everything longer. */
-enum { ATTENTION_MMA_SMALL_TILE = 16, ATTENTION_MMA_TILE = 64 };
+/* Tiles of 16 packed rows, for decode; of attention_mma_tile, for everything longer. */
+enum { ATTENTION_MMA_SMALL_TILE = 16 };
+template <int D> constexpr int attention_mma_tile = D <= 192 ? 64 : 32; /* as registers allow */
 template <int D> cudaError_t attention_mma_launch(const attention_launch_t &launch, bool is_small);
 
 /* Tiles of 128 packed rows by wgmma. False: this view or device does not allow it. */

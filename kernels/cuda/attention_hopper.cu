@@ -15,6 +15,8 @@ enum { HOPPER_ROWS = 64, HOPPER_CONSUMERS = 2, HOPPER_TILE = HOPPER_ROWS * HOPPE
 enum { HOPPER_GROUP = 128, HOPPER_THREADS = HOPPER_GROUP * (HOPPER_CONSUMERS + 1) };
 enum { HOPPER_STAGES = 2, HOPPER_PARTS = 4 };
 
+static constexpr int total_stride = HOPPER_THREADS - HOPPER_GROUP; /* threads of consumers */
+
 template <int D> struct hopper_shared {
     typedef attention_shape<D> shape;
     static constexpr int q_bytes = shape::panels * HOPPER_TILE * 128;
@@ -204,6 +206,7 @@ SIMT_DEVICE void hopper_maxima(const attention_params_t &p, const attention_item
 {
     constexpr int chunk = attention_shape<D>::chunk;
     const uint32_t token = first + (uint32_t)(simt_lane() % 4 * 2);
+    attention_cap(p, score);
     if (!attention_sees_all(p, item, first, chunk)) {
         SIMT_UNROLL
         for (int i = 0; i < chunk / 2; i++) {
@@ -303,7 +306,7 @@ SIMT_DEVICE void hopper_end_segment(const attention_params_t &p, hopper_state<D>
     total += (int)threadIdx.x - HOPPER_GROUP;
     SIMT_UNROLL
     for (int i = 0; i < D / 2; i++) {
-        float *at = total + i * HOPPER_GROUP * HOPPER_CONSUMERS;
+        float *at = total + i * total_stride;
         *at = attention_merged(is_first ? 0.0f : *at, state.o[i], old[i / 2 % 2],
                                added[i / 2 % 2]);
     }
@@ -321,15 +324,15 @@ SIMT_DEVICE void hopper_store(const attention_params_t &p, const attention_item_
         if (item.first + row >= item.packed) {
             continue;
         }
-        const float inverse = 1.0f / state.all[half].sum;
+        const float inverse = attention_finish(p, attention_head(p, item, row), state.all[half]);
         __nv_bfloat16 *o =
             p.o + attention_row_at(p, item, row, p.o_stride) + simt_lane() % 4 * 2;
         SIMT_UNROLL
         for (int n = 0; n < D / 8; n++) {
-            const float *at = total + (n * 4 + half * 2) * HOPPER_GROUP * HOPPER_CONSUMERS;
+            const float *at = total + (n * 4 + half * 2) * total_stride;
             *reinterpret_cast<uint32_t *>(o + n * 8) =
                 simt_pack_bf16(at[0] * inverse,
-                               at[HOPPER_GROUP * HOPPER_CONSUMERS] * inverse);
+                               at[total_stride] * inverse);
         }
     }
 }

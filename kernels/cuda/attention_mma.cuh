@@ -106,23 +106,27 @@ SIMT_DEVICE void mma_load_tile(const attention_params_t &p, const attention_item
     constexpr int chunk = attention_shape<D>::chunk;
     constexpr int units = D / 8;
     constexpr int steps = chunk * units / THREADS;
+    constexpr int at_once = steps % 4 == 0 ? 4 : steps % 2 == 0 ? 2 : 1; /* addresses in registers */
     static_assert(chunk * units % THREADS == 0);
     const char *const *table = blocks[first / K_CUDA_ATTENTION_SEGMENT % 2];
     const uint32_t in_segment = first % K_CUDA_ATTENTION_SEGMENT;
     const uint32_t mask = p.kv.block_tokens - 1;
-    SIMT_UNROLL
-    for (int step = 0; step < steps; step++) {
-        const int i = step * THREADS + (int)threadIdx.x;
-        const uint32_t t = (uint32_t)(i / units);
-        const int unit = i % units;
-        const uint32_t token = first + t;
-        const bool is_seen = token >= item.low && token < item.end;
-        const char *from = static_cast<const char *>(p.kv.base);
-        if (is_seen) {
-            from = table[(in_segment + t) >> p.block_shift] + (token & mask) * p.kv.token_stride +
-                   part * p.kv.part_stride + (size_t)unit * 8 * sizeof(T);
+    for (int step = 0; step < steps; step += at_once) {
+        SIMT_UNROLL
+        for (int j = 0; j < at_once; j++) {
+            const int i = (step + j) * THREADS + (int)threadIdx.x;
+            const uint32_t t = (uint32_t)(i / units);
+            const int unit = i % units;
+            const uint32_t token = first + t;
+            const bool is_seen = token >= item.low && token < item.end;
+            const char *from = static_cast<const char *>(p.kv.base);
+            if (is_seen) {
+                from = table[(in_segment + t) >> p.block_shift] +
+                       (token & mask) * p.kv.token_stride + part * p.kv.part_stride +
+                       (size_t)unit * 8 * sizeof(T);
+            }
+            mma_load_unit<T>(tile + attention_tile_at(chunk, (int)t, unit), from, is_seen);
         }
-        mma_load_unit<T>(tile + attention_tile_at(chunk, (int)t, unit), from, is_seen);
     }
 }
 
@@ -247,6 +251,10 @@ SIMT_DEVICE void mma_maxima(const attention_params_t &p, const attention_item_t 
     float maxima[MT * 2];
     SIMT_UNROLL
     for (int m = 0; m < MT; m++) {
+        SIMT_UNROLL
+        for (int n = 0; n < state_t::score_tiles; n++) {
+            attention_cap(p, state.score[m][n]);
+        }
         SIMT_UNROLL
         for (int half = 0; half < 2; half++) {
             float max = -INFINITY;
@@ -469,7 +477,7 @@ SIMT_DEVICE void mma_store(const attention_params_t &p, const attention_item_t &
         }
         const attention_running_t all = state.all[i / 2][i % 2];
         const bool is_part = item.unit != ATTENTION_NO_UNIT;
-        const float inverse = 1.0f / all.sum;
+        const float inverse = attention_finish(p, attention_head(p, item, row), all);
         const size_t unit = is_part ? attention_partial_at(p, item, row) : 0;
         float *part = p.partial_o + unit * D;
         __nv_bfloat16 *o = p.o + attention_row_at(p, item, row, p.o_stride);
@@ -612,6 +620,7 @@ static inline cudaError_t attention_mma_launch_rows(const attention_launch_t &la
 
 template <int D> cudaError_t attention_mma_launch(const attention_launch_t &launch, bool is_small)
 {
+    constexpr int tiles = attention_mma_tile<D> / 32; /* two groups of so many times 16 rows */
     return is_small ? attention_mma_launch_rows<D, 1, 1>(launch)
-                    : attention_mma_launch_rows<D, 2, 2>(launch);
+                    : attention_mma_launch_rows<D, tiles, 2>(launch);
 }

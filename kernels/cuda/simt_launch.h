@@ -12,8 +12,10 @@ typedef struct simt_grid {
     cudaStream_t stream = nullptr;
     /*
      * Programmatic dependent launch: the kernel may start while the one before it in the stream
-     * still runs. It must call simt_wait_previous() before it reads what that one wrote or writes
-     * what it reads. Devices before Hopper start it in the usual order.
+     * still runs. A thread of every block, also of one that ends early, must call
+     * simt_wait_previous(): before the block reads what that one wrote or writes what it reads, and
+     * so that whoever overlaps this kernel comes after that one too. Devices before Hopper start
+     * it in the usual order.
      */
     bool overlaps_previous = false;
 } simt_grid_t;

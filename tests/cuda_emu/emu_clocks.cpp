@@ -11,7 +11,8 @@
 namespace emu
 {
 
-/* One clock a thread of the block, and one behind them for its bulk copies. */
+/* One clock a thread of the block, and behind them one for its bulk copies and one that is 1 after
+ * the end of the grid before. */
 typedef std::vector<uint32_t> clock_vector;
 
 struct Clocks {
@@ -62,7 +63,7 @@ void shadow_begin_block(Block &block)
     block.clocks = std::make_shared<Clocks>();
     Clocks &made = *block.clocks;
     made.n = block.threads.size();
-    made.known.assign(made.n, clock_vector(made.n + 1));
+    made.known.assign(made.n, clock_vector(made.n + 2));
     made.fenced.resize(made.n);
     made.async_fenced.resize(made.n);
     for (size_t i = 0; i < made.n; i++) {
@@ -91,6 +92,11 @@ bool clocks_know(uint32_t run, uint32_t linear, uint32_t clock)
            clock <= other->second[linear];
 }
 
+bool clocks_has_waited(void)
+{
+    return clocks().known[self()][clocks().n + 1] != 0;
+}
+
 bool clocks_is_fenced(uint32_t linear, uint32_t clock)
 {
     return clock <= clocks().async_fenced[linear];
@@ -102,7 +108,7 @@ bool clocks_is_fenced(uint32_t linear, uint32_t clock)
 static clock_vector union_of(const std::vector<Thread *> &threads)
 {
     Clocks &block = clocks();
-    clock_vector all(block.n + 1);
+    clock_vector all(block.n + 2);
     if (threads.size() < block.n) {
         for (const Thread *thread : threads) {
             raise(all, block.known[static_cast<size_t>(thread->linear)]);
@@ -111,7 +117,9 @@ static clock_vector union_of(const std::vector<Thread *> &threads)
     }
     for (size_t i = 0; i < block.n; i++) {
         all[i] = block.known[i][i];
-        all[block.n] = std::max(all[block.n], block.known[i][block.n]);
+        for (size_t j = block.n; j < block.n + 2; j++) {
+            all[j] = std::max(all[j], block.known[i][j]);
+        }
     }
     return all;
 }
@@ -183,6 +191,13 @@ void shadow_acquire_global(const void *object)
     }
     for (const auto &[run, known] : flags[object]) {
         raise(run == now_block->run ? clocks().known[self()] : clocks().others[run], known);
+    }
+}
+
+void shadow_wait_previous(void)
+{
+    if (is_watched()) {
+        clocks().known[self()][clocks().n + 1] = 1;
     }
 }
 

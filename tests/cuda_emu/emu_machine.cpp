@@ -232,46 +232,11 @@ void fail(cudaError_t error, const char *format, ...)
     abandon_grid();
 }
 
-/* Threads that wait for the same thing are one line. */
-static void report_deadlock(Block &block)
+static void fail_deadlock(const Block &block)
 {
-    std::string text = "deadlock in block " + format_index(block.index) + " of " +
-                       block.grid->name + ": no thread can go on";
-    std::vector<bool> told(block.threads.size());
-    for (size_t i = 0; i < block.threads.size(); i++) {
-        const Thread &first = block.threads[i];
-        if (told[i] || first.state != State::waiting) {
-            continue;
-        }
-        std::string who;
-        for (size_t j = i; j < block.threads.size(); j++) {
-            const Thread &other = block.threads[j];
-            if (other.state == State::waiting && other.waits_for == first.waits_for &&
-                other.waits_detail == first.waits_detail) {
-                size_t last = j;
-                told[j] = true;
-                while (last + 1 < block.threads.size() &&
-                       block.threads[last + 1].state == State::waiting &&
-                       block.threads[last + 1].waits_for == first.waits_for &&
-                       block.threads[last + 1].waits_detail == first.waits_detail) {
-                    told[++last] = true;
-                }
-                who += (who.empty() ? "" : ", ") + std::to_string(j) +
-                       (last > j ? ".." + std::to_string(last) : "");
-                j = last;
-            }
-        }
-        text += "\n    threads " + who + " wait for " + first.waits_for;
-        if (first.waits_detail != 0) {
-            text += " " + std::to_string(first.waits_detail);
-        }
-    }
-    size_t done = static_cast<size_t>(
-        std::count_if(block.threads.begin(), block.threads.end(),
-                      [](const Thread &thread) { return thread.state == State::done; }));
-    text += "\n    " + std::to_string(done) + " of " + std::to_string(block.threads.size()) +
-            " threads have ended";
-    note_fault(cudaErrorLaunchTimeout, text);
+    note_fault(cudaErrorLaunchTimeout, "deadlock in block " + format_index(block.index) + " of " +
+                                           block.grid->name + ": no thread can go on" +
+                                           describe_waiting(block));
     is_abandoned = true;
 }
 
@@ -344,8 +309,15 @@ static Progress run_block(Block &block)
             if (block.spinning > 0) {
                 return Progress::spins;
             }
-            report_deadlock(block);
+            fail_deadlock(block);
         }
+    }
+    if (!is_abandoned && block.grid->overlaps_previous && !block.has_waited) {
+        note_fault(cudaErrorLaunchFailure,
+                   "block " + format_index(block.index) + " of " + block.grid->name +
+                       " ends without simt_wait_previous(): the kernel behind could start before "
+                       "the one in front has ended");
+        is_abandoned = true;
     }
     if (!is_abandoned) {
         bulk_block_ended(block);
@@ -388,7 +360,10 @@ bool run_grid(Grid &grid)
 
     BadAccessCatcher catcher;
     is_abandoned = false;
+    static uint32_t last_first_run;
     grid.first_run = runs + 1;
+    grid.previous_first_run = last_first_run;
+    last_first_run = grid.first_run;
     shadow_begin_grid();
     while (!is_abandoned && (next < order.size() || !open.empty())) {
         bool has_ended = false;
@@ -407,7 +382,7 @@ bool run_grid(Grid &grid)
         idle_rounds = has_ended ? 0 : idle_rounds + 1;
         if (!has_ended && !is_abandoned && !let_others_run(idle_rounds)) {
             now_block = open.front().get();
-            report_deadlock(*open.front());
+            fail_deadlock(*open.front());
         }
     }
     for (std::unique_ptr<Block> &block : open) {

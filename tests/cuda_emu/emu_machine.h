@@ -103,7 +103,8 @@ struct Block {
     size_t ready_first = 0;
     int started = 0;
     int live = 0;
-    int spinning = 0; /* threads in `ready` that only look at a flag again */
+    bool has_waited = false; /* simt_wait_previous() by one of its threads */
+    int spinning = 0;        /* threads in `ready` that only look at a flag again */
 
     std::shared_ptr<Mbarriers> mbarriers;
     std::shared_ptr<Bulk> bulk;
@@ -127,6 +128,8 @@ struct Grid {
     void (*run)(const void *closure) = nullptr; /* one thread */
     const void *closure = nullptr;
     uint32_t first_run = 0;
+    bool overlaps_previous = false;
+    uint32_t previous_first_run = 0; /* of the grid before, with which this one may overlap */
     std::vector<Slot> slots;
     uint32_t shared_used = 0;
 };
@@ -161,6 +164,9 @@ void note_fault(cudaError_t error, const std::string &text);
 
 /* "thread 17 of block 3 in kernel …" of the running one. */
 std::string where(void);
+
+/* A line for each thing that threads of the block wait for, each begun by a line break. */
+std::string describe_waiting(const Block &block);
 
 /* ---- pieces with state in a block, in their own files ---------------------------------------- */
 

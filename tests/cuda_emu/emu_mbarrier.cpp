@@ -168,11 +168,3 @@ void emu_registers(int)
         fail(cudaErrorLaunchFailure, "registers move between whole warp groups of 128 threads");
     }
 }
-
-void simt_wait_previous(void)
-{
-}
-
-void simt_launch_next(void)
-{
-}

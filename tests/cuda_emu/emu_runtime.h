@@ -20,6 +20,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/cuda_emu/emu_control.h"
@@ -101,13 +102,22 @@ struct Work {
 struct Capture {
     std::vector<Work> works;
     cudaStream_t origin = nullptr;
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+    std::thread::id thread; /* that began it */
     bool is_broken = false;
 };
 
+/* The default stream for NULL. */
+cudaStream_t resolve_stream(cudaStream_t stream);
+bool is_legacy_stream(cudaStream_t stream);
+const std::set<cudaStream_t> &all_streams(void);
+
 /* Adds work to a stream, or to the graph that it is being captured into. */
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> run);
-/* Refuses what may not happen while any stream of this process is being captured. */
+/* Refuses what may not happen while a stream is being captured, by the capture's mode; and waiting for
+ * a stream that is. Both break the capture. */
 cudaError_t check_no_capture(void);
+cudaError_t check_not_captured(cudaStream_t stream);
 cudaError_t drain(cudaStream_t stream);
 /* The streams that the legacy default stream waits for, and itself. */
 cudaError_t drain_blocking(void);

@@ -80,8 +80,10 @@ uint32_t thread_of(uint32_t when)
 
 bool is_before_now(const Stamp &stamp, bool is_shared_memory)
 {
-    if (stamp.run < now_block->grid->first_run) {
-        return true;
+    const Grid &grid = *now_block->grid;
+    if (stamp.run < grid.first_run) {
+        bool may_overlap = grid.overlaps_previous && stamp.run >= grid.previous_first_run;
+        return is_shared_memory || !may_overlap || clocks_has_waited();
     }
     uint32_t clock = stamp.when & clock_mask;
     if (stamp.run != now_block->run) {
@@ -137,7 +139,10 @@ std::string describe(const Place &place)
     if (thread_of(other.when) < now_block->threads.size()) {
         snprintf(agent, sizeof(agent), "thread %u", thread_of(other.when));
     }
-    const char *block = other.run == now_block->run ? "" : " of another block";
+    const char *block = other.run == now_block->run ? ""
+                        : other.run < now_block->grid->first_run
+                            ? " of the kernel before (simt_wait_previous)"
+                            : " of another block";
     fail(cudaErrorLaunchFailure,
          "race: %s of %zu bytes at %s: nothing orders it after %s by %s%s%s", place.who,
          place.bytes, describe(place).c_str(), what, agent, block, state);

@@ -35,6 +35,8 @@ void shadow_acquire(const void *object);
  * simt_fence_device() only. */
 void shadow_release_global(const void *object, bool is_fenced);
 void shadow_acquire_global(const void *object);
+/* simt_wait_previous() of `now`: the grid before has ended, for it and whoever it tells. */
+void shadow_wait_previous(void);
 /* simt_fence_async_shared() and simt_fence_device() of `now`. */
 void shadow_fence_async(void);
 void shadow_fence_device(void);

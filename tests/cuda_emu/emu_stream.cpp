@@ -14,9 +14,19 @@ static CUstream_st legacy_stream;
 static std::set<cudaStream_t> streams = {&legacy_stream};
 static std::vector<std::string> launched;
 
-static cudaStream_t resolve(cudaStream_t stream)
+cudaStream_t resolve_stream(cudaStream_t stream)
 {
     return stream == nullptr || stream == cudaStreamLegacy ? &legacy_stream : stream;
+}
+
+bool is_legacy_stream(cudaStream_t stream)
+{
+    return stream == &legacy_stream;
+}
+
+const std::set<cudaStream_t> &all_streams(void)
+{
+    return streams;
 }
 
 static uint64_t clock_ns(void)
@@ -77,7 +87,7 @@ static cudaError_t drain_to(cudaStream_t stream, uint64_t position)
 
 cudaError_t drain(cudaStream_t stream)
 {
-    stream = resolve(stream);
+    stream = resolve_stream(stream);
     if (stream == &legacy_stream) {
         return drain_blocking();
     }
@@ -125,7 +135,7 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> run)
     if (sticky_error() != cudaSuccess) {
         return sticky_error();
     }
-    stream = resolve(stream);
+    stream = resolve_stream(stream);
     Work work;
     work.run = std::move(run);
     if (stream->capture != nullptr) {
@@ -178,6 +188,7 @@ static void run_launch(const emu_launch_t &launch)
     grid.block_dims = launch.block;
     grid.shared_bytes = static_cast<uint32_t>(launch.shared_bytes);
     grid.is_checked = launch.is_checked;
+    grid.overlaps_previous = launch.overlaps_previous;
     grid.run = launch.run;
     grid.closure = launch.closure.get();
     launched.push_back(grid.name);
@@ -254,7 +265,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     Entry entry;
-    cudaError_t error = check_no_capture();
+    cudaError_t error = check_not_captured(stream);
     return give(error == cudaSuccess ? drain(stream) : error);
 }
 
@@ -268,7 +279,7 @@ cudaError_t cudaDeviceSynchronize(void)
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
     Entry entry;
-    stream = resolve(stream);
+    stream = resolve_stream(stream);
     if (sticky_error() != cudaSuccess) {
         return give(sticky_error());
     }
@@ -282,7 +293,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
     Entry entry;
-    stream = resolve(stream);
+    stream = resolve_stream(stream);
     if (sticky_error() != cudaSuccess) {
         return give(sticky_error());
     }
@@ -335,7 +346,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
     Entry entry;
-    stream = resolve(stream);
+    stream = resolve_stream(stream);
     if (sticky_error() != cudaSuccess) {
         return give(sticky_error());
     }
@@ -401,111 +412,4 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
                                        static_cast<double>(start->event.done_ns)) /
                     1e6f;
     return give(sticky_error());
-}
-
-/* ---- capture and graphs --------------------------------------------------------------------- */
-
-cudaError_t emu::check_no_capture(void)
-{
-    for (cudaStream_t stream : streams) {
-        if (stream->capture != nullptr) {
-            stream->capture->is_broken = true;
-            return cudaErrorStreamCaptureUnsupported;
-        }
-    }
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
-{
-    Entry entry;
-    stream = resolve(stream);
-    if (stream == &legacy_stream || stream->capture != nullptr) {
-        return give(cudaErrorStreamCaptureUnsupported);
-    }
-    stream->capture = new Capture;
-    stream->capture->origin = stream;
-    return give(sticky_error());
-}
-
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
-{
-    Entry entry;
-    stream = resolve(stream);
-    std::unique_ptr<Capture> capture(stream->capture);
-    *graph = nullptr;
-    if (capture == nullptr || capture->origin != stream) {
-        (void)capture.release();
-        return give(cudaErrorIllegalState);
-    }
-    for (cudaStream_t one : streams) {
-        one->capture = one->capture == capture.get() ? nullptr : one->capture;
-    }
-    if (capture->is_broken) {
-        return give(cudaErrorStreamCaptureInvalidated);
-    }
-    *graph = new CUgraph_st{std::move(capture->works)};
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status)
-{
-    Entry entry;
-    *status = resolve(stream)->capture != nullptr ? cudaStreamCaptureStatusActive
-                                                  : cudaStreamCaptureStatusNone;
-    return give(sticky_error());
-}
-
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
-{
-    Entry entry;
-    *exec = new CUgraphExec_st{graph->works};
-    return give(sticky_error());
-}
-
-cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph,
-                                cudaGraphExecUpdateResultInfo *info)
-{
-    Entry entry;
-    exec->works = graph->works;
-    if (info != nullptr) {
-        *info = {};
-        info->result = cudaGraphExecUpdateSuccess;
-    }
-    return give(sticky_error());
-}
-
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
-{
-    Entry entry;
-    for (const Work &work : exec->works) {
-        cudaError_t error = enqueue(stream, work.run);
-        if (error != cudaSuccess) {
-            return give(error);
-        }
-    }
-    return give(sticky_error());
-}
-
-cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t)
-{
-    return give(sticky_error());
-}
-
-cudaError_t cudaGraphDestroy(cudaGraph_t graph)
-{
-    delete graph;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
-{
-    delete exec;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *, size_t *count)
-{
-    *count = graph->works.size();
-    return cudaSuccess;
 }

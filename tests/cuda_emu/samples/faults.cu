@@ -179,6 +179,51 @@ static SIMT_KERNEL(32, 1) fence_device(const float *x, float *y, const float *)
 }
 LAUNCHER(fence_device, 6, 32)
 
+static SIMT_KERNEL(32, 1) fill(float *y)
+{
+    y[threadIdx.x] = 1.0f;
+    simt_launch_next();
+}
+
+/* Launched while fill may still run; one thread waits for all. */
+template <bool FAULTY>
+static SIMT_KERNEL(32, 1) wait_previous(const float *x, float *y, const float *)
+{
+    float v = x[threadIdx.x] + (FAULTY ? y[threadIdx.x] : 0.0f);
+    if (threadIdx.x == 0) {
+        simt_wait_previous();
+    }
+    simt_sync_block();
+    y[threadIdx.x] += v;
+}
+
+int sample_wait_previous(bool is_faulty, const float *x, float *y, const float *host)
+{
+    simt_grid_t at = {.grid = {1}, .block = {32}};
+    int error = simt_launch(fill, at, y);
+    at.overlaps_previous = true;
+    error |= is_faulty ? simt_launch(wait_previous<true>, at, x, y, host)
+                       : simt_launch(wait_previous<false>, at, x, y, host);
+    return error;
+}
+
+template <bool FAULTY>
+static SIMT_KERNEL(32, 1) end_before_previous(const float *x, float *y, const float *)
+{
+    if (FAULTY && blockIdx.x == 1) {
+        return;
+    }
+    simt_wait_previous();
+    y[blockIdx.x * 32 + threadIdx.x] = x[threadIdx.x];
+}
+
+int sample_end_before_previous(bool is_faulty, const float *x, float *y, const float *host)
+{
+    simt_grid_t at = {.grid = {2}, .block = {32}, .overlaps_previous = true};
+    return is_faulty ? simt_launch(end_before_previous<true>, at, x, y, host)
+                     : simt_launch(end_before_previous<false>, at, x, y, host);
+}
+
 template <bool FAULTY>
 static SIMT_KERNEL(128, 1) named_barrier(const float *x, float *y, const float *)
 {
