@@ -126,6 +126,7 @@ static bool start_pull(sched_t *sched, sched_seq_t *seq, weft_status_t *status_o
     if (!seq->was_scheduled) {
         sched->stats.pull_queries += wanted_tokens(seq) - found * sched->block_tokens;
     }
+    sched_settle(sched);
     *status_out = sched->config.mover->pull_start(seq->pull, found, seq->pulled + found, n - found);
     return true;
 }

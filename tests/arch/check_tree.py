@@ -18,7 +18,7 @@ import sys
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 ARROW = re.compile(r"^(\S+)\s+─►\s+(.+)$", re.M)
 USES = re.compile(r"^weft(?:_cargo)?_folder\((\S+)(?:\s+USES\s+([^)]*?))?(?:\s+LIBRARIES[^)]*)?\)", re.M)
-SOURCES = {".c", ".h", ".def", ".inc", ".cu", ".rs"}
+SOURCES = {".c", ".h", ".def", ".inc", ".cu", ".cuh", ".cpp", ".rs"}
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 # As weft_folder() in cmake/folder.cmake compiles them.
 ISA_FLAGS = {
@@ -28,6 +28,8 @@ ISA_FLAGS = {
 TEST_DEFINES = [f'-D{name}=""' for name in ("WEFT_TEST_VECTORS", "WEFT_SOURCE_DIR", "WEFT_BINARY_DIR")]
 # Written against vector types that the includer chooses.
 NOT_ALONE = {"kernels/cpu/simd_math.h"}
+# C++ of CUDA kernels and of their emulator: parts of simt.h, or headers of a toolkit, in them.
+CUDA = re.compile(r"^kernels/cuda/simt\w*\.h$|^tests/cuda_emu/")
 # The versions of one op are files of one name, one for each instruction set.
 SAME_NAMES = re.compile(r"^kernels/\w+/\w+\.(c|cu)$|\.def$|\.rs$|^tests/")
 
@@ -142,7 +144,7 @@ class Tree:
         flags = [w for i, w in enumerate(words) if kept.match(w) or words[i - 1] == "-isystem"]
         compiler = next(w for w in words if not w.endswith("ccache"))
         for name in self.files:
-            if not name.endswith(".h") or name in NOT_ALONE:
+            if not name.endswith(".h") or name in NOT_ALONE or CUDA.match(name):
                 continue
             isa = next((more for end, more in ISA_FLAGS.items() if name.endswith(end)), [])
             done = subprocess.run(

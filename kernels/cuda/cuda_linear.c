@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/cuda/cuda_linear.h"
+
+#include "kernels/cuda/cuda_linear_priv.h"
+
+/* Shared memory of a block, less the barriers'. */
+#define RING_BYTES (224u << 10)
+#define MAX_STAGES 32
+
+/* Bytes of a unit × k block; 0: no kernel. weight_formats.h has the same numbers. */
+static size_t block_bytes(k_dtype_t dtype)
+{
+    switch (dtype) {
+    case K_BF16:
+    case K_F16:
+        return 2048;
+    case K_F32:
+        return 4096;
+    case K_Q8_0:
+        return 1088;
+    case K_F8_32:
+        return 1152;
+    case K_Q4_0:
+        return 576;
+    case K_MXFP4:
+        return 544;
+    case K_Q4_1:
+    case K_Q4_K:
+    case K_I4_32:
+        return 640;
+    case K_Q6_K:
+        return 896;
+    default:
+        return 0;
+    }
+}
+
+size_t k_cuda_weight_bytes(k_dtype_t dtype, bool is_gate_up, uint32_t rows, uint32_t columns)
+{
+    const size_t bytes = block_bytes(dtype);
+    size_t units = linear_units(is_gate_up, rows);
+    if (bytes == 0 || (is_gate_up && rows % 2 != 0)) {
+        return SIZE_MAX;
+    }
+    if (dtype == K_BF16) { /* whole tiles of 64 rows */
+        units = (units + 3) / 4 * 4;
+    }
+    return units * linear_k_blocks(columns) * bytes;
+}
+
+int k_cuda_weight_clear(const k_cuda_weight_t *w, cudaStream_t stream)
+{
+    const size_t bytes = k_cuda_weight_bytes(w->dtype, w->is_gate_up, w->rows, w->columns);
+    if (bytes == SIZE_MAX) {
+        return cudaErrorNotSupported;
+    }
+    return cudaMemsetAsync((void *)w->data, 0, bytes, stream);
+}
+
+/* ---- the wgmma kernel's plan ----------------------------------------------------------------- */
+
+/*
+ * Clocks of a multiprocessor for one k block of a tile, estimated: memory brings it 20 bytes a clock
+ * when every one streams, L2 46; an instruction of 64 rows and k 16 takes tokens / 2 clocks, and 16
+ * at least to read its operands.
+ */
+static uint32_t tile_clocks(uint32_t span, uint32_t tokens, bool streams)
+{
+    const uint32_t weights = span * LINEAR_UNIT_ROWS * 128;
+    const uint32_t x = tokens * 128;
+    const uint32_t memory = streams ? weights / 20 : 0;
+    const uint32_t l2 = (weights + x) / 46;
+    const uint32_t step = tokens / 2 > 16 ? tokens / 2 : 16;
+    const uint32_t math = (span + 3) / 4 * 4 * step;
+    const uint32_t most = memory > l2 ? memory : l2;
+    return most > math ? most : math;
+}
+
+static uint32_t divide_up(uint32_t a, uint32_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static uint32_t tokens_of(uint32_t rows)
+{
+    uint32_t tokens = 8;
+    while (tokens < rows && tokens < 256) {
+        tokens *= 2;
+    }
+    return tokens;
+}
+
+/* Cuts stages of a tile: large ones, for each costs its producers and consumers some 300 clocks, but
+ * four at least. */
+static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
+{
+    const uint32_t block = plan->span * LINEAR_UNIT_ROWS * 128 + plan->tokens * 128;
+    uint32_t blocks = 1;
+    while (blocks < 8 && blocks * 2 * block <= (44u << 10) && blocks < k_blocks) {
+        blocks *= 2;
+    }
+    /* consumers read 64 rows each, whatever the span */
+    const uint32_t window =
+        (blocks - 1) * plan->span * LINEAR_UNIT_ROWS * 128 + plan->groups * 64 * 128;
+    const uint32_t bytes = blocks * block > window ? blocks * block : window;
+    plan->stage_blocks = blocks;
+    plan->stage_bytes = (bytes + 1023) / 1024 * 1024;
+    plan->stages = RING_BYTES / plan->stage_bytes;
+    plan->stages = plan->stages < MAX_STAGES ? plan->stages : MAX_STAGES;
+}
+
+/* The best span of one choice of tokens; returns its clocks. */
+static uint64_t plan_span(linear_wgmma_plan_t *plan, uint32_t units, uint32_t k_blocks,
+                          uint32_t rows, uint32_t processors)
+{
+    const uint32_t token_blocks = divide_up(rows, plan->tokens);
+    const uint32_t max_span = plan->tokens <= 64 ? 16 : 8;
+    uint64_t best = UINT64_MAX;
+    for (uint32_t span = 1; span <= max_span; span++) {
+        const uint32_t tiles = divide_up(units, span) * token_blocks;
+        const uint64_t tile =
+            (uint64_t)tile_clocks(span, plan->tokens, token_blocks == 1) * k_blocks;
+        const uint64_t clocks = divide_up(tiles, processors) * (tile + 1000 + 16 * plan->tokens);
+        if (clocks <= best) { /* of equals the widest: x is read less often */
+            best = clocks;
+            plan->span = span;
+            plan->blocks = tiles < processors ? tiles : processors;
+        }
+    }
+    return best;
+}
+
+linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_t rows,
+                                      uint32_t processors)
+{
+    linear_wgmma_plan_t plan = {0};
+    uint64_t best = UINT64_MAX;
+    const uint32_t enough = tokens_of(rows);
+    for (uint32_t tokens = enough <= 64 ? enough : 64; tokens <= enough; tokens *= 2) {
+        linear_wgmma_plan_t candidate = {.tokens = tokens};
+        const uint64_t clocks = plan_span(&candidate, units, k_blocks, rows, processors);
+        if (clocks <= best) {
+            best = clocks;
+            plan = candidate;
+        }
+    }
+    plan.groups = divide_up(plan.span, 4);
+    plan_ring(&plan, k_blocks);
+    return plan;
+}
+
+/* ---- dispatch -------------------------------------------------------------------------------- */
+
+static bool wgmma_fits(const k_cuda_linear_t *args)
+{
+    return args->w.dtype == K_BF16 && args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
+}
+
+typedef struct device {
+    int processors;
+    bool is_hopper;
+} device_t;
+
+static int current_device(device_t *device_out)
+{
+    int device = 0;
+    int major = 0;
+    int minor = 0;
+    int error = cudaGetDevice(&device);
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    }
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    }
+    if (error == cudaSuccess) {
+        error =
+            cudaDeviceGetAttribute(&device_out->processors, cudaDevAttrMultiProcessorCount, device);
+    }
+    device_out->is_hopper = major == 9 && minor == 0;
+    return error;
+}
+
+int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
+{
+    device_t device = {0};
+    if ((args->out == K_CUDA_OUT_SWIGLU) != args->w.is_gate_up) {
+        return cudaErrorInvalidValue;
+    }
+    const int error = current_device(&device);
+    if (error != cudaSuccess) {
+        return error;
+    }
+    const uint32_t processors = (uint32_t)device.processors;
+    const bool by_wgmma = args->path != K_CUDA_LINEAR_MMA && device.is_hopper && wgmma_fits(args);
+    if (!by_wgmma && args->path == K_CUDA_LINEAR_WGMMA) {
+        return cudaErrorNotSupported;
+    }
+    if (args->rows == 0) {
+        return cudaSuccess;
+    }
+    if (!by_wgmma) {
+        return k_cuda_linear_mma(args, processors, stream);
+    }
+    const linear_wgmma_plan_t plan =
+        linear_wgmma_plan(linear_units(args->w.is_gate_up, args->w.rows),
+                          linear_k_blocks(args->w.columns), args->rows, processors);
+    return k_cuda_linear_wgmma(args, &plan, stream);
+}

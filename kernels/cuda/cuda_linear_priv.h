@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cuda_linear_priv: what the files of cuda_linear.h share. */
+#pragma once
+
+#include "kernels/cuda/cuda_linear.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Units that hold a row of the source. */
+static inline uint32_t linear_units(bool is_gate_up, uint32_t rows)
+{
+    return is_gate_up ? (rows / 2 + 7) / 8 : (rows + LINEAR_UNIT_ROWS - 1) / LINEAR_UNIT_ROWS;
+}
+
+static inline uint32_t linear_k_blocks(uint32_t columns)
+{
+    return (columns + LINEAR_K_BLOCK - 1) / LINEAR_K_BLOCK;
+}
+
+int k_cuda_linear_mma(const k_cuda_linear_t *args, uint32_t processors, cudaStream_t stream);
+
+/*
+ * How the wgmma kernel cuts a product; no cut changes a bit of the result.
+ * A tile is `span` units × `tokens` rows of x; it is walked in stages of `stage_blocks` k blocks.
+ */
+typedef struct linear_wgmma_plan {
+    uint32_t tokens; /* 8, 16, 32, 64, 128, 256 */
+    uint32_t groups; /* consumer warp groups, 64 rows of W each: 1..4 */
+    uint32_t span;
+    uint32_t stage_blocks;
+    uint32_t stages; /* 2 or more: one is held until the next has come */
+    uint32_t stage_bytes;
+    uint32_t blocks; /* of the grid */
+} linear_wgmma_plan_t;
+
+linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_t rows,
+                                      uint32_t processors);
+int k_cuda_linear_wgmma(const k_cuda_linear_t *args, const linear_wgmma_plan_t *plan,
+                        cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
