@@ -18,6 +18,12 @@ static const weft_device_ops_t *const devices[] = {
 #undef DEVICE
 };
 
+static const char *const names[] = {
+#define DEVICE(name, weak) #name,
+#include "base/device.def"
+#undef DEVICE
+};
+
 static weft_status_t report_unknown(const char *name, weft_diag_t *diag)
 {
     char known[256] = "auto";
@@ -29,6 +35,13 @@ static weft_status_t report_unknown(const char *name, weft_diag_t *diag)
         }
     }
     return weft_diag(diag, WEFT_ERR_NOT_FOUND, "device \"%s\" is unknown; known: %s", name, known);
+}
+
+/* A row that this program is not linked with. */
+static weft_status_t report_left_out(const char *name, weft_diag_t *diag)
+{
+    return weft_diag(diag, WEFT_ERR_NOT_FOUND,
+                     "device %s: this program is built without it, see docs/%s.md", name, name);
 }
 
 /* The name without ":index", which goes to index_out where there is one. */
@@ -64,10 +77,16 @@ weft_status_t weft_device_open(const char *text, int index, weft_diag_t *diag,
     const bool is_auto = strcmp(name, "auto") == 0;
     status = WEFT_ERR_NOT_FOUND;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(devices); i++) {
-        if (devices[i] == NULL || (!is_auto && strcmp(name, devices[i]->name) != 0)) {
+        if (!is_auto && strcmp(name, names[i]) != 0) {
             continue;
         }
-        status = devices[i]->open(index, diag, device_out);
+        if (devices[i] == NULL && !is_auto) {
+            return report_left_out(name, diag);
+        }
+        status = devices[i] == NULL ? status : devices[i]->open(index, diag, device_out);
+        if (status >= 0 && diag != NULL) {
+            diag->text[0] = '\0'; /* why the one before it did not open */
+        }
         if (!is_auto || status >= 0) {
             return status;
         }

@@ -46,6 +46,28 @@ static void an_unknown_device_gets_the_known_ones_listed(void **state)
     assert_null(device);
 }
 
+/* This program has no cuda; one that has may still lack a GPU, and then goes on to the cpu. */
+static void a_device_left_out_is_told_as_such(void **state)
+{
+    (void)state;
+    weft_device_t *device = NULL;
+    weft_diag_t diag = {0};
+    assert_status(weft_device_open("cuda:1", 0, &diag, &device), WEFT_ERR_NOT_FOUND);
+    assert_non_null(strstr(diag.text, "built without"));
+    assert_null(device);
+}
+
+/* Else the failure of one that was tried first would be told as the reason of a later one. */
+static void an_opened_device_leaves_no_line_behind(void **state)
+{
+    (void)state;
+    weft_device_t *device = NULL;
+    weft_diag_t diag = {"device cuda: no NVIDIA driver"};
+    assert_status(weft_device_open("auto", 0, &diag, &device), WEFT_OK);
+    assert_string_equal(diag.text, "");
+    weft_device_close(device);
+}
+
 static void memory_is_zeroed_and_page_aligned(void **state)
 {
     weft_device_t *device = *state;
@@ -136,6 +158,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_opens_a_device),
         cmocka_unit_test(an_unknown_device_gets_the_known_ones_listed),
+        cmocka_unit_test(a_device_left_out_is_told_as_such),
+        cmocka_unit_test(an_opened_device_leaves_no_line_behind),
         cmocka_unit_test(memory_is_zeroed_and_page_aligned),
         cmocka_unit_test(more_memory_than_there_is_fails_before_it_is_touched),
         cmocka_unit_test(exported_memory_is_shared_with_its_importer),
