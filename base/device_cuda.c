@@ -366,6 +366,7 @@ static bool cuda_is_done(weft_event_t *event)
 {
     const cudaError_t error = cudaEventQuery(event->event);
     if (error == cudaErrorNotReady) {
+        (void)cudaGetLastError(); /* an answer, which the next launch should not take for its own */
         return false;
     }
     (void)note(event->queue, error, "the device's work"); /* done as well: a wait tells */

@@ -47,6 +47,7 @@ static void find_driver(void)
     driver.is_there = driver.is_there && find(#symbol, version, (void **)&driver.member);
     DRIVER_FUNCTIONS(FN)
 #undef FN
+    (void)cudaGetLastError(); /* what an older driver has not is no failure of what comes next */
 }
 
 static CUmemAllocationProp properties(int index)
