@@ -136,6 +136,12 @@ typedef struct engine_plan {
 #define ENGINE_STORE_WORDS (sizeof(kv_store_stats_t) / sizeof(uint64_t))
 static_assert(sizeof(kv_store_stats_t) % sizeof(uint64_t) == 0, "published in 64-bit words");
 
+/* A step whose result has not come. */
+typedef struct engine_launched {
+    uint32_t tokens;
+    uint64_t begun_ns;
+} engine_launched_t;
+
 /* Gauges and counters as the last step left them. */
 typedef struct engine_gauges {
     atomic_uint running;
@@ -185,6 +191,10 @@ struct engine {
     pthread_cond_t call_done;
     bool is_closed; /* guarded by call_lock: the thread takes no more calls */
     uint32_t depth; /* steps in flight */
+    engine_launched_t launched[SCHED_MAX_IN_FLIGHT];
+    uint64_t n_launched;
+    uint64_t n_collected;
+    uint64_t collected_ns; /* when the last one's result came */
 
     atomic_bool is_draining;
     atomic_bool is_stopping;

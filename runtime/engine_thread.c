@@ -173,6 +173,25 @@ static void fail(engine_t *engine, weft_status_t status)
     sched_forget_flights(engine->sched);
 }
 
+static weft_status_t launch(engine_t *engine, uint32_t tokens)
+{
+    engine->launched[engine->n_launched++ % SCHED_MAX_IN_FLIGHT] =
+        (engine_launched_t){.tokens = tokens, .begun_ns = weft_clock_ns()};
+    return executor_launch(engine->executor, engine->step);
+}
+
+/* A step begins when the one before it has ended, if that is later than its launch. */
+static void note_compute(engine_t *engine)
+{
+    const engine_launched_t *step = &engine->launched[engine->n_collected++ % SCHED_MAX_IN_FLIGHT];
+    const uint64_t before = engine->collected_ns;
+    const uint64_t begun = step->begun_ns > before ? step->begun_ns : before;
+    engine->collected_ns = weft_clock_ns();
+    if (step->tokens >= PREFILL_TOKENS) {
+        kv_store_note_compute(engine->store, step->tokens, engine->collected_ns - begun);
+    }
+}
+
 static bool collect(engine_t *engine)
 {
     step_result_t result;
@@ -181,6 +200,7 @@ static bool collect(engine_t *engine)
         fail(engine, status);
         return false;
     }
+    note_compute(engine);
     sched_commit(engine->sched, &result);
     return true;
 }
@@ -193,9 +213,8 @@ static bool do_step(engine_t *engine)
     }
     const uint32_t rows = sched_plan(engine->sched, engine->step);
     const uint32_t tokens = rows == 0 ? 0 : sched_stats(engine->sched).last_step_tokens;
-    const uint64_t begun = weft_clock_ns();
     if (rows > 0) {
-        const weft_status_t status = executor_launch(engine->executor, engine->step);
+        const weft_status_t status = launch(engine, tokens);
         if (status < 0) {
             fail(engine, status);
             return false;
@@ -210,9 +229,6 @@ static bool do_step(engine_t *engine)
         if (!collect(engine)) {
             return false;
         }
-    }
-    if (tokens >= PREFILL_TOKENS) {
-        kv_store_note_compute(engine->store, tokens, weft_clock_ns() - begun);
     }
     return rows > 0 || in_flight > 0;
 }
