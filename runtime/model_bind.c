@@ -174,10 +174,14 @@ static weft_status_t pack_weight(binder_t *binder, const model_tensor_t *tensors
         binder->ops->weight_pack(binder->stream, weight->dtype, weight->form, weight->columns,
                                  parts, n, device);
     }
+    bool is_formed = false;
     for (uint32_t i = 0; i < n; i++) {
-        if (buffers[i] != NULL && status >= 0) {
-            status = k_stream_sync(binder->stream);
-        }
+        is_formed = is_formed || buffers[i] != NULL;
+    }
+    if (is_formed && status >= 0) {
+        status = k_stream_sync(binder->stream); /* once: a second one lets its readers go */
+    }
+    for (uint32_t i = 0; i < n; i++) {
         weft_free(buffers[i]);
     }
     return status;
