@@ -14,6 +14,9 @@
 /* Of partial results of sequences that are split: all of a step's at the sizes that want it, e.g.
  * 64 sequences of 32k tokens with 32 heads of 128. */
 #define ATTENTION_SCRATCH_BYTES ((size_t)64 << 20)
+/* Rows of logits of one launch: bounds their scratch, which wide layers of long steps would also
+ * be given; what a row gets does not depend on it. */
+#define LOGITS_ROWS 64
 
 static cudaStream_t stream_of(const k_stream_t *stream)
 {
@@ -25,19 +28,59 @@ static void note(const k_stream_t *stream, int error, const char *kernel)
     (void)weft_device_cuda_note(stream->device, error, kernel);
 }
 
+static k_cuda_launch_t launch_of(const k_stream_t *stream)
+{
+    return (k_cuda_launch_t){
+        .stream = stream_of(stream),
+        .scratch = stream->scratch.addr,
+        .scratch_bytes = stream->scratch.bytes,
+        .multiprocessors = stream->multiprocessors,
+    };
+}
+
 #define OP(name)                                                                                   \
     static void launch_##name(k_stream_t *stream, const k_##name##_args_t *args)                   \
     {                                                                                              \
-        const k_cuda_launch_t at = {                                                               \
-            .stream = stream_of(stream),                                                           \
-            .scratch = stream->scratch.addr,                                                       \
-            .scratch_bytes = stream->scratch.bytes,                                                \
-            .multiprocessors = stream->multiprocessors,                                            \
-        };                                                                                         \
+        const k_cuda_launch_t at = launch_of(stream);                                              \
         note(stream, k_cuda_##name(&at, args), "kernel " #name);                                   \
     }
 #include "kernels/cuda/k_cuda_ops.def"
 #undef OP
+
+/* ---- logits -------------------------------------------------------------------------------- */
+
+/* How many of n rows from `first` on one launch takes. */
+static uint32_t turn(uint32_t first, uint32_t n)
+{
+    return n - first < LOGITS_ROWS ? n - first : LOGITS_ROWS;
+}
+
+static void launch_logprobs(k_stream_t *stream, const k_logprobs_args_t *args)
+{
+    const k_cuda_launch_t at = launch_of(stream);
+    for (uint32_t i = 0; i < args->rows; i += turn(i, args->rows)) {
+        k_logprobs_args_t some = *args;
+        some.logits += i * args->logits_stride;
+        some.targets += i;
+        some.n_top += i;
+        some.out += i;
+        some.rows = turn(i, args->rows);
+        note(stream, k_cuda_logprobs(&at, &some), "kernel logprobs");
+    }
+}
+
+static void launch_sample(k_stream_t *stream, const k_sample_args_t *args)
+{
+    const k_cuda_launch_t at = launch_of(stream);
+    for (uint32_t i = 0; i < args->rows; i += turn(i, args->rows)) {
+        k_sample_args_t some = *args;
+        some.logits += i * args->logits_stride;
+        some.params += i;
+        some.out += i;
+        some.rows = turn(i, args->rows);
+        note(stream, k_cuda_sample(&at, &some), "kernel sample");
+    }
+}
 
 /* ---- products ------------------------------------------------------------------------------ */
 
@@ -143,7 +186,7 @@ static bool is_supported(void)
 static size_t scratch_bytes(uint32_t rows, uint32_t width, uint32_t threads)
 {
     (void)threads;
-    const size_t sampling = k_cuda_sample_scratch_bytes(rows, width);
+    const size_t sampling = k_cuda_sample_scratch_bytes(turn(0, rows), width);
     return sampling > ATTENTION_SCRATCH_BYTES ? sampling : ATTENTION_SCRATCH_BYTES;
 }
 
@@ -160,6 +203,8 @@ const k_ops_t k_ops_cuda = {
     .linear = launch_linear,
     .rope_kv_write = launch_rope_kv_write,
     .attention = launch_attention,
+    .logprobs = launch_logprobs,
+    .sample = launch_sample,
 #define OP(name) .name = launch_##name,
 #include "kernels/cuda/k_cuda_ops.def"
 #undef OP

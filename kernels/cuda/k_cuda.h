@@ -30,8 +30,10 @@ typedef struct k_cuda_launch {
 #define OP(name) int k_cuda_##name(const k_cuda_launch_t *at, const k_##name##_args_t *args);
 #include "kernels/cuda/k_cuda_ops.def"
 #undef OP
+int k_cuda_logprobs(const k_cuda_launch_t *at, const k_logprobs_args_t *args);
+int k_cuda_sample(const k_cuda_launch_t *at, const k_sample_args_t *args);
 
-/* Scratch of k_cuda_sample and k_cuda_logprobs. */
+/* Scratch of these two. */
 size_t k_cuda_sample_scratch_bytes(uint32_t rows, uint32_t vocab);
 
 #ifdef __cplusplus
