@@ -210,12 +210,13 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
 /* Memory that was counted as free may be refused all the same, by another limit or process. */
 static void explain_no_memory(const engine_t *engine, weft_diag_t *diag)
 {
+    const bool is_gpu = engine->device != NULL && !engine->device->ops->is_host;
     if (diag->text[0] == '\0') {
         weft_diag(diag, WEFT_ERR_NO_MEMORY,
                   "the system refused memory: %zu MiB are needed, and some for tokenizer, threads "
                   "and requests; lower --kv-cache-memory-bytes, --max-num-seqs, "
-                  "--max-num-batched-tokens or --max-model-len",
-                  engine->plan.needs_bytes >> 20);
+                  "--max-num-batched-tokens or --max-model-len%s",
+                  engine->plan.needs_bytes >> 20, is_gpu ? ", or --gpu-memory-utilization" : "");
     }
 }
 

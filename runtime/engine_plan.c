@@ -200,10 +200,11 @@ static weft_status_t count_blocks(engine_plan_t *plan, const engine_options_t *o
         return weft_diag(
             diag, WEFT_ERR_NO_MEMORY,
             "the KV cache would hold %zu tokens in %.1f MiB, less than one sequence of "
-            "%u: give it %.1f MiB (--kv-cache-memory-bytes) or lower --max-model-len; "
+            "%u: give it %.1f MiB (--kv-cache-memory-bytes)%s or lower --max-model-len; "
             "%.1f MiB are available, %.1f MiB of them for the rest",
             tokens, (double)(n * block_bytes) / MIB, plan->max_context, (double)one_sequence / MIB,
-            (double)available / MIB, (double)sum_of(others) / MIB);
+            is_host ? "" : ", raise --gpu-memory-utilization", (double)available / MIB,
+            (double)sum_of(others) / MIB);
     }
     plan->n_blocks = (uint32_t)n;
     plan->max_context = tokens < plan->max_context ? (uint32_t)tokens : plan->max_context;
@@ -219,7 +220,8 @@ static weft_status_t measure(const engine_plan_t *plan, const model_source_t *so
                         &needs_out->activations);
 }
 
-static weft_status_t check_memory(const needs_t *needs, size_t available, weft_diag_t *diag)
+static weft_status_t check_memory(const needs_t *needs, size_t available, bool is_host,
+                                  weft_diag_t *diag)
 {
     if (sum_of(needs) <= available) {
         return WEFT_OK;
@@ -228,10 +230,10 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, weft_d
         diag, WEFT_ERR_NO_MEMORY,
         "needs %.1f MiB of memory (weights %.1f, activations %.1f, steps %.1f, KV cache "
         "%.1f, host tier %.1f) but %.1f MiB are available: lower --kv-host-bytes, "
-        "--kv-cache-memory-bytes, --max-num-seqs, --max-num-batched-tokens or --max-model-len",
+        "--kv-cache-memory-bytes, --max-num-seqs, --max-num-batched-tokens or --max-model-len%s",
         (double)sum_of(needs) / MIB, (double)needs->weights / MIB, (double)needs->activations / MIB,
         (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->host / MIB,
-        (double)available / MIB);
+        (double)available / MIB, is_host ? "" : ", or raise --gpu-memory-utilization");
 }
 
 /* Options that mean something where the device's memory is not the host's. */
@@ -301,5 +303,5 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     needs.kv = plan->layout.block_bytes[0] * plan->n_blocks;
     status = measure(plan, source, ops, &needs);
     plan->needs_bytes = sum_of(&needs);
-    return status < 0 ? status : check_memory(&needs, available, diag);
+    return status < 0 ? status : check_memory(&needs, available, device->ops->is_host, diag);
 }
