@@ -17,13 +17,28 @@ find_library(WEFT_CUDART cudart_static PATHS ${cuda_roots} PATH_SUFFIXES lib64 l
 find_program(WEFT_NVCC nvcc PATHS ${cuda_roots} PATH_SUFFIXES bin NO_DEFAULT_PATH)
 mark_as_advanced(WEFT_CUDA_INCLUDE WEFT_CUDART WEFT_NVCC)
 
+# An older toolkit of the system lacks names that we use: it is as good as none.
+set(WEFT_CUDA_OLDEST 13000)
+set(WEFT_CUDA_FOUND OFF)
+if(WEFT_CUDA_INCLUDE)
+    file(STRINGS ${WEFT_CUDA_INCLUDE}/cuda_runtime_api.h version REGEX "define CUDART_VERSION +[0-9]+")
+    string(REGEX MATCH "[0-9]+" version "${version}")
+    if(version GREATER_EQUAL WEFT_CUDA_OLDEST)
+        set(WEFT_CUDA_FOUND ON)
+    else()
+        unset(WEFT_CUDA_INCLUDE CACHE) # looked for again next time: wheels may have come
+        unset(WEFT_CUDART CACHE)
+        unset(WEFT_NVCC CACHE)
+    endif()
+endif()
+
 file(GLOB weft_cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
 file(GLOB weft_cuda_host_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c
     ${CMAKE_SOURCE_DIR}/base/*_cuda*.c ${CMAKE_SOURCE_DIR}/transport/*/*_cuda*.c)
 
 # The emulator's fibers and hooks are written for GCC on x86-64, and sanitizers cannot follow them.
 set(WEFT_CUDA_EMULATED OFF)
-if(WEFT_CUDA_INCLUDE AND CMAKE_C_COMPILER_ID STREQUAL GNU AND NOT WEFT_SANITIZE
+if(WEFT_CUDA_FOUND AND CMAKE_C_COMPILER_ID STREQUAL GNU AND NOT WEFT_SANITIZE
         AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     include(CheckLanguage)
     check_language(CXX)
@@ -39,10 +54,10 @@ if(WEFT_CUDA_INCLUDE AND CMAKE_C_COMPILER_ID STREQUAL GNU AND NOT WEFT_SANITIZE
     endif()
 endif()
 if(NOT WEFT_CUDA_EMULATED)
-    message(STATUS "CUDA: no headers (or not GCC on x86-64); the emulated tests are left out")
+    message(STATUS "CUDA: no headers of 13.0 or later (or not GCC on x86-64); the emulated tests are left out")
 endif()
-if(WEFT_CUDA AND NOT (WEFT_NVCC AND WEFT_CUDART AND WEFT_CUDA_INCLUDE))
-    message(FATAL_ERROR "WEFT_CUDA: no toolkit in ${WEFT_CUDA_ROOT} nor in the system; `./dev build cuda` fetches one")
+if(WEFT_CUDA AND NOT (WEFT_NVCC AND WEFT_CUDART AND WEFT_CUDA_FOUND))
+    message(FATAL_ERROR "WEFT_CUDA: no toolkit of CUDA 13.0 or later in ${WEFT_CUDA_ROOT} nor in the system; `./dev build cuda` fetches one")
 endif()
 
 # After weft_kernels and weft_base are made.
