@@ -31,14 +31,15 @@ wants() { [[ " $parts " == *" $1 "* ]]; }
 
 # part SECONDS NAME COMMAND...: its output goes to NAME.log, its end to the table.
 part() {
-    local limit=$1 name=$2 began rc
+    local limit=$1 name=$2 began ms rc
     shift 2
-    began=$(date +%s.%N)
+    began=$(date +%s%N)
     timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1
     rc=$?
-    printf '%-28s %-8s %6.1f s\n' "$name" \
+    ms=$((($(date +%s%N) - began) / 1000000))
+    printf '%-28s %-8s %4d.%d s\n' "$name" \
         "$([ $rc = 0 ] && echo ok || { [ $rc = 77 ] && echo skipped || echo "FAILED($rc)"; })" \
-        "$(echo "$(date +%s.%N) - $began" | bc)" | tee -a "$table"
+        $((ms / 1000)) $((ms % 1000 / 100)) | tee -a "$table"
     [ $rc = 0 ]
 }
 
@@ -61,6 +62,8 @@ if wants sanitizer && command -v compute-sanitizer >/dev/null; then
             "$weft" bench model -m "$work/tiny.gguf" --device cuda -p 100 -n 4 -r 1 ||
             told "$tool" 6
     done
+elif wants sanitizer; then
+    echo "compute-sanitizer            absent" | tee -a "$table"
 fi
 
 if wants torch; then
