@@ -304,8 +304,11 @@ static void embed_gives_back_what_was_packed(void **state)
 
 static bool has_wgmma(const linear_case_t *c)
 {
-    const k_cuda_linear_t args = {
-        .w = c->w, .x = c->x_device, .out = K_CUDA_OUT_F32, .path = K_CUDA_LINEAR_WGMMA};
+    const k_cuda_linear_t args = {.w = c->w,
+                                  .x = c->x_device,
+                                  .out = c->w.is_gate_up ? K_CUDA_OUT_SWIGLU : K_CUDA_OUT_F32,
+                                  .x_stride = c->x_stride,
+                                  .path = K_CUDA_LINEAR_WGMMA};
     return k_cuda_linear(&args, NULL) != cudaErrorNotSupported;
 }
 
