@@ -211,7 +211,7 @@ SIMT_DEVICE void ring_copy(const linear_mma_t &p, const part_t &part, uint8_t *r
 /* Blocks that should share a multiprocessor. */
 template <class W> constexpr int few_blocks()
 {
-    return W::PARTS > 1 ? 1 : W::BYTES <= 1152 ? 3 : 2;
+    return W::PARTS > 1 ? 1 : W::BYTES <= 640 ? 4 : W::BYTES <= 1152 ? 3 : 2;
 }
 
 /* Units blockIdx.x, + gridDim.x, …; each warp's ring runs on over their ends. */
