@@ -17,6 +17,9 @@
 #define WEFT_ARRAY_LEN(a)                 (sizeof(a) / sizeof((a)[0]))
 #define WEFT_CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
 
+/* A declaration whose definition may be missing from the program: its address is NULL then. */
+#define WEFT_WEAK __attribute__((weak))
+
 /* The type of an expression, which is not evaluated. */
 #define weft_typeof(x) __typeof__(x)
 

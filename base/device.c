@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/device.h"
 
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define DEVICE(name) extern const weft_device_ops_t weft_device_##name;
+#include "base/compiler.h"
+
+#define DEVICE(name, weak) extern const weft_device_ops_t weft_device_##name weak;
 #include "base/device.def"
 #undef DEVICE
 
 static const weft_device_ops_t *const devices[] = {
-#define DEVICE(name) &weft_device_##name,
+#define DEVICE(name, weak) &weft_device_##name,
 #include "base/device.def"
 #undef DEVICE
 };
@@ -19,19 +23,48 @@ static weft_status_t report_unknown(const char *name, weft_diag_t *diag)
     char known[256] = "auto";
     size_t length = strlen(known);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(devices) && length < sizeof(known); i++) {
-        length +=
-            (size_t)snprintf(known + length, sizeof(known) - length, ", %s", devices[i]->name);
+        if (devices[i] != NULL) {
+            length +=
+                (size_t)snprintf(known + length, sizeof(known) - length, ", %s", devices[i]->name);
+        }
     }
     return weft_diag(diag, WEFT_ERR_NOT_FOUND, "device \"%s\" is unknown; known: %s", name, known);
 }
 
-weft_status_t weft_device_open(const char *name, int index, weft_diag_t *diag,
+/* The name without ":index", which goes to index_out where there is one. */
+static weft_status_t split_name(const char *text, char *name, size_t bytes, int *index_out)
+{
+    const char *colon = strchr(text, ':');
+    const size_t length = colon == NULL ? strlen(text) : (size_t)(colon - text);
+    if (length >= bytes) {
+        return WEFT_ERR_NOT_FOUND;
+    }
+    memcpy(name, text, length);
+    name[length] = '\0';
+    if (colon == NULL) {
+        return WEFT_OK;
+    }
+    char *end;
+    const long index = strtol(colon + 1, &end, 10);
+    if (end == colon + 1 || *end != '\0' || index < 0 || index > INT_MAX) {
+        return WEFT_ERR_NOT_FOUND;
+    }
+    *index_out = (int)index;
+    return WEFT_OK;
+}
+
+weft_status_t weft_device_open(const char *text, int index, weft_diag_t *diag,
                                weft_device_t **device_out)
 {
+    char name[32];
+    weft_status_t status = split_name(text, name, sizeof(name), &index);
+    if (status < 0) {
+        return report_unknown(text, diag);
+    }
     const bool is_auto = strcmp(name, "auto") == 0;
-    weft_status_t status = WEFT_ERR_NOT_FOUND;
+    status = WEFT_ERR_NOT_FOUND;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(devices); i++) {
-        if (!is_auto && strcmp(name, devices[i]->name) != 0) {
+        if (devices[i] == NULL || (!is_auto && strcmp(name, devices[i]->name) != 0)) {
             continue;
         }
         status = devices[i]->open(index, diag, device_out);
@@ -39,7 +72,7 @@ weft_status_t weft_device_open(const char *name, int index, weft_diag_t *diag,
             return status;
         }
     }
-    return is_auto ? status : report_unknown(name, diag);
+    return is_auto ? status : report_unknown(text, diag);
 }
 
 void weft_device_close(weft_device_t *device)

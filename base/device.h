@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * device: a memory space and its ordered queues of work, as a table of functions. Rows: cpu; cuda
- * comes as one more file. Code above this table never calls malloc, memcpy or cudaMemcpy on
- * tensor memory.
+ * device: a memory space and its ordered queues of work, as a table of functions. Rows: cuda (where
+ * the build has it), cpu. Code above this table never calls malloc, memcpy or cudaMemcpy on tensor
+ * memory.
  *
  * Threads  a device is shared; a queue belongs to one thread
- * Errors   enqueueing never fails visibly; weft_device_ops.sync reports the first failure
+ * Errors   enqueueing never fails visibly; weft_device_ops.sync and wait report the first
+ *          failure
  */
 #pragma once
 
@@ -26,14 +27,17 @@ typedef struct weft_event weft_event_t; /* a point in a queue that can be waited
 #define WEFT_MEM_HOST UINT32_C(2)
 
 typedef struct weft_mem {
-    void *addr;    /* an address of the device's space; the cpu's is dereferenceable */
-    size_t bytes;  /* as asked for */
-    size_t mapped; /* as taken from the system */
-    int fd;        /* the memfd (cpu) of exportable memory, else -1 */
+    void *addr;      /* an address of the device's space; the cpu's is dereferenceable */
+    size_t bytes;    /* as asked for */
+    size_t mapped;   /* as taken from the system */
+    uint32_t flags;  /* as asked for */
+    bool is_mapping; /* cuda: a range of the driver's own, not cudaMalloc's */
+    int fd; /* what another process can map: a memfd (cpu), an allocation's (cuda); -1: none */
 } weft_mem_t;
 
 typedef struct weft_device_ops {
     const char *name; /* as in --device */
+    bool is_host;     /* its memory is the host's */
 
     weft_status_t (*open)(int index, weft_diag_t *diag, weft_device_t **device_out);
     void (*close)(weft_device_t *device);
@@ -46,16 +50,21 @@ typedef struct weft_device_ops {
      * caller's). WEFT_ERR_MALFORMED: smaller than bytes, or it could still be cut short under us.
      */
     weft_status_t (*import)(weft_device_t *device, int fd, size_t bytes, weft_mem_t *mem_out);
-    size_t (*memory_available)(
-        const weft_device_t *device); /* bytes; the container's limit counts */
+    size_t (*memory_available)(const weft_device_t *device); /* bytes; a container's limit counts */
+    size_t (*memory_total)(const weft_device_t *device);     /* whoever uses it */
 
     weft_status_t (*open_queue)(weft_device_t *device, weft_queue_t **queue_out);
     void (*close_queue)(weft_queue_t *queue);
     /* dst and src may each be host or device memory. */
     void (*copy)(weft_queue_t *queue, void *dst, const void *src, size_t bytes);
     void (*fill)(weft_queue_t *queue, void *dst, uint8_t value, size_t bytes);
-    weft_event_t *(*record)(weft_queue_t *queue); /* one of a small ring; no allocation */
+    weft_event_t *(*record)(weft_queue_t *queue); /* one of a ring of 64; no allocation */
+    /* What is enqueued from now on begins after the event, which may be another queue's. */
+    void (*follow)(weft_queue_t *queue, weft_event_t *event);
     bool (*is_done)(weft_event_t *event);
+    weft_status_t (*wait)(weft_event_t *event);
+    /* Of the device's time, between two that are done; NULL: it has no clock of its own. */
+    uint64_t (*elapsed_ns)(const weft_event_t *from, const weft_event_t *to);
     weft_status_t (*sync)(weft_queue_t *queue);
 } weft_device_ops_t;
 
@@ -64,7 +73,10 @@ struct weft_device {
     int index;
 };
 
-/* name: "cpu", or "auto" for the best one this machine has. Unknown names: the known ones listed. */
+/*
+ * name: "cuda", "cpu", or "auto" for the best one this machine has; with ":1" and so on that index
+ * instead of the argument's. Unknown names: the known ones listed.
+ */
 weft_status_t weft_device_open(const char *name, int index, weft_diag_t *diag,
                                weft_device_t **device_out);
 void weft_device_close(weft_device_t *device); /* NULL is fine */

@@ -49,6 +49,12 @@ static size_t cpu_memory_available(const weft_device_t *device)
     return weft_memory_available("");
 }
 
+static size_t cpu_memory_total(const weft_device_t *device)
+{
+    (void)device;
+    return (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+}
+
 /* A memfd of this size that nobody can resize any more: whoever maps it never gets SIGBUS. */
 static int make_memfd(size_t bytes)
 {
@@ -87,7 +93,8 @@ static weft_status_t cpu_alloc(weft_device_t *device, size_t bytes, uint32_t fla
     if (mapped >= HUGE_PAGE_FROM) {
         (void)madvise(addr, mapped, MADV_HUGEPAGE); /* advice; its refusal changes nothing */
     }
-    *mem_out = (weft_mem_t){.addr = addr, .bytes = bytes, .mapped = mapped, .fd = fd};
+    *mem_out =
+        (weft_mem_t){.addr = addr, .bytes = bytes, .mapped = mapped, .flags = flags, .fd = fd};
     return WEFT_OK;
 }
 
@@ -160,10 +167,22 @@ static weft_event_t *cpu_record(weft_queue_t *queue)
     return &queue->event;
 }
 
+static void cpu_follow(weft_queue_t *queue, weft_event_t *event)
+{
+    (void)queue;
+    (void)event;
+}
+
 static bool cpu_is_done(weft_event_t *event)
 {
     (void)event;
     return true;
+}
+
+static weft_status_t cpu_wait(weft_event_t *event)
+{
+    (void)event;
+    return WEFT_OK;
 }
 
 static weft_status_t cpu_sync(weft_queue_t *queue)
@@ -174,17 +193,21 @@ static weft_status_t cpu_sync(weft_queue_t *queue)
 
 const weft_device_ops_t weft_device_cpu = {
     .name = "cpu",
+    .is_host = true,
     .open = cpu_open,
     .close = cpu_close,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .import = cpu_import,
     .memory_available = cpu_memory_available,
+    .memory_total = cpu_memory_total,
     .open_queue = cpu_open_queue,
     .close_queue = cpu_close_queue,
     .copy = cpu_copy,
     .fill = cpu_fill,
     .record = cpu_record,
+    .follow = cpu_follow,
     .is_done = cpu_is_done,
+    .wait = cpu_wait,
     .sync = cpu_sync,
 };

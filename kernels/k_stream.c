@@ -3,81 +3,52 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "kernels/k_cores.h"
-#include "kernels/k_isa.h"
+#include "base/compiler.h"
+#include "kernels/k_backend.h"
 #include "kernels/k_team.h"
 #include "kernels/kernels.h"
 
-static const k_ops_t *const all_ops[] = {
-#define ISA(name) &k_ops_##name,
-#include "kernels/isas.def"
-#undef ISA
-    NULL,
+#define BACKEND(name, weak) extern const k_backend_t k_backend_##name weak;
+#include "kernels/k_backends.def"
+#undef BACKEND
+
+static const k_backend_t *const backends[] = {
+#define BACKEND(name, weak) &k_backend_##name,
+#include "kernels/k_backends.def"
+#undef BACKEND
 };
 
-const k_ops_t *const *k_ops_all(void)
+static const k_backend_t *find_backend(const char *device)
 {
-    return all_ops;
-}
-
-static void list_supported(char *names, size_t bytes)
-{
-    names[0] = '\0';
-    for (const k_ops_t *const *ops = all_ops; *ops != NULL; ops++) {
-        if ((*ops)->is_supported()) {
-            strncat(names, names[0] == '\0' ? "" : ", ", bytes - strlen(names) - 1);
-            strncat(names, (*ops)->name, bytes - strlen(names) - 1);
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(backends); i++) {
+        if (backends[i] != NULL && strcmp(backends[i]->device, device) == 0) {
+            return backends[i];
         }
     }
-}
-
-static weft_status_t choose_ops(const char *isa, weft_diag_t *diag, const k_ops_t **ops_out)
-{
-    const bool is_auto = strcmp(isa, "auto") == 0;
-    bool is_known = false;
-    for (const k_ops_t *const *ops = all_ops; *ops != NULL; ops++) {
-        const bool is_named = strcmp(isa, (*ops)->name) == 0;
-        is_known |= is_named;
-        if ((is_auto || is_named) && (*ops)->is_supported()) {
-            *ops_out = *ops;
-            return WEFT_OK;
-        }
-    }
-    char names[128];
-    list_supported(names, sizeof(names));
-    return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                     is_known ? "instruction set %s: this machine has %s"
-                              : "unknown instruction set %s: this machine has %s",
-                     isa, names);
+    return NULL;
 }
 
 weft_status_t k_stream_create(weft_device_t *device, const char *isa, uint32_t threads,
                               weft_diag_t *diag, k_stream_t **stream_out)
 {
-    if (strcmp(device->ops->name, "cpu") != 0) {
+    const k_backend_t *backend = find_backend(device->ops->name);
+    if (backend == NULL) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "no kernels for device %s", device->ops->name);
-    }
-    const k_ops_t *ops = NULL;
-    weft_status_t status = choose_ops(isa, diag, &ops);
-    if (status < 0) {
-        return status;
     }
     k_stream_t *stream = weft_zalloc(sizeof(*stream), "kernels.stream");
     if (stream == NULL) {
         return weft_diag(diag, WEFT_ERR_NO_MEMORY, "no memory for a kernel stream");
     }
-    stream->ops = ops;
+    stream->backend = backend;
     stream->device = device;
     stream->scratch.fd = -1;
-    status = device->ops->open_queue(device, &stream->queue);
+    weft_status_t status = device->ops->open_queue(device, &stream->queue);
     if (status < 0) {
         weft_diag(diag, status, "device %s: cannot open a queue", device->ops->name);
         goto cleanup;
     }
-    threads = threads > 0 ? threads : k_cores_usable();
-    status = k_team_create(threads, &stream->team);
+    status = backend->open(stream, isa, threads, diag);
     if (status < 0) {
-        weft_diag(diag, status, "cannot start %u compute threads", threads);
         goto cleanup;
     }
     *stream_out = stream;
@@ -93,19 +64,19 @@ void k_stream_destroy(k_stream_t *stream)
     if (stream == NULL) {
         return;
     }
-    k_team_destroy(stream->team);
-    if (stream->scratch.addr != NULL) {
-        stream->device->ops->free(stream->device, &stream->scratch);
-    }
+    stream->backend->close(stream);
     if (stream->queue != NULL) {
         stream->device->ops->close_queue(stream->queue);
+    }
+    if (stream->scratch.addr != NULL) {
+        stream->device->ops->free(stream->device, &stream->scratch);
     }
     weft_free(stream);
 }
 
 weft_status_t k_stream_reserve(k_stream_t *stream, uint32_t rows, uint32_t width)
 {
-    const size_t bytes = stream->ops->scratch_bytes(rows, width, k_team_size(stream->team));
+    const size_t bytes = stream->ops->scratch_bytes(rows, width, k_stream_threads(stream));
     if (bytes <= stream->scratch.bytes) {
         return WEFT_OK;
     }
@@ -123,10 +94,41 @@ weft_status_t k_stream_reserve(k_stream_t *stream, uint32_t rows, uint32_t width
 
 weft_status_t k_stream_sync(k_stream_t *stream)
 {
-    return stream->device->ops->sync(stream->queue);
+    const weft_status_t settled =
+        stream->backend->settle == NULL ? WEFT_OK : stream->backend->settle(stream);
+    const weft_status_t synced = stream->device->ops->sync(stream->queue);
+    return settled < 0 ? settled : synced;
 }
 
 uint32_t k_stream_threads(const k_stream_t *stream)
 {
-    return k_team_size(stream->team);
+    return stream->team == NULL ? 1 : k_team_size(stream->team);
+}
+
+bool k_stream_has_graphs(const k_stream_t *stream)
+{
+    return stream->backend->capture != NULL;
+}
+
+weft_status_t k_stream_capture(k_stream_t *stream)
+{
+    assert(k_stream_has_graphs(stream));
+    return stream->backend->capture(stream);
+}
+
+weft_status_t k_stream_end_capture(k_stream_t *stream, k_graph_t **graph_out)
+{
+    return stream->backend->end_capture(stream, graph_out);
+}
+
+void k_graph_launch(k_stream_t *stream, const k_graph_t *graph)
+{
+    stream->backend->launch(stream, graph);
+}
+
+void k_graph_destroy(k_stream_t *stream, k_graph_t *graph)
+{
+    if (graph != NULL) {
+        stream->backend->destroy_graph(graph);
+    }
 }

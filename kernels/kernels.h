@@ -34,6 +34,7 @@
 #define K_MAX_LOGPROBS    20  /* top log-probabilities a sampled row can report */
 
 typedef struct k_stream k_stream_t;
+typedef struct k_graph k_graph_t; /* ops recorded, to be enqueued again all at once */
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
@@ -148,6 +149,17 @@ typedef struct k_gather_tokens_args {
     int32_t *ids; /* [rows of all sequences] */
 } k_gather_tokens_args_t;
 
+typedef struct k_word {
+    uint32_t *at;
+    uint32_t value;
+} k_word_t;
+
+/* *words[i].at = words[i].value; no two of the same address. Single entries of block tables. */
+typedef struct k_write_words_args {
+    const k_word_t *words;
+    uint32_t n_words;
+} k_write_words_args_t;
+
 /*
  * Rotates q and k in place, then writes k and v of every row to the cache.
  * Position p, pair i: angle p · inv_freq[i], cos and sin times mscale. Su et al. 2021, eq. 34.
@@ -169,6 +181,7 @@ typedef struct k_rope_kv_write_args {
     k_kv_view_t kv;
     const k_seq_t *seqs;
     uint32_t n_seqs;
+    uint32_t rows; /* of all sequences together, or more; sizes launches */
 } k_rope_kv_write_args_t;
 
 /*
@@ -192,7 +205,10 @@ typedef struct k_attention_args {
     k_kv_view_t kv;
     const k_seq_t *seqs;
     uint32_t n_seqs;
-    uint32_t max_tokens; /* no sequence's start + rows is more; sizes launches, changes no result */
+    /* No sequence's start + rows, and no sequence's rows, is more; they size launches and change no
+     * result. max_rows 0: not known. */
+    uint32_t max_tokens;
+    uint32_t max_rows;
 } k_attention_args_t;
 
 /*
@@ -467,10 +483,11 @@ typedef enum k_op_id {
 
 /* An op that a backend has not (yet) is NULL: models that need it are refused at load. */
 typedef struct k_ops {
-    const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512" */
+    const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512"; or "cuda" */
     bool (*is_supported)(void);
-    k_dtype_t act;               /* of activations between ops */
-    uint32_t attention_features; /* K_ATTENTION_*: what its attention heeds */
+    k_dtype_t act;                             /* of activations between ops */
+    uint32_t attention_features;               /* K_ATTENTION_*: what its attention heeds */
+    bool (*can_attend)(const k_kv_view_t *kv); /* whether to a cache like this; NULL: to any */
 
     /*
      * Bytes of a packed weight; 0: computes from the file's own bytes, nothing to pack; SIZE_MAX: the
@@ -478,7 +495,7 @@ typedef struct k_ops {
      */
     size_t (*weight_bytes)(k_dtype_t dtype, k_weight_form_t form, uint32_t rows, uint32_t columns);
     /*
-     * dst [weight_bytes()], 64-byte aligned, on the stream's device; parts lie in host memory (the
+     * dst [weight_bytes()], zeroed, 128-byte aligned, on the stream's device; parts lie in host memory (the
      * mapped file) and may be read until the stream is synced. Runs on the stream's threads.
      */
     void (*weight_pack)(k_stream_t *stream, k_dtype_t dtype, k_weight_form_t form, uint32_t columns,
@@ -497,10 +514,13 @@ bool k_ops_has(const k_ops_t *ops, k_op_id_t op);
 
 struct k_stream {
     const k_ops_t *ops;
+    const struct k_backend *backend;
     weft_device_t *device;
     weft_queue_t *queue;
-    struct k_team *team; /* cpu: the persistent threads */
-    weft_mem_t scratch;  /* made by k_stream_reserve */
+    struct k_team *team;        /* cpu: the persistent threads */
+    uint32_t multiprocessors;   /* cuda */
+    struct cuda_loader *loader; /* cuda, while weights are read */
+    weft_mem_t scratch;         /* made by k_stream_reserve */
 };
 
 /*
@@ -521,7 +541,18 @@ weft_status_t k_stream_reserve(k_stream_t *stream, uint32_t rows, uint32_t width
 /* Waits until everything enqueued is done. */
 weft_status_t k_stream_sync(k_stream_t *stream);
 
-uint32_t k_stream_threads(const k_stream_t *stream);
+uint32_t k_stream_threads(const k_stream_t *stream); /* 1 where ops have none */
 
-/* The ops tables compiled in, best first, NULL-terminated; check is_supported(). */
+/*
+ * Graphs: what is enqueued between capture and end_capture does not run but is recorded, with the
+ * addresses and counts it was called with; copies count as ops. Launching one enqueues all of it for
+ * the price of one op. A stream without graphs must not be asked for one.
+ */
+bool k_stream_has_graphs(const k_stream_t *stream);
+weft_status_t k_stream_capture(k_stream_t *stream);
+weft_status_t k_stream_end_capture(k_stream_t *stream, k_graph_t **graph_out);
+void k_graph_launch(k_stream_t *stream, const k_graph_t *graph);
+void k_graph_destroy(k_stream_t *stream, k_graph_t *graph); /* NULL is fine */
+
+/* The ops tables of the CPU, best first, NULL-terminated; check is_supported(). */
 const k_ops_t *const *k_ops_all(void);

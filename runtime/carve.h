@@ -7,7 +7,7 @@
 
 #include <stddef.h>
 
-#define CARVE_ALIGNMENT 64
+#define CARVE_ALIGNMENT 128 /* what bulk copies and tiles of a GPU want */
 
 typedef struct carve {
     char *base;  /* NULL: measuring; else aligned to CARVE_ALIGNMENT */

@@ -170,6 +170,8 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
 {
     weft_status_t status = weft_device_open(options->device, 0, diag, &engine->device);
     if (status == WEFT_OK) {
+        /* The cpu's work is done when launch returns: nothing to overlap. */
+        engine->depth = engine->device->ops->is_host ? 1 : SCHED_MAX_IN_FLIGHT;
         status = k_stream_create(engine->device, options->cpu_isa, options->threads, diag,
                                  &engine->stream);
     }
@@ -227,7 +229,6 @@ weft_status_t engine_create(const engine_options_t *options, const model_source_
     }
     atomic_init(&engine->refs, 1);
     atomic_init(&engine->is_healthy, true);
-    engine->depth = 1; /* the cpu's work is done when launch returns: nothing to overlap */
     engine->model_config = *model_source_config(source);
     engine->mask_words = (engine->model_config.vocab + 31) / 32;
     engine->is_caching = options->enable_prefix_caching;

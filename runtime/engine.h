@@ -126,6 +126,9 @@ typedef struct engine_timings {
  * Loads nothing: source and tokenizer come opened and outlive the engine (tokenizer may be NULL:
  * no grammars). Memory that does not fit: diag says how much is needed and what to change.
  */
+/* Tokens of a step: the option, or what suits the device. */
+uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t *device);
+
 weft_status_t engine_create(const engine_options_t *options, const model_source_t *source,
                             const text_tokenizer_t *tokenizer, weft_diag_t *diag,
                             engine_t **engine_out);

@@ -177,6 +177,12 @@ static void on_hold(void *user, sched_seq_t *seq, const kv_block_id_t *blocks, u
     engine_transfer_hold(user, seq, blocks, n, n_tokens);
 }
 
+static void settle(void *user)
+{
+    (void)k_stream_sync(
+        ((engine_t *)user)->stream); /* a failure shows when results are collected */
+}
+
 sched_events_t engine_events(engine_t *engine)
 {
     return (sched_events_t){
@@ -190,6 +196,7 @@ sched_events_t engine_events(engine_t *engine)
         .write_mask = write_mask,
         .on_pull_failed = on_pull_failed,
         .on_hold = on_hold,
+        .settle = engine->device->ops->is_host ? NULL : settle,
     };
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <string.h>
 
+#include "base/memory_limit.h"
 #include "runtime/engine_priv.h"
 
 #define MIB ((double)(1 << 20))
@@ -25,15 +26,21 @@ static size_t sum_of(const needs_t *needs)
                needs->host);
 }
 
-static weft_status_t parse_kv_dtype(const char *name, weft_diag_t *diag, k_dtype_t *dtype_out)
+static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_diag_t *diag,
+                                    k_dtype_t *dtype_out)
 {
-    /* The right-hand names are vLLM's. Half precision costs no quality and half the memory. */
+    /* Half precision costs no quality and half the memory; GPUs compute with bf16 anyway. */
+    if (strcmp(name, "auto") == 0) {
+        *dtype_out = ops->act == K_BF16 ? K_BF16 : K_F16;
+        return WEFT_OK;
+    }
+    /* The right-hand names are vLLM's. */
     static const struct {
         const char *name;
         k_dtype_t dtype;
     } names[] = {
-        {"auto", K_F16},    {"f32", K_F32},     {"f16", K_F16},       {"bf16", K_BF16},
-        {"float32", K_F32}, {"float16", K_F16}, {"bfloat16", K_BF16}, {"fp16", K_F16},
+        {"f32", K_F32},     {"f16", K_F16},       {"bf16", K_BF16}, {"float32", K_F32},
+        {"float16", K_F16}, {"bfloat16", K_BF16}, {"fp16", K_F16},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(name, names[i].name) == 0) {
@@ -55,7 +62,7 @@ static weft_status_t check_options(const engine_options_t *o, const model_config
         uint32_t max;
     } counts[] = {
         {"max-num-seqs", o->max_num_seqs, 1, 1 << 16},
-        {"max-num-batched-tokens", o->max_num_batched_tokens, 1, 1 << 20},
+        {"max-num-batched-tokens", o->max_num_batched_tokens, 0, 1 << 20},
         {"max-num-queued-reqs", o->max_num_queued_reqs, 0, 1 << 20},
         {"block-size", o->block_size, 1, KV_HASH_MAX_TOKENS},
     };
@@ -150,25 +157,40 @@ static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
     return tokens / block_tokens + (tokens % block_tokens != 0);
 }
 
-/* As many as all slots could fill, within a third of the memory and what the rest leaves free. */
-static size_t default_blocks(const engine_plan_t *plan, const needs_t *others, size_t available)
+/* What the device may be asked for: a host is shared, a GPU has a part that is ours. */
+static size_t budget_of(const weft_device_t *device, const engine_options_t *options)
+{
+    const size_t available = device->ops->memory_available(device);
+    if (device->ops->is_host) {
+        return available;
+    }
+    const size_t total = device->ops->memory_total(device);
+    const size_t kept = (size_t)((1 - options->gpu_memory_utilization) * (double)total);
+    return available > kept ? available - kept : 0;
+}
+
+/* As many as all slots could fill, within what the rest leaves; of a host, a third at most. */
+static size_t default_blocks(const engine_plan_t *plan, const needs_t *others, size_t available,
+                             bool is_host)
 {
     const size_t block_bytes = plan->layout.block_bytes[0];
     const size_t wanted =
         plan->max_slots * blocks_for(plan->max_context, plan->layout.block_tokens);
     const size_t taken = sum_of(others);
-    const size_t left = available > taken ? (available - taken) / 10 * 9 : 0;
-    const size_t bytes = left < available / 3 ? left : available / 3;
+    const size_t rest = available > taken ? available - taken : 0;
+    const size_t left = is_host ? rest / 10 * 9 : rest;
+    const size_t bytes = is_host && left > available / 3 ? available / 3 : left;
     return wanted < bytes / block_bytes ? wanted : bytes / block_bytes;
 }
 
 static weft_status_t count_blocks(engine_plan_t *plan, const engine_options_t *options,
-                                  const needs_t *others, size_t available, weft_diag_t *diag)
+                                  const needs_t *others, size_t available, bool is_host,
+                                  weft_diag_t *diag)
 {
     const size_t block_bytes = plan->layout.block_bytes[0];
     size_t n = options->num_gpu_blocks > 0   ? options->num_gpu_blocks
                : options->kv_cache_bytes > 0 ? options->kv_cache_bytes / block_bytes
-                                             : default_blocks(plan, others, available);
+                                             : default_blocks(plan, others, available, is_host);
     const size_t most = UINT32_C(1) << 30;
     n = n < most ? n : most;
     const size_t tokens = n * plan->layout.block_tokens;
@@ -212,15 +234,42 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, weft_d
         (double)available / MIB);
 }
 
+/* Options that mean something where the device's memory is not the host's. */
+static weft_status_t check_device_options(const engine_options_t *options, weft_diag_t *diag)
+{
+    const double part = options->gpu_memory_utilization;
+    const size_t available = weft_memory_available("");
+    if (!(part > 0 && part <= 1)) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--gpu-memory-utilization %g: above 0 and up to 1 is possible", part);
+    }
+    if (options->kv_host_bytes > available) {
+        return weft_diag(diag, WEFT_ERR_NO_MEMORY,
+                         "--kv-host-bytes: %.1f MiB, but the host has %.1f MiB available",
+                         (double)options->kv_host_bytes / MIB, (double)available / MIB);
+    }
+    return WEFT_OK;
+}
+
+uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t *device)
+{
+    return options->max_num_batched_tokens > 0 ? options->max_num_batched_tokens
+           : device->ops->is_host              ? 256
+                                               : 2048;
+}
+
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
                                const model_source_t *source, const weft_device_t *device,
                                const k_ops_t *ops, weft_diag_t *diag)
 {
     const model_config_t *config = model_source_config(source);
-    const size_t available = device->ops->memory_available(device);
-    const uint32_t step_tokens = options->max_num_batched_tokens;
-    needs_t needs = {.host = options->kv_host_bytes};
+    const size_t available = budget_of(device, options);
+    const uint32_t step_tokens = engine_step_tokens(options, device);
+    needs_t needs = {.host = device->ops->is_host ? options->kv_host_bytes : 0};
     weft_status_t status = check_options(options, config, diag);
+    if (status == WEFT_OK && !device->ops->is_host) {
+        status = check_device_options(options, diag);
+    }
     if (status < 0) {
         return status;
     }
@@ -231,7 +280,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     };
     status = check_store_options(plan, options, diag);
     if (status == WEFT_OK) {
-        status = parse_kv_dtype(options->kv_cache_dtype, diag, &plan->kv_dtype);
+        status = parse_kv_dtype(options->kv_cache_dtype, ops, diag, &plan->kv_dtype);
     }
     if (status == WEFT_OK) {
         status = set_layout(plan, options, config, diag);
@@ -242,7 +291,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     set_limits(plan, step_tokens, options->block_size);
     status = measure(plan, source, ops, &needs);
     if (status == WEFT_OK) {
-        status = count_blocks(plan, options, &needs, available, diag);
+        status = count_blocks(plan, options, &needs, available, device->ops->is_host, diag);
     }
     if (status < 0) {
         return status;

@@ -104,6 +104,12 @@ weft_status_t engine_transfer_create(engine_t *engine, const engine_options_t *o
     if (status < 0 || options->kv_transfer_config[0] == '\0') {
         return status;
     }
+    if (!engine->device->ops->is_host) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--kv-transfer-config: blocks on device %s cannot be moved to other "
+                         "workers yet",
+                         engine->device->ops->name);
+    }
     status = kv_transfer_config_parse(options->kv_transfer_config, 0, diag, &config);
     if (status < 0) {
         return status;

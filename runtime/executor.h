@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/diag.h"
@@ -30,6 +31,7 @@ typedef struct executor_config {
     const kv_layout_t *layout;
     k_dtype_t kv_dtype;
     void *kv_base; /* the pool's memory */
+    bool is_timed; /* for benchmarks: results say how long the device took; it must have a clock */
 } executor_config_t;
 
 /* Results of one step, valid until its buffers are launched again (two steps later). */
@@ -42,6 +44,10 @@ typedef struct step_result {
      * of a history has none: nothing is known after it. */
     const k_sampled_t *prompt; /* [n_prompt] */
     uint32_t n_prompt;
+    /* With is_timed: from the first op of the step to its last, and from the last op of the step
+     * before to the first of this one. */
+    uint64_t busy_ns;
+    uint64_t gap_ns;
 } step_result_t;
 
 weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag,

@@ -33,6 +33,7 @@ typedef struct model_batch {
     const k_seq_t *seqs; /* [n_seqs], covering the rows in order */
     uint32_t n_seqs;
     uint32_t max_tokens;   /* no sequence's start + rows is more */
+    uint32_t max_rows;     /* no sequence's rows are more */
     const k_kv_view_t *kv; /* [layers], host memory */
 } model_batch_t;
 

@@ -11,11 +11,19 @@ typedef struct binder {
     const model_source_t *source;
     const k_ops_t *ops;
     k_stream_t *stream; /* NULL: measuring */
-    carve_t *carve;
-    float *staging; /* [longest vector], host */
-    void *raw;      /* a row as its dtype has it: of the same size */
+    carve_t *carve;     /* of matrices */
+    carve_t vectors;    /* all together, on the host: sent in one go */
+    char *device_vectors;
+    float *factors; /* of a rotation: a table, then divisors; host */
+    void *raw;      /* a row as its dtype has it; no longer than as f32 */
     weft_diag_t *diag;
 } binder_t;
+
+/* A vector's place on the host, and where it will be on the device; NULLs while measuring. */
+typedef struct place {
+    float *host;
+    float *device;
+} place_t;
 
 static weft_status_t find_key(binder_t *binder, model_tensor_key_t key, uint32_t rows,
                               uint32_t columns, model_tensor_t *tensor_out)
@@ -42,39 +50,25 @@ static weft_status_t find(binder_t *binder, model_tensor_id_t id, uint32_t layer
 
 /* ---- vectors ------------------------------------------------------------------------------- */
 
-/* A place of n floats on the device; while measuring, a NULL that is only counted. */
-static float *take_vector(binder_t *binder, uint32_t n)
+static place_t take_vector(binder_t *binder, uint32_t n)
 {
-    return carve_take(binder->carve, n, sizeof(float));
-}
-
-/* host is read before the call returns. */
-static weft_status_t upload(binder_t *binder, float *device, const float *host, uint32_t n)
-{
-    k_stream_t *stream = binder->stream;
-    stream->device->ops->copy(stream->queue, device, host, n * sizeof(float));
-    return k_stream_sync(stream);
+    const size_t at = binder->vectors.used;
+    float *host = carve_take(&binder->vectors, n, sizeof(float));
+    return (place_t){host, host == NULL ? NULL : (float *)(binder->device_vectors + at)};
 }
 
 /* (tensor + offset) · scale */
-static weft_status_t upload_scaled(binder_t *binder, const model_tensor_t *tensor, float offset,
-                                   float scale, float *device)
+static void fill(const binder_t *binder, const model_tensor_t *tensor, float offset, float scale,
+                 float *host)
 {
     if (binder->stream == NULL) {
-        return WEFT_OK;
+        return;
     }
-    const uint32_t n = (uint32_t)tensor->columns;
     model_tensor_read(tensor, 0, 1, binder->raw);
-    k_dequantize(tensor->dtype, binder->raw, binder->staging, n);
-    for (uint32_t i = 0; i < n; i++) {
-        binder->staging[i] = (binder->staging[i] + offset) * scale;
+    k_dequantize(tensor->dtype, binder->raw, host, tensor->columns);
+    for (size_t i = 0; i < tensor->columns; i++) {
+        host[i] = (host[i] + offset) * scale;
     }
-    return upload(binder, device, binder->staging, n);
-}
-
-static weft_status_t upload_tensor(binder_t *binder, const model_tensor_t *tensor, float *device)
-{
-    return upload_scaled(binder, tensor, 0, 1, device);
 }
 
 static weft_status_t bind_scaled(binder_t *binder, model_tensor_id_t id, uint32_t layer, uint32_t n,
@@ -85,9 +79,10 @@ static weft_status_t bind_scaled(binder_t *binder, model_tensor_id_t id, uint32_
     if (status < 0) {
         return status;
     }
-    float *device = take_vector(binder, n);
-    *vector_out = device;
-    return upload_scaled(binder, &tensor, offset, scale, device);
+    const place_t place = take_vector(binder, n);
+    *vector_out = place.device;
+    fill(binder, &tensor, offset, scale, place.host);
+    return WEFT_OK;
 }
 
 static weft_status_t bind_vector(binder_t *binder, model_tensor_id_t id, uint32_t layer, uint32_t n,
@@ -109,18 +104,17 @@ static weft_status_t bind_norm(binder_t *binder, const model_config_t *config, b
 static weft_status_t bind_bias(binder_t *binder, const model_tensor_id_t *ids, const uint32_t *rows,
                                uint32_t n, uint32_t layer, model_linear_t *linear)
 {
-    float *device = take_vector(binder, linear->rows);
-    linear->bias = device;
+    const place_t place = take_vector(binder, linear->rows);
+    uint32_t at = 0;
+    linear->bias = place.device;
     for (uint32_t i = 0; i < n; i++) {
         model_tensor_t tensor;
-        weft_status_t status = find(binder, ids[i], layer, 1, rows[i], &tensor);
-        if (status >= 0) {
-            status = upload_tensor(binder, &tensor, device);
-        }
+        const weft_status_t status = find(binder, ids[i], layer, 1, rows[i], &tensor);
         if (status < 0) {
             return status;
         }
-        device = device == NULL ? NULL : device + rows[i];
+        fill(binder, &tensor, 0, 1, place.host == NULL ? NULL : place.host + at);
+        at += rows[i];
     }
     return WEFT_OK;
 }
@@ -462,19 +456,18 @@ static weft_status_t bind_expert_bias(binder_t *binder, const model_config_t *co
                                       uint32_t columns, const float **bias_out)
 {
     const uint32_t experts = config->experts.count;
-    float *device = carve_take(binder->carve, (size_t)experts * n * columns, sizeof(float));
-    *bias_out = device;
+    const place_t place = take_vector(binder, experts * n * columns);
+    *bias_out = place.device;
     for (uint32_t i = 0; i < n; i++) {
         model_tensor_t tensor;
-        weft_status_t status = find(binder, ids[i], layer, experts, columns, &tensor);
-        for (uint32_t e = 0; status >= 0 && binder->stream != NULL && e < experts; e++) {
-            model_tensor_read(&tensor, e, 1, binder->raw);
-            k_dequantize(tensor.dtype, binder->raw, binder->staging, columns);
-            status =
-                upload(binder, device + ((size_t)e * n + i) * columns, binder->staging, columns);
-        }
+        const weft_status_t status = find(binder, ids[i], layer, experts, columns, &tensor);
         if (status < 0) {
             return status;
+        }
+        for (uint32_t e = 0; binder->stream != NULL && e < experts; e++) {
+            model_tensor_read(&tensor, e, 1, binder->raw);
+            k_dequantize(tensor.dtype, binder->raw, place.host + ((size_t)e * n + i) * columns,
+                         columns);
         }
     }
     return WEFT_OK;
@@ -592,7 +585,7 @@ static weft_status_t read_factors(binder_t *binder, const model_rope_t *rope, ui
                                   const float **factors_out)
 {
     const uint32_t pairs = rope->dim / 2;
-    float *factors = binder->staging + pairs;
+    float *factors = binder->factors + pairs;
     const bool is_long = context > rope->original_context;
     const bool is_gguf = strcmp(model_source_format(binder->source), "gguf") == 0;
     model_tensor_t tensor;
@@ -618,18 +611,14 @@ static weft_status_t read_factors(binder_t *binder, const model_rope_t *rope, ui
 static weft_status_t bind_rotation(binder_t *binder, const model_rope_t *rope, uint32_t context,
                                    const float **inv_freq_out)
 {
-    const uint32_t pairs = rope->dim / 2;
-    float *device = take_vector(binder, pairs);
+    const place_t place = take_vector(binder, rope->dim / 2);
     const float *factors;
-    *inv_freq_out = device;
-    weft_status_t status = read_factors(binder, rope, context, &factors);
-    if (status >= 0) {
-        status = rope_table_fill(rope, factors, binder->diag, binder->staging);
-    }
-    if (status < 0 || binder->stream == NULL) {
-        return status;
-    }
-    return upload(binder, device, binder->staging, pairs);
+    *inv_freq_out = place.device;
+    const weft_status_t status = read_factors(binder, rope, context, &factors);
+    /* Also while measuring: it checks the configuration. */
+    return status < 0 ? status
+                      : rope_table_fill(rope, factors, binder->diag,
+                                        place.host == NULL ? binder->factors : place.host);
 }
 
 static weft_status_t bind_rope(binder_t *binder, const model_config_t *config, model_t *model)
@@ -662,24 +651,66 @@ static weft_status_t bind_all(binder_t *binder, model_t *model)
     return status;
 }
 
+/* The vectors' bytes, counted by binding a model that is thrown away. */
+static weft_status_t measure_vectors(const binder_t *binder, const model_t *model,
+                                     size_t *bytes_out)
+{
+    model_t scratch = *model;
+    carve_t matrices = {.base = NULL};
+    binder_t measuring = *binder;
+    measuring.stream = NULL;
+    measuring.carve = &matrices;
+    const weft_status_t status = bind_all(&measuring, &scratch);
+    *bytes_out = measuring.vectors.used;
+    return status;
+}
+
+static weft_status_t bind_to_memory(binder_t *binder, model_t *model)
+{
+    size_t bytes = 0;
+    weft_status_t status = measure_vectors(binder, model, &bytes);
+    if (status < 0) {
+        return status;
+    }
+    binder->vectors.base = weft_alloc_aligned(CARVE_ALIGNMENT, bytes, "model.vectors");
+    if (binder->vectors.base == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    binder->device_vectors = carve_take(binder->carve, bytes, 1);
+    status = bind_all(binder, model);
+    if (status >= 0) {
+        binder->stream->device->ops->copy(binder->stream->queue, binder->device_vectors,
+                                          binder->vectors.base, bytes);
+    }
+    const weft_status_t synced = k_stream_sync(binder->stream); /* base goes */
+    weft_free(binder->vectors.base);
+    return status < 0 ? status : synced;
+}
+
 weft_status_t model_bind(model_t *model, const model_source_t *source, const k_ops_t *ops,
                          k_stream_t *stream, carve_t *carve, weft_diag_t *diag)
 {
     const model_config_t *config = &model->config;
-    const size_t longest =
-        (size_t)config->hidden + model_q_dim(config) + config->rope.dim + config->local_rope.dim;
+    const size_t factors = (size_t)config->rope.dim + config->local_rope.dim + 1;
+    const size_t longest = (size_t)config->hidden + model_q_dim(config) + config->intermediate +
+                           config->experts.intermediate + config->experts.count;
     binder_t binder = {
         .source = source,
         .ops = ops,
         .stream = stream,
         .carve = carve,
-        .staging = weft_calloc(longest, sizeof(float), "model.staging"),
+        .factors = weft_calloc(factors, sizeof(float), "model.rope_factors"),
         .diag = diag,
     };
     binder.raw = weft_calloc(longest, sizeof(float), "model.raw");
-    const bool is_ready = binder.staging != NULL && binder.raw != NULL;
-    const weft_status_t status = is_ready ? bind_all(&binder, model) : WEFT_ERR_NO_MEMORY;
+    weft_status_t status = WEFT_ERR_NO_MEMORY;
+    if (binder.factors != NULL && binder.raw != NULL && stream != NULL) {
+        status = bind_to_memory(&binder, model);
+    } else if (binder.factors != NULL && binder.raw != NULL) {
+        status = bind_all(&binder, model);
+        (void)carve_take(carve, binder.vectors.used, 1);
+    }
     weft_free(binder.raw);
-    weft_free(binder.staging);
+    weft_free(binder.factors);
     return status;
 }

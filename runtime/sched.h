@@ -24,7 +24,8 @@
  *            to on_hold before they are given up
  * Pipeline   plan / execute / commit: up to SCHED_MAX_IN_FLIGHT plans may be out; commits come in
  *            plan order. Steps must execute in plan order: a block may be given away while the step
- *            before still writes to it
+ *            before still writes to it. What writes to blocks otherwise, a fetch or a pull, begins
+ *            after settle when a step in flight has rows of a sequence that left its slot
  *
  * Threads    one; nothing here allocates after create, locks or waits
  */
@@ -146,6 +147,11 @@ typedef struct sched_events {
      */
     void (*on_hold)(void *user, sched_seq_t *seq, const kv_block_id_t *blocks, uint32_t n,
                     uint32_t n_tokens);
+    /*
+     * Returns when the device has done with the steps in flight; their results stay to be committed.
+     * NULL: steps are done as soon as they are launched.
+     */
+    void (*settle)(void *user);
 } sched_events_t;
 
 /* What moves blocks between workers: kv_transfer.h, where each is explained, or a test. */

@@ -327,6 +327,29 @@ void sched_end_fetch(sched_t *sched, sched_seq_t *seq)
     }
 }
 
+/* Whether a step in flight has a row of a sequence that has left its slot since. */
+static bool has_left_rows(const sched_t *sched)
+{
+    for (uint32_t i = 0; i < sched->n_flights; i++) {
+        const sched_flight_t *flight =
+            &sched->flights[(sched->first_flight + i) % SCHED_MAX_IN_FLIGHT];
+        for (uint32_t j = 0; j < flight->n_rows; j++) {
+            if (flight->rows[j].epoch != flight->rows[j].seq->epoch) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+void sched_settle(const sched_t *sched)
+{
+    const sched_events_t *events = &sched->config.events;
+    if (events->settle != NULL && has_left_rows(sched)) {
+        events->settle(events->user);
+    }
+}
+
 /*
  * Only if the whole sequence would fit now: else it would read what is pushed out again. What is on
  * the device already is held meanwhile, so that it is not what makes room.
@@ -336,6 +359,7 @@ static void fetch_rest(sched_t *sched, sched_seq_t *seq, const kv_chain_t *chain
     kv_pool_acquire(sched->pool, sched->scratch, found);
     const uint32_t unclaimed = sched_unclaimed_blocks(sched);
     if (sched_blocks_for(sched, sched_goal(seq)) - found <= unclaimed) {
+        sched_settle(sched);
         seq->has_fetched = true;
         seq->fetch = kv_store_fetch(sched->config.store, chain, found, unclaimed);
     }

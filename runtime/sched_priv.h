@@ -100,6 +100,9 @@ void sched_retract_lease(sched_t *sched, sched_seq_t *seq);
 void sched_close_lease(sched_t *sched, sched_seq_t *seq, engine_finish_t reason);
 void sched_tell_lease(sched_t *sched, sched_seq_t *seq); /* how many tokens are computed */
 
+/* Before other than a step writes to free blocks: a step in flight may still write to them. */
+void sched_settle(const sched_t *sched);
+
 kv_chain_t sched_chain(const sched_seq_t *seq, uint32_t n); /* of its first n known hashes */
 void sched_hash_block(sched_t *sched, sched_seq_t *seq, uint32_t i); /* of i + 1 known ones */
 uint32_t sched_blocks_for(const sched_t *sched, uint32_t tokens);

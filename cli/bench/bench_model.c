@@ -2,7 +2,8 @@
 /*
  * bench_model: `weft bench model`, tokens a second of one model on this machine, as llama-bench
  * counts them: prefill is one prompt from an empty cache, its last token sampled; decode is n
- * tokens one by one from an empty cache. The executor is driven directly: no scheduler, no text.
+ * tokens one by one of each sequence of a batch. The executor is driven directly: no scheduler, no
+ * text.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,13 @@ const weft_option_t bench_model_option_rows[] = {
 };
 const size_t bench_model_option_count = WEFT_ARRAY_LEN(bench_model_option_rows);
 
+/* Device time of decode steps, where the device has a clock. */
+typedef struct step_times {
+    uint64_t steps;
+    uint64_t busy_ns;
+    uint64_t gap_ns;
+} step_times_t;
+
 typedef struct bench {
     bench_model_options_t options;
     engine_options_t engine;
@@ -49,6 +57,11 @@ typedef struct bench {
     executor_t *executor;
     step_plan_t *plan;
     uint64_t step;
+    uint32_t blocks;    /* of a sequence */
+    uint32_t in_flight; /* steps */
+    step_times_t times; /* of decode steps since the warm-up, but for the first of a run */
+    bool is_counting;
+    size_t weight_bytes; /* read by a decode step */
 } bench_t;
 
 /* Sorted tokens a second of one kind of measurement. */
@@ -95,12 +108,14 @@ static weft_status_t check_options(bench_t *bench, weft_diag_t *diag)
     if (options->repetitions == 0 || options->repetitions > MAX_REPETITIONS) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--repetitions: 1 to %d", MAX_REPETITIONS);
     }
+    if (options->n_batch == 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--n-batch: 1 or more");
+    }
     if (options->n_prompt == 0 && options->n_gen == 0) {
         return weft_diag(diag, WEFT_ERR_INVALID, "nothing to measure: -p and -n are 0");
     }
-    if (bench->engine.max_num_batched_tokens == 0 || bench->engine.block_size == 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "--max-num-batched-tokens and --block-size: 1 or more");
+    if (bench->engine.block_size == 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--block-size: 1 or more");
     }
     const weft_status_t status =
         k_dtype_from_name(is_auto ? "f16" : bench->engine.kv_cache_dtype, &bench->kv_dtype);
@@ -111,6 +126,38 @@ static weft_status_t check_options(bench_t *bench, weft_diag_t *diag)
 }
 
 /* ---- the machine it runs on ------------------------------------------------------------------ */
+
+static void set_limits(bench_t *bench, uint32_t context)
+{
+    const uint32_t batch = bench->options.n_batch;
+    const uint32_t step_tokens = engine_step_tokens(&bench->engine, bench->device);
+    const uint32_t tokens = context < step_tokens ? context : step_tokens;
+    bench->blocks = context / bench->engine.block_size + 1;
+    bench->limits = (step_limits_t){
+        .max_slots = batch,
+        .max_tokens = tokens > batch ? tokens : batch,
+        .max_context = context,
+        .max_blocks = batch * bench->blocks,
+        .max_bind_tokens = batch * context,
+        .max_biases = 1,
+        .max_outputs = batch,
+    };
+}
+
+/* All but an embedding that is not the output matrix too: of that a row is read. */
+static void count_weights(bench_t *bench)
+{
+    const model_source_t *source = bench->source;
+    model_tensor_t table;
+    for (size_t i = 0; i < model_source_tensor_count(source); i++) {
+        bench->weight_bytes += model_source_tensor_at(source, i).bytes;
+    }
+    if (!model_source_config(source)->is_embedding_tied &&
+        model_source_find(source, (model_tensor_key_t){.id = MODEL_TENSOR_EMBEDDING}, NULL,
+                          &table) >= 0) {
+        bench->weight_bytes -= table.bytes;
+    }
+}
 
 static weft_status_t open_model(bench_t *bench, weft_diag_t *diag)
 {
@@ -126,27 +173,22 @@ static weft_status_t open_model(bench_t *bench, weft_diag_t *diag)
     if (status < 0) {
         return status;
     }
-    const uint32_t context = bench->options.n_prompt > bench->options.n_gen
-                                 ? bench->options.n_prompt
-                                 : bench->options.n_gen;
+    if (strcmp(engine->kv_cache_dtype, "auto") == 0 && bench->stream->ops->act == K_BF16) {
+        bench->kv_dtype = K_BF16;
+    }
+    const bench_model_options_t *options = &bench->options;
+    const uint32_t decoded = options->n_context + options->n_gen;
+    const uint32_t context = options->n_prompt > decoded ? options->n_prompt : decoded;
     const uint32_t max_context = model_source_config(bench->source)->max_context;
     if (context > max_context) {
         return weft_diag(diag, WEFT_ERR_TOO_LARGE, "%u tokens: the model's context is %u", context,
                          max_context);
     }
-    const uint32_t blocks = context / engine->block_size + 1;
-    bench->limits = (step_limits_t){
-        .max_slots = 1,
-        .max_tokens =
-            context < engine->max_num_batched_tokens ? context : engine->max_num_batched_tokens,
-        .max_context = context,
-        .max_blocks = blocks,
-        .max_bind_tokens = context,
-        .max_biases = 1,
-        .max_outputs = 1,
-    };
-    const model_limits_t limits = {
-        .max_rows = bench->limits.max_tokens, .max_outputs = 1, .max_context = context};
+    set_limits(bench, context);
+    count_weights(bench);
+    const model_limits_t limits = {.max_rows = bench->limits.max_tokens,
+                                   .max_outputs = bench->limits.max_outputs,
+                                   .max_context = context};
     return model_create(bench->source, &limits, bench->stream, diag, &bench->model);
 }
 
@@ -176,6 +218,7 @@ static weft_status_t open_executor(bench_t *bench, weft_diag_t *diag)
         .layout = &bench->layout,
         .kv_dtype = bench->kv_dtype,
         .kv_base = bench->kv.addr,
+        .is_timed = bench->device->ops->elapsed_ns != NULL,
     };
     weft_status_t status = executor_create(&config, diag, &bench->executor);
     if (status >= 0) {
@@ -203,58 +246,120 @@ static void close_bench(bench_t *bench)
 
 /* ---- measuring ------------------------------------------------------------------------------- */
 
-static weft_status_t run_step(bench_t *bench)
+static weft_status_t collect(bench_t *bench)
 {
     step_result_t result;
-    const weft_status_t status = executor_launch(bench->executor, bench->plan);
-    step_plan_clear(bench->plan, ++bench->step);
-    return status < 0 ? status : executor_collect(bench->executor, &result);
+    const weft_status_t status = executor_collect(bench->executor, &result);
+    if (status >= 0) {
+        bench->in_flight--;
+        bench->times.steps += bench->is_counting;
+        bench->times.busy_ns += bench->is_counting ? result.busy_ns : 0;
+        bench->times.gap_ns += bench->is_counting ? result.gap_ns : 0;
+    }
+    return status;
 }
 
-/* A new sequence of n tokens, any will do, with all the blocks there are. */
-static void plan_sequence(bench_t *bench, uint32_t n)
+static weft_status_t collect_all(bench_t *bench)
+{
+    weft_status_t status = WEFT_OK;
+    while (status >= 0 && bench->in_flight > 0) {
+        status = collect(bench);
+    }
+    return status;
+}
+
+/* As the engine: the next step is launched while one runs, where there is something to gain. */
+static weft_status_t run_step(bench_t *bench)
+{
+    const uint32_t most = bench->device->ops->is_host ? 0 : 1;
+    weft_status_t status = executor_launch(bench->executor, bench->plan);
+    step_plan_clear(bench->plan, ++bench->step);
+    bench->in_flight += status >= 0;
+    while (status >= 0 && bench->in_flight > most) {
+        status = collect(bench);
+    }
+    return status;
+}
+
+/* New sequences of n tokens each, any will do, with all the blocks they can need. */
+static void plan_sequences(bench_t *bench, uint32_t sequences, uint32_t n)
 {
     step_plan_t *plan = bench->plan;
     const uint32_t vocab = model_config(bench->model)->vocab;
-    for (uint32_t i = 0; i < n; i++) {
-        plan->tokens[i] = (int32_t)((i * UINT64_C(2654435761) + 17) % vocab);
-    }
-    plan->n_tokens = n;
-    plan->binds[plan->n_binds++] = (step_bind_t){
-        .prompt_tokens = n, .n_tokens = n, .sampling = {.top_p = 1.0f, .repetition_penalty = 1.0f}};
-    for (uint32_t i = 0; i < bench->limits.max_blocks; i++) {
-        plan->blocks[plan->n_blocks++] = (step_block_t){.index = i, .block = i};
+    for (uint32_t slot = 0; slot < sequences; slot++) {
+        for (uint32_t i = 0; i < n; i++) {
+            plan->tokens[plan->n_tokens + i] =
+                (int32_t)((i * UINT64_C(2654435761) + 17 + slot) % vocab);
+        }
+        plan->binds[plan->n_binds++] = (step_bind_t){
+            .slot = slot,
+            .prompt_tokens = n,
+            .first_token = plan->n_tokens,
+            .n_tokens = n,
+            .sampling = {.top_p = 1.0f, .repetition_penalty = 1.0f},
+        };
+        plan->n_tokens += n;
+        for (uint32_t i = 0; i < bench->blocks; i++) {
+            plan->blocks[plan->n_blocks++] =
+                (step_block_t){.slot = slot, .index = i, .block = slot * bench->blocks + i};
+        }
     }
 }
 
-static void plan_row(bench_t *bench, uint32_t start, uint32_t n, uint32_t flags)
+static void plan_row(bench_t *bench, uint32_t slot, uint32_t start, uint32_t n, uint32_t flags)
 {
     bench->plan->rows[bench->plan->n_rows++] =
-        (step_row_t){.flags = flags, .start = start, .n_tokens = n};
+        (step_row_t){.slot = slot, .flags = flags, .start = start, .n_tokens = n};
 }
 
 static weft_status_t prefill(bench_t *bench, uint32_t n)
 {
     weft_status_t status = WEFT_OK;
-    plan_sequence(bench, n);
+    plan_sequences(bench, 1, n);
     for (uint32_t at = 0; status >= 0 && at < n;) {
         const uint32_t left = n - at;
         const uint32_t chunk = left < bench->limits.max_tokens ? left : bench->limits.max_tokens;
-        plan_row(bench, at, chunk, chunk == left ? STEP_ROW_SAMPLE : 0);
+        plan_row(bench, 0, at, chunk, chunk == left ? STEP_ROW_SAMPLE : 0);
         status = run_step(bench);
         at += chunk;
     }
-    return status;
+    return status < 0 ? status : collect_all(bench);
+}
+
+/* The first sequence's cache becomes everyone's: what is in it does not matter, that it is does. */
+static void copy_cache(bench_t *bench)
+{
+    const size_t bytes = bench->blocks * bench->layout.block_bytes[0];
+    char *base = bench->kv.addr;
+    for (uint32_t i = 1; i < bench->options.n_batch; i++) {
+        bench->device->ops->copy(bench->stream->queue, base + i * bytes, base, bytes);
+    }
+}
+
+static weft_status_t fill_cache(bench_t *bench)
+{
+    if (bench->options.n_context == 0 || bench->options.n_gen == 0) {
+        return WEFT_OK;
+    }
+    const weft_status_t status = prefill(bench, bench->options.n_context);
+    copy_cache(bench);
+    return status < 0 ? status : k_stream_sync(bench->stream);
 }
 
 static weft_status_t decode(bench_t *bench, uint32_t n)
 {
+    const uint32_t context = bench->options.n_context;
     weft_status_t status = WEFT_OK;
-    plan_sequence(bench, 1);
+    plan_sequences(bench, bench->options.n_batch, context + 1);
     for (uint32_t at = 0; status >= 0 && at < n; at++) {
-        plan_row(bench, at, 1, STEP_ROW_SAMPLE | STEP_ROW_FROM_SLOT);
+        for (uint32_t slot = 0; slot < bench->options.n_batch; slot++) {
+            plan_row(bench, slot, context + at, 1, STEP_ROW_SAMPLE | STEP_ROW_FROM_SLOT);
+        }
         status = run_step(bench);
+        bench->is_counting = at > 0;
     }
+    status = status < 0 ? status : collect_all(bench);
+    bench->is_counting = false;
     return status;
 }
 
@@ -264,10 +369,12 @@ static weft_status_t measure(bench_t *bench, weft_status_t (*run)(bench_t *bench
     if (n == 0) {
         return WEFT_OK;
     }
+    const uint32_t sequences = run == decode ? bench->options.n_batch : 1;
     const uint64_t start = weft_clock_ns();
     const weft_status_t status = run(bench, n);
     const uint64_t ns = weft_clock_ns() - start;
-    rates->tok_s[rates->n++] = (double)n * WEFT_NS_PER_SECOND / (double)(ns > 0 ? ns : 1);
+    rates->tok_s[rates->n++] =
+        (double)n * sequences * WEFT_NS_PER_SECOND / (double)(ns > 0 ? ns : 1);
     return status;
 }
 
@@ -282,12 +389,16 @@ static int compare_rates(const void *a, const void *b)
 static weft_status_t measure_all(bench_t *bench, rates_t *prefills, rates_t *decodes)
 {
     const bench_model_options_t *options = &bench->options;
-    weft_status_t status = measure(bench, prefill, options->n_prompt, prefills);
+    weft_status_t status = fill_cache(bench);
+    if (status >= 0) {
+        status = measure(bench, prefill, options->n_prompt, prefills);
+    }
     if (status >= 0) {
         status = measure(bench, decode, options->n_gen < 8 ? options->n_gen : 8, decodes);
     }
     prefills->n = 0; /* that was to warm up */
     decodes->n = 0;
+    bench->times = (step_times_t){0};
     for (uint32_t i = 0; status >= 0 && i < options->repetitions; i++) {
         status = measure(bench, prefill, options->n_prompt, prefills);
         if (status >= 0) {
@@ -324,6 +435,53 @@ static void put_rates(weft_json_t *json, const char *name, uint32_t tokens, cons
     weft_json_end_object(json);
 }
 
+/* Bytes a decode step reads: weights, and keys and values of all sequences. */
+static double step_bytes(const bench_t *bench)
+{
+    const double tokens = bench->options.n_context + bench->options.n_gen / 2.0;
+    const double token_bytes = (double)bench->layout.block_bytes[0] / bench->layout.block_tokens;
+    return (double)bench->weight_bytes + bench->options.n_batch * tokens * token_bytes;
+}
+
+static double step_ns(const bench_t *bench, const rates_t *decodes)
+{
+    return bench->options.n_batch * (double)WEFT_NS_PER_SECOND / median(decodes);
+}
+
+static void put_steps(weft_json_t *json, const bench_t *bench, const rates_t *decodes)
+{
+    const step_times_t *times = &bench->times;
+    weft_json_put_u64(json, "batch", bench->options.n_batch);
+    weft_json_put_u64(json, "context", bench->options.n_context);
+    if (decodes->n == 0) {
+        return;
+    }
+    weft_json_put_f64(json, "step_us", step_ns(bench, decodes) / 1e3);
+    weft_json_put_f64(json, "step_gb_s", step_bytes(bench) / step_ns(bench, decodes));
+    if (times->busy_ns > 0) {
+        weft_json_put_f64(json, "step_busy_us",
+                          (double)times->busy_ns / 1e3 / (double)times->steps);
+        weft_json_put_f64(json, "step_gap_us", (double)times->gap_ns / 1e3 / (double)times->steps);
+    }
+}
+
+static void print_steps(const bench_t *bench, const rates_t *decodes)
+{
+    const step_times_t *times = &bench->times;
+    if (decodes->n == 0) {
+        return;
+    }
+    printf("step     %u sequences of %u tokens %10.1f us, %.1f GB/s of weights and cache",
+           bench->options.n_batch, bench->options.n_context, step_ns(bench, decodes) / 1e3,
+           step_bytes(bench) / step_ns(bench, decodes));
+    if (times->busy_ns > 0) {
+        printf("; the device works %.1f us and waits %.1f us",
+               (double)times->busy_ns / 1e3 / (double)times->steps,
+               (double)times->gap_ns / 1e3 / (double)times->steps);
+    }
+    putchar('\n');
+}
+
 static weft_status_t print_json(const bench_t *bench, const rates_t *prefills,
                                 const rates_t *decodes)
 {
@@ -344,6 +502,7 @@ static weft_status_t print_json(const bench_t *bench, const rates_t *prefills,
     weft_json_put_u64(&json, "repetitions", bench->options.repetitions);
     put_rates(&json, "prefill", bench->options.n_prompt, prefills);
     put_rates(&json, "decode", bench->options.n_gen, decodes);
+    put_steps(&json, bench, decodes);
     weft_json_end_object(&json);
     return bench_print_buffer(&out);
 }
@@ -366,6 +525,7 @@ static weft_status_t print_text(const bench_t *bench, const rates_t *prefills,
            k_dtype_info(bench->kv_dtype)->name);
     print_rates("prefill", bench->options.n_prompt, prefills);
     print_rates("decode", bench->options.n_gen, decodes);
+    print_steps(bench, decodes);
     return fflush(stdout) == 0 ? WEFT_OK : WEFT_ERR_IO;
 }
 

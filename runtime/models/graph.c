@@ -138,6 +138,7 @@ static void rope_and_write(const graph_t *graph, uint32_t index)
         .kv = graph->batch->kv[index],
         .seqs = graph->batch->seqs,
         .n_seqs = graph->batch->n_seqs,
+        .rows = graph->batch->rows,
     };
     graph->stream->ops->rope_kv_write(graph->stream, &args);
 }
@@ -161,6 +162,7 @@ void graph_attend(const graph_t *graph, uint32_t index)
         .seqs = graph->batch->seqs,
         .n_seqs = graph->batch->n_seqs,
         .max_tokens = graph->batch->max_tokens,
+        .max_rows = graph->batch->max_rows,
     };
     graph->stream->ops->attention(graph->stream, &args);
 }

@@ -10,10 +10,21 @@
 #include "tests/support/random.h"
 #include "tests/support/scratch_folder.h"
 
+/* Also built for CUDA, where every step is emulated. */
+#ifndef TEST_DEVICE
+#define TEST_DEVICE    "cpu"
+#define TEST_ROUNDS    200
+#define SMALLEST_BLOCK 0 /* a power of two */
+#else
+#define SMALLEST_BLOCK 3
+#endif
+
 enum { CONTEXT = 96, MAX_REQUESTS = 8, MAX_N = 3, VOCAB = 320 };
 
 static const char *const models[] = {
-    "llama", "qwen2", "qwen3", "mistral", "llama-rope-llama3", "qwen3-gguf-q8_0", "llama-gguf-f32",
+    "llama",          "qwen2",  "qwen3",  "mistral",     "llama-rope-llama3", "qwen3-gguf-q8_0",
+    "llama-gguf-f32", "gemma2", "gemma3", "mixtral",     "qwen3-moe",         "gpt-oss-mxfp4",
+    "granite",        "olmo2",  "phi3",   "deepseek-v2", "deepseek-v3",       "llama-fp8-block",
 };
 
 typedef struct answer {
@@ -96,6 +107,7 @@ static void fill_mix(mix_t *mix, uint64_t seed, const char *isa)
     test_random_t *random = &mix->random;
     mix->model = models[test_random_below(random, WEFT_ARRAY_LEN(models))];
     mix->options = engine_rig_options();
+    mix->options.device = TEST_DEVICE;
     mix->options.cpu_isa = isa;
     mix->options.max_model_len = CONTEXT;
     mix->options.kv_cache_dtype = dtypes[test_random_below(random, 3)];
@@ -170,7 +182,7 @@ static engine_options_t tight_options(mix_t *mix)
     static const char *const layouts[] = {"BHLNC", "BHLNC", "BLHNC", "LBHNC"};
     test_random_t *random = &mix->random;
     engine_options_t options = mix->options;
-    options.block_size = 1u << test_random_between(random, 0, 5);
+    options.block_size = 1u << test_random_between(random, SMALLEST_BLOCK, 5);
     options.num_gpu_blocks = CONTEXT / options.block_size + test_random_below(random, 12);
     options.max_num_seqs = test_random_between(random, 1, 6);
     options.max_num_batched_tokens = test_random_between(random, 6, 64);
@@ -218,35 +230,55 @@ static engine_stats_t answer_mixed(mix_t *mix)
     return stats;
 }
 
+/* What came of the mixed engines. */
+typedef struct sums {
+    uint64_t preemptions;
+    uint64_t hits;
+    uint64_t from_host;
+    uint64_t from_disk;
+} sums_t;
+
+static void check_mix(mix_t *mix, uint64_t seed, const char *isa, sums_t *sums)
+{
+    fill_mix(mix, seed, isa);
+    print_message("seed %llu %s %s %s\n", (unsigned long long)seed, mix->model, TEST_DEVICE, isa);
+    answer_alone(mix);
+    const engine_stats_t stats = answer_mixed(mix);
+    sums->preemptions += stats.preemptions;
+    sums->hits += stats.prefix_hits;
+    sums->from_host += stats.store.tiers[KV_TIER_host].hit_blocks;
+    sums->from_disk += stats.store.tiers[KV_TIER_disk].hit_blocks;
+}
+
+static void check_mix_everywhere(mix_t *mix, uint64_t seed, sums_t *sums)
+{
+    if (strcmp(TEST_DEVICE, "cpu") != 0) {
+        check_mix(mix, seed, "auto", sums);
+        return;
+    }
+    for (const k_ops_t *const *ops = k_ops_all(); *ops != NULL; ops++) {
+        if ((*ops)->is_supported()) {
+            check_mix(mix, seed, (*ops)->name, sums);
+        }
+    }
+}
+
 static void mixes_answer_as_each_request_alone(void **state)
 {
     (void)state;
     const uint64_t seed = test_seed(1);
-    const uint32_t rounds = test_rounds(200);
+    const uint32_t rounds = test_rounds(TEST_ROUNDS);
     mix_t *mix = calloc(1, sizeof(*mix));
-    uint64_t preemptions = 0, hits = 0, from_host = 0, from_disk = 0;
+    sums_t sums = {0};
     weft_log_set_level(WEFT_LOG_WARN);
     for (uint32_t i = 0; i < rounds; i++) {
-        for (const k_ops_t *const *ops = k_ops_all(); *ops != NULL; ops++) {
-            if (!(*ops)->is_supported()) {
-                continue;
-            }
-            fill_mix(mix, seed + i, (*ops)->name);
-            print_message("seed %llu %s %s\n", (unsigned long long)(seed + i), mix->model,
-                          (*ops)->name);
-            answer_alone(mix);
-            const engine_stats_t stats = answer_mixed(mix);
-            preemptions += stats.preemptions;
-            hits += stats.prefix_hits;
-            from_host += stats.store.tiers[KV_TIER_host].hit_blocks;
-            from_disk += stats.store.tiers[KV_TIER_disk].hit_blocks;
-        }
+        check_mix_everywhere(mix, seed + i, &sums);
     }
     print_message("%llu preemptions, %llu tokens found in the cache, %llu blocks read from the "
                   "host, %llu from the disk\n",
-                  (unsigned long long)preemptions, (unsigned long long)hits,
-                  (unsigned long long)from_host, (unsigned long long)from_disk);
-    assert_true(rounds == 1 || (preemptions > 0 && hits > 0 && from_host > 0));
+                  (unsigned long long)sums.preemptions, (unsigned long long)sums.hits,
+                  (unsigned long long)sums.from_host, (unsigned long long)sums.from_disk);
+    assert_true(rounds == 1 || (sums.preemptions > 0 && sums.hits > 0 && sums.from_host > 0));
     free(mix);
 }
 

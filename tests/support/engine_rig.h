@@ -25,6 +25,8 @@ static inline engine_options_t engine_rig_options(void)
         .threads = 2,
         .max_num_seqs = 8,
         .max_num_batched_tokens = 64,
+        .gpu_memory_utilization = 0.5,
+        .deterministic = true,
         .max_num_queued_reqs = 64,
         .block_size = 16,
         .enable_prefix_caching = true,

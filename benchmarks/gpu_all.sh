@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Everything that has to be shown on a GPU, in under ten minutes: checks first, then figures, each
+# part with a limit of its own, the rest going on when one fails. Prints a short table last; logs
+# and JSON are in the results folder.
+#
+# usage: benchmarks/gpu_all.sh [RESULTS]      needs build/cuda, or build/gpu of gpu/bundle.sh
+#   WEFT_GPU_PARTS  words of: tests sanitizer torch kernels model cold (all)
+#   WEFT_GPU_SHAPE  of the model that is measured (8b); WEFT_TEST_MODEL: SmolLM2, where it is
+set -u
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=${1:-$root/build/gpu-results}
+shape=${WEFT_GPU_SHAPE:-8b}
+parts=${WEFT_GPU_PARTS:-tests sanitizer torch kernels model cold}
+work=$(mktemp -d "${TMPDIR:-/dev/shm}/weft-gpu.XXXXXX") # models: memory is faster than a disk
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$out"
+
+if [ -d "$root/build/gpu/bin" ]; then
+    bin=$root/build/gpu/bin
+    export LD_LIBRARY_PATH=$root/build/gpu/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+else
+    bin=$root/build/cuda
+fi
+weft=$bin/weft
+
+table=$out/table.txt
+: >"$table"
+
+wants() { [[ " $parts " == *" $1 "* ]]; }
+
+# part SECONDS NAME COMMAND...: its output goes to NAME.log, its end to the table.
+part() {
+    local limit=$1 name=$2 began rc
+    shift 2
+    began=$(date +%s.%N)
+    timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1
+    rc=$?
+    printf '%-28s %-8s %6.1f s\n' "$name" \
+        "$([ $rc = 0 ] && echo ok || { [ $rc = 77 ] && echo skipped || echo "FAILED($rc)"; })" \
+        "$(echo "$(date +%s.%N) - $began" | bc)" | tee -a "$table"
+    [ $rc = 0 ]
+}
+
+# told NAME: what a part printed, on the screen and in the table.
+told() { tail -n "${2:-20}" "$out/$1.log" | sed 's/^/    /' | tee -a "$table"; }
+
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem \
+    --format=csv,noheader 2>&1 | tee -a "$table"
+
+if wants tests; then
+    for test in "$bin"/test_*_gpu "$bin"/tests/cuda_emu/test_*_gpu; do
+        [ -x "$test" ] && { part 60 "$(basename "$test")" "$test" || told "$(basename "$test")" 4; }
+    done
+fi
+
+if wants sanitizer && command -v compute-sanitizer >/dev/null; then
+    "$weft" model synth --shape tiny --dtype bf16 "$work/tiny.gguf" >/dev/null 2>&1
+    for tool in memcheck racecheck; do
+        part 60 "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            "$weft" bench model -m "$work/tiny.gguf" --device cuda -p 100 -n 4 -r 1 ||
+            told "$tool" 6
+    done
+fi
+
+if wants torch; then
+    part 90 torch python3 "$root/benchmarks/gpu/torch_peers.py" && told torch
+fi
+
+if wants kernels; then
+    for bench in "$bin"/bench_cuda_* "$bin"/benchmarks/bench_cuda_*; do
+        [ -x "$bench" ] && part 60 "$(basename "$bench")" "$bench" && told "$(basename "$bench")"
+    done
+fi
+
+# model TYPE: makes a model of that type and measures it.
+model() {
+    local dtype=$1 file=$work/$1.gguf
+    part 120 "synth-$dtype" "$weft" model synth --shape "$shape" --dtype "$dtype" "$file" || return
+    for deterministic in --deterministic --no-deterministic; do
+        for batch in 1 64; do
+            local name=decode-$dtype-$batch$deterministic
+            part 60 "$name" "$weft" bench model -m "$file" --device cuda $deterministic \
+                -p 0 -n 64 --n-context 1024 --n-batch "$batch" -r 3 && told "$name" 2
+        done
+    done
+    part 60 "prefill-$dtype" "$weft" bench model -m "$file" --device cuda -p 2048 -n 0 -r 5 &&
+        told "prefill-$dtype" 1
+    if wants cold; then
+        part 60 "cold-$dtype" bash -c \
+            "time '$weft' run '$file' --device cuda --max-model-len 2048 --prompt 'Once upon' --max-tokens 1" &&
+            told "cold-$dtype" 4
+    fi
+    rm -f "$file"
+}
+
+if wants model; then
+    for dtype in bf16 q8_0 q4_0; do
+        model "$dtype"
+    done
+fi
+
+if wants cold && [ -n "${WEFT_TEST_MODEL:-}" ]; then
+    part 60 cold-smollm2 bash -c \
+        "time '$weft' run '$WEFT_TEST_MODEL' --device cuda --prompt 'Once upon' --max-tokens 1" &&
+        told cold-smollm2 4
+fi
+
+echo
+echo "---- $(date -u +%F) ----"
+cat "$table"

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* attention_instance: the kernels of one head dim but those of attention_hopper.cu. */
+#pragma once
+
+#include "kernels/cuda/attention_decode_hopper.cuh"
+#include "kernels/cuda/attention_mma.cuh"
+
+template <int D> cudaError_t attention_mma_launch(const attention_launch_t &launch, bool is_small)
+{
+    constexpr int tiles = attention_mma_tile<D> / 32; /* two groups of so many times 16 rows */
+    if constexpr (D >= 64) {
+        if (is_small && launch.uses_hopper && launch.kv == K_BF16) {
+            return attention_decode_launch<D, __nv_bfloat16>(launch);
+        }
+        if (is_small && launch.uses_hopper && launch.kv == K_F16) {
+            return attention_decode_launch<D, __half>(launch);
+        }
+    }
+    return is_small ? attention_mma_launch_rows<D, 1, 1>(launch)
+                    : attention_mma_launch_rows<D, tiles, 2>(launch);
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Ops become launches; what a launch itself refuses is noted as the device's failure. */
+#include "kernels/cuda/cuda_ops.h"
+
+#include <cuda_runtime_api.h>
+
+#include "base/device_cuda.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_linear.h"
+#include "kernels/cuda/cuda_loader.h"
+#include "kernels/cuda/k_cuda.h"
+#include "kernels/cuda/rope_kv_write.h"
+
+/* Of partial results of sequences that are split: all of a step's at the sizes that want it, e.g.
+ * 64 sequences of 32k tokens with 32 heads of 128. */
+#define ATTENTION_SCRATCH_BYTES ((size_t)64 << 20)
+
+static cudaStream_t stream_of(const k_stream_t *stream)
+{
+    return weft_device_cuda_stream(stream->queue);
+}
+
+static void note(const k_stream_t *stream, int error, const char *kernel)
+{
+    (void)weft_device_cuda_note(stream->device, error, kernel);
+}
+
+#define OP(name)                                                                                   \
+    static void launch_##name(k_stream_t *stream, const k_##name##_args_t *args)                   \
+    {                                                                                              \
+        const k_cuda_launch_t at = {                                                               \
+            .stream = stream_of(stream),                                                           \
+            .scratch = stream->scratch.addr,                                                       \
+            .scratch_bytes = stream->scratch.bytes,                                                \
+            .multiprocessors = stream->multiprocessors,                                            \
+        };                                                                                         \
+        note(stream, k_cuda_##name(&at, args), "kernel " #name);                                   \
+    }
+#include "kernels/cuda/k_cuda_ops.def"
+#undef OP
+
+/* ---- products ------------------------------------------------------------------------------ */
+
+static k_cuda_weight_t weight_of(const k_weight_t *weight)
+{
+    return (k_cuda_weight_t){
+        .dtype = weight->dtype,
+        .is_gate_up = weight->form == K_WEIGHT_GATE_UP,
+        .rows = weight->rows,
+        .columns = weight->columns,
+        .data = weight->data,
+    };
+}
+
+static k_cuda_out_t out_of(const k_linear_args_t *args)
+{
+    switch (args->out) {
+    case K_OUT_ADD:
+        return K_CUDA_OUT_ADD;
+    case K_OUT_SWIGLU:
+        return K_CUDA_OUT_SWIGLU;
+    case K_OUT_STORE:
+        break;
+    }
+    return args->y_dtype == K_F32 ? K_CUDA_OUT_F32 : K_CUDA_OUT_BF16;
+}
+
+static void launch_linear(k_stream_t *stream, const k_linear_args_t *args)
+{
+    const k_cuda_linear_t linear = {
+        .w = weight_of(args->w),
+        .bias = args->bias,
+        .x = args->x,
+        .y = args->y,
+        .out = out_of(args),
+        .rows = args->rows,
+        .x_stride = args->x_stride,
+        .y_stride = args->y_stride,
+    };
+    note(stream, k_cuda_linear(&linear, stream_of(stream)), "kernel linear");
+}
+
+static void launch_embed(k_stream_t *stream, const k_embed_args_t *args)
+{
+    const k_cuda_weight_t table = weight_of(args->table);
+    const int error = k_cuda_embed(&table, args->ids, args->y, args->rows, args->y_stride,
+                                   args->scale, stream_of(stream));
+    note(stream, error, "kernel embed");
+}
+
+static size_t weight_bytes(k_dtype_t dtype, k_weight_form_t form, uint32_t rows, uint32_t columns)
+{
+    return k_cuda_weight_bytes(dtype, form == K_WEIGHT_GATE_UP, rows, columns);
+}
+
+static void weight_pack(k_stream_t *stream, k_dtype_t dtype, k_weight_form_t form, uint32_t columns,
+                        const k_weight_part_t *parts, uint32_t n_parts, void *dst)
+{
+    k_weight_t weight = {.dtype = dtype, .form = form, .columns = columns, .data = dst};
+    for (uint32_t i = 0; i < n_parts; i++) {
+        weight.rows += parts[i].rows;
+    }
+    if (stream->loader == NULL && cuda_loader_create(stream->device, &stream->loader) < 0) {
+        note(stream, cudaErrorMemoryAllocation, "loading weights");
+        return;
+    }
+    const k_cuda_weight_t packed = weight_of(&weight);
+    cuda_loader_post(stream->loader, &packed, parts, n_parts);
+}
+
+/* ---- attention ----------------------------------------------------------------------------- */
+
+static void launch_attention(k_stream_t *stream, const k_attention_args_t *args)
+{
+    const k_cuda_attention_plan_t plan = {
+        .max_rows = args->max_rows,
+        .scratch = stream->scratch.addr,
+        .scratch_bytes = stream->scratch.bytes,
+    };
+    note(stream, k_cuda_attention(args, &plan, stream_of(stream)), "kernel attention");
+}
+
+static bool can_attend(const k_kv_view_t *kv)
+{
+    const uint32_t tokens = kv->block_tokens;
+    return k_cuda_attention_is_supported(kv->dtype, kv->head_dim) && tokens >= 8 &&
+           tokens <= K_CUDA_ATTENTION_SEGMENT && (tokens & (tokens - 1)) == 0;
+}
+
+static void launch_rope_kv_write(k_stream_t *stream, const k_rope_kv_write_args_t *args)
+{
+    note(stream, k_cuda_rope_kv_write(args, args->rows, stream_of(stream)), "kernel rope_kv_write");
+}
+
+/* ---- the table ----------------------------------------------------------------------------- */
+
+/* A device "cuda" would not have opened otherwise. */
+static bool is_supported(void)
+{
+    return true;
+}
+
+static size_t scratch_bytes(uint32_t rows, uint32_t width, uint32_t threads)
+{
+    (void)threads;
+    const size_t sampling = k_cuda_sample_scratch_bytes(rows, width);
+    return sampling > ATTENTION_SCRATCH_BYTES ? sampling : ATTENTION_SCRATCH_BYTES;
+}
+
+const k_ops_t k_ops_cuda = {
+    .name = "cuda",
+    .is_supported = is_supported,
+    .act = K_BF16,
+    .attention_features = K_ATTENTION_SOFTCAP | K_ATTENTION_SINKS,
+    .can_attend = can_attend,
+    .weight_bytes = weight_bytes,
+    .weight_pack = weight_pack,
+    .scratch_bytes = scratch_bytes,
+    .embed = launch_embed,
+    .linear = launch_linear,
+    .rope_kv_write = launch_rope_kv_write,
+    .attention = launch_attention,
+#define OP(name) .name = launch_##name,
+#include "kernels/cuda/k_cuda_ops.def"
+#undef OP
+};

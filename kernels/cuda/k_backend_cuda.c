@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Streams of NVIDIA GPUs: one ops table, CUDA graphs, and readers while weights are loaded. */
+#include <cuda_runtime_api.h>
+
+#include "base/alloc.h"
+#include "base/device_cuda.h"
+#include "kernels/cuda/cuda_loader.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/k_backend.h"
+
+extern const k_backend_t k_backend_cuda;
+
+struct k_graph {
+    cudaGraphExec_t exec;
+};
+
+static weft_status_t cuda_open(k_stream_t *stream, const char *isa, uint32_t threads,
+                               weft_diag_t *diag)
+{
+    (void)isa;
+    (void)threads;
+    int multiprocessors = 0;
+    const cudaError_t error = cudaDeviceGetAttribute(
+        &multiprocessors, cudaDevAttrMultiProcessorCount, stream->device->index);
+    if (!weft_device_cuda_note(stream->device, error, "cudaDeviceGetAttribute")) {
+        return weft_diag(diag, WEFT_ERR_DEVICE, "device cuda:%d: %s", stream->device->index,
+                         cudaGetErrorString(error));
+    }
+    stream->ops = &k_ops_cuda;
+    stream->multiprocessors = (uint32_t)multiprocessors;
+    return WEFT_OK;
+}
+
+static void cuda_close(k_stream_t *stream)
+{
+    cuda_loader_destroy(stream->loader);
+}
+
+/* Weights that are still being read count as enqueued. Readers that got none since are let go. */
+static weft_status_t cuda_settle(k_stream_t *stream)
+{
+    if (stream->loader == NULL) {
+        return WEFT_OK;
+    }
+    const bool is_idle = cuda_loader_is_idle(stream->loader);
+    const weft_status_t status = cuda_loader_finish(stream->loader);
+    if (is_idle) {
+        cuda_loader_destroy(stream->loader);
+        stream->loader = NULL;
+    }
+    return status;
+}
+
+/* ---- graphs -------------------------------------------------------------------------------- */
+
+static cudaStream_t stream_of(const k_stream_t *stream)
+{
+    return weft_device_cuda_stream(stream->queue);
+}
+
+static weft_status_t cuda_capture(k_stream_t *stream)
+{
+    /* Relaxed: other threads may allocate and copy while we record. */
+    const bool is_begun =
+        weft_device_cuda_use(stream->device) &&
+        weft_device_cuda_note(
+            stream->device, cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeRelaxed),
+            "cudaStreamBeginCapture");
+    return is_begun ? WEFT_OK : WEFT_ERR_DEVICE;
+}
+
+static weft_status_t cuda_end_capture(k_stream_t *stream, k_graph_t **graph_out)
+{
+    cudaGraph_t recorded = NULL;
+    k_graph_t *graph = weft_zalloc(sizeof(*graph), "kernels.graph");
+    bool is_made = weft_device_cuda_note(
+        stream->device, cudaStreamEndCapture(stream_of(stream), &recorded), "cudaStreamEndCapture");
+    is_made = is_made && graph != NULL &&
+              weft_device_cuda_note(stream->device, cudaGraphInstantiate(&graph->exec, recorded, 0),
+                                    "cudaGraphInstantiate");
+    if (recorded != NULL) {
+        (void)cudaGraphDestroy(recorded);
+    }
+    if (!is_made) {
+        const weft_status_t status = graph == NULL ? WEFT_ERR_NO_MEMORY : WEFT_ERR_DEVICE;
+        weft_free(graph);
+        return status;
+    }
+    *graph_out = graph;
+    return WEFT_OK;
+}
+
+static void cuda_launch(k_stream_t *stream, const k_graph_t *graph)
+{
+    if (weft_device_cuda_use(stream->device)) {
+        (void)weft_device_cuda_note(stream->device, cudaGraphLaunch(graph->exec, stream_of(stream)),
+                                    "cudaGraphLaunch");
+    }
+}
+
+static void cuda_destroy_graph(k_graph_t *graph)
+{
+    (void)cudaGraphExecDestroy(graph->exec);
+    weft_free(graph);
+}
+
+const k_backend_t k_backend_cuda = {
+    .device = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .settle = cuda_settle,
+    .capture = cuda_capture,
+    .end_capture = cuda_end_capture,
+    .launch = cuda_launch,
+    .destroy_graph = cuda_destroy_graph,
+};

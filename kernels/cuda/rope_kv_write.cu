@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/cuda/rope_kv_write.h"
+
+#include "kernels/cuda/simt.h"
+
+enum { ROPE_THREADS = 256 };
+
+/* VEC elements, as wide an access as that allows. */
+template <int VEC> SIMT_DEVICE void rope_load(const __nv_bfloat16 *from, float (&v)[VEC])
+{
+    if constexpr (VEC == 8) {
+        const uint4 bits = simt_load_16(from);
+        const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+        SIMT_UNROLL
+        for (int i = 0; i < 4; i++) {
+            const float2 pair = simt_unpack_bf16(pairs[i]);
+            v[2 * i] = pair.x;
+            v[2 * i + 1] = pair.y;
+        }
+    } else {
+        static_assert(VEC == 1);
+        v[0] = __bfloat162float(*from);
+    }
+}
+
+SIMT_DEVICE void rope_store_one(__nv_bfloat16 *to, float v)
+{
+    *to = __float2bfloat16(v);
+}
+
+SIMT_DEVICE void rope_store_one(__half *to, float v)
+{
+    *to = __float2half(v);
+}
+
+SIMT_DEVICE void rope_store_one(float *to, float v)
+{
+    *to = v;
+}
+
+SIMT_DEVICE uint32_t rope_pack(const __nv_bfloat16 *, float lo, float hi)
+{
+    return simt_pack_bf16(lo, hi);
+}
+
+SIMT_DEVICE uint32_t rope_pack(const __half *, float lo, float hi)
+{
+    return simt_pack_f16(lo, hi);
+}
+
+SIMT_DEVICE void rope_store_8(float *to, const float (&v)[8])
+{
+    reinterpret_cast<float4 *>(to)[0] = make_float4(v[0], v[1], v[2], v[3]);
+    reinterpret_cast<float4 *>(to)[1] = make_float4(v[4], v[5], v[6], v[7]);
+}
+
+template <class T> SIMT_DEVICE void rope_store_8(T *to, const float (&v)[8])
+{
+    simt_store_16(to, make_uint4(rope_pack(to, v[0], v[1]), rope_pack(to, v[2], v[3]),
+                                 rope_pack(to, v[4], v[5]), rope_pack(to, v[6], v[7])));
+}
+
+template <int VEC, class T> SIMT_DEVICE void rope_store(T *to, const float (&v)[VEC])
+{
+    if constexpr (VEC == 8) {
+        rope_store_8(to, v);
+    } else {
+        rope_store_one(to, v[0]);
+    }
+}
+
+/* The sequence that a row belongs to; rows == 0: none. The whole warp calls. */
+SIMT_DEVICE k_seq_t rope_find_seq(const k_rope_kv_write_args_t &p, uint32_t row)
+{
+    for (uint32_t at = 0; at < p.n_seqs; at += SIMT_WARP) {
+        const uint32_t index = at + (uint32_t)simt_lane();
+        k_seq_t seq = {};
+        if (index < p.n_seqs) {
+            seq = p.seqs[index];
+        }
+        const uint32_t found = simt_ballot(row - seq.row < seq.rows);
+        if (found != 0) {
+            return p.seqs[at + (uint32_t)simt_lowest_bit(found)];
+        }
+    }
+    return k_seq_t{};
+}
+
+/* Where elements of a row lie that are rotated together: VEC pairs. */
+typedef struct rope_at {
+    uint32_t first;  /* element of the head */
+    uint32_t second; /* the other VEC elements */
+    uint32_t pair;   /* first pair */
+} rope_at_t;
+
+template <int VEC>
+SIMT_DEVICE rope_at_t rope_unit(const k_rope_kv_write_args_t &p, uint32_t unit)
+{
+    const uint32_t first = p.interleaved ? 2 * VEC * unit : VEC * unit;
+    return {first, p.interleaved ? first + VEC : first + p.rotary / 2, VEC * unit};
+}
+
+/* a, b: the elements at first and second. */
+template <int VEC>
+SIMT_DEVICE void rope_rotate(bool interleaved, const float2 *rotation, float (&a)[VEC],
+                             float (&b)[VEC])
+{
+    float v[2 * VEC];
+    SIMT_UNROLL
+    for (int i = 0; i < VEC; i++) {
+        v[interleaved ? i : 2 * i] = a[i];
+        v[interleaved ? VEC + i : 2 * i + 1] = b[i];
+    }
+    SIMT_UNROLL
+    for (int i = 0; i < VEC; i++) {
+        const float2 r = rotation[i];
+        const float x = v[2 * i];
+        const float y = v[2 * i + 1];
+        v[2 * i] = fmaf(x, r.x, -(y * r.y));
+        v[2 * i + 1] = fmaf(y, r.x, x * r.y);
+    }
+    SIMT_UNROLL
+    for (int i = 0; i < VEC; i++) {
+        a[i] = v[interleaved ? i : 2 * i];
+        b[i] = v[interleaved ? VEC + i : 2 * i + 1];
+    }
+}
+
+/* The cache's places of one row. */
+template <class T> struct rope_cache {
+    char *token; /* of head 0 */
+    size_t head_stride;
+    size_t part_stride;
+};
+
+template <class T>
+SIMT_DEVICE T *rope_cache_at(const rope_cache<T> &cache, uint32_t head, uint32_t part,
+                             uint32_t element)
+{
+    return reinterpret_cast<T *>(cache.token + head * cache.head_stride +
+                                 part * cache.part_stride) +
+           element;
+}
+
+/* Heads of q, or of k (then the cache gets them too). */
+template <int VEC, bool IS_K, class T>
+SIMT_DEVICE void rope_heads(const k_rope_kv_write_args_t &p, __nv_bfloat16 *row, uint32_t heads,
+                            const float2 *rotation, const rope_cache<T> &cache)
+{
+    const uint32_t units = p.rotary / 2 / VEC;
+    for (uint32_t i = threadIdx.x; i < heads * units; i += ROPE_THREADS) {
+        const uint32_t head = i / units;
+        const rope_at_t at = rope_unit<VEC>(p, i % units);
+        __nv_bfloat16 *x = row + (size_t)head * p.kv.head_dim;
+        float a[VEC], b[VEC];
+        rope_load<VEC>(x + at.first, a);
+        rope_load<VEC>(x + at.second, b);
+        if (p.interleaved) {
+            rope_rotate<VEC>(true, rotation + at.pair, a, b);
+        } else {
+            rope_rotate<VEC>(false, rotation + at.pair, a, b);
+        }
+        rope_store<VEC>(x + at.first, a);
+        rope_store<VEC>(x + at.second, b);
+        if constexpr (IS_K) {
+            rope_store<VEC>(rope_cache_at(cache, head, 0, at.first), a);
+            rope_store<VEC>(rope_cache_at(cache, head, 0, at.second), b);
+        }
+    }
+}
+
+/* Elements [from, head_dim) of every head to part `part` of the cache as they are. */
+template <int VEC, class T>
+SIMT_DEVICE void rope_copy(const k_rope_kv_write_args_t &p, const __nv_bfloat16 *row, uint32_t from,
+                           uint32_t part, const rope_cache<T> &cache)
+{
+    const uint32_t units = (p.kv.head_dim - from) / VEC;
+    for (uint32_t i = threadIdx.x; i < p.kv.heads * units; i += ROPE_THREADS) {
+        const uint32_t head = i / units;
+        const uint32_t element = from + i % units * VEC;
+        float v[VEC];
+        rope_load<VEC>(row + (size_t)head * p.kv.head_dim + element, v);
+        rope_store<VEC>(rope_cache_at(cache, head, part, element), v);
+    }
+}
+
+template <int VEC, class T>
+SIMT_DEVICE void rope_row(const k_rope_kv_write_args_t &p, const k_seq_t &seq, uint32_t row,
+                          float2 *rotation)
+{
+    const uint32_t position = seq.start + (row - seq.row);
+    const uint32_t block = seq.block_table[position / p.kv.block_tokens];
+    const rope_cache<T> cache = {
+        static_cast<char *>(p.kv.base) + block * p.kv.block_stride +
+            position % p.kv.block_tokens * p.kv.token_stride,
+        p.kv.head_stride,
+        p.kv.part_stride,
+    };
+    for (uint32_t i = threadIdx.x; i < p.rotary / 2; i += ROPE_THREADS) {
+        const float angle = (float)position * p.inv_freq[i];
+        rotation[i] = make_float2(cosf(angle) * p.mscale, sinf(angle) * p.mscale);
+    }
+    simt_sync_block();
+    __nv_bfloat16 *q = static_cast<__nv_bfloat16 *>(p.q) + row * p.q_stride;
+    __nv_bfloat16 *k = static_cast<__nv_bfloat16 *>(p.k) + row * p.k_stride;
+    const __nv_bfloat16 *v = static_cast<const __nv_bfloat16 *>(p.v) + row * p.v_stride;
+    rope_heads<VEC, false, T>(p, q, p.q_heads, rotation, cache);
+    rope_heads<VEC, true, T>(p, k, p.kv.heads, rotation, cache);
+    rope_copy<VEC>(p, k, p.rotary, 0, cache);
+    rope_copy<VEC>(p, v, 0, 1, cache);
+}
+
+/* A block a row. */
+template <int VEC, class T>
+static SIMT_KERNEL(ROPE_THREADS, 4) rope_kernel(const k_rope_kv_write_args_t p)
+{
+    SIMT_SHARED(float2, rotation, [K_MAX_HEAD_DIM / 2]);
+    simt_wait_previous();
+    simt_launch_next();
+    const uint32_t row = blockIdx.x;
+    const k_seq_t seq = rope_find_seq(p, row);
+    if (seq.rows > 0) {
+        rope_row<VEC, T>(p, seq, row, rotation);
+    }
+}
+
+template <class T>
+static cudaError_t launch_type(const k_rope_kv_write_args_t &args, const simt_grid_t &grid)
+{
+    const k_kv_view_t &kv = args.kv;
+    const size_t elements = args.q_stride | args.k_stride | args.v_stride | kv.head_dim |
+                            args.rotary / 2;
+    const size_t bytes = reinterpret_cast<uintptr_t>(args.q) | reinterpret_cast<uintptr_t>(args.k) |
+                         reinterpret_cast<uintptr_t>(args.v) |
+                         reinterpret_cast<uintptr_t>(kv.base) | kv.block_stride | kv.head_stride |
+                         kv.token_stride | kv.part_stride;
+    return elements % 8 == 0 && bytes % 16 == 0 ? simt_launch((rope_kernel<8, T>), grid, args)
+                                                : simt_launch((rope_kernel<1, T>), grid, args);
+}
+
+int k_cuda_rope_kv_write(const k_rope_kv_write_args_t *args, uint32_t rows, cudaStream_t stream)
+{
+    const simt_grid_t grid = {
+        .grid = {rows},
+        .block = {ROPE_THREADS},
+        .shared_bytes = 0,
+        .stream = stream,
+        .overlaps_previous = true,
+    };
+    if (rows == 0) {
+        return cudaSuccess;
+    }
+    switch (args->kv.dtype) {
+    case K_BF16:
+        return launch_type<__nv_bfloat16>(*args, grid);
+    case K_F16:
+        return launch_type<__half>(*args, grid);
+    case K_F32:
+        return launch_type<float>(*args, grid);
+    default:
+        return cudaErrorNotSupported;
+    }
+}

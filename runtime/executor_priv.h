@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * executor_priv: what the executor's files share.
+ *
+ *   executor.c         life, launch, collect
+ *   executor_memory.c  the arrays on host and device, laid out once
+ *   executor_stage.c   from a plan to what is sent to the device: one struct, one copy
+ *   executor_run.c     the ops of a step, enqueued one by one or as a graph
+ */
+#pragma once
+
+#include "runtime/carve.h"
+#include "runtime/executor.h"
+
+#define STEPS_IN_FLIGHT      2
+#define MAX_BATCH_BUCKETS    64
+#define MAX_CONTEXT_BUCKETS  16
+#define FIRST_CONTEXT_BUCKET 256
+
+/* What the host knows of a sequence; its tokens and block table lie on the device. */
+typedef struct slot {
+    uint32_t n_tokens; /* of its history; a sampled token counts from its launch on */
+    uint32_t prompt_tokens;
+    uint32_t n_blocks; /* of its block table */
+    uint32_t n_bias;
+    step_sampling_t sampling;
+    uint64_t step; /* the last one with a row of it */
+} slot_t;
+
+/*
+ * What a step tells the device. The same struct lies in pinned host memory, once for each step in
+ * flight, and on the device at a fixed address. Of the tail only what a step uses is sent.
+ */
+typedef struct inputs {
+    k_seq_t *seqs;           /* [max_slots] */
+    k_sample_row_t *samples; /* [max_slots] */
+    uint32_t *sample_rows;   /* [max_slots] model rows that sample */
+    char *tail;              /* [tail_bytes] arrays of this step: see tail_t */
+} inputs_t;
+
+/* Offsets of the arrays in the tail of the step being made. */
+typedef struct tail {
+    size_t used;
+    size_t tokens; /* int32_t [], biases k_bias_t []: those of the plan, for its binds */
+    size_t biases;
+    size_t words;       /* k_word_t [n_words]: entries of block tables */
+    size_t prompt_seqs; /* k_seq_t [n_prompt_seqs]: whose tokens are targets */
+    size_t prompt_rows; /* uint32_t [n_prompt]: model rows whose tokens' successors are known */
+    size_t prompt_tops; /* uint32_t [n_prompt] */
+} tail_t;
+
+typedef struct device_state {
+    int32_t *history;       /* [max_slots][max_context + 1] */
+    uint32_t *block_tables; /* [max_slots][table_blocks] */
+    k_bias_t *biases;       /* [max_slots][max_biases] */
+    inputs_t inputs;
+    int32_t *ids;         /* [max_tokens] */
+    int32_t *targets;     /* [max_tokens] */
+    float *logits;        /* [max_outputs, vocab] */
+    k_sampled_t *sampled; /* [max_slots], of sample_rows */
+    k_sampled_t *prompt;  /* [max_tokens], of prompt_rows */
+} device_state_t;
+
+/* What a step answers, in pinned host memory. */
+typedef struct outputs {
+    uint64_t step;
+    weft_event_t *begun; /* before the first op, ended after the last; NULL: not timed */
+    weft_event_t *ended;
+    weft_event_t *done; /* the answer is here */
+    uint32_t n_rows;
+    uint32_t n_sampled;
+    uint32_t n_prompt;
+    k_sampled_t *rows;   /* [max_slots] */
+    k_sampled_t *prompt; /* [max_tokens] */
+    bool *is_sampled;    /* [max_slots] */
+} outputs_t;
+
+/* The step being made. */
+typedef struct step {
+    inputs_t *inputs; /* on the host */
+    tail_t tail;
+    uint32_t n_tokens;   /* rows of the model */
+    uint32_t max_tokens; /* the longest sequence, this step's tokens counted */
+    uint32_t max_rows;   /* of one sequence */
+    uint32_t n_seqs;
+    uint32_t n_words;
+    uint32_t n_prompt;
+    uint32_t n_prompt_seqs;
+    uint32_t n_sampled;
+} step_t;
+
+/*
+ * Graphs of decode steps, one token and one sample a sequence: made for a number of sequences, which
+ * a step is filled up to with empty ones, and for the longest context. Made when first needed.
+ */
+typedef struct graphs {
+    uint32_t n_batches;
+    uint32_t n_contexts;
+    uint32_t batches[MAX_BATCH_BUCKETS];
+    uint32_t contexts[MAX_CONTEXT_BUCKETS];
+    k_graph_t *made[MAX_BATCH_BUCKETS][MAX_CONTEXT_BUCKETS];
+} graphs_t;
+
+struct executor {
+    model_t *model;
+    k_stream_t *stream;
+    step_limits_t limits;
+    uint32_t vocab;
+    uint32_t block_tokens;
+    uint32_t table_blocks;
+    uint32_t mask_words;
+    size_t tail_bytes;
+    bool is_timed;
+    weft_event_t *ended; /* of the step collected last; NULL: none */
+
+    weft_mem_t memory;
+    device_state_t device;
+
+    weft_mem_t host_memory; /* pinned */
+    slot_t *slots;          /* [max_slots] */
+    uint32_t *masks;        /* [max_slots][mask_words] */
+    k_kv_view_t *kv;        /* [layers] */
+    inputs_t inputs[STEPS_IN_FLIGHT];
+    outputs_t outputs[STEPS_IN_FLIGHT];
+    graphs_t graphs;
+    uint64_t n_launched;
+    uint64_t n_collected;
+};
+
+static inline void executor_copy(executor_t *executor, void *dst, const void *src, size_t bytes)
+{
+    executor->stream->device->ops->copy(executor->stream->queue, dst, src, bytes);
+}
+
+/* executor_memory.c */
+void executor_set_sizes(executor_t *executor, const step_limits_t *limits,
+                        const model_config_t *config, uint32_t block_tokens);
+weft_status_t executor_take_memory(executor_t *executor, uint32_t layers, weft_diag_t *diag);
+void executor_free_memory(executor_t *executor);
+
+static inline int32_t *executor_history(const executor_t *executor, uint32_t slot)
+{
+    return executor->device.history + (size_t)slot * (executor->limits.max_context + 1);
+}
+
+static inline k_bias_t *executor_biases(const executor_t *executor, uint32_t slot)
+{
+    return executor->device.biases + (size_t)slot * executor->limits.max_biases;
+}
+
+static inline uint32_t *executor_block_table(const executor_t *executor, uint32_t slot)
+{
+    return executor->device.block_tables + (size_t)slot * executor->table_blocks;
+}
+
+/* executor_stage.c: checks the plan against the slots, moves them on and fills the step's inputs. */
+weft_status_t executor_stage(executor_t *executor, const step_plan_t *plan, step_t *step_out);
+
+/* executor_run.c */
+void executor_graphs_init(executor_t *executor);
+void executor_graphs_fini(executor_t *executor);
+weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step);

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/executor_priv.h"
+
+static void *device_at(const executor_t *executor, size_t offset)
+{
+    return executor->device.inputs.tail + offset;
+}
+
+/* ---- before the model ---------------------------------------------------------------------- */
+
+/* What the step says, in one copy: the tail lies behind the arrays at fixed addresses. */
+static void send_inputs(executor_t *executor, const step_t *step)
+{
+    char *to = (char *)executor->device.inputs.seqs;
+    const char *from = (const char *)step->inputs->seqs;
+    executor_copy(executor, to, from, (size_t)(step->inputs->tail - from) + step->tail.used);
+}
+
+static void fill_slots(executor_t *executor, const step_plan_t *plan, const step_t *step)
+{
+    const int32_t *tokens = device_at(executor, step->tail.tokens);
+    const k_bias_t *biases = device_at(executor, step->tail.biases);
+    for (uint32_t i = 0; i < plan->n_binds; i++) {
+        const step_bind_t *bind = &plan->binds[i];
+        executor_copy(executor, executor_history(executor, bind->slot), tokens + bind->first_token,
+                      bind->n_tokens * sizeof(int32_t));
+        executor_copy(executor, executor_biases(executor, bind->slot), biases + bind->first_bias,
+                      bind->n_bias * sizeof(k_bias_t));
+    }
+    if (step->n_words > 0) {
+        const k_write_words_args_t args = {.words = device_at(executor, step->tail.words),
+                                           .n_words = step->n_words};
+        executor->stream->ops->write_words(executor->stream, &args);
+    }
+}
+
+static void gather(executor_t *executor, const k_seq_t *seqs, uint32_t n, int32_t *ids)
+{
+    const k_gather_tokens_args_t args = {.seqs = seqs, .n_seqs = n, .ids = ids};
+    executor->stream->ops->gather_tokens(executor->stream, &args);
+}
+
+/* ---- the model and what follows ------------------------------------------------------------ */
+
+static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint32_t max_tokens,
+                      uint32_t max_rows)
+{
+    const device_state_t *device = &executor->device;
+    gather(executor, device->inputs.seqs, n_seqs, device->ids);
+    const model_batch_t batch = {
+        .ids = device->ids,
+        .rows = rows,
+        .seqs = device->inputs.seqs,
+        .n_seqs = n_seqs,
+        .max_tokens = max_tokens,
+        .max_rows = max_rows,
+        .kv = executor->kv,
+    };
+    model_forward(executor->model, executor->stream, &batch);
+}
+
+/* How many of the rows from `first` on are done in one turn. */
+static uint32_t turn(const executor_t *executor, uint32_t first, uint32_t n)
+{
+    return n - first < executor->limits.max_outputs ? n - first : executor->limits.max_outputs;
+}
+
+static void run_prompt_logprobs(executor_t *executor, const step_t *step)
+{
+    const device_state_t *device = &executor->device;
+    const uint32_t n = step->n_prompt;
+    const uint32_t *rows = device_at(executor, step->tail.prompt_rows);
+    const uint32_t *tops = device_at(executor, step->tail.prompt_tops);
+    if (n > 0) {
+        gather(executor, device_at(executor, step->tail.prompt_seqs), step->n_prompt_seqs,
+               device->targets);
+    }
+    for (uint32_t i = 0; i < n; i += turn(executor, i, n)) {
+        const k_logprobs_args_t args = {
+            .logits = device->logits,
+            .targets = device->targets + i,
+            .n_top = tops + i,
+            .out = device->prompt + i,
+            .rows = turn(executor, i, n),
+            .vocab = executor->vocab,
+            .logits_stride = executor->vocab,
+        };
+        model_logits(executor->model, executor->stream, rows + i, args.rows, device->logits);
+        executor->stream->ops->logprobs(executor->stream, &args);
+    }
+}
+
+static void run_sampling(executor_t *executor, uint32_t n)
+{
+    const device_state_t *device = &executor->device;
+    for (uint32_t i = 0; i < n; i += turn(executor, i, n)) {
+        const k_sample_args_t args = {
+            .logits = device->logits,
+            .params = device->inputs.samples + i,
+            .out = device->sampled + i,
+            .rows = turn(executor, i, n),
+            .vocab = executor->vocab,
+            .logits_stride = executor->vocab,
+        };
+        model_logits(executor->model, executor->stream, device->inputs.sample_rows + i, args.rows,
+                     device->logits);
+        executor->stream->ops->sample(executor->stream, &args);
+    }
+}
+
+/* ---- graphs -------------------------------------------------------------------------------- */
+
+/* 1, 2, 4, 8, then steps of an eighth to a half of the size: an eighth is what padding may cost. */
+static uint32_t next_batch(uint32_t batch)
+{
+    return batch < 8 ? 2 * batch : batch < 32 ? batch + 8 : batch < 64 ? batch + 16 : batch + 32;
+}
+
+void executor_graphs_init(executor_t *executor)
+{
+    graphs_t *graphs = &executor->graphs;
+    const uint32_t max_batch = executor->limits.max_slots < executor->limits.max_tokens
+                                   ? executor->limits.max_slots
+                                   : executor->limits.max_tokens;
+    if (!k_stream_has_graphs(executor->stream)) {
+        return;
+    }
+    for (uint32_t n = 1; n < max_batch && graphs->n_batches + 1 < MAX_BATCH_BUCKETS;
+         n = next_batch(n)) {
+        graphs->batches[graphs->n_batches++] = n;
+    }
+    graphs->batches[graphs->n_batches++] = max_batch;
+    for (uint32_t n = FIRST_CONTEXT_BUCKET;
+         n < executor->limits.max_context && graphs->n_contexts + 1 < MAX_CONTEXT_BUCKETS; n *= 2) {
+        graphs->contexts[graphs->n_contexts++] = n;
+    }
+    graphs->contexts[graphs->n_contexts++] = executor->limits.max_context;
+}
+
+void executor_graphs_fini(executor_t *executor)
+{
+    graphs_t *graphs = &executor->graphs;
+    for (uint32_t i = 0; i < graphs->n_batches; i++) {
+        for (uint32_t j = 0; j < graphs->n_contexts; j++) {
+            k_graph_destroy(executor->stream, graphs->made[i][j]);
+        }
+    }
+}
+
+/* The first bucket that holds `value`; n: none does. */
+static uint32_t bucket_of(const uint32_t *buckets, uint32_t n, uint32_t value)
+{
+    uint32_t i = 0;
+    while (i < n && buckets[i] < value) {
+        i++;
+    }
+    return i;
+}
+
+/* One token and one sample of each sequence, in the same order, and nothing else. */
+static bool is_decode(const step_t *step)
+{
+    return step->n_seqs > 0 && step->n_tokens == step->n_seqs && step->n_sampled == step->n_seqs &&
+           step->n_prompt == 0;
+}
+
+/* Sequences without rows; what is computed for their place in the batch is not looked at. */
+static void pad(executor_t *executor, step_t *step, uint32_t batch)
+{
+    inputs_t *inputs = step->inputs;
+    for (uint32_t i = step->n_seqs; i < batch; i++) {
+        inputs->seqs[i] = (k_seq_t){
+            .row = step->n_tokens,
+            .block_table = executor->device.block_tables,
+            .history = executor->device.history,
+        };
+        inputs->samples[i] = (k_sample_row_t){.top_p = 1.0f, .repetition_penalty = 1.0f};
+        inputs->sample_rows[i] = i;
+    }
+}
+
+static weft_status_t make_graph(executor_t *executor, uint32_t batch, uint32_t context,
+                                k_graph_t **graph_out)
+{
+    const weft_status_t status = k_stream_capture(executor->stream);
+    if (status < 0) {
+        return status;
+    }
+    run_model(executor, batch, batch, context, 1);
+    run_sampling(executor, batch);
+    return k_stream_end_capture(executor->stream, graph_out);
+}
+
+/* ---- a step -------------------------------------------------------------------------------- */
+
+static weft_event_t *mark(const executor_t *executor)
+{
+    return executor->is_timed ? executor->stream->device->ops->record(executor->stream->queue)
+                              : NULL;
+}
+
+static void run_plainly(executor_t *executor, const step_t *step)
+{
+    if (step->n_tokens > 0) {
+        run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
+        run_prompt_logprobs(executor, step);
+        run_sampling(executor, step->n_sampled);
+    }
+}
+
+/* The graph of a decode step, NULL where there is none for it; then the step is padded to it. */
+static weft_status_t find_graph(executor_t *executor, step_t *step, const k_graph_t **graph_out)
+{
+    graphs_t *graphs = &executor->graphs;
+    const uint32_t batch = bucket_of(graphs->batches, graphs->n_batches, step->n_seqs);
+    const uint32_t context = bucket_of(graphs->contexts, graphs->n_contexts, step->max_tokens);
+    *graph_out = NULL;
+    if (!is_decode(step) || batch == graphs->n_batches || context == graphs->n_contexts) {
+        return WEFT_OK;
+    }
+    k_graph_t **graph = &graphs->made[batch][context];
+    if (*graph == NULL) {
+        const weft_status_t status =
+            make_graph(executor, graphs->batches[batch], graphs->contexts[context], graph);
+        if (status < 0) {
+            return status;
+        }
+    }
+    pad(executor, step, graphs->batches[batch]);
+    *graph_out = *graph;
+    return WEFT_OK;
+}
+
+weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step)
+{
+    outputs_t *outputs = &executor->outputs[executor->n_launched % STEPS_IN_FLIGHT];
+    const k_graph_t *graph;
+    const weft_status_t status = find_graph(executor, step, &graph);
+    if (status < 0) {
+        return status;
+    }
+    send_inputs(executor, step);
+    fill_slots(executor, plan, step);
+    outputs->begun = mark(executor);
+    if (graph != NULL) {
+        k_graph_launch(executor->stream, graph);
+    } else {
+        run_plainly(executor, step);
+    }
+    outputs->ended = mark(executor);
+    return WEFT_OK;
+}
