@@ -273,6 +273,53 @@ static void dequantize_nvfp4(const uint8_t *block, float *y)
     }
 }
 
+/* E4M3 without infinities: Micikevicius et al. 2022, "FP8 formats for deep learning". */
+static float e4m3(uint8_t code)
+{
+    const int exponent = code >> 3 & 15;
+    const float mantissa = (float)(code & 7);
+    float value = exponent == 0 ? ldexpf(mantissa, -9) : ldexpf(8 + mantissa, exponent - 10);
+    if ((code & 127) == 127) {
+        value = NAN;
+    }
+    return code & 128 ? -value : value;
+}
+
+static void dequantize_f8(const uint8_t *block, float *y)
+{
+    *y = e4m3(block[0]);
+}
+
+/* f32 scale, 32 E4M3 numbers. */
+static void dequantize_f8_32(const uint8_t *block, float *y)
+{
+    float scale;
+    dequantize_f32(block, &scale);
+    for (int i = 0; i < 32; i++) {
+        y[i] = e4m3(block[4 + i]) * scale;
+    }
+}
+
+/* f16 d, the number that stands for 0, nibbles as in q4_0. */
+static void dequantize_i4_32(const uint8_t *block, float *y)
+{
+    const float d = k_load_f16(block);
+    for (int i = 0; i < 16; i++) {
+        y[i] = (float)((block[3 + i] & 15) - block[2]) * d;
+        y[i + 16] = (float)((block[3 + i] >> 4) - block[2]) * d;
+    }
+}
+
+static void dequantize_u8(const uint8_t *block, float *y)
+{
+    *y = (float)block[0];
+}
+
+static void dequantize_i32(const uint8_t *block, float *y)
+{
+    *y = (float)(int32_t)k_load_u32(block);
+}
+
 typedef void (*dequantize_fn)(const uint8_t *block, float *y);
 
 static const dequantize_fn dequantize_of[K_DTYPE_COUNT] = {
@@ -289,6 +336,9 @@ static const dequantize_fn dequantize_of[K_DTYPE_COUNT] = {
     [K_IQ4_XS] = k_dequantize_iq4_xs, [K_IQ1_M] = k_dequantize_iq1_m,
     [K_TQ1_0] = dequantize_tq1_0,     [K_TQ2_0] = dequantize_tq2_0,
     [K_MXFP4] = dequantize_mxfp4,     [K_NVFP4] = dequantize_nvfp4,
+    [K_F8] = dequantize_f8,           [K_F8_32] = dequantize_f8_32,
+    [K_I4_32] = dequantize_i4_32,     [K_U8] = dequantize_u8,
+    [K_I32] = dequantize_i32,
 };
 
 void k_dequantize(k_dtype_t dtype, const void *src, float *dst, size_t n)

@@ -29,6 +29,7 @@
 
 #define K_ATTENTION_CHUNK 64
 #define K_MAX_HEAD_DIM    256
+#define K_MAX_LATENT      640 /* elements of a token in a cache of latents */
 #define K_MAX_EXPERTS     512 /* of a layer */
 #define K_MAX_LOGPROBS    20  /* top log-probabilities a sampled row can report */
 
@@ -209,6 +210,52 @@ typedef struct k_attention_args {
     uint32_t max_tokens;
     uint32_t max_rows;
 } k_attention_args_t;
+
+/*
+ * Multi-head latent attention (DeepSeek-AI 2024, "DeepSeek-V2", section 2.1): a token has one vector
+ * of latent + rotary elements in the cache for all heads, kept over both parts of the view, which
+ * lie side by side: kv.heads is 1, 2 · kv.head_dim is latent + rotary.
+ *
+ * mla_write rotates the last `rotary` elements of every head of q and of c as rope_kv_write does,
+ * puts q's behind q_out's latents, and c into the cache.
+ * q [rows, q_heads, q_dim]; q_out [rows, q_heads, latent + rotary]; c [rows, latent + rotary]
+ */
+typedef struct k_mla_write_args {
+    const void *q;
+    void *q_out;
+    void *c; /* latents and the shared key */
+    size_t q_stride;
+    size_t q_out_stride;
+    size_t c_stride;
+    uint32_t q_heads;
+    uint32_t q_dim;
+    uint32_t latent;
+    uint32_t rotary;
+    const float *inv_freq; /* [rotary/2] */
+    float mscale;
+    bool interleaved;
+    k_kv_view_t kv;
+    const k_seq_t *seqs;
+    uint32_t n_seqs;
+} k_mla_write_args_t;
+
+/*
+ * o = softmax(q cᵀ · scale) c[latents], causal, chunks as attention's.
+ * q [rows, q_heads, latent + rotary]; o [rows, q_heads, latent]
+ */
+typedef struct k_mla_attention_args {
+    const void *q;
+    void *o;
+    size_t q_stride;
+    size_t o_stride;
+    uint32_t q_heads;
+    uint32_t latent;
+    float scale;
+    k_kv_view_t kv;
+    const k_seq_t *seqs;
+    uint32_t n_seqs;
+    uint32_t max_tokens; /* as attention's */
+} k_mla_attention_args_t;
 
 /* y = silu(gate) · up, silu(x) = x / (1 + exp(−x)).   all [rows, dim] activations; y may be gate */
 typedef struct k_silu_mul_args {
@@ -438,8 +485,9 @@ typedef enum k_op_id {
 typedef struct k_ops {
     const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512"; or "cuda" */
     bool (*is_supported)(void);
-    k_dtype_t act;               /* of activations between ops */
-    uint32_t attention_features; /* K_ATTENTION_*: what its attention heeds */
+    k_dtype_t act;                             /* of activations between ops */
+    uint32_t attention_features;               /* K_ATTENTION_*: what its attention heeds */
+    bool (*can_attend)(const k_kv_view_t *kv); /* whether to a cache like this; NULL: to any */
 
     /*
      * Bytes of a packed weight; 0: computes from the file's own bytes, nothing to pack; SIZE_MAX: the

@@ -179,7 +179,8 @@ static void on_hold(void *user, sched_seq_t *seq, const kv_block_id_t *blocks, u
 
 static void settle(void *user)
 {
-    (void)k_stream_sync(((engine_t *)user)->stream); /* a failure shows when results are collected */
+    (void)k_stream_sync(
+        ((engine_t *)user)->stream); /* a failure shows when results are collected */
 }
 
 sched_events_t engine_events(engine_t *engine)

@@ -54,11 +54,28 @@ static weft_status_t check_config(const executor_config_t *config, weft_diag_t *
     return WEFT_OK;
 }
 
+static weft_status_t check_attention(const executor_config_t *config, weft_diag_t *diag)
+{
+    const k_ops_t *ops = config->stream->ops;
+    k_kv_view_t view;
+    view_kv(config, 1, &view);
+    return ops->can_attend == NULL || ops->can_attend(&view)
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                           "kernels \"%s\" have no attention for heads of %u elements in blocks of "
+                           "%u tokens of %s",
+                           ops->name, view.head_dim, view.block_tokens,
+                           k_dtype_info(view.dtype)->name);
+}
+
 weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag,
                               executor_t **executor_out)
 {
     const model_config_t *shape = model_config(config->model);
     weft_status_t status = check_config(config, diag);
+    if (status >= 0) {
+        status = check_attention(config, diag);
+    }
     if (status < 0) {
         return status;
     }

@@ -52,6 +52,22 @@ static void lay_out_experts(const model_config_t *config, size_t rows, size_t by
     expert->ffn = carve_take(carve, slots * expert->ffn_stride, bytes);
 }
 
+static void lay_out_mla(const model_config_t *config, size_t rows, size_t bytes, carve_t *carve,
+                        model_activations_t *act)
+{
+    const model_mla_t *mla = &config->mla;
+    const size_t heads = config->heads;
+    const size_t q = heads * (mla->plain + mla->rotary);
+    const size_t cached = mla->kv_latent + mla->rotary;
+    act->qkv_stride = padded((mla->q_latent > 0 ? mla->q_latent : q) + cached);
+    act->mla_q_stride = padded(q);
+    act->mla_latent_stride = padded(heads * cached);
+    act->mla_attended_stride = padded(heads * mla->kv_latent);
+    act->mla_q = mla->q_latent > 0 ? carve_take(carve, rows * act->mla_q_stride, bytes) : NULL;
+    act->mla_latent = carve_take(carve, rows * act->mla_latent_stride, bytes);
+    act->mla_attended = carve_take(carve, rows * act->mla_attended_stride, bytes);
+}
+
 static void lay_out_activations(const model_config_t *config, const model_limits_t *limits,
                                 k_dtype_t dtype, carve_t *carve, model_activations_t *act)
 {
@@ -59,8 +75,13 @@ static void lay_out_activations(const model_config_t *config, const model_limits
     const size_t bytes = k_dtype_info(dtype)->block_bytes;
     act->hidden_stride = padded(config->hidden);
     act->qkv_stride = padded((size_t)model_q_dim(config) + 2 * (size_t)model_kv_dim(config));
-    act->attended_stride = padded(model_q_dim(config));
-    act->ffn_stride = padded(2 * (size_t)config->intermediate);
+    act->attended_stride = padded(model_attended_dim(config));
+    act->ffn_stride = padded(2 * (size_t)(config->intermediate > config->experts.shared_intermediate
+                                              ? config->intermediate
+                                              : config->experts.shared_intermediate));
+    if (config->mla.kv_latent > 0) {
+        lay_out_mla(config, rows, bytes, carve, act);
+    }
     act->hidden = carve_take(carve, rows * act->hidden_stride, sizeof(float));
     act->normed = carve_take(carve, rows * act->hidden_stride, bytes);
     act->qkv = carve_take(carve, rows * act->qkv_stride, bytes);
@@ -104,21 +125,33 @@ static weft_status_t check_ops(const model_t *model, const model_source_t *sourc
     return WEFT_OK;
 }
 
-/* The weights of all experts, and each layer's share of them. */
-static weft_status_t prepare_experts(model_t *model)
+/* The weights of all experts and heads, and each layer's share of them. */
+static weft_status_t prepare_weights(model_t *model)
 {
-    const uint32_t count = model->config.experts.count;
-    if (count == 0) {
-        return WEFT_OK;
+    const size_t layers = model->config.layers;
+    const size_t experts = model->config.experts.count;
+    const size_t heads = model->config.mla.kv_latent > 0 ? model->config.heads : 0;
+    if (experts > 0) {
+        model->expert_weights =
+            weft_calloc(layers * experts * 2, sizeof(k_weight_t), "model.experts");
     }
-    model->expert_weights =
-        weft_calloc((size_t)model->config.layers * count * 2, sizeof(k_weight_t), "model.experts");
-    if (model->expert_weights == NULL) {
+    if (heads > 0) {
+        model->head_weights = weft_calloc(layers * heads * 2, sizeof(k_weight_t), "model.heads");
+    }
+    if ((experts > 0 && model->expert_weights == NULL) ||
+        (heads > 0 && model->head_weights == NULL)) {
         return WEFT_ERR_NO_MEMORY;
     }
-    for (uint32_t i = 0; i < model->config.layers; i++) {
-        model->layers[i].expert_gate_up = model->expert_weights + (size_t)i * 2 * count;
-        model->layers[i].expert_down = model->layers[i].expert_gate_up + count;
+    for (size_t i = 0; i < layers; i++) {
+        model_layer_t *layer = &model->layers[i];
+        if (experts > 0) {
+            layer->expert_gate_up = model->expert_weights + i * 2 * experts;
+            layer->expert_down = layer->expert_gate_up + experts;
+        }
+        if (heads > 0) {
+            layer->mla_key = model->head_weights + i * 2 * heads;
+            layer->mla_value = layer->mla_key + heads;
+        }
     }
     return WEFT_OK;
 }
@@ -134,7 +167,9 @@ static weft_status_t prepare(const model_source_t *source, const model_limits_t 
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s: no graph for family \"%s\"",
                          model_source_path(source), model->config.family);
     }
-    if (model->config.head_dim > K_MAX_HEAD_DIM) {
+    const model_mla_t *mla = &model->config.mla;
+    if (mla->kv_latent > 0 ? mla->kv_latent + mla->rotary > K_MAX_LATENT
+                           : model->config.head_dim > K_MAX_HEAD_DIM) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s: heads of %u elements, at most %u",
                          model_source_path(source), model->config.head_dim, K_MAX_HEAD_DIM);
     }
@@ -143,7 +178,7 @@ static weft_status_t prepare(const model_source_t *source, const model_limits_t 
         return status;
     }
     model->layers = weft_calloc(model->config.layers, sizeof(model_layer_t), "model.layers");
-    return model->layers == NULL ? WEFT_ERR_NO_MEMORY : prepare_experts(model);
+    return model->layers == NULL ? WEFT_ERR_NO_MEMORY : prepare_weights(model);
 }
 
 static weft_status_t measure(model_t *model, const model_source_t *source, const k_ops_t *ops,
@@ -170,6 +205,7 @@ weft_status_t model_memory(const model_source_t *source, const model_limits_t *l
     if (status >= 0) {
         status = measure(&model, source, ops, NULL, weights_bytes_out, activation_bytes_out);
     }
+    weft_free(model.head_weights);
     weft_free(model.expert_weights);
     weft_free(model.layers);
     return status;
@@ -198,6 +234,7 @@ static weft_status_t reserve_scratch(const model_t *model, k_stream_t *stream)
     size_t width = model->act.ffn_stride;
     width = width < model->act.qkv_stride ? model->act.qkv_stride : width;
     width = width < model->act.hidden_stride ? model->act.hidden_stride : width;
+    width = width < model->act.mla_q_stride ? model->act.mla_q_stride : width;
     width = width < model->act.expert.ffn_stride ? model->act.expert.ffn_stride : width;
     return k_stream_reserve(stream, model->limits.max_rows, (uint32_t)width);
 }
@@ -258,6 +295,7 @@ void model_destroy(model_t *model)
     }
     free_memory(model->device, &model->weights_memory);
     free_memory(model->device, &model->activations_memory);
+    weft_free(model->head_weights);
     weft_free(model->expert_weights);
     weft_free(model->layers);
     weft_free(model);

@@ -15,6 +15,7 @@ typedef struct binder {
     carve_t vectors;    /* all together, on the host: sent in one go */
     char *device_vectors;
     float *factors; /* of a rotation: a table, then divisors; host */
+    void *raw;      /* a row as its dtype has it; no longer than as f32 */
     weft_diag_t *diag;
 } binder_t;
 
@@ -63,7 +64,8 @@ static void fill(const binder_t *binder, const model_tensor_t *tensor, float off
     if (binder->stream == NULL) {
         return;
     }
-    k_dequantize(tensor->dtype, tensor->data, host, tensor->columns);
+    model_tensor_read(tensor, 0, 1, binder->raw);
+    k_dequantize(tensor->dtype, binder->raw, host, tensor->columns);
     for (size_t i = 0; i < tensor->columns; i++) {
         host[i] = (host[i] + offset) * scale;
     }
@@ -141,27 +143,68 @@ static weft_status_t check_supported(binder_t *binder, const model_tensor_t *ten
                      k_dtype_info(tensor->dtype)->name);
 }
 
-/* Makes one weight of n tensors, or points at the file where the backend computes from it. */
-static k_weight_t bind_weight(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
-                              k_weight_form_t form)
+/* The tensors' rows as a backend packs them: in the file, or in buffers [n] made for them. */
+static weft_status_t read_parts(const model_tensor_t *tensors, uint32_t n, void **buffers,
+                                k_weight_part_t *parts)
 {
-    const uint32_t columns = (uint32_t)tensors[0].columns;
-    k_weight_t weight = {
-        .dtype = tensors[0].dtype, .form = form, .columns = columns, .data = tensors[0].data};
-    k_weight_part_t parts[MODEL_LINEAR_PARTS];
     for (uint32_t i = 0; i < n; i++) {
+        size_t row_bytes = 0;
         parts[i] = (k_weight_part_t){tensors[i].data, (uint32_t)tensors[i].rows};
-        weight.rows += parts[i].rows;
+        if (tensors[i].form == MODEL_FORM_ROWS) {
+            continue;
+        }
+        k_dtype_row_bytes(tensors[i].dtype, tensors[i].columns, &row_bytes);
+        buffers[i] = weft_calloc(tensors[i].rows, row_bytes, "model.formed");
+        if (buffers[i] == NULL) {
+            return WEFT_ERR_NO_MEMORY;
+        }
+        model_tensor_read(&tensors[i], 0, tensors[i].rows, buffers[i]);
+        parts[i].data = buffers[i];
     }
+    return WEFT_OK;
+}
+
+static weft_status_t pack_weight(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                                 const k_weight_t *weight, void *device)
+{
+    k_weight_part_t parts[MODEL_LINEAR_PARTS];
+    void *buffers[MODEL_LINEAR_PARTS] = {NULL};
+    weft_status_t status = read_parts(tensors, n, buffers, parts);
+    if (status >= 0) {
+        binder->ops->weight_pack(binder->stream, weight->dtype, weight->form, weight->columns,
+                                 parts, n, device);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (buffers[i] != NULL && status >= 0) {
+            status = k_stream_sync(binder->stream);
+        }
+        weft_free(buffers[i]);
+    }
+    return status;
+}
+
+/* Makes one weight of n tensors, or points at the file where the backend computes from it. */
+static weft_status_t bind_weight(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                                 k_weight_form_t form, k_weight_t *weight_out)
+{
+    k_weight_t weight = {.dtype = tensors[0].dtype,
+                         .form = form,
+                         .columns = (uint32_t)tensors[0].columns,
+                         .data = tensors[0].data};
+    for (uint32_t i = 0; i < n; i++) {
+        weight.rows += (uint32_t)tensors[i].rows;
+    }
+    weft_status_t status = WEFT_OK;
     const size_t bytes = weight_bytes(binder, tensors, n, form);
     if (bytes > 0) {
         void *device = carve_take(binder->carve, bytes, 1);
         weight.data = device;
         if (binder->stream != NULL) {
-            binder->ops->weight_pack(binder->stream, weight.dtype, form, columns, parts, n, device);
+            status = pack_weight(binder, tensors, n, &weight, device);
         }
     }
-    return weight;
+    *weight_out = weight;
+    return status;
 }
 
 /* How many of the tensors, from the first on, one weight can hold. */
@@ -191,17 +234,19 @@ static weft_status_t find_parts(binder_t *binder, const model_tensor_id_t *ids,
     return status;
 }
 
-static void bind_parts(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
-                       model_linear_t *linear)
+static weft_status_t bind_parts(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                                model_linear_t *linear)
 {
+    weft_status_t status = WEFT_OK;
     *linear = (model_linear_t){0};
-    for (uint32_t i = 0; i < n;) {
+    for (uint32_t i = 0; status >= 0 && i < n;) {
         const uint32_t count = fusable(binder, &tensors[i], n - i);
-        const k_weight_t part = bind_weight(binder, &tensors[i], count, K_WEIGHT_ROWS);
-        linear->parts[linear->n_parts++] = part;
-        linear->rows += part.rows;
+        k_weight_t *part = &linear->parts[linear->n_parts++];
+        status = bind_weight(binder, &tensors[i], count, K_WEIGHT_ROWS, part);
+        linear->rows += part->rows;
         i += count;
     }
+    return status;
 }
 
 static weft_status_t bind_linear(binder_t *binder, const model_tensor_id_t *ids,
@@ -210,10 +255,7 @@ static weft_status_t bind_linear(binder_t *binder, const model_tensor_id_t *ids,
 {
     model_tensor_t tensors[MODEL_LINEAR_PARTS];
     const weft_status_t status = find_parts(binder, ids, rows, n, layer, columns, tensors);
-    if (status >= 0) {
-        bind_parts(binder, tensors, n, linear);
-    }
-    return status;
+    return status < 0 ? status : bind_parts(binder, tensors, n, linear);
 }
 
 static weft_status_t bind_matrix(binder_t *binder, model_tensor_id_t id, uint32_t layer,
@@ -263,11 +305,64 @@ static weft_status_t bind_attn_output(binder_t *binder, const model_config_t *co
 {
     static const model_tensor_id_t bias[] = {MODEL_TENSOR_ATTN_OUT_BIAS};
     const weft_status_t status = bind_matrix(binder, MODEL_TENSOR_ATTN_OUTPUT, index,
-                                             config->hidden, model_q_dim(config), linear);
+                                             config->hidden, model_attended_dim(config), linear);
     if (status < 0 || !config->has_output_bias) {
         return status;
     }
     return bind_bias(binder, bias, &config->hidden, 1, index, linear);
+}
+
+/* One matrix of an expert or head. */
+static weft_status_t bind_one(binder_t *binder, model_tensor_key_t key, uint32_t rows,
+                              uint32_t columns, k_weight_t *weight)
+{
+    model_tensor_t tensor;
+    weft_status_t status = find_key(binder, key, rows, columns, &tensor);
+    if (status >= 0) {
+        status = check_supported(binder, &tensor);
+    }
+    return status < 0 ? status : bind_weight(binder, &tensor, 1, K_WEIGHT_ROWS, weight);
+}
+
+static weft_status_t bind_mla_heads(binder_t *binder, const model_config_t *config, uint32_t index,
+                                    model_layer_t *layer)
+{
+    const model_mla_t *mla = &config->mla;
+    weft_status_t status = WEFT_OK;
+    for (uint32_t h = 0; status >= 0 && h < config->heads; h++) {
+        const model_tensor_key_t key = {MODEL_TENSOR_MLA_K_B, index, h};
+        const model_tensor_key_t value = {MODEL_TENSOR_MLA_V_B, index, h};
+        status = bind_one(binder, key, mla->kv_latent, mla->plain, &layer->mla_key[h]);
+        if (status >= 0) {
+            status = bind_one(binder, value, mla->value, mla->kv_latent, &layer->mla_value[h]);
+        }
+    }
+    return status;
+}
+
+static weft_status_t bind_mla(binder_t *binder, const model_config_t *config, uint32_t index,
+                              model_layer_t *layer)
+{
+    const model_mla_t *mla = &config->mla;
+    const bool is_direct = mla->q_latent == 0;
+    const uint32_t q_dim = config->heads * (mla->plain + mla->rotary);
+    const model_tensor_id_t ids[] = {is_direct ? MODEL_TENSOR_MLA_Q : MODEL_TENSOR_MLA_Q_A,
+                                     MODEL_TENSOR_MLA_KV_A};
+    const uint32_t rows[] = {is_direct ? q_dim : mla->q_latent, mla->kv_latent + mla->rotary};
+    weft_status_t status = bind_linear(binder, ids, rows, 2, index, config->hidden, &layer->qkv);
+    if (status >= 0 && !is_direct) {
+        status =
+            bind_vector(binder, MODEL_TENSOR_MLA_Q_NORM, index, mla->q_latent, &layer->mla_q_norm);
+    }
+    if (status >= 0 && !is_direct) {
+        status =
+            bind_matrix(binder, MODEL_TENSOR_MLA_Q_B, index, q_dim, mla->q_latent, &layer->mla_q);
+    }
+    if (status >= 0) {
+        status = bind_vector(binder, MODEL_TENSOR_MLA_KV_NORM, index, mla->kv_latent,
+                             &layer->mla_kv_norm);
+    }
+    return status < 0 ? status : bind_mla_heads(binder, config, index, layer);
 }
 
 static weft_status_t bind_attention(binder_t *binder, const model_config_t *config, uint32_t index,
@@ -275,7 +370,9 @@ static weft_status_t bind_attention(binder_t *binder, const model_config_t *conf
 {
     weft_status_t status = bind_norm(binder, config, config->has_pre_norms, MODEL_TENSOR_ATTN_NORM,
                                      index, config->hidden, &layer->attn_norm);
-    if (status >= 0) {
+    if (status >= 0 && config->mla.kv_latent > 0) {
+        status = bind_mla(binder, config, index, layer);
+    } else if (status >= 0) {
         status = bind_qkv(binder, config, index, &layer->qkv);
     }
     if (status >= 0) {
@@ -311,12 +408,13 @@ static weft_status_t bind_gate_up(binder_t *binder, const model_config_t *config
     }
     if (config->activation != MODEL_SILU || tensors[0].dtype != tensors[1].dtype ||
         weight_bytes(binder, tensors, 2, K_WEIGHT_GATE_UP) == SIZE_MAX) {
-        bind_parts(binder, tensors, 2, linear);
-        return WEFT_OK;
+        return bind_parts(binder, tensors, 2, linear);
     }
-    const k_weight_t weight = bind_weight(binder, tensors, 2, K_WEIGHT_GATE_UP);
-    *linear = (model_linear_t){.parts = {weight}, .n_parts = 1, .rows = weight.rows};
-    return WEFT_OK;
+    *linear = (model_linear_t){.n_parts = 1};
+    const weft_status_t packed =
+        bind_weight(binder, tensors, 2, K_WEIGHT_GATE_UP, &linear->parts[0]);
+    linear->rows = linear->parts[0].rows;
+    return packed;
 }
 
 static weft_status_t bind_dense(binder_t *binder, const model_config_t *config, uint32_t index,
@@ -349,8 +447,67 @@ static weft_status_t bind_expert(binder_t *binder, const model_tensor_id_t *ids,
                              model_source_path(binder->source), tensors[i].name);
         }
     }
-    *weight = bind_weight(binder, tensors, n, K_WEIGHT_ROWS);
+    return bind_weight(binder, tensors, n, K_WEIGHT_ROWS, weight);
+}
+
+/* [experts, the rows of all n tensors]: each expert's biases one after another. */
+static weft_status_t bind_expert_bias(binder_t *binder, const model_config_t *config,
+                                      const model_tensor_id_t *ids, uint32_t n, uint32_t layer,
+                                      uint32_t columns, const float **bias_out)
+{
+    const uint32_t experts = config->experts.count;
+    const place_t place = take_vector(binder, experts * n * columns);
+    *bias_out = place.device;
+    for (uint32_t i = 0; i < n; i++) {
+        model_tensor_t tensor;
+        const weft_status_t status = find(binder, ids[i], layer, experts, columns, &tensor);
+        if (status < 0) {
+            return status;
+        }
+        for (uint32_t e = 0; binder->stream != NULL && e < experts; e++) {
+            model_tensor_read(&tensor, e, 1, binder->raw);
+            k_dequantize(tensor.dtype, binder->raw, place.host + ((size_t)e * n + i) * columns,
+                         columns);
+        }
+    }
     return WEFT_OK;
+}
+
+static weft_status_t bind_expert_biases(binder_t *binder, const model_config_t *config,
+                                        uint32_t index, model_layer_t *layer)
+{
+    static const model_tensor_id_t router[] = {MODEL_TENSOR_ROUTER_BIAS};
+    static const model_tensor_id_t gate_up[] = {MODEL_TENSOR_EXPERT_GATE_BIAS,
+                                                MODEL_TENSOR_EXPERT_UP_BIAS};
+    static const model_tensor_id_t down[] = {MODEL_TENSOR_EXPERT_DOWN_BIAS};
+    const model_experts_t *experts = &config->experts;
+    weft_status_t status = bind_bias(binder, router, &experts->count, 1, index, &layer->router);
+    if (status >= 0) {
+        status = bind_expert_bias(binder, config, gate_up, 2, index, experts->intermediate,
+                                  &layer->expert_gate_up_bias);
+    }
+    if (status >= 0) {
+        status = bind_expert_bias(binder, config, down, 1, index, config->hidden,
+                                  &layer->expert_down_bias);
+    }
+    return status;
+}
+
+/* What every token uses besides its experts. */
+static weft_status_t bind_shared(binder_t *binder, const model_config_t *config, uint32_t index,
+                                 model_layer_t *layer)
+{
+    static const model_tensor_id_t gate_up[] = {MODEL_TENSOR_SHARED_GATE, MODEL_TENSOR_SHARED_UP};
+    const uint32_t size = config->experts.shared_intermediate;
+    const uint32_t rows[] = {size, size};
+    if (size == 0) {
+        return WEFT_OK;
+    }
+    const weft_status_t status =
+        bind_linear(binder, gate_up, rows, 2, index, config->hidden, &layer->shared_gate_up);
+    return status < 0 ? status
+                      : bind_matrix(binder, MODEL_TENSOR_SHARED_DOWN, index, config->hidden, size,
+                                    &layer->shared_down);
 }
 
 static weft_status_t bind_experts(binder_t *binder, const model_config_t *config, uint32_t index,
@@ -361,6 +518,16 @@ static weft_status_t bind_experts(binder_t *binder, const model_config_t *config
     const model_experts_t *experts = &config->experts;
     weft_status_t status = bind_matrix(binder, MODEL_TENSOR_ROUTER, index, experts->count,
                                        config->hidden, &layer->router);
+    if (status >= 0 && experts->has_linear_bias) {
+        status = bind_expert_biases(binder, config, index, layer);
+    }
+    if (status >= 0 && experts->has_bias) {
+        status =
+            bind_vector(binder, MODEL_TENSOR_SCORE_BIAS, index, experts->count, &layer->score_bias);
+    }
+    if (status >= 0) {
+        status = bind_shared(binder, config, index, layer);
+    }
     for (uint32_t e = 0; status >= 0 && e < experts->count; e++) {
         status = bind_expert(binder, gate_up, 2, index, e, experts->intermediate, config->hidden,
                              &layer->expert_gate_up[e]);
@@ -400,7 +567,10 @@ static weft_status_t bind_vocabulary(binder_t *binder, const model_config_t *con
     if (status < 0) {
         return status;
     }
-    model->embedding = bind_weight(binder, &table, 1, K_WEIGHT_ROWS);
+    status = bind_weight(binder, &table, 1, K_WEIGHT_ROWS, &model->embedding);
+    if (status < 0) {
+        return status;
+    }
     if (config->is_embedding_tied) {
         model->output =
             (model_linear_t){.parts = {model->embedding}, .n_parts = 1, .rows = config->vocab};
@@ -522,6 +692,8 @@ weft_status_t model_bind(model_t *model, const model_source_t *source, const k_o
 {
     const model_config_t *config = &model->config;
     const size_t factors = (size_t)config->rope.dim + config->local_rope.dim + 1;
+    const size_t longest = (size_t)config->hidden + model_q_dim(config) + config->intermediate +
+                           config->experts.intermediate + config->experts.count;
     binder_t binder = {
         .source = source,
         .ops = ops,
@@ -530,16 +702,15 @@ weft_status_t model_bind(model_t *model, const model_source_t *source, const k_o
         .factors = weft_calloc(factors, sizeof(float), "model.rope_factors"),
         .diag = diag,
     };
-    if (binder.factors == NULL) {
-        return WEFT_ERR_NO_MEMORY;
-    }
-    weft_status_t status = WEFT_OK;
-    if (stream != NULL) {
+    binder.raw = weft_calloc(longest, sizeof(float), "model.raw");
+    weft_status_t status = WEFT_ERR_NO_MEMORY;
+    if (binder.factors != NULL && binder.raw != NULL && stream != NULL) {
         status = bind_to_memory(&binder, model);
-    } else {
+    } else if (binder.factors != NULL && binder.raw != NULL) {
         status = bind_all(&binder, model);
         (void)carve_take(carve, binder.vectors.used, 1);
     }
+    weft_free(binder.raw);
     weft_free(binder.factors);
     return status;
 }

@@ -42,7 +42,7 @@ const model_architecture_t *model_architecture_by_gguf(const char *architecture,
 {
     for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {
         const char *known = families[i].gguf_architecture;
-        if (strlen(known) == length && memcmp(known, architecture, length) == 0) {
+        if (length > 0 && strlen(known) == length && memcmp(known, architecture, length) == 0) {
             return &families[i];
         }
     }
@@ -56,6 +56,9 @@ weft_status_t model_architecture_unknown(const char *where, const char *architec
     size_t used = 0;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(families) && used < sizeof(known); i++) {
         const char *name = is_gguf ? families[i].gguf_architecture : families[i].hf_architecture;
+        if (name[0] == '\0') {
+            continue;
+        }
         used +=
             (size_t)snprintf(known + used, sizeof(known) - used, "%s%s", i == 0 ? "" : ", ", name);
     }
@@ -236,6 +239,25 @@ static weft_status_t check_scales(const model_config_t *config, weft_diag_t *dia
     return WEFT_OK;
 }
 
+static weft_status_t check_mla(const model_config_t *config, weft_diag_t *diag)
+{
+    const model_mla_t *mla = &config->mla;
+    const uint32_t largest = 1 << 16;
+    if (mla->kv_latent == 0) {
+        return WEFT_OK;
+    }
+    if (mla->kv_latent > largest || mla->q_latent > largest || mla->plain == 0 ||
+        mla->plain > largest || mla->rotary == 0 || mla->rotary > largest || mla->value == 0 ||
+        mla->value > largest || config->kv_heads != 1 || config->rope.dim != mla->rotary ||
+        mla->kv_latent + mla->rotary != 2 * config->head_dim) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "latents of %u for queries and %u for keys, heads of %u and %u rotated "
+                         "elements, values of %u do not fit together",
+                         mla->q_latent, mla->kv_latent, mla->plain, mla->rotary, mla->value);
+    }
+    return WEFT_OK;
+}
+
 static weft_status_t check_experts(const model_experts_t *experts, weft_diag_t *diag)
 {
     if (experts->count == 0) {
@@ -294,6 +316,9 @@ weft_status_t model_config_check(const model_config_t *config, weft_diag_t *diag
     }
     if (status == WEFT_OK) {
         status = check_scales(config, diag);
+    }
+    if (status == WEFT_OK) {
+        status = check_mla(config, diag);
     }
     if (status == WEFT_OK) {
         status = check_experts(&config->experts, diag);

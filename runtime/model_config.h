@@ -71,6 +71,26 @@ typedef struct model_experts {
     bool has_linear_bias; /* of the router and in every expert */
 } model_experts_t;
 
+/*
+ * Multi-head latent attention; kv_latent 0: none. Then a token's cache is kv_latent + rotary
+ * elements, and config.kv_heads 1, config.head_dim half of that: K and V of one head, side by side.
+ */
+typedef struct model_mla {
+    uint32_t q_latent; /* 0: q is projected at once */
+    uint32_t kv_latent;
+    uint32_t plain; /* elements of a head of q that do not rotate */
+    uint32_t rotary;
+    uint32_t value; /* elements of a head of v */
+} model_mla_t;
+
+/* Checkpoints of packed 4-bit numbers. */
+typedef enum model_int4 {
+    MODEL_INT4_NONE,
+    MODEL_INT4_GPTQ,    /* zeros are stored less 1. Frantar et al. 2022 */
+    MODEL_INT4_GPTQ_V2, /* zeros as they are */
+    MODEL_INT4_AWQ      /* Lin et al. 2023 */
+} model_int4_t;
+
 /* A set of layers. */
 typedef struct model_layers {
     uint64_t bits[MODEL_MAX_LAYERS / 64];
@@ -111,8 +131,13 @@ typedef struct model_config {
     model_rope_t rope;
     bool has_local_rope; /* of the sliding layers */
     model_rope_t local_rope;
+    model_mla_t mla;
     model_experts_t experts;
     model_layers_t dense_layers;
+    uint32_t f8_tile_rows; /* of E4M3 weights with a scale a tile */
+    uint32_t f8_tile_columns;
+    model_int4_t int4;
+    uint32_t int4_group;        /* columns that share a scale; 0: all */
     int32_t bos;                /* -1: none */
     int32_t eos[MODEL_MAX_EOS]; /* generation ends at any of them */
     uint32_t n_eos;

@@ -235,14 +235,66 @@ static void refuse_variants(json_reader_t *root, const model_config_t *config)
         refuse_bool(root, "attention_bias");
     }
     refuse_bool(root, "mlp_bias");
-    const json_t *quantization = json_reader_get(root, "quantization_config");
-    if (quantization != NULL && root->status == WEFT_OK) {
-        const char *method = json_string_value(json_object_get(quantization, "quant_method"));
-        root->status = weft_diag(root->diag, WEFT_ERR_UNSUPPORTED,
-                                 "%s: quantization_config: method \"%.64s\" is not supported "
-                                 "(weights are F32, F16 or BF16)",
-                                 root->name, method == NULL ? "?" : method);
+}
+
+static void read_f8_tiles(json_reader_t *quantization, model_config_t *config)
+{
+    const json_t *tile = json_reader_get(quantization, "weight_block_size");
+    const json_int_t rows = json_integer_value(json_array_get(tile, 0));
+    const json_int_t columns = json_integer_value(json_array_get(tile, 1));
+    if (tile != NULL && (rows < 1 || rows > 65536 || columns < 1 || columns > 65536)) {
+        json_reader_refuse(quantization, WEFT_ERR_INVALID, "weight_block_size", "is not two sizes");
+        return;
     }
+    config->f8_tile_rows = (uint32_t)rows;
+    config->f8_tile_columns = (uint32_t)columns;
+}
+
+/* bits and group_size, or w_bit and q_group_size in old files. */
+static void read_int4(json_reader_t *quantization, const char *method, model_config_t *config)
+{
+    const char *format = json_reader_string(quantization, "checkpoint_format", "gptq");
+    const json_t *group = json_reader_get(quantization, "group_size");
+    const json_int_t size =
+        json_integer_value(group != NULL ? group : json_reader_get(quantization, "q_group_size"));
+    const bool is_awq = strcmp(method, "awq") == 0;
+    if (json_reader_u32(quantization, "bits", json_reader_u32(quantization, "w_bit", 4)) != 4) {
+        json_reader_refuse(quantization, WEFT_ERR_UNSUPPORTED, "bits", "only 4 is supported");
+    }
+    if (is_awq && strcmp(json_reader_string(quantization, "version", "gemm"), "gemm") != 0 &&
+        strcmp(json_reader_string(quantization, "version", "gemm"), "GEMM") != 0) {
+        json_reader_refuse(quantization, WEFT_ERR_UNSUPPORTED, "version", "only gemm is supported");
+    }
+    if (size < -1 || size > 65536 || size % 32 > 0) {
+        json_reader_refuse(quantization, WEFT_ERR_INVALID, "group_size", "is out of range");
+    }
+    config->int4_group = size > 0 ? (uint32_t)size : 0;
+    config->int4 = is_awq                           ? MODEL_INT4_AWQ
+                   : strcmp(format, "gptq_v2") == 0 ? MODEL_INT4_GPTQ_V2
+                                                    : MODEL_INT4_GPTQ;
+}
+
+/* Forms of weights that model_source_forms.c reads. */
+static void read_quantization(json_reader_t *root, model_config_t *config)
+{
+    json_reader_t quantization = {.object = json_reader_get(root, "quantization_config"),
+                                  .name = "config.json: quantization_config",
+                                  .diag = root->diag};
+    if (quantization.object == NULL || root->status != WEFT_OK) {
+        return;
+    }
+    const char *method = json_reader_string(&quantization, "quant_method", "?");
+    if (strcmp(method, "fp8") == 0) {
+        read_f8_tiles(&quantization, config);
+    } else if (strcmp(method, "gptq") == 0 || strcmp(method, "awq") == 0) {
+        read_int4(&quantization, method, config);
+    } else if (strcmp(method, "mxfp4") != 0) {
+        quantization.status = weft_diag(root->diag, WEFT_ERR_UNSUPPORTED,
+                                        "%s: quantization_config: method \"%.64s\" is not "
+                                        "supported (known: fp8, mxfp4, gptq, awq)",
+                                        root->name, method);
+    }
+    root->status = quantization.status;
 }
 
 /* ---- sliding window ------------------------------------------------------------------------ */
@@ -432,6 +484,7 @@ static void read_fields(json_reader_t *root, const model_architecture_t *family,
     config->norm_eps = (float)json_reader_f64(root, "rms_norm_eps", DEFAULT_NORM_EPS);
     config->is_embedding_tied = json_reader_bool(root, "tie_word_embeddings", false);
     refuse_variants(root, config);
+    read_quantization(root, config);
     read_rope(root, config);
     read_window(root, config);
     read_bos(root, config);

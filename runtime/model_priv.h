@@ -23,7 +23,7 @@ typedef struct model_linear {
 /* Vectors are f32 on the device; NULL where the model has none. */
 typedef struct model_layer {
     const float *attn_norm;
-    model_linear_t qkv;
+    model_linear_t qkv; /* mla: q, or its latent, then what is cached */
     const float *q_norm;
     const float *k_norm;
     const float *sinks;
@@ -33,9 +33,19 @@ typedef struct model_layer {
     model_linear_t gate_up;
     model_linear_t down;
     const float *ffn_post_norm;
+    const float *mla_q_norm;
+    const float *mla_kv_norm;
+    model_linear_t mla_q;
+    k_weight_t *mla_key;   /* [heads]: plain elements of q to latents */
+    k_weight_t *mla_value; /* [heads]: latents to values */
     model_linear_t router;
-    k_weight_t *expert_gate_up; /* [experts.count] */
-    k_weight_t *expert_down;    /* [experts.count] */
+    const float *score_bias;
+    model_linear_t shared_gate_up;
+    model_linear_t shared_down;
+    k_weight_t *expert_gate_up;       /* [experts.count] */
+    k_weight_t *expert_down;          /* [experts.count] */
+    const float *expert_gate_up_bias; /* [experts.count, 2 · intermediate] */
+    const float *expert_down_bias;    /* [experts.count, hidden] */
 } model_layer_t;
 
 /* What choosing experts and computing them needs; all device memory. slots = rows · used */
@@ -64,6 +74,12 @@ typedef struct model_activations {
     size_t qkv_stride;
     size_t attended_stride;
     size_t ffn_stride;
+    void *mla_q;        /* [heads, plain + rotary] */
+    void *mla_latent;   /* [heads, kv_latent + rotary]: q as the cache is asked */
+    void *mla_attended; /* [heads, kv_latent] */
+    size_t mla_q_stride;
+    size_t mla_latent_stride;
+    size_t mla_attended_stride;
     model_expert_act_t expert;
 } model_activations_t;
 
@@ -87,6 +103,7 @@ struct model {
     k_weight_t embedding;
     model_layer_t *layers;      /* [config.layers] */
     k_weight_t *expert_weights; /* what the layers' expert_* point into; NULL without experts */
+    k_weight_t *head_weights;   /* the same of mla_key and mla_value */
     const float *output_norm;
     model_linear_t output;
     const float *inv_freq;       /* [rope.dim / 2] */
@@ -94,6 +111,12 @@ struct model {
 
     model_activations_t act;
 };
+
+/* Elements of a row of what attention gives. */
+static inline uint32_t model_attended_dim(const model_config_t *config)
+{
+    return config->heads * (config->mla.kv_latent > 0 ? config->mla.value : config->head_dim);
+}
 
 /* Rows of the fused projections. */
 static inline uint32_t model_q_dim(const model_config_t *config)

@@ -152,10 +152,10 @@ static weft_status_t sort_tensors(model_source_t *source)
     return WEFT_OK;
 }
 
-/* The rows of one expert of a tensor that stacks them all; false: it does not divide. */
+/* The rows of one expert or head of a tensor that stacks them all; false: it does not divide. */
 static bool take_expert(model_tensor_t *tensor, uint32_t experts, uint32_t expert)
 {
-    if (tensor->rows % experts != 0) {
+    if (experts == 0 || tensor->rows % experts != 0) {
         return false;
     }
     tensor->rows /= experts;
@@ -164,24 +164,32 @@ static bool take_expert(model_tensor_t *tensor, uint32_t experts, uint32_t exper
     return true;
 }
 
+const model_tensor_t *model_source_named(const model_source_t *source, const char *name)
+{
+    const model_tensor_t wanted = {.name = name};
+    const model_tensor_t *sought = &wanted;
+    const model_tensor_t *const *found =
+        bsearch(&sought, source->by_name, source->n_tensors, sizeof(sought), by_name);
+    return found == NULL ? NULL : *found;
+}
+
 weft_status_t model_source_find(const model_source_t *source, model_tensor_key_t key,
                                 weft_diag_t *diag, model_tensor_t *tensor_out)
 {
     char name[128];
     model_source_tensor_name(source, key, name, sizeof(name));
-    const model_tensor_t wanted = {.name = name};
-    const model_tensor_t *sought = &wanted;
-    const model_tensor_t *const *found =
-        bsearch(&sought, source->by_name, source->n_tensors, sizeof(sought), by_name);
+    if (source->gguf == NULL) {
+        return model_source_find_form(source, key, name, diag, tensor_out);
+    }
+    const model_tensor_t *found = model_source_named(source, name);
     if (found == NULL) {
         return weft_diag(diag, WEFT_ERR_NOT_FOUND, "%s: tensor %s: missing", source->path, name);
     }
-    model_tensor_t tensor = **found;
-    const uint32_t experts = source->config.experts.count;
-    if (source->gguf != NULL && model_tensor_is_expert(key.id) &&
-        !take_expert(&tensor, experts, key.expert)) {
-        return weft_diag(diag, WEFT_ERR_MALFORMED, "%s: tensor %s: %llu rows of %u experts",
-                         source->path, name, (unsigned long long)tensor.rows, experts);
+    model_tensor_t tensor = *found;
+    const uint32_t copies = model_tensor_copies(&source->config, key.id);
+    if (copies != 1 && !take_expert(&tensor, copies, key.expert)) {
+        return weft_diag(diag, WEFT_ERR_MALFORMED, "%s: tensor %s: %llu rows of %u matrices",
+                         source->path, name, (unsigned long long)tensor.rows, copies);
     }
     *tensor_out = tensor;
     return WEFT_OK;

@@ -29,6 +29,16 @@
 
 typedef struct model_source model_source_t;
 
+/* How a tensor's rows lie in its file. */
+typedef enum model_form {
+    MODEL_FORM_ROWS,   /* as they are computed with */
+    MODEL_FORM_F8,     /* E4M3, scales in a tensor beside it: dtype is K_F8_32 */
+    MODEL_FORM_MXFP4,  /* nibbles in one tensor, scales in another: dtype is K_MXFP4 */
+    MODEL_FORM_INT4,   /* packed numbers, zeros and scales in three tensors: dtype is K_I4_32 */
+    MODEL_FORM_STEPS,  /* element c of a row is number start + c · step there */
+    MODEL_FORM_COLUMNS /* rows are columns start + r · step of a matrix */
+} model_form_t;
+
 /* Row-major; a vector has rows 1. columns are contiguous. */
 typedef struct model_tensor {
     const char *name; /* as in the file */
@@ -37,6 +47,19 @@ typedef struct model_tensor {
     uint64_t columns;
     const void *data; /* in the mapping, not aligned beyond what the file gives */
     size_t bytes;
+    model_form_t form; /* other than ROWS: read rows by model_tensor_read */
+    uint32_t start;
+    uint32_t step;
+    uint64_t stride;         /* elements between the file's rows */
+    const char *scales_name; /* NULL: none */
+    const void *scales;
+    k_dtype_t scales_dtype;
+    uint32_t tile_rows;    /* of a scale: F8 */
+    uint32_t tile_columns; /* and INT4 */
+    model_int4_t packing;
+    const char *zeros_name; /* NULL: none */
+    const void *zeros;
+    const char *order_name; /* of INT4's tensor that says which column is in which group */
 } model_tensor_t;
 
 weft_status_t model_source_open(const char *path, weft_diag_t *diag, model_source_t **source_out);
@@ -60,6 +83,9 @@ weft_status_t model_source_find(const model_source_t *source, model_tensor_key_t
 weft_status_t model_source_require(const model_source_t *source, model_tensor_key_t key,
                                    uint64_t rows, uint64_t columns, weft_diag_t *diag,
                                    model_tensor_t *tensor_out);
+
+/* Rows [first, first + n) of any form, in rows of its dtype. */
+void model_tensor_read(const model_tensor_t *tensor, uint64_t first, uint64_t n, void *rows_out);
 
 /* For inspection: all tensors, in file order. */
 size_t model_source_tensor_count(const model_source_t *source);

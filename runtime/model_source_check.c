@@ -11,7 +11,7 @@ typedef struct check {
     const model_source_t *source;
     weft_diag_t *diag;
     bool *is_known; /* [n_tensors], of by_name: a tensor that the model has */
-    size_t found;
+    size_t known;
 } check_t;
 
 static size_t index_of(const model_source_t *source, const char *name)
@@ -29,17 +29,29 @@ static size_t index_of(const model_source_t *source, const char *name)
     return low;
 }
 
+static void know(check_t *check, const char *name)
+{
+    bool *is_known = &check->is_known[index_of(check->source, name)];
+    check->known += !*is_known;
+    *is_known = true;
+}
+
 static weft_status_t check_one(void *context, const model_tensor_want_t *want)
 {
     check_t *check = context;
     model_tensor_t tensor;
     const weft_status_t status = model_source_require(
         check->source, want->key, want->rows / want->stacked, want->columns, check->diag, &tensor);
-    if (status == WEFT_OK) {
-        check->is_known[index_of(check->source, tensor.name)] = true;
-        check->found++;
+    if (status != WEFT_OK) {
+        return status;
     }
-    return status;
+    const char *names[] = {tensor.name, tensor.scales_name, tensor.zeros_name, tensor.order_name};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
+        if (names[i] != NULL) {
+            know(check, names[i]);
+        }
+    }
+    return WEFT_OK;
 }
 
 /* What a checkpoint may hold besides: buffers that are computed, and a head that is tied anyway. */
@@ -82,7 +94,7 @@ weft_status_t model_source_check_tensors(const model_source_t *source, weft_diag
     }
     const model_file_kind_t kind = source->gguf != NULL ? MODEL_FILE_GGUF : MODEL_FILE_HF;
     weft_status_t status = model_tensors_visit(&source->config, kind, check_one, &check);
-    if (status == WEFT_OK && check.found < source->n_tensors) {
+    if (status == WEFT_OK && check.known < source->n_tensors) {
         status = refuse_unknown(&check);
     }
     weft_free(check.is_known);

@@ -35,6 +35,23 @@ weft_status_t model_source_open_safetensors(model_source_t *source, const char *
 weft_status_t model_source_map(model_source_t *source, const char *path, weft_diag_t *diag,
                                const weft_mapped_file_t **file_out);
 
+/* By its name in the file; NULL: there is none. */
+const model_tensor_t *model_source_named(const model_source_t *source, const char *name);
+
+/* The tensor called name with `end` in place of what it ends with; NULL: there is none. */
+const model_tensor_t *model_source_beside(const model_source_t *source, const char *name,
+                                          const char *old_end, const char *end);
+
+/* AWQ and GPTQ: name is that of the matrix, were it plain. WEFT_ERR_NOT_FOUND, without a line. */
+weft_status_t model_source_find_int4(const model_source_t *source, const char *name,
+                                     weft_diag_t *diag, model_tensor_t *tensor_out);
+void model_source_read_int4(const model_tensor_t *tensor, uint64_t first, uint64_t n, uint8_t *out);
+
+/* model_source_find for a checkpoint of Hugging Face, where a tensor may lie in some other form. */
+weft_status_t model_source_find_form(const model_source_t *source, model_tensor_key_t key,
+                                     const char *name, weft_diag_t *diag,
+                                     model_tensor_t *tensor_out);
+
 /* Every tensor that the configured model needs, by name and shape; none that it does not know. */
 weft_status_t model_source_check_tensors(const model_source_t *source, weft_diag_t *diag);
 

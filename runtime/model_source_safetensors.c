@@ -216,9 +216,10 @@ static weft_status_t add_tensor(opener_t *o, const shard_t *shard,
 {
     model_source_t *source = o->source;
     if (!tensor->is_computable) {
-        return weft_diag(o->diag, WEFT_ERR_UNSUPPORTED,
-                         "%s: tensor %.*s: type %s is not supported (supported: F32 F16 BF16)",
-                         shard->path, MAX_SHOWN, tensor->name, tensor->type);
+        return weft_diag(
+            o->diag, WEFT_ERR_UNSUPPORTED,
+            "%s: tensor %.*s: type %s is not supported (supported: F32 F16 BF16 F8_E4M3)",
+            shard->path, MAX_SHOWN, tensor->name, tensor->type);
     }
     model_tensor_t *added = &source->tensors[source->n_tensors];
     added->name = weft_arena_strdup(&source->arena, tensor->name);

@@ -6,7 +6,7 @@
 
 #include "base/compiler.h"
 
-typedef enum scope { MODEL, LAYER, EXPERT } scope_t;
+typedef enum scope { MODEL, LAYER, EXPERT, HEAD } scope_t;
 
 typedef enum extent {
     ONE,
@@ -21,8 +21,16 @@ typedef enum extent {
     FFN_TWO, /* gate and up */
     VOCAB,
     ROPE_PAIRS, /* rope.dim / 2 */
+    VALUES,     /* what attention gives: queries, or heads × mla.value */
     EXPERTS,
-    EXPERT_FFN
+    EXPERT_FFN,
+    SHARED_FFN,
+    MLA_QUERIES, /* heads × (mla.plain + mla.rotary) */
+    Q_LATENT,
+    KV_LATENT,
+    CACHED, /* mla.kv_latent + mla.rotary */
+    PLAIN,
+    VALUE
 } extent_t;
 
 typedef enum condition {
@@ -40,6 +48,12 @@ typedef enum condition {
     DENSE_SPLIT,
     DENSE_FUSED,
     EXPERT_LAYER,
+    EXPERT_BIAS,
+    SHARED,
+    SCORE_BIAS,
+    MLA,
+    MLA_DIRECT,
+    MLA_TWO, /* q by way of a latent */
     ROPE_FACTORS,
     ROPE_LONG
 } condition_t;
@@ -80,6 +94,7 @@ static uint64_t extent_of(const model_config_t *config, extent_t extent)
     const uint64_t queries = (uint64_t)config->heads * config->head_dim;
     const uint64_t keys = (uint64_t)config->kv_heads * config->head_dim;
     const bool is_whole = config->qk_norm == MODEL_QK_NORM_WHOLE;
+    const model_mla_t *mla = &config->mla;
     switch (extent) {
     case ONE:
         return 1;
@@ -109,6 +124,22 @@ static uint64_t extent_of(const model_config_t *config, extent_t extent)
         return config->experts.count;
     case EXPERT_FFN:
         return config->experts.intermediate;
+    case SHARED_FFN:
+        return config->experts.shared_intermediate;
+    case VALUES:
+        return mla->kv_latent > 0 ? (uint64_t)config->heads * mla->value : queries;
+    case MLA_QUERIES:
+        return (uint64_t)config->heads * (mla->plain + mla->rotary);
+    case Q_LATENT:
+        return mla->q_latent;
+    case KV_LATENT:
+        return mla->kv_latent;
+    case CACHED:
+        return mla->kv_latent + mla->rotary;
+    case PLAIN:
+        return mla->plain;
+    case VALUE:
+        return mla->value;
     }
     return 0;
 }
@@ -116,6 +147,7 @@ static uint64_t extent_of(const model_config_t *config, extent_t extent)
 static bool is_met(const model_config_t *config, condition_t condition, uint32_t layer)
 {
     const bool has_experts = model_layer_has_experts(config, layer);
+    const bool is_mla = config->mla.kv_latent > 0;
     switch (condition) {
     case ALWAYS:
         return true;
@@ -126,7 +158,7 @@ static bool is_met(const model_config_t *config, condition_t condition, uint32_t
     case POST_NORM:
         return config->has_post_norms;
     case SPLIT:
-        return !config->is_fused;
+        return !config->is_fused && !is_mla;
     case FUSED:
         return config->is_fused;
     case QKV_BIAS:
@@ -145,6 +177,18 @@ static bool is_met(const model_config_t *config, condition_t condition, uint32_t
         return !has_experts && config->is_fused;
     case EXPERT_LAYER:
         return has_experts;
+    case SHARED:
+        return has_experts && config->experts.shared_intermediate > 0;
+    case SCORE_BIAS:
+        return has_experts && config->experts.has_bias;
+    case MLA:
+        return is_mla;
+    case MLA_DIRECT:
+        return is_mla && config->mla.q_latent == 0;
+    case MLA_TWO:
+        return is_mla && config->mla.q_latent > 0;
+    case EXPERT_BIAS:
+        return has_experts && config->experts.has_linear_bias;
     case ROPE_FACTORS:
         return config->rope.kind == MODEL_ROPE_FACTORS;
     case ROPE_LONG:
@@ -167,12 +211,18 @@ static const char *name_of(const model_config_t *config, model_file_kind_t kind,
     return kind == MODEL_FILE_GGUF ? table[id].gguf : table[id].hf;
 }
 
+uint32_t model_tensor_copies(const model_config_t *config, model_tensor_id_t id)
+{
+    const scope_t scope = table[id].scope;
+    return scope == EXPERT ? config->experts.count : scope == HEAD ? config->heads : 1;
+}
+
 /* One tensor, or in files of Hugging Face one an expert. */
 static weft_status_t visit_row(const model_config_t *config, model_file_kind_t kind,
                                const row_t *row, uint32_t layer, model_tensor_visit_fn visit,
                                void *context)
 {
-    const uint32_t experts = row->scope == EXPERT ? config->experts.count : 1;
+    const uint32_t experts = model_tensor_copies(config, row->id);
     const bool is_stacked = kind == MODEL_FILE_GGUF;
     model_tensor_want_t want = {
         .key = {.id = row->id, .layer = layer},
@@ -223,9 +273,4 @@ void model_tensor_name(const model_config_t *config, model_file_kind_t kind, mod
 bool model_tensor_is_scale(model_tensor_id_t id)
 {
     return strstr(table[id].gguf, "norm.weight") != NULL || strncmp(table[id].gguf, "rope", 4) == 0;
-}
-
-bool model_tensor_is_expert(model_tensor_id_t id)
-{
-    return table[id].scope == EXPERT;
 }

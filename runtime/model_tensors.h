@@ -27,15 +27,15 @@ typedef enum model_file_kind { MODEL_FILE_GGUF, MODEL_FILE_HF } model_file_kind_
 typedef struct model_tensor_key {
     model_tensor_id_t id;
     uint32_t layer;  /* 0 for those of the whole model */
-    uint32_t expert; /* 0 for those that are not an expert's */
+    uint32_t expert; /* or head; 0 for those that are neither's */
 } model_tensor_key_t;
 
-/* A vector has rows 1. In GGUF the matrices of all experts are one tensor. */
+/* A vector has rows 1. In GGUF the matrices of all experts or heads are one tensor. */
 typedef struct model_tensor_want {
     model_tensor_key_t key;
     uint64_t rows;
     uint64_t columns;
-    uint32_t stacked; /* experts in this tensor, rows of each one after another; 1: not stacked */
+    uint32_t stacked; /* matrices in this tensor, rows of each one after another; 1: not stacked */
 } model_tensor_want_t;
 
 /* Ends the walk, and is returned by it, when not WEFT_OK. */
@@ -52,5 +52,5 @@ void model_tensor_name(const model_config_t *config, model_file_kind_t kind, mod
 /* Whether it multiplies what is normed: a vector near 1. */
 bool model_tensor_is_scale(model_tensor_id_t id);
 
-/* Whether there is one for each expert. */
-bool model_tensor_is_expert(model_tensor_id_t id);
+/* Matrices of this kind in a layer: one for each expert or head, else 1. */
+uint32_t model_tensor_copies(const model_config_t *config, model_tensor_id_t id);

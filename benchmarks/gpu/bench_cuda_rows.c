@@ -174,7 +174,13 @@ static int silu_mul(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
 
 static int add(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
 {
-    const k_add_args_t args = {sets[set].x, sets[set].y, rows, HIDDEN, HIDDEN, HIDDEN};
+    const k_add_args_t args = {.x = sets[set].wide,
+                               .scale = 1,
+                               .y = sets[set].y,
+                               .rows = rows,
+                               .dim = HIDDEN,
+                               .x_stride = HIDDEN,
+                               .y_stride = HIDDEN};
     return k_cuda_add(at, &args);
 }
 
@@ -193,7 +199,7 @@ static void measure_rows(const k_cuda_launch_t *at)
         measure(at, "rms_norm f32 4096", norm_hidden, rows[i], n * HIDDEN * (4 + 2));
         measure(at, "rms_norm bf16 32 heads of 128", norm_heads, rows[i], n * HIDDEN * (2 + 2));
         measure(at, "silu_mul 14336", silu_mul, rows[i], n * INTERMEDIATE * (2 + 2 + 2));
-        measure(at, "add 4096", add, rows[i], n * HIDDEN * (4 + 4 + 4));
+        measure(at, "add 4096", add, rows[i], n * HIDDEN * (2 + 4 + 4));
         measure(at, "gather_rows 4096", gather, rows[i], n * HIDDEN * (4 + 4));
     }
 }

@@ -105,9 +105,8 @@ static void fill(void *p, size_t bytes, uint32_t seed)
 /* ---- families -------------------------------------------------------------------------------- */
 
 /* a [64, 64], b [8, 64], c [64, 8]; steps of 16 columns by wgmma and by mma.sync. */
-static SIMT_KERNEL(128, 1)
-    families_kernel(const uint16_t *a, const uint16_t *b, const float *c, float *by_wgmma,
-                    float *by_mma, int steps)
+static SIMT_KERNEL(128, 1) families_kernel(const uint16_t *a, const uint16_t *b, const float *c,
+                                           float *by_wgmma, float *by_mma, int steps)
 {
 #if SIMT_HOPPER
     SIMT_DYN_SHARED(uint8_t, shared);
@@ -190,8 +189,8 @@ static void families()
                 worst[0] = std::max(worst[0], std::fabs(w[i] - exact) / scale);
                 worst[1] = std::max(worst[1], std::fabs(m[i] - exact) / scale);
                 if (std::memcmp(&w[i], &m[i], 4) != 0 && unlike[kind]++ < 2) {
-                    std::printf("  unlike: steps %d element %d wgmma %a mma %a exact %a\n", steps, i,
-                                w[i], m[i], exact);
+                    std::printf("  unlike: steps %d element %d wgmma %a mma %a exact %a\n", steps,
+                                i, w[i], m[i], exact);
                 }
             }
         }
@@ -208,8 +207,8 @@ static void families()
 
 /* ---- check ----------------------------------------------------------------------------------- */
 
-static SIMT_KERNEL(128, 1)
-    plain_kernel(const float *w, const uint16_t *x, double *y, uint32_t rows, uint32_t n, uint32_t k)
+static SIMT_KERNEL(128, 1) plain_kernel(const float *w, const uint16_t *x, double *y, uint32_t rows,
+                                        uint32_t n, uint32_t k)
 {
     const uint32_t o = blockIdx.x * 128 + threadIdx.x;
     if (o >= n) {
@@ -505,8 +504,8 @@ static void check(k_cuda_linear_path_t path, const char *name)
             check_shape(shape, K_CUDA_LINEAR_MMA, "mma");
         }
     }
-    std::printf("check %s: %s\n", name, failures == 0 ? "right, and the same for every row count"
-                                                      : "WRONG");
+    std::printf("check %s: %s\n", name,
+                failures == 0 ? "right, and the same for every row count" : "WRONG");
 }
 
 /* ---- time ------------------------------------------------------------------------------------ */
@@ -568,6 +567,23 @@ static SIMT_KERNEL(512, 2) read_kernel(const uint8_t *p, size_t bytes, uint32_t 
     }
 }
 
+static SIMT_KERNEL(512, 2) copy_kernel(const uint8_t *from, uint8_t *to, size_t bytes)
+{
+    const size_t step = (size_t)gridDim.x * 512 * 16;
+    size_t at = ((size_t)blockIdx.x * 512 + threadIdx.x) * 16;
+    for (; at + 3 * step < bytes; at += 4 * step) {
+        uint4 v[4];
+        SIMT_UNROLL
+        for (int i = 0; i < 4; i++) {
+            v[i] = simt_load_16_once(from + at + i * step);
+        }
+        SIMT_UNROLL
+        for (int i = 0; i < 4; i++) {
+            simt_store_16_once(to + at + i * step, v[i]);
+        }
+    }
+}
+
 /* cuBLAS by hand: opened at run time, so that the program starts without it. */
 typedef struct cublas {
     void *handle;
@@ -626,7 +642,8 @@ static ceilings_t measure_ceilings(const cublas_t &blas)
     fill(a, bytes, 1);
     fill(b, bytes, 2);
     c.copy = 2.0 * bytes / graph_seconds(4, [&](int, cudaStream_t s) {
-                 CUDA(cudaMemcpyAsync(b, a, bytes, cudaMemcpyDeviceToDevice, s));
+                 CUDA(simt_launch(copy_kernel, {.grid = {264}, .block = {512}, .stream = s}, a, b,
+                                  bytes));
              });
     c.read = (double)bytes / graph_seconds(4, [&](int, cudaStream_t s) {
                  CUDA(simt_launch(read_kernel, {.grid = {264 * 2}, .block = {512}, .stream = s}, a,
@@ -653,10 +670,8 @@ typedef struct layer {
 } layer_t;
 
 static const layer_t layers[] = {
-    {"qkv", 6144, 4096, K_CUDA_OUT_BF16},
-    {"o", 4096, 4096, K_CUDA_OUT_ADD},
-    {"gate_up", 28672, 4096, K_CUDA_OUT_SWIGLU},
-    {"down", 4096, 14336, K_CUDA_OUT_ADD},
+    {"qkv", 6144, 4096, K_CUDA_OUT_BF16},        {"o", 4096, 4096, K_CUDA_OUT_ADD},
+    {"gate_up", 28672, 4096, K_CUDA_OUT_SWIGLU}, {"down", 4096, 14336, K_CUDA_OUT_ADD},
     {"head", 128256, 4096, K_CUDA_OUT_F32},
 };
 
@@ -719,10 +734,11 @@ static void time_layers(k_cuda_linear_path_t path, const char *path_name, k_dtyp
         CUDA(cudaFree(w));
     }
     for (int i = 0; i < 7; i++) {
-        std::printf("all four %5u  %9.2f %7.0f %5.1f%% %7.0f (%.1f%% of cuBLAS' peak)  cuBLAS %.2f\n",
-                    counts[i], total[i] * 1e6, bytes_all / total[i] * 1e-9,
-                    100 * bytes_all / total[i] / c.copy, flops[i] / total[i] * 1e-12,
-                    c.flops == 0 ? 0 : 100 * flops[i] / total[i] / c.flops, total_blas[i] * 1e6);
+        std::printf(
+            "all four %5u  %9.2f %7.0f %5.1f%% %7.0f (%.1f%% of cuBLAS' peak)  cuBLAS %.2f\n",
+            counts[i], total[i] * 1e6, bytes_all / total[i] * 1e-9,
+            100 * bytes_all / total[i] / c.copy, flops[i] / total[i] * 1e-12,
+            c.flops == 0 ? 0 : 100 * flops[i] / total[i] / c.flops, total_blas[i] * 1e6);
     }
 }
 
@@ -748,7 +764,8 @@ int main(int argc, char **argv)
         }
         time_layers(path, path_name.c_str(), dtype);
     } else {
-        std::printf("bench_linear families | check [auto|mma|wgmma] | time [auto|mma|wgmma] [DTYPE]\n");
+        std::printf(
+            "bench_linear families | check [auto|mma|wgmma] | time [auto|mma|wgmma] [DTYPE]\n");
         return 2;
     }
     return failures != 0;

@@ -23,7 +23,7 @@ static const form_t forms[K_DTYPE_COUNT] = {
 
 bool packing_has(k_dtype_t dtype)
 {
-    return forms[dtype].quant_bytes != 0 || k_dtype_info(dtype)->block_elements == 1;
+    return forms[dtype].quant_bytes != 0 || dtype == K_F32 || dtype == K_F16 || dtype == K_BF16;
 }
 
 packing_t packing_of(k_dtype_t dtype, uint32_t columns, uint32_t lanes)

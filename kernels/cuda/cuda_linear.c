@@ -18,10 +18,15 @@ static size_t block_bytes(k_dtype_t dtype)
         return 4096;
     case K_Q8_0:
         return 1088;
+    case K_F8_32:
+        return 1152;
     case K_Q4_0:
         return 576;
+    case K_MXFP4:
+        return 544;
     case K_Q4_1:
     case K_Q4_K:
+    case K_I4_32:
         return 640;
     case K_Q6_K:
         return 896;
@@ -103,21 +108,39 @@ static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
     plan->stages = plan->stages < MAX_STAGES ? plan->stages : MAX_STAGES;
 }
 
-linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_t rows,
-                                      uint32_t processors)
+/* The best span of one choice of tokens; returns its clocks. */
+static uint64_t plan_span(linear_wgmma_plan_t *plan, uint32_t units, uint32_t k_blocks,
+                          uint32_t rows, uint32_t processors)
 {
-    linear_wgmma_plan_t plan = {.tokens = tokens_of(rows)};
-    const uint32_t token_blocks = divide_up(rows, plan.tokens);
-    const uint32_t max_span = plan.tokens <= 64 ? 16 : 8;
+    const uint32_t token_blocks = divide_up(rows, plan->tokens);
+    const uint32_t max_span = plan->tokens <= 64 ? 16 : 8;
     uint64_t best = UINT64_MAX;
     for (uint32_t span = 1; span <= max_span; span++) {
         const uint32_t tiles = divide_up(units, span) * token_blocks;
-        const uint64_t tile = (uint64_t)tile_clocks(span, plan.tokens, token_blocks == 1) * k_blocks;
-        const uint64_t clocks = divide_up(tiles, processors) * (tile + 1000);
+        const uint64_t tile =
+            (uint64_t)tile_clocks(span, plan->tokens, token_blocks == 1) * k_blocks;
+        const uint64_t clocks = divide_up(tiles, processors) * (tile + 1000 + 16 * plan->tokens);
         if (clocks <= best) { /* of equals the widest: x is read less often */
             best = clocks;
-            plan.span = span;
-            plan.blocks = tiles < processors ? tiles : processors;
+            plan->span = span;
+            plan->blocks = tiles < processors ? tiles : processors;
+        }
+    }
+    return best;
+}
+
+linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_t rows,
+                                      uint32_t processors)
+{
+    linear_wgmma_plan_t plan = {0};
+    uint64_t best = UINT64_MAX;
+    const uint32_t enough = tokens_of(rows);
+    for (uint32_t tokens = enough <= 64 ? enough : 64; tokens <= enough; tokens *= 2) {
+        linear_wgmma_plan_t candidate = {.tokens = tokens};
+        const uint64_t clocks = plan_span(&candidate, units, k_blocks, rows, processors);
+        if (clocks <= best) {
+            best = clocks;
+            plan = candidate;
         }
     }
     plan.groups = divide_up(plan.span, 4);
@@ -132,8 +155,12 @@ static bool wgmma_fits(const k_cuda_linear_t *args)
     return args->w.dtype == K_BF16 && args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
 }
 
-/* Of the current device; 0 where it has no wgmma. */
-static int hopper_processors(int *processors_out)
+typedef struct device {
+    int processors;
+    bool is_hopper;
+} device_t;
+
+static int current_device(device_t *device_out)
 {
     int device = 0;
     int major = 0;
@@ -146,37 +173,36 @@ static int hopper_processors(int *processors_out)
         error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
     }
     if (error == cudaSuccess) {
-        error = cudaDeviceGetAttribute(processors_out, cudaDevAttrMultiProcessorCount, device);
+        error =
+            cudaDeviceGetAttribute(&device_out->processors, cudaDevAttrMultiProcessorCount, device);
     }
-    if (major != 9 || minor != 0) {
-        *processors_out = 0;
-    }
+    device_out->is_hopper = major == 9 && minor == 0;
     return error;
 }
 
 int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
 {
-    int processors = 0;
+    device_t device = {0};
     if ((args->out == K_CUDA_OUT_SWIGLU) != args->w.is_gate_up) {
         return cudaErrorInvalidValue;
     }
-    if (args->path != K_CUDA_LINEAR_MMA && wgmma_fits(args)) {
-        const int error = hopper_processors(&processors);
-        if (error != cudaSuccess) {
-            return error;
-        }
+    const int error = current_device(&device);
+    if (error != cudaSuccess) {
+        return error;
     }
-    if (processors == 0 && args->path == K_CUDA_LINEAR_WGMMA) {
+    const uint32_t processors = (uint32_t)device.processors;
+    const bool by_wgmma = args->path != K_CUDA_LINEAR_MMA && device.is_hopper && wgmma_fits(args);
+    if (!by_wgmma && args->path == K_CUDA_LINEAR_WGMMA) {
         return cudaErrorNotSupported;
     }
     if (args->rows == 0) {
         return cudaSuccess;
     }
-    if (processors == 0) {
-        return k_cuda_linear_mma(args, stream);
+    if (!by_wgmma) {
+        return k_cuda_linear_mma(args, processors, stream);
     }
     const linear_wgmma_plan_t plan =
         linear_wgmma_plan(linear_units(args->w.is_gate_up, args->w.rows),
-                          linear_k_blocks(args->w.columns), args->rows, (uint32_t)processors);
+                          linear_k_blocks(args->w.columns), args->rows, processors);
     return k_cuda_linear_wgmma(args, &plan, stream);
 }

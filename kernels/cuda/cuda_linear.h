@@ -39,9 +39,9 @@ extern "C" {
 
 #include "kernels/dtypes.h"
 
-#define LINEAR_UNIT_ROWS   16
-#define LINEAR_K_BLOCK     64
-#define LINEAR_MMA_SPLITS  8
+#define LINEAR_UNIT_ROWS  16
+#define LINEAR_K_BLOCK    64
+#define LINEAR_MMA_SPLITS 8
 
 /* ---- weights ------------------------------------------------------------------------------- */
 

@@ -19,7 +19,7 @@ static inline uint32_t linear_k_blocks(uint32_t columns)
     return (columns + LINEAR_K_BLOCK - 1) / LINEAR_K_BLOCK;
 }
 
-int k_cuda_linear_mma(const k_cuda_linear_t *args, cudaStream_t stream);
+int k_cuda_linear_mma(const k_cuda_linear_t *args, uint32_t processors, cudaStream_t stream);
 
 /*
  * How the wgmma kernel cuts a product; no cut changes a bit of the result.
@@ -30,7 +30,7 @@ typedef struct linear_wgmma_plan {
     uint32_t groups; /* consumer warp groups, 64 rows of W each: 1..4 */
     uint32_t span;
     uint32_t stage_blocks;
-    uint32_t stages;
+    uint32_t stages; /* 2 or more: one is held until the next has come */
     uint32_t stage_bytes;
     uint32_t blocks; /* of the grid */
 } linear_wgmma_plan_t;

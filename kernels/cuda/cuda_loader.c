@@ -51,9 +51,10 @@ struct cuda_loader {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* any of: */
     job_t jobs[MAX_JOBS];   /* guarded by lock, so for the next */
-    uint64_t posted;
+    uint64_t posted;        /* changed by the caller alone */
     uint64_t taken;
     uint64_t done;
+    uint64_t finished; /* the caller's: posted, when it last called finish */
     bool is_stopping;
     weft_status_t status; /* the first failure */
 };
@@ -258,8 +259,14 @@ void cuda_loader_post(cuda_loader_t *loader, const k_cuda_weight_t *weight,
     }
 }
 
+bool cuda_loader_is_idle(const cuda_loader_t *loader)
+{
+    return loader->finished == loader->posted; /* only the caller changes either */
+}
+
 weft_status_t cuda_loader_finish(cuda_loader_t *loader)
 {
+    loader->finished = loader->posted;
     pthread_mutex_lock(&loader->lock);
     while (loader->done < loader->posted) {
         pthread_cond_wait(&loader->changed, &loader->lock);

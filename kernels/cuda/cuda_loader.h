@@ -23,5 +23,6 @@ void cuda_loader_destroy(cuda_loader_t *loader); /* NULL is fine; what was poste
  */
 void cuda_loader_post(cuda_loader_t *loader, const k_cuda_weight_t *weight,
                       const k_weight_part_t *parts, uint32_t n_parts);
+bool cuda_loader_is_idle(const cuda_loader_t *loader); /* nothing was posted since finish */
 /* Waits for everything posted to be packed on the device. */
 weft_status_t cuda_loader_finish(cuda_loader_t *loader);

@@ -120,6 +120,13 @@ static void launch_attention(k_stream_t *stream, const k_attention_args_t *args)
     note(stream, k_cuda_attention(args, &plan, stream_of(stream)), "kernel attention");
 }
 
+static bool can_attend(const k_kv_view_t *kv)
+{
+    const uint32_t tokens = kv->block_tokens;
+    return k_cuda_attention_is_supported(kv->dtype, kv->head_dim) && tokens >= 8 &&
+           tokens <= K_CUDA_ATTENTION_SEGMENT && (tokens & (tokens - 1)) == 0;
+}
+
 static void launch_rope_kv_write(k_stream_t *stream, const k_rope_kv_write_args_t *args)
 {
     note(stream, k_cuda_rope_kv_write(args, args->rows, stream_of(stream)), "kernel rope_kv_write");
@@ -144,6 +151,8 @@ const k_ops_t k_ops_cuda = {
     .name = "cuda",
     .is_supported = is_supported,
     .act = K_BF16,
+    .attention_features = K_ATTENTION_SOFTCAP | K_ATTENTION_SINKS,
+    .can_attend = can_attend,
     .weight_bytes = weight_bytes,
     .weight_pack = weight_pack,
     .scratch_bytes = scratch_bytes,

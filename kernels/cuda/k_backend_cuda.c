@@ -36,13 +36,18 @@ static void cuda_close(k_stream_t *stream)
     cuda_loader_destroy(stream->loader);
 }
 
-/* Weights that are still being read count as enqueued; readers that wait for more have done. */
+/* Weights that are still being read count as enqueued. Readers that got none since are let go. */
 static weft_status_t cuda_settle(k_stream_t *stream)
 {
-    const weft_status_t status =
-        stream->loader == NULL ? WEFT_OK : cuda_loader_finish(stream->loader);
-    cuda_loader_destroy(stream->loader);
-    stream->loader = NULL;
+    if (stream->loader == NULL) {
+        return WEFT_OK;
+    }
+    const bool is_idle = cuda_loader_is_idle(stream->loader);
+    const weft_status_t status = cuda_loader_finish(stream->loader);
+    if (is_idle) {
+        cuda_loader_destroy(stream->loader);
+        stream->loader = NULL;
+    }
     return status;
 }
 

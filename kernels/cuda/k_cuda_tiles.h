@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * k_cuda_tiles: rows of logits, a block a tile of TILE tokens, so that one row keeps many
- * multiprocessors busy. For sample.cu and logprobs.cu.
+ * k_cuda_tiles: rows of logits in tiles of TILE tokens, which the blocks of a row share out, so that
+ * one row keeps many multiprocessors busy. For sample.cu and logprobs.cu.
  *
  * What tiles hand on to the next kernel are maxima, integers, or sums that are added in the order of
  * the tiles: results do not depend on who comes first.
@@ -23,6 +23,17 @@ enum {
 inline uint32_t tiles_of(uint32_t vocab)
 {
     return (vocab + TILE - 1) / TILE;
+}
+
+/*
+ * Blocks for each of `rows` rows: about four a multiprocessor in all, so that few rows use all of them
+ * and many rows do not pay for blocks that have little to do. A block takes every so many-th tile.
+ */
+inline uint32_t tile_blocks(uint32_t rows, uint32_t tiles, uint32_t multiprocessors)
+{
+    const uint32_t blocks = (4 * multiprocessors + rows - 1) / rows;
+    const uint32_t tiles_a_block = (tiles + blocks - 1) / blocks;
+    return (tiles + tiles_a_block - 1) / tiles_a_block;
 }
 
 /* The token that this thread holds as number i. */

@@ -2,16 +2,18 @@
 /*
  * y = x Wᵀ by mma.sync, any dtype, any GPU since sm_80.
  *
- * A block of 8 warps makes one unit of 16 rows of W × NT groups of 8 tokens. Each warp walks one of
- * the fixed parts of K alone, from registers to registers: a lane loads its fragments of W, which
- * were packed for it, several k blocks ahead, and its pieces of x. The parts are added in order.
+ * Few tokens: a block of 8 warps makes one unit of 16 rows of W after the other. Each warp walks one
+ * of the fixed parts of K: a lane loads its fragments of W, which were packed for it, from memory
+ * to registers several k blocks ahead, and its pieces of x from shared memory. The parts are added
+ * in order. Many tokens: each warp has a unit of its own and all of K; stages of x are shared.
  */
 #include "kernels/cuda/cuda_linear_priv.h"
 #include "kernels/cuda/linear_store.h"
 #include "kernels/cuda/simt.h"
 #include "kernels/cuda/weight_formats.h"
 
-#define SPLITS LINEAR_MMA_SPLITS
+#define SPLITS       LINEAR_MMA_SPLITS
+#define MAX_SHARED_X (200u << 10)
 
 typedef struct linear_mma {
     const void *weights;
@@ -19,7 +21,10 @@ typedef struct linear_mma {
     size_t x_stride;
     uint32_t columns;
     uint32_t k_blocks;
+    uint32_t units;
     bool x_pieces; /* 8-byte loads of x are aligned */
+    bool x_chunks; /* 16-byte ones */
+    bool shares_x; /* few tokens: x is copied to shared memory */
     linear_store_t store;
 } linear_mma_t;
 
@@ -40,13 +45,10 @@ SIMT_DEVICE uint2 load_x(const linear_mma_t &p, uint32_t token, uint32_t k)
     return make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
 }
 
-/* acc += the block's part of the sum. */
-template <class W, int NT>
-SIMT_DEVICE void multiply(const linear_mma_t &p, const typename W::raw &w, uint32_t token,
-                          uint32_t k, float (&acc)[NT][4])
+/* acc += the block's part of the sum; x(n, j) gives a lane's b of token group n in step j. */
+template <class W, int NT, class X>
+SIMT_DEVICE void multiply(const typename W::raw &w, float (&acc)[NT][4], X x)
 {
-    const uint32_t g = (uint32_t)simt_lane() / 4;
-    const uint32_t t = (uint32_t)simt_lane() % 4;
     const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
     constexpr int STEPS = W::GROUP == 0 ? 4 : W::GROUP / 16; /* of a group */
     SIMT_UNROLL
@@ -67,9 +69,8 @@ SIMT_DEVICE void multiply(const linear_mma_t &p, const typename W::raw &w, uint3
             float(&to)[4] = W::GROUP == 0 ? acc[n] : sum;
             SIMT_UNROLL
             for (int j = 0; j < STEPS; j++) {
-                const uint2 x =
-                    load_x(p, token + n * 8 + g, k + (uint32_t)(group * STEPS + j) * 16 + 4 * t);
-                const uint32_t b[2] = {x.x, x.y};
+                const uint2 piece = x(n, group * STEPS + j);
+                const uint32_t b[2] = {piece.x, piece.y};
                 SIMT_UNROLL
                 for (int part = 0; part < W::PARTS; part++) {
                     simt_mma_bf16(to, a[j][part], b);
@@ -91,54 +92,82 @@ SIMT_DEVICE void multiply(const linear_mma_t &p, const typename W::raw &w, uint3
     }
 }
 
-/* Sums K blocks [first, last) of unit blockIdx.y, ring blocks ahead. */
-template <class W, int NT>
-SIMT_DEVICE void walk(const linear_mma_t &p, uint32_t token, uint32_t first, uint32_t last,
-                      float (&acc)[NT][4])
+/* ---- few tokens ------------------------------------------------------------------------------ */
+
+/* A warp's part of K of the tokens, in shared memory or, where that is too small, in x itself. */
+typedef struct part {
+    uint32_t first; /* k block */
+    uint32_t last;
+    uint8_t *x; /* [rows][row_bytes] or NULL */
+    uint32_t row_bytes;
+} part_t;
+
+/* Bytes of x in shared memory: rows are 32 bytes apart beyond a multiple of 128, so that lanes that
+ * read together meet no bank twice. */
+static uint32_t shared_x_bytes(uint32_t rows, uint32_t k_blocks)
 {
-    const uint32_t g = (uint32_t)simt_lane() / 4;
-    const uint32_t t = (uint32_t)simt_lane() % 4;
-    typename W::raw ring[W::DEPTH] = {};
-    SIMT_UNROLL
-    for (uint32_t i = 0; i < W::DEPTH; i++) {
-        if (first + i < last) {
-            ring[i] = W::load(W::block(p.weights, blockIdx.y, first + i, p.k_blocks), g, t);
-        }
-    }
-    simt_wait_previous(); /* x and y are its; the weights are nobody's */
-    for (uint32_t base = first; base < last; base += W::DEPTH) {
-        SIMT_UNROLL
-        for (uint32_t i = 0; i < W::DEPTH; i++) {
-            const uint32_t kb = base + i;
-            if (kb < last) {
-                const typename W::raw w = ring[i];
-                if (kb + W::DEPTH < last) {
-                    ring[i] = W::load(
-                        W::block(p.weights, blockIdx.y, kb + W::DEPTH, p.k_blocks), g, t);
-                }
-                multiply<W, NT>(p, w, token, kb * LINEAR_K_BLOCK, acc);
-            }
-        }
-    }
+    return rows * (k_blocks * 128 + SPLITS * 32);
 }
 
-template <class W, int NT>
-static SIMT_KERNEL(32 * SPLITS, NT <= 2 ? 2 : 1) linear_mma_kernel(const linear_mma_t p)
+SIMT_DEVICE part_t part_of(const linear_mma_t &p, uint32_t split, uint8_t *shared)
 {
-    SIMT_SHARED(float, parts, [SPLITS][NT][4][SIMT_WARP]);
-    const uint32_t token = blockIdx.x * NT * 8;
+    part_t part;
+    part.first = p.k_blocks * split / SPLITS;
+    part.last = p.k_blocks * (split + 1) / SPLITS;
+    part.row_bytes = (part.last - part.first) * 128 + 32;
+    part.x = p.shares_x ? shared + p.store.rows * (part.first * 128 + split * 32) : nullptr;
+    return part;
+}
+
+/* Copies the warp's part of x; a piece is 4 elements. */
+SIMT_DEVICE void copy_x(const linear_mma_t &p, const part_t &part)
+{
+    const uint32_t pieces = (part.last - part.first) * 16;
+    for (uint32_t i = (uint32_t)simt_lane(); i < pieces * p.store.rows; i += SIMT_WARP) {
+        const uint32_t row = i / pieces;
+        const uint32_t k = part.first * LINEAR_K_BLOCK + i % pieces * 4;
+        uint8_t *to = part.x + row * part.row_bytes + i % pieces * 8;
+        if (p.x_pieces && k + 4 <= p.columns) {
+            simt_cp_async<8>(to, p.x + row * p.x_stride + k);
+        } else {
+            *reinterpret_cast<uint2 *>(to) = load_x(p, row, k);
+        }
+    }
+    simt_cp_async_commit();
+    simt_cp_async_wait<0>();
+    simt_sync_warp();
+}
+
+/* A lane's b of token n * 8 + g in step j of block kb. */
+SIMT_DEVICE uint2 read_x(const linear_mma_t &p, const part_t &part, uint32_t token, uint32_t kb,
+                         uint32_t j)
+{
+    const uint32_t t = (uint32_t)simt_lane() % 4;
+    if (part.x == nullptr) {
+        return load_x(p, token, kb * LINEAR_K_BLOCK + j * 16 + 4 * t);
+    }
+    if (token >= p.store.rows) {
+        return make_uint2(0, 0);
+    }
+    return *reinterpret_cast<const uint2 *>(part.x + token * part.row_bytes +
+                                            (kb - part.first) * 128 + j * 32 + t * 8);
+}
+
+/* Adds the parts of a unit in order and stores; the warps take turns. acc begins anew. */
+template <int NT>
+SIMT_DEVICE void finish(const linear_mma_t &p, float (&parts)[SPLITS][NT][4][SIMT_WARP],
+                        uint32_t unit, uint32_t turn, float (&acc)[NT][4])
+{
     const uint32_t split = (uint32_t)simt_warp();
     const uint32_t lane = (uint32_t)simt_lane();
-    float acc[NT][4] = {};
-
-    simt_launch_next();
-    walk<W, NT>(p, token, p.k_blocks * split / SPLITS, p.k_blocks * (split + 1) / SPLITS, acc);
     SIMT_UNROLL
     for (int i = 0; i < 4 * NT; i++) {
         parts[split][i / 4][i % 4][lane] = acc[i / 4][i % 4];
+        acc[i / 4][i % 4] = 0;
     }
     simt_sync_block();
-    for (uint32_t n = split; n < NT; n += SPLITS) {
+    const uint32_t n = (split + turn) % SPLITS;
+    if (n < NT) {
         float sum[4];
         SIMT_UNROLL
         for (int i = 0; i < 4; i++) {
@@ -148,34 +177,219 @@ static SIMT_KERNEL(32 * SPLITS, NT <= 2 ? 2 : 1) linear_mma_kernel(const linear_
                 sum[i] += parts[s][n][i][lane];
             }
         }
-        linear_store_fragments<1>(p.store, blockIdx.y, token + n * 8, sum);
+        linear_store_fragments<1>(p.store, unit, n * 8, sum);
     }
 }
 
-template <class W, int NT> static cudaError_t launch(const linear_mma_t &p, uint32_t units,
-                                                     cudaStream_t stream)
+/* A place in the walk over all of this block's units. */
+typedef struct place {
+    uint32_t unit;
+    uint32_t kb;
+} place_t;
+
+SIMT_DEVICE void place_next(const part_t &part, place_t &at)
 {
-    return simt_launch(linear_mma_kernel<W, NT>,
-                       {.grid = {(p.store.rows + NT * 8 - 1) / (NT * 8), units},
+    if (++at.kb == part.last) {
+        at.kb = part.first;
+        at.unit += gridDim.x;
+    }
+}
+
+template <class W>
+SIMT_DEVICE void place_load(const linear_mma_t &p, const part_t &part, place_t &at,
+                            typename W::raw &w)
+{
+    if (at.unit < p.units && part.first < part.last) {
+        const uint32_t lane = (uint32_t)simt_lane();
+        w = W::load(W::block(p.weights, at.unit, at.kb, p.k_blocks), lane / 4, lane % 4);
+        place_next(part, at);
+    }
+}
+
+/* Blocks that share a multiprocessor, by the registers they need. */
+template <class W> constexpr int few_blocks()
+{
+    return W::PARTS > 1 ? 1 : 2;
+}
+
+/* Units blockIdx.x, + gridDim.x, …; a warp has W::DEPTH blocks on their way, also past a unit. */
+template <class W, int NT>
+static SIMT_KERNEL(32 * SPLITS, few_blocks<W>()) linear_mma_few(const linear_mma_t p)
+{
+    SIMT_SHARED(float, parts, [2][SPLITS][NT][4][SIMT_WARP]);
+    SIMT_DYN_SHARED(uint8_t, shared);
+    const part_t part = part_of(p, (uint32_t)simt_warp(), shared);
+    const uint32_t g = (uint32_t)simt_lane() / 4;
+    place_t ahead = {blockIdx.x, part.first};
+    place_t at = ahead;
+    typename W::raw ring[W::DEPTH] = {};
+    float acc[NT][4] = {};
+    uint32_t turn = 0;
+
+    simt_launch_next();
+    SIMT_UNROLL
+    for (int i = 0; i < W::DEPTH; i++) {
+        place_load<W>(p, part, ahead, ring[i]);
+    }
+    simt_wait_previous(); /* x and y are its; the weights are nobody's */
+    if (p.shares_x) {
+        copy_x(p, part);
+    }
+    if (part.first == part.last) { /* K is too short for all warps */
+        for (; at.unit < p.units; at.unit += gridDim.x, turn++) {
+            finish<NT>(p, parts[turn % 2], at.unit, turn * NT, acc);
+        }
+    }
+    while (at.unit < p.units) {
+        SIMT_UNROLL
+        for (int i = 0; i < W::DEPTH; i++) {
+            if (at.unit < p.units) {
+                const typename W::raw w = ring[i];
+                place_load<W>(p, part, ahead, ring[i]);
+                multiply<W, NT>(w, acc, [&](int n, int j) {
+                    return read_x(p, part, n * 8 + g, at.kb, (uint32_t)j);
+                });
+                const uint32_t unit = at.unit;
+                place_next(part, at);
+                if (at.kb == part.first) {
+                    finish<NT>(p, parts[turn % 2], unit, turn * NT, acc);
+                    turn++;
+                }
+            }
+        }
+    }
+}
+
+/* ---- many tokens ----------------------------------------------------------------------------- */
+
+#define WIDE_UNITS  8 /* at most; a warp each */
+#define WIDE_TOKENS 64
+#define WIDE_STAGES 4
+#define WIDE_STAGE  (WIDE_TOKENS * 128)
+
+/* Where 16-byte chunk c of a token's k block lies: lanes that read together meet no bank twice. */
+SIMT_DEVICE uint32_t wide_chunk(uint32_t token, uint32_t c)
+{
+    return token * 128 + (c ^ token % 4 * 2) * 16;
+}
+
+/* Begins to copy k block kb of the tokens from `token` on to a stage; zeroes outside of x. */
+SIMT_DEVICE void wide_copy(const linear_mma_t &p, uint8_t *stage, uint32_t token, uint32_t kb)
+{
+    for (uint32_t i = threadIdx.x; i < WIDE_TOKENS * 8 && kb < p.k_blocks; i += blockDim.x) {
+        const uint32_t at = token + i / 8;
+        const uint32_t k = kb * LINEAR_K_BLOCK + i % 8 * 8;
+        uint8_t *to = stage + wide_chunk(i / 8, i % 8);
+        if (p.x_chunks) {
+            const uint32_t left = at < p.store.rows && k < p.columns ? (p.columns - k) * 2 : 0;
+            const uint16_t *from = left != 0 ? p.x + at * p.x_stride + k : p.x;
+            simt_cp_async_zfill<16>(to, from, left < 16 ? left : 16);
+        } else {
+            *reinterpret_cast<uint2 *>(to) = load_x(p, at, k);
+            *reinterpret_cast<uint2 *>(to + 8) = load_x(p, at, k + 4);
+        }
+    }
+    simt_cp_async_commit();
+}
+
+/*
+ * A unit of W for each warp × 64 tokens. A warp walks all parts of K one after the other: the same
+ * sums as those of 8 warps that take a part each.
+ */
+template <class W> static SIMT_KERNEL(32 * WIDE_UNITS, 1) linear_mma_wide(const linear_mma_t p)
+{
+    constexpr int NT = WIDE_TOKENS / 8;
+    SIMT_DYN_SHARED(uint8_t, stages);
+    const uint32_t g = (uint32_t)simt_lane() / 4;
+    const uint32_t t = (uint32_t)simt_lane() % 4;
+    const uint32_t token = blockIdx.x * WIDE_TOKENS;
+    const uint32_t unit = blockIdx.y * (blockDim.x / SIMT_WARP) + (uint32_t)simt_warp();
+    const uint32_t at = unit < p.units ? unit : p.units - 1; /* read and dropped */
+    float acc[NT][4] = {}, sum[NT * 4] = {};
+
+    simt_launch_next();
+    typename W::raw next = W::load(W::block(p.weights, at, 0, p.k_blocks), g, t);
+    simt_wait_previous();
+    for (uint32_t kb = 0; kb < WIDE_STAGES - 1; kb++) {
+        wide_copy(p, stages + kb * WIDE_STAGE, token, kb);
+    }
+    for (uint32_t split = 0, kb = 0; split < SPLITS; split++) {
+        for (; kb < p.k_blocks * (split + 1) / SPLITS; kb++) {
+            const typename W::raw w = next;
+            if (kb + 1 < p.k_blocks) {
+                next = W::load(W::block(p.weights, at, kb + 1, p.k_blocks), g, t);
+            }
+            simt_cp_async_wait<WIDE_STAGES - 2>();
+            simt_sync_block(); /* the stage is there for all; the one before is free */
+            const uint32_t ahead = kb + WIDE_STAGES - 1;
+            wide_copy(p, stages + ahead % WIDE_STAGES * WIDE_STAGE, token, ahead);
+            const uint8_t *stage = stages + kb % WIDE_STAGES * WIDE_STAGE;
+            multiply<W, NT>(w, acc, [&](int n, int j) {
+                return *reinterpret_cast<const uint2 *>(
+                    stage + wide_chunk(n * 8 + g, j * 2 + t / 2) + t % 2 * 8);
+            });
+        }
+        SIMT_UNROLL
+        for (int i = 0; i < 4 * NT; i++) {
+            float &part = acc[i / 4][i % 4];
+            sum[i] = split == 0 ? part : sum[i] + part;
+            part = 0;
+        }
+    }
+    if (unit < p.units) {
+        SIMT_UNROLL
+        for (int n = 0; n < NT; n += 4) {
+            linear_store_fragments<4>(p.store, unit, token + n * 8, sum + n * 4);
+        }
+    }
+}
+
+/* ---- host ------------------------------------------------------------------------------------ */
+
+template <class W, int NT>
+static cudaError_t launch_few(linear_mma_t p, uint32_t processors, cudaStream_t stream)
+{
+    const uint32_t blocks = processors * few_blocks<W>();
+    const uint32_t shared = shared_x_bytes(p.store.rows, p.k_blocks);
+    p.shares_x = shared <= MAX_SHARED_X;
+    return simt_launch(linear_mma_few<W, NT>,
+                       {.grid = {p.units < blocks ? p.units : blocks},
                         .block = {32 * SPLITS},
+                        .shared_bytes = p.shares_x ? shared : 0,
                         .stream = stream,
                         .overlaps_previous = true},
                        p);
 }
 
 template <class W>
-static cudaError_t launch_rows(const linear_mma_t &p, uint32_t units, cudaStream_t stream)
+static cudaError_t launch_wide(const linear_mma_t &p, uint32_t processors, cudaStream_t stream)
 {
-    if (p.store.rows <= 8) {
-        return launch<W, 1>(p, units, stream);
+    const uint32_t tokens = (p.store.rows + WIDE_TOKENS - 1) / WIDE_TOKENS;
+    uint32_t units = WIDE_UNITS; /* fewer a block when that keeps more processors busy */
+    while (units > 2 && tokens * ((p.units + units - 1) / units) < processors) {
+        units /= 2;
     }
-    if (p.store.rows <= 16) {
-        return launch<W, 2>(p, units, stream);
-    }
-    return p.store.rows <= 32 ? launch<W, 4>(p, units, stream) : launch<W, 8>(p, units, stream);
+    return simt_launch(linear_mma_wide<W>,
+                       {.grid = {tokens, (p.units + units - 1) / units},
+                        .block = {32 * units},
+                        .shared_bytes = WIDE_STAGES * WIDE_STAGE,
+                        .stream = stream,
+                        .overlaps_previous = true},
+                       p);
 }
 
-extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, cudaStream_t stream)
+template <class W>
+static cudaError_t launch_rows(const linear_mma_t &p, uint32_t processors, cudaStream_t stream)
+{
+    if (p.store.rows > 16) {
+        return launch_wide<W>(p, processors, stream);
+    }
+    return p.store.rows <= 8 ? launch_few<W, 1>(p, processors, stream)
+                             : launch_few<W, 2>(p, processors, stream);
+}
+
+extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, uint32_t processors,
+                                 cudaStream_t stream)
 {
     linear_mma_t p = {};
     p.weights = args->w.data;
@@ -183,13 +397,14 @@ extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, cudaStream_t strea
     p.x_stride = args->x_stride;
     p.columns = args->w.columns;
     p.k_blocks = linear_k_blocks(args->w.columns);
+    p.units = linear_units(args->w.is_gate_up, args->w.rows);
     p.x_pieces = args->x_stride % 4 == 0 && (uintptr_t)args->x % 8 == 0;
+    p.x_chunks = args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
     p.store = linear_store_of(args);
-    const uint32_t units = linear_units(args->w.is_gate_up, args->w.rows);
     switch (args->w.dtype) {
 #define DO(dtype, format)                                                                          \
     case dtype:                                                                                    \
-        return launch_rows<format>(p, units, stream);
+        return launch_rows<format>(p, processors, stream);
         WEIGHT_FORMATS(DO)
 #undef DO
     default:

@@ -47,9 +47,9 @@ SIMT_DEVICE void linear_store_bf16(const linear_store_t &s, uint32_t outputs, ui
 {
     const uint32_t mine = simt_pack_bf16(v0, v1);
     const uint32_t other = simt_shfl_xor(mine, 4);
-    const bool is_odd = (o & 1) != 0;
-    const uint32_t pair = is_odd ? simt_byte_perm(other, mine, 0x7632)
-                                 : simt_byte_perm(mine, other, 0x5410);
+    const uint32_t is_odd = o & 1;
+    const uint32_t pair =
+        is_odd ? simt_byte_perm(other, mine, 0x7632) : simt_byte_perm(mine, other, 0x5410);
     token += is_odd;
     o &= ~1u;
     if (token >= s.rows || o >= outputs) {
@@ -66,20 +66,39 @@ SIMT_DEVICE void linear_store_bf16(const linear_store_t &s, uint32_t outputs, ui
     }
 }
 
-SIMT_DEVICE void linear_add_bias(const linear_store_t &s, uint32_t unit, float (&v)[4])
+/* The bias of packed rows g and g + 8 of a unit. */
+SIMT_DEVICE float2 linear_bias(const linear_store_t &s, uint32_t unit, uint32_t g)
 {
-    if (s.bias == nullptr) {
-        return;
-    }
-    const uint32_t g = (uint32_t)simt_lane() / 4;
     const bool is_gate_up = s.out == K_CUDA_OUT_SWIGLU;
+    const uint32_t low = is_gate_up ? unit * 8 + g : unit * LINEAR_UNIT_ROWS + g;
+    const uint32_t high = is_gate_up ? s.w_rows / 2 + low : low + 8;
+    float2 bias = make_float2(0, 0);
+    if (s.bias != nullptr) {
+        bias.x = low < s.w_rows ? s.bias[low] : 0.0f;
+        bias.y = high < s.w_rows ? s.bias[high] : 0.0f;
+    }
+    return bias;
+}
+
+/* The residual stream is added to in memory, by one atomic an element: nothing waits for a load. */
+template <int N, bool ADDS>
+SIMT_DEVICE void linear_store_f32(const linear_store_t &s, uint32_t row, uint32_t token,
+                                  const float *d, float2 bias)
+{
+    float *const y = static_cast<float *>(s.y) + token * s.y_stride + row;
     SIMT_UNROLL
-    for (uint32_t half = 0; half < 2; half++) {
-        const uint32_t source = is_gate_up ? unit * 8 + g + half * (s.w_rows / 2)
-                                           : unit * LINEAR_UNIT_ROWS + g + half * 8;
-        const float bias = source < s.w_rows ? s.bias[source] : 0.0f;
-        v[2 * half] += bias;
-        v[2 * half + 1] += bias;
+    for (int n = 0; n < 4 * N; n++) {
+        const uint32_t step = n / 4 * 8 + n % 2;
+        const uint32_t half = n % 4 / 2 * 8;
+        const float v = d[n] + (half == 0 ? bias.x : bias.y);
+        float *to = y + step * s.y_stride + half;
+        if (token + step < s.rows && row + half < s.w_rows) {
+            if constexpr (ADDS) {
+                simt_atomic_add(to, v);
+            } else {
+                *to = v;
+            }
+        }
     }
 }
 
@@ -91,37 +110,32 @@ SIMT_DEVICE void linear_store_fragments(const linear_store_t &s, uint32_t unit, 
                                         const float *d)
 {
     const uint32_t g = (uint32_t)simt_lane() / 4;
-    const uint32_t t = (uint32_t)simt_lane() % 4;
     const uint32_t row = unit * LINEAR_UNIT_ROWS + g;
-    float *const y = static_cast<float *>(s.y) + row;
-    float old[N][4];
-    if (s.out == K_CUDA_OUT_ADD) { /* all loads first: none waits for a store */
+    const float2 bias = linear_bias(s, unit, g);
+    token += (uint32_t)simt_lane() % 4 * 2;
+    switch (s.out) {
+    case K_CUDA_OUT_ADD:
+        linear_store_f32<N, true>(s, row, token, d, bias);
+        break;
+    case K_CUDA_OUT_F32:
+        linear_store_f32<N, false>(s, row, token, d, bias);
+        break;
+    case K_CUDA_OUT_BF16:
         SIMT_UNROLL
-        for (int n = 0; n < 4 * N; n++) {
-            const uint32_t at = token + n / 4 * 8 + 2 * t + n % 2;
-            const uint32_t half = n % 4 / 2 * 8;
-            old[n / 4][n % 4] = at < s.rows && row + half < s.w_rows ? y[at * s.y_stride + half] : 0;
+        for (int n = 0; n < N; n++) {
+            const float *v = d + 4 * n;
+            linear_store_bf16(s, s.w_rows, row, token + n * 8, v[0] + bias.x, v[1] + bias.x);
+            linear_store_bf16(s, s.w_rows, row + 8, token + n * 8, v[2] + bias.y, v[3] + bias.y);
         }
-    }
-    SIMT_UNROLL
-    for (int n = 0; n < N; n++) {
-        float v[4] = {d[4 * n], d[4 * n + 1], d[4 * n + 2], d[4 * n + 3]};
-        const uint32_t at = token + n * 8 + 2 * t;
-        linear_add_bias(s, unit, v);
-        if (s.out == K_CUDA_OUT_SWIGLU) {
-            linear_store_bf16(s, s.w_rows / 2, unit * 8 + g, at, linear_silu(v[0]) * v[2],
-                              linear_silu(v[1]) * v[3]);
-        } else if (s.out == K_CUDA_OUT_BF16) {
-            linear_store_bf16(s, s.w_rows, row, at, v[0], v[1]);
-            linear_store_bf16(s, s.w_rows, row + 8, at, v[2], v[3]);
-        } else {
-            SIMT_UNROLL
-            for (int i = 0; i < 4; i++) {
-                if (at + i % 2 < s.rows && row + i / 2 * 8 < s.w_rows) {
-                    float *to = y + (at + i % 2) * s.y_stride + i / 2 * 8;
-                    *to = s.out == K_CUDA_OUT_ADD ? old[n][i] + v[i] : v[i];
-                }
-            }
+        break;
+    case K_CUDA_OUT_SWIGLU:
+        SIMT_UNROLL
+        for (int n = 0; n < N; n++) {
+            const float *v = d + 4 * n;
+            linear_store_bf16(s, s.w_rows / 2, unit * 8 + g, token + n * 8,
+                              linear_silu(v[0] + bias.x) * (v[2] + bias.y),
+                              linear_silu(v[1] + bias.x) * (v[3] + bias.y));
         }
+        break;
     }
 }

@@ -3,8 +3,8 @@
  * y = x Wᵀ by wgmma, BF16 weights on Hopper, from one token to thousands.
  *
  * The weights' rows are the M of the instruction, the tokens its N: one token costs no more of the
- * tensor cores than it must, and a thousand fill them. A producer warp copies stages of W (already in
- * the order wgmma reads) and of x into a ring; each consumer warp group multiplies 64 rows of W.
+ * tensor cores than it must, and a thousand fill them. Two producer warps copy stages of W (already
+ * in the order wgmma reads) and of x into a ring; each consumer warp group multiplies 64 rows of W.
  * Blocks of the grid are persistent: the ring runs on over the ends of tiles, and its first
  * fill of weights does not wait for the kernel before this one.
  *
@@ -16,9 +16,9 @@
 #include "kernels/cuda/linear_store.h"
 #include "kernels/cuda/simt.h"
 
-#define UNIT_BYTES  2048 /* 16 rows of 128 bytes */
-#define TILE_BYTES  8192 /* 4 units: what lies together in memory */
-#define MAX_STAGES  32
+#define UNIT_BYTES 2048 /* 16 rows of 128 bytes */
+#define TILE_BYTES 8192 /* 4 units: what lies together in memory */
+#define MAX_STAGES 32
 
 typedef struct linear_wgmma {
     const uint8_t *weights;
@@ -27,7 +27,8 @@ typedef struct linear_wgmma {
     uint32_t units;
     uint32_t spans;        /* tiles along W */
     uint32_t token_blocks; /* tiles along x */
-    uint32_t token_group;  /* token blocks that a span of W meets before the next span: they fit in L2 */
+    uint32_t
+        token_group; /* token blocks that a span of W meets before the next span: they fit in L2 */
     linear_store_t store;
 } linear_wgmma_t;
 
@@ -115,57 +116,69 @@ SIMT_DEVICE uint8_t *stage_x(const linear_wgmma_t &p, uint8_t *stage)
     return stage + p.plan.stage_blocks * p.plan.span * UNIT_BYTES;
 }
 
+/*
+ * Copies a stage's weights: one copy for each k block and each 64 rows of memory that the tile touches,
+ * shared out over the lanes, for one lane alone would spend more time on addresses than the copy
+ * takes.
+ */
 SIMT_DEVICE void load_weights(const linear_wgmma_t &p, const ring_t &ring, const cursor_t &c)
 {
     const uint64_t hint = p.token_blocks == 1 ? SIMT_L2_EVICT_FIRST : SIMT_L2_NORMAL;
-    const uint32_t blocks = cursor_blocks(p, c);
+    const uint32_t end = c.tile.unit + c.tile.units;
+    const uint32_t first = c.tile.unit / 4;
+    const uint32_t pieces = (end + 3) / 4 - first;
+    const uint32_t copies = pieces * cursor_blocks(p, c);
     uint8_t *to = ring.stages + c.stage * p.plan.stage_bytes;
-    simt_mbarrier_arrive_expect(&ring.full[c.stage],
-                                blocks * (c.tile.units * UNIT_BYTES + p.plan.tokens * 128));
-    for (uint32_t b = 0; b < blocks; b++) {
-        uint32_t n;
-        for (uint32_t u = 0; u < c.tile.units; u += n) {
-            const uint32_t unit = c.tile.unit + u;
-            n = 4 - unit % 4 < c.tile.units - u ? 4 - unit % 4 : c.tile.units - u;
-            const uint8_t *from = p.weights +
-                                  ((size_t)(unit / 4) * p.k_blocks + c.kb + b) * TILE_BYTES +
-                                  unit % 4 * UNIT_BYTES;
-            simt_tma_load(to + (b * p.plan.span + u) * UNIT_BYTES, from, n * UNIT_BYTES,
-                          &ring.full[c.stage], hint);
-        }
+    for (uint32_t i = (uint32_t)simt_lane(); i < copies; i += SIMT_WARP) {
+        const uint32_t b = i / pieces;
+        const uint32_t piece = first + i % pieces;
+        const uint32_t from = piece * 4 > c.tile.unit ? piece * 4 : c.tile.unit;
+        const uint32_t until = piece * 4 + 4 < end ? piece * 4 + 4 : end;
+        simt_tma_load(to + (b * p.plan.span + from - c.tile.unit) * UNIT_BYTES,
+                      p.weights + ((size_t)piece * p.k_blocks + c.kb + b) * TILE_BYTES +
+                          from % 4 * UNIT_BYTES,
+                      (until - from) * UNIT_BYTES, &ring.full[c.stage], hint);
     }
 }
 
 SIMT_DEVICE void load_x(const linear_wgmma_t &p, const simt_tensor_map_t *x, const ring_t &ring,
                         const cursor_t &c)
 {
-    const uint32_t blocks = cursor_blocks(p, c);
     uint8_t *to = stage_x(p, ring.stages + c.stage * p.plan.stage_bytes);
-    for (uint32_t b = 0; b < blocks; b++) {
+    for (uint32_t b = (uint32_t)simt_lane(); b < cursor_blocks(p, c); b += SIMT_WARP) {
         simt_tma_load_2d(to + b * p.plan.tokens * 128, x, (int)((c.kb + b) * LINEAR_K_BLOCK),
                          (int)c.tile.token, &ring.full[c.stage], SIMT_L2_EVICT_LAST);
     }
 }
 
-/* One thread. */
-SIMT_DEVICE void produce(const linear_wgmma_t &p, const simt_tensor_map_t *x, const ring_t &ring)
+/* A warp. Weights are nobody's result: their first stages do not wait for the kernel before. */
+SIMT_DEVICE void produce_weights(const linear_wgmma_t &p, const ring_t &ring)
 {
-    cursor_t w = {}, c = {};
-    simt_tma_prefetch_map(x);
-    cursor_begin(p, w, 1);
-    for (uint32_t i = 0; i < p.plan.stages && cursor_is_valid(p, w); i++) {
-        load_weights(p, ring, w);
-        cursor_next(p, w);
-    }
-    simt_wait_previous();
-    cursor_begin(p, c, 1);
-    for (uint32_t i = 0; i < p.plan.stages && cursor_is_valid(p, c); i++) {
-        load_x(p, x, ring, c);
-        cursor_next(p, c);
-    }
-    for (; cursor_is_valid(p, c); cursor_next(p, c)) {
+    cursor_t c = {};
+    for (cursor_begin(p, c, 1); cursor_is_valid(p, c); cursor_next(p, c)) {
         simt_mbarrier_wait(&ring.empty[c.stage], c.parity);
+        if (simt_lane() == 0) {
+            simt_mbarrier_arrive_expect(&ring.full[c.stage],
+                                        cursor_blocks(p, c) * c.tile.units * UNIT_BYTES);
+        }
+        simt_sync_warp();
         load_weights(p, ring, c);
+    }
+}
+
+/* Another warp. */
+SIMT_DEVICE void produce_x(const linear_wgmma_t &p, const simt_tensor_map_t *x, const ring_t &ring)
+{
+    cursor_t c = {};
+    simt_tma_prefetch_map(x);
+    simt_wait_previous();
+    for (cursor_begin(p, c, 1); cursor_is_valid(p, c); cursor_next(p, c)) {
+        simt_mbarrier_wait(&ring.empty[c.stage], c.parity);
+        if (simt_lane() == 0) {
+            simt_mbarrier_arrive_expect(&ring.full[c.stage],
+                                        cursor_blocks(p, c) * p.plan.tokens * 128);
+        }
+        simt_sync_warp();
         load_x(p, x, ring, c);
     }
 }
@@ -258,7 +271,7 @@ static SIMT_KERNEL(128 * (GROUPS + 1), 1)
 
     if (threadIdx.x == 0) {
         for (uint32_t i = 0; i < p.plan.stages; i++) {
-            simt_mbarrier_init(&ring.full[i], 1);
+            simt_mbarrier_init(&ring.full[i], 2);           /* weights and x */
             simt_mbarrier_init(&ring.empty[i], 4 * GROUPS); /* one arrival a consumer warp */
         }
         simt_mbarrier_fence_init();
@@ -269,8 +282,11 @@ static SIMT_KERNEL(128 * (GROUPS + 1), 1)
         if constexpr (N == 256) {
             simt_registers_lower<40>();
         }
-        if (threadIdx.x == 128 * GROUPS) {
-            produce(p, &x, ring);
+        const uint32_t warp = simt_shfl((uint32_t)simt_warp() % 4, 0);
+        if (warp == 0) {
+            produce_weights(p, ring);
+        } else if (warp == 1) {
+            produce_x(p, &x, ring);
         }
     } else {
         if constexpr (N == 256) {

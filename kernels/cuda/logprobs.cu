@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * logprobs: each tile's maximum, sum, count of better tokens and best tokens; then a warp a row puts
- * the tiles together in their order.
+ * the tiles together in their order. Vocabularies of up to 524288 tokens.
  */
 #include "kernels/cuda/k_cuda_report.h"
 #include "kernels/cuda/k_cuda_tiles.h"
+
+enum {
+    LISTS_A_LANE = 4,
+    MAX_TILES = LISTS_A_LANE * SIMT_WARP,
+};
 
 typedef struct tile_report {
     double sum; /* of exp(logit - max) */
@@ -65,37 +70,101 @@ SIMT_DEVICE void warp_top(standing_t (&held)[TILE_HELD], uint32_t n, standing_t 
 }
 
 /*
- * Merges sorted lists, list i at lists + i · stride, n entries each, into one; the warp calls, give(rank,
- * standing) is called by all lanes.
+ * Merges sorted lists, list i of n entries at lists + i · stride; the warp calls. give(rank, standing)
+ * is called by all lanes.
  */
 template <class F>
 SIMT_DEVICE void warp_merge(const standing_t *lists, size_t stride, uint32_t n_lists, uint32_t n,
                             F give)
 {
-    /* Standings are unique: what is worse than the last one given is what is left. */
-    standing_t last = ~(standing_t)0;
+    standing_t heads[LISTS_A_LANE];
+    uint32_t next[LISTS_A_LANE];
+    SIMT_UNROLL
+    for (int i = 0; i < LISTS_A_LANE; i++) {
+        const uint32_t list = (uint32_t)(i * SIMT_WARP + simt_lane());
+        heads[i] = list < n_lists && n > 0 ? lists[list * stride] : 0;
+        next[i] = 1;
+    }
     for (uint32_t rank = 0; rank < n; rank++) {
         standing_t mine = 0;
-        for (uint32_t list = (uint32_t)simt_lane(); list < n_lists; list += SIMT_WARP) {
-            const standing_t *entries = lists + list * stride;
-            uint32_t at = 0;
-            while (at < n && entries[at] >= last) {
-                at++;
-            }
-            mine = at < n && entries[at] > mine ? entries[at] : mine;
+        SIMT_UNROLL
+        for (int i = 0; i < LISTS_A_LANE; i++) {
+            mine = heads[i] > mine ? heads[i] : mine;
         }
-        last = warp_best(mine);
-        give(rank, last);
+        const standing_t best = warp_best(mine);
+        SIMT_UNROLL
+        for (int i = 0; i < LISTS_A_LANE; i++) {
+            if (heads[i] == best && best != 0) {
+                const uint32_t list = (uint32_t)(i * SIMT_WARP + simt_lane());
+                heads[i] = next[i] < n ? lists[list * stride + next[i]] : 0;
+                next[i]++;
+            }
+        }
+        give(rank, best);
+    }
+}
+
+/* Shared memory of report_tiles. */
+typedef struct report_space {
+    standing_t partial[TILE_WARPS];
+    double partial_sum[TILE_WARPS];
+    uint32_t partial_count[TILE_WARPS];
+    standing_t tops[TILE_WARPS][K_MAX_LOGPROBS];
+} report_space_t;
+
+/* The n best of the tile go to top. */
+SIMT_DEVICE void tile_top(standing_t (&held)[TILE_HELD], uint32_t n, report_space_t *space,
+                          standing_t *top)
+{
+    warp_top(held, n, space->tops[simt_warp()]);
+    simt_sync_block();
+    if (simt_warp() == 0) {
+        warp_merge(space->tops[0], K_MAX_LOGPROBS, TILE_WARPS, n,
+                   [=](uint32_t rank, standing_t standing) {
+                       if (simt_lane() == 0) {
+                           top[rank] = standing;
+                       }
+                   });
+    }
+}
+
+SIMT_DEVICE void report_tile(const k_cuda_report_t &job, const float *logits, uint32_t tile,
+                             const wish_t &wish, report_space_t *space, tile_report_t *report)
+{
+    const standing_t target = standing_of(clean(logits[wish.target]), wish.target);
+    float v[TILE_HELD];
+    tile_load(logits, job.vocab, tile, v);
+    standing_t held[TILE_HELD];
+    standing_t best = 0;
+    uint32_t n_better = 0;
+    SIMT_UNROLL
+    for (int i = 0; i < TILE_HELD; i++) {
+        const uint32_t token = tile_token(tile, i);
+        held[i] = token < job.vocab ? standing_of(v[i], token) : 0;
+        best = held[i] > best ? held[i] : best;
+        n_better += held[i] > target ? 1 : 0;
+    }
+    const float max = standing_value(block_best(best, space->partial));
+    double sum = 0;
+    SIMT_UNROLL
+    for (int i = 0; i < TILE_HELD; i++) {
+        sum += v[i] > -INFINITY ? (double)expf(v[i] - max) : 0.0;
+    }
+    sum = block_total(sum, space->partial_sum);
+    n_better = block_total(n_better, space->partial_count);
+    if (threadIdx.x == 0) {
+        report->sum = sum;
+        report->max = max;
+        report->n_better = n_better;
+    }
+    if (wish.n_top > 0) {
+        tile_top(held, wish.n_top, space, report->top);
     }
 }
 
 static SIMT_KERNEL(TILE_THREADS, 2) report_tiles(report_job_t job)
 {
-    SIMT_SHARED(standing_t, partial, [TILE_WARPS]);
-    SIMT_SHARED(double, partial_sum, [TILE_WARPS]);
-    SIMT_SHARED(uint32_t, partial_count, [TILE_WARPS]);
-    SIMT_SHARED(standing_t, tops, [TILE_WARPS][K_MAX_LOGPROBS]);
-    const uint32_t tile = blockIdx.x;
+    SIMT_SHARED(report_space_t, space, [1]);
     const uint32_t row = blockIdx.y;
     simt_launch_next();
     simt_wait_previous();
@@ -104,47 +173,31 @@ static SIMT_KERNEL(TILE_THREADS, 2) report_tiles(report_job_t job)
         return;
     }
     const float *logits = job.report.logits + row * job.report.logits_stride;
-    tile_report_t *report = &job.tile_reports[(size_t)row * job.tiles + tile];
-    const standing_t target = standing_of(clean(logits[wish.target]), wish.target);
+    for (uint32_t tile = blockIdx.x; tile < job.tiles; tile += gridDim.x) {
+        report_tile(job.report, logits, tile, wish, space,
+                    &job.tile_reports[(size_t)row * job.tiles + tile]);
+        simt_sync_block();
+    }
+}
 
-    float v[TILE_HELD];
-    tile_load(logits, job.report.vocab, tile, v);
-    standing_t held[TILE_HELD];
-    standing_t best = 0;
+/* The logarithm of the row's sum, and how many tokens are better than the target; the warp calls. */
+SIMT_DEVICE double join_tiles(const tile_report_t *tiles, uint32_t n, uint32_t *n_better_out)
+{
+    float max = -INFINITY;
     uint32_t n_better = 0;
-    SIMT_UNROLL
-    for (int i = 0; i < TILE_HELD; i++) {
-        const uint32_t token = tile_token(tile, i);
-        held[i] = token < job.report.vocab ? standing_of(v[i], token) : 0;
-        best = held[i] > best ? held[i] : best;
-        n_better += held[i] > target ? 1 : 0;
+    for (uint32_t i = (uint32_t)simt_lane(); i < n; i += SIMT_WARP) {
+        max = fmaxf(max, tiles[i].max);
+        n_better += tiles[i].n_better;
     }
-    const float max = standing_value(block_best(best, partial));
+    max = simt_warp_max(max);
     double sum = 0;
-    SIMT_UNROLL
-    for (int i = 0; i < TILE_HELD; i++) {
-        sum += v[i] > -INFINITY ? (double)expf(v[i] - max) : 0.0;
+    for (uint32_t i = (uint32_t)simt_lane(); i < n; i += SIMT_WARP) {
+        sum += tiles[i].sum > 0 ? tiles[i].sum * exp((double)tiles[i].max - (double)max) : 0.0;
     }
-    sum = block_total(sum, partial_sum);
-    n_better = block_total(n_better, partial_count);
-    if (threadIdx.x == 0) {
-        report->sum = sum;
-        report->max = max;
-        report->n_better = n_better;
-    }
-    if (wish.n_top == 0) {
-        return;
-    }
-    warp_top(held, wish.n_top, tops[simt_warp()]);
-    simt_sync_block();
-    if (simt_warp() == 0) {
-        warp_merge(tops[0], K_MAX_LOGPROBS, TILE_WARPS, wish.n_top,
-                   [=](uint32_t rank, standing_t standing) {
-                       if (simt_lane() == 0) {
-                           report->top[rank] = standing;
-                       }
-                   });
-    }
+    sum = warp_total(sum);
+    *n_better_out = warp_total(n_better);
+    /* A row of nothing but -inf: every log-probability is -inf. */
+    return max == -INFINITY ? (double)INFINITY : log(sum) + (double)max;
 }
 
 /* A warp a row. */
@@ -158,23 +211,10 @@ static SIMT_KERNEL(SIMT_WARP, 16) report_rows(report_job_t job)
         return;
     }
     const tile_report_t *tiles = job.tile_reports + (size_t)row * job.tiles;
-    float max = -INFINITY;
     uint32_t n_better = 0;
-    for (uint32_t i = (uint32_t)simt_lane(); i < job.tiles; i += SIMT_WARP) {
-        max = fmaxf(max, tiles[i].max);
-        n_better += tiles[i].n_better;
-    }
-    max = simt_warp_max(max);
-    n_better = warp_total(n_better);
-    double sum = 0;
-    for (uint32_t i = (uint32_t)simt_lane(); i < job.tiles; i += SIMT_WARP) {
-        sum += tiles[i].sum > 0 ? tiles[i].sum * exp((double)tiles[i].max - (double)max) : 0.0;
-    }
-    sum = warp_total(sum);
-    /* A row of nothing but -inf: every log-probability is -inf. */
-    const double log_sum = max == -INFINITY ? (double)INFINITY : log(sum) + (double)max;
-
+    const double log_sum = join_tiles(tiles, job.tiles, &n_better);
     k_sampled_t *out = &job.report.out[row];
+    simt_sync_warp(); /* every lane has read the target that is written over */
     if (simt_lane() == 0) {
         const float *logits = job.report.logits + row * job.report.logits_stride;
         const double chosen = clean(logits[wish.target]);
@@ -198,10 +238,14 @@ size_t k_cuda_report_scratch_bytes(uint32_t rows, uint32_t vocab)
 int k_cuda_report(const k_cuda_launch_t *at, const k_cuda_report_t *report, void *scratch)
 {
     const report_job_t job = {*report, tiles_of(report->vocab), (tile_report_t *)scratch};
-    simt_grid_t grid = {.grid = {job.tiles, report->rows},
-                        .block = {TILE_THREADS},
-                        .stream = at->stream,
-                        .overlaps_previous = true};
+    if (job.tiles > MAX_TILES) {
+        return cudaErrorInvalidValue;
+    }
+    simt_grid_t grid = {
+        .grid = {tile_blocks(report->rows, job.tiles, at->multiprocessors), report->rows},
+        .block = {TILE_THREADS},
+        .stream = at->stream,
+        .overlaps_previous = true};
     const cudaError_t error = simt_launch(report_tiles, grid, job);
     if (error != cudaSuccess) {
         return error;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sample: four kernels of a block a tile, or a block a row, then the report of logprobs.cu.
+ * sample: four kernels of some blocks a row, then the report of logprobs.cu.
  *
  *   adjust   z = logits after mask, bias and penalties; the best of each tile
  *   count    tokens and weights by bucket, for rows with top_k or top_p
  *   draw     noise for tokens that are surely kept, a list of those that the cut may spare
- *   choose   the cut through the list; the winner of all
+ *   choose   the cut through the list; the winner of all; one block a row
  *
  * Which of them a row needs is read on the device: a block of a row that does not ends at once.
  * The logits are left alone; z is scratch.
@@ -170,25 +170,25 @@ SIMT_DEVICE void clear_sums(const sample_job_t &job, uint32_t row, uint32_t tile
     }
 }
 
-static SIMT_KERNEL(TILE_THREADS, 2) sample_adjust(sample_job_t job)
+/* Shared memory of sample_adjust. */
+typedef struct adjust_space {
+    float z[TILE];
+    uint32_t counts[TILE];
+    standing_t partial[TILE_WARPS];
+} adjust_space_t;
+
+SIMT_DEVICE void adjust_tile(const sample_job_t &job, uint32_t row, uint32_t tile,
+                             adjust_space_t *space)
 {
-    SIMT_SHARED(float, shared_z, [TILE]);
-    SIMT_SHARED(uint32_t, counts, [TILE]);
-    SIMT_SHARED(standing_t, partial, [TILE_WARPS]);
-    const uint32_t tile = blockIdx.x;
-    const uint32_t row = blockIdx.y;
     const uint32_t vocab = job.args.vocab;
     const k_sample_row_t *params = &job.args.params[row];
-    simt_launch_next();
-    simt_wait_previous();
-
     float z[TILE_HELD];
     tile_load(job.args.logits + row * job.args.logits_stride, vocab, tile, z);
     if (params->mask != nullptr) {
         apply_mask(params->mask, vocab, tile, z);
     }
     if (params->n_bias > 0 || has_penalties(params)) {
-        adjust_few(params, vocab, tile, shared_z, counts, z);
+        adjust_few(params, vocab, tile, space->z, space->counts, z);
     }
     if (!is_greedy(params)) {
         store_z(job.z + row_start(job, row), tile, z);
@@ -200,9 +200,20 @@ static SIMT_KERNEL(TILE_THREADS, 2) sample_adjust(sample_job_t job)
         const standing_t standing = standing_of(z[i], tile_token(tile, i));
         best = standing > best ? standing : best;
     }
-    best = block_best(best, partial);
+    best = block_best(best, space->partial);
     if (threadIdx.x == 0) {
         job.best[(size_t)row * job.tiles + tile] = best;
+    }
+}
+
+static SIMT_KERNEL(TILE_THREADS, 2) sample_adjust(sample_job_t job)
+{
+    SIMT_SHARED(adjust_space_t, space, [1]);
+    simt_launch_next();
+    simt_wait_previous();
+    for (uint32_t tile = blockIdx.x; tile < job.tiles; tile += gridDim.x) {
+        adjust_tile(job, blockIdx.y, tile, space);
+        simt_sync_block();
     }
 }
 
@@ -222,15 +233,40 @@ SIMT_DEVICE void load_scaled(const sample_job_t &job, uint32_t row, uint32_t til
     }
 }
 
+SIMT_DEVICE void count_tile(const sample_job_t &job, uint32_t row, uint32_t tile, float max,
+                            histogram_t *histogram)
+{
+    const bool weighs = job.args.params[row].top_p < 1.0f;
+    float scaled[TILE_HELD];
+    load_scaled(job, row, tile, max, scaled);
+    SIMT_UNROLL
+    for (int i = 0; i < TILE_HELD; i++) {
+        if (scaled[i] > -INFINITY) {
+            histogram_add(histogram, bucket_of(scaled[i]), weighs ? weight_of(scaled[i]) : 0);
+        }
+    }
+}
+
+SIMT_DEVICE void add_to_row(const sample_job_t &job, uint32_t row, const histogram_t *histogram)
+{
+    for (uint32_t b = threadIdx.x; b < BUCKETS; b += TILE_THREADS) {
+        const uint64_t weight = histogram_weight(histogram, b);
+        if (histogram->count[b] != 0) {
+            simt_atomic_add(&job.counts[(size_t)row * BUCKETS + b], histogram->count[b]);
+        }
+        if (weight != 0) {
+            simt_atomic_add(&job.weights[(size_t)row * BUCKETS + b], weight);
+        }
+    }
+}
+
 static SIMT_KERNEL(TILE_THREADS, 2) sample_count(sample_job_t job)
 {
     SIMT_SHARED(histogram_t, histogram, [1]);
-    const uint32_t tile = blockIdx.x;
     const uint32_t row = blockIdx.y;
-    const k_sample_row_t *params = &job.args.params[row];
     simt_launch_next();
     simt_wait_previous();
-    if (!selects(params)) {
+    if (!selects(&job.args.params[row])) {
         return;
     }
     const float max = standing_value(row_best(job, row));
@@ -239,25 +275,11 @@ static SIMT_KERNEL(TILE_THREADS, 2) sample_count(sample_job_t job)
     }
     histogram_clear(histogram);
     simt_sync_block();
-    float scaled[TILE_HELD];
-    load_scaled(job, row, tile, max, scaled);
-    SIMT_UNROLL
-    for (int i = 0; i < TILE_HELD; i++) {
-        if (scaled[i] > -INFINITY) {
-            const uint64_t weight = params->top_p < 1.0f ? weight_of(scaled[i]) : 0;
-            histogram_add(histogram, bucket_of(scaled[i]), weight);
-        }
+    for (uint32_t tile = blockIdx.x; tile < job.tiles; tile += gridDim.x) {
+        count_tile(job, row, tile, max, histogram);
     }
     simt_sync_block();
-    for (uint32_t b = threadIdx.x; b < BUCKETS; b += TILE_THREADS) {
-        if (histogram->count[b] != 0) {
-            simt_atomic_add(&job.counts[(size_t)row * BUCKETS + b], histogram->count[b]);
-        }
-        const uint64_t weight = histogram_weight(histogram, b);
-        if (weight != 0) {
-            simt_atomic_add(&job.weights[(size_t)row * BUCKETS + b], weight);
-        }
-    }
+    add_to_row(job, row, histogram);
 }
 
 /* ---- draw ------------------------------------------------------------------------------------ */
@@ -301,10 +323,16 @@ SIMT_DEVICE void append_listed(const sample_job_t &job, uint32_t row, uint32_t t
     }
 }
 
+/* Shared memory of sample_draw. */
+typedef struct draw_space {
+    range_space_t range;
+    float partial_max[TILE_WARPS];
+    winner_t partial[TILE_WARPS];
+} draw_space_t;
+
 /* Among the thread's tokens with scaled > -inf. */
-SIMT_DEVICE winner_t draw_tile(const noise_source_t &source, uint32_t tile,
-                               const float (&scaled)[TILE_HELD], float *partial_max,
-                               winner_t *partial)
+SIMT_DEVICE winner_t draw_held(const noise_source_t &source, uint32_t tile,
+                               const float (&scaled)[TILE_HELD], draw_space_t *space)
 {
     float estimates[TILE_HELD];
     float best = -INFINITY;
@@ -313,7 +341,7 @@ SIMT_DEVICE winner_t draw_tile(const noise_source_t &source, uint32_t tile,
         estimates[i] = scaled[i] + noise_estimate(noise_word(source, tile_token(tile, i)));
         best = fmaxf(best, estimates[i]);
     }
-    const float worth = worth_computing(block_max(best, partial_max));
+    const float worth = worth_computing(block_max(best, space->partial_max));
     winner_t winner = nobody();
     SIMT_UNROLL
     for (int i = 0; i < TILE_HELD; i++) {
@@ -321,15 +349,27 @@ SIMT_DEVICE winner_t draw_tile(const noise_source_t &source, uint32_t tile,
             winner = better(winner, compute_exactly(source, scaled[i], tile_token(tile, i)));
         }
     }
-    return block_winner(winner, partial);
+    return block_winner(winner, space->partial);
+}
+
+/* Lists the tokens that range leaves open, and leaves those that it keeps. */
+SIMT_DEVICE void split_tile(const sample_job_t &job, uint32_t row, uint32_t tile,
+                            const range_t &range, float (&scaled)[TILE_HELD])
+{
+    bool is_listed[TILE_HELD];
+    SIMT_UNROLL
+    for (int i = 0; i < TILE_HELD; i++) {
+        const uint32_t bucket = bucket_of(scaled[i]);
+        is_listed[i] = scaled[i] > -INFINITY &&
+                       ((bucket >= range.first && bucket <= range.last) || bucket == range.kth);
+        scaled[i] = bucket < range.first ? scaled[i] : -INFINITY;
+    }
+    append_listed(job, row, tile, is_listed);
 }
 
 static SIMT_KERNEL(TILE_THREADS, 2) sample_draw(sample_job_t job)
 {
-    SIMT_SHARED(range_space_t, space, [1]);
-    SIMT_SHARED(float, partial_max, [TILE_WARPS]);
-    SIMT_SHARED(winner_t, partial, [TILE_WARPS]);
-    const uint32_t tile = blockIdx.x;
+    SIMT_SHARED(draw_space_t, space, [1]);
     const uint32_t row = blockIdx.y;
     const k_sample_row_t *params = &job.args.params[row];
     simt_launch_next();
@@ -341,24 +381,23 @@ static SIMT_KERNEL(TILE_THREADS, 2) sample_draw(sample_job_t job)
     if (max == -INFINITY) {
         return;
     }
-    float scaled[TILE_HELD];
-    load_scaled(job, row, tile, max, scaled);
-    if (selects(params)) {
-        const range_t range = row_range(job, row, space);
-        bool is_listed[TILE_HELD];
-        SIMT_UNROLL
-        for (int i = 0; i < TILE_HELD; i++) {
-            const uint32_t bucket = bucket_of(scaled[i]);
-            is_listed[i] = scaled[i] > -INFINITY &&
-                           ((bucket >= range.first && bucket <= range.last) || bucket == range.kth);
-            scaled[i] = bucket < range.first ? scaled[i] : -INFINITY;
-        }
-        append_listed(job, row, tile, is_listed);
-    }
     const noise_source_t source = {params->seed, params->output_index};
-    const winner_t winner = draw_tile(source, tile, scaled, partial_max, partial);
-    if (threadIdx.x == 0) {
-        job.winners[(size_t)row * job.tiles + tile] = winner;
+    const bool is_split = selects(params);
+    range_t range = {};
+    if (is_split) {
+        range = row_range(job, row, &space->range);
+    }
+    for (uint32_t tile = blockIdx.x; tile < job.tiles; tile += gridDim.x) {
+        float scaled[TILE_HELD];
+        load_scaled(job, row, tile, max, scaled);
+        if (is_split) {
+            split_tile(job, row, tile, range, scaled);
+        }
+        const winner_t winner = draw_held(source, tile, scaled, space);
+        if (threadIdx.x == 0) {
+            job.winners[(size_t)row * job.tiles + tile] = winner;
+        }
+        simt_sync_block();
     }
 }
 
@@ -529,10 +568,11 @@ int k_cuda_sample(const k_cuda_launch_t *at, const k_sample_args_t *args)
     if (lay_out(args->rows, args->vocab, at->scratch, &job) > at->scratch_bytes) {
         return cudaErrorInvalidValue;
     }
-    simt_grid_t grid = {.grid = {job.tiles, args->rows},
-                        .block = {TILE_THREADS},
-                        .stream = at->stream,
-                        .overlaps_previous = true};
+    simt_grid_t grid = {
+        .grid = {tile_blocks(args->rows, job.tiles, at->multiprocessors), args->rows},
+        .block = {TILE_THREADS},
+        .stream = at->stream,
+        .overlaps_previous = true};
     cudaError_t error = simt_launch(sample_adjust, grid, job);
     if (error == cudaSuccess) {
         error = simt_launch(sample_count, grid, job);

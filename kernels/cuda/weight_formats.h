@@ -299,7 +299,7 @@ SIMT_DEVICE void weight_unpack_16(uint4 v, uint32_t (&words)[4])
 
 /* then [row % 8] 8 bytes: f16 d of row g: group 0, 1; of row g + 8: group 0, 1 */
 struct weight_q4_0 : weight_block<576> {
-    enum { BYTES = 576, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 4 };
+    enum { BYTES = 576, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 6 };
     struct raw {
         uint32_t v[4];
         uint2 d;
@@ -347,7 +347,7 @@ struct weight_q4_0 : weight_block<576> {
 
 /* then [row % 8] 16 bytes: f16 (d, m) of row g: group 0, 1; of row g + 8: group 0, 1 */
 struct weight_q4_1 : weight_block<640> {
-    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1, DEPTH = 4 };
+    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1, DEPTH = 5 };
     struct raw {
         uint32_t v[4];
         uint32_t d[4];
@@ -395,9 +395,132 @@ struct weight_q4_1 : weight_block<640> {
     }
 };
 
+/* then [row % 8][row / 8] 8 bytes: f16 d, u8 zero, 0 of group 0, of group 1 */
+struct weight_i4_32 : weight_block<640> {
+    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 5 };
+    struct raw {
+        uint32_t v[4];
+        uint32_t d[4];
+    };
+
+    static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
+    {
+        raw w;
+        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v);
+        weight_unpack_16(simt_load_16_const(block + 512 + g * 16), w.d);
+        return w;
+    }
+    static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
+    {
+        uint32_t less[2]; /* -128 - zero, twice, of rows g and g + 8 */
+        SIMT_UNROLL
+        for (int half = 0; half < 2; half++) {
+            const uint32_t zero = w.d[half * 2 + j / 2] >> 16 & 0xff;
+            less[half] = 0xc300c300u + zero * 0x10001u; /* a step of bf16 at 128 is 1 */
+        }
+        SIMT_UNROLL
+        for (int i = 0; i < 4; i++) {
+            const uint32_t word = w.v[j / 2 * 2 + i % 2] >> (4 * (j % 2 * 2 + i / 2));
+            a[0][i] = simt_fma_bf16(weight_small(word & 0x000f000fu), 0x3f803f80u, less[i % 2]);
+        }
+    }
+    static SIMT_FN float2 scale(const raw &w, int group)
+    {
+        return make_float2(weight_half(w.d[group]), weight_half(w.d[2 + group]));
+    }
+    static SIMT_FN float2 offset(const raw &, int)
+    {
+        return make_float2(0, 0);
+    }
+    static SIMT_FN uint32_t scale_at(uint32_t row, uint32_t group)
+    {
+        return 512 + row % 8 * 16 + row / 8 * 8 + group * 4;
+    }
+    static SIMT_FN float value(const uint8_t *block, uint32_t row, uint32_t k)
+    {
+        const uint32_t d = weight_u32(block + scale_at(row, k / 32));
+        return (float)((int)weight_nibble(block, row, k) - (int)(d >> 16 & 0xff)) * weight_half(d);
+    }
+    static SIMT_FN void pack(uint8_t *block, uint32_t row, uint32_t t, const uint8_t *src,
+                             uint32_t kb, uint32_t columns)
+    {
+        weight_nibble_pack(block, row, t, kb, columns, [src](uint32_t k) {
+            return (uint32_t)src[k / 32 * 19 + 3 + k % 16] >> k % 32 / 16 * 4;
+        });
+        if (t < 2 && kb * 64 + t * 32 < columns) {
+            const uint8_t *from = src + (kb * 2 + t) * 19;
+            *reinterpret_cast<uint32_t *>(block + scale_at(row, t)) =
+                weight_u16(from) | (uint32_t)from[2] << 16;
+        }
+    }
+};
+
+/* then [row % 8][row / 8] 2 bytes: E8M0 scale of group 0, of group 1 */
+struct weight_mxfp4 : weight_block<544> {
+    enum { BYTES = 544, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 6 };
+    struct raw {
+        uint32_t v[4];
+        uint32_t d;
+    };
+
+    static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
+    {
+        raw w;
+        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v);
+        w.d = simt_load_4_const(block + 512 + g * 4);
+        return w;
+    }
+    /* Two E2M1 numbers s_ee_m, doubled: as bf16 their bits are 2^-126 times the number. */
+    static SIMT_FN uint32_t doubled(uint32_t codes)
+    {
+        const uint32_t bits = (codes & 0x00080008u) << 12 | (codes & 0x00070007u) << 6;
+        return simt_fma_bf16(bits, 0x7f007f00u, 0x80008000u);
+    }
+    static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
+    {
+        SIMT_UNROLL
+        for (int i = 0; i < 4; i++) {
+            a[0][i] = doubled(w.v[j / 2 * 2 + i % 2] >> (4 * (j % 2 * 2 + i / 2)));
+        }
+    }
+    /* Half of 2^(code - 127). */
+    static SIMT_FN float half_scale(uint32_t code)
+    {
+        return simt_bits_float(code < 2 ? 0x00200000u << code : (code - 1) << 23);
+    }
+    static SIMT_FN float2 scale(const raw &w, int group)
+    {
+        return make_float2(half_scale(w.d >> 8 * group & 0xff),
+                           half_scale(w.d >> (16 + 8 * group) & 0xff));
+    }
+    static SIMT_FN float2 offset(const raw &, int)
+    {
+        return make_float2(0, 0);
+    }
+    static SIMT_FN uint32_t scale_at(uint32_t row, uint32_t group)
+    {
+        return 512 + row % 8 * 4 + row / 8 * 2 + group;
+    }
+    static SIMT_FN float value(const uint8_t *block, uint32_t row, uint32_t k)
+    {
+        const float2 v = simt_unpack_bf16(doubled(weight_nibble(block, row, k)));
+        return half_scale(block[scale_at(row, k / 32)]) * v.x;
+    }
+    static SIMT_FN void pack(uint8_t *block, uint32_t row, uint32_t t, const uint8_t *src,
+                             uint32_t kb, uint32_t columns)
+    {
+        weight_nibble_pack(block, row, t, kb, columns, [src](uint32_t k) {
+            return (uint32_t)src[k / 32 * 17 + 1 + k % 16] >> k % 32 / 16 * 4;
+        });
+        if (t < 2 && kb * 64 + t * 32 < columns) {
+            block[scale_at(row, t)] = src[(kb * 2 + t) * 17];
+        }
+    }
+};
+
 /* then [row % 8][row / 8] 8 bytes: f16 d, f16 dmin, u8 scale, min of sub-block 0, of sub-block 1 */
 struct weight_q4_k : weight_block<640> {
-    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1, DEPTH = 4 };
+    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1, DEPTH = 5 };
     struct raw {
         uint32_t v[4];
         uint32_t d[4];
@@ -562,7 +685,7 @@ SIMT_DEVICE uint32_t weight_byte_at(uint32_t row, uint32_t j, uint32_t t)
 
 /* then scales as q4_0's */
 struct weight_q8_0 : weight_block<1088> {
-    enum { BYTES = 1088, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 3 };
+    enum { BYTES = 1088, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 4 };
     struct raw {
         uint32_t v[2][4];
         uint2 d;
@@ -580,9 +703,9 @@ struct weight_q8_0 : weight_block<1088> {
     static SIMT_FN uint32_t pair(uint32_t word, uint32_t i)
     {
         const float less = -8388736.0f; /* 2^23 + 128 */
-        return simt_pack_bf16(
-            simt_bits_float(simt_byte_perm(word, 0x4b000000u, 0x7540 + i)) + less,
-            simt_bits_float(simt_byte_perm(word, 0x4b000000u, 0x7540 + i + 1)) + less);
+        return simt_pack_bf16(simt_bits_float(simt_byte_perm(word, 0x4b000000u, 0x7540 + i)) + less,
+                              simt_bits_float(simt_byte_perm(word, 0x4b000000u, 0x7540 + i + 1)) +
+                                  less);
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
     {
@@ -625,6 +748,71 @@ struct weight_q8_0 : weight_block<1088> {
     }
 };
 
+/* then [row % 8][row / 8] 8 bytes: f32 scale of group 0, of group 1 */
+struct weight_f8_32 : weight_block<1152> {
+    enum { BYTES = 1152, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 4 };
+    struct raw {
+        uint32_t v[2][4];
+        uint32_t d[4];
+    };
+
+    static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
+    {
+        raw w;
+        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v[0]);
+        weight_unpack_16(simt_load_16_once(block + 512 + (g * 4 + t) * 16), w.v[1]);
+        weight_unpack_16(simt_load_16_const(block + 1024 + g * 16), w.d);
+        return w;
+    }
+    /* E4M3 numbers in the upper bytes of both halves: as bf16 their bits are 2^-120 times the number. */
+    static SIMT_FN uint32_t pair(uint32_t codes)
+    {
+        const uint32_t bits = (codes & 0x80008000u) | (codes >> 4 & 0x07f007f0u);
+        return simt_fma_bf16(bits, 0x7b807b80u, 0x80008000u);
+    }
+    static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
+    {
+        SIMT_UNROLL
+        for (int half = 0; half < 2; half++) {
+            const uint32_t word = w.v[j / 2][j % 2 * 2 + half];
+            a[0][half] = pair(simt_byte_perm(word, 0, 0x1404));
+            a[0][half + 2] = pair(simt_byte_perm(word, 0, 0x3424));
+        }
+    }
+    static SIMT_FN float2 scale(const raw &w, int group)
+    {
+        return make_float2(simt_bits_float(w.d[group]), simt_bits_float(w.d[2 + group]));
+    }
+    static SIMT_FN float2 offset(const raw &, int)
+    {
+        return make_float2(0, 0);
+    }
+    static SIMT_FN uint32_t scale_at(uint32_t row, uint32_t group)
+    {
+        return 1024 + row % 8 * 16 + row / 8 * 8 + group * 4;
+    }
+    static SIMT_FN float value(const uint8_t *block, uint32_t row, uint32_t k)
+    {
+        const uint32_t code = block[weight_byte_at(row, k / 16, k % 16 / 4) + k % 4];
+        return simt_unpack_bf16(pair(code << 8)).x *
+               simt_bits_float(weight_u32(block + scale_at(row, k / 32)));
+    }
+    static SIMT_FN void pack(uint8_t *block, uint32_t row, uint32_t t, const uint8_t *src,
+                             uint32_t kb, uint32_t columns)
+    {
+        for (uint32_t i = 0; i < 16; i++) {
+            const uint32_t k = kb * 64 + i / 4 * 16 + 4 * t + i % 4;
+            if (k < columns) {
+                block[weight_byte_at(row, i / 4, t) + i % 4] = src[k / 32 * 36 + 4 + k % 32];
+            }
+        }
+        if (t < 2 && kb * 64 + t * 32 < columns) {
+            *reinterpret_cast<uint32_t *>(block + scale_at(row, t)) =
+                weight_u32(src + (kb * 2 + t) * 36);
+        }
+    }
+};
+
 /* Calls DO(dtype, its format) for every dtype. */
 #define WEIGHT_FORMATS(DO)                                                                         \
     DO(K_BF16, weight_bf16)                                                                        \
@@ -634,4 +822,7 @@ struct weight_q8_0 : weight_block<1088> {
     DO(K_Q4_0, weight_q4_0)                                                                        \
     DO(K_Q4_1, weight_q4_1)                                                                        \
     DO(K_Q4_K, weight_q4_k)                                                                        \
-    DO(K_Q6_K, weight_q6_k)
+    DO(K_Q6_K, weight_q6_k)                                                                        \
+    DO(K_I4_32, weight_i4_32)                                                                      \
+    DO(K_MXFP4, weight_mxfp4)                                                                      \
+    DO(K_F8_32, weight_f8_32)

@@ -89,7 +89,8 @@ template <class W> static SIMT_KERNEL(256, 1) embed_kernel(const embed_t p)
     const uint32_t row = weight_packed_row((uint32_t)p.ids[blockIdx.x], p.is_gate_up, p.w_rows);
     float *const y = p.y + blockIdx.x * p.y_stride;
     for (uint32_t k = threadIdx.x; k < p.columns; k += 256) {
-        const uint8_t *block = W::block(p.data, row / LINEAR_UNIT_ROWS, k / LINEAR_K_BLOCK, p.k_blocks);
+        const uint8_t *block =
+            W::block(p.data, row / LINEAR_UNIT_ROWS, k / LINEAR_K_BLOCK, p.k_blocks);
         y[k] = weight_mul(W::value(block, row % LINEAR_UNIT_ROWS, k % LINEAR_K_BLOCK), p.scale);
     }
 }

@@ -35,6 +35,10 @@ void graph_norm_qk(const graph_t *graph, const model_layer_t *layer);
  */
 void graph_attend(const graph_t *graph, uint32_t index);
 
+/* Latent attention: what queries and cache are made of, from normed; then attended, as above. */
+void graph_project_mla(const graph_t *graph, const model_layer_t *layer);
+void graph_attend_mla(const graph_t *graph, uint32_t index);
+
 /* hidden += output projection of attended, normed and scaled where the model does that */
 void graph_add_attention(const graph_t *graph, const model_layer_t *layer);
 
@@ -43,9 +47,8 @@ void graph_add_ffn(const graph_t *graph, uint32_t index);
 
 /* The ops that these steps take in every model. */
 #define GRAPH_OPS                                                                                  \
-    (1U << K_OP_embed | 1U << K_OP_rms_norm | 1U << K_OP_linear | 1U << K_OP_rope_kv_write |       \
-     1U << K_OP_attention | 1U << K_OP_gather_rows | 1U << K_OP_gather_tokens |                    \
-     1U << K_OP_logprobs | 1U << K_OP_sample)
+    (1U << K_OP_embed | 1U << K_OP_rms_norm | 1U << K_OP_linear | 1U << K_OP_gather_rows |         \
+     1U << K_OP_gather_tokens | 1U << K_OP_logprobs | 1U << K_OP_sample)
 
 /* Those that a model of this configuration takes besides: bits 1 << K_OP_*. */
 uint32_t graph_ops_of(const model_config_t *config);

@@ -120,6 +120,14 @@ static weft_status_t count_tensor(void *context, const model_tensor_want_t *want
 static weft_status_t place_tensor(void *context, const model_tensor_want_t *want)
 {
     synth_t *synth = context;
+    char name[SYNTH_NAME_BYTES];
+    char other[SYNTH_NAME_BYTES];
+    const model_tensor_key_t up = {MODEL_TENSOR_EXPERT_UP, want->key.layer, want->key.expert};
+    model_tensor_name(&synth->config, synth->kind, want->key, name, sizeof(name));
+    model_tensor_name(&synth->config, synth->kind, up, other, sizeof(other));
+    if (want->key.id == MODEL_TENSOR_EXPERT_GATE && strcmp(name, other) == 0) {
+        return WEFT_ERR_UNSUPPORTED; /* gate and up in one tensor */
+    }
     const uint64_t items = synth->n_tensors == 0 ? 0 : synth->tensors[synth->n_tensors - 1].items;
     synth_tensor_t *tensor = &synth->tensors[synth->n_tensors++];
     tensor->want = *want;
@@ -137,7 +145,7 @@ static weft_status_t place_tensor(void *context, const model_tensor_want_t *want
     return WEFT_OK;
 }
 
-static weft_status_t place_tensors(synth_t *synth)
+static weft_status_t place_tensors(synth_t *synth, weft_diag_t *diag)
 {
     uint32_t n = 0;
     model_tensors_visit(&synth->config, synth->kind, count_tensor, &n);
@@ -145,7 +153,11 @@ static weft_status_t place_tensors(synth_t *synth)
     if (synth->tensors == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    return model_tensors_visit(&synth->config, synth->kind, place_tensor, synth);
+    const weft_status_t status =
+        model_tensors_visit(&synth->config, synth->kind, place_tensor, synth);
+    return status >= 0 ? status
+                       : weft_diag(diag, status, "models of family %s are written as GGUF alone",
+                                   synth->config.family);
 }
 
 /* ---- filling ------------------------------------------------------------------------------- */
@@ -352,7 +364,7 @@ weft_status_t model_synth_write(const model_synth_options_t *options, const char
         status = find_shape(&synth, diag);
     }
     if (status >= 0) {
-        status = place_tensors(&synth);
+        status = place_tensors(&synth, diag);
     }
     if (status >= 0) {
         status = synth.kind == MODEL_FILE_GGUF ? write_gguf(&synth, path, diag)

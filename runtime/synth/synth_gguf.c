@@ -89,6 +89,13 @@ static void add_field_f32(writer_t *writer, const char *field, float value)
     put_f32(&writer->values, value);
 }
 
+static void add_field_string(writer_t *writer, const char *field, const char *text)
+{
+    char key[128];
+    snprintf(key, sizeof(key), "%s.%s", writer->architecture, field);
+    add_string(writer, key, text);
+}
+
 static void add_shape(writer_t *writer, const model_config_t *config)
 {
     add_field_u32(writer, "block_count", config->layers);
@@ -123,6 +130,12 @@ static void add_variant(writer_t *writer, const model_config_t *config)
         add_field_f32(writer, "residual_scale", config->residual_scale);
         add_field_f32(writer, "attention.scale", config->attention_scale);
         add_field_f32(writer, "logit_scale", 1 / config->logit_scale);
+    }
+    if (config->rope.kind == MODEL_ROPE_YARN) {
+        add_field_string(writer, "rope.scaling.type", "yarn");
+        add_field_f32(writer, "rope.scaling.factor", config->rope.factor);
+        add_field_u32(writer, "rope.scaling.original_context_length",
+                      config->rope.original_context);
     }
     if (experts->count > 0) {
         add_field_u32(writer, "expert_count", experts->count);

@@ -207,7 +207,7 @@ static void fill_blocks(const synth_values_t *values, uint64_t first, size_t n, 
 
 bool synth_values_has(k_dtype_t dtype)
 {
-    return k_dtype_info(dtype)->block_elements == 1 || kinds[dtype].set_scales != NULL;
+    return dtype == K_F32 || dtype == K_F16 || dtype == K_BF16 || kinds[dtype].set_scales != NULL;
 }
 
 void synth_values_init(synth_values_t *values, const synth_normal_t *normal, k_dtype_t dtype,

@@ -60,9 +60,6 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
         *value = static_cast<int>(limits.shared_bytes);
         break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-        *value = limits.shared_bytes + (1 << 10); /* 1 KiB a block is the system's */
-        break;
     case cudaDevAttrMaxSharedMemoryPerBlock:
         *value = 48 << 10;
         break;

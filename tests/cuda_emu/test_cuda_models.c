@@ -9,16 +9,11 @@
 
 enum { VOCAB = 320, LONGEST = 116, BLOCK = 16, SEQUENCES = 4 };
 
-#define ROUNDED 0.06 /* of the range of logits: any logit, so half the gap of a clear choice */
+#define ROUNDED     0.06  /* of the range of logits: any logit, so half the gap of a clear choice */
 #define ROUNDED_SUM 0.004 /* the same of a token's log-probability, on average over a sequence */
 
-static const char *const models[] = {"llama",
-                                     "llama-rope-llama3",
-                                     "mistral",
-                                     "qwen2",
-                                     "qwen3",
-                                     "llama-gguf-f32",
-                                     "llama-gguf-q8_0"};
+static const char *const models[] = {"llama", "llama-rope-llama3", "mistral",        "qwen2",
+                                     "qwen3", "llama-gguf-f32",    "llama-gguf-q8_0"};
 
 static const step_limits_t limits = {.max_slots = 1,
                                      .max_tokens = 128,

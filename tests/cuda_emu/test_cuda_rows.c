@@ -160,54 +160,106 @@ static void rms_norm_of_a_row_does_not_depend_on_the_others(void **state)
     test_free(x);
 }
 
-/* ---- silu_mul, add --------------------------------------------------------------------------- */
+/* ---- gated ops ------------------------------------------------------------------------------- */
 
-/* Gates from 1e-4 to over 100 in size: silu has to hold where exp overflows and vanishes. */
-static void silu_mul_multiplies_by_x_sigmoid_x(void **state)
+static double silu(double x)
+{
+    return x / (1 + exp(-x));
+}
+
+static double gelu(double x)
+{
+    return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+static double silu_product(double gate, double up)
+{
+    return silu(gate) * up;
+}
+
+static double gelu_product(double gate, double up)
+{
+    return gelu(gate) * up;
+}
+
+#define CLAMP_LIMIT 7.0f
+
+static double clamped_product(double gate, double up)
+{
+    const double g = fmin(gate, (double)CLAMP_LIMIT);
+    const double u = fmax(fmin(up, (double)CLAMP_LIMIT), -(double)CLAMP_LIMIT);
+    return (u + 1) * g / (1 + exp(-1.702 * g));
+}
+
+static int launch_clamped(const k_cuda_launch_t *at, const k_silu_mul_args_t *args)
+{
+    const k_clamped_mul_args_t clamped = {args->gate,      args->up,       args->y,
+                                          args->rows,      args->dim,      args->gate_stride,
+                                          args->up_stride, args->y_stride, CLAMP_LIMIT};
+    return k_cuda_clamped_mul(at, &clamped);
+}
+
+typedef int (*gated_fn)(const k_cuda_launch_t *at, const k_silu_mul_args_t *args);
+typedef double (*product_fn)(double gate, double up);
+
+/* Gates from 1e-4 to over 100 in size: it has to hold where exp overflows and vanishes. */
+static void gated_round(test_random_t *random, gated_fn launch, product_fn product)
+{
+    const k_cuda_launch_t at = device_launch(0);
+    const shape_t shape = random_shape(random, 3000);
+    const size_t n = shape.rows * shape.stride;
+    float *gate = random_floats(random, n);
+    float *up = random_floats(random, n);
+    for (size_t i = 0; i < n; i++) {
+        gate[i] *= powf(10, 6.5f * fabsf(random_float(random)) - 4);
+        up[i] *= 10;
+    }
+    uint16_t *gate_bf16 = bf16_of(gate, n);
+    uint16_t *up_bf16 = bf16_of(up, n);
+    uint16_t *y = device_array(gate_bf16, n * sizeof(*y));
+    const k_silu_mul_args_t args = {.gate = y,
+                                    .up = device_array(up_bf16, n * sizeof(*up_bf16)),
+                                    .y = y,
+                                    .rows = shape.rows,
+                                    .dim = shape.dim,
+                                    .gate_stride = shape.stride,
+                                    .up_stride = shape.stride,
+                                    .y_stride = shape.stride};
+    assert_cuda(launch(&at, &args));
+    uint16_t *got = cuda_download(y, n * sizeof(*got));
+    for (size_t i = 0; i < n; i++) {
+        const double expected = product((double)gate[i], (double)up[i]);
+        /* Where 1 + tanh cancels, what is left is small beside the gate. */
+        const double bound = BF16_BOUND * fabs(expected) + 1e-6 * fmin(fabs((double)gate[i]), 1);
+        if (i % shape.stride < shape.dim &&
+            !(fabs((double)k_bf16_to_f32(got[i]) - expected) <= bound)) {
+            fail_msg("gate %g up %g: %g, not %g", (double)gate[i], (double)up[i],
+                     (double)k_bf16_to_f32(got[i]), expected);
+        }
+    }
+    assert_gaps_untouched(gate_bf16, got, shape, 1, sizeof(*got));
+    device_free_all();
+    test_free(got);
+    test_free(up_bf16);
+    test_free(gate_bf16);
+    test_free(up);
+    test_free(gate);
+}
+
+static void gated_ops_multiply_up_by_what_the_gate_lets_through(void **state)
 {
     (void)state;
     test_random_t random = {test_seed(63)};
-    const k_cuda_launch_t at = device_launch(0);
     for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
-        const shape_t shape = random_shape(&random, 3000);
-        const size_t n = shape.rows * shape.stride;
-        float *gate = random_floats(&random, n);
-        float *up = random_floats(&random, n);
-        for (size_t i = 0; i < n; i++) {
-            gate[i] *= powf(10, 6.5f * fabsf(random_float(&random)) - 4);
-        }
-        uint16_t *gate_bf16 = bf16_of(gate, n);
-        uint16_t *up_bf16 = bf16_of(up, n);
-        uint16_t *y = device_array(gate_bf16, n * sizeof(*y));
-        const k_silu_mul_args_t args = {.gate = y,
-                                        .up = device_array(up_bf16, n * sizeof(*up_bf16)),
-                                        .y = y,
-                                        .rows = shape.rows,
-                                        .dim = shape.dim,
-                                        .gate_stride = shape.stride,
-                                        .up_stride = shape.stride,
-                                        .y_stride = shape.stride};
-        assert_cuda(k_cuda_silu_mul(&at, &args));
-        uint16_t *got = cuda_download(y, n * sizeof(*got));
-        for (size_t i = 0; i < n; i++) {
-            if (i % shape.stride < shape.dim) {
-                const double x = (double)gate[i];
-                const double expected = x / (1 + exp(-x)) * (double)up[i];
-                assert_true(fabs((double)k_bf16_to_f32(got[i]) - expected) <=
-                            BF16_BOUND * fabs(expected) + 1e-35);
-            }
-        }
-        assert_gaps_untouched(gate_bf16, got, shape, 1, sizeof(*got));
-        device_free_all();
-        test_free(got);
-        test_free(up_bf16);
-        test_free(gate_bf16);
-        test_free(up);
-        test_free(gate);
+        gated_round(&random, k_cuda_silu_mul, silu_product);
+        gated_round(&random, k_cuda_gelu_mul, gelu_product);
+        gated_round(&random, launch_clamped, clamped_product);
     }
 }
 
-static void add_adds_rows(void **state)
+/* ---- add, narrow, softcap -------------------------------------------------------------------- */
+
+static void add_adds_scaled_activations(void **state)
 {
     (void)state;
     test_random_t random = {test_seed(64)};
@@ -215,10 +267,13 @@ static void add_adds_rows(void **state)
     for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
         const shape_t shape = random_shape(&random, 3000);
         const size_t n = shape.rows * shape.stride;
+        const float scale = round % 2 == 0 ? 1 : 0.22f;
         float *x = random_floats(&random, n);
+        uint16_t *x_bf16 = bf16_of(x, n);
         float *before = random_floats(&random, n);
         float *y = device_array(before, n * sizeof(*y));
-        const k_add_args_t args = {.x = device_array(x, n * sizeof(*x)),
+        const k_add_args_t args = {.x = device_array(x_bf16, n * sizeof(*x_bf16)),
+                                   .scale = scale,
                                    .y = y,
                                    .rows = shape.rows,
                                    .dim = shape.dim,
@@ -227,13 +282,74 @@ static void add_adds_rows(void **state)
         assert_cuda(k_cuda_add(&at, &args));
         float *got = cuda_download(y, n * sizeof(*got));
         for (size_t i = 0; i < n; i++) {
-            before[i] += i % shape.stride < shape.dim ? x[i] : 0;
+            before[i] = i % shape.stride < shape.dim ? fmaf(x[i], scale, before[i]) : before[i];
         }
         assert_same_bits(got, before, n, "add");
         device_free_all();
         test_free(got);
         test_free(before);
+        test_free(x_bf16);
         test_free(x);
+    }
+}
+
+static void narrow_rounds_to_bf16(void **state)
+{
+    (void)state;
+    test_random_t random = {test_seed(67)};
+    const k_cuda_launch_t at = device_launch(0);
+    for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
+        const shape_t shape = random_shape(&random, 3000);
+        const size_t n = shape.rows * shape.stride;
+        float *x = random_floats(&random, n);
+        uint16_t *expected = test_malloc(n * sizeof(*expected));
+        memset(expected, 0x3c, n * sizeof(*expected));
+        uint16_t *y = device_array(expected, n * sizeof(*y));
+        const k_narrow_args_t args = {.x = device_array(x, n * sizeof(*x)),
+                                      .y = y,
+                                      .rows = shape.rows,
+                                      .dim = shape.dim,
+                                      .x_stride = shape.stride,
+                                      .y_stride = shape.stride};
+        assert_cuda(k_cuda_narrow(&at, &args));
+        uint16_t *got = cuda_download(y, n * sizeof(*got));
+        for (size_t i = 0; i < n; i++) {
+            expected[i] = i % shape.stride < shape.dim ? k_f32_to_bf16(x[i]) : expected[i];
+        }
+        assert_memory_equal(got, expected, n * sizeof(*got));
+        device_free_all();
+        test_free(got);
+        test_free(expected);
+        test_free(x);
+    }
+}
+
+static void softcap_bends_towards_the_cap(void **state)
+{
+    (void)state;
+    test_random_t random = {test_seed(68)};
+    const k_cuda_launch_t at = device_launch(0);
+    for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
+        const shape_t shape = random_shape(&random, 3000);
+        const size_t n = shape.rows * shape.stride;
+        float *before = random_floats(&random, n);
+        for (size_t i = 0; i < n; i++) {
+            before[i] *= powf(10, 6 * fabsf(random_float(&random)) - 3);
+        }
+        float *x = device_array(before, n * sizeof(*x));
+        const k_softcap_args_t args = {
+            .x = x, .rows = shape.rows, .dim = shape.dim, .x_stride = shape.stride, .cap = 30};
+        assert_cuda(k_cuda_softcap(&at, &args));
+        float *got = cuda_download(x, n * sizeof(*got));
+        for (size_t i = 0; i < n; i++) {
+            if (i % shape.stride < shape.dim) {
+                assert_near((double)got[i], 30 * tanh((double)before[i] / 30), 1e-6, "softcap");
+            }
+        }
+        assert_gaps_untouched(before, got, shape, 1, sizeof(*got));
+        device_free_all();
+        test_free(got);
+        test_free(before);
     }
 }
 
@@ -314,8 +430,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rms_norm_divides_by_the_root_of_the_mean_square),
         cmocka_unit_test(rms_norm_of_a_row_does_not_depend_on_the_others),
-        cmocka_unit_test(silu_mul_multiplies_by_x_sigmoid_x),
-        cmocka_unit_test(add_adds_rows),
+        cmocka_unit_test(gated_ops_multiply_up_by_what_the_gate_lets_through),
+        cmocka_unit_test(add_adds_scaled_activations),
+        cmocka_unit_test(narrow_rounds_to_bf16),
+        cmocka_unit_test(softcap_bends_towards_the_cap),
         cmocka_unit_test(gather_rows_copies_the_rows_asked_for),
         cmocka_unit_test(gather_tokens_reads_each_sequences_history),
     };

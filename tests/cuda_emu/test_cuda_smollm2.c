@@ -3,15 +3,13 @@
  * A real model, SmolLM2-135M-Instruct in Q4_1, on the CUDA backend: the shortest prompt of
  * tests/vectors/smollm2 is continued as the float32 reference does, as far as its choice is clear.
  */
-#include <time.h>
-
 #include "tests/cuda_emu/cuda_check.h"
 #include "tests/support/executor_rig.h"
 
 #define VECTORS WEFT_TEST_VECTORS "/smollm2/"
 #define CONTEXT 128
 #define PROMPT  32
-#define ANSWER  12
+#define ANSWER  4   /* emulated, a token takes five seconds */
 #define MARGIN  0.6 /* a smaller lead than this may turn: activations are rounded to bf16 */
 
 static const step_limits_t limits = {.max_slots = 2,
@@ -46,8 +44,7 @@ static void load_answer(answer_t *answer)
     answer->n_prompt = json_ids(json_object_get(shortest, "prompt_ids"), answer->prompt, PROMPT);
     (void)json_ids(json_object_get(f32, "greedy"), answer->tokens, 64);
     for (uint32_t i = 0; i < ANSWER; i++) {
-        answer->margins[i] =
-            json_number_value(json_array_get(json_object_get(f32, "margin"), i));
+        answer->margins[i] = json_number_value(json_array_get(json_object_get(f32, "margin"), i));
     }
     json_decref(json);
 }
@@ -78,8 +75,8 @@ static void smollm2_answers_as_the_reference(void **state)
     plan_row(rig.plan, 0, 0, answer.n_prompt, STEP_ROW_SAMPLE, 0);
     for (uint32_t i = 0; i < ANSWER; i++) {
         const int32_t token = executor_rig_step(&rig).rows[0].chosen.token;
-        print_message("token %u: %d expected %d margin %.2f t=%.2f\n", i, token, answer.tokens[i], answer.margins[i], (double)clock()/CLOCKS_PER_SEC);
         if (token != answer.tokens[i]) {
+            print_message("token %u is %d, not %d\n", i, token, answer.tokens[i]);
             assert_true(answer.margins[i] <= MARGIN);
             break;
         }

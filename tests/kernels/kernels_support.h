@@ -83,6 +83,15 @@ static inline uint8_t *random_weights(test_random_t *random, k_dtype_t dtype, si
         uint8_t *block = data + b * info->block_bytes;
         const float plain = random_float(random);
         switch (dtype) {
+        case K_F8:
+            block[0] = (uint8_t)(block[0] & 0xbf); /* below 2, no NaN */
+            break;
+        case K_F8_32:
+            for (uint32_t i = 4; i < 36; i++) {
+                block[i] = (uint8_t)(block[i] & 0xbf);
+            }
+            memcpy(block, &plain, sizeof(plain));
+            break;
         case K_F32:
             memcpy(block, &plain, sizeof(plain));
             break;

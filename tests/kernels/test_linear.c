@@ -136,7 +136,7 @@ static void check_untouched(const linear_case_t *c, const float *y)
 static bool is_turn(k_dtype_t dtype, uint32_t round)
 {
     const bool is_rare = dtype >= K_IQ2_XXS || dtype == K_Q2_K || dtype == K_Q3_K;
-    return !is_rare || round % 16 == 0;
+    return dtype < K_U8 && (!is_rare || round % 16 == 0);
 }
 
 static void check_products(const char *isa, test_random_t *random)
@@ -217,7 +217,7 @@ static void linear_gives_a_row_the_same_bits_in_any_batch(void **state)
 static void check_embed(const char *isa, test_random_t *random)
 {
     k_stream_t *stream = open_stream(isa, 2, 300, 768);
-    for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
+    for (k_dtype_t dtype = 0; dtype < K_U8; dtype++) {
         linear_case_t c = random_case(random, dtype);
         weft_mem_t mem;
         const k_weight_t w = pack(stream, &c, &mem);

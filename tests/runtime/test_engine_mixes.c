@@ -12,8 +12,11 @@
 
 /* Also built for CUDA, where every step is emulated. */
 #ifndef TEST_DEVICE
-#define TEST_DEVICE "cpu"
-#define TEST_ROUNDS 200
+#define TEST_DEVICE    "cpu"
+#define TEST_ROUNDS    200
+#define SMALLEST_BLOCK 0 /* a power of two */
+#else
+#define SMALLEST_BLOCK 3
 #endif
 
 enum { CONTEXT = 96, MAX_REQUESTS = 8, MAX_N = 3, VOCAB = 320 };
@@ -177,7 +180,7 @@ static engine_options_t tight_options(mix_t *mix)
     static const char *const layouts[] = {"BHLNC", "BHLNC", "BLHNC", "LBHNC"};
     test_random_t *random = &mix->random;
     engine_options_t options = mix->options;
-    options.block_size = 1u << test_random_between(random, 0, 5);
+    options.block_size = 1u << test_random_between(random, SMALLEST_BLOCK, 5);
     options.num_gpu_blocks = CONTEXT / options.block_size + test_random_below(random, 12);
     options.max_num_seqs = test_random_between(random, 1, 6);
     options.max_num_batched_tokens = test_random_between(random, 6, 64);

@@ -162,8 +162,13 @@ static void variants_that_the_graphs_lack_are_refused(void **state)
     assert_refused(llama, ", \"hidden_act\": \"gelu\"", WEFT_ERR_UNSUPPORTED, "only silu");
     assert_refused(llama, ", \"attention_bias\": true", WEFT_ERR_UNSUPPORTED, "attention_bias");
     assert_refused(llama, ", \"mlp_bias\": true", WEFT_ERR_UNSUPPORTED, "mlp_bias");
-    assert_refused(llama, ", \"quantization_config\": {\"quant_method\": \"gptq\"}",
-                   WEFT_ERR_UNSUPPORTED, "method \"gptq\" is not supported");
+    assert_refused(llama, ", \"quantization_config\": {\"quant_method\": \"hqq\"}",
+                   WEFT_ERR_UNSUPPORTED, "method \"hqq\" is not supported");
+    assert_refused(llama, ", \"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 8}",
+                   WEFT_ERR_UNSUPPORTED, "quantization_config: bits: only 4");
+    assert_refused(llama,
+                   ", \"quantization_config\": {\"quant_method\": \"awq\", \"group_size\": 24}",
+                   WEFT_ERR_INVALID, "group_size");
     assert_refused("Qwen3ForCausalLM", ", \"attention_bias\": true", WEFT_ERR_UNSUPPORTED,
                    "attention_bias");
 }

@@ -135,7 +135,8 @@ static void check_family(const char *family, uint64_t seed)
     static float logits[2][MAX_VOCAB];
     static const char *const names[] = {"model.gguf", "checkpoint"};
     uint32_t vocab = 0;
-    for (size_t i = 0; i < 2; i++) {
+    const bool is_gguf_alone = strcmp(family, "gpt_oss") == 0;
+    for (size_t i = 0; i < (is_gguf_alone ? 1 : 2); i++) {
         weft_diag_t diag = {0};
         model_source_t *source = NULL;
         must_synthesize(family, "f32", seed, 2, names[i]);
@@ -145,7 +146,7 @@ static void check_family(const char *family, uint64_t seed)
         model_source_close(source);
         compute(in_folder(names[i]), vocab, logits[i]);
     }
-    for (uint32_t i = 0; !is_reordered(family) && i < vocab; i++) {
+    for (uint32_t i = 0; !is_gguf_alone && !is_reordered(family) && i < vocab; i++) {
         if (!(fabsf(logits[0][i] - logits[1][i]) < 2e-4f)) {
             fail_msg("%s: logit %u is %g in GGUF, %g in safetensors", family, i,
                      (double)logits[0][i], (double)logits[1][i]);
@@ -157,7 +158,9 @@ static void every_family_is_the_same_model_in_both_formats(void **state)
 {
     (void)state;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {
-        check_family(families[i], i);
+        if (strncmp(families[i], "deepseek", 8) != 0) { /* keys and values in one tensor */
+            check_family(families[i], i);
+        }
     }
 }
 

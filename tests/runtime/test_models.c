@@ -265,8 +265,9 @@ static void check_pieces_on(const char *isa)
 {
     test_random_t random = {test_seed(7)};
     static const char *const names[] = {"llama", "mistral", "qwen2-gguf-q8_0", "qwen3"};
-    static const char *const more[] = {"gemma2",  "gemma3",  "qwen3-moe",
-                                       "mixtral", "granite", "olmo2"};
+    static const char *const more[] = {"gemma2",        "gemma3",      "qwen3-moe",
+                                       "mixtral",       "granite",     "olmo2",
+                                       "gpt-oss-mxfp4", "deepseek-v2", "deepseek-v3"};
     for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
         check_pieces(names[i], isa, K_F32, 4, &random);
         check_pieces(names[i], isa, i % 2 == 0 ? K_F16 : K_BF16, 4, &random);

@@ -56,6 +56,29 @@ static void a_pulled_prompt_computes_its_last_token_alone(void **state)
     }
 }
 
+/* A step in flight still writes to blocks of a sequence that has ended since. */
+static void a_pull_into_blocks_that_a_step_may_write_settles_first(void **state)
+{
+    for (int is_aborted = 0; is_aborted < 2; is_aborted++) {
+        sched_rig_t rig;
+        (void)state;
+        init(&rig, 100, false);
+        sched_rig_seq_t *running = sched_rig_add(&rig, prompt, 8, 5);
+        sched_rig_submit(&rig, running);
+        assert_int_equal(sched_rig_launch(&rig), 1);
+        if (is_aborted) {
+            running->is_aborted = true;
+            sched_abort(rig.sched, &running->seq, ENGINE_FINISH_ABORT);
+        }
+        sched_rig_seq_t *pulled = add_stalled(&rig, prompt, 30, 5);
+        sched_rig_launch(&rig);
+        assert_int_equal(rig.settles, is_aborted);
+        fake_pull_bring(pulled->seq.pull, 8);
+        sched_rig_run(&rig);
+        sched_rig_fini(&rig);
+    }
+}
+
 static void pulled_blocks_are_found_by_others(void **state)
 {
     sched_rig_t rig;
@@ -363,6 +386,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_pulled_prompt_computes_its_last_token_alone),
+        cmocka_unit_test(a_pull_into_blocks_that_a_step_may_write_settles_first),
         cmocka_unit_test(pulled_blocks_are_found_by_others),
         cmocka_unit_test(what_is_here_is_not_pulled),
         cmocka_unit_test(what_came_before_a_failure_is_of_use),

@@ -116,6 +116,11 @@ static void create_store(sched_rig_t *rig, const sched_rig_shape_t *shape)
     rig->pool = kv_store_pool(rig->store);
 }
 
+static void settle(void *user)
+{
+    ((sched_rig_t *)user)->settles++;
+}
+
 void sched_rig_init(sched_rig_t *rig, const sched_rig_shape_t *shape)
 {
     *rig = (sched_rig_t){.seqs = calloc(SCHED_RIG_MAX_SEQS, sizeof(sched_rig_seq_t)),
@@ -132,6 +137,7 @@ void sched_rig_init(sched_rig_t *rig, const sched_rig_shape_t *shape)
         .hasher = rig->hasher,
         .limits = rig->limits,
         .events = {.user = rig,
+                   .settle = settle,
                    .on_scheduled = note_scheduled,
                    .on_token = note_token,
                    .on_prompt = note_prompt,

@@ -51,6 +51,7 @@ typedef struct sched_rig {
     bool is_mask_late;     /* sometimes */
     sched_rig_seq_t *seqs; /* [SCHED_RIG_MAX_SEQS] */
     uint32_t n_seqs;
+    uint32_t settles; /* asked for by the scheduler */
     bool is_caching;
     sem_t tiers_moved; /* posted by tiers that have something for the store */
 } sched_rig_t;

@@ -23,16 +23,15 @@ typedef struct linear_case {
 /* Two ranges, the later one first. */
 static void pack(linear_case_t *c, const uint8_t *source)
 {
-    const size_t bytes =
-        k_cuda_weight_bytes(c->w.dtype, c->w.is_gate_up, c->w.rows, c->w.columns);
+    const size_t bytes = k_cuda_weight_bytes(c->w.dtype, c->w.is_gate_up, c->w.rows, c->w.columns);
     const uint32_t first = c->w.rows / 3;
     size_t row_bytes = 0;
     assert_status(k_dtype_row_bytes(c->w.dtype, c->w.columns, &row_bytes), WEFT_OK);
     uint8_t *raw = cuda_upload(source, c->w.rows * row_bytes);
     c->w.data = cuda_upload(NULL, bytes);
     assert_cuda(k_cuda_weight_clear(&c->w, NULL));
-    assert_cuda(k_cuda_weight_pack_rows(&c->w, raw + first * row_bytes, first, c->w.rows - first,
-                                        NULL));
+    assert_cuda(
+        k_cuda_weight_pack_rows(&c->w, raw + first * row_bytes, first, c->w.rows - first, NULL));
     assert_cuda(k_cuda_weight_pack_rows(&c->w, raw, 0, first, NULL));
     assert_cuda(cudaDeviceSynchronize());
     assert_cuda(cudaFree(raw));
@@ -43,6 +42,9 @@ static linear_case_t make_case(test_random_t *random, k_dtype_t dtype, bool is_g
 {
     linear_case_t c = {.w = {.dtype = dtype, .is_gate_up = is_gate_up, .rows = n, .columns = k}};
     uint8_t *source = random_weights(random, dtype, (size_t)n * k);
+    for (size_t i = 0; dtype == K_I4_32 && i < (size_t)n * k / 32; i++) {
+        source[i * 19 + 2] &= 15; /* the zero of four bits */
+    }
     c.rows = rows;
     c.x_stride = x_stride;
     c.weights = test_malloc((size_t)n * k * sizeof(float));
@@ -198,16 +200,17 @@ static void mma_multiplies_every_dtype(void **state)
 {
     (void)state;
     test_random_t random = {seed};
-    static const k_dtype_t dtypes[] = {K_BF16, K_F16,  K_F32,  K_Q8_0,
-                                       K_Q4_0, K_Q4_1, K_Q4_K, K_Q6_K};
-    for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++) {
-        const uint32_t block = k_dtype_info(dtypes[i])->block_elements;
+    for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
+        const uint32_t block = k_dtype_info(dtype)->block_elements;
+        if (k_cuda_weight_bytes(dtype, false, 64, 256) == SIZE_MAX) {
+            continue;
+        }
         for (int is_gate_up = 0; is_gate_up < 2; is_gate_up++) {
             const uint32_t n = 2 * test_random_between(&random, 5, 30);
             const uint32_t k = block == 1    ? test_random_between(&random, 1, 150)
                                : block == 32 ? 32 * test_random_between(&random, 1, 5)
                                              : 256;
-            linear_case_t c = make_case(&random, dtypes[i], is_gate_up != 0, n, k, 17, k);
+            linear_case_t c = make_case(&random, dtype, is_gate_up != 0, n, k, 17, k);
             check_case(&c, few, K_CUDA_LINEAR_MMA);
             free_case(&c);
         }
@@ -223,6 +226,34 @@ static void mma_walks_long_rows(void **state)
     linear_case_t c = make_case(&random, K_Q4_1, false, 20, 64 * 8 * 5 + 32, 70, 64 * 8 * 5 + 32);
     check_case(&c, counts, K_CUDA_LINEAR_MMA);
     free_case(&c);
+}
+
+/* More units than a device has blocks at work, so that blocks go on to their next ones. */
+static void mma_walks_many_units(void **state)
+{
+    static const uint32_t counts[] = {1, 5, 9, 0};
+    (void)state;
+    test_random_t random = {seed};
+    for (int i = 0; i < 2; i++) { /* K for every warp, and for one only */
+        const uint32_t k = i == 0 ? 64 * 9 : 40;
+        linear_case_t c = make_case(&random, i == 0 ? K_Q8_0 : K_F16, i == 0, 7000, k, 16, k);
+        check_case(&c, counts, K_CUDA_LINEAR_MMA);
+        free_case(&c);
+    }
+}
+
+/* The kernel of many tokens, whose last blocks are not full (a GPU's processors want more rows). */
+static void mma_multiplies_many_tokens(void **state)
+{
+    static const uint32_t counts[] = {3, 40, 64, 0};
+    (void)state;
+    test_random_t random = {seed};
+    static const k_dtype_t dtypes[] = {K_BF16, K_Q4_1, K_Q6_K};
+    for (int i = 0; i < 3; i++) {
+        linear_case_t c = make_case(&random, dtypes[i], i == 1, 170, 256, 75, 264);
+        check_case(&c, counts, K_CUDA_LINEAR_MMA);
+        free_case(&c);
+    }
 }
 
 static void embed_gives_back_what_was_packed(void **state)
@@ -287,6 +318,55 @@ static void wgmma_multiplies_many_tokens(void **state)
     wgmma_multiplies(150, 136, 270, counts);
 }
 
+static linear_wgmma_plan_t random_plan(test_random_t *random)
+{
+    linear_wgmma_plan_t p = {.tokens = 8u << test_random_below(random, 6)};
+    p.span = test_random_between(random, 1, p.tokens <= 64 ? 16 : 8);
+    p.groups = (p.span + 3) / 4;
+    p.stage_blocks = p.tokens <= 64 ? test_random_between(random, 1, 2) : 1;
+    p.stage_bytes = p.stage_blocks * (p.span * 2048 + p.tokens * 128) + p.groups * 8192;
+    p.stage_bytes = (p.stage_bytes + 1023) / 1024 * 1024;
+    p.stages = 3 * p.stage_bytes <= 224u << 10 ? test_random_between(random, 2, 3) : 2;
+    p.blocks = test_random_between(random, 1, 6);
+    return p;
+}
+
+/* Rings that wrap, blocks with many tiles or none: no cut of the product changes a bit. */
+static void wgmma_sums_alike_however_cut(void **state)
+{
+    (void)state;
+    test_random_t random = {seed};
+    linear_case_t c = make_case(&random, K_BF16, false, 330, 600, 75, 600);
+    if (has_wgmma(&c)) {
+        float *want = run(&c, K_CUDA_OUT_F32, 0, c.rows, true, K_CUDA_LINEAR_WGMMA);
+        for (int i = 0; i < 12; i++) {
+            const linear_wgmma_plan_t plan = random_plan(&random);
+            const size_t bytes = c.rows * (c.w.rows + PAD) * sizeof(float);
+            float *y = cuda_upload(NULL, bytes);
+            const k_cuda_linear_t args = {.w = c.w,
+                                          .bias = c.bias_device,
+                                          .x = c.x_device,
+                                          .y = y,
+                                          .out = K_CUDA_OUT_F32,
+                                          .rows = c.rows,
+                                          .x_stride = c.x_stride,
+                                          .y_stride = c.w.rows + PAD};
+            print_message("tokens %u span %u stages %u of %u blocks, grid %u\n", plan.tokens,
+                          plan.span, plan.stages, plan.stage_blocks, plan.blocks);
+            assert_cuda((cudaError_t)k_cuda_linear_wgmma(&args, &plan, NULL));
+            float *got = cuda_download(y, bytes);
+            for (uint32_t row = 0; row < c.rows; row++) {
+                const size_t at = row * (c.w.rows + PAD);
+                assert_same_bits(got + at, want + at, c.w.rows, "cut otherwise");
+            }
+            test_free(got);
+            assert_cuda(cudaFree(y));
+        }
+        test_free(want);
+    }
+    free_case(&c);
+}
+
 /* Whatever the cut, every unit and token is made once and the ring holds what consumers read. */
 static void plans_cover_the_product(void **state)
 {
@@ -316,8 +396,11 @@ int main(void)
         cmocka_unit_test(embed_gives_back_what_was_packed),
         cmocka_unit_test(mma_multiplies_every_dtype),
         cmocka_unit_test(mma_walks_long_rows),
+        cmocka_unit_test(mma_walks_many_units),
+        cmocka_unit_test(mma_multiplies_many_tokens),
         cmocka_unit_test(wgmma_multiplies_a_few_tokens),
         cmocka_unit_test(wgmma_multiplies_many_tokens),
+        cmocka_unit_test(wgmma_sums_alike_however_cut),
     };
     cuda_skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/models/deepseek.h"
+
+#include <math.h>
+
+/* ---- configuration ------------------------------------------------------------------------- */
+
+/* What latent attention says about heads, cache, rotation and scale. */
+static void finish_mla(model_config_t *config, double mscale_all)
+{
+    const model_mla_t *mla = &config->mla;
+    const double scale = model_yarn_mscale((double)config->rope.factor, mscale_all);
+    config->kv_heads = 1;
+    config->head_dim = mla->kv_latent / 2 + mla->rotary / 2;
+    config->rope.dim = mla->rotary;
+    config->rope.interleaved = true;
+    if (mla->plain + mla->rotary > 0) {
+        config->attention_scale =
+            (float)(scale * scale / sqrt((double)mla->plain + (double)mla->rotary));
+    }
+}
+
+static void leave_dense(model_config_t *config, uint32_t first, uint32_t step)
+{
+    for (uint32_t i = 0; i < config->layers && i < MODEL_MAX_LAYERS; i++) {
+        if (i < first || step == 0 || i % step != 0) {
+            model_layers_add(&config->dense_layers, i);
+        }
+    }
+}
+
+void deepseek_from_json(json_reader_t *root, model_config_t *config)
+{
+    model_mla_t *mla = &config->mla;
+    model_experts_t *experts = &config->experts;
+    const json_t *parameters = json_reader_get(root, "rope_parameters");
+    const json_t *scaling = parameters != NULL ? parameters : json_reader_get(root, "rope_scaling");
+    const json_t *mscale_all = json_object_get(scaling, "mscale_all_dim");
+    mla->q_latent = json_reader_u32(root, "q_lora_rank", 0);
+    mla->kv_latent = json_reader_need_u32(root, "kv_lora_rank");
+    mla->plain = json_reader_need_u32(root, "qk_nope_head_dim");
+    mla->rotary = json_reader_need_u32(root, "qk_rope_head_dim");
+    mla->value = json_reader_need_u32(root, "v_head_dim");
+    finish_mla(config, json_is_number(mscale_all) ? json_number_value(mscale_all) : 0);
+
+    model_config_read_experts(root, config);
+    const uint64_t shared =
+        (uint64_t)json_reader_u32(root, "n_shared_experts", 0) * experts->intermediate;
+    experts->shared_intermediate = shared > UINT32_MAX ? UINT32_MAX : (uint32_t)shared;
+    experts->renormalizes = json_reader_bool(root, "norm_topk_prob", false);
+    experts->scale = (float)json_reader_f64(root, "routed_scaling_factor", 1);
+    leave_dense(config, json_reader_u32(root, "first_k_dense_replace", 0),
+                json_reader_u32(root, "moe_layer_freq", 1));
+}
+
+void deepseek_read_groups(json_reader_t *root, model_config_t *config)
+{
+    config->experts.n_groups = json_reader_u32(root, "n_group", 1);
+    config->experts.groups_used = json_reader_u32(root, "topk_group", 1);
+}
+
+/* ---- graph --------------------------------------------------------------------------------- */
+
+void deepseek_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
+{
+    const graph_t graph = {model, stream, batch};
+
+    graph_embed(&graph);
+    for (uint32_t i = 0; i < model->config.layers; i++) {
+        const model_layer_t *layer = &model->layers[i];
+
+        graph_norm(&graph, layer->attn_norm);
+        graph_project_mla(&graph, layer);
+        graph_attend_mla(&graph, i);
+        graph_add_attention(&graph, layer);
+
+        graph_norm(&graph, layer->ffn_norm);
+        graph_add_ffn(&graph, i);
+    }
+}

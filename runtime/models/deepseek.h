@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* deepseek: what DeepSeek V2 and V3 have in common. */
+#pragma once
+
+#include "runtime/models/graph.h"
+
+/* Latent attention and experts, but how these are grouped. */
+void deepseek_from_json(json_reader_t *root, model_config_t *config);
+void deepseek_read_groups(json_reader_t *root, model_config_t *config);
+
+void deepseek_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch);
