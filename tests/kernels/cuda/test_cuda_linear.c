@@ -20,18 +20,6 @@ typedef struct linear_case {
     size_t x_stride;
 } linear_case_t;
 
-/* Any kernel: products may begin before the kernel in front of them has ended, packing must have. */
-static void part_from_packing(const linear_case_t *c)
-{
-    const int32_t id = 0;
-    int32_t *id_device = cuda_upload(&id, sizeof(id));
-    float *y = cuda_upload(NULL, c->w.columns * sizeof(*y));
-    assert_cuda((cudaError_t)k_cuda_embed(&c->w, id_device, y, 1, c->w.columns, 1.0f, NULL));
-    assert_cuda(cudaDeviceSynchronize());
-    assert_cuda(cudaFree(id_device));
-    assert_cuda(cudaFree(y));
-}
-
 /* Two ranges, the later one first. */
 static void pack(linear_case_t *c, const uint8_t *source)
 {
@@ -47,7 +35,6 @@ static void pack(linear_case_t *c, const uint8_t *source)
     assert_cuda((cudaError_t)k_cuda_weight_pack_rows(&c->w, raw, 0, first, NULL));
     assert_cuda(cudaDeviceSynchronize());
     assert_cuda(cudaFree(raw));
-    part_from_packing(c);
 }
 
 static linear_case_t make_case(test_random_t *random, k_dtype_t dtype, bool is_gate_up, uint32_t n,
