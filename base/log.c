@@ -82,3 +82,12 @@ void weft_log(weft_log_level_t level, const char *module, const char *format, ..
         return;
     }
 }
+
+void weft_log_listening(const char *module, const char *url, const char *more, bool is_chosen)
+{
+    if (weft_log_enabled(WEFT_LOG_INFO)) {
+        weft_log(WEFT_LOG_INFO, module, "listening on %s %s", url, more);
+    } else if (is_chosen) {
+        fprintf(stderr, "listening on %s\n", url);
+    }
+}

@@ -31,6 +31,12 @@ weft_status_t weft_log_level_parse(const char *text, weft_log_level_t *level_out
 void weft_log(weft_log_level_t level, const char *module, const char *format, ...)
     WEFT_PRINTF(3, 4);
 
+/*
+ * "listening on URL", in a line of the log with ` more` behind it; where level info is off and the port
+ * is the system's choice a bare line on stderr, or nobody could find it.
+ */
+void weft_log_listening(const char *module, const char *url, const char *more, bool is_chosen);
+
 /* Each file that logs defines WEFT_LOG_MODULE before it includes this header. */
 #define weft_log_error(...) weft_log(WEFT_LOG_ERROR, WEFT_LOG_MODULE, __VA_ARGS__)
 #define weft_log_warn(...)  weft_log(WEFT_LOG_WARN, WEFT_LOG_MODULE, __VA_ARGS__)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time to the first token of one worker, and of prefill and decode on two of them.
 
-usage: ./dev bench split [--rounds 7] [--prompt 2000] [--threads 1] [--out FILE]
+usage: ./dev bench split [--rounds 7] [--prompt 2000] [--threads 1] [--out FILE] [--trace FILE]
 
 A round asks each way once, one after the other, each with a prompt of its own, so that nothing is
 cached and what else the machine does meets all alike; the first round is a warm-up and does not count:
@@ -13,9 +13,14 @@ cached and what else the machine does meets all alike; the first round is a warm
   one call    the decode worker asks the prefill worker itself
 
 "after prefill" is from the prefill worker's answer, which follows its last chunk, to the decode worker's
-first token. FILE gets a JSON row for each way with every sample, the machine and the flags.
+first token. --out gets a JSON row for each way with every sample, the machine and the flags.
+
+--trace gets what happened in one more request that is asked for ahead, for benchmarks/plot_split.py:
+when tokens were computed by the prefill worker, when they were read by the decode worker, and when the
+first token came, in milliseconds from the request. The workers' logs say it, at level trace.
 """
 import argparse
+import datetime
 import http.client
 import json
 import os
@@ -51,8 +56,17 @@ class Worker:
                 break
         else:
             sys.exit("a worker did not start")
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+        self.lines = []
+        self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr),
+                                       daemon=True)
+        self.reader.start()
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def end(self):
+        """And have its last lines."""
+        self.process.terminate()
+        self.reader.join()
+        self.process.wait()
 
     def ask(self, path, body=None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
@@ -140,6 +154,42 @@ def measure(args):
     return samples
 
 
+def moments(worker, pattern):
+    """Lines of its log that have the pattern: the moment, and the groups."""
+    for line in worker.lines:
+        found = re.search(pattern, line)
+        if found:
+            moment = datetime.datetime.fromisoformat(line.split(" ", 1)[0].replace("Z", "+00:00"))
+            yield moment.timestamp() * 1e3, [int(group) for group in found.groups()]
+
+
+def trace(args):
+    p = Worker(args, "kv_producer", "--log-level", "trace")
+    d = Worker(args, "kv_consumer", "--log-level", "trace")
+    workers = {"p": p, "d": d, "info": json.load(p.ask("/kv_transfer"))}
+    try:
+        for number in range(2): # the first one is a warm-up
+            p.lines.clear()
+            d.lines.clear()
+            body = {"model": "m", "prompt": prompt(number, 2, args.prompt), "max_tokens": 4,
+                    "temperature": 0, "ignore_eos": True}
+            begun, wall = time.monotonic(), time.time() * 1e3
+            first, prefilled = run_ahead(workers, body, number)
+    finally:
+        d.end()
+        p.end()
+    return {
+        "prompt": args.prompt, "threads": args.threads,
+        "machine": f"{platform.machine()} {os.cpu_count()} cores",
+        "prefill_answer_ms": (prefilled - begun) * 1e3, "first_token_ms": (first - begun) * 1e3,
+        "filled": [{"ms": at - wall, "tokens": tokens}
+                   for at, (tokens,) in moments(p, r"filled tokens=(\d+)")],
+        "reads": [{"ms": at - wall, "took_ms": us / 1e3, "tokens": tokens, "bytes": n_bytes}
+                  for at, (tokens, n_bytes, us) in moments(
+                      d, r"read tokens=(\d+) bytes=(\d+) us=(\d+)")],
+    }
+
+
 def text_of(values):
     if not values:
         return "-"
@@ -154,8 +204,13 @@ def main():
     parser.add_argument("--prompt", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--trace", type=Path)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended")) # with the workers
+    if args.trace is not None:
+        args.trace.write_text(json.dumps(trace(args), indent=1) + "\n", encoding="utf-8")
+    if args.rounds == 0:
+        return
     samples = measure(args)
     print(f"{'':10} {'first token, ms':>28} {'after prefill, ms':>28}")
     for way, values in samples.items():

@@ -68,7 +68,7 @@ if wants torch; then
 fi
 
 if wants kernels; then
-    for bench in "$bin"/bench_*_gpu "$bin"/benchmarks/bench_*_gpu; do
+    for bench in "$bin"/bench_cuda_* "$bin"/benchmarks/bench_cuda_*; do
         [ -x "$bench" ] && part 60 "$(basename "$bench")" "$bench" && told "$(basename "$bench")"
     done
 fi

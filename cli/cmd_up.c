@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/memory_limit.h"
+#include "base/signal_pair.h"
 #include "cli/commands.h"
 #include "cli/option_tables.h"
 #include "cli/up.h"
@@ -20,6 +21,7 @@
 #define MAX_WORDS         256 /* of a worker's command line */
 #define CHECK_INTERVAL_MS 1000
 #define DRAIN_POLL_NS     (10 * WEFT_NS_PER_MS)
+#define STEADY_NS         (60 * WEFT_NS_PER_SECOND) /* a worker that served so long was well */
 
 const weft_option_t up_option_rows[] = {
 #define OPTION(...) WEFT_OPTION_ROW(up_options_t, __VA_ARGS__)
@@ -39,6 +41,8 @@ typedef struct up {
     int signal_fd;
     weft_loop_watch_t *signal_watch;
     weft_loop_timer_t *drain_timer;
+    weft_loop_timer_t *restart_timer;
+    weft_signal_pair_t signals;
     uint64_t drain_until_ns;
     uint32_t n_listening;
     bool is_stopping;
@@ -97,7 +101,7 @@ static void fill_words(const up_t *up, front_role_t role, words_t *words)
     add_pair(words, "--host", "127.0.0.1");
     add_pair(words, "--port", "0");
     add_pair(words, "--threads", words->threads);
-    add_pair(words, "--log-level", weft_log_enabled(WEFT_LOG_INFO) ? o->log_level : "info");
+    add_pair(words, "--log-level", o->log_level);
     add_pair(words, "--kv-transfer-config", words->role);
     snprintf(words->timeout, sizeof(words->timeout), "%u", o->shutdown_timeout);
     add_pair(words, "--shutdown-timeout", words->timeout);
@@ -127,17 +131,29 @@ static weft_status_t start_workers(up_t *up, front_role_t role, uint32_t n, weft
 
 /* ---- what happens ---------------------------------------------------------------------------- */
 
-static void on_listening(void *user, const up_worker_t *worker, const char *url)
+static void say_listening(const up_t *up)
+{
+    const up_options_t *o = up->options;
+    weft_buffer_t url = {0};
+    char more[64];
+    weft_buffer_printf(&url, "http://%s:%u", o->host, front_port(up->front));
+    snprintf(more, sizeof(more), "prefill=%u decode=%u", o->prefill, o->decode);
+    if (!url.is_failed) {
+        weft_log_listening(WEFT_LOG_MODULE, url.data, more, o->port == 0);
+    }
+    weft_buffer_free(&url);
+}
+
+static void on_listening(void *user, up_worker_t *worker, const char *url)
 {
     up_t *up = user;
+    worker->listening_ns = weft_clock_ns();
     if (front_add_worker(up->front, worker->role, worker->name, url) < 0) {
         weft_log_error("worker=%s is left out: no memory", worker->name);
         return;
     }
-    up->n_listening++;
-    if (up->n_listening == up->workers.n) {
-        weft_log_info("listening on http://%s:%u prefill=%u decode=%u", up->options->host,
-                      front_port(up->front), up->options->prefill, up->options->decode);
+    if (up->n_listening < up->workers.n && ++up->n_listening == up->workers.n) {
+        say_listening(up);
     }
 }
 
@@ -160,8 +176,88 @@ static void stop(up_t *up)
     weft_loop_timer_set(up->drain_timer, 0);
 }
 
+/* When the next one is to be started again; 0: none is. */
+static uint64_t next_restart_ns(const up_t *up, bool only_decode)
+{
+    uint64_t next = 0;
+    for (uint32_t i = 0; i < up->workers.n; i++) {
+        const up_worker_t *worker = &up->workers.all[i];
+        const bool counts = !only_decode || worker->role == FRONT_DECODE;
+        if (counts && worker->restart_ns != 0 && (next == 0 || worker->restart_ns < next)) {
+            next = worker->restart_ns;
+        }
+    }
+    return next;
+}
+
+static void set_restart_timer(up_t *up)
+{
+    const uint64_t now = weft_clock_ns();
+    const uint64_t next = next_restart_ns(up, false);
+    if (next != 0) {
+        weft_loop_timer_set(up->restart_timer, next > now ? next - now : 0);
+    }
+}
+
+/* One that dies again and again has a reason that starting it does not mend. */
+static void plan_restart(up_t *up, up_worker_t *worker)
+{
+    const uint64_t now = weft_clock_ns();
+    if (worker->is_listening && now - worker->listening_ns >= STEADY_NS) {
+        worker->restarts = 0;
+    }
+    if (worker->restarts >= up->options->max_restarts) {
+        weft_log_error("worker is given up name=%s restarts=%u", worker->name, worker->restarts);
+        return;
+    }
+    const uint64_t seconds = UINT64_C(1) << (worker->restarts < 6 ? worker->restarts : 6);
+    worker->restarts++;
+    worker->restart_ns = now + seconds * WEFT_NS_PER_SECOND;
+    weft_log_warn("worker will be started again name=%s seconds=%u restart=%u of %u", worker->name,
+                  (unsigned)seconds, worker->restarts, up->options->max_restarts);
+    set_restart_timer(up);
+}
+
+static void fail(up_t *up)
+{
+    up->is_failed = true;
+    stop(up);
+}
+
+static bool has_decode_workers(const up_t *up)
+{
+    return up_workers_alive(&up->workers, FRONT_DECODE) > 0 || next_restart_ns(up, true) != 0;
+}
+
+static void on_restart_timer(void *user)
+{
+    up_t *up = user;
+    const uint64_t now = weft_clock_ns();
+    if (up->is_stopping) {
+        return;
+    }
+    for (uint32_t i = 0; i < up->workers.n; i++) {
+        up_worker_t *worker = &up->workers.all[i];
+        weft_diag_t diag = {0};
+        words_t words;
+        if (worker->restart_ns == 0 || worker->restart_ns > now) {
+            continue;
+        }
+        worker->restart_ns = 0;
+        fill_words(up, worker->role, &words);
+        if (up_worker_restart(worker, words.list, &diag) < 0) {
+            weft_log_error("%s", diag.text);
+            plan_restart(up, worker);
+        }
+    }
+    set_restart_timer(up);
+    if (!has_decode_workers(up)) {
+        fail(up);
+    }
+}
+
 /* Before all serve, one that cannot start means that none can; later the others go on. */
-static void take_death(up_t *up, const up_worker_t *worker, const char *how)
+static void take_death(up_t *up, up_worker_t *worker, const char *how)
 {
     if (up->is_stopping) {
         weft_log_info("worker has ended name=%s how=\"%s\"", worker->name, how);
@@ -172,22 +268,42 @@ static void take_death(up_t *up, const up_worker_t *worker, const char *how)
     weft_log_error("worker has died name=%s how=\"%s\" decode_workers_left=%u", worker->name, how,
                    left);
     front_lose_worker(up->front, worker->name);
-    if (is_early || left == 0) {
-        up->is_failed = true;
-        stop(up);
+    if (!is_early) {
+        plan_restart(up, worker);
+    }
+    if (is_early || !has_decode_workers(up)) {
+        fail(up);
     }
 }
 
 static void reap(up_t *up)
 {
     char how[96];
-    const up_worker_t *worker;
+    up_worker_t *worker;
     while ((worker = up_workers_reap(&up->workers, how, sizeof(how))) != NULL) {
         take_death(up, worker, how);
     }
     if (up->is_stopping && up_workers_alive(&up->workers, FRONT_PREFILL) == 0 &&
         up_workers_alive(&up->workers, FRONT_DECODE) == 0) {
         weft_loop_stop(up->loop);
+    }
+}
+
+static void take_signal(up_t *up, int number)
+{
+    switch (weft_signal_take(&up->signals, number, weft_clock_ns())) {
+    case WEFT_SIGNAL_FIRST:
+        weft_log_info("stopping signal=%d requests=%u", number, front_open_calls(up->front));
+        if (!up->is_stopping) {
+            stop(up);
+        }
+        break;
+    case WEFT_SIGNAL_ECHO:
+        break;
+    case WEFT_SIGNAL_SECOND:
+        weft_log_warn("second signal: the workers are killed");
+        up_workers_signal(&up->workers, SIGKILL);
+        break;
     }
 }
 
@@ -201,13 +317,8 @@ static void on_signal(void *user, uint32_t events)
     }
     if (info.ssi_signo == SIGCHLD) {
         reap(up);
-    } else if (up->is_stopping) {
-        weft_log_warn("second signal: the workers are killed");
-        up_workers_signal(&up->workers, SIGKILL);
     } else {
-        weft_log_info("stopping signal=%u requests=%u", info.ssi_signo,
-                      front_open_calls(up->front));
-        stop(up);
+        take_signal(up, (int)info.ssi_signo);
     }
 }
 
@@ -272,6 +383,9 @@ static weft_status_t start(up_t *up, weft_diag_t *diag)
         status = weft_loop_timer_create(up->loop, on_drain_timer, up, &up->drain_timer);
     }
     if (status == WEFT_OK) {
+        status = weft_loop_timer_create(up->loop, on_restart_timer, up, &up->restart_timer);
+    }
+    if (status == WEFT_OK) {
         status = front_create(up->loop, &config, diag, &up->front);
     }
     set_environment();
@@ -302,6 +416,7 @@ static weft_status_t run(up_t *up, weft_diag_t *diag)
     up_workers_fini(&up->workers);
     weft_loop_unwatch(up->signal_watch);
     weft_loop_timer_destroy(up->drain_timer);
+    weft_loop_timer_destroy(up->restart_timer);
     weft_loop_destroy(up->loop);
     if (status == WEFT_OK && up->is_failed) {
         status = weft_diag(diag, WEFT_ERR_PEER_GONE, "workers have died; see above");

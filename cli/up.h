@@ -24,9 +24,12 @@ typedef struct up_options {
 typedef struct up_worker {
     struct up_workers *workers;
     front_role_t role;
-    char name[32]; /* "prefill-0" */
-    pid_t pid;     /* 0: it has ended, or never began */
-    int out_fd;    /* what it says, or -1 */
+    char name[32];         /* "prefill-0" */
+    pid_t pid;             /* 0: it has ended, or never began */
+    uint64_t listening_ns; /* since when it listens */
+    uint64_t restart_ns;   /* when it is to be started again; 0: not */
+    uint32_t restarts;     /* in a row */
+    int out_fd;            /* what it says, or -1 */
     weft_loop_watch_t *watch;
     weft_buffer_t line; /* the part of one that has come */
     bool is_listening;
@@ -37,19 +40,21 @@ typedef struct up_workers {
     up_worker_t all[UP_MAX_WORKERS];
     uint32_t n;
     /* It listens at url. */
-    void (*on_listening)(void *user, const up_worker_t *worker, const char *url);
+    void (*on_listening)(void *user, up_worker_t *worker, const char *url);
     void *user;
 } up_workers_t;
 
 /*
  * Starts this program again with argv (NULL behind it; argv[0] is the subcommand), apart from the
  * terminal's signals, and ended with us. What it writes is copied to stderr with its name in front;
- * of its log, what our own log's level lets through: it has to say at level info where it listens.
+ * it says there where it listens, at whatever level it logs.
  */
 weft_status_t up_workers_start(up_workers_t *workers, front_role_t role, uint32_t number,
                                char *const *argv, weft_diag_t *diag);
+/* The same again, under its name, after it has ended. */
+weft_status_t up_worker_restart(up_worker_t *worker, char *const *argv, weft_diag_t *diag);
 /* After SIGCHLD: the next one that has ended, and a line that says how. NULL: no more. */
-const up_worker_t *up_workers_reap(up_workers_t *workers, char *how, size_t size);
+up_worker_t *up_workers_reap(up_workers_t *workers, char *how, size_t size);
 void up_workers_signal(const up_workers_t *workers, int number);
 uint32_t up_workers_alive(const up_workers_t *workers, front_role_t role);
 void up_workers_fini(up_workers_t *workers); /* kills those that are left */

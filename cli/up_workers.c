@@ -16,10 +16,11 @@
 
 /* ---- what workers say ------------------------------------------------------------------------ */
 
-/* "… listening on http://127.0.0.1:40123 model=…" */
+static const char mark[] = "listening on ";
+
+/* "… listening on http://127.0.0.1:40123 model=…", or bare when its log is quiet. */
 static void look_for_address(up_worker_t *worker, const char *line)
 {
-    static const char mark[] = "listening on ";
     const char *found = strstr(line, mark);
     char url[128];
     if (worker->is_listening || found == NULL) {
@@ -32,23 +33,20 @@ static void look_for_address(up_worker_t *worker, const char *line)
     worker->workers->on_listening(worker->workers->user, worker, url);
 }
 
-/* "2026-11-26T03:17:39.037Z info  api: …"; what is no line of a log is always wanted. */
-static bool is_wanted(const char *line)
+/* Its address is nobody's business but ours where it logs none. */
+static bool is_for_us(const char *line)
 {
-    weft_log_level_t level;
-    char word[16];
-    return sscanf(line, "%*[0-9TZ:.-] %15s", word) != 1 || weft_log_level_parse(word, &level) < 0 ||
-           weft_log_enabled(level);
+    return strncmp(line, mark, sizeof(mark) - 1) == 0;
 }
 
 static void take_line(up_worker_t *worker, const char *line, size_t length)
 {
     char copy[1024];
     snprintf(copy, sizeof(copy), "%.*s", (int)length, line);
-    if (is_wanted(copy)) {
+    look_for_address(worker, copy);
+    if (!is_for_us(copy)) {
         fprintf(stderr, "%-10s| %s\n", worker->name, copy);
     }
-    look_for_address(worker, copy);
 }
 
 static void take_lines(up_worker_t *worker)
@@ -137,6 +135,13 @@ weft_status_t up_workers_start(up_workers_t *workers, front_role_t role, uint32_
     up_worker_t *worker = &workers->all[workers->n++];
     *worker = (up_worker_t){.workers = workers, .role = role, .out_fd = -1};
     snprintf(worker->name, sizeof(worker->name), "%s-%u", roles[role], number);
+    return up_worker_restart(worker, argv, diag);
+}
+
+weft_status_t up_worker_restart(up_worker_t *worker, char *const *argv, weft_diag_t *diag)
+{
+    weft_buffer_clear(&worker->line);
+    worker->is_listening = false;
     const weft_status_t status = spawn(worker, argv);
     return status < 0 ? weft_diag(diag, status, "%s could not be started: %s", worker->name,
                                   strerror(errno))
@@ -154,7 +159,7 @@ static void describe(int how, char *text, size_t size)
     }
 }
 
-const up_worker_t *up_workers_reap(up_workers_t *workers, char *how, size_t size)
+up_worker_t *up_workers_reap(up_workers_t *workers, char *how, size_t size)
 {
     for (uint32_t i = 0; i < workers->n; i++) {
         up_worker_t *worker = &workers->all[i];

@@ -9,7 +9,7 @@
 # The backend's host code is compiled once, as weft_cuda_host, and linked with either.
 option(WEFT_CUDA "Build the CUDA backend with nvcc" OFF)
 set(WEFT_CUDA_ARCHITECTURES "80;90a" CACHE STRING "Compute capabilities to compile for, as nvcc names them")
-set(WEFT_CUDA_ROOT ${CMAKE_SOURCE_DIR}/build/cuda/nvidia/cu13 CACHE PATH "CUDA: the folder of bin/, include/ and lib/")
+set(WEFT_CUDA_ROOT ${CMAKE_SOURCE_DIR}/build/cuda-toolkit/nvidia/cu13 CACHE PATH "CUDA: the folder of bin/, include/ and lib/")
 
 set(cuda_roots ${WEFT_CUDA_ROOT} $ENV{CUDA_HOME} /usr/local/cuda /opt/cuda)
 find_path(WEFT_CUDA_INCLUDE cuda_runtime_api.h PATHS ${cuda_roots} PATH_SUFFIXES include NO_DEFAULT_PATH)

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -296,12 +297,21 @@ static void fill_masks(const engine_submit_t *submit, const sizes_t *sizes, cons
     }
 }
 
+/* Whoever knows a request's own id cannot guess it, nor do two requests with one id share it. */
+static uint32_t draw_suffix(engine_t *engine)
+{
+    uint32_t suffix;
+    /* It does not fail for 4 bytes once the kernel is up; early on a number will do. */
+    return getrandom(&suffix, sizeof(suffix), GRND_NONBLOCK) == (ssize_t)sizeof(suffix)
+               ? suffix
+               : atomic_fetch_add(&engine->n_internal_ids, 1);
+}
+
 /* As vLLM makes it; peers write ids one behind another, with commas between. */
 static void write_internal_id(engine_t *engine, const engine_submit_t *submit, char *out)
 {
     const size_t size = internal_id_bytes(submit);
-    snprintf(out, size, "%s-0-%08x", submit->id == NULL ? "" : submit->id,
-             atomic_fetch_add(&engine->n_internal_ids, 1));
+    snprintf(out, size, "%s-0-%08x", submit->id == NULL ? "" : submit->id, draw_suffix(engine));
     for (char *c = strchr(out, ','); c != NULL; c = strchr(c, ',')) {
         *c = '_';
     }

@@ -42,7 +42,7 @@ const model_architecture_t *model_architecture_by_gguf(const char *architecture,
 {
     for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {
         const char *known = families[i].gguf_architecture;
-        if (length > 0 && strlen(known) == length && memcmp(known, architecture, length) == 0) {
+        if (strlen(known) == length && memcmp(known, architecture, length) == 0) {
             return &families[i];
         }
     }
@@ -56,9 +56,6 @@ weft_status_t model_architecture_unknown(const char *where, const char *architec
     size_t used = 0;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(families) && used < sizeof(known); i++) {
         const char *name = is_gguf ? families[i].gguf_architecture : families[i].hf_architecture;
-        if (name[0] == '\0') {
-            continue;
-        }
         used +=
             (size_t)snprintf(known + used, sizeof(known) - used, "%s%s", i == 0 ? "" : ", ", name);
     }

@@ -101,6 +101,7 @@ typedef struct model_config {
     char architecture[64]; /* as the file says: "LlamaForCausalLM" or "llama" */
     char name[128];        /* general.name, _name_or_path or the file's own name */
     uint32_t layers;
+    uint32_t spare_layers; /* behind those in the file, of no use here: multi-token prediction */
     uint32_t hidden;
     uint32_t heads;
     uint32_t kv_heads;

@@ -67,6 +67,19 @@ double model_gguf_f64(model_gguf_reader_t *f, const char *field, double fallback
     return value;
 }
 
+bool model_gguf_flag(model_gguf_reader_t *f, const char *field, bool fallback)
+{
+    bool value = fallback;
+    if (f->status != WEFT_OK) {
+        return fallback;
+    }
+    const weft_status_t status = gguf_get_bool(f->gguf, key_of(f, field), f->diag, &value);
+    if (status != WEFT_OK && status != WEFT_ERR_NOT_FOUND) {
+        f->status = status;
+    }
+    return value;
+}
+
 static bool string_is(gguf_string_t string, const char *text)
 {
     return string.length == strlen(text) && memcmp(string.data, text, string.length) == 0;
@@ -87,7 +100,9 @@ static void read_heads(model_gguf_reader_t *f, model_config_t *config)
         }
         config->head_dim = config->hidden / config->heads;
     }
-    if (model_gguf_u32(f, "attention.value_length", config->head_dim) != config->head_dim) {
+    /* With latents these are what the cache holds: the family reckons with them. */
+    if (!model_gguf_has(f, "attention.kv_lora_rank") &&
+        model_gguf_u32(f, "attention.value_length", config->head_dim) != config->head_dim) {
         model_gguf_refuse(f, WEFT_ERR_UNSUPPORTED, "attention.value_length",
                           "keys and values of different sizes are not supported");
     }
@@ -195,6 +210,7 @@ static void read_fields(model_gguf_reader_t *f, model_config_t *config)
         model_gguf_refuse(f, WEFT_ERR_MALFORMED, "attention.layer_norm_rms_epsilon", "missing");
     }
     config->norm_eps = (float)model_gguf_f64(f, "attention.layer_norm_rms_epsilon", 0);
+    config->attention_scale = (float)model_gguf_f64(f, "attention.scale", 0);
     config->window = model_gguf_u32(f, "attention.sliding_window", 0);
     if (config->window > 0) {
         model_config_slide_all_but(config, 0);
@@ -225,8 +241,15 @@ static weft_status_t add_eos_key(const gguf_t *gguf, const char *source, const c
  * when its text is one of these and the file calls it a control token.
  */
 static const char *const end_tokens[] = {
-    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>",
+    "<|im_end|>",    "<|eot_id|>",    "<|eom_id|>", "<|end_of_text|>",
+    "<|endoftext|>", "<end_of_turn>", "<|end|>",
 };
+
+/* GPT-OSS ends its thoughts with the token that ends a turn elsewhere, and goes on. */
+static bool is_end(const model_config_t *config, const char *token)
+{
+    return strcmp(token, "<|end|>") != 0 || strcmp(config->family, "gpt_oss") != 0;
+}
 
 static void add_known_ends(const gguf_t *gguf, model_config_t *config)
 {
@@ -244,7 +267,7 @@ static void add_known_ends(const gguf_t *gguf, model_config_t *config)
             continue;
         }
         for (size_t i = 0; i < WEFT_ARRAY_LEN(end_tokens); i++) {
-            if (string_is(token, end_tokens[i])) {
+            if (string_is(token, end_tokens[i]) && is_end(config, end_tokens[i])) {
                 model_config_add_eos(config, (int64_t)id); /* full: the named ones came first */
             }
         }

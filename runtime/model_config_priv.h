@@ -21,6 +21,7 @@ bool model_gguf_has(model_gguf_reader_t *reader, const char *field);
 uint32_t model_gguf_u32(model_gguf_reader_t *reader, const char *field, uint32_t fallback);
 uint32_t model_gguf_need_u32(model_gguf_reader_t *reader, const char *field);
 double model_gguf_f64(model_gguf_reader_t *reader, const char *field, double fallback);
+bool model_gguf_flag(model_gguf_reader_t *reader, const char *field, bool fallback);
 void model_gguf_refuse(model_gguf_reader_t *reader, weft_status_t status, const char *field,
                        const char *reason);
 

@@ -31,12 +31,13 @@ typedef struct model_source model_source_t;
 
 /* How a tensor's rows lie in its file. */
 typedef enum model_form {
-    MODEL_FORM_ROWS,   /* as they are computed with */
-    MODEL_FORM_F8,     /* E4M3, scales in a tensor beside it: dtype is K_F8_32 */
-    MODEL_FORM_MXFP4,  /* nibbles in one tensor, scales in another: dtype is K_MXFP4 */
-    MODEL_FORM_INT4,   /* packed numbers, zeros and scales in three tensors: dtype is K_I4_32 */
-    MODEL_FORM_STEPS,  /* element c of a row is number start + c · step there */
-    MODEL_FORM_COLUMNS /* rows are columns start + r · step of a matrix */
+    MODEL_FORM_ROWS,    /* as they are computed with */
+    MODEL_FORM_F8,      /* E4M3, scales in a tensor beside it: dtype is K_F8_32 */
+    MODEL_FORM_F8_WIDE, /* E4M3 with scales, brought to F32: rows or (step 1) columns from start */
+    MODEL_FORM_MXFP4,   /* nibbles in one tensor, scales in another: dtype is K_MXFP4 */
+    MODEL_FORM_INT4,    /* packed numbers, zeros and scales in three tensors: dtype is K_I4_32 */
+    MODEL_FORM_STEPS,   /* element c of a row is number start + c · step there */
+    MODEL_FORM_COLUMNS  /* rows are columns start + r · step of a matrix */
 } model_form_t;
 
 /* Row-major; a vector has rows 1. columns are contiguous. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -54,6 +54,13 @@ static weft_status_t check_one(void *context, const model_tensor_want_t *want)
     return WEFT_OK;
 }
 
+static bool is_spare(const model_config_t *config, const char *name)
+{
+    unsigned layer = 0;
+    return sscanf(name, "model.layers.%u.", &layer) == 1 && layer >= config->layers &&
+           layer - config->layers < config->spare_layers;
+}
+
 /* What a checkpoint may hold besides: buffers that are computed, and a head that is tied anyway. */
 static bool is_ignored(const model_source_t *source, const char *name)
 {
@@ -61,7 +68,7 @@ static bool is_ignored(const model_source_t *source, const char *name)
     char head[64];
     const model_tensor_key_t output = {.id = MODEL_TENSOR_OUTPUT};
     model_source_tensor_name(source, output, head, sizeof(head));
-    return (last != NULL && strcmp(last, ".inv_freq") == 0) ||
+    return (last != NULL && strcmp(last, ".inv_freq") == 0) || is_spare(&source->config, name) ||
            (source->config.is_embedding_tied && strcmp(name, head) == 0);
 }
 

@@ -61,8 +61,8 @@ static bool take_scales(const model_config_t *config, const model_tensor_t *scal
     return k_dtype_info(scales->dtype)->block_elements == 1 && scales->dtype < K_U8;
 }
 
-static weft_status_t find_f8(const model_source_t *source, weft_diag_t *diag,
-                             model_tensor_t *tensor)
+static weft_status_t find_scales(const model_source_t *source, weft_diag_t *diag,
+                                 model_tensor_t *tensor)
 {
     static const char *const ends[] = {".weight_scale_inv", ".weight_scale"};
     const model_tensor_t *scales = NULL;
@@ -72,21 +72,28 @@ static weft_status_t find_f8(const model_source_t *source, weft_diag_t *diag,
     if (scales == NULL) {
         return refuse(source, tensor, diag, "is E4M3, and has no scale beside it");
     }
-    if (tensor->columns % BLOCK != 0) {
-        return refuse(source, tensor, diag, "E4M3 columns that are no multiple of 32");
-    }
     if (!take_scales(&source->config, scales, tensor)) {
         return refuse(source, tensor, diag, "its scales are of another shape or type");
     }
+    return WEFT_OK;
+}
+
+static weft_status_t find_f8(const model_source_t *source, weft_diag_t *diag,
+                             model_tensor_t *tensor)
+{
+    if (tensor->columns % BLOCK != 0) {
+        return refuse(source, tensor, diag, "E4M3 columns that are no multiple of 32");
+    }
     tensor->form = MODEL_FORM_F8;
     tensor->dtype = K_F8_32;
-    return WEFT_OK;
+    tensor->stride = tensor->columns;
+    return find_scales(source, diag, tensor);
 }
 
 static float scale_of(const model_tensor_t *tensor, uint64_t row, uint64_t column)
 {
     float scale;
-    const uint64_t across = tiles(tensor->columns, tensor->tile_columns);
+    const uint64_t across = tiles(tensor->stride, tensor->tile_columns);
     const uint64_t at = row / tensor->tile_rows * across + column / tensor->tile_columns;
     const size_t bytes = k_dtype_info(tensor->scales_dtype)->block_bytes;
     k_dequantize(tensor->scales_dtype, (const char *)tensor->scales + at * bytes, &scale, 1);
@@ -101,6 +108,19 @@ static void read_f8(const model_tensor_t *tensor, uint64_t row, uint8_t *out)
         memcpy(out, &scale, sizeof(scale));
         memcpy(out + sizeof(scale), from + c, BLOCK);
         out += sizeof(scale) + BLOCK;
+    }
+}
+
+static void read_f8_wide(const model_tensor_t *tensor, uint64_t row, uint8_t *out)
+{
+    const uint8_t *data = tensor->data;
+    for (uint64_t c = 0; c < tensor->columns; c++) {
+        float value;
+        const uint64_t file_row = tensor->start + (tensor->step == 1 ? c : row);
+        const uint64_t column = tensor->step == 1 ? row : c;
+        k_dequantize(K_F8, &data[file_row * tensor->stride + column], &value, 1);
+        value *= scale_of(tensor, file_row, column);
+        memcpy(out + c * sizeof(value), &value, sizeof(value));
     }
 }
 
@@ -226,6 +246,17 @@ static weft_status_t find_head(const model_source_t *source, model_tensor_key_t 
     }
     const size_t row_bytes = tensor->bytes / tensor->rows;
     const uint64_t first = rows * key.expert + (is_key ? 0 : mla->plain);
+    if (tensor->dtype == K_F8) {
+        const weft_status_t status = find_scales(source, diag, tensor);
+        tensor->form = MODEL_FORM_F8_WIDE;
+        tensor->dtype = K_F32;
+        tensor->stride = mla->kv_latent;
+        tensor->start = (uint32_t)first;
+        tensor->step = is_key ? 1 : 0;
+        tensor->rows = is_key ? mla->kv_latent : mla->value;
+        tensor->columns = is_key ? mla->plain : mla->kv_latent;
+        return status;
+    }
     tensor->data = (const char *)tensor->data + first * row_bytes;
     tensor->rows = is_key ? mla->kv_latent : mla->value;
     tensor->columns = is_key ? mla->plain : mla->kv_latent;
@@ -304,6 +335,8 @@ void model_tensor_read(const model_tensor_t *tensor, uint64_t first, uint64_t n,
     for (uint64_t row = first; row < first + n; row++, out += row_bytes) {
         if (tensor->form == MODEL_FORM_F8) {
             read_f8(tensor, row, out);
+        } else if (tensor->form == MODEL_FORM_F8_WIDE) {
+            read_f8_wide(tensor, row, out);
         } else if (tensor->form == MODEL_FORM_MXFP4) {
             read_mxfp4(tensor, row, out);
         } else {

@@ -81,6 +81,10 @@ static weft_status_t complete_config(model_source_t *source, const char *path, w
         }
         config->rope.kind = MODEL_ROPE_FACTORS;
     }
+    if (tensor_named(source, MODEL_TENSOR_ROPE_LONG) != NULL &&
+        config->rope.kind == MODEL_ROPE_PLAIN) {
+        config->rope.kind = MODEL_ROPE_LONG;
+    }
     const weft_status_t status = model_config_check(config, diag);
     if (status != WEFT_OK) {
         weft_diag_prefix(diag, "%s", path);

@@ -160,13 +160,34 @@ static bool may_start(const sched_t *sched, const sched_seq_t *seq)
            !seq->is_awaiting_read;
 }
 
+static bool has_same_block(const sched_seq_t *a, const sched_seq_t *b, uint32_t i)
+{
+    return i < a->n_hashes && i < b->n_hashes &&
+           memcmp(&a->hashes[i], &b->hashes[i], sizeof(a->hashes[i])) == 0;
+}
+
+/* One before it is just pulling a block that is in its own prompt, too: it is found when it has come. */
+static bool is_coming(const sched_t *sched, const sched_seq_t *seq)
+{
+    const uint32_t wanted = wanted_tokens(seq) / sched->block_tokens;
+    for (const sched_seq_t *other = sched->waiting.first; other != seq; other = other->next) {
+        const uint32_t next = other->n_pulled_named;
+        const uint32_t theirs = wanted_tokens(other) / sched->block_tokens;
+        if (other->n_pulled > 0 && sched_is_pulling(sched, other) && sched_looks_up(seq) &&
+            next < wanted && next < theirs && has_same_block(other, seq, next)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void look_after(sched_t *sched, sched_seq_t *seq, bool is_near)
 {
     const weft_status_t state = sched->config.mover->pull_state(seq->pull);
     name_pulled(sched, seq);
     if (state < 0 && !seq->is_pull_told) {
         fail_pull(sched, seq, state);
-    } else if (is_near && may_start(sched, seq)) {
+    } else if (is_near && may_start(sched, seq) && !is_coming(sched, seq)) {
         try_pull(sched, seq);
     }
 }

@@ -191,6 +191,52 @@ static int gather(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
     return k_cuda_gather_rows(at, &args);
 }
 
+/* ---- experts: 8 of 128, as Qwen3 ------------------------------------------------------------- */
+
+enum {
+    EXPERTS = 128,
+    USED = 8,
+    SLOT_STRIDE = 3576, /* 16384 slots have room in a buffer when they overlap */
+};
+
+static struct routed {
+    float *weights;
+    uint32_t *slot_of;
+    uint32_t *row_of_slot;
+    uint32_t *offsets;
+} routed;
+
+static int route(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
+{
+    const k_route_args_t args = {.logits = sets[set].x,
+                                 .logits_stride = EXPERTS,
+                                 .kind = K_ROUTE_SOFTMAX,
+                                 .rows = rows,
+                                 .experts = EXPERTS,
+                                 .used = USED,
+                                 .renormalizes = true,
+                                 .scale = 1,
+                                 .weights = routed.weights,
+                                 .slot_of = routed.slot_of,
+                                 .row_of_slot = routed.row_of_slot,
+                                 .offsets = routed.offsets};
+    return k_cuda_route(at, &args);
+}
+
+static int combine(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
+{
+    const k_combine_args_t args = {.x = sets[set].wide,
+                                   .weights = routed.weights,
+                                   .slot_of = routed.slot_of,
+                                   .y = sets[set].y,
+                                   .rows = rows,
+                                   .used = USED,
+                                   .dim = HIDDEN,
+                                   .x_stride = SLOT_STRIDE,
+                                   .y_stride = HIDDEN};
+    return k_cuda_combine(at, &args);
+}
+
 static void measure_rows(const k_cuda_launch_t *at)
 {
     static const uint32_t rows[] = {1, 64, 2048};
@@ -201,6 +247,8 @@ static void measure_rows(const k_cuda_launch_t *at)
         measure(at, "silu_mul 14336", silu_mul, rows[i], n * INTERMEDIATE * (2 + 2 + 2));
         measure(at, "add 4096", add, rows[i], n * HIDDEN * (2 + 4 + 4));
         measure(at, "gather_rows 4096", gather, rows[i], n * HIDDEN * (4 + 4));
+        measure(at, "route 8 of 128", route, rows[i], n * (EXPERTS * 4 + USED * 12));
+        measure(at, "combine 8 of 4096", combine, rows[i], n * HIDDEN * (USED * 2 + 4 + 4));
     }
 }
 
@@ -293,6 +341,10 @@ static void make_buffers(void)
     history = device_bytes(sizeof(tokens));
     check(cudaMemcpy(row_index, index, sizeof(index), cudaMemcpyHostToDevice), "cudaMemcpy");
     check(cudaMemcpy(history, tokens, sizeof(tokens), cudaMemcpyHostToDevice), "cudaMemcpy");
+    routed.weights = device_bytes((size_t)MAX_ROWS * USED * sizeof(float));
+    routed.slot_of = device_bytes((size_t)MAX_ROWS * USED * sizeof(uint32_t));
+    routed.row_of_slot = device_bytes((size_t)MAX_ROWS * USED * sizeof(uint32_t));
+    routed.offsets = device_bytes((EXPERTS + 1) * sizeof(uint32_t));
     sample_params = device_bytes(MAX_SAMPLED * sizeof(*sample_params));
     sampled = device_bytes(MAX_SAMPLED * sizeof(*sampled));
 }

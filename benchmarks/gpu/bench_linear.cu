@@ -267,6 +267,21 @@ static std::vector<uint8_t> random_weights(k_dtype_t dtype, uint32_t rows, uint3
         case K_Q6_K:
             put(208, 0.0001f);
             break;
+        case K_I4_32:
+            put(0, 0.01f);
+            block[2] &= 15;
+            break;
+        case K_MXFP4:
+            block[0] = (uint8_t)(120 + block[0] % 4);
+            break;
+        case K_F8_32: {
+            const float f = random_float() * 0.1f;
+            for (int i = 4; i < 36; i++) {
+                block[i] &= 0xbf; /* below 2 */
+            }
+            std::memcpy(block, &f, 4);
+            break;
+        }
         default:
             put(0, dtype == K_Q8_0 ? 0.001f : 0.01f);
         }
@@ -490,9 +505,10 @@ static void check(k_cuda_linear_path_t path, const char *name)
         {K_BF16, 66, 1000}, {K_BF16, 4096, 256}, {K_BF16, 3072, 576}, {K_BF16, 6150, 72},
     };
     static const shape_t others[] = {
-        {K_BF16, 50, 37},   {K_BF16, 576, 576}, {K_F16, 200, 320},  {K_F32, 100, 250},
-        {K_Q8_0, 192, 576}, {K_Q4_0, 130, 96},  {K_Q4_1, 576, 576}, {K_Q4_1, 72, 1536},
-        {K_Q4_K, 96, 768},  {K_Q6_K, 64, 512},
+        {K_BF16, 50, 37},   {K_BF16, 576, 576},  {K_F16, 200, 320},   {K_F32, 100, 250},
+        {K_Q8_0, 192, 576}, {K_Q4_0, 130, 96},   {K_Q4_1, 576, 576},  {K_Q4_1, 72, 1536},
+        {K_Q4_K, 96, 768},  {K_Q6_K, 64, 512},   {K_I4_32, 320, 608}, {K_MXFP4, 96, 512},
+        {K_F8_32, 96, 544}, {K_Q8_0, 40, 14336},
     };
     if (path != K_CUDA_LINEAR_MMA) {
         for (const shape_t &shape : bf16) {

@@ -8,11 +8,12 @@ cd "$(dirname "$0")/../.."
 build=${WEFT_BENCH_BUILD:-build/bench_gpu}
 nvcc=${NVCC:-nvcc}
 mkdir -p "$build"
-flags="-std=c++20 -O3 -I. --Werror all-warnings -Xcompiler -Wall,-Wextra -Xptxas --warn-on-spills"
+flags="-std=c++20 -O3 --expt-relaxed-constexpr -I. --Werror all-warnings -Xcompiler -Wall,-Wextra -Xptxas --warn-on-spills"
 arch=${WEFT_BENCH_ARCH:--gencode arch=compute_90a,code=sm_90a}
 objects=
 for source in kernels/cuda/linear_wgmma.cu kernels/cuda/linear_mma.cu kernels/cuda/weight_pack.cu \
-    kernels/cuda/simt_tensor_map.cu kernels/cuda/cuda_linear.c kernels/dtypes.c kernels/dequantize.c benchmarks/gpu/bench_linear.cu; do
+    kernels/cuda/simt_tensor_map.cu kernels/cuda/cuda_linear.c kernels/dtypes.c \
+    kernels/dequantize.c kernels/dequantize_iq.c kernels/iq_grids.c benchmarks/gpu/bench_linear.cu; do
     [ -e "$source" ] || continue
     object=$build/$(basename "$source").o
     objects="$objects $object"
@@ -30,7 +31,7 @@ if [ -z "$CUBLAS" ]; then
     export CUBLAS
 fi
 status=0
-for arguments in families "check mma" "check wgmma" "time auto" "time mma q4_0" "time mma q8_0"; do
+for arguments in families "check mma" "check wgmma" "time auto" "time mma q4_0" "time mma f8_32"; do
     echo "== $arguments"
     timeout 60 "$build/bench_linear" $arguments || { echo "== status $?"; status=1; }
 done

@@ -3,8 +3,8 @@
  * y = x Wᵀ by mma.sync, any dtype, any GPU since sm_80.
  *
  * Few tokens: a block of 8 warps makes one unit of 16 rows of W after the other. Each warp walks one
- * of the fixed parts of K: a lane loads its fragments of W, which were packed for it, from memory
- * to registers several k blocks ahead, and its pieces of x from shared memory. The parts are added
+ * of the fixed parts of K: its ring in shared memory has several k blocks of W on their way, which
+ * were packed as lanes want their fragments; its part of x lies beside. The parts are added
  * in order. Many tokens: each warp has a unit of its own and all of K; stages of x are shared.
  */
 #include "kernels/cuda/cuda_linear_priv.h"
@@ -12,8 +12,7 @@
 #include "kernels/cuda/simt.h"
 #include "kernels/cuda/weight_formats.h"
 
-#define SPLITS       LINEAR_MMA_SPLITS
-#define MAX_SHARED_X (200u << 10)
+#define SPLITS LINEAR_MMA_SPLITS
 
 typedef struct linear_mma {
     const void *weights;
@@ -24,7 +23,6 @@ typedef struct linear_mma {
     uint32_t units;
     bool x_pieces; /* 8-byte loads of x are aligned */
     bool x_chunks; /* 16-byte ones */
-    bool shares_x; /* few tokens: x is copied to shared memory */
     linear_store_t store;
 } linear_mma_t;
 
@@ -94,11 +92,11 @@ SIMT_DEVICE void multiply(const typename W::raw &w, float (&acc)[NT][4], X x)
 
 /* ---- few tokens ------------------------------------------------------------------------------ */
 
-/* A warp's part of K of the tokens, in shared memory or, where that is too small, in x itself. */
+/* A warp's part of K of the tokens, in shared memory. */
 typedef struct part {
     uint32_t first; /* k block */
     uint32_t last;
-    uint8_t *x; /* [rows][row_bytes] or NULL */
+    uint8_t *x; /* [rows][row_bytes] */
     uint32_t row_bytes;
 } part_t;
 
@@ -115,7 +113,7 @@ SIMT_DEVICE part_t part_of(const linear_mma_t &p, uint32_t split, uint8_t *share
     part.first = p.k_blocks * split / SPLITS;
     part.last = p.k_blocks * (split + 1) / SPLITS;
     part.row_bytes = (part.last - part.first) * 128 + 32;
-    part.x = p.shares_x ? shared + p.store.rows * (part.first * 128 + split * 32) : nullptr;
+    part.x = shared + p.store.rows * (part.first * 128 + split * 32);
     return part;
 }
 
@@ -136,21 +134,6 @@ SIMT_DEVICE void copy_x(const linear_mma_t &p, const part_t &part)
     simt_cp_async_commit();
     simt_cp_async_wait<0>();
     simt_sync_warp();
-}
-
-/* A lane's b of token n * 8 + g in step j of block kb. */
-SIMT_DEVICE uint2 read_x(const linear_mma_t &p, const part_t &part, uint32_t token, uint32_t kb,
-                         uint32_t j)
-{
-    const uint32_t t = (uint32_t)simt_lane() % 4;
-    if (part.x == nullptr) {
-        return load_x(p, token, kb * LINEAR_K_BLOCK + j * 16 + 4 * t);
-    }
-    if (token >= p.store.rows) {
-        return make_uint2(0, 0);
-    }
-    return *reinterpret_cast<const uint2 *>(part.x + token * part.row_bytes +
-                                            (kb - part.first) * 128 + j * 32 + t * 8);
 }
 
 /* Adds the parts of a unit in order and stores; the warps take turns. acc begins anew. */
@@ -181,82 +164,98 @@ SIMT_DEVICE void finish(const linear_mma_t &p, float (&parts)[SPLITS][NT][4][SIM
     }
 }
 
-/* A place in the walk over all of this block's units. */
-typedef struct place {
+/* Blocks of a warp's own ring: all but one are on their way. */
+template <class W> constexpr uint32_t ring_depth()
+{
+    return W::BYTES <= 1152 ? 8 : 8192 / W::BYTES;
+}
+
+/* Where the ring's copies have come to in the walk over all of this block's units. */
+typedef struct ahead {
+    const uint8_t *from;
     uint32_t unit;
     uint32_t kb;
-} place_t;
-
-SIMT_DEVICE void place_next(const part_t &part, place_t &at)
-{
-    if (++at.kb == part.last) {
-        at.kb = part.first;
-        at.unit += gridDim.x;
-    }
-}
+    uint32_t stage;
+} ahead_t;
 
 template <class W>
-SIMT_DEVICE void place_load(const linear_mma_t &p, const part_t &part, place_t &at,
-                            typename W::raw &w)
+SIMT_DEVICE void ahead_begin(const linear_mma_t &p, const part_t &part, ahead_t &at, uint32_t unit)
 {
-    if (at.unit < p.units && part.first < part.last) {
-        const uint32_t lane = (uint32_t)simt_lane();
-        w = W::load(W::block(p.weights, at.unit, at.kb, p.k_blocks), lane / 4, lane % 4);
-        place_next(part, at);
-    }
+    at.unit = unit;
+    at.kb = part.first;
+    at.from = W::block(p.weights, unit, part.first, p.k_blocks);
 }
 
-/* Blocks that share a multiprocessor, by the registers they need. */
+/* Begins to copy the next block; past the end a group of no copies. */
+template <class W>
+SIMT_DEVICE void ring_copy(const linear_mma_t &p, const part_t &part, uint8_t *ring, ahead_t &at)
+{
+    if (at.unit < p.units) {
+        uint8_t *to = ring + at.stage * W::BYTES;
+        SIMT_UNROLL
+        for (uint32_t i = 0; i < W::BYTES; i += 16 * SIMT_WARP) {
+            const uint32_t piece = i + (uint32_t)simt_lane() * 16;
+            if (i + 16 * SIMT_WARP <= W::BYTES || piece < W::BYTES) {
+                simt_cp_async<16>(to + piece, at.from + piece);
+            }
+        }
+        at.stage = (at.stage + 1) % ring_depth<W>();
+        at.from += W::STRIDE;
+        if (++at.kb == part.last) {
+            ahead_begin<W>(p, part, at, at.unit + gridDim.x);
+        }
+    }
+    simt_cp_async_commit();
+}
+
+/* Blocks that should share a multiprocessor. */
 template <class W> constexpr int few_blocks()
 {
-    return W::PARTS > 1 ? 1 : 2;
+    return W::PARTS > 1 ? 1 : W::BYTES <= 640 ? 4 : W::BYTES <= 1152 ? 3 : 2;
 }
 
-/* Units blockIdx.x, + gridDim.x, …; a warp has W::DEPTH blocks on their way, also past a unit. */
+/* Units blockIdx.x, + gridDim.x, …; each warp's ring runs on over their ends. */
 template <class W, int NT>
-static SIMT_KERNEL(32 * SPLITS, few_blocks<W>()) linear_mma_few(const linear_mma_t p)
+static SIMT_KERNEL(32 * SPLITS, NT == 1 ? few_blocks<W>() : 1) linear_mma_few(const linear_mma_t p)
 {
+    constexpr uint32_t DEPTH = ring_depth<W>();
     SIMT_SHARED(float, parts, [2][SPLITS][NT][4][SIMT_WARP]);
     SIMT_DYN_SHARED(uint8_t, shared);
-    const part_t part = part_of(p, (uint32_t)simt_warp(), shared);
+    const uint32_t split = (uint32_t)simt_warp();
     const uint32_t g = (uint32_t)simt_lane() / 4;
-    place_t ahead = {blockIdx.x, part.first};
-    place_t at = ahead;
-    typename W::raw ring[W::DEPTH] = {};
+    const uint32_t t = (uint32_t)simt_lane() % 4;
+    uint8_t *ring = shared + split * DEPTH * W::BYTES;
+    const part_t part = part_of(p, split, shared + SPLITS * DEPTH * W::BYTES);
+    const uint8_t *x[NT]; /* of a token that is not there any other's: its sums are dropped */
     float acc[NT][4] = {};
-    uint32_t turn = 0;
+    ahead_t ahead = {};
+    uint32_t stage = 0;
 
     simt_launch_next();
     SIMT_UNROLL
-    for (int i = 0; i < W::DEPTH; i++) {
-        place_load<W>(p, part, ahead, ring[i]);
+    for (uint32_t n = 0; n < NT; n++) {
+        const uint32_t row = n * 8 + g < p.store.rows ? n * 8 + g : 0;
+        x[n] = part.x + row * part.row_bytes + t * 8;
+    }
+    ahead_begin<W>(p, part, ahead, part.first < part.last ? blockIdx.x : p.units);
+    for (uint32_t i = 0; i + 1 < DEPTH; i++) {
+        ring_copy<W>(p, part, ring, ahead);
     }
     simt_wait_previous(); /* x and y are its; the weights are nobody's */
-    if (p.shares_x) {
-        copy_x(p, part);
-    }
-    if (part.first == part.last) { /* K is too short for all warps */
-        for (; at.unit < p.units; at.unit += gridDim.x, turn++) {
-            finish<NT>(p, parts[turn % 2], at.unit, turn * NT, acc);
+    copy_x(p, part);
+    uint32_t turn = 0;
+    for (uint32_t unit = blockIdx.x; unit < p.units; unit += gridDim.x, turn++) {
+        for (uint32_t kb = 0; kb < part.last - part.first; kb++) {
+            simt_cp_async_wait<DEPTH - 2>();
+            simt_sync_warp(); /* the block is there for all lanes; the stage before is free */
+            ring_copy<W>(p, part, ring, ahead);
+            const typename W::raw w = W::load(ring + stage * W::BYTES, g, t);
+            multiply<W, NT>(w, acc, [&](int n, int j) {
+                return *reinterpret_cast<const uint2 *>(x[n] + kb * 128 + j * 32);
+            });
+            stage = (stage + 1) % DEPTH;
         }
-    }
-    while (at.unit < p.units) {
-        SIMT_UNROLL
-        for (int i = 0; i < W::DEPTH; i++) {
-            if (at.unit < p.units) {
-                const typename W::raw w = ring[i];
-                place_load<W>(p, part, ahead, ring[i]);
-                multiply<W, NT>(w, acc, [&](int n, int j) {
-                    return read_x(p, part, n * 8 + g, at.kb, (uint32_t)j);
-                });
-                const uint32_t unit = at.unit;
-                place_next(part, at);
-                if (at.kb == part.first) {
-                    finish<NT>(p, parts[turn % 2], unit, turn * NT, acc);
-                    turn++;
-                }
-            }
-        }
+        finish<NT>(p, parts[turn % 2], unit, turn * NT, acc);
     }
 }
 
@@ -346,27 +345,36 @@ template <class W> static SIMT_KERNEL(32 * WIDE_UNITS, 1) linear_mma_wide(const 
 
 /* ---- host ------------------------------------------------------------------------------------ */
 
-template <class W, int NT>
-static cudaError_t launch_few(linear_mma_t p, uint32_t processors, cudaStream_t stream)
+/* Rows whose x a block's shared memory can hold beside the ring and the parts. */
+template <class W> static uint32_t few_rows(uint32_t k_blocks, uint32_t shared_bytes)
 {
-    const uint32_t blocks = processors * few_blocks<W>();
-    const uint32_t shared = shared_x_bytes(p.store.rows, p.k_blocks);
-    p.shares_x = shared <= MAX_SHARED_X;
+    const uint32_t parts = 2 * SPLITS * 2 * 4 * SIMT_WARP * 4;
+    const uint32_t taken = SPLITS * ring_depth<W>() * W::BYTES + parts;
+    return taken < shared_bytes ? (shared_bytes - taken) / shared_x_bytes(1, k_blocks) : 0;
+}
+
+template <class W, int NT>
+static cudaError_t launch_few(const linear_mma_t &p, const linear_device_t &device,
+                              cudaStream_t stream)
+{
+    const uint32_t blocks = device.processors * (NT == 1 ? few_blocks<W>() : 1);
     return simt_launch(linear_mma_few<W, NT>,
                        {.grid = {p.units < blocks ? p.units : blocks},
                         .block = {32 * SPLITS},
-                        .shared_bytes = p.shares_x ? shared : 0,
+                        .shared_bytes = SPLITS * ring_depth<W>() * W::BYTES +
+                                        shared_x_bytes(p.store.rows, p.k_blocks),
                         .stream = stream,
                         .overlaps_previous = true},
                        p);
 }
 
 template <class W>
-static cudaError_t launch_wide(const linear_mma_t &p, uint32_t processors, cudaStream_t stream)
+static cudaError_t launch_wide(const linear_mma_t &p, const linear_device_t &device,
+                               cudaStream_t stream)
 {
     const uint32_t tokens = (p.store.rows + WIDE_TOKENS - 1) / WIDE_TOKENS;
     uint32_t units = WIDE_UNITS; /* fewer a block when that keeps more processors busy */
-    while (units > 2 && tokens * ((p.units + units - 1) / units) < processors) {
+    while (units > 2 && tokens * ((p.units + units - 1) / units) < device.processors) {
         units /= 2;
     }
     return simt_launch(linear_mma_wide<W>,
@@ -378,17 +386,28 @@ static cudaError_t launch_wide(const linear_mma_t &p, uint32_t processors, cudaS
                        p);
 }
 
+/* Few rows, in several launches where shared memory cannot hold them all. */
 template <class W>
-static cudaError_t launch_rows(const linear_mma_t &p, uint32_t processors, cudaStream_t stream)
+static cudaError_t launch_rows(linear_mma_t p, const linear_device_t &device, cudaStream_t stream)
 {
-    if (p.store.rows > 16) {
-        return launch_wide<W>(p, processors, stream);
+    const uint32_t rows = p.store.rows;
+    const uint32_t fit = few_rows<W>(p.k_blocks, device.shared_bytes);
+    if (rows > 16 || fit == 0) {
+        return launch_wide<W>(p, device, stream);
     }
-    return p.store.rows <= 8 ? launch_few<W, 1>(p, processors, stream)
-                             : launch_few<W, 2>(p, processors, stream);
+    const size_t y_bytes = linear_is_bf16(p.store.out) ? 2 : 4;
+    cudaError_t error = cudaSuccess;
+    for (uint32_t row = 0; row < rows && error == cudaSuccess; row += p.store.rows) {
+        p.store.rows = rows - row < fit ? rows - row : fit;
+        error = p.store.rows <= 8 ? launch_few<W, 1>(p, device, stream)
+                                  : launch_few<W, 2>(p, device, stream);
+        p.x += p.store.rows * p.x_stride;
+        p.store.y = static_cast<char *>(p.store.y) + p.store.rows * p.store.y_stride * y_bytes;
+    }
+    return error;
 }
 
-extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, uint32_t processors,
+extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, const linear_device_t *device,
                                  cudaStream_t stream)
 {
     linear_mma_t p = {};
@@ -404,7 +423,7 @@ extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, uint32_t processor
     switch (args->w.dtype) {
 #define DO(dtype, format)                                                                          \
     case dtype:                                                                                    \
-        return launch_rows<format>(p, processors, stream);
+        return launch_rows<format>(p, *device, stream);
         WEIGHT_FORMATS(DO)
 #undef DO
     default:

@@ -127,11 +127,15 @@ SIMT_DEVICE void load_weights(const linear_wgmma_t &p, const ring_t &ring, const
     const uint32_t end = c.tile.unit + c.tile.units;
     const uint32_t first = c.tile.unit / 4;
     const uint32_t pieces = (end + 3) / 4 - first;
-    const uint32_t copies = pieces * cursor_blocks(p, c);
+    const uint32_t shift = pieces <= 2 ? 1 : 3; /* 5 at most; a division would take as long */
+    const uint32_t copies = cursor_blocks(p, c) << shift;
     uint8_t *to = ring.stages + c.stage * p.plan.stage_bytes;
     for (uint32_t i = (uint32_t)simt_lane(); i < copies; i += SIMT_WARP) {
-        const uint32_t b = i / pieces;
-        const uint32_t piece = first + i % pieces;
+        const uint32_t b = i >> shift;
+        const uint32_t piece = first + (i & ((1u << shift) - 1));
+        if (piece * 4 >= end) {
+            continue;
+        }
         const uint32_t from = piece * 4 > c.tile.unit ? piece * 4 : c.tile.unit;
         const uint32_t until = piece * 4 + 4 < end ? piece * 4 + 4 : end;
         simt_tma_load(to + (b * p.plan.span + from - c.tile.unit) * UNIT_BYTES,

@@ -7,12 +7,11 @@
  * simt_mma's a[0], a[1] those of e = 0, 1 in rows g, g + 8; as a[2], a[3] those of e = 2, 3. The
  * order of columns inside a step is thus not the fragment's own; x is read in the same order.
  *
- *   BYTES     of a block
+ *   BYTES     of a block; STRIDE from one k block of a unit to the next
  *   PARTS     bf16 fragments whose sum is the weight (or its integer)
  *   GROUP     columns that share a scale; 0: no scales
  *   HAS_MIN   weight = scale · integer + offset
- *   DEPTH     blocks that a warp has on their way
- *   raw       a block's registers in a lane; load() fetches them
+ *   raw       a block's registers in a lane; load() fetches them, from global or shared memory
  *   fragment  PARTS fragments of step j
  *   scale     of group i of the block, for rows g and g + 8; offset likewise
  *   value     one element, bit-equal to k_dequantize
@@ -23,6 +22,21 @@
 
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/simt.h"
+
+SIMT_DEVICE uint4 weight_load_16(const uint8_t *p)
+{
+    return *reinterpret_cast<const uint4 *>(p);
+}
+
+SIMT_DEVICE uint2 weight_load_8(const uint8_t *p)
+{
+    return *reinterpret_cast<const uint2 *>(p);
+}
+
+SIMT_DEVICE uint32_t weight_u32_at(const uint8_t *p)
+{
+    return *reinterpret_cast<const uint32_t *>(p);
+}
 
 SIMT_DEVICE uint32_t weight_u16(const uint8_t *p)
 {
@@ -65,6 +79,7 @@ SIMT_DEVICE uint32_t weight_packed_row(uint32_t row, bool is_gate_up, uint32_t w
 
 /* The type's units of one k block lie one behind the other. */
 template <int BYTES> struct weight_block {
+    enum { STRIDE = BYTES };
     static SIMT_FN const uint8_t *block(const void *data, uint32_t unit, uint32_t kb,
                                         uint32_t k_blocks)
     {
@@ -73,7 +88,7 @@ template <int BYTES> struct weight_block {
 };
 
 struct weight_bf16 {
-    enum { BYTES = 2048, PARTS = 1, GROUP = 0, HAS_MIN = 0, DEPTH = 2 };
+    enum { BYTES = 2048, STRIDE = 8192, PARTS = 1, GROUP = 0, HAS_MIN = 0 };
     struct raw {
         uint2 v[4][2]; /* step, row */
     };
@@ -94,8 +109,8 @@ struct weight_bf16 {
         raw w;
         SIMT_UNROLL
         for (uint32_t j = 0; j < 4; j++) {
-            w.v[j][0] = simt_load_8_const(block + at(g, j, t));
-            w.v[j][1] = simt_load_8_const(block + at(g + 8, j, t));
+            w.v[j][0] = weight_load_8(block + at(g, j, t));
+            w.v[j][1] = weight_load_8(block + at(g + 8, j, t));
         }
         return w;
     }
@@ -124,7 +139,7 @@ struct weight_bf16 {
 
 /* [step][lane] 16 bytes: a[0..3] */
 struct weight_f16 : weight_block<2048> {
-    enum { BYTES = 2048, PARTS = 2, GROUP = 0, HAS_MIN = 0, DEPTH = 2 };
+    enum { BYTES = 2048, PARTS = 2, GROUP = 0, HAS_MIN = 0 };
     struct raw {
         uint4 v[4];
     };
@@ -139,7 +154,7 @@ struct weight_f16 : weight_block<2048> {
         raw w;
         SIMT_UNROLL
         for (int j = 0; j < 4; j++) {
-            w.v[j] = simt_load_16_once(block + j * 512 + (g * 4 + t) * 16);
+            w.v[j] = weight_load_16(block + j * 512 + (g * 4 + t) * 16);
         }
         return w;
     }
@@ -175,7 +190,7 @@ struct weight_f16 : weight_block<2048> {
 
 /* [step][row / 8][lane] 16 bytes: the four elements of a row */
 struct weight_f32 : weight_block<4096> {
-    enum { BYTES = 4096, PARTS = 3, GROUP = 0, HAS_MIN = 0, DEPTH = 1 };
+    enum { BYTES = 4096, PARTS = 3, GROUP = 0, HAS_MIN = 0 };
     struct raw {
         uint4 v[4][2];
     };
@@ -189,7 +204,7 @@ struct weight_f32 : weight_block<4096> {
         raw w;
         SIMT_UNROLL
         for (int i = 0; i < 8; i++) {
-            w.v[i / 2][i % 2] = simt_load_16_once(block + i * 512 + (g * 4 + t) * 16);
+            w.v[i / 2][i % 2] = weight_load_16(block + i * 512 + (g * 4 + t) * 16);
         }
         return w;
     }
@@ -299,7 +314,7 @@ SIMT_DEVICE void weight_unpack_16(uint4 v, uint32_t (&words)[4])
 
 /* then [row % 8] 8 bytes: f16 d of row g: group 0, 1; of row g + 8: group 0, 1 */
 struct weight_q4_0 : weight_block<576> {
-    enum { BYTES = 576, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 6 };
+    enum { BYTES = 576, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
     struct raw {
         uint32_t v[4];
         uint2 d;
@@ -308,8 +323,8 @@ struct weight_q4_0 : weight_block<576> {
     static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
     {
         raw w;
-        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v);
-        w.d = simt_load_8_const(block + 512 + g * 8);
+        weight_unpack_16(weight_load_16(block + (g * 4 + t) * 16), w.v);
+        w.d = weight_load_8(block + 512 + g * 8);
         return w;
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
@@ -347,7 +362,7 @@ struct weight_q4_0 : weight_block<576> {
 
 /* then [row % 8] 16 bytes: f16 (d, m) of row g: group 0, 1; of row g + 8: group 0, 1 */
 struct weight_q4_1 : weight_block<640> {
-    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1, DEPTH = 5 };
+    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1 };
     struct raw {
         uint32_t v[4];
         uint32_t d[4];
@@ -356,8 +371,8 @@ struct weight_q4_1 : weight_block<640> {
     static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
     {
         raw w;
-        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v);
-        weight_unpack_16(simt_load_16_const(block + 512 + g * 16), w.d);
+        weight_unpack_16(weight_load_16(block + (g * 4 + t) * 16), w.v);
+        weight_unpack_16(weight_load_16(block + 512 + g * 16), w.d);
         return w;
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
@@ -397,7 +412,7 @@ struct weight_q4_1 : weight_block<640> {
 
 /* then [row % 8][row / 8] 8 bytes: f16 d, u8 zero, 0 of group 0, of group 1 */
 struct weight_i4_32 : weight_block<640> {
-    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 5 };
+    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
     struct raw {
         uint32_t v[4];
         uint32_t d[4];
@@ -406,8 +421,8 @@ struct weight_i4_32 : weight_block<640> {
     static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
     {
         raw w;
-        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v);
-        weight_unpack_16(simt_load_16_const(block + 512 + g * 16), w.d);
+        weight_unpack_16(weight_load_16(block + (g * 4 + t) * 16), w.v);
+        weight_unpack_16(weight_load_16(block + 512 + g * 16), w.d);
         return w;
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
@@ -457,7 +472,7 @@ struct weight_i4_32 : weight_block<640> {
 
 /* then [row % 8][row / 8] 2 bytes: E8M0 scale of group 0, of group 1 */
 struct weight_mxfp4 : weight_block<544> {
-    enum { BYTES = 544, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 6 };
+    enum { BYTES = 544, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
     struct raw {
         uint32_t v[4];
         uint32_t d;
@@ -466,8 +481,8 @@ struct weight_mxfp4 : weight_block<544> {
     static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
     {
         raw w;
-        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v);
-        w.d = simt_load_4_const(block + 512 + g * 4);
+        weight_unpack_16(weight_load_16(block + (g * 4 + t) * 16), w.v);
+        w.d = weight_u32_at(block + 512 + g * 4);
         return w;
     }
     /* Two E2M1 numbers s_ee_m, doubled: as bf16 their bits are 2^-126 times the number. */
@@ -504,7 +519,7 @@ struct weight_mxfp4 : weight_block<544> {
     static SIMT_FN float value(const uint8_t *block, uint32_t row, uint32_t k)
     {
         const float2 v = simt_unpack_bf16(doubled(weight_nibble(block, row, k)));
-        return half_scale(block[scale_at(row, k / 32)]) * v.x;
+        return half_scale(block[scale_at(row, k / 32)]) * (v.x + 0.0f); /* no negative zero */
     }
     static SIMT_FN void pack(uint8_t *block, uint32_t row, uint32_t t, const uint8_t *src,
                              uint32_t kb, uint32_t columns)
@@ -520,7 +535,7 @@ struct weight_mxfp4 : weight_block<544> {
 
 /* then [row % 8][row / 8] 8 bytes: f16 d, f16 dmin, u8 scale, min of sub-block 0, of sub-block 1 */
 struct weight_q4_k : weight_block<640> {
-    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1, DEPTH = 5 };
+    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1 };
     struct raw {
         uint32_t v[4];
         uint32_t d[4];
@@ -529,8 +544,8 @@ struct weight_q4_k : weight_block<640> {
     static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
     {
         raw w;
-        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v);
-        weight_unpack_16(simt_load_16_const(block + 512 + g * 16), w.d);
+        weight_unpack_16(weight_load_16(block + (g * 4 + t) * 16), w.v);
+        weight_unpack_16(weight_load_16(block + 512 + g * 16), w.d);
         return w;
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
@@ -596,7 +611,7 @@ struct weight_q4_k : weight_block<640> {
  * 4j + 16 (e % 2) + 2 (e / 2); then [row % 8][row / 8] 8 bytes: 4 × i8 scale, f16 d, 0
  */
 struct weight_q6_k : weight_block<896> {
-    enum { BYTES = 896, PARTS = 1, GROUP = 16, HAS_MIN = 0, DEPTH = 3 };
+    enum { BYTES = 896, PARTS = 1, GROUP = 16, HAS_MIN = 0 };
     struct raw {
         uint32_t v[4];
         uint2 high;
@@ -606,9 +621,9 @@ struct weight_q6_k : weight_block<896> {
     static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
     {
         raw w;
-        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v);
-        w.high = simt_load_8_const(block + 512 + (g * 4 + t) * 8);
-        weight_unpack_16(simt_load_16_const(block + 768 + g * 16), w.d);
+        weight_unpack_16(weight_load_16(block + (g * 4 + t) * 16), w.v);
+        w.high = weight_load_8(block + 512 + (g * 4 + t) * 8);
+        weight_unpack_16(weight_load_16(block + 768 + g * 16), w.d);
         return w;
     }
     static SIMT_FN uint32_t high_bit(uint32_t j, uint32_t e)
@@ -685,7 +700,7 @@ SIMT_DEVICE uint32_t weight_byte_at(uint32_t row, uint32_t j, uint32_t t)
 
 /* then scales as q4_0's */
 struct weight_q8_0 : weight_block<1088> {
-    enum { BYTES = 1088, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 4 };
+    enum { BYTES = 1088, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
     struct raw {
         uint32_t v[2][4];
         uint2 d;
@@ -694,9 +709,9 @@ struct weight_q8_0 : weight_block<1088> {
     static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
     {
         raw w;
-        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v[0]);
-        weight_unpack_16(simt_load_16_once(block + 512 + (g * 4 + t) * 16), w.v[1]);
-        w.d = simt_load_8_const(block + 1024 + g * 8);
+        weight_unpack_16(weight_load_16(block + (g * 4 + t) * 16), w.v[0]);
+        weight_unpack_16(weight_load_16(block + 512 + (g * 4 + t) * 16), w.v[1]);
+        w.d = weight_load_8(block + 1024 + g * 8);
         return w;
     }
     /* Bytes i and i + 1 of four signed ones that had 128 added: by way of f32's 2^23 + byte. */
@@ -750,7 +765,7 @@ struct weight_q8_0 : weight_block<1088> {
 
 /* then [row % 8][row / 8] 8 bytes: f32 scale of group 0, of group 1 */
 struct weight_f8_32 : weight_block<1152> {
-    enum { BYTES = 1152, PARTS = 1, GROUP = 32, HAS_MIN = 0, DEPTH = 4 };
+    enum { BYTES = 1152, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
     struct raw {
         uint32_t v[2][4];
         uint32_t d[4];
@@ -759,9 +774,9 @@ struct weight_f8_32 : weight_block<1152> {
     static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
     {
         raw w;
-        weight_unpack_16(simt_load_16_once(block + (g * 4 + t) * 16), w.v[0]);
-        weight_unpack_16(simt_load_16_once(block + 512 + (g * 4 + t) * 16), w.v[1]);
-        weight_unpack_16(simt_load_16_const(block + 1024 + g * 16), w.d);
+        weight_unpack_16(weight_load_16(block + (g * 4 + t) * 16), w.v[0]);
+        weight_unpack_16(weight_load_16(block + 512 + (g * 4 + t) * 16), w.v[1]);
+        weight_unpack_16(weight_load_16(block + 1024 + g * 16), w.d);
         return w;
     }
     /* E4M3 numbers in the upper bytes of both halves: as bf16 their bits are 2^-120 times the number. */

@@ -186,14 +186,16 @@ void kv_pull_fail(kv_pull_t *pull, weft_status_t status, const char *reason)
     snprintf(pull->reason, sizeof(pull->reason), "%.380s", reason);
     pull->transfer->has_changed = true;
     pull->transfer->counts.pulls_failed += !pull->is_ended;
-    pull->peer->stats.failures += !pull->is_ended;
+    if (!pull->is_ended) {
+        kv_peer_count_failure(pull->peer);
+    }
     for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
         kv_pull_rank_cancel(&pull->ranks[i]);
     }
     pull->is_settled = is_quiet(pull);
-    if (!pull->is_ended) {
-        weft_log_warn("request=%s peer=%s: no blocks from it: %s", name_of(pull),
-                      pull->peer->stats.address, reason);
+    if (!pull->is_ended) { /* whoever runs the request says so in its log */
+        weft_log_debug("request=%s peer=%s: no blocks from it: %s", name_of(pull),
+                       pull->peer->address, reason);
     }
 }
 
@@ -240,7 +242,7 @@ static void report(const kv_pull_t *pull, double seconds)
 static void succeed(kv_pull_t *pull, uint64_t now_ns)
 {
     kv_transfer_stats_t *counts = &pull->transfer->counts;
-    kv_transfer_peer_stats_t *peer = &pull->peer->stats;
+    kv_transfer_peer_stats_t *peer = pull->peer->stats;
     const double seconds =
         pull->posted_ns == 0 ? 0 : (double)(now_ns - pull->posted_ns) / (double)WEFT_NS_PER_SECOND;
     pull->status = WEFT_OK;
@@ -253,7 +255,8 @@ static void succeed(kv_pull_t *pull, uint64_t now_ns)
     tell_peer(pull);
     report(pull, seconds);
     weft_log_debug("request=%s peer=%s tokens=%u bytes=%llu seconds=%.6f", name_of(pull),
-                   peer->address, kv_pull_tokens(pull), (unsigned long long)pull->bytes, seconds);
+                   pull->peer->address, kv_pull_tokens(pull), (unsigned long long)pull->bytes,
+                   seconds);
 }
 
 /* ---- end ------------------------------------------------------------------------------------- */

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kv_pull: reading from one rank of the peer, as its blocks fill. */
+#define WEFT_LOG_MODULE "kv-transfer"
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/log.h"
 #include "kvstore/transfer/kv_transfer_priv.h"
 
 static uint32_t smaller(uint32_t a, uint32_t b)
@@ -95,6 +98,7 @@ static weft_status_t post(kv_pull_t *pull, uint32_t index, uint32_t first, uint3
                                                        .slots = slots,
                                                        .bytes = n * slices->unit_bytes,
                                                        .epoch = rank->lease.epoch,
+                                                       .posted_ns = begin,
                                                        .is_overlapped = !rank->is_final};
     rank->posted = first + n;
     pull->descriptors += pairs.n;
@@ -153,11 +157,20 @@ void kv_pull_rank_post(kv_pull_t *pull, uint32_t index, uint64_t now_ns)
 
 /* ---- poll ------------------------------------------------------------------------------------ */
 
+/* benchmarks/bench_split.py makes its picture of these lines. */
+static void trace(const kv_pull_t *pull, const kv_pull_read_t *read, uint32_t unit_tokens)
+{
+    weft_log_trace("request=%s read tokens=%u bytes=%" PRIu64 " us=%" PRIu64,
+                   pull->transfer_id == NULL ? pull->request_id : pull->transfer_id,
+                   (read->first + read->n) * unit_tokens, read->bytes,
+                   (weft_clock_ns() - read->posted_ns) / 1000);
+}
+
 static void take_bytes(kv_pull_t *pull, const kv_pull_read_t *read)
 {
     kv_transfer_stats_t *counts = &pull->transfer->counts;
     pull->bytes += read->bytes;
-    pull->peer->stats.bytes += read->bytes;
+    pull->peer->stats->bytes += read->bytes;
     counts->bytes_read += read->bytes;
     counts->overlapped_bytes += read->is_overlapped ? read->bytes : 0;
 }
@@ -235,6 +248,7 @@ static void take(kv_pull_t *pull, uint32_t index, const kv_pull_read_t *read, we
         status = WEFT_ERR_STALE;
     }
     if (status == WEFT_OK) {
+        trace(pull, read, pull->peer->ranks[index].slices.unit_tokens);
         take_bytes(pull, read);
         for (uint32_t i = 0; read->slots != NULL && i < read->n; i++) {
             unpack(pull, &pull->peer->ranks[index], read->first + i, read->slots[i]);

@@ -45,13 +45,16 @@ static void finish(kv_side_channel_t *channel, kv_side_ask_t *ask, weft_status_t
 
 /* ---- begin ----------------------------------------------------------------------------------- */
 
+/* An address was found and is tried; it does not answer; the next try, also without an address. */
+#define MONITORED (ZMQ_EVENT_CONNECT_DELAYED | ZMQ_EVENT_CLOSED | ZMQ_EVENT_CONNECT_RETRIED)
+
 /* Hears that nobody listens at the endpoint, long before the time is over. */
 static void open_monitor(kv_side_channel_t *channel, kv_side_ask_t *ask)
 {
     const int zero = 0;
     char name[64];
     snprintf(name, sizeof(name), "inproc://ask-%llu", (unsigned long long)channel->n_monitors++);
-    if (zmq_socket_monitor(ask->socket, name, ZMQ_EVENT_CLOSED | ZMQ_EVENT_CONNECT_RETRIED) != 0) {
+    if (zmq_socket_monitor(ask->socket, name, MONITORED) != 0) {
         return;
     }
     ask->monitor = zmq_socket(channel->context, ZMQ_PAIR);
@@ -114,7 +117,8 @@ static void close_sockets(kv_side_ask_t *ask)
 static void take_refusal(kv_side_channel_t *channel, kv_side_ask_t *ask)
 {
     if (ask->is_v6) {
-        finish(channel, ask, WEFT_ERR_PEER_GONE, "nobody listens there");
+        finish(channel, ask, WEFT_ERR_PEER_GONE,
+               ask->has_address ? "nobody listens there" : "its name has no address");
     } else {
         close_sockets(ask);
         ask->is_v6 = true;
@@ -177,16 +181,37 @@ static bool receive(kv_side_ask_t *ask, uint64_t now_ns, kv_side_answer_t *answe
     return true;
 }
 
+/* ZeroMQ's event: its number in the first two bytes of the first frame; 0: there is none. */
+static uint16_t next_event(void *monitor)
+{
+    uint16_t event = 0;
+    int more = 1;
+    for (int n = 0; more != 0; n++) {
+        zmq_msg_t frame;
+        zmq_msg_init(&frame);
+        if (zmq_msg_recv(&frame, monitor, ZMQ_DONTWAIT) < 0) {
+            zmq_msg_close(&frame);
+            return event;
+        }
+        if (n == 0 && zmq_msg_size(&frame) >= sizeof(event)) {
+            memcpy(&event, zmq_msg_data(&frame), sizeof(event));
+        }
+        more = zmq_msg_more(&frame);
+        zmq_msg_close(&frame);
+    }
+    return event;
+}
+
 static bool is_refused(kv_side_ask_t *ask)
 {
-    zmq_msg_t event;
-    if (ask->monitor == NULL) {
-        return false;
+    uint16_t event;
+    while (ask->monitor != NULL && (event = next_event(ask->monitor)) != 0) {
+        if (event != ZMQ_EVENT_CONNECT_DELAYED) {
+            return true;
+        }
+        ask->has_address = true;
     }
-    zmq_msg_init(&event);
-    const bool is_told = zmq_msg_recv(&event, ask->monitor, ZMQ_DONTWAIT) >= 0;
-    zmq_msg_close(&event);
-    return is_told;
+    return false;
 }
 
 void kv_side_ask_look(kv_side_channel_t *channel, kv_side_ask_t *ask, uint64_t now_ns)

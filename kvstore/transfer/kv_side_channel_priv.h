@@ -22,7 +22,8 @@ typedef struct kv_side_ask {
     kv_ask_state_t state;
     void *socket;
     void *monitor;
-    bool is_v6; /* IPv4 addresses are none, or refused */
+    bool is_v6;       /* IPv4 addresses are none, or refused */
+    bool has_address; /* one that was tried */
     uint64_t sent_ns;
 } kv_side_ask_t;
 

@@ -318,12 +318,12 @@ static void publish_stats(kv_transfer_t *transfer)
     counts->heartbeats_received = leases.heartbeats;
     counts->requests = channel.answered;
     counts->bad_requests = channel.refused;
-    counts->n_peers = 0;
-    for (kv_peer_t *peer = transfer->peers;
-         peer != NULL && counts->n_peers < KV_TRANSFER_MAX_PEER_STATS; peer = peer->next) {
-        if (!peer->is_replaced) {
-            peer->stats.is_connected = peer->state == KV_PEER_READY;
-            counts->peers[counts->n_peers++] = peer->stats;
+    for (uint32_t i = 0; i < counts->n_peers; i++) {
+        counts->peers[i].is_connected = false;
+    }
+    for (const kv_peer_t *peer = transfer->peers; peer != NULL; peer = peer->next) {
+        if (peer->state == KV_PEER_READY) {
+            peer->stats->is_connected = true;
         }
     }
     pthread_mutex_lock(&transfer->stats_lock);

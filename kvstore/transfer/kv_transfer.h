@@ -154,11 +154,13 @@ uint32_t kv_transfer_landing_blocks(const kv_transfer_t *transfer);
 /* ---- what happened --------------------------------------------------------------------------- */
 
 #define KV_TRANSFER_MAX_PEER_STATS 32
+#define KV_TRANSFER_OTHER_PEERS                                                                    \
+    "other" /* those that were never met, and those that came too late */
 
+/* Of an address: counts only grow, whatever engine answers there, and keep their place in the list. */
 typedef struct kv_transfer_peer_stats {
-    uint64_t id;        /* what follows only grows under it, whatever engine answers there */
-    char engine_id[64]; /* cut */
-    char address[96];   /* host:port, cut */
+    char engine_id[64]; /* cut; the last one */
+    char address[96];   /* host:port, cut, or KV_TRANSFER_OTHER_PEERS */
     bool is_connected;
     uint64_t pulls; /* ended well */
     uint64_t bytes;
@@ -193,7 +195,7 @@ typedef struct kv_transfer_stats {
     uint64_t bad_notifications; /* nothing that anybody could have meant */
     uint64_t bad_requests;      /* the same on the side channel */
     uint64_t requests;          /* answered on the side channel */
-    uint32_t n_peers;           /* the first KV_TRANSFER_MAX_PEER_STATS */
+    uint32_t n_peers;           /* grows; requests name peers, but only those that are met get in */
     kv_transfer_peer_stats_t peers[KV_TRANSFER_MAX_PEER_STATS];
 } kv_transfer_stats_t;
 

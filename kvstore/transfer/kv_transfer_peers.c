@@ -121,6 +121,38 @@ static void make_room(kv_transfer_t *transfer)
     }
 }
 
+static kv_transfer_peer_stats_t *find_stats(kv_transfer_t *transfer, const char *address)
+{
+    kv_transfer_stats_t *counts = &transfer->counts;
+    for (uint32_t i = 0; i < counts->n_peers; i++) {
+        if (strcmp(counts->peers[i].address, address) == 0) {
+            return &counts->peers[i];
+        }
+    }
+    return NULL;
+}
+
+/* Whoever may send requests could invent addresses: only one that was met gets a place of its own. */
+static kv_transfer_peer_stats_t *stats_of(kv_transfer_t *transfer, const char *address, bool is_met)
+{
+    kv_transfer_stats_t *counts = &transfer->counts;
+    kv_transfer_peer_stats_t *stats = find_stats(transfer, address);
+    if (stats == NULL && (!is_met || counts->n_peers >= KV_TRANSFER_MAX_PEER_STATS - 1)) {
+        address = KV_TRANSFER_OTHER_PEERS;
+        stats = find_stats(transfer, address);
+    }
+    if (stats == NULL) {
+        stats = &counts->peers[counts->n_peers++];
+        snprintf(stats->address, sizeof(stats->address), "%s", address);
+    }
+    return stats;
+}
+
+void kv_peer_count_failure(const kv_peer_t *peer)
+{
+    stats_of(peer->transfer, peer->address, peer->stats != NULL)->failures++;
+}
+
 static weft_status_t add_peer(kv_transfer_t *transfer, const kv_transfer_params_t *params,
                               kv_peer_t **peer_out)
 {
@@ -137,8 +169,7 @@ static weft_status_t add_peer(kv_transfer_t *transfer, const kv_transfer_params_
     peer->tp_size = params->tp_size;
     peer->pp_size = params->pp_size;
     peer->state = KV_PEER_FAILED; /* until asked */
-    peer->stats.id = ++transfer->last_peer_id;
-    snprintf(peer->stats.address, sizeof(peer->stats.address), "%.80s:%u", host, peer->port);
+    snprintf(peer->address, sizeof(peer->address), "%.80s:%u", host, peer->port);
     peer->next = transfer->peers;
     transfer->peers = peer;
     *peer_out = peer;
@@ -176,7 +207,6 @@ static weft_status_t replace(kv_peer_t *old, const kv_transfer_params_t *params,
     const weft_status_t status = add_peer(old->transfer, params, peer_out);
     if (status >= 0) {
         (*peer_out)->failures = old->failures;
-        (*peer_out)->stats = old->stats;
         old->is_replaced = true;
     }
     return status;
@@ -218,7 +248,7 @@ weft_status_t kv_peer_get(kv_transfer_t *transfer, const kv_transfer_params_t *p
     kv_peer_t *peer = find_peer(transfer, params);
     const uint64_t now = weft_clock_ns();
     if (peer != NULL && peer->state == KV_PEER_FAILED && now < peer->retry_ns) {
-        peer->stats.failures++;
+        kv_peer_count_failure(peer);
         return weft_diag(diag, WEFT_ERR_PEER_GONE, "%s", peer->reason);
     }
     if (peer != NULL && (is_another(peer, params) || is_in_ruins(peer))) {
@@ -232,7 +262,9 @@ weft_status_t kv_peer_get(kv_transfer_t *transfer, const kv_transfer_params_t *p
     }
     if (peer->state == KV_PEER_FAILED) {
         status = start(peer, diag);
-        peer->stats.failures += status < 0;
+        if (status < 0) {
+            kv_peer_count_failure(peer);
+        }
     }
     peer->used_ns = now;
     *peer_out = peer;
@@ -258,7 +290,7 @@ void kv_peer_fail(kv_peer_t *peer, weft_status_t status, const char *reason)
     peer->failures++;
     peer->retry_ns = now + (backoff < KV_PEER_MAX_BACKOFF_NS ? backoff : KV_PEER_MAX_BACKOFF_NS);
     peer->error = status;
-    snprintf(peer->reason, sizeof(peer->reason), "peer %s: %.200s", peer->stats.address, reason);
+    snprintf(peer->reason, sizeof(peer->reason), "peer %s: %.200s", peer->address, reason);
     weft_log_warn("%s", peer->reason);
 }
 
@@ -314,7 +346,6 @@ static weft_status_t check_engine(kv_peer_t *peer, const kv_handshake_t *handsha
     const kv_msgpack_span_t id = handshake->agent.engine_id;
     if (peer->engine_id[0] == '\0') {
         snprintf(peer->engine_id, sizeof(peer->engine_id), "%.*s", (int)id.length, id.data);
-        snprintf(peer->stats.engine_id, sizeof(peer->stats.engine_id), "%.63s", peer->engine_id);
     }
     return kv_wire_text_is(id, peer->engine_id)
                ? WEFT_OK
@@ -381,11 +412,13 @@ static void take_answer(kv_peer_t *peer, const kv_side_answer_t *answer)
     }
     if (is_whole(peer)) {
         peer->state = KV_PEER_READY;
+        peer->stats = stats_of(peer->transfer, peer->address, true);
+        snprintf(peer->stats->engine_id, sizeof(peer->stats->engine_id), "%.63s", peer->engine_id);
         peer->failures = 0;
         peer->heartbeat_ns = 0;
         peer->transfer->counts.handshakes++;
-        weft_log_info("met peer=%s engine=%s ranks=%u kind=%s", peer->stats.address,
-                      peer->engine_id, peer->n_ranks, peer->is_weft ? "weft" : "vllm");
+        weft_log_info("met peer=%s engine=%s ranks=%u kind=%s", peer->address, peer->engine_id,
+                      peer->n_ranks, peer->is_weft ? "weft" : "vllm");
     }
 }
 

@@ -327,6 +327,7 @@ void kv_lease_progress(kv_lease_t *lease, const kv_block_id_t *blocks, uint32_t 
                        uint32_t n_tokens)
 {
     if (n_tokens > lease->tokens && kv_lease_table_fill(lease, blocks, n, n_tokens) >= 0) {
+        weft_log_trace("request=%s filled tokens=%u", lease->transfer_id, n_tokens);
         tell_all(lease, false); /* without memory they learn of it at the end */
     }
 }

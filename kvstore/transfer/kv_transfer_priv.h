@@ -70,7 +70,8 @@ typedef struct kv_peer {
     uint64_t alive_ns;     /* when the last heartbeat left; 0: none did */
     weft_status_t error;
     char reason[KV_REASON_BYTES];
-    kv_transfer_peer_stats_t stats;
+    char address[96];                /* host:port, cut */
+    kv_transfer_peer_stats_t *stats; /* in the transfer's counts; NULL until it was met */
 } kv_peer_t;
 
 /* ---- watchers: readers that want to be told --------------------------------------------------- */
@@ -103,6 +104,7 @@ typedef struct kv_pull_read {
     uint32_t *slots;         /* owned [n], NULL: in place */
     uint64_t bytes;
     uint64_t epoch;
+    uint64_t posted_ns;
     bool is_overlapped;
 } kv_pull_read_t;
 
@@ -193,7 +195,6 @@ struct kv_transfer {
     bool has_unsent; /* a watcher's queue was full */
     kv_peer_t *peers;
     uint64_t next_tag;
-    uint64_t last_peer_id; /* of kv_transfer_peer_stats_t */
     kv_pull_t *pulls;
     uint32_t landing_blocks;
     bool has_changed; /* since poll last said so */
@@ -224,6 +225,8 @@ weft_status_t kv_transfer_peer_shape(const kv_transfer_t *transfer, const kv_pee
 /* kv_transfer_peers.c */
 weft_status_t kv_peer_get(kv_transfer_t *transfer, const kv_transfer_params_t *params,
                           weft_diag_t *diag, kv_peer_t **peer_out);
+/* A request that was to have blocks from it has not. */
+void kv_peer_count_failure(const kv_peer_t *peer);
 void kv_peer_fail(kv_peer_t *peer, weft_status_t status, const char *reason);
 void kv_peers_poll(kv_transfer_t *transfer, uint64_t now_ns);
 uint64_t kv_peers_next_ns(const kv_transfer_t *transfer);

@@ -49,6 +49,7 @@ void deepseek_from_json(json_reader_t *root, model_config_t *config)
     experts->shared_intermediate = shared > UINT32_MAX ? UINT32_MAX : (uint32_t)shared;
     experts->renormalizes = json_reader_bool(root, "norm_topk_prob", false);
     experts->scale = (float)json_reader_f64(root, "routed_scaling_factor", 1);
+    config->spare_layers = json_reader_u32(root, "num_nextn_predict_layers", 0);
     leave_dense(config, json_reader_u32(root, "first_k_dense_replace", 0),
                 json_reader_u32(root, "moe_layer_freq", 1));
 }
@@ -57,6 +58,34 @@ void deepseek_read_groups(json_reader_t *root, model_config_t *config)
 {
     config->experts.n_groups = json_reader_u32(root, "n_group", 1);
     config->experts.groups_used = json_reader_u32(root, "topk_group", 1);
+}
+
+/* Converters stretch mscale and mscale_all_dim alike, as all models do: cos and sin stay 1. */
+void deepseek_from_gguf(model_gguf_reader_t *reader, model_config_t *config)
+{
+    enum { SIGMOID = 2 };
+    model_mla_t *mla = &config->mla;
+    model_experts_t *experts = &config->experts;
+    const uint32_t key = model_gguf_need_u32(reader, "attention.key_length_mla");
+    mla->q_latent = model_gguf_u32(reader, "attention.q_lora_rank", 0);
+    mla->kv_latent = model_gguf_need_u32(reader, "attention.kv_lora_rank");
+    mla->rotary = model_gguf_need_u32(reader, "rope.dimension_count");
+    mla->plain = key > mla->rotary ? key - mla->rotary : 0;
+    mla->value = model_gguf_need_u32(reader, "attention.value_length_mla");
+    config->rope.mscale = 1;
+    config->attention_scale = 0;
+    finish_mla(config, 10 * model_gguf_f64(reader, "rope.scaling.yarn_log_multiplier", 0));
+
+    const uint64_t shared =
+        (uint64_t)model_gguf_u32(reader, "expert_shared_count", 0) * experts->intermediate;
+    experts->shared_intermediate = shared > UINT32_MAX ? UINT32_MAX : (uint32_t)shared;
+    experts->renormalizes = model_gguf_flag(reader, "expert_weights_norm", false);
+    experts->scale = (float)model_gguf_f64(reader, "expert_weights_scale", 1);
+    experts->is_sigmoid = model_gguf_u32(reader, "expert_gating_func", 1) == SIGMOID;
+    experts->has_bias = experts->is_sigmoid;
+    experts->n_groups = model_gguf_u32(reader, "expert_group_count", 1);
+    experts->groups_used = model_gguf_u32(reader, "expert_group_used_count", 1);
+    leave_dense(config, model_gguf_u32(reader, "leading_dense_block_count", 0), 1);
 }
 
 /* ---- graph --------------------------------------------------------------------------------- */

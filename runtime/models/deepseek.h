@@ -8,4 +8,7 @@
 void deepseek_from_json(json_reader_t *root, model_config_t *config);
 void deepseek_read_groups(json_reader_t *root, model_config_t *config);
 
+/* Both: GGUF calls V3 "deepseek2", too. */
+void deepseek_from_gguf(model_gguf_reader_t *reader, model_config_t *config);
+
 void deepseek_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch);

@@ -28,7 +28,7 @@ static void from_json(json_reader_t *root, model_config_t *config)
 static void from_gguf(model_gguf_reader_t *reader, model_config_t *config)
 {
     enum { LAYERS_27B = 46 };
-    if (config->layers == LAYERS_27B && config->heads > 0) {
+    if (config->attention_scale == 0 && config->layers == LAYERS_27B && config->heads > 0) {
         config->attention_scale = 1.0f / sqrtf((float)config->hidden / (float)config->heads);
     }
     config->attention_softcap = (float)model_gguf_f64(reader, "attn_logit_softcapping", 50);

@@ -14,7 +14,6 @@ static void from_gguf(model_gguf_reader_t *reader, model_config_t *config)
 {
     config->embedding_scale = (float)model_gguf_f64(reader, "embedding_scale", 1);
     config->residual_scale = (float)model_gguf_f64(reader, "residual_scale", 1);
-    config->attention_scale = (float)model_gguf_f64(reader, "attention.scale", 1);
     config->logit_scale = (float)(1 / model_gguf_f64(reader, "logit_scale", 1));
 }
 

@@ -7,6 +7,14 @@ static void init(model_config_t *config)
     config->is_fused = true;
 }
 
+/* Converters do not name longrope: the tensors of its divisors tell. */
+static void from_gguf(model_gguf_reader_t *reader, model_config_t *config)
+{
+    config->rope.original_context =
+        model_gguf_u32(reader, "rope.scaling.original_context_length", config->max_context);
+    config->rope.mscale = (float)model_gguf_f64(reader, "rope.scaling.attn_factor", 1);
+}
+
 static void forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
 {
     const graph_t graph = {model, stream, batch};
@@ -26,4 +34,4 @@ static void forward(model_t *model, k_stream_t *stream, const model_batch_t *bat
 }
 
 const model_family_t model_family_phi3 = {.name = "phi3", .forward = forward};
-const model_family_config_t model_family_config_phi3 = {.init = init};
+const model_family_config_t model_family_config_phi3 = {.init = init, .from_gguf = from_gguf};

@@ -117,16 +117,31 @@ static weft_status_t count_tensor(void *context, const model_tensor_want_t *want
     return WEFT_OK;
 }
 
+/* Whether the matrix is only a part of a tensor of checkpoints: another has its name. */
+static bool is_part(const synth_t *synth, const model_tensor_want_t *want)
+{
+    static const model_tensor_id_t pairs[][2] = {
+        {MODEL_TENSOR_EXPERT_GATE, MODEL_TENSOR_EXPERT_UP},
+        {MODEL_TENSOR_MLA_K_B, MODEL_TENSOR_MLA_V_B},
+    };
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(pairs); i++) {
+        char name[SYNTH_NAME_BYTES];
+        char other[SYNTH_NAME_BYTES];
+        const model_tensor_key_t key = {pairs[i][1], want->key.layer, want->key.expert};
+        model_tensor_name(&synth->config, synth->kind, want->key, name, sizeof(name));
+        model_tensor_name(&synth->config, synth->kind, key, other, sizeof(other));
+        if (want->key.id == pairs[i][0] && strcmp(name, other) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static weft_status_t place_tensor(void *context, const model_tensor_want_t *want)
 {
     synth_t *synth = context;
-    char name[SYNTH_NAME_BYTES];
-    char other[SYNTH_NAME_BYTES];
-    const model_tensor_key_t up = {MODEL_TENSOR_EXPERT_UP, want->key.layer, want->key.expert};
-    model_tensor_name(&synth->config, synth->kind, want->key, name, sizeof(name));
-    model_tensor_name(&synth->config, synth->kind, up, other, sizeof(other));
-    if (want->key.id == MODEL_TENSOR_EXPERT_GATE && strcmp(name, other) == 0) {
-        return WEFT_ERR_UNSUPPORTED; /* gate and up in one tensor */
+    if (synth->kind == MODEL_FILE_HF && is_part(synth, want)) {
+        return WEFT_ERR_UNSUPPORTED;
     }
     const uint64_t items = synth->n_tensors == 0 ? 0 : synth->tensors[synth->n_tensors - 1].items;
     synth_tensor_t *tensor = &synth->tensors[synth->n_tensors++];

@@ -89,11 +89,56 @@ static void add_field_f32(writer_t *writer, const char *field, float value)
     put_f32(&writer->values, value);
 }
 
+static void add_field_bool(writer_t *writer, const char *field, bool value)
+{
+    char key[128];
+    snprintf(key, sizeof(key), "%s.%s", writer->architecture, field);
+    add_bool(writer, key, value);
+}
+
 static void add_field_string(writer_t *writer, const char *field, const char *text)
 {
     char key[128];
     snprintf(key, sizeof(key), "%s.%s", writer->architecture, field);
     add_string(writer, key, text);
+}
+
+/* With latents: what the cache holds, then what heads have. */
+static void add_head_sizes(writer_t *writer, const model_config_t *config)
+{
+    const model_mla_t *mla = &config->mla;
+    if (mla->kv_latent == 0) {
+        add_field_u32(writer, "attention.key_length", config->head_dim);
+        add_field_u32(writer, "attention.value_length", config->head_dim);
+        return;
+    }
+    add_field_u32(writer, "attention.key_length", mla->kv_latent + mla->rotary);
+    add_field_u32(writer, "attention.value_length", mla->kv_latent);
+    add_field_u32(writer, "attention.key_length_mla", mla->plain + mla->rotary);
+    add_field_u32(writer, "attention.value_length_mla", mla->value);
+    add_field_u32(writer, "attention.kv_lora_rank", mla->kv_latent);
+    if (mla->q_latent > 0) {
+        add_field_u32(writer, "attention.q_lora_rank", mla->q_latent);
+    }
+}
+
+static void add_routing(writer_t *writer, const model_config_t *config)
+{
+    enum { SOFTMAX = 1, SIGMOID = 2 };
+    const model_experts_t *experts = &config->experts;
+    uint32_t dense = 0;
+    while (model_layers_has(&config->dense_layers, dense)) {
+        dense++;
+    }
+    add_field_u32(writer, "leading_dense_block_count", dense);
+    add_field_u32(writer, "expert_shared_count",
+                  experts->shared_intermediate / experts->intermediate);
+    add_field_f32(writer, "expert_weights_scale", experts->scale);
+    add_field_bool(writer, "expert_weights_norm", experts->renormalizes);
+    add_field_u32(writer, "expert_gating_func", experts->is_sigmoid ? SIGMOID : SOFTMAX);
+    add_field_u32(writer, "expert_group_count", experts->n_groups > 0 ? experts->n_groups : 1);
+    add_field_u32(writer, "expert_group_used_count",
+                  experts->groups_used > 0 ? experts->groups_used : 1);
 }
 
 static void add_shape(writer_t *writer, const model_config_t *config)
@@ -105,8 +150,7 @@ static void add_shape(writer_t *writer, const model_config_t *config)
     add_field_u32(writer, "vocab_size", config->vocab);
     add_field_u32(writer, "attention.head_count", config->heads);
     add_field_u32(writer, "attention.head_count_kv", config->kv_heads);
-    add_field_u32(writer, "attention.key_length", config->head_dim);
-    add_field_u32(writer, "attention.value_length", config->head_dim);
+    add_head_sizes(writer, config);
     add_field_f32(writer, "attention.layer_norm_rms_epsilon", config->norm_eps);
     add_field_u32(writer, "rope.dimension_count", config->rope.dim);
     add_field_f32(writer, "rope.freq_base", config->rope.theta);
@@ -141,6 +185,9 @@ static void add_variant(writer_t *writer, const model_config_t *config)
         add_field_u32(writer, "expert_count", experts->count);
         add_field_u32(writer, "expert_used_count", experts->used);
         add_field_u32(writer, "expert_feed_forward_length", experts->intermediate);
+    }
+    if (config->mla.kv_latent > 0) {
+        add_routing(writer, config);
     }
 }
 

@@ -12,30 +12,20 @@ static void set(api_metrics_t *metrics, int field, double value)
     weft_series_set(metrics->series[field], value);
 }
 
-/* What was shown of a peer. */
-static kv_transfer_peer_stats_t seen_of(const kv_transfer_stats_t *seen,
-                                        const kv_transfer_peer_stats_t *peer)
+/* A peer keeps its place in the list. */
+static void add_peer(api_metrics_t *metrics, const kv_transfer_stats_t *stats, uint32_t index)
 {
-    for (uint32_t i = 0; i < seen->n_peers && i < KV_TRANSFER_MAX_PEER_STATS; i++) {
-        if (seen->peers[i].id == peer->id) {
-            return seen->peers[i];
-        }
-    }
-    return (kv_transfer_peer_stats_t){0};
-}
-
-static void add_peer(api_metrics_t *metrics, const kv_transfer_peer_stats_t *now)
-{
-    const kv_transfer_peer_stats_t seen = seen_of(&metrics->transfer, now);
+    const kv_transfer_peer_stats_t *now = &stats->peers[index];
+    const kv_transfer_peer_stats_t *seen = &metrics->transfer.peers[index];
     const char *peer = now->address;
     weft_series_add(api_metrics_labelled(metrics, METRIC_pull_bytes, &peer),
-                    (double)(now->bytes - seen.bytes));
+                    (double)(now->bytes - seen->bytes));
     weft_series_add(api_metrics_labelled(metrics, METRIC_pulls, &peer),
-                    (double)(now->pulls - seen.pulls));
+                    (double)(now->pulls - seen->pulls));
     weft_series_add(api_metrics_labelled(metrics, METRIC_pull_fallbacks, &peer),
-                    (double)(now->failures - seen.failures));
+                    (double)(now->failures - seen->failures));
     weft_series_add(api_metrics_labelled(metrics, METRIC_pull_seconds, &peer),
-                    now->seconds - seen.seconds);
+                    now->seconds - seen->seconds);
 }
 
 static void add_pulls(api_metrics_t *metrics, const kv_transfer_stats_t *now)
@@ -51,8 +41,8 @@ static void add_pulls(api_metrics_t *metrics, const kv_transfer_stats_t *now)
     add(metrics, METRIC_pull_stale, (double)now->stale_reads, (double)seen->stale_reads);
     set(metrics, METRIC_pull_overlap,
         now->bytes_read == 0 ? 0 : (double)now->overlapped_bytes / (double)now->bytes_read);
-    for (uint32_t i = 0; i < now->n_peers && i < KV_TRANSFER_MAX_PEER_STATS; i++) {
-        add_peer(metrics, &now->peers[i]);
+    for (uint32_t i = 0; i < now->n_peers; i++) {
+        add_peer(metrics, now, i);
     }
 }
 

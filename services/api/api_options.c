@@ -128,6 +128,32 @@ static weft_status_t check_tls(const api_options_t *options, weft_diag_t *diag)
     return WEFT_OK;
 }
 
+static bool is_prefill_url(const char *url)
+{
+    static const char *const schemes[] = {"http://", "https://"};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(schemes); i++) {
+        const size_t length = strlen(schemes[i]);
+        const char *host = url + length;
+        if (strncmp(url, schemes[i], length) == 0) {
+            return host[0] != '\0' && strpbrk(host, "/?# ") == NULL;
+        }
+    }
+    return strcmp(url, "*") == 0;
+}
+
+static weft_status_t check_prefill_urls(const weft_list_t *urls, weft_diag_t *diag)
+{
+    for (uint32_t i = 0; i < urls->count; i++) {
+        if (!is_prefill_url(urls->items[i])) {
+            return weft_diag(diag, WEFT_ERR_INVALID,
+                             "--prefill-urls %s: neither * nor an address as in "
+                             "http://10.0.0.7:8000, without a path",
+                             urls->items[i]);
+        }
+    }
+    return WEFT_OK;
+}
+
 weft_status_t api_options_check(const api_options_t *options, weft_diag_t *diag)
 {
     weft_status_t status = check_ranks(options, diag);
@@ -137,6 +163,9 @@ weft_status_t api_options_check(const api_options_t *options, weft_diag_t *diag)
     }
     if (status == WEFT_OK) {
         status = check_tls(options, diag);
+    }
+    if (status == WEFT_OK) {
+        status = check_prefill_urls(&options->prefill_urls, diag);
     }
     if (status < 0) {
         return status;

@@ -3,6 +3,7 @@
 #include "services/api/api_server.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,6 +25,7 @@
 #define FLUSH_POLL_NS         (5 * WEFT_NS_PER_MS)
 #define FLUSH_LIMIT_NS        (2 * WEFT_NS_PER_SECOND)
 #define EXIT_SECOND_SIGNAL    1
+#define LEASE_POLL_NS         (20 * WEFT_NS_PER_MS)
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
@@ -221,12 +223,44 @@ static void stop_when_flushed(api_server_t *server)
     }
 }
 
+static uint64_t open_leases(const api_server_t *server)
+{
+    kv_transfer_t *transfer = engine_transfer(server->engine);
+    kv_transfer_stats_t stats = {0};
+
+    if (transfer != NULL) {
+        kv_transfer_stats(transfer, &stats);
+    }
+    return stats.leases_open;
+}
+
+/* What decode workers were told is here stays until they have it, as long as there is time. */
+static void wait_for_the_rest(api_server_t *server, uint64_t leases, uint64_t now)
+{
+    if (server->n_calls > 0) { /* the last one's end sets the timer */
+        weft_loop_timer_set(server->drain_timer, server->drain_until_ns - now);
+        return;
+    }
+    if (!server->is_waiting_for_readers) {
+        server->is_waiting_for_readers = true;
+        weft_log_info("blocks are kept for decode workers leases=%" PRIu64, leases);
+    }
+    weft_loop_timer_set(server->drain_timer, LEASE_POLL_NS);
+}
+
 static void on_drain_timer(void *user)
 {
     api_server_t *server = user;
+    const uint64_t now = weft_clock_ns();
+    const uint64_t leases = open_leases(server);
 
-    if (server->n_calls > 0 && server->flush_deadline_ns == 0) {
-        weft_log_warn("shutdown-timeout is over requests=%u", server->n_calls);
+    if (server->flush_deadline_ns == 0 && (server->n_calls > 0 || leases > 0)) {
+        if (now < server->drain_until_ns) {
+            wait_for_the_rest(server, leases, now);
+            return;
+        }
+        weft_log_warn("shutdown-timeout is over requests=%u leases=%" PRIu64, server->n_calls,
+                      leases);
         cut_off_calls(server);
     }
     stop_when_flushed(server);
@@ -239,6 +273,17 @@ void api_server_call_ended(api_server_t *server)
     }
 }
 
+static void drain(api_server_t *server, uint32_t number)
+{
+    weft_log_info("draining signal=%u requests=%u timeout=%us", number, server->n_calls,
+                  server->options->shutdown_timeout);
+    server->is_draining = true;
+    server->drain_until_ns =
+        weft_clock_ns() + server->options->shutdown_timeout * WEFT_NS_PER_SECOND;
+    engine_drain(server->engine);
+    weft_loop_timer_set(server->drain_timer, 0);
+}
+
 static void on_signal(void *user, uint32_t events)
 {
     api_server_t *server = user;
@@ -248,17 +293,16 @@ static void on_signal(void *user, uint32_t events)
     if (read(server->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info)) {
         return;
     }
-    if (server->is_draining) {
+    switch (weft_signal_take(&server->signals, (int)info.ssi_signo, weft_clock_ns())) {
+    case WEFT_SIGNAL_FIRST:
+        drain(server, info.ssi_signo);
+        break;
+    case WEFT_SIGNAL_ECHO:
+        break;
+    case WEFT_SIGNAL_SECOND:
         weft_log_warn("second signal: stopping at once");
         _exit(EXIT_SECOND_SIGNAL);
     }
-    weft_log_info("draining signal=%u requests=%u timeout=%us", info.ssi_signo, server->n_calls,
-                  server->options->shutdown_timeout);
-    server->is_draining = true;
-    engine_drain(server->engine);
-    weft_loop_timer_set(
-        server->drain_timer,
-        server->n_calls == 0 ? 0 : server->options->shutdown_timeout * WEFT_NS_PER_SECOND);
 }
 
 /* Before any thread starts, so that all inherit the mask. */
@@ -286,6 +330,18 @@ static weft_status_t watch_signals(api_server_t *server, const sigset_t *set)
 
 /* ---- starting -------------------------------------------------------------------------------- */
 
+static weft_status_t start_prefill_client(api_server_t *server, weft_diag_t *diag)
+{
+    const kv_transfer_t *transfer = engine_transfer(server->engine);
+
+    if (transfer == NULL || (kv_transfer_config(transfer)->role & KV_TRANSFER_CONSUMER) == 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--prefill-urls: no blocks come from there without --kv-transfer-config "
+                         "and kv_role kv_consumer or kv_both");
+    }
+    return weft_http_client_create(server->loop, &server->prefill_client);
+}
+
 static weft_status_t start_engine(api_server_t *server, const char *path, weft_diag_t *diag)
 {
     weft_status_t status = served_model_open(server->options, path, diag, &server->model);
@@ -311,11 +367,10 @@ static weft_status_t start_engine(api_server_t *server, const char *path, weft_d
         const engine_observer_t observer = api_metrics_observer(server->metrics);
         engine_observe(server->engine, &observer);
     }
-    if (status == WEFT_OK && engine_transfer(server->engine) != NULL &&
-        server->options->prefill_urls.count > 0) {
-        status = weft_http_client_create(server->loop, &server->prefill_client);
+    if (status < 0 || server->options->prefill_urls.count == 0) {
+        return status;
     }
-    return status;
+    return start_prefill_client(server, diag);
 }
 
 static weft_status_t start_workers(api_server_t *server)
@@ -353,10 +408,17 @@ static weft_status_t start_http(api_server_t *server, weft_diag_t *diag)
 static void say_listening(const api_server_t *server)
 {
     const api_options_t *options = server->options;
+    weft_buffer_t url = {0};
+    weft_buffer_t more = {0};
 
-    weft_log_info("listening on %s://%s:%u model=%s",
-                  options->ssl_certfile[0] != '\0' ? "https" : "http", options->host,
-                  weft_http_server_port(server->http), server->model.api.names[0]);
+    weft_buffer_printf(&url, "%s://%s:%u", options->ssl_certfile[0] != '\0' ? "https" : "http",
+                       options->host, weft_http_server_port(server->http));
+    weft_buffer_printf(&more, "model=%s", server->model.api.names[0]);
+    if (!url.is_failed && !more.is_failed) {
+        weft_log_listening(WEFT_LOG_MODULE, url.data, more.data, options->port == 0);
+    }
+    weft_buffer_free(&url);
+    weft_buffer_free(&more);
 }
 
 /* The port and the certificate come before the model: they are cheap to have wrong. */

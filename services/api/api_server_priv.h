@@ -5,6 +5,7 @@
 #include "base/buffer.h"
 #include "base/http_server.h"
 #include "base/loop.h"
+#include "base/signal_pair.h"
 #include "services/api/api_call.h"
 #include "services/api/api_metrics.h"
 #include "services/api/api_server.h"
@@ -35,7 +36,10 @@ struct api_server {
     int signal_fd;
     weft_loop_watch_t *signal_watch;
     weft_loop_timer_t *drain_timer;
+    weft_signal_pair_t signals;
     bool is_draining;
+    bool is_waiting_for_readers; /* of blocks under leases, as was logged */
+    uint64_t drain_until_ns;
     uint64_t flush_deadline_ns; /* 0: answers are still being made */
 };
 

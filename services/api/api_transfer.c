@@ -118,8 +118,10 @@ static void on_prefilled_beside(void *user, const weft_http_answer_t *answer)
     }
     warn_of_leg(call, answer);
     prefill_peers_forget(&call->server->prefill_peers, call->transfer.prefill_url);
-    if (generation->prompts[0].request != NULL) {
-        engine_give_up_pull(generation->prompts[0].request);
+    for (uint32_t i = 0; i < generation->n_prompts; i++) {
+        if (generation->prompts[i].request != NULL) {
+            engine_give_up_pull(generation->prompts[i].request);
+        }
     }
 }
 
@@ -244,6 +246,26 @@ bool api_transfer_prefill(api_call_t *call)
         go(call, NULL);
     }
     return true;
+}
+
+const kv_transfer_params_t *api_transfer_of_prompt(api_call_t *call, uint32_t index)
+{
+    const kv_transfer_params_t *params = &call->transfer;
+
+    if (!call->has_transfer || index == 0) {
+        return call->has_transfer ? params : NULL;
+    }
+    if (params->transfer_id == NULL || params->has_block_ids) {
+        return NULL;
+    }
+    kv_transfer_params_t *own = weft_arena_alloc(&call->arena, sizeof(*own));
+    char *id = weft_arena_printf(&call->arena, "%s/%u", params->transfer_id, index);
+    if (own == NULL || id == NULL || strlen(id) > KV_TRANSFER_MAX_ID_BYTES) {
+        return NULL; /* computed here */
+    }
+    *own = *params;
+    own->transfer_id = id;
+    return own;
 }
 
 void api_transfer_end(api_call_t *call)

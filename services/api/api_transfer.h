@@ -21,6 +21,13 @@ void api_transfer_read(api_call_t *call, json_t *json);
 /* Sends the prefill leg; generation_run_submit follows at once or later. False: there is none. */
 bool api_transfer_prefill(api_call_t *call);
 
+/*
+ * What prompt `index` of the request says of blocks: those that an answer names are of the first one;
+ * with a transfer_id the next ones are known to both workers as "<id>/<index>". NULL: nothing. In the
+ * call's arena.
+ */
+const kv_transfer_params_t *api_transfer_of_prompt(api_call_t *call, uint32_t index);
+
 /* The call ends: what it owes the prefill worker is done, the leg under way is called off. */
 void api_transfer_end(api_call_t *call);
 void api_transfer_free(api_call_t *call); /* what read made; part of end */

@@ -150,8 +150,7 @@ static weft_status_t submit_prompt(api_call_t *call, generation_prompt_t *prompt
         .arrival_ns = call->arrival_ns,
         .sampling = generation->sampling,
         .grammar = generation->grammar,
-        /* Of several prompts the first one's, as its blocks are those that an answer names. */
-        .transfer = call->has_transfer && prompt == generation->prompts ? &call->transfer : NULL,
+        .transfer = api_transfer_of_prompt(call, (uint32_t)(prompt - generation->prompts)),
         .user = prompt,
     };
 

@@ -43,7 +43,7 @@ void front_destroy(front_t *front); /* hangs up on open requests; NULL is fine *
 
 /*
  * name and url ("http://127.0.0.1:8100") are copied. It gets requests once it has answered
- * GET /health. WEFT_ERR_TOO_LARGE: FRONT_MAX_WORKERS are there.
+ * GET /health. One whose name is known has moved. WEFT_ERR_TOO_LARGE: FRONT_MAX_WORKERS are there.
  */
 weft_status_t front_add_worker(front_t *front, front_role_t role, const char *name,
                                const char *url);

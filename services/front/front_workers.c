@@ -78,9 +78,31 @@ void front_workers_fini(front_workers_t *workers)
     workers->n = 0;
 }
 
+/* Another process, at another address; what was sent to the old one ends by itself. */
+static weft_status_t move(front_worker_t *worker, const char *url)
+{
+    char *copy = weft_strdup(url, "front.worker");
+    if (copy == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    if (worker->check != NULL) {
+        weft_http_client_cancel(worker->check);
+        worker->check = NULL;
+    }
+    weft_free(worker->url);
+    worker->url = copy;
+    worker->is_up = false;
+    check(worker);
+    return WEFT_OK;
+}
+
 weft_status_t front_workers_add(front_workers_t *workers, front_role_t role, const char *name,
                                 const char *url)
 {
+    front_worker_t *known = front_workers_find(workers, name);
+    if (known != NULL) {
+        return move(known, url);
+    }
     if (workers->n == FRONT_MAX_WORKERS) {
         return WEFT_ERR_TOO_LARGE;
     }

@@ -35,6 +35,7 @@ weft_status_t front_workers_init(front_workers_t *workers, weft_loop_t *loop,
                                  weft_http_client_t *client, uint32_t interval_ms);
 void front_workers_fini(front_workers_t *workers); /* zeroed is fine */
 
+/* One whose name is known has moved to url. */
 weft_status_t front_workers_add(front_workers_t *workers, front_role_t role, const char *name,
                                 const char *url);
 front_worker_t *front_workers_find(front_workers_t *workers, const char *name);

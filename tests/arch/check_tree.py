@@ -18,7 +18,7 @@ import sys
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 ARROW = re.compile(r"^(\S+)\s+─►\s+(.+)$", re.M)
 USES = re.compile(r"^weft(?:_cargo)?_folder\((\S+)(?:\s+USES\s+([^)]*?))?(?:\s+LIBRARIES[^)]*)?\)", re.M)
-SOURCES = {".c", ".h", ".def", ".inc", ".cu", ".cpp", ".rs"}
+SOURCES = {".c", ".h", ".def", ".inc", ".cu", ".cuh", ".cpp", ".rs"}
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 # As weft_folder() in cmake/folder.cmake compiles them.
 ISA_FLAGS = {

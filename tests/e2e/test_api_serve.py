@@ -228,8 +228,35 @@ def test_a_second_signal_ends_it_at_once(start_server):
         next(lines)
         server.process.send_signal(signal.SIGINT)
         wait_for(lambda: any("draining" in line for line in server.lines), what="the drain")
-        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) != 0
+
+
+def test_a_signal_that_comes_twice_is_one(start_server):
+    server = start_server("--max-model-len", "512", "--shutdown-timeout", "60")
+    with server.http() as http, http.stream("POST", "/v1/completions", json=LONG) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        for _ in range(2): # as timeout(1) sends it: to the process, then to its group
+            server.process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert server.process.wait(20) == 0
+
+
+def test_a_port_that_the_system_chose_is_told_at_any_level(start_server):
+    server = start_server("--max-model-len", "256", "--log-level", "error")
+    assert httpx.get(server.url + "/health").status_code == 200
+    assert server.lines == [f"listening on {server.url}\n"]
+
+
+def test_prefill_urls_that_are_of_no_use_end_the_start(start_server):
+    for flags, said in ((["10.0.0.7:8000"], "--prefill-urls 10.0.0.7:8000"),
+                        (["http://10.0.0.7:8000"], "without --kv-transfer-config")):
+        server = start_server("--max-model-len", "256", "--prefill-urls", *flags, wait=False)
+        assert server.process.wait(60) != 0
+        server.reader.join()
+        assert said in "".join(server.lines)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,6 +5,7 @@ is bit for bit that of one worker, whatever happens to the other.
 import copy
 import json
 import random
+import re
 import signal
 import threading
 import uuid
@@ -218,7 +219,10 @@ def test_the_answer_carries_the_contracts_keys(workers):
     assert params["do_remote_prefill"] is True and params["do_remote_decode"] is False
     assert params["remote_num_tokens"] == 50
     assert [len(group) for group in params["remote_block_ids"]] == [4]
-    assert "my-id" in params["remote_request_id"]
+    ends = [prefill(p, body, "my-id")["remote_request_id"] for _ in range(2)]
+    ends.append(params["remote_request_id"])
+    assert all(re.fullmatch(r".*my-id-0-[0-9a-f]{8}", end) for end in ends) and len(set(ends)) == 3
+    assert max(int(end[-8:], 16) for end in ends) > 0xff # drawn, not counted
     assert params["remote_blocks_expiry_time"] is None and params["transfer_mode"] == "pull"
     assert post(p, body).json()["kv_transfer_params"] is None
     assert post(alone, prefill_leg(body)).json()["kv_transfer_params"] is None
@@ -407,12 +411,44 @@ def test_one_call_pulls_while_the_prompt_is_computed(start_server, workers):
     assert refused.status_code == 400 and "--prefill-urls" in refused.text
 
 
+def test_each_prompt_of_a_request_is_pulled(start_server, workers):
+    p, _, alone = workers
+    d = start_server(*SMALL, *transfer("kv_consumer"), "--prefill-urls", p.url, env=ENV)
+    prompts = [ids(73, 200), ids(74, 300), ids(75, 1), ids(76, 90)]
+    body = completion(prompts)
+    params = {"do_remote_prefill": True, "prefill_url": p.url}
+    assert choices(post(d, {**body, "kv_transfer_params": params})) == choices(post(alone, body))
+    assert pulled(d) == sum(len(prompt) - 1 for prompt in prompts)
+    wait_released(p)
+    d.wait_until_idle()
+
+
 def test_one_call_without_the_other_is_computed(start_server, workers):
     _, _, alone = workers
     d = start_server(*SMALL, *transfer("kv_consumer"), "--prefill-urls", "*", env=ENV)
     body = completion(ids(72, 300))
     params = {"do_remote_prefill": True, "prefill_url": "http://127.0.0.1:1"}
     assert choices(post(d, {**body, "kv_transfer_params": params})) == choices(post(alone, body))
+
+
+def test_a_prefill_worker_that_ends_waits_for_its_readers(start_workers, workers):
+    p, d = start_workers(p=("--shutdown-timeout", "60"))
+    _, _, alone = workers
+    body = completion(ids(77, 200))
+    params = prefill(p, body)
+    p.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: any("kept for decode workers leases=1" in line for line in p.lines),
+             what="the drain")
+    answer = post(d, {**body, "kv_transfer_params": params})
+    assert choices(answer) == choices(post(alone, body))
+    assert pulled(d) == 199
+    assert p.process.wait(20) == 0
+
+
+def test_a_prefill_worker_that_ends_waits_no_longer_than_it_may(start_workers):
+    p, _ = start_workers(p=("--shutdown-timeout", "0"))
+    prefill(p, completion(ids(78, 100)))
+    assert p.stop(seconds=20) == 0
 
 
 # ---- unequal workers -----------------------------------------------------------------------------

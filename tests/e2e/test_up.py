@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import threading
 
 import httpx
@@ -93,7 +92,7 @@ def test_errors_are_the_workers(up):
 
 
 def test_workers_that_die_are_named_and_the_others_serve(up):
-    server = up("--prefill", "2", "--decode", "2")
+    server = up("--prefill", "2", "--decode", "2", "--max-restarts", "0")
     wait_for_all(server, 2, 2)
     expected = choices(post(server, completion(ids(5, 200))))
     for role in ("kv_producer", "kv_consumer"):
@@ -106,6 +105,20 @@ def test_workers_that_die_are_named_and_the_others_serve(up):
     assert choices(post(server, completion(ids(5, 200)))) == expected # computed by the other
     os.kill(pids(server, "kv_consumer")[0], signal.SIGKILL)
     assert server.process.wait(60) == 1
+
+
+def test_a_worker_that_dies_is_started_again(up):
+    server = up()
+    wait_for_all(server, 1, 1)
+    expected = choices(post(server, completion(ids(9, 200))))
+    for role in ("kv_producer", "kv_consumer"):
+        old = pids(server, role)[0]
+        os.kill(old, signal.SIGKILL)
+        wait_for(lambda: old not in pids(server, role) and pids(server, role), what="a new one")
+        wait_for_all(server, 1, 1)
+        assert choices(post(server, completion(ids(9, 200)))) == expected
+    assert sum("started again" in line for line in server.lines) == 2
+    assert server.stop(signal.SIGINT) == 0
 
 
 def test_a_client_that_leaves_ends_both_legs(up):
@@ -135,26 +148,33 @@ def test_ctrl_c_lets_answers_end(up):
     assert len(choices(answers[0])[0]["token_ids"]) == 300
 
 
-def is_up(url):
-    try:
-        return httpx.get(url + "/health").status_code == 200
-    except httpx.TransportError:
-        return False
+def test_a_signal_that_comes_twice_lets_answers_end(up):
+    server = up()
+    wait_for_all(server, 1, 1)
+    answers = []
+    asker = threading.Thread(
+        target=lambda: answers.append(post(server, completion(ids(10, 50), max_tokens=300))))
+    asker.start()
+    wait_for(lambda: server.gauge("weft:front_requests_open") == 1, what="the request")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.stop(signal.SIGTERM) == 0
+    asker.join()
+    assert len(choices(answers[0])[0]["token_ids"]) == 300
 
 
-def test_a_quiet_service_serves():
+@pytest.mark.parametrize("quiet", ["all", "workers"])
+def test_a_quiet_service_serves(quiet):
     need_server()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    server = Server([BINARY, "up", MODEL, "--port", str(port), "--threads", "1", "--log-level",
-                     "warn", "--served-model-name", NAME, "--", "--max-model-len", "1024",
-                     "--num-gpu-blocks-override", "200"])
+    mine, theirs = (["--log-level", "warn"], []) if quiet == "all" else ([], ["--log-level", "warn"])
+    server = Server([BINARY, "up", MODEL, "--port", "0", "--threads", "1", *mine,
+                     "--served-model-name", NAME, "--", "--max-model-len", "1024",
+                     "--num-gpu-blocks-override", "200", *theirs])
     try:
-        server.url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: is_up(server.url), what="health")
+        server.wait_until_listening()
+        wait_for_all(server, 1, 1)
         assert post(server, completion(ids(1, 50))).status_code == 200
-        assert not any(" info " in line for line in server.lines)
+        assert not any(" info " in line for line in server.lines
+                       if quiet == "all" or line.startswith(("prefill", "decode")))
         assert server.stop(signal.SIGINT) == 0
     finally:
         server.process.kill()

@@ -125,7 +125,7 @@ static void check_routes(const char *isa, test_random_t *random)
 {
     static routing_t r;
     k_stream_t *stream = open_stream(isa, 2, 1, 1);
-    for (uint32_t round = 0; round < test_rounds(200); round++) {
+    for (uint32_t round = 0; round < test_rounds(2000); round++) {
         random_routing(random, &r);
         stream->ops->route(stream, &r.args);
         assert_int_equal(r.offsets[0], 0);
@@ -228,7 +228,7 @@ static void check_alone(const char *isa, test_random_t *random)
     static const k_dtype_t dtypes[] = {K_F32, K_BF16, K_Q8_0, K_Q4_0, K_MXFP4};
     static routing_t r;
     k_stream_t *streams[] = {open_stream(isa, 1, 300, 768), open_stream(isa, 3, 300, 768)};
-    for (uint32_t round = 0; round < test_rounds(40); round++) {
+    for (uint32_t round = 0; round < test_rounds(400); round++) {
         layer_t layer;
         random_routing(random, &r);
         make_layer(streams[0], random, r.args.experts, dtypes[round % WEFT_ARRAY_LEN(dtypes)],

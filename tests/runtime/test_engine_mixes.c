@@ -22,7 +22,9 @@
 enum { CONTEXT = 96, MAX_REQUESTS = 8, MAX_N = 3, VOCAB = 320 };
 
 static const char *const models[] = {
-    "llama", "qwen2", "qwen3", "mistral", "llama-rope-llama3", "qwen3-gguf-q8_0", "llama-gguf-f32",
+    "llama",          "qwen2",  "qwen3",  "mistral",     "llama-rope-llama3", "qwen3-gguf-q8_0",
+    "llama-gguf-f32", "gemma2", "gemma3", "mixtral",     "qwen3-moe",         "gpt-oss-mxfp4",
+    "granite",        "olmo2",  "phi3",   "deepseek-v2", "deepseek-v3",       "llama-fp8-block",
 };
 
 typedef struct answer {

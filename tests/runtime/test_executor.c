@@ -289,6 +289,9 @@ static void answers_and_prompt_logprobs_are_the_references(void **state)
         double sums[SEQUENCES];
         double range;
         executor_rig_t rig;
+        if (strstr(tiny_models[m], "longrope") != NULL) {
+            continue; /* rotates by the longest context: test_models has one for each sequence */
+        }
         load_jobs(tiny_models[m], jobs, greedy, sums, &range);
         open_rig(&rig, tiny_models[m], "ref", 16, K_F32);
         for (uint32_t i = 0; i < SEQUENCES; i++) {

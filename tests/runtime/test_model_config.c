@@ -377,6 +377,31 @@ static void gguf_ends_are_the_named_ids_and_well_known_control_tokens(void **sta
     assert_int_equal(config.eos[2], 3);
 }
 
+/* The token that ends a turn of Phi ends a thought of GPT-OSS. */
+static void an_end_of_one_family_is_none_of_another(void **state)
+{
+    (void)state;
+    static const char *const architectures[] = {"phi3", "gpt-oss"};
+    for (uint32_t i = 0; i < 2; i++) {
+        weft_diag_t diag;
+        model_config_t config;
+        char key[64];
+        weft_buffer_t file = begin_gguf(architectures[i], i == 0 ? 2 : 4);
+        gguf_write_key_array(&file, "tokenizer.ggml.tokens", GGUF_STRING, 1);
+        gguf_write_string(&file, "<|end|>");
+        gguf_write_key_array(&file, "tokenizer.ggml.token_type", GGUF_INT32, 1);
+        gguf_write_uint(&file, 3, 4);
+        if (i == 1) {
+            snprintf(key, sizeof(key), "%s.expert_count", architectures[i]);
+            gguf_write_key_u32(&file, key, 4);
+            snprintf(key, sizeof(key), "%s.expert_used_count", architectures[i]);
+            gguf_write_key_u32(&file, key, 2);
+        }
+        assert_int_equal(read_gguf(&file, &diag, &config), WEFT_OK);
+        assert_int_equal(config.n_eos, i == 0 ? 1 : 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -392,6 +417,7 @@ int main(void)
         cmocka_unit_test(gguf_scaling_is_read),
         cmocka_unit_test(gguf_variants_and_strangers_are_refused),
         cmocka_unit_test(gguf_ends_are_the_named_ids_and_well_known_control_tokens),
+        cmocka_unit_test(an_end_of_one_family_is_none_of_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

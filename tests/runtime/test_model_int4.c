@@ -189,7 +189,7 @@ static void write_checkpoint(checkpoint_t *c, const char *folder)
     weft_buffer_append(&start, &length, sizeof(length));
     weft_buffer_append(&start, c->header.data, c->header.length);
     write_file(folder, "model.safetensors", start.data, start.length, c->data.data, c->data.length);
-    write_file(folder, "config.json", config, strlen(config), NULL, 0);
+    write_file(folder, "config.json", config, strlen(config), "", 0);
     weft_buffer_free(&start);
     weft_buffer_free(&c->header);
     weft_buffer_free(&c->data);

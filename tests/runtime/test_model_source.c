@@ -206,6 +206,43 @@ static void a_required_tensor_has_exactly_its_shape(void **state)
     model_source_close(source);
 }
 
+/* A matrix [6, 8] with a scale for each tile of [4, 3]: its rows 3 and 4, as they lie and turned. */
+static void e4m3_is_read_wide_by_rows_and_by_columns(void **state)
+{
+    (void)state;
+    uint8_t codes[6 * 8];
+    const float scales[2 * 3] = {1, 2, 3, 4, 5, 6};
+    for (uint32_t i = 0; i < sizeof(codes); i++) {
+        codes[i] = (uint8_t)(0x30 + i); /* from a half upwards */
+    }
+    model_tensor_t tensor = {.dtype = K_F32,
+                             .rows = 2,
+                             .columns = 8,
+                             .data = codes,
+                             .form = MODEL_FORM_F8_WIDE,
+                             .start = 3,
+                             .stride = 8,
+                             .scales = scales,
+                             .scales_dtype = K_F32,
+                             .tile_rows = 4,
+                             .tile_columns = 3};
+    for (uint32_t turned = 0; turned < 2; turned++) {
+        float rows[8 * 2];
+        tensor.step = turned;
+        tensor.rows = turned == 1 ? 8 : 2;
+        tensor.columns = turned == 1 ? 2 : 8;
+        model_tensor_read(&tensor, 0, tensor.rows, rows);
+        for (uint32_t r = 3; r < 5; r++) {
+            for (uint32_t c = 0; c < 8; c++) {
+                float value;
+                k_dequantize(K_F8, &codes[r * 8 + c], &value, 1);
+                const float expected = value * scales[r / 4 * 3 + c / 3];
+                assert_true(rows[turned == 1 ? c * 2 + (r - 3) : (r - 3) * 8 + c] == expected);
+            }
+        }
+    }
+}
+
 /* ---- folders made for one test ------------------------------------------------------------- */
 
 typedef struct folder {
@@ -264,6 +301,29 @@ static void folder_remove(const folder_t *folder)
         unlink(path);
     }
     assert_int_equal(rmdir(folder->path), 0);
+}
+
+/* deepseek-v3 read as two layers and one more for multi-token prediction, then without that word. */
+static void layers_of_multi_token_prediction_are_left_alone(void **state)
+{
+    (void)state;
+    folder_t folder;
+    char text[4096] = "";
+    FILE *file = fopen(TINY("deepseek-v3/config.json"), "rb");
+    assert_non_null(file);
+    assert_true(fread(text, 1, sizeof(text) - 64, file) > 0);
+    fclose(file);
+    char *end = strrchr(text, '}');
+    assert_non_null(end);
+    folder_create(&folder);
+    folder_link(&folder, "model.safetensors", TINY("deepseek-v3/model.safetensors"));
+    strcpy(end, ", \"num_hidden_layers\": 2, \"num_nextn_predict_layers\": 1}");
+    folder_puts(&folder, "config.json", text);
+    model_source_close(open_source(folder.path));
+    strcpy(end, ", \"num_hidden_layers\": 2, \"num_nextn_predict_layers\": 0}");
+    folder_puts(&folder, "config.json", text);
+    assert_refused(folder.path, "is not part of a deepseek3 model of 2 layers");
+    folder_remove(&folder);
 }
 
 static void a_folder_must_say_which_model_it_means(void **state)
@@ -458,6 +518,8 @@ static void the_default_model_is_what_its_card_says(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(e4m3_is_read_wide_by_rows_and_by_columns),
+        cmocka_unit_test(layers_of_multi_token_prediction_are_left_alone),
         cmocka_unit_test(every_tiny_model_opens_with_the_same_shape),
         cmocka_unit_test(shards_and_formats_hold_the_same_weights),
         cmocka_unit_test(the_configuration_says_what_the_graphs_must_know),

@@ -345,12 +345,53 @@ static void model_memory_tells_what_model_create_takes(void **state)
     }
 }
 
+/* A backend without some op, as they are while they grow. */
+static void assert_model_refused(const char *name, void (*remove)(k_ops_t *ops), const char *reason)
+{
+    weft_diag_t diag = {0};
+    model_t *model = NULL;
+    model_rig_t rig;
+    model_rig_open_source(&rig, &(model_rig_config_t){.path = tiny_model_path(name), .isa = "ref"});
+    k_ops_t ops = *rig.stream->ops;
+    remove(&ops);
+    rig.stream->ops = &ops;
+    assert_status(model_create(rig.source, &small, rig.stream, &diag, &model),
+                  WEFT_ERR_UNSUPPORTED);
+    assert_null(model);
+    assert_non_null(strstr(diag.text, reason));
+    model_rig_close(&rig);
+}
+
+static void remove_gelu(k_ops_t *ops)
+{
+    ops->gelu_mul = NULL;
+}
+
+static void remove_experts(k_ops_t *ops)
+{
+    ops->expert_linear = NULL;
+}
+
+static void remove_features(k_ops_t *ops)
+{
+    ops->attention_features = 0;
+}
+
+static void what_a_backend_lacks_is_refused_at_load_by_name(void **state)
+{
+    (void)state;
+    assert_model_refused("gemma3", remove_gelu, "op gelu_mul");
+    assert_model_refused("mixtral", remove_experts, "op expert_linear");
+    assert_model_refused("gemma2", remove_features, "attention with soft caps");
+    assert_model_refused("gpt-oss", remove_features, "attention with sinks");
+}
+
 static void a_failed_allocation_leaves_nothing_behind(void **state)
 {
     (void)state;
     model_rig_t rig;
-    model_rig_open_source(&rig,
-                          &(model_rig_config_t){.path = tiny_model_path("qwen2"), .isa = "ref"});
+    model_rig_open_source(
+        &rig, &(model_rig_config_t){.path = tiny_model_path("gpt-oss-mxfp4"), .isa = "ref"});
     const size_t before = weft_alloc_live_bytes();
     weft_status_t status = WEFT_ERR_NO_MEMORY;
     uint64_t failures = 0;
@@ -379,6 +420,7 @@ int main(void)
         cmocka_unit_test(chunks_and_block_sizes_do_not_change_a_bit),
         cmocka_unit_test(threads_do_not_change_a_bit),
         cmocka_unit_test(model_memory_tells_what_model_create_takes),
+        cmocka_unit_test(what_a_backend_lacks_is_refused_at_load_by_name),
         cmocka_unit_test(a_failed_allocation_leaves_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -73,6 +73,9 @@ static void a_pull_into_blocks_that_a_step_may_write_settles_first(void **state)
         sched_rig_seq_t *pulled = add_stalled(&rig, prompt, 30, 5);
         sched_rig_launch(&rig);
         assert_int_equal(rig.settles, is_aborted);
+        while (sched_in_flight(rig.sched) > 0) {
+            sched_rig_commit(&rig);
+        }
         fake_pull_bring(pulled->seq.pull, 8);
         sched_rig_run(&rig);
         sched_rig_fini(&rig);
@@ -96,6 +99,45 @@ static void pulled_blocks_are_found_by_others(void **state)
     sched_rig_run(&rig);
     sched_rig_assert_answered(first);
     sched_rig_assert_answered(second);
+    sched_rig_fini(&rig);
+}
+
+static void one_prompt_is_pulled_once(void **state)
+{
+    sched_rig_t rig;
+    (void)state;
+    init(&rig, 100, true);
+    sched_rig_seq_t *first = add_stalled(&rig, prompt, 33, 2);
+    sched_rig_seq_t *second = add_stalled(&rig, prompt, 33, 2);
+    sched_rig_launch(&rig);
+    assert_int_equal(kv_pool_held_blocks(rig.pool), 8); /* the first one's */
+    fake_pull_bring(first->seq.pull, 8);
+    sched_rig_run(&rig);
+    sched_rig_assert_answered(first);
+    sched_rig_assert_answered(second);
+    assert_int_equal(second->seq.pulled_tokens, 0);
+    assert_int_equal(second->seq.cached_tokens, 32);
+    assert_int_equal(fake_mover_stats(rig.mover).unstarted, 1);
+    sched_rig_fini(&rig);
+}
+
+static void one_that_waits_for_a_pull_that_fails_pulls_itself(void **state)
+{
+    sched_rig_t rig;
+    (void)state;
+    init(&rig, 100, true);
+    sched_rig_seq_t *first = sched_rig_add(&rig, prompt, 33, 2);
+    sched_rig_pull(&rig, first, 12);
+    sched_rig_submit(&rig, first);
+    sched_rig_seq_t *second = sched_rig_add(&rig, prompt, 33, 2);
+    sched_rig_pull(&rig, second, FAKE_MOVER_NEVER);
+    sched_rig_submit(&rig, second);
+    sched_rig_run(&rig);
+    sched_rig_assert_answered(first);
+    sched_rig_assert_answered(second);
+    assert_true(first->has_pull_failed);
+    assert_false(second->has_pull_failed);
+    assert_int_equal(second->seq.cached_tokens, 32);
     sched_rig_fini(&rig);
 }
 
@@ -388,6 +430,8 @@ int main(void)
         cmocka_unit_test(a_pulled_prompt_computes_its_last_token_alone),
         cmocka_unit_test(a_pull_into_blocks_that_a_step_may_write_settles_first),
         cmocka_unit_test(pulled_blocks_are_found_by_others),
+        cmocka_unit_test(one_prompt_is_pulled_once),
+        cmocka_unit_test(one_that_waits_for_a_pull_that_fails_pulls_itself),
         cmocka_unit_test(what_is_here_is_not_pulled),
         cmocka_unit_test(what_came_before_a_failure_is_of_use),
         cmocka_unit_test(one_that_needs_its_pull_fails_with_it),

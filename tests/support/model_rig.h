@@ -47,6 +47,15 @@ static const char *const tiny_models[] = {
     "qwen2-gguf-q8_0",
     "qwen3-gguf-f32",
     "qwen3-gguf-q8_0",
+    "gemma2-gguf",
+    "gemma3-gguf",
+    "phi3-longrope-gguf",
+    "granite-gguf",
+    "olmo2-gguf",
+    "mixtral-gguf",
+    "gpt-oss-mxfp4-gguf",
+    "deepseek-v2-gguf",
+    "deepseek-v3-gguf",
 };
 
 typedef struct model_rig_config {

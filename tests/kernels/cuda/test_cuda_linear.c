@@ -20,6 +20,18 @@ typedef struct linear_case {
     size_t x_stride;
 } linear_case_t;
 
+/* Any kernel: products may begin before the kernel in front of them has ended, packing must have. */
+static void part_from_packing(const linear_case_t *c)
+{
+    const int32_t id = 0;
+    int32_t *id_device = cuda_upload(&id, sizeof(id));
+    float *y = cuda_upload(NULL, c->w.columns * sizeof(*y));
+    assert_cuda((cudaError_t)k_cuda_embed(&c->w, id_device, y, 1, c->w.columns, 1.0f, NULL));
+    assert_cuda(cudaDeviceSynchronize());
+    assert_cuda(cudaFree(id_device));
+    assert_cuda(cudaFree(y));
+}
+
 /* Two ranges, the later one first. */
 static void pack(linear_case_t *c, const uint8_t *source)
 {
@@ -29,12 +41,13 @@ static void pack(linear_case_t *c, const uint8_t *source)
     assert_status(k_dtype_row_bytes(c->w.dtype, c->w.columns, &row_bytes), WEFT_OK);
     uint8_t *raw = cuda_upload(source, c->w.rows * row_bytes);
     c->w.data = cuda_upload(NULL, bytes);
-    assert_cuda(k_cuda_weight_clear(&c->w, NULL));
+    assert_cuda((cudaError_t)k_cuda_weight_clear(&c->w, NULL));
     assert_cuda(
         k_cuda_weight_pack_rows(&c->w, raw + first * row_bytes, first, c->w.rows - first, NULL));
-    assert_cuda(k_cuda_weight_pack_rows(&c->w, raw, 0, first, NULL));
+    assert_cuda((cudaError_t)k_cuda_weight_pack_rows(&c->w, raw, 0, first, NULL));
     assert_cuda(cudaDeviceSynchronize());
     assert_cuda(cudaFree(raw));
+    part_from_packing(c);
 }
 
 static linear_case_t make_case(test_random_t *random, k_dtype_t dtype, bool is_gate_up, uint32_t n,
@@ -217,14 +230,18 @@ static void mma_multiplies_every_dtype(void **state)
     }
 }
 
-/* More K blocks than a warp has on their way, more rows than a block. */
+/* More K blocks than a warp has on their way, more rows than a block, than its memory holds. */
 static void mma_walks_long_rows(void **state)
 {
     static const uint32_t counts[] = {1, 9, 30, 64, 0};
+    static const uint32_t two[] = {1, 2, 0};
     (void)state;
     test_random_t random = {seed};
     linear_case_t c = make_case(&random, K_Q4_1, false, 20, 64 * 8 * 5 + 32, 70, 64 * 8 * 5 + 32);
     check_case(&c, counts, K_CUDA_LINEAR_MMA);
+    free_case(&c);
+    c = make_case(&random, K_Q8_0, true, 20, 20000, 9, 20004);
+    check_case(&c, two, K_CUDA_LINEAR_MMA);
     free_case(&c);
 }
 
@@ -287,8 +304,11 @@ static void embed_gives_back_what_was_packed(void **state)
 
 static bool has_wgmma(const linear_case_t *c)
 {
-    const k_cuda_linear_t args = {
-        .w = c->w, .x = c->x_device, .out = K_CUDA_OUT_F32, .path = K_CUDA_LINEAR_WGMMA};
+    const k_cuda_linear_t args = {.w = c->w,
+                                  .x = c->x_device,
+                                  .out = c->w.is_gate_up ? K_CUDA_OUT_SWIGLU : K_CUDA_OUT_F32,
+                                  .x_stride = c->x_stride,
+                                  .path = K_CUDA_LINEAR_WGMMA};
     return k_cuda_linear(&args, NULL) != cudaErrorNotSupported;
 }
 

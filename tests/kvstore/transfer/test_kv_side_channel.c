@@ -240,6 +240,16 @@ static void where_nobody_listens_is_known_before_the_time_is_over(void **state)
     kv_side_answer_free(answer);
 }
 
+/* ".invalid" never has one (RFC 6761). */
+static void a_name_without_an_address_is_said(void **state)
+{
+    (void)state;
+    kv_side_answer_t *answer = answer_to("nobody.invalid", 5600, 1);
+    assert_status(answer->status, WEFT_ERR_PEER_GONE);
+    assert_string_equal(answer->reason, "its name has no address");
+    kv_side_answer_free(answer);
+}
+
 /* A ROUTER that says something else. */
 static void check_foreign_answer(const char *frames[], int n, weft_status_t status)
 {
@@ -366,6 +376,7 @@ int main(void)
         TEST(a_port_in_use_is_said),
         TEST(workers_meet),
         TEST(where_nobody_listens_is_known_before_the_time_is_over),
+        TEST(a_name_without_an_address_is_said),
         TEST(an_older_answer_has_no_clock_and_others_are_malformed),
         TEST(more_asks_than_go_at_once_are_all_answered),
         TEST(hosts_that_are_none_are_refused),

@@ -618,6 +618,11 @@ static void of_invented_hosts_the_oldest_are_forgotten(void **state)
     }
     assert_status(expect_of(params, "no host"), WEFT_ERR_INVALID);
     assert_status(expect_of(params, host), WEFT_ERR_PEER_GONE);
+    kv_transfer_poll(decode.transfer);
+    const kv_transfer_stats_t stats = transfer_worker_stats(&decode);
+    assert_int_equal(stats.n_peers, 1); /* none of them is named for ever */
+    assert_string_equal(stats.peers[0].address, KV_TRANSFER_OTHER_PEERS);
+    assert_int_equal(stats.peers[0].failures, KV_TRANSFER_MAX_PEERS + 4);
     kv_transfer_params_fini(&params);
 }
 
@@ -639,12 +644,10 @@ static void each_request_that_goes_without_is_counted_once(void **state)
     assert_fails(pull, WEFT_ERR_PEER_GONE, "nobody listens");
     kv_pull_end(pull);
     assert_true(transfer_rig_until(is_shown_again, &failures));
-    const uint64_t id = transfer_worker_stats(&decode).peers[0].id;
     assert_status(kv_transfer_expect(decode.transfer, &params, PROMPT, &diag, &pull),
                   WEFT_ERR_PEER_GONE);
     failures = 2;
     assert_true(transfer_rig_until(is_shown_again, &failures));
-    assert_int_equal(transfer_worker_stats(&decode).peers[0].id, id);
     assert_int_equal(transfer_worker_stats(&decode).pulls_failed, 1);
     kv_transfer_params_fini(&params);
 }
@@ -664,6 +667,12 @@ static void a_peer_that_goes_fails_the_pulls_that_need_it(void **state)
     kv_pull_end(pull);
     kv_pool_release(decode.pool, blocks, n);
     assert_all_free(&decode);
+}
+
+static bool has_met(void *user)
+{
+    (void)user;
+    return transfer_worker_stats(&decode).handshakes > 0;
 }
 
 /* Started anew on the same port: requests name its new id. */
@@ -687,7 +696,39 @@ static void a_new_engine_at_the_address_is_met(void **state)
     kv_pull_end(pull);
     kv_pool_release(decode.pool, blocks, n);
     assert_all_free(&prefill);
-    assert_int_equal(transfer_worker_stats(&decode).handshakes, 2);
+    const kv_transfer_stats_t stats = transfer_worker_stats(&decode);
+    assert_int_equal(stats.handshakes, 2);
+    assert_int_equal(stats.n_peers, 1); /* its address is the same */
+    assert_int_equal(stats.peers[0].pulls, 1);
+    assert_true(stats.peers[0].is_connected);
+    assert_string_equal(stats.peers[0].engine_id, kv_transfer_engine_id(prefill.transfer));
+    kv_transfer_params_fini(&params);
+}
+
+/* A pull that ends after another engine was met at the address counts for the same address. */
+static void a_replaced_peers_pull_is_counted(void **state)
+{
+    kv_block_id_t blocks[PROMPT_BLOCKS];
+    kv_pull_t *second;
+    char other[] = "another engine";
+    (void)state;
+    kv_transfer_params_t params = prefill_whole(&prefill, "r", PROMPT, 7);
+    kv_pull_t *pull = expect(&decode, &params, PROMPT);
+    assert_true(transfer_rig_until(has_met, NULL));
+    kv_transfer_params_t newer = params;
+    newer.remote_engine_id = other;
+    assert_status(kv_transfer_expect(decode.transfer, &newer, PROMPT, &diag, &second), WEFT_OK);
+    const uint32_t n = alloc(&decode, PROMPT, blocks);
+    assert_status(kv_pull_start(pull, 0, blocks, n), WEFT_OK);
+    assert_pulled(pull);
+    kv_transfer_poll(decode.transfer);
+    const kv_transfer_stats_t stats = transfer_worker_stats(&decode);
+    assert_int_equal(stats.n_peers, 1);
+    assert_int_equal(stats.peers[0].pulls, 1);
+    assert_int_equal(stats.peers[0].bytes, stats.bytes_read);
+    kv_pull_end(second);
+    kv_pull_end(pull);
+    kv_pool_release(decode.pool, blocks, n);
     kv_transfer_params_fini(&params);
 }
 
@@ -1044,7 +1085,8 @@ static void serve_foreign(foreign_t *foreign, const char *backend)
                                          .head_size = TRANSFER_RIG_HEAD_DIM,
                                          .nixl_connector_version = 14,
                                          .num_hidden_layers = TRANSFER_RIG_LAYERS,
-                                         .num_kv_heads = TRANSFER_RIG_HEADS};
+                                         .num_kv_heads = TRANSFER_RIG_HEADS,
+                                         .is_hma_enabled = true};
     uint64_t lens[TRANSFER_RIG_LAYERS];
     char hash[KV_COMPAT_HASH_BYTES];
     weft_buffer_t blob = {0};
@@ -1688,6 +1730,7 @@ int main(void)
         TEST(each_request_that_goes_without_is_counted_once),
         TEST(a_peer_that_goes_fails_the_pulls_that_need_it),
         TEST(a_new_engine_at_the_address_is_met),
+        TEST(a_replaced_peers_pull_is_counted),
         TEST(a_producer_pulls_nothing),
         TEST(a_strangers_notifications_do_no_harm),
         cmocka_unit_test(many_readers_may_come_and_go),

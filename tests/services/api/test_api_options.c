@@ -111,6 +111,17 @@ static void the_number_of_workers_is_bounded(void **state)
     assert_refused("--request-workers 65", "--request-workers 65: 1 to 64");
 }
 
+static void prefill_urls_are_addresses_or_any(void **state)
+{
+    (void)state;
+    assert_taken("--prefill-urls '*'");
+    assert_taken("--prefill-urls http://10.0.0.7:8000 https://prefill.local");
+    assert_refused("--prefill-urls 10.0.0.7:8000", "--prefill-urls 10.0.0.7:8000: ");
+    assert_refused("--prefill-urls http://", "--prefill-urls http://: ");
+    assert_refused("--prefill-urls http://a:1 http://a:1/v1", "--prefill-urls http://a:1/v1: ");
+    assert_refused("--prefill-urls ftp://a", "--prefill-urls ftp://a: ");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -118,6 +129,7 @@ int main(void)
         cmocka_unit_test(short_names_stand_for_long_ones),
         cmocka_unit_test(values_that_would_change_answers_are_refused),
         cmocka_unit_test(the_number_of_workers_is_bounded),
+        cmocka_unit_test(prefill_urls_are_addresses_or_any),
     };
     weft_log_set_level(WEFT_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

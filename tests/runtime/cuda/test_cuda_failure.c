@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* An engine whose GPU fails or has too little memory. */
+#include "base/alloc.h"
+#include "base/device_cuda.h"
+#include "base/log.h"
+#include "runtime/engine_priv.h"
+#include "tests/cuda_emu/cuda_check.h"
+#include "tests/support/engine_rig.h"
+
+static engine_options_t cuda_options(void)
+{
+    engine_options_t options = engine_rig_options();
+    options.device = "cuda";
+    options.max_model_len = 64;
+    options.num_gpu_blocks = 8;
+    return options;
+}
+
+/* What waits ends with an error, what comes is refused, and nobody hangs. */
+static void a_failed_gpu_makes_the_engine_unhealthy(void **state)
+{
+    (void)state;
+    engine_rig_t rig;
+    weft_diag_t diag = {0};
+    const engine_options_t options = cuda_options();
+    engine_rig_open(&rig, "llama", &options);
+    assert_true(engine_is_healthy(rig.engine));
+    (void)weft_device_cuda_note(rig.engine->device, cudaErrorIllegalAddress, "a test");
+
+    const engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 20, 10);
+    engine_request_t *request = engine_rig_send(&rig, &submit);
+    engine_rig_wait(&rig, request);
+    assert_int_equal(engine_request_answer(request, 0).finish, ENGINE_FINISH_ERROR);
+    assert_false(engine_is_healthy(rig.engine));
+    engine_request_release(request);
+    assert_true(engine_submit(rig.engine, rig.client, &submit, &diag, &request) < 0);
+    engine_rig_close(&rig);
+}
+
+/* Every allocation of device memory in turn fails: a line says what to change, nothing leaks. */
+static void too_little_memory_says_what_to_change(void **state)
+{
+    (void)state;
+    const engine_options_t options = cuda_options();
+    const size_t before = weft_alloc_live_bytes();
+    model_source_t *source = NULL;
+    weft_status_t status = WEFT_ERR_NO_MEMORY;
+    uint64_t failures = 0;
+    if (!emu_is_emulated()) {
+        skip();
+    }
+    while (status < 0) {
+        weft_diag_t diag = {0};
+        engine_t *engine = NULL;
+        assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source),
+                      WEFT_OK);
+        emu_fail_alloc(failures + 1);
+        status = engine_create(&options, source, NULL, &diag, &engine);
+        emu_fail_alloc(0);
+        if (status < 0) {
+            assert_status(status, WEFT_ERR_NO_MEMORY);
+            assert_true(strlen(diag.text) > 0);
+            failures++;
+        }
+        engine_destroy(engine);
+        model_source_close(source);
+        assert_true(weft_alloc_live_bytes() == before);
+    }
+    assert_true(failures >= 4); /* weights, activations, cache, steps */
+}
+
+int main(void)
+{
+    cuda_skip_without_device();
+    weft_log_set_level(WEFT_LOG_ERROR);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_failed_gpu_makes_the_engine_unhealthy),
+        cmocka_unit_test(too_little_memory_says_what_to_change),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
