@@ -17,8 +17,6 @@ enum { HOPPER_STAGES = 2, HOPPER_ITEMS = 2, HOPPER_PARTS = 4 };
 /* Named barriers: of a group of consumers, two of them; of all consumers. */
 enum { HOPPER_BARRIER_GROUP = 1, HOPPER_BARRIER_ALL = 3 };
 
-static constexpr int total_stride = HOPPER_THREADS - HOPPER_GROUP; /* threads of consumers */
-
 template <int D> struct hopper_shared {
     typedef attention_shape<D> shape;
     static constexpr int q_bytes = shape::panels * HOPPER_TILE * 128;
@@ -59,6 +57,8 @@ template <int D> SIMT_DEVICE hopper_shared<D> hopper_carve(uint8_t *base)
 }
 
 #if SIMT_HOPPER
+
+static constexpr int total_stride = HOPPER_THREADS - HOPPER_GROUP; /* threads of consumers */
 
 /* ---- the producer ---------------------------------------------------------------------------- */
 
