@@ -4,7 +4,7 @@
  * computed, how fast is it. Under a minute.
  *
  *   gpu_attention [--path=auto|mma|hopper] [--only=bits,check,decode,prefill,rope,copy]
- *                 [--copy-gbs=N] [--matmul-tflops=N]
+ *                 [--copy-gbs=N] [--matmul-tflops=N] [--block=TOKENS]
  *
  * The ceilings are measured (copy) or given (matmul: what cuBLAS reaches on this card). Exit code 1:
  * a check failed.
@@ -36,6 +36,7 @@ static struct {
     std::string only = "bits,check,decode,prefill,rope,copy";
     double copy_gbs = 0;
     double matmul_tflops = 790;
+    uint32_t block = 16;
 } options;
 
 static int failures;
@@ -610,8 +611,7 @@ template <class F> static double median_us(int groups, int each, F run)
 }
 
 /* A pool of bf16 blocks of the Llama-3-8B shape with one layer a block: block-major. */
-static const uint32_t Q_HEADS = 32, KV_HEADS = 8, DIM = 128, BLOCK = 16;
-static const size_t block_bytes = (size_t)KV_HEADS * BLOCK * 2 * DIM * 2;
+static const uint32_t Q_HEADS = 32, KV_HEADS = 8, DIM = 128;
 
 typedef struct pool {
     char *memory;
@@ -620,20 +620,23 @@ typedef struct pool {
 } pool_t;
 
 static pool_t pool;
+static size_t block_bytes;
 
 static void pool_init(void)
 {
     if (pool.memory != nullptr) {
         return;
     }
+    block_bytes = (size_t)KV_HEADS * options.block * 2 * DIM * 2;
     size_t free_bytes = 0, all = 0;
     CHECK(cudaMemGetInfo(&free_bytes, &all));
     const size_t bytes = std::min(free_bytes / 2, (size_t)10 << 30);
     pool.blocks = (uint32_t)(bytes / block_bytes);
     pool.memory = device_alloc<char>(pool.blocks * block_bytes);
     fill((__nv_bfloat16 *)pool.memory, pool.blocks * block_bytes / 2, 1.0f, 5);
-    pool.kv = {pool.memory,         K_BF16,      BLOCK,  KV_HEADS, DIM, block_bytes,
-               BLOCK * 2 * DIM * 2, 2 * DIM * 2, DIM * 2};
+    pool.kv = {
+        pool.memory, K_BF16, options.block, KV_HEADS, DIM, block_bytes, options.block * 2 * DIM * 2,
+        2 * DIM * 2, DIM * 2};
 }
 
 typedef struct load {
@@ -646,7 +649,7 @@ typedef struct load {
 static load_t load_make(uint32_t batch, uint32_t tokens, uint32_t rows)
 {
     load_t load = {};
-    const uint32_t each = (tokens + BLOCK - 1) / BLOCK;
+    const uint32_t each = (tokens + options.block - 1) / options.block;
     const uint32_t needed = each * batch;
     const uint32_t sets = std::min(pool.blocks / needed,
                                    1 + (uint32_t)(((size_t)400 << 20) / (needed * block_bytes)));
@@ -721,7 +724,8 @@ static void bench_copy(void)
 
 static void bench_decode(void)
 {
-    printf("decode (8B shape, bf16, ceiling %.0f GB/s)\n", options.copy_gbs);
+    printf("decode (8B shape, bf16, blocks of %u, ceiling %.0f GB/s)\n", options.block,
+           options.copy_gbs);
     for (uint32_t batch : {1u, 16u, 64u}) {
         for (uint32_t tokens : {1024u, 8192u, 32768u}) {
             const double bytes =
@@ -741,7 +745,8 @@ static void bench_decode(void)
 
 static void bench_prefill(void)
 {
-    printf("prefill (8B shape, bf16, causal; ceiling %.0f TFLOP/s)\n", options.matmul_tflops);
+    printf("prefill (8B shape, bf16, causal, blocks of %u; ceiling %.0f TFLOP/s)\n", options.block,
+           options.matmul_tflops);
     for (uint32_t tokens : {512u, 2048u, 8192u, 16384u}) {
         load_t load = load_make(1, tokens, tokens);
         const double us = time_load(load, tokens, 7, 3);
@@ -793,7 +798,7 @@ static void bench_rope(void)
 
 static void bench_extents(void)
 {
-    const uint32_t n = std::min(4096u, pool.blocks / 2); /* 512 MiB of one layer's blocks */
+    const uint32_t n = std::min(65536u / options.block, pool.blocks / 2); /* 256 MiB of a layer */
     std::vector<k_cuda_extent_t> extents(n);
     for (uint32_t i = 0; i < n; i++) {
         extents[i] = {(uint64_t)(uintptr_t)(pool.memory + (pool.blocks - 1 - i) * block_bytes),
@@ -822,6 +827,8 @@ static void parse(int argc, char **argv)
             options.only = value;
         } else if (arg.rfind("--copy-gbs=", 0) == 0) {
             options.copy_gbs = atof(value.c_str());
+        } else if (arg.rfind("--block=", 0) == 0) {
+            options.block = (uint32_t)atoi(value.c_str());
         } else if (arg.rfind("--matmul-tflops=", 0) == 0) {
             options.matmul_tflops = atof(value.c_str());
         } else {
