@@ -58,7 +58,7 @@ template <int D> SIMT_DEVICE hopper_shared<D> hopper_carve(uint8_t *base)
 
 #if SIMT_HOPPER
 
-static constexpr int total_stride = HOPPER_THREADS - HOPPER_GROUP; /* threads of consumers */
+static constexpr int consumer_threads = HOPPER_THREADS - HOPPER_GROUP;
 
 /* ---- the producer ---------------------------------------------------------------------------- */
 
@@ -253,7 +253,7 @@ SIMT_DEVICE void hopper_clear_unseen(const attention_item_t &item, uint32_t firs
         }
     }
     simt_fence_async_shared();
-    simt_barrier_sync(HOPPER_BARRIER_ALL, HOPPER_CONSUMERS * HOPPER_GROUP);
+    simt_barrier_sync(HOPPER_BARRIER_ALL, consumer_threads);
 }
 
 /* Masks the scores of a chunk and returns each row's maximum. */
@@ -377,10 +377,10 @@ SIMT_DEVICE void hopper_merge(hopper_state<D> &state, const hopper_factors_t &fa
     SIMT_UNROLL
     for (int i = 0; i < D / 2; i++) {
         const int half = i / 2 % 2;
-        const float before = is_first ? 0.0f : total[i * total_stride];
+        const float before = is_first ? 0.0f : total[i * consumer_threads];
         state.o[i] = attention_merged(before, state.o[i], factors.old[half], factors.added[half]);
         if (!is_last) {
-            total[i * total_stride] = state.o[i];
+            total[i * consumer_threads] = state.o[i];
         }
     }
 }
