@@ -9,10 +9,11 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ISA_NAME      avx512
-#define LANES         16
-#define Q8_OFFSET     128 /* what packing adds to a q8_0 weight */
-#define MAX_TILE_ROWS 8   /* activation rows that share one load of the weights */
+#ifndef ISA_NAME
+#define ISA_NAME avx512
+#endif
+#define LANES     16
+#define Q8_OFFSET 128 /* what packing adds to a q8_0 weight */
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -52,6 +53,28 @@ static inline vf vf_load_bf16(const void *from)
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from)), 16));
 }
+/* Of LANES pairs of bf16: the first of each, the second of each. */
+static inline vf vf_bf16_even(vi pairs)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+}
+static inline vf vf_bf16_odd(vi pairs)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
+}
+#ifdef __AVX512BF16__
+#define BF16_DOT 1
+/* sum + even · x even + odd · x odd; x: a pair of bf16. */
+static inline vf vf_dot_bf16(vi pairs, const void *x, vf sum)
+{
+    int32_t pair;
+    __builtin_memcpy(&pair, x, sizeof(pair));
+    return _mm512_dpbf16_ps(sum, (__m512bh)pairs, (__m512bh)_mm512_set1_epi32(pair));
+}
+#else
+#define BF16_DOT                   0
+#define vf_dot_bf16(pairs, x, sum) (sum)
+#endif
 static inline vf vf_load_u8(const uint8_t *from)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)from)));
@@ -147,20 +170,13 @@ static inline vi vi_set(int32_t x)
 {
     return _mm512_set1_epi32(x);
 }
-static inline vi vi_low_nibbles(vi a)
+/* (a >> shift) & mask in each byte; a negative shift is one to the left. mask keeps to the byte. */
+static inline vi vi_field(vi a, int shift, int mask)
 {
-    return _mm512_and_si512(a, _mm512_set1_epi8(0x0f));
-}
-static inline vi vi_high_nibbles(vi a)
-{
-    return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(0x0f));
-}
-/* (a >> shift & 3) << 4 in each byte; shift 0, 2, 4 or 6. */
-static inline vi vi_two_bits(vi a, int shift)
-{
-    const vi moved = shift < 4 ? _mm512_slli_epi16(a, (unsigned)(4 - shift))
-                               : _mm512_srli_epi16(a, (unsigned)(shift - 4));
-    return _mm512_and_si512(moved, _mm512_set1_epi8(0x30));
+    const vi moved = shift > 0   ? _mm512_srli_epi16(a, (unsigned)shift)
+                     : shift < 0 ? _mm512_slli_epi16(a, (unsigned)-shift)
+                                 : a;
+    return _mm512_and_si512(moved, _mm512_set1_epi8((char)mask));
 }
 static inline vi vi_or(vi a, vi b)
 {
