@@ -197,7 +197,8 @@ static void bench_shape(weft_device_t *device, k_stream_t *stream, k_dtype_t dty
     if (k_dtype_row_bytes(dtype, shape->columns, &row_bytes) < 0) {
         return; /* 576 columns are no whole block of the k types */
     }
-    const size_t bytes = stream->ops->weight_bytes(dtype, shape->rows, shape->columns);
+    const size_t bytes =
+        stream->ops->weight_bytes(dtype, K_WEIGHT_ROWS, shape->rows, shape->columns);
     const uint32_t wanted = (uint32_t)(CACHE_BYTES / bytes) + 1;
     const uint32_t copies = wanted < MAX_COPIES ? wanted : MAX_COPIES;
     linear_bench_t bench = {.stream = stream, .copies = copies};
@@ -208,8 +209,12 @@ static void bench_shape(weft_device_t *device, k_stream_t *stream, k_dtype_t dty
     const k_weight_part_t part = {source.addr, shape->rows};
     for (uint32_t i = 0; i < copies; i++) {
         weights[i] = take(device, bytes);
-        stream->ops->weight_pack(stream, dtype, shape->columns, &part, 1, weights[i].addr);
-        bench.weights[i] = (k_weight_t){dtype, shape->rows, shape->columns, weights[i].addr};
+        stream->ops->weight_pack(stream, dtype, K_WEIGHT_ROWS, shape->columns, &part, 1,
+                                 weights[i].addr);
+        bench.weights[i] = (k_weight_t){.dtype = dtype,
+                                        .rows = shape->rows,
+                                        .columns = shape->columns,
+                                        .data = weights[i].addr};
     }
     bench.x = x.addr;
     bench.y = y.addr;

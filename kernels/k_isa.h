@@ -11,6 +11,17 @@
 /* Declares k_<isa>_<op> for every op, and fills a k_ops_t with them. */
 #define K_ISA_DECLARE(isa, op) void k_##isa##_##op(k_stream_t *stream, const k_##op##_args_t *args)
 
+/* Row `row` of activations, which are f32 on CPUs. */
+static inline float *k_row(void *rows, size_t row, size_t stride)
+{
+    return (float *)rows + row * stride;
+}
+
+static inline const float *k_const_row(const void *rows, size_t row, size_t stride)
+{
+    return (const float *)rows + row * stride;
+}
+
 /* Rows that the sequences of an op cover. */
 uint32_t k_seq_rows(const k_seq_t *seqs, uint32_t n_seqs);
 

@@ -8,7 +8,10 @@
  * must not count on it.
  *
  * Threads    a stream belongs to one thread
- * Strides    in elements, unless a name says _bytes; activations are f32, rows of `stride` elements
+ * Strides    in elements, unless a name says _bytes; arrays of rows have `stride` elements a row
+ * Activations  what one op hands to the next (`void *`) has elements of the backend's k_ops.act type:
+ *            f32 on CPUs, bf16 on GPUs. The residual stream and logits are f32 everywhere (`float *`);
+ *            where an array can be either, a dtype beside it says which
  * Decision 7 for one (op, dtype, ISA) every output row is computed by the same instructions in the
  *            same order whatever the number of rows and threads; K is summed in fixed chunks;
  *            attention walks tokens in chunks of K_ATTENTION_CHUNK, whatever the block size
@@ -32,6 +35,12 @@ typedef struct k_stream k_stream_t;
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
+/* How a weight's rows lie beside one another. */
+typedef enum k_weight_form {
+    K_WEIGHT_ROWS,    /* as in the source */
+    K_WEIGHT_GATE_UP, /* two parts of equal rows, row i of both side by side: for K_OUT_SWIGLU */
+} k_weight_form_t;
+
 /*
  * A matrix [rows, columns] as a backend keeps it: out = W x has `rows` outputs. Packed by
  * weight_pack into memory of weight_bytes(); `data` may instead point into the mapped file when
@@ -39,6 +48,7 @@ typedef struct k_stream k_stream_t;
  */
 typedef struct k_weight {
     k_dtype_t dtype; /* of the source */
+    k_weight_form_t form;
     uint32_t rows;
     uint32_t columns;
     const void *data;
@@ -65,12 +75,13 @@ typedef struct k_embed_args {
 /*
  * y = x / sqrt(mean(x²) + eps) · w.   Zhang & Sennrich 2019, eq. 4.
  * x, y [rows, groups, dim]: each group is normed alone (groups = heads for Qwen3's q and k norms,
- * else 1), group g at g·dim of its row; y may be x. w [dim] f32.
+ * else 1), group g at g·dim of its row; y may be x where their types agree. w [dim] f32.
  */
 typedef struct k_rms_norm_args {
-    const float *x;
+    const void *x;
+    k_dtype_t x_dtype; /* K_F32 (the residual stream), or k_ops.act */
     const float *w;
-    float *y;
+    void *y; /* activations */
     uint32_t rows;
     uint32_t groups;
     uint32_t dim;
@@ -79,16 +90,24 @@ typedef struct k_rms_norm_args {
     float eps;
 } k_rms_norm_args_t;
 
-/* y = x Wᵀ (+ bias) (+ y).   x [rows, W.columns]; y [rows, W.rows]; bias [W.rows] f32 or NULL */
+/* What a linear does with x Wᵀ + bias. */
+typedef enum k_out {
+    K_OUT_STORE,  /* y = it */
+    K_OUT_ADD,    /* y += it: y is the residual stream, f32 */
+    K_OUT_SWIGLU, /* y [rows, W.rows / 2] = silu(gate) · up; W is of form K_WEIGHT_GATE_UP */
+} k_out_t;
+
+/* x [rows, W.columns] activations; y [rows, W.rows]; bias [W.rows] f32 or NULL, in source order */
 typedef struct k_linear_args {
     const k_weight_t *w;
     const float *bias;
-    const float *x;
-    float *y;
+    const void *x;
+    void *y;
+    k_dtype_t y_dtype; /* k_ops.act, or K_F32 (logits, the residual stream) */
+    k_out_t out;
     uint32_t rows;
     size_t x_stride;
     size_t y_stride;
-    bool accumulate; /* add to what y holds: the residual */
 } k_linear_args_t;
 
 /*
@@ -117,7 +136,15 @@ typedef struct k_seq {
     uint32_t rows;
     uint32_t start;              /* tokens of the sequence already in the cache */
     const uint32_t *block_table; /* block ids; entry i holds tokens [i·block_tokens, …) */
+    const int32_t *history; /* token ids of the sequence from position 0; gather_tokens reads it */
 } k_seq_t;
+
+/* ids[seq.row + i] = seq.history[seq.start + i] for every row of every sequence. */
+typedef struct k_gather_tokens_args {
+    const k_seq_t *seqs;
+    uint32_t n_seqs;
+    int32_t *ids; /* [rows of all sequences] */
+} k_gather_tokens_args_t;
 
 /*
  * Rotates q and k in place, then writes k and v of every row to the cache.
@@ -126,9 +153,9 @@ typedef struct k_seq {
  * q [rows, q_heads, head_dim]; k, v [rows, kv.heads, head_dim]
  */
 typedef struct k_rope_kv_write_args {
-    float *q;
-    float *k;
-    const float *v;
+    void *q;
+    void *k;
+    const void *v;
     size_t q_stride;
     size_t k_stride;
     size_t v_stride;
@@ -149,8 +176,8 @@ typedef struct k_rope_kv_write_args {
  * q, o [rows, q_heads, head_dim]; q head h reads kv head h / (q_heads / kv.heads)
  */
 typedef struct k_attention_args {
-    const float *q;
-    float *o;
+    const void *q;
+    void *o;
     size_t q_stride;
     size_t o_stride;
     uint32_t q_heads;
@@ -159,13 +186,14 @@ typedef struct k_attention_args {
     k_kv_view_t kv;
     const k_seq_t *seqs;
     uint32_t n_seqs;
+    uint32_t max_tokens; /* no sequence's start + rows is more; sizes launches, changes no result */
 } k_attention_args_t;
 
-/* y = silu(gate) · up, silu(x) = x / (1 + exp(−x)).   all [rows, dim]; y may be gate */
+/* y = silu(gate) · up, silu(x) = x / (1 + exp(−x)).   all [rows, dim] activations; y may be gate */
 typedef struct k_silu_mul_args {
-    const float *gate;
-    const float *up;
-    float *y;
+    const void *gate;
+    const void *up;
+    void *y;
     uint32_t rows;
     uint32_t dim;
     size_t gate_stride;
@@ -250,6 +278,7 @@ typedef struct k_sample_row {
     const k_bias_t *bias; /* [n_bias] */
     uint32_t n_bias;
     const uint32_t *mask; /* bit t of word t/32: token t allowed; NULL: all */
+    int32_t *append_to;   /* where the sampled token is written besides; NULL: nowhere */
 } k_sample_row_t;
 
 /* logits [rows, vocab], destroyed; params [rows]; out [rows] */
@@ -267,11 +296,18 @@ typedef struct k_sample_args {
 typedef struct k_ops {
     const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512" */
     bool (*is_supported)(void);
+    k_dtype_t act; /* of activations between ops */
 
-    /* Bytes of a packed weight; 0: computes from the file's own bytes, nothing to pack. */
-    size_t (*weight_bytes)(k_dtype_t dtype, uint32_t rows, uint32_t columns);
-    /* dst [weight_bytes()], 64-byte aligned. Runs on the stream's threads. */
-    void (*weight_pack)(k_stream_t *stream, k_dtype_t dtype, uint32_t columns,
+    /*
+     * Bytes of a packed weight; 0: computes from the file's own bytes, nothing to pack; SIZE_MAX: the
+     * backend has no such weight (a dtype without kernels, K_WEIGHT_GATE_UP where nothing is gained).
+     */
+    size_t (*weight_bytes)(k_dtype_t dtype, k_weight_form_t form, uint32_t rows, uint32_t columns);
+    /*
+     * dst [weight_bytes()], 64-byte aligned, on the stream's device; parts lie in host memory (the
+     * mapped file) and may be read until the stream is synced. Runs on the stream's threads.
+     */
+    void (*weight_pack)(k_stream_t *stream, k_dtype_t dtype, k_weight_form_t form, uint32_t columns,
                         const k_weight_part_t *parts, uint32_t n_parts, void *dst);
     /* Scratch memory an op may need for at most `rows` rows of at most `width` elements (vocabulary
      * included). */

@@ -58,7 +58,8 @@ typedef struct outputs {
 
 /* Counts of the step being made. */
 typedef struct step {
-    uint32_t n_tokens; /* rows of the model */
+    uint32_t n_tokens;   /* rows of the model */
+    uint32_t max_tokens; /* the longest sequence, this step's tokens counted */
     uint32_t n_seqs;
     uint32_t n_prompt;
     uint32_t n_sampled;
@@ -431,6 +432,7 @@ static void stage_sample(executor_t *executor, const step_row_t *row, step_t *st
         .bias = slot->n_bias > 0 ? biases_of(executor, row->slot) : NULL,
         .n_bias = slot->n_bias,
         .mask = is_masked ? device_mask_of(executor, row->slot) : NULL,
+        .append_to = history_of(executor, row->slot) + slot->n_tokens,
     };
     if (is_masked) {
         copy(executor, device_mask_of(executor, row->slot), executor_mask(executor, row->slot),
@@ -447,10 +449,11 @@ static void stage_row(executor_t *executor, const step_row_t *row, step_t *step)
         .rows = row->n_tokens,
         .start = row->start,
         .block_table = executor->device.block_tables + (size_t)row->slot * executor->table_blocks,
+        /* It holds sampled tokens as soon as they are: STEP_ROW_FROM_SLOT needs no more. */
+        .history = history_of(executor, row->slot),
     };
-    /* The history holds sampled tokens as soon as they are: STEP_ROW_FROM_SLOT needs no more. */
-    copy(executor, executor->device.ids + step->n_tokens,
-         history_of(executor, row->slot) + row->start, row->n_tokens * sizeof(int32_t));
+    const uint32_t end = row->start + row->n_tokens;
+    step->max_tokens = step->max_tokens < end ? end : step->max_tokens;
     if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) != 0) {
         stage_prompt_rows(executor, row, step);
     }
@@ -475,11 +478,18 @@ static void send_inputs(executor_t *executor, const step_t *step)
 
 static void run_model(executor_t *executor, const step_t *step)
 {
+    const k_gather_tokens_args_t gather = {
+        .seqs = executor->device.inputs.seqs,
+        .n_seqs = step->n_seqs,
+        .ids = executor->device.ids,
+    };
+    executor->stream->ops->gather_tokens(executor->stream, &gather);
     const model_batch_t batch = {
         .ids = executor->device.ids,
         .rows = step->n_tokens,
         .seqs = executor->device.inputs.seqs,
         .n_seqs = step->n_seqs,
+        .max_tokens = step->max_tokens,
         .kv = executor->kv,
     };
     model_forward(executor->model, executor->stream, &batch);
@@ -528,18 +538,13 @@ static void run_sampling(executor_t *executor, uint32_t n)
     }
 }
 
-/* Sampled tokens become their slots' newest, on the device. */
-static void append_sampled(executor_t *executor, const step_plan_t *plan)
+/* Sampled tokens have become their slots' newest, on the device. */
+static void count_sampled(executor_t *executor, const step_plan_t *plan)
 {
-    uint32_t sampled = 0;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         const step_row_t *row = &plan->rows[i];
         if ((row->flags & STEP_ROW_SAMPLE) != 0) {
-            slot_t *slot = &executor->slots[row->slot];
-            copy(executor, history_of(executor, row->slot) + slot->n_tokens,
-                 &executor->device.sampled[sampled].chosen.token, sizeof(int32_t));
-            slot->n_tokens++;
-            sampled++;
+            executor->slots[row->slot].n_tokens++;
         }
     }
 }
@@ -596,7 +601,7 @@ weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan)
         run_prompt_logprobs(executor, step.n_prompt);
         run_sampling(executor, step.n_sampled);
     }
-    append_sampled(executor, plan);
+    count_sampled(executor, plan);
     fetch_outputs(executor, plan, &step);
     executor->n_launched++;
     return WEFT_OK;

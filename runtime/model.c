@@ -37,19 +37,21 @@ static size_t padded(size_t elements)
 }
 
 static void lay_out_activations(const model_config_t *config, const model_limits_t *limits,
-                                carve_t *carve, model_activations_t *act)
+                                k_dtype_t dtype, carve_t *carve, model_activations_t *act)
 {
     const size_t rows = limits->max_rows;
+    const size_t bytes = k_dtype_info(dtype)->block_bytes;
     act->hidden_stride = padded(config->hidden);
     act->qkv_stride = padded((size_t)model_q_dim(config) + 2 * (size_t)model_kv_dim(config));
     act->attended_stride = padded(model_q_dim(config));
     act->ffn_stride = padded(2 * (size_t)config->intermediate);
     act->hidden = carve_take(carve, rows * act->hidden_stride, sizeof(float));
-    act->normed = carve_take(carve, rows * act->hidden_stride, sizeof(float));
-    act->qkv = carve_take(carve, rows * act->qkv_stride, sizeof(float));
-    act->attended = carve_take(carve, rows * act->attended_stride, sizeof(float));
-    act->ffn = carve_take(carve, rows * act->ffn_stride, sizeof(float));
+    act->normed = carve_take(carve, rows * act->hidden_stride, bytes);
+    act->qkv = carve_take(carve, rows * act->qkv_stride, bytes);
+    act->attended = carve_take(carve, rows * act->attended_stride, bytes);
+    act->ffn = carve_take(carve, rows * act->ffn_stride, bytes);
     act->chosen = carve_take(carve, limits->max_outputs * act->hidden_stride, sizeof(float));
+    act->chosen_normed = carve_take(carve, limits->max_outputs * act->hidden_stride, bytes);
 }
 
 /* A model without memory: its family found, its layers ready to be bound. */
@@ -80,7 +82,7 @@ static weft_status_t measure(model_t *model, const model_source_t *source, const
     if (status < 0) {
         return status;
     }
-    lay_out_activations(&model->config, &model->limits, &activations, &model->act);
+    lay_out_activations(&model->config, &model->limits, ops->act, &activations, &model->act);
     *weights_out = weights.used;
     *activations_out = activations.used;
     return WEFT_OK;
@@ -136,7 +138,7 @@ static weft_status_t load(model_t *model, const model_source_t *source, k_stream
     }
     if (status >= 0) {
         carve_t carve = {.base = model->activations_memory.addr};
-        lay_out_activations(&model->config, &model->limits, &carve, &model->act);
+        lay_out_activations(&model->config, &model->limits, stream->ops->act, &carve, &model->act);
         status = reserve_scratch(model, stream);
     }
     if (status >= 0) {
@@ -215,8 +217,9 @@ void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint
     };
     const k_rms_norm_args_t norm = {
         .x = act->chosen,
+        .x_dtype = K_F32,
         .w = model->output_norm,
-        .y = act->chosen,
+        .y = act->chosen_normed,
         .rows = n,
         .groups = 1,
         .dim = model->config.hidden,
@@ -226,6 +229,6 @@ void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint
     };
     stream->ops->gather_rows(stream, &gather);
     stream->ops->rms_norm(stream, &norm);
-    graph_linear(stream, &model->output, act->chosen, act->hidden_stride, logits,
-                 model->config.vocab, n, false);
+    const graph_out_t out = {logits, K_F32, model->config.vocab, K_OUT_STORE};
+    graph_linear(stream, &model->output, act->chosen_normed, act->hidden_stride, &out, n);
 }

@@ -32,6 +32,7 @@ typedef struct model_batch {
     uint32_t rows;
     const k_seq_t *seqs; /* [n_seqs], covering the rows in order */
     uint32_t n_seqs;
+    uint32_t max_tokens;   /* no sequence's start + rows is more */
     const k_kv_view_t *kv; /* [layers], host memory */
 } model_batch_t;
 

@@ -93,22 +93,46 @@ static weft_status_t bind_bias(binder_t *binder, const model_tensor_id_t *ids, c
 
 /* ---- matrices ------------------------------------------------------------------------------ */
 
+/* Bytes of all rows of the tensors as one weight. */
+static size_t weight_bytes(const binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                           k_weight_form_t form)
+{
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        rows += (uint32_t)tensors[i].rows;
+    }
+    return binder->ops->weight_bytes(tensors[0].dtype, form, rows, (uint32_t)tensors[0].columns);
+}
+
+static weft_status_t check_supported(binder_t *binder, const model_tensor_t *tensor)
+{
+    if (weight_bytes(binder, tensor, 1, K_WEIGHT_ROWS) != SIZE_MAX) {
+        return WEFT_OK;
+    }
+    return weft_diag(binder->diag, WEFT_ERR_UNSUPPORTED,
+                     "%s: tensor %s: kernels \"%s\" have no weights of type %s",
+                     model_source_path(binder->source), tensor->name, binder->ops->name,
+                     k_dtype_info(tensor->dtype)->name);
+}
+
 /* Makes one weight of n tensors, or points at the file where the backend computes from it. */
 static k_weight_t bind_weight(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
-                              uint32_t columns)
+                              k_weight_form_t form)
 {
-    k_weight_t weight = {.dtype = tensors[0].dtype, .columns = columns, .data = tensors[0].data};
+    const uint32_t columns = (uint32_t)tensors[0].columns;
+    k_weight_t weight = {
+        .dtype = tensors[0].dtype, .form = form, .columns = columns, .data = tensors[0].data};
     k_weight_part_t parts[MODEL_LINEAR_PARTS];
     for (uint32_t i = 0; i < n; i++) {
         parts[i] = (k_weight_part_t){tensors[i].data, (uint32_t)tensors[i].rows};
         weight.rows += parts[i].rows;
     }
-    const size_t bytes = binder->ops->weight_bytes(weight.dtype, weight.rows, columns);
+    const size_t bytes = weight_bytes(binder, tensors, n, form);
     if (bytes > 0) {
         void *device = carve_take(binder->carve, bytes, 1);
         weight.data = device;
         if (binder->stream != NULL) {
-            binder->ops->weight_pack(binder->stream, weight.dtype, columns, parts, n, device);
+            binder->ops->weight_pack(binder->stream, weight.dtype, form, columns, parts, n, device);
         }
     }
     return weight;
@@ -117,8 +141,7 @@ static k_weight_t bind_weight(binder_t *binder, const model_tensor_t *tensors, u
 /* How many of the tensors, from the first on, one weight can hold. */
 static uint32_t fusable(const binder_t *binder, const model_tensor_t *tensors, uint32_t n)
 {
-    if (binder->ops->weight_bytes(tensors[0].dtype, (uint32_t)tensors[0].rows,
-                                  (uint32_t)tensors[0].columns) == 0) {
+    if (weight_bytes(binder, tensors, 1, K_WEIGHT_ROWS) == 0) {
         return 1; /* used where it is mapped */
     }
     uint32_t count = 1;
@@ -128,25 +151,43 @@ static uint32_t fusable(const binder_t *binder, const model_tensor_t *tensors, u
     return count;
 }
 
+static weft_status_t find_parts(binder_t *binder, const model_tensor_id_t *ids,
+                                const uint32_t *rows, uint32_t n, uint32_t layer, uint32_t columns,
+                                model_tensor_t tensors[MODEL_LINEAR_PARTS])
+{
+    weft_status_t status = WEFT_OK;
+    for (uint32_t i = 0; status >= 0 && i < n; i++) {
+        status = find(binder, ids[i], layer, rows[i], columns, &tensors[i]);
+        if (status >= 0) {
+            status = check_supported(binder, &tensors[i]);
+        }
+    }
+    return status;
+}
+
+static void bind_parts(binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                       model_linear_t *linear)
+{
+    *linear = (model_linear_t){0};
+    for (uint32_t i = 0; i < n;) {
+        const uint32_t count = fusable(binder, &tensors[i], n - i);
+        const k_weight_t part = bind_weight(binder, &tensors[i], count, K_WEIGHT_ROWS);
+        linear->parts[linear->n_parts++] = part;
+        linear->rows += part.rows;
+        i += count;
+    }
+}
+
 static weft_status_t bind_linear(binder_t *binder, const model_tensor_id_t *ids,
                                  const uint32_t *rows, uint32_t n, uint32_t layer, uint32_t columns,
                                  model_linear_t *linear)
 {
     model_tensor_t tensors[MODEL_LINEAR_PARTS];
-    *linear = (model_linear_t){0};
-    for (uint32_t i = 0; i < n; i++) {
-        const weft_status_t status = find(binder, ids[i], layer, rows[i], columns, &tensors[i]);
-        if (status < 0) {
-            return status;
-        }
-        linear->rows += rows[i];
+    const weft_status_t status = find_parts(binder, ids, rows, n, layer, columns, tensors);
+    if (status >= 0) {
+        bind_parts(binder, tensors, n, linear);
     }
-    for (uint32_t i = 0; i < n;) {
-        const uint32_t count = fusable(binder, &tensors[i], n - i);
-        linear->parts[linear->n_parts++] = bind_weight(binder, &tensors[i], count, columns);
-        i += count;
-    }
-    return WEFT_OK;
+    return status;
 }
 
 static weft_status_t bind_matrix(binder_t *binder, model_tensor_id_t id, uint32_t layer,
@@ -196,16 +237,34 @@ static weft_status_t bind_attention(binder_t *binder, const model_config_t *conf
     return status;
 }
 
+/* One weight for the fused SwiGLU where the backend has it, else as any other linear. */
+static weft_status_t bind_gate_up(binder_t *binder, const model_config_t *config, uint32_t layer,
+                                  model_linear_t *linear)
+{
+    static const model_tensor_id_t ids[] = {MODEL_TENSOR_FFN_GATE, MODEL_TENSOR_FFN_UP};
+    const uint32_t rows[] = {config->intermediate, config->intermediate};
+    model_tensor_t tensors[MODEL_LINEAR_PARTS];
+    const weft_status_t status = find_parts(binder, ids, rows, 2, layer, config->hidden, tensors);
+    if (status < 0) {
+        return status;
+    }
+    if (tensors[0].dtype != tensors[1].dtype ||
+        weight_bytes(binder, tensors, 2, K_WEIGHT_GATE_UP) == SIZE_MAX) {
+        bind_parts(binder, tensors, 2, linear);
+        return WEFT_OK;
+    }
+    const k_weight_t weight = bind_weight(binder, tensors, 2, K_WEIGHT_GATE_UP);
+    *linear = (model_linear_t){.parts = {weight}, .n_parts = 1, .rows = weight.rows};
+    return WEFT_OK;
+}
+
 static weft_status_t bind_ffn(binder_t *binder, const model_config_t *config, uint32_t index,
                               model_layer_t *layer)
 {
-    static const model_tensor_id_t gate_up[] = {MODEL_TENSOR_FFN_GATE, MODEL_TENSOR_FFN_UP};
-    const uint32_t rows[] = {config->intermediate, config->intermediate};
-
     weft_status_t status =
         bind_vector(binder, MODEL_TENSOR_FFN_NORM, index, config->hidden, &layer->ffn_norm);
     if (status >= 0) {
-        status = bind_linear(binder, gate_up, rows, 2, index, config->hidden, &layer->gate_up);
+        status = bind_gate_up(binder, config, index, &layer->gate_up);
     }
     if (status >= 0) {
         status = bind_matrix(binder, MODEL_TENSOR_FFN_DOWN, index, config->hidden,
@@ -220,10 +279,13 @@ static weft_status_t bind_vocabulary(binder_t *binder, const model_config_t *con
     model_tensor_t table;
     weft_status_t status =
         find(binder, MODEL_TENSOR_EMBEDDING, 0, config->vocab, config->hidden, &table);
+    if (status >= 0) {
+        status = check_supported(binder, &table);
+    }
     if (status < 0) {
         return status;
     }
-    model->embedding = bind_weight(binder, &table, 1, config->hidden);
+    model->embedding = bind_weight(binder, &table, 1, K_WEIGHT_ROWS);
     if (config->is_embedding_tied) {
         model->output =
             (model_linear_t){.parts = {model->embedding}, .n_parts = 1, .rows = config->vocab};

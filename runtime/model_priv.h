@@ -34,11 +34,12 @@ typedef struct model_layer {
 /* Device arrays of one step, [max_rows] rows of the stride beside them, in elements. */
 typedef struct model_activations {
     float *hidden; /* the residual stream */
-    float *normed;
-    float *qkv;
-    float *attended;
-    float *ffn;    /* gate, then up */
-    float *chosen; /* [max_outputs] rows of hidden, normed */
+    void *normed;  /* as the other void *: elements of the backend's k_ops.act */
+    void *qkv;
+    void *attended;
+    void *ffn;           /* gate, then up; or their product */
+    float *chosen;       /* [max_outputs] rows of hidden */
+    void *chosen_normed; /* [max_outputs] */
     size_t hidden_stride;
     size_t qkv_stride;
     size_t attended_stride;

@@ -43,9 +43,15 @@ packing_t packing_of(k_dtype_t dtype, uint32_t columns, uint32_t lanes)
     return packing;
 }
 
-size_t packing_bytes(const packing_t *packing, uint32_t rows)
+uint32_t packing_groups(k_weight_form_t form, uint32_t rows, uint32_t lanes)
 {
-    return ((size_t)rows + packing->lanes - 1) / packing->lanes * packing->group_bytes;
+    return form == K_WEIGHT_GATE_UP ? 2 * packing_groups(K_WEIGHT_ROWS, rows / 2, lanes)
+                                    : rows / lanes + (rows % lanes > 0 ? 1 : 0);
+}
+
+size_t packing_bytes(const packing_t *packing, k_weight_form_t form, uint32_t rows)
+{
+    return packing_groups(form, rows, packing->lanes) * packing->group_bytes;
 }
 
 /* ---- a unit to planes and back ------------------------------------------------------------- */
@@ -188,20 +194,30 @@ static void pack_plain(const packing_t *packing, const uint8_t *row, uint32_t la
 
 typedef struct job {
     const packing_t *packing;
+    k_weight_form_t form;
     const k_weight_part_t *parts;
     uint32_t n_parts;
     uint8_t *dst;
 } job_t;
 
-static const uint8_t *find_row(const job_t *job, uint64_t row)
+/* The source row of a lane of a group, NULL past the end. */
+static const uint8_t *find_row(const job_t *job, uint64_t group, uint32_t lane)
 {
     size_t row_bytes = 0;
     k_dtype_row_bytes(job->packing->dtype, job->packing->columns, &row_bytes);
-    for (uint32_t i = 0; i < job->n_parts; i++) {
-        if (row < job->parts[i].rows) {
-            return (const uint8_t *)job->parts[i].data + row * row_bytes;
+    const k_weight_part_t *parts = job->parts;
+    uint32_t n_parts = job->n_parts;
+    if (job->form == K_WEIGHT_GATE_UP) {
+        parts += group % 2;
+        n_parts = 1;
+        group /= 2;
+    }
+    uint64_t row = group * job->packing->lanes + lane;
+    for (uint32_t i = 0; i < n_parts; i++) {
+        if (row < parts[i].rows) {
+            return (const uint8_t *)parts[i].data + row * row_bytes;
         }
-        row -= job->parts[i].rows;
+        row -= parts[i].rows;
     }
     return NULL;
 }
@@ -214,7 +230,7 @@ static void pack_group(const void *arg, uint32_t item, uint32_t member)
     uint8_t *group = job->dst + item * packing->group_bytes;
     memset(group, 0, packing->group_bytes);
     for (uint32_t lane = 0; lane < packing->lanes; lane++) {
-        const uint8_t *row = find_row(job, (uint64_t)item * packing->lanes + lane);
+        const uint8_t *row = find_row(job, item, lane);
         if (row == NULL) {
             return;
         }
@@ -226,16 +242,16 @@ static void pack_group(const void *arg, uint32_t item, uint32_t member)
     }
 }
 
-void packing_pack(const packing_t *packing, k_stream_t *stream, const k_weight_part_t *parts,
-                  uint32_t n_parts, void *dst)
+void packing_pack(const packing_t *packing, k_weight_form_t form, k_stream_t *stream,
+                  const k_weight_part_t *parts, uint32_t n_parts, void *dst)
 {
-    const job_t job = {packing, parts, n_parts, dst};
-    uint64_t rows = 0;
+    const job_t job = {packing, form, parts, n_parts, dst};
+    uint32_t rows = 0;
     for (uint32_t i = 0; i < n_parts; i++) {
         rows += parts[i].rows;
     }
-    k_team_run(stream->team, (uint32_t)((rows + packing->lanes - 1) / packing->lanes), pack_group,
-               &job);
+    assert(form != K_WEIGHT_GATE_UP || (n_parts == 2 && parts[0].rows == parts[1].rows));
+    k_team_run(stream->team, packing_groups(form, rows, packing->lanes), pack_group, &job);
 }
 
 /* ---- one row back -------------------------------------------------------------------------- */

@@ -21,6 +21,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -74,14 +75,23 @@ typedef struct packing {
     size_t group_bytes;
 } packing_t;
 
+/* Whether a matrix of the dtype can be packed. */
+static inline bool packing_has(k_dtype_t dtype)
+{
+    return dtype == K_F32 || dtype == K_F16 || dtype == K_BF16 || packing_forms[dtype].bits > 0;
+}
+
 packing_t packing_of(k_dtype_t dtype, uint32_t columns, uint32_t lanes);
 
+/* Groups of a matrix; those of form K_WEIGHT_GATE_UP are of gate and of up by turns. */
+uint32_t packing_groups(k_weight_form_t form, uint32_t rows, uint32_t lanes);
+
 /* Bytes of a matrix of `rows` rows. */
-size_t packing_bytes(const packing_t *packing, uint32_t rows);
+size_t packing_bytes(const packing_t *packing, k_weight_form_t form, uint32_t rows);
 
 /* Packs parts one after the other into dst, groups shared out over the stream's team. */
-void packing_pack(const packing_t *packing, k_stream_t *stream, const k_weight_part_t *parts,
-                  uint32_t n_parts, void *dst);
+void packing_pack(const packing_t *packing, k_weight_form_t form, k_stream_t *stream,
+                  const k_weight_part_t *parts, uint32_t n_parts, void *dst);
 
-/* One row of the matrix as f32, bit-equal to k_dequantize of the source. y [columns] */
+/* One row of a matrix of form K_WEIGHT_ROWS as f32, bit-equal to k_dequantize of the source. y [columns] */
 void packing_unpack_row(const packing_t *packing, const void *data, uint32_t row, float *y);

@@ -97,7 +97,7 @@ static void attend_rows(const k_attention_args_t *args, const k_seq_t *seq, uint
 
     for (uint32_t r = 0; r < rows; r++) {
         running[r] = (running_t){.max = -INFINITY};
-        float *o = args->o + (row + r) * args->o_stride + (size_t)head * kv->head_dim;
+        float *o = k_row(args->o, row + r, args->o_stride) + (size_t)head * kv->head_dim;
         memset(o, 0, kv->head_dim * sizeof(float));
     }
     for (uint32_t first = lowest / CHUNK * CHUNK; first < position + rows; first += CHUNK) {
@@ -112,13 +112,13 @@ static void attend_rows(const k_attention_args_t *args, const k_seq_t *seq, uint
                 continue;
             }
             const size_t at = (size_t)head * kv->head_dim;
-            attend(args, args->q + (row + r) * args->q_stride + at, &chunk, low,
+            attend(args, k_const_row(args->q, row + r, args->q_stride) + at, &chunk, low,
                    high < CHUNK ? high : CHUNK, &running[r],
-                   args->o + (row + r) * args->o_stride + at);
+                   k_row(args->o, row + r, args->o_stride) + at);
         }
     }
     for (uint32_t r = 0; r < rows; r++) {
-        float *o = args->o + (row + r) * args->o_stride + (size_t)head * kv->head_dim;
+        float *o = k_row(args->o, row + r, args->o_stride) + (size_t)head * kv->head_dim;
         for (uint32_t i = 0; i < kv->head_dim; i++) {
             o[i] /= running[r].sum;
         }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
 #include <string.h>
 
 #include "kernels/k_team.h"
@@ -50,13 +51,13 @@ static void multiply(const float *x, uint32_t n, float weight[CHUNK][TILE], floa
 
 static void store(const k_linear_args_t *args, uint32_t row, uint32_t first, const float sum[TILE])
 {
-    float *y = args->y + row * args->y_stride;
+    float *y = k_row(args->y, row, args->y_stride);
     for (uint32_t j = 0; j < TILE && first + j < args->w->rows; j++) {
         float value = sum[j];
         if (args->bias != NULL) {
             value += args->bias[first + j];
         }
-        y[first + j] = args->accumulate ? y[first + j] + value : value;
+        y[first + j] = args->out == K_OUT_ADD ? y[first + j] + value : value;
     }
 }
 
@@ -75,7 +76,7 @@ static void linear_tile(const void *arg, uint32_t item, uint32_t member)
             const uint32_t n = left < CHUNK ? left : CHUNK;
             load_weight(args->w, first, column, n, tile.weight);
             for (uint32_t r = 0; r < rows; r++) {
-                const float *x = args->x + (row + r) * args->x_stride + column;
+                const float *x = k_const_row(args->x, row + r, args->x_stride) + column;
                 multiply(x, n, tile.weight, tile.sum[r]);
             }
         }
@@ -87,5 +88,6 @@ static void linear_tile(const void *arg, uint32_t item, uint32_t member)
 
 void k_ref_linear(k_stream_t *stream, const k_linear_args_t *args)
 {
+    assert(args->out != K_OUT_SWIGLU);
     k_team_run(stream->team, (args->w->rows + TILE - 1) / TILE, linear_tile, args);
 }

@@ -9,8 +9,8 @@ static void norm_row(const void *arg, uint32_t row, uint32_t member)
     (void)member;
     const k_rms_norm_args_t *args = arg;
     for (uint32_t g = 0; g < args->groups; g++) {
-        const float *x = args->x + row * args->x_stride + (size_t)g * args->dim;
-        float *y = args->y + row * args->y_stride + (size_t)g * args->dim;
+        const float *x = k_const_row(args->x, row, args->x_stride) + (size_t)g * args->dim;
+        float *y = k_row(args->y, row, args->y_stride) + (size_t)g * args->dim;
         float sum = 0;
         for (uint32_t i = 0; i < args->dim; i++) {
             sum += x[i] * x[i];

@@ -64,12 +64,12 @@ static void rope_kv_write_row(const void *arg, uint32_t row, uint32_t member)
     rotation_t rotation;
     rotation_init(&rotation, args, position);
 
-    float *q = args->q + row * args->q_stride;
+    float *q = k_row(args->q, row, args->q_stride);
     for (uint32_t h = 0; h < args->q_heads; h++) {
         rotate_head(&rotation, args, q + (size_t)h * kv->head_dim);
     }
-    float *k = args->k + row * args->k_stride;
-    const float *v = args->v + row * args->v_stride;
+    float *k = k_row(args->k, row, args->k_stride);
+    const float *v = k_const_row(args->v, row, args->v_stride);
     for (uint32_t h = 0; h < kv->heads; h++) {
         const size_t offset = (size_t)h * kv->head_dim;
         rotate_head(&rotation, args, k + offset);

@@ -17,6 +17,9 @@ static void sample_row(const void *arg, uint32_t row, uint32_t member)
     void *scratch = k_stream_scratch(job->stream, member, k_sampling_scratch_bytes(args->vocab));
 
     const int32_t token = k_sampling_pick(logits, args->vocab, params, scratch);
+    if (params->append_to != NULL) {
+        *params->append_to = token;
+    }
     if (params->wants_logprob || params->n_top > 0) {
         k_sampling_report(logits, args->vocab, token, params->n_top, &args->out[row]);
     } else {

@@ -3,8 +3,19 @@
 
 #include <math.h>
 
-void graph_linear(k_stream_t *stream, const model_linear_t *linear, const float *x, size_t x_stride,
-                  float *y, size_t y_stride, uint32_t rows, bool accumulate)
+/* The array from element `at` on. */
+static void *element(void *array, k_dtype_t dtype, size_t at)
+{
+    return (char *)array + at * k_dtype_info(dtype)->block_bytes;
+}
+
+static void *activation(const graph_t *graph, void *array, size_t at)
+{
+    return element(array, graph->stream->ops->act, at);
+}
+
+void graph_linear(k_stream_t *stream, const model_linear_t *linear, const void *x, size_t x_stride,
+                  const graph_out_t *out, uint32_t rows)
 {
     uint32_t column = 0;
     for (uint32_t i = 0; i < linear->n_parts; i++) {
@@ -12,11 +23,12 @@ void graph_linear(k_stream_t *stream, const model_linear_t *linear, const float 
             .w = &linear->parts[i],
             .bias = linear->bias == NULL ? NULL : linear->bias + column,
             .x = x,
-            .y = y + column,
+            .y = element(out->y, out->dtype, column),
+            .y_dtype = out->dtype,
+            .out = out->how,
             .rows = rows,
             .x_stride = x_stride,
-            .y_stride = y_stride,
-            .accumulate = accumulate,
+            .y_stride = out->stride,
         };
         stream->ops->linear(stream, &args);
         column += linear->parts[i].rows;
@@ -42,6 +54,7 @@ void graph_norm(const graph_t *graph, const float *w)
     const model_t *model = graph->model;
     const k_rms_norm_args_t args = {
         .x = model->act.hidden,
+        .x_dtype = K_F32,
         .w = w,
         .y = model->act.normed,
         .rows = graph->batch->rows,
@@ -57,15 +70,17 @@ void graph_norm(const graph_t *graph, const float *w)
 void graph_project_qkv(const graph_t *graph, const model_layer_t *layer)
 {
     const model_activations_t *act = &graph->model->act;
-    graph_linear(graph->stream, &layer->qkv, act->normed, act->hidden_stride, act->qkv,
-                 act->qkv_stride, graph->batch->rows, false);
+    const graph_out_t out = {act->qkv, graph->stream->ops->act, act->qkv_stride, K_OUT_STORE};
+    graph_linear(graph->stream, &layer->qkv, act->normed, act->hidden_stride, &out,
+                 graph->batch->rows);
 }
 
-static void norm_heads(const graph_t *graph, float *x, uint32_t heads, const float *w)
+static void norm_heads(const graph_t *graph, void *x, uint32_t heads, const float *w)
 {
     const model_t *model = graph->model;
     const k_rms_norm_args_t args = {
         .x = x,
+        .x_dtype = graph->stream->ops->act,
         .w = w,
         .y = x,
         .rows = graph->batch->rows,
@@ -81,21 +96,21 @@ static void norm_heads(const graph_t *graph, float *x, uint32_t heads, const flo
 void graph_norm_qk(const graph_t *graph, const model_layer_t *layer)
 {
     const model_config_t *config = &graph->model->config;
-    float *qkv = graph->model->act.qkv;
+    void *qkv = graph->model->act.qkv;
     norm_heads(graph, qkv, config->heads, layer->q_norm);
-    norm_heads(graph, qkv + model_q_dim(config), config->kv_heads, layer->k_norm);
+    norm_heads(graph, activation(graph, qkv, model_q_dim(config)), config->kv_heads, layer->k_norm);
 }
 
 static void rope_and_write(const graph_t *graph, uint32_t index)
 {
     const model_t *model = graph->model;
     const model_config_t *config = &model->config;
-    float *q = model->act.qkv;
-    float *k = q + model_q_dim(config);
+    void *q = model->act.qkv;
+    void *k = activation(graph, q, model_q_dim(config));
     const k_rope_kv_write_args_t args = {
         .q = q,
         .k = k,
-        .v = k + model_kv_dim(config),
+        .v = activation(graph, k, model_kv_dim(config)),
         .q_stride = model->act.qkv_stride,
         .k_stride = model->act.qkv_stride,
         .v_stride = model->act.qkv_stride,
@@ -126,6 +141,7 @@ void graph_attend(const graph_t *graph, uint32_t index, uint32_t window)
         .kv = graph->batch->kv[index],
         .seqs = graph->batch->seqs,
         .n_seqs = graph->batch->n_seqs,
+        .max_tokens = graph->batch->max_tokens,
     };
     graph->stream->ops->attention(graph->stream, &args);
 }
@@ -133,21 +149,28 @@ void graph_attend(const graph_t *graph, uint32_t index, uint32_t window)
 void graph_add_attention(const graph_t *graph, const model_layer_t *layer)
 {
     const model_activations_t *act = &graph->model->act;
-    graph_linear(graph->stream, &layer->attn_output, act->attended, act->attended_stride,
-                 act->hidden, act->hidden_stride, graph->batch->rows, true);
+    const graph_out_t out = {act->hidden, K_F32, act->hidden_stride, K_OUT_ADD};
+    graph_linear(graph->stream, &layer->attn_output, act->attended, act->attended_stride, &out,
+                 graph->batch->rows);
 }
 
-void graph_add_swiglu(const graph_t *graph, const model_layer_t *layer)
+/* ffn = silu(gate(normed)) · up(normed) */
+static void project_swiglu(const graph_t *graph, const model_linear_t *gate_up)
 {
     const model_activations_t *act = &graph->model->act;
     const uint32_t dim = graph->model->config.intermediate;
     const uint32_t rows = graph->batch->rows;
+    const bool is_fused = gate_up->parts[0].form == K_WEIGHT_GATE_UP;
+    const graph_out_t out = {act->ffn, graph->stream->ops->act, act->ffn_stride,
+                             is_fused ? K_OUT_SWIGLU : K_OUT_STORE};
 
-    graph_linear(graph->stream, &layer->gate_up, act->normed, act->hidden_stride, act->ffn,
-                 act->ffn_stride, rows, false);
+    graph_linear(graph->stream, gate_up, act->normed, act->hidden_stride, &out, rows);
+    if (is_fused) {
+        return;
+    }
     const k_silu_mul_args_t args = {
         .gate = act->ffn,
-        .up = act->ffn + dim,
+        .up = activation(graph, act->ffn, dim),
         .y = act->ffn,
         .rows = rows,
         .dim = dim,
@@ -156,6 +179,12 @@ void graph_add_swiglu(const graph_t *graph, const model_layer_t *layer)
         .y_stride = act->ffn_stride,
     };
     graph->stream->ops->silu_mul(graph->stream, &args);
-    graph_linear(graph->stream, &layer->down, act->ffn, act->ffn_stride, act->hidden,
-                 act->hidden_stride, rows, true);
+}
+
+void graph_add_swiglu(const graph_t *graph, const model_layer_t *layer)
+{
+    const model_activations_t *act = &graph->model->act;
+    project_swiglu(graph, &layer->gate_up);
+    const graph_out_t out = {act->hidden, K_F32, act->hidden_stride, K_OUT_ADD};
+    graph_linear(graph->stream, &layer->down, act->ffn, act->ffn_stride, &out, graph->batch->rows);
 }

@@ -35,6 +35,14 @@ void graph_add_attention(const graph_t *graph, const model_layer_t *layer);
 /* hidden += down(silu(gate(normed)) · up(normed)) */
 void graph_add_swiglu(const graph_t *graph, const model_layer_t *layer);
 
-/* y [rows, linear.rows] = linear(x); accumulate adds to y. */
-void graph_linear(k_stream_t *stream, const model_linear_t *linear, const float *x, size_t x_stride,
-                  float *y, size_t y_stride, uint32_t rows, bool accumulate);
+/* Where a linear's outputs go. */
+typedef struct graph_out {
+    void *y;
+    k_dtype_t dtype;
+    size_t stride;
+    k_out_t how;
+} graph_out_t;
+
+/* out->y [rows, linear.rows] = linear(x), activations */
+void graph_linear(k_stream_t *stream, const model_linear_t *linear, const void *x, size_t x_stride,
+                  const graph_out_t *out, uint32_t rows);

@@ -111,7 +111,8 @@ static void run_step(const scene_t *s, const feed_t *feed, const k_kv_view_t *vi
     const size_t kv_dim = (size_t)s->kv_heads * s->dim;
     for (uint32_t i = 0; i < s->n_seqs; i++) {
         if (take[i] > 0) {
-            seqs[n++] = (k_seq_t){rows, take[i], done[i], tables[i]};
+            seqs[n++] =
+                (k_seq_t){.row = rows, .rows = take[i], .start = done[i], .block_table = tables[i]};
             rows += take[i];
         }
     }

@@ -54,10 +54,10 @@ static k_weight_t pack(k_stream_t *stream, const linear_case_t *c, weft_mem_t *m
     const k_weight_part_t parts[] = {{c->source, cut1},
                                      {c->source + cut1 * row_bytes, cut2 - cut1},
                                      {c->source + cut2 * row_bytes, c->n - cut2}};
-    const size_t bytes = stream->ops->weight_bytes(c->dtype, c->n, c->k);
+    const size_t bytes = stream->ops->weight_bytes(c->dtype, K_WEIGHT_ROWS, c->n, c->k);
     assert_status(open_cpu()->ops->alloc(open_cpu(), bytes, 0, mem_out), WEFT_OK);
-    stream->ops->weight_pack(stream, c->dtype, c->k, parts, 3, mem_out->addr);
-    return (k_weight_t){c->dtype, c->n, c->k, mem_out->addr};
+    stream->ops->weight_pack(stream, c->dtype, K_WEIGHT_ROWS, c->k, parts, 3, mem_out->addr);
+    return (k_weight_t){.dtype = c->dtype, .rows = c->n, .columns = c->k, .data = mem_out->addr};
 }
 
 /* Rows [row, row + rows) of the case into y [rows, y_stride]. */
@@ -72,7 +72,7 @@ static void run(k_stream_t *stream, const linear_case_t *c, const k_weight_t *w,
                                   .rows = rows,
                                   .x_stride = c->x_stride,
                                   .y_stride = c->y_stride,
-                                  .accumulate = c->accumulate};
+                                  .out = c->accumulate ? K_OUT_ADD : K_OUT_STORE};
     stream->ops->linear(stream, &args);
     assert_status(k_stream_sync(stream), WEFT_OK);
 }
@@ -201,6 +201,71 @@ static void linear_gives_a_row_the_same_bits_in_any_batch(void **state)
     each_isa(check_rows_alone, 12);
 }
 
+/* Rows of a SwiGLU of gate and up are those of the product and then of silu_mul. */
+static void check_swiglu(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 300, 768);
+    for (uint32_t round = 0; round < test_rounds(60); round++) {
+        const k_dtype_t dtype = (k_dtype_t)test_random_below(random, K_DTYPE_COUNT);
+        linear_case_t c = random_case(random, dtype);
+        c.n += c.n % 2;
+        const uint32_t dim = c.n / 2;
+        test_free(c.source);
+        test_free(c.bias);
+        c.source = random_weights(random, dtype, (size_t)c.n * c.k);
+        c.bias = random_floats(random, c.n);
+        size_t row_bytes = 0;
+        k_dtype_row_bytes(dtype, c.k, &row_bytes);
+        const k_weight_part_t parts[] = {{c.source, dim}, {c.source + dim * row_bytes, dim}};
+        float *fused = random_floats(random, c.m * c.y_stride);
+        float *both = test_malloc((size_t)c.m * c.n * sizeof(*both));
+        for (k_weight_form_t form = K_WEIGHT_ROWS; form <= K_WEIGHT_GATE_UP; form++) {
+            const bool is_fused = form == K_WEIGHT_GATE_UP;
+            const size_t bytes = stream->ops->weight_bytes(dtype, form, c.n, c.k);
+            if (bytes == SIZE_MAX) {
+                continue;
+            }
+            weft_mem_t mem = {0};
+            const void *data = c.source;
+            if (bytes > 0) {
+                assert_status(open_cpu()->ops->alloc(open_cpu(), bytes, 0, &mem), WEFT_OK);
+                stream->ops->weight_pack(stream, dtype, form, c.k, parts, 2, mem.addr);
+                data = mem.addr;
+            }
+            const k_weight_t w = {dtype, form, c.n, c.k, data};
+            const k_linear_args_t args = {.w = &w,
+                                          .bias = c.has_bias ? c.bias : NULL,
+                                          .x = c.x,
+                                          .y = is_fused ? fused : both,
+                                          .out = is_fused ? K_OUT_SWIGLU : K_OUT_STORE,
+                                          .rows = c.m,
+                                          .x_stride = c.x_stride,
+                                          .y_stride = is_fused ? c.y_stride : c.n};
+            stream->ops->linear(stream, &args);
+            if (bytes > 0) {
+                open_cpu()->ops->free(open_cpu(), &mem);
+            }
+        }
+        if (stream->ops->weight_bytes(dtype, K_WEIGHT_GATE_UP, c.n, c.k) != SIZE_MAX) {
+            const k_silu_mul_args_t silu = {both, both + dim, both, c.m, dim, c.n, c.n, c.n};
+            stream->ops->silu_mul(stream, &silu);
+            for (uint32_t r = 0; r < c.m; r++) {
+                assert_same_bits(fused + r * c.y_stride, both + (size_t)r * c.n, dim, "swiglu");
+            }
+        }
+        test_free(fused);
+        test_free(both);
+        free_case(&c);
+    }
+    k_stream_destroy(stream);
+}
+
+static void linear_gives_swiglu_the_bits_of_its_two_ops(void **state)
+{
+    (void)state;
+    each_isa(check_swiglu, 14);
+}
+
 static void check_embed(const char *isa, test_random_t *random)
 {
     k_stream_t *stream = open_stream(isa, 2, 300, 768);
@@ -246,6 +311,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_multiplies_every_dtype_within_its_bound),
         cmocka_unit_test(linear_gives_a_row_the_same_bits_in_any_batch),
+        cmocka_unit_test(linear_gives_swiglu_the_bits_of_its_two_ops),
         cmocka_unit_test(embed_reads_packed_rows_to_the_last_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

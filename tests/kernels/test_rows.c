@@ -154,7 +154,7 @@ static void check_rotation(const char *isa, test_random_t *random)
         float *k = random_floats(random, DIM);
         float q_before[DIM];
         memcpy(q_before, q, sizeof(q_before));
-        const k_seq_t seq = {0, 1, position, table};
+        const k_seq_t seq = {.rows = 1, .start = position, .block_table = table};
         const k_rope_kv_write_args_t args = {.q = q,
                                              .k = k,
                                              .v = k,

@@ -57,8 +57,12 @@ static void run(const model_rig_t *rig, const sequence_t *sequence, const int32_
                 uint32_t start, uint32_t n, float *logits)
 {
     const k_seq_t seq = {.row = 0, .rows = n, .start = start, .block_table = sequence->blocks};
-    const model_batch_t batch = {
-        .ids = tokens + start, .rows = n, .seqs = &seq, .n_seqs = 1, .kv = sequence->kv};
+    const model_batch_t batch = {.ids = tokens + start,
+                                 .rows = n,
+                                 .seqs = &seq,
+                                 .n_seqs = 1,
+                                 .max_tokens = start + n,
+                                 .kv = sequence->kv};
     uint32_t rows[MAX_PIECE];
     for (uint32_t i = 0; i < n; i++) {
         rows[i] = i;
