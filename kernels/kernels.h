@@ -294,7 +294,7 @@ typedef struct k_sample_args {
 /* ---- the table ----------------------------------------------------------------------------- */
 
 typedef struct k_ops {
-    const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512" */
+    const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512" … */
     bool (*is_supported)(void);
     k_dtype_t act; /* of activations between ops */
 
@@ -327,7 +327,7 @@ struct k_stream {
 };
 
 /*
- * isa: "auto", or a name of k_ops (cpu: ref, avx2, avx512). threads 0: the cores this process may
+ * isa: "auto", or a name of k_ops (isas.def). threads 0: the cores this process may
  * use (affinity and cgroup counted).
  * WEFT_ERR_UNSUPPORTED names what this machine has.
  */

@@ -46,6 +46,16 @@ bool cpu_features_has_avx512(void)
            __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & base) == base &&
            (c & bit_AVX512VNNI) != 0;
 }
+
+bool cpu_features_has_avx512_bf16(void)
+{
+    unsigned a;
+    unsigned b;
+    unsigned c;
+    unsigned d;
+    return cpu_features_has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 &&
+           (a & bit_AVX512BF16) != 0;
+}
 #else
 bool cpu_features_has_avx2(void)
 {
@@ -53,6 +63,11 @@ bool cpu_features_has_avx2(void)
 }
 
 bool cpu_features_has_avx512(void)
+{
+    return false;
+}
+
+bool cpu_features_has_avx512_bf16(void)
 {
     return false;
 }

@@ -5,10 +5,9 @@
 #include "kernels/cpu/simd_math.h"
 
 #include "kernels/cpu/attention.inc"
-#include "kernels/cpu/rows.inc" /* linear has silu_mul of it */
-
 #include "kernels/cpu/linear.inc"
 #include "kernels/cpu/rope_kv_write.inc"
+#include "kernels/cpu/rows.inc"
 
 static bool is_supported(void)
 {

@@ -77,11 +77,25 @@ static void run(k_stream_t *stream, const linear_case_t *c, const k_weight_t *w,
     assert_status(k_stream_sync(stream), WEFT_OK);
 }
 
+/* How a set rounds x before it multiplies weights of a dtype. */
+typedef enum rounding { AS_IT_IS, TO_I8, TO_BF16 } rounding_t;
+
+static rounding_t rounding_of(const char *isa, k_dtype_t dtype)
+{
+    if (strcmp(isa, "ref") == 0) {
+        return AS_IT_IS;
+    }
+    if (dtype == K_BF16 && (strcmp(isa, "avx512_bf16") == 0 || strcmp(isa, "amx") == 0)) {
+        return TO_BF16;
+    }
+    return k_dtype_info(dtype)->block_elements > 1 ? TO_I8 : AS_IT_IS;
+}
+
 /*
- * How far an element may be off: the rounding of a sum of k f32 products, and for quantized types
- * of the fast sets half a step of x's i8 in each unit of 32.
+ * How far an element may be off: the rounding of a sum of k f32 products, and where x is rounded to
+ * i8 half a step of each unit of 32, to bf16 half a unit in the last place of 8 bits.
  */
-static double bound_of(const linear_case_t *c, const float *w, const float *x, bool is_i8)
+static double bound_of(const linear_case_t *c, const float *w, const float *x, rounding_t rounding)
 {
     double bound = 1e-6;
     for (uint32_t first = 0; first < c->k; first += 32) {
@@ -92,13 +106,13 @@ static double bound_of(const linear_case_t *c, const float *w, const float *x, b
             max = fmax(max, fabs((double)x[i]));
             weight += fabs((double)w[i]);
         }
-        const double step = is_i8 ? max / 254 : 0;
+        const double step = rounding == TO_I8 ? max / 254 : rounding == TO_BF16 ? max / 256 : 0;
         bound += weight * (step * 1.0001 + max * (c->k + 4) * 0x1p-24);
     }
     return bound;
 }
 
-static void check_values(const linear_case_t *c, const float *y, bool is_i8)
+static void check_values(const linear_case_t *c, const float *y, rounding_t rounding)
 {
     float *w = test_malloc(c->k * sizeof(*w));
     size_t row_bytes = 0;
@@ -113,7 +127,7 @@ static void check_values(const linear_case_t *c, const float *y, bool is_i8)
                 expected += (double)w[i] * (double)x[i];
             }
             const double got = (double)y[r * c->y_stride + j];
-            const double bound = bound_of(c, w, x, is_i8);
+            const double bound = bound_of(c, w, x, rounding);
             if (!(fabs(got - expected) <= bound)) {
                 fail_msg("%s m %u n %u k %u: y[%u][%u] is %g, not %g ± %g",
                          k_dtype_info(c->dtype)->name, c->m, c->n, c->k, r, j, got, expected,
@@ -142,7 +156,7 @@ static void check_products(const char *isa, test_random_t *random)
             const k_weight_t w = pack(stream, &c, &mem);
             float *y = test_malloc(c.m * c.y_stride * sizeof(*y));
             run(stream, &c, &w, 0, c.m, y);
-            check_values(&c, y, strcmp(isa, "ref") != 0 && k_dtype_info(dtype)->block_elements > 1);
+            check_values(&c, y, rounding_of(isa, dtype));
             check_untouched(&c, y);
             test_free(y);
             open_cpu()->ops->free(open_cpu(), &mem);
