@@ -58,9 +58,7 @@ static weft_status_t take_dtype(gguf_parser_t *p, k_dtype_t *out)
         return status;
     }
     if (type < WEFT_ARRAY_LEN(ggml_type_names) && ggml_type_names[type] != NULL) {
-        return weft_diag(p->diag, WEFT_ERR_UNSUPPORTED,
-                         "%s: %s: type %s is not supported (supported: "
-                         "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q4_K Q6_K)",
+        return weft_diag(p->diag, WEFT_ERR_UNSUPPORTED, "%s: %s: type %s is not one of weights",
                          p->gguf->name, p->where, ggml_type_names[type]);
     }
     return weft_diag(p->diag, WEFT_ERR_MALFORMED, "%s: %s: unknown tensor type %" PRIu64,

@@ -14,6 +14,16 @@ static const model_architecture_t families[] = {
 #undef MODEL
 };
 
+const model_architecture_t *model_architecture_by_name(const char *family)
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {
+        if (strcmp(families[i].name, family) == 0) {
+            return &families[i];
+        }
+    }
+    return NULL;
+}
+
 const model_architecture_t *model_architecture_by_hf(const char *architecture)
 {
     for (size_t i = 0; i < WEFT_ARRAY_LEN(families); i++) {

@@ -13,6 +13,7 @@ typedef struct model_architecture {
 } model_architecture_t;
 
 /* NULL when no row has it. */
+const model_architecture_t *model_architecture_by_name(const char *family);
 const model_architecture_t *model_architecture_by_hf(const char *architecture);
 const model_architecture_t *model_architecture_by_gguf(const char *architecture, size_t length);
 

@@ -125,22 +125,11 @@ weft_status_t model_source_map(model_source_t *source, const char *path, weft_di
 
 /* ---- tensors by name ----------------------------------------------------------------------- */
 
-typedef struct tensor_names {
-    const char *gguf;
-    const char *hf;
-} tensor_names_t;
-
-static const tensor_names_t tensor_names[MODEL_TENSOR_COUNT] = {
-#define TENSOR(name, gguf, hf) [MODEL_TENSOR_##name] = {gguf, hf},
-#include "runtime/model_tensors.def"
-#undef TENSOR
-};
-
 void model_source_tensor_name(const model_source_t *source, model_tensor_id_t id, uint32_t layer,
                               char *name, size_t size)
 {
-    const tensor_names_t *names = &tensor_names[id];
-    snprintf(name, size, source->gguf != NULL ? names->gguf : names->hf, layer);
+    model_tensor_name(source->gguf != NULL ? MODEL_FILE_GGUF : MODEL_FILE_HF, id, layer, name,
+                      size);
 }
 
 static int by_name(const void *a, const void *b)

@@ -24,16 +24,10 @@
 #include "base/status.h"
 #include "kernels/dtypes.h"
 #include "runtime/model_config.h"
+#include "runtime/model_tensors.h"
 #include "text/text.h"
 
 typedef struct model_source model_source_t;
-
-typedef enum model_tensor_id {
-#define TENSOR(name, gguf, hf) MODEL_TENSOR_##name,
-#include "runtime/model_tensors.def"
-#undef TENSOR
-    MODEL_TENSOR_COUNT
-} model_tensor_id_t;
 
 /* Row-major; a vector has rows 1. columns are contiguous. */
 typedef struct model_tensor {

@@ -6,6 +6,7 @@
 
 #include "base/compiler.h"
 #include "kernels/cpu/packing_source.h"
+#include "kernels/dequantize_priv.h"
 #include "kernels/k_team.h"
 
 enum { MAX_LANES = 16 };
@@ -256,13 +257,6 @@ void packing_pack(const packing_t *packing, k_weight_form_t form, k_stream_t *st
 
 /* ---- one row back -------------------------------------------------------------------------- */
 
-static float load_f16(const uint8_t *from)
-{
-    uint16_t bits;
-    memcpy(&bits, from, sizeof(bits));
-    return k_f16_to_f32(bits);
-}
-
 /* The integers of a unit, offsets taken off. */
 static void unpack_unit(const packing_t *packing, const uint8_t *unit, uint32_t lane,
                         int values[PACKING_UNIT])
@@ -281,7 +275,9 @@ static void unpack_unit(const packing_t *packing, const uint8_t *unit, uint32_t 
     }
     from_planes(form->bits, planes, q);
     for (uint32_t e = 0; e < PACKING_UNIT; e++) {
-        values[e] = q[e] - form->offset;
+        values[e] = form->levels == PACKING_IQ4    ? k_iq4_levels[q[e]]
+                    : form->levels == PACKING_E2M1 ? k_e2m1_doubled[q[e]]
+                                                   : q[e] - form->offset;
     }
 }
 
@@ -291,7 +287,7 @@ static void scale_unit(const packing_t *packing, const uint8_t *scales, uint32_t
 {
     const size_t lanes = packing->lanes;
     const packing_scale_form_t *form = scale_form_of(packing);
-    const float d = load_f16(scales + (size_t)lane * 2);
+    const float d = form->halfwords > 0 ? k_load_f16(scales + (size_t)lane * 2) : 0;
     const uint8_t *second = scales + lanes * 2 + (size_t)lane * 2;
     const uint8_t *bytes = scales + form->halfwords * lanes * 2 + lane;
 
@@ -306,17 +302,30 @@ static void scale_unit(const packing_t *packing, const uint8_t *scales, uint32_t
             break;
         case PACKING_D_M:
             product = value * d;
-            y[e] = product + load_f16(second);
+            y[e] = product + k_load_f16(second);
             break;
         case PACKING_K_MIN:
             step = d * (float)bytes[unit * lanes];
-            offset = load_f16(second) * (float)bytes[(8 + unit) * lanes];
+            offset = k_load_f16(second) * (float)bytes[(8 + unit) * lanes];
             product = step * value;
             y[e] = product - offset;
             break;
         case PACKING_K_HALF:
             step = d * (float)(int8_t)bytes[(2 * unit + e / 16) * lanes];
             y[e] = step * value;
+            break;
+        case PACKING_K_HALF_MIN:
+            step = d * (float)bytes[(2 * unit + e / 16) * lanes];
+            offset = k_load_f16(second) * (float)bytes[(16 + 2 * unit + e / 16) * lanes];
+            product = step * value;
+            y[e] = product - offset;
+            break;
+        case PACKING_K_SIGNED:
+            step = d * (float)(int8_t)bytes[unit * lanes];
+            y[e] = step * value;
+            break;
+        case PACKING_EXPONENT:
+            y[e] = k_e8m0_half(bytes[0]) * value;
             break;
         }
     }

@@ -36,19 +36,41 @@ typedef enum packing_scales {
     PACKING_D_M,    /* f16 d, m: plus m */
     PACKING_K_MIN,  /* f16 d, dmin; u8 scale [8], min [8]: step d · scale, minus dmin · min */
     PACKING_K_HALF, /* f16 d; i8 scale [16]: step d · scale of each 16 columns */
+    /* f16 d, dmin; u8 scale [16], min [16]: as K_MIN, of each 16 columns */
+    PACKING_K_HALF_MIN,
+    PACKING_K_SIGNED, /* f16 d; i8 scale [8]: step d · scale */
+    PACKING_EXPONENT, /* u8 e: step 2^(e - 128) */
 } packing_scales_t;
 
+/* What a quant stands for before it is scaled. */
+typedef enum packing_levels {
+    PACKING_NUMBER, /* itself, less the offset */
+    PACKING_IQ4,    /* k_iq4_levels */
+    PACKING_E2M1,   /* k_e2m1_doubled */
+} packing_levels_t;
+
 typedef struct packing_form {
-    uint8_t bits; /* of a quant; 0: plain */
+    uint8_t bits; /* of a quant; 0: plain, or no form */
     uint8_t offset;
     uint8_t scales; /* packing_scales_t */
+    uint8_t levels; /* packing_levels_t */
 } packing_form_t;
 
 /* In the header so that kernels of one dtype are compiled for its numbers. */
 static const packing_form_t packing_forms[K_DTYPE_COUNT] = {
-    [K_Q4_0] = {4, 8, PACKING_D},       [K_Q4_1] = {4, 0, PACKING_D_M},
-    [K_Q8_0] = {8, 0, PACKING_D},       [K_Q4_K] = {4, 0, PACKING_K_MIN},
-    [K_Q6_K] = {6, 32, PACKING_K_HALF},
+    [K_Q4_0] = {4, 8, PACKING_D, PACKING_NUMBER},
+    [K_Q4_1] = {4, 0, PACKING_D_M, PACKING_NUMBER},
+    [K_Q5_0] = {5, 16, PACKING_D, PACKING_NUMBER},
+    [K_Q5_1] = {5, 0, PACKING_D_M, PACKING_NUMBER},
+    [K_Q8_0] = {8, 0, PACKING_D, PACKING_NUMBER},
+    [K_Q2_K] = {2, 0, PACKING_K_HALF_MIN, PACKING_NUMBER},
+    [K_Q3_K] = {3, 4, PACKING_K_HALF, PACKING_NUMBER},
+    [K_Q4_K] = {4, 0, PACKING_K_MIN, PACKING_NUMBER},
+    [K_Q5_K] = {5, 0, PACKING_K_MIN, PACKING_NUMBER},
+    [K_Q6_K] = {6, 32, PACKING_K_HALF, PACKING_NUMBER},
+    [K_IQ4_NL] = {4, 0, PACKING_D, PACKING_IQ4},
+    [K_IQ4_XS] = {4, 0, PACKING_K_SIGNED, PACKING_IQ4},
+    [K_MXFP4] = {4, 0, PACKING_EXPONENT, PACKING_E2M1},
 };
 
 /* Fields of a block's scales, and the units it has. */
@@ -63,6 +85,9 @@ static const packing_scale_form_t packing_scale_forms[] = {
     [PACKING_D_M] = {2, 0, 1},
     [PACKING_K_MIN] = {2, 16, PACKING_K_UNITS},
     [PACKING_K_HALF] = {1, 16, PACKING_K_UNITS},
+    [PACKING_K_HALF_MIN] = {2, 32, PACKING_K_UNITS},
+    [PACKING_K_SIGNED] = {1, 8, PACKING_K_UNITS},
+    [PACKING_EXPONENT] = {0, 1, 1},
 };
 
 typedef struct packing {
@@ -75,7 +100,10 @@ typedef struct packing {
     size_t group_bytes;
 } packing_t;
 
-/* Whether a matrix of the dtype can be packed. */
+/*
+ * Whether the SIMD kernels have a form for it. Matrices of other types stay as the file has them,
+ * and the plain ops compute from them.
+ */
 static inline bool packing_has(k_dtype_t dtype)
 {
     return dtype == K_F32 || dtype == K_F16 || dtype == K_BF16 || packing_forms[dtype].bits > 0;

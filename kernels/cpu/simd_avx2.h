@@ -166,6 +166,28 @@ static inline vi vi_field(vi a, int shift, int mask)
                                  : a;
     return _mm256_and_si256(moved, _mm256_set1_epi8((char)mask));
 }
+/* A table of 16 bytes, `offset` added to each, and what it has for numbers below 16. */
+static inline vi vi_levels(const int8_t levels[16], int offset)
+{
+    const __m128i table = _mm_loadu_si128((const void *)levels);
+    return _mm256_add_epi8(_mm256_broadcastsi128_si256(table), _mm256_set1_epi8((char)offset));
+}
+static inline vi vi_look_up(vi table, vi index)
+{
+    return _mm256_shuffle_epi8(table, index);
+}
+/* 2^(e - 128) */
+static inline vf vf_exponent(const uint8_t *e)
+{
+    /* In two factors, since 0 and 1 make a subnormal. */
+    const __m256i n = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)e));
+    const __m256i two = _mm256_set1_epi32(2);
+    const __m256i whole = _mm256_max_epi32(n, two);
+    const __m256i power = _mm256_slli_epi32(_mm256_sub_epi32(whole, _mm256_set1_epi32(1)), 23);
+    const __m256i less =
+        _mm256_slli_epi32(_mm256_sub_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), whole), 23);
+    return _mm256_mul_ps(_mm256_castsi256_ps(power), _mm256_castsi256_ps(less));
+}
 static inline vi vi_or(vi a, vi b)
 {
     return _mm256_or_si256(a, b);

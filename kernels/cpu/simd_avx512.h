@@ -178,6 +178,24 @@ static inline vi vi_field(vi a, int shift, int mask)
                                  : a;
     return _mm512_and_si512(moved, _mm512_set1_epi8((char)mask));
 }
+/* A table of 16 bytes, `offset` added to each, and what it has for numbers below 16. */
+static inline vi vi_levels(const int8_t levels[16], int offset)
+{
+    const __m128i table = _mm_loadu_si128((const void *)levels);
+    return _mm512_add_epi8(_mm512_broadcast_i32x4(table), _mm512_set1_epi8((char)offset));
+}
+static inline vi vi_look_up(vi table, vi index)
+{
+    return _mm512_shuffle_epi8(table, index);
+}
+/* 2^(e - 128) */
+static inline vf vf_exponent(const uint8_t *e)
+{
+    /* A subnormal for 0 and 1, which scalef makes of 1 as it does any other. */
+    const __m512i n = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)e));
+    return _mm512_scalef_ps(_mm512_set1_ps(1),
+                            _mm512_cvtepi32_ps(_mm512_sub_epi32(n, _mm512_set1_epi32(128))));
+}
 static inline vi vi_or(vi a, vi b)
 {
     return _mm512_or_si512(a, b);

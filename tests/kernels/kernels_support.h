@@ -92,8 +92,36 @@ static inline uint8_t *random_weights(test_random_t *random, k_dtype_t dtype, si
         case K_Q6_K:
             fill_u16(random, block + 208, k_f32_to_f16);
             break;
+        case K_Q3_K:
+            fill_u16(random, block + 108, k_f32_to_f16);
+            break;
+        case K_Q2_K:
+            fill_u16(random, block + 80, k_f32_to_f16);
+            fill_u16(random, block + 82, k_f32_to_f16);
+            break;
+        case K_TQ1_0:
+            fill_u16(random, block + 52, k_f32_to_f16);
+            break;
+        case K_TQ2_0:
+            fill_u16(random, block + 64, k_f32_to_f16);
+            break;
+        case K_IQ1_M: /* the top nibbles of four words */
+            for (int i = 0; i < 4; i++) {
+                block[49 + 2 * i] = (uint8_t)((block[49 + 2 * i] & 15) | (i == 3 ? 0x30 : 0x10));
+            }
+            break;
+        case K_MXFP4:
+            block[0] = (uint8_t)(124 + block[0] % 4);
+            break;
+        case K_NVFP4:
+            for (int i = 0; i < 4; i++) {
+                block[i] = (uint8_t)(32 + block[i] % 24);
+            }
+            break;
         case K_Q4_1:
+        case K_Q5_1:
         case K_Q4_K:
+        case K_Q5_K:
             fill_u16(random, block + 2, k_f32_to_f16);
             fill_u16(random, block, k_f32_to_f16);
             break;

@@ -138,9 +138,9 @@ static void a_type_of_the_format_that_we_do_not_compute_with_is_named(void **sta
     (void)state;
     weft_buffer_t file = {0};
     gguf_write_header(&file, 3, 1, 0);
-    gguf_write_tensor(&file, "w", 256, 1, 13, 0);
-    gguf_write_data(&file, 32, 176);
-    assert_refused(&file, WEFT_ERR_UNSUPPORTED, "tensor w: type Q5_K is not supported");
+    gguf_write_tensor(&file, "w", 256, 1, 9, 0);
+    gguf_write_data(&file, 32, 292);
+    assert_refused(&file, WEFT_ERR_UNSUPPORTED, "tensor w: type Q8_1 is not one of weights");
 }
 
 static void faults_name_the_key_or_tensor(void **state)

@@ -33,27 +33,12 @@ typedef struct sequence {
 static void place_sequence(const model_rig_t *rig, k_dtype_t kv_dtype, test_random_t *random,
                            sequence_t *sequence)
 {
-    const model_config_t *config = model_config(rig->model);
     for (uint32_t i = 0; i < BLOCKS; i++) {
         const uint32_t j = test_random_below(random, i + 1);
         sequence->blocks[i] = sequence->blocks[j];
         sequence->blocks[j] = i;
     }
-    assert_true(config->layers <= 8);
-    for (uint32_t i = 0; i < config->layers; i++) {
-        const kv_strides_t *strides = &rig->layout.strides[0];
-        sequence->kv[i] = (k_kv_view_t){
-            .base = (char *)rig->kv.addr + i * strides->layer,
-            .dtype = kv_dtype,
-            .block_tokens = rig->layout.block_tokens,
-            .heads = config->kv_heads,
-            .head_dim = config->head_dim,
-            .block_stride = strides->block,
-            .head_stride = strides->head,
-            .token_stride = strides->token,
-            .part_stride = strides->part,
-        };
-    }
+    model_rig_kv(rig, kv_dtype, sequence->kv, WEFT_ARRAY_LEN(sequence->kv));
 }
 
 /* Runs tokens [start, start + n) and writes the logits of each to logits [n, VOCAB]. */

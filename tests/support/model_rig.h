@@ -100,6 +100,28 @@ static inline void model_rig_open(model_rig_t *rig, const model_rig_config_t *co
     model_rig_open_kv(rig, config);
 }
 
+/* Where each layer's keys and values lie; kv_out [max]. */
+static inline void model_rig_kv(const model_rig_t *rig, k_dtype_t kv_dtype, k_kv_view_t *kv_out,
+                                uint32_t max)
+{
+    const model_config_t *config = model_config(rig->model);
+    const kv_strides_t *strides = &rig->layout.strides[0];
+    assert_true(config->layers <= max);
+    for (uint32_t i = 0; i < config->layers; i++) {
+        kv_out[i] = (k_kv_view_t){
+            .base = (char *)rig->kv.addr + i * strides->layer,
+            .dtype = kv_dtype,
+            .block_tokens = rig->layout.block_tokens,
+            .heads = config->kv_heads,
+            .head_dim = config->head_dim,
+            .block_stride = strides->block,
+            .head_stride = strides->head,
+            .token_stride = strides->token,
+            .part_stride = strides->part,
+        };
+    }
+}
+
 static inline void model_rig_close(model_rig_t *rig)
 {
     model_destroy(rig->model);

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/synth/model_synth.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "kernels/k_cores.h"
+#include "kernels/k_team.h"
+#include "runtime/model_config_priv.h"
+#include "runtime/synth/synth_priv.h"
+#include "runtime/synth/synth_vocab.h"
+
+#define GGUF_ALIGNMENT 32
+#define ITEM_BYTES     ((size_t)4 << 20) /* filled and written at once */
+#define NORM_EPS       1e-5f
+
+/* ---- shapes -------------------------------------------------------------------------------- */
+
+typedef struct shape {
+    const char *family;
+    const char *name;
+    uint32_t layers;
+    uint32_t hidden;
+    uint32_t heads;
+    uint32_t kv_heads;
+    uint32_t head_dim;
+    uint32_t intermediate;
+    uint32_t vocab;
+    uint32_t context;
+    uint32_t theta;
+    bool is_tied;
+} shape_t;
+
+static const shape_t shapes[] = {
+#define SHAPE(family, ...) {#family, __VA_ARGS__},
+#include "runtime/synth/synth_shapes.def"
+#undef SHAPE
+};
+
+static weft_status_t refuse_shape(const model_synth_options_t *options, weft_diag_t *diag)
+{
+    char known[512] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(shapes) && used < sizeof(known); i++) {
+        used += (size_t)snprintf(known + used, sizeof(known) - used, "%s%s %s", i == 0 ? "" : ", ",
+                                 shapes[i].family, shapes[i].name);
+    }
+    return weft_diag(diag, WEFT_ERR_NOT_FOUND, "no shape \"%.64s\" of \"%.64s\" (known: %s)",
+                     options->shape, options->family, known);
+}
+
+static void configure(const shape_t *shape, const model_synth_options_t *options,
+                      model_config_t *config)
+{
+    const model_architecture_t *family = model_architecture_by_name(shape->family);
+    model_config_init(config, family);
+    snprintf(config->architecture, sizeof(config->architecture), "%s", family->hf_architecture);
+    snprintf(config->name, sizeof(config->name), "synth-%s-%s-%s", shape->family, shape->name,
+             options->dtype);
+    config->layers = shape->layers;
+    config->hidden = shape->hidden;
+    config->heads = shape->heads;
+    config->kv_heads = shape->kv_heads;
+    config->head_dim = shape->head_dim;
+    config->intermediate = shape->intermediate;
+    config->vocab = shape->vocab;
+    config->max_context = shape->context;
+    config->norm_eps = NORM_EPS;
+    config->is_embedding_tied = shape->is_tied;
+    config->rope.theta = (float)shape->theta;
+    config->rope.dim = shape->head_dim;
+}
+
+static weft_status_t find_shape(synth_t *synth, weft_diag_t *diag)
+{
+    const model_synth_options_t *options = synth->options;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(shapes); i++) {
+        if (strcmp(shapes[i].family, options->family) == 0 &&
+            strcmp(shapes[i].name, options->shape) == 0) {
+            configure(&shapes[i], options, &synth->config);
+            return model_config_check(&synth->config, diag);
+        }
+    }
+    return refuse_shape(options, diag);
+}
+
+static weft_status_t find_dtype(synth_t *synth, weft_diag_t *diag)
+{
+    const char *name = synth->options->dtype;
+    const weft_status_t status = k_dtype_from_name(name, &synth->dtype);
+    if (status < 0 || !synth_values_has(synth->dtype)) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "weights of type \"%.64s\" cannot be made",
+                         name);
+    }
+    const k_dtype_info_t *info = k_dtype_info(synth->dtype);
+    const bool is_gguf = synth->kind == MODEL_FILE_GGUF;
+    if (is_gguf ? info->gguf_type < 0 : info->safetensors[0] == '\0') {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s has no type \"%s\"",
+                         is_gguf ? "GGUF" : "safetensors", info->name);
+    }
+    return WEFT_OK;
+}
+
+/* ---- tensors ------------------------------------------------------------------------------- */
+
+static bool is_whole(k_dtype_t dtype, uint64_t columns)
+{
+    return columns % k_dtype_info(dtype)->block_elements == 0;
+}
+
+static k_dtype_t dtype_of(const synth_t *synth, const model_tensor_want_t *want)
+{
+    if (synth->kind == MODEL_FILE_HF) {
+        return synth->dtype;
+    }
+    if (want->rows == 1) {
+        return K_F32;
+    }
+    if (is_whole(synth->dtype, want->columns)) {
+        return synth->dtype;
+    }
+    return is_whole(K_Q8_0, want->columns) ? K_Q8_0 : K_F16;
+}
+
+/* Blocks of an item: whole ones, the last item of a tensor may have fewer. */
+static uint64_t item_blocks(const synth_tensor_t *tensor)
+{
+    return ITEM_BYTES / k_dtype_info(tensor->dtype)->block_bytes;
+}
+
+static weft_status_t count_tensor(void *context, const model_tensor_want_t *want)
+{
+    (void)want;
+    ++*(uint32_t *)context;
+    return WEFT_OK;
+}
+
+static weft_status_t place_tensor(void *context, const model_tensor_want_t *want)
+{
+    synth_t *synth = context;
+    const uint64_t items = synth->n_tensors == 0 ? 0 : synth->tensors[synth->n_tensors - 1].items;
+    synth_tensor_t *tensor = &synth->tensors[synth->n_tensors++];
+    tensor->want = *want;
+    tensor->dtype = dtype_of(synth, want);
+    const k_dtype_info_t *info = k_dtype_info(tensor->dtype);
+    tensor->blocks = want->rows * want->columns / info->block_elements;
+    tensor->bytes = tensor->blocks * info->block_bytes;
+    tensor->items = items + (tensor->blocks + item_blocks(tensor) - 1) / item_blocks(tensor);
+    tensor->offset = synth->data_bytes;
+    synth->data_bytes += tensor->bytes;
+    if (synth->kind == MODEL_FILE_GGUF) {
+        synth->data_bytes =
+            (synth->data_bytes + GGUF_ALIGNMENT - 1) / GGUF_ALIGNMENT * GGUF_ALIGNMENT;
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t place_tensors(synth_t *synth)
+{
+    uint32_t n = 0;
+    model_tensors_visit(&synth->config, count_tensor, &n);
+    synth->tensors = weft_calloc(n, sizeof(*synth->tensors), "synth.tensors");
+    if (synth->tensors == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    return model_tensors_visit(&synth->config, place_tensor, synth);
+}
+
+/* ---- filling ------------------------------------------------------------------------------- */
+
+/* What a thread of the team works in. */
+typedef struct bench {
+    synth_values_t values;
+    char bytes[ITEM_BYTES];
+} bench_t;
+
+typedef struct job {
+    const synth_t *synth;
+    synth_normal_t normal;
+    bench_t *benches; /* [threads] */
+    int fd;
+    uint64_t data_start; /* in the file */
+    atomic_int error;    /* errno of a failed write; set by any thread, read after the team's run */
+} job_t;
+
+static const synth_tensor_t *tensor_of_item(const synth_t *synth, uint32_t item)
+{
+    uint32_t low = 0;
+    uint32_t high = synth->n_tensors - 1;
+    while (low < high) {
+        const uint32_t middle = (low + high) / 2;
+        if (item < synth->tensors[middle].items) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return &synth->tensors[low];
+}
+
+/* Norms are near 1, biases near 0, matrices keep the size of what they multiply. */
+static void init_values(const synth_t *synth, const synth_tensor_t *tensor,
+                        const synth_normal_t *normal, synth_values_t *values)
+{
+    const model_tensor_want_t *want = &tensor->want;
+    const uint64_t key = synth_mix(synth_mix(synth->options->seed, want->id), want->layer);
+    double mean = 0;
+    double deviation = want->rows == 1 ? 0.02 : 1 / sqrt((double)want->columns);
+    if (model_tensor_is_scale(want->id)) {
+        mean = 1;
+        deviation = 0.1;
+    }
+    synth_values_init(values, normal, tensor->dtype, key, mean, deviation);
+}
+
+static int write_at(int fd, const char *bytes, size_t length, uint64_t offset)
+{
+    while (length > 0) {
+        const ssize_t n = pwrite(fd, bytes, length, (off_t)offset);
+        if (n < 0 && errno != EINTR) {
+            return errno;
+        }
+        const size_t written = n < 0 ? 0 : (size_t)n;
+        bytes += written;
+        length -= written;
+        offset += written;
+    }
+    return 0;
+}
+
+static void fill_item(const void *arg, uint32_t item, uint32_t member)
+{
+    job_t *job = *(job_t *const *)arg;
+    bench_t *bench = &job->benches[member];
+    const synth_tensor_t *tensor = tensor_of_item(job->synth, item);
+    const uint64_t whole = item_blocks(tensor);
+    const uint64_t items = (tensor->blocks + whole - 1) / whole;
+    const uint64_t first = (item - (tensor->items - items)) * whole;
+    const uint64_t n = tensor->blocks - first < whole ? tensor->blocks - first : whole;
+    const size_t block_bytes = k_dtype_info(tensor->dtype)->block_bytes;
+    if (atomic_load(&job->error) != 0) {
+        return;
+    }
+    init_values(job->synth, tensor, &job->normal, &bench->values);
+    synth_values_fill(&bench->values, first, (size_t)n, bench->bytes);
+    const int error = write_at(job->fd, bench->bytes, (size_t)n * block_bytes,
+                               job->data_start + tensor->offset + first * block_bytes);
+    if (error != 0) {
+        atomic_store(&job->error, error);
+    }
+}
+
+static weft_status_t fill_tensors(const synth_t *synth, int fd, uint64_t data_start, int *error_out)
+{
+    const uint32_t threads =
+        synth->options->threads > 0 ? synth->options->threads : k_cores_usable();
+    k_team_t *team = NULL;
+    job_t *job = weft_zalloc(sizeof(*job), "synth.job");
+    weft_status_t status = job == NULL ? WEFT_ERR_NO_MEMORY : k_team_create(threads, &team);
+    if (status >= 0) {
+        job->synth = synth;
+        job->fd = fd;
+        job->data_start = data_start;
+        job->benches = weft_calloc(threads, sizeof(*job->benches), "synth.benches");
+        status = job->benches == NULL ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+    }
+    if (status >= 0) {
+        synth_normal_init(&job->normal);
+        k_team_run(team, (uint32_t)synth->tensors[synth->n_tensors - 1].items, fill_item, &job);
+        *error_out = atomic_load(&job->error);
+    }
+    k_team_destroy(team);
+    if (job != NULL) {
+        weft_free(job->benches);
+    }
+    weft_free(job);
+    return status;
+}
+
+/* ---- files --------------------------------------------------------------------------------- */
+
+weft_status_t synth_write_file(const char *path, const weft_buffer_t *bytes, weft_diag_t *diag)
+{
+    if (bytes->is_failed) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int error = fd < 0 ? errno : write_at(fd, bytes->data, bytes->length, 0);
+    if (fd >= 0 && close(fd) != 0 && error == 0) {
+        error = errno;
+    }
+    return error == 0 ? WEFT_OK : weft_diag(diag, WEFT_ERR_IO, "%s: %s", path, strerror(error));
+}
+
+/* The file under a name that nobody takes for a model, until it is whole. */
+static weft_status_t write_tensors(const synth_t *synth, const weft_buffer_t *header,
+                                   const char *path, weft_diag_t *diag)
+{
+    char part[PATH_MAX];
+    snprintf(part, sizeof(part), "%s.part", path);
+    weft_status_t status = synth_write_file(part, header, diag);
+    if (status < 0) {
+        return status;
+    }
+    const int fd = open(part, O_WRONLY | O_CLOEXEC);
+    int error = fd < 0 ? errno : 0;
+    if (error == 0 && ftruncate(fd, (off_t)(header->length + synth->data_bytes)) != 0) {
+        error = errno;
+    }
+    if (error == 0) {
+        status = fill_tensors(synth, fd, header->length, &error);
+    }
+    if (fd >= 0 && close(fd) != 0 && error == 0) {
+        error = errno;
+    }
+    if (status >= 0 && error == 0 && rename(part, path) != 0) {
+        error = errno;
+    }
+    if (status < 0 || error != 0) {
+        unlink(part);
+    }
+    return error == 0 ? status : weft_diag(diag, WEFT_ERR_IO, "%s: %s", path, strerror(error));
+}
+
+static weft_status_t write_gguf(const synth_t *synth, const char *path, weft_diag_t *diag)
+{
+    weft_buffer_t header = {0};
+    synth_gguf_header(synth, &header);
+    const weft_status_t status = write_tensors(synth, &header, path, diag);
+    weft_buffer_free(&header);
+    return status;
+}
+
+static weft_status_t write_folder(const synth_t *synth, const char *folder, weft_diag_t *diag)
+{
+    char path[PATH_MAX];
+    weft_buffer_t header = {0};
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
+        return weft_diag(diag, WEFT_ERR_IO, "%s: %s", folder, strerror(errno));
+    }
+    weft_status_t status = synth_write_side_files(synth, folder, diag);
+    if (status >= 0) {
+        snprintf(path, sizeof(path), "%s/model.safetensors", folder);
+        synth_safetensors_header(synth, &header);
+        status = write_tensors(synth, &header, path, diag);
+    }
+    weft_buffer_free(&header);
+    return status;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    const size_t length = strlen(text);
+    const size_t end_length = strlen(end);
+    return length >= end_length && strcmp(text + length - end_length, end) == 0;
+}
+
+weft_status_t model_synth_write(const model_synth_options_t *options, const char *path,
+                                weft_diag_t *diag, uint64_t *bytes_out)
+{
+    synth_t synth = {.options = options};
+    synth.kind = ends_with(path, ".gguf") ? MODEL_FILE_GGUF : MODEL_FILE_HF;
+    if (strlen(path) > PATH_MAX - 64) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "the path is too long");
+    }
+    weft_status_t status = find_dtype(&synth, diag);
+    if (status >= 0) {
+        status = find_shape(&synth, diag);
+    }
+    if (status >= 0) {
+        status = place_tensors(&synth);
+    }
+    if (status >= 0) {
+        status = synth.kind == MODEL_FILE_GGUF ? write_gguf(&synth, path, diag)
+                                               : write_folder(&synth, path, diag);
+    }
+    weft_free(synth.tensors);
+    if (status == WEFT_ERR_NO_MEMORY) {
+        weft_diag(diag, status, "%s: out of memory", path);
+    }
+    if (status >= 0) {
+        *bytes_out = synth.data_bytes;
+    }
+    return status;
+}
