@@ -19,6 +19,14 @@ function(weft_isa_flags)
     endforeach()
 endfunction()
 
+# Leaves files of instruction sets that this processor's kind does not have out of a list.
+function(weft_filter_isa list)
+    if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+        list(FILTER ${list} EXCLUDE REGEX "_(avx2|avx512|bf16|amx)\\.c$")
+        set(${list} ${${list}} PARENT_SCOPE)
+    endif()
+endfunction()
+
 # weft_folder(PATH USES folder... LIBRARIES target...)
 # Makes the static library weft_<path> of every .c below PATH. Files are found, not listed, so that
 # adding a backend, an op or a model touches its .def table and nothing here. Files of an
@@ -28,9 +36,7 @@ function(weft_folder path)
     cmake_parse_arguments(ARG "" "" "USES;LIBRARIES" ${ARGN})
     string(REPLACE "/" "_" name weft_${path})
     file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${path}/*.c)
-    if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-        list(FILTER sources EXCLUDE REGEX "_(avx2|avx512|bf16|amx)\\.c$")
-    endif()
+    weft_filter_isa(sources)
     if(NOT WEFT_HAS_UCX)
         list(FILTER sources EXCLUDE REGEX "/xfer_ucx_[a-z_]+\\.c$")
     endif()
