@@ -140,30 +140,23 @@ static void *worker_main(void *user)
     return NULL;
 }
 
-/* Member i of a team that has the whole mask gets its i-th core; what fails leaves it unpinned. */
+/* Member i of a team that has all cores gets the i-th; what fails leaves it unpinned. */
 static void pin_worker(const worker_t *worker)
 {
+    const int cpu = k_cores_nth_physical(worker->member);
     const size_t bytes = CPU_ALLOC_SIZE(CPUS);
     cpu_set_t mask[CPUS / CPU_SETSIZE];
-    CPU_ZERO_S(bytes, mask);
-    if (sched_getaffinity(0, bytes, mask) != 0) {
-        return;
-    }
-    uint32_t nth = 0;
-    for (int cpu = 0; cpu < CPUS; cpu++) {
-        if (CPU_ISSET_S(cpu, bytes, mask) && nth++ == worker->member) {
-            CPU_ZERO_S(bytes, mask);
-            CPU_SET_S(cpu, bytes, mask);
-            pthread_setaffinity_np(worker->thread, bytes, mask);
-            return;
-        }
+    if (cpu >= 0) {
+        CPU_ZERO_S(bytes, mask);
+        CPU_SET_S(cpu, bytes, mask);
+        pthread_setaffinity_np(worker->thread, bytes, mask);
     }
 }
 
 /* Workers take no signals: those are for the loops. */
 static weft_status_t start_workers(k_team_t *team)
 {
-    const bool is_pinned = team->size == k_cores_in_mask();
+    const bool is_pinned = team->size == k_cores_physical();
     sigset_t every;
     sigset_t before;
     sigfillset(&every);

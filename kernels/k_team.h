@@ -20,7 +20,7 @@ typedef void (*k_team_fn)(const void *arg, uint32_t item, uint32_t member);
 
 /*
  * threads counts the caller. Workers are pinned to one core each when the process may use exactly
- * `threads` cores.
+ * `threads` of them (k_cores_physical).
  * WEFT_ERR_NO_MEMORY also when the system refuses a thread.
  */
 weft_status_t k_team_create(uint32_t threads, k_team_t **team_out);
