@@ -47,6 +47,7 @@ void xfer_shm_post(xfer_link_t *base, xfer_op_t *op)
     op->position = 0;
     op->offset = 0;
     op->words[PHASE] = op->has_guard ? PHASE_GUARD : PHASE_DATA;
+    ((xfer_shm_port_t *)base->port)->looked_ns = 0; /* first see what was taken back meanwhile */
     if (link->state == XFER_SHM_CLOSED) {
         xfer_op_end(op, WEFT_ERR_PEER_GONE);
         return;
