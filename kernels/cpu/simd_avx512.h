@@ -166,6 +166,14 @@ static inline vi vi_load(const void *from)
 {
     return _mm512_loadu_si512(from);
 }
+static inline void vi_store(void *to, vi a)
+{
+    _mm512_storeu_si512(to, a);
+}
+static inline vi vi_add(vi a, vi b)
+{
+    return _mm512_add_epi32(a, b);
+}
 static inline vi vi_set(int32_t x)
 {
     return _mm512_set1_epi32(x);

@@ -228,6 +228,48 @@ static void linear_gives_a_row_the_same_bits_in_any_batch(void **state)
     each_isa(check_rows_alone, 12);
 }
 
+#if defined(__x86_64__)
+extern const k_ops_t k_ops_emulated; /* tests/support/ops_emulated_amx.c */
+
+/* Tiles add bytes up exactly, so nothing but the time they take may tell them from vectors. */
+static void tiles_give_the_bits_of_vectors(void **state)
+{
+    (void)state;
+    weft_diag_t diag = {0};
+    k_stream_t *stream = NULL;
+    if (k_stream_create(open_cpu(), "avx512", 2, &diag, &stream) < 0) {
+        skip(); /* without AVX-512 */
+    }
+    assert_status(k_stream_reserve(stream, 300, 768), WEFT_OK);
+    test_random_t random = {test_seed(15)};
+    const k_ops_t *vectors = stream->ops;
+    for (uint32_t round = 0; round < test_rounds(20); round++) {
+        for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
+            if (k_dtype_info(dtype)->block_elements == 1 || !is_turn(dtype, round)) {
+                continue;
+            }
+            linear_case_t c = random_case(&random, dtype);
+            weft_mem_t mem;
+            const k_weight_t w = pack(stream, &c, &mem);
+            float *y = test_malloc(c.m * c.y_stride * sizeof(*y));
+            float *tiled = test_malloc(c.m * c.y_stride * sizeof(*y));
+            run(stream, &c, &w, 0, c.m, y);
+            stream->ops = &k_ops_emulated;
+            run(stream, &c, &w, 0, c.m, tiled);
+            stream->ops = vectors;
+            assert_same_bits(tiled, y, c.m * c.y_stride, k_dtype_info(dtype)->name);
+            test_free(y);
+            test_free(tiled);
+            if (mem.addr != NULL) {
+                open_cpu()->ops->free(open_cpu(), &mem);
+            }
+            free_case(&c);
+        }
+    }
+    k_stream_destroy(stream);
+}
+#endif
+
 /* Rows of a SwiGLU of gate and up are those of the product and then of silu_mul. */
 static void check_swiglu(const char *isa, test_random_t *random)
 {
@@ -338,6 +380,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_multiplies_every_dtype_within_its_bound),
         cmocka_unit_test(linear_gives_a_row_the_same_bits_in_any_batch),
+#if defined(__x86_64__)
+        cmocka_unit_test(tiles_give_the_bits_of_vectors),
+#endif
         cmocka_unit_test(linear_gives_swiglu_the_bits_of_its_two_ops),
         cmocka_unit_test(embed_reads_packed_rows_to_the_last_bit),
     };
