@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
