@@ -5,105 +5,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/alloc.h"
 #include "base/buffer.h"
 #include "base/compiler.h"
+#include "base/json_struct.h"
 
-typedef enum field_type { TYPE_BOOL, TYPE_TEXT, TYPE_OPTIONAL, TYPE_COUNT } field_type_t;
+#define WHERE     "--kv-events-config: "
+#define MAX_COUNT (INT32_MAX / 4)
 
-typedef struct field {
-    const char *name;
-    field_type_t type;
-    size_t offset;
-} field_t;
-
-static const field_t fields[] = {
-#define CONFIG(field, type, fallback) {#field, TYPE_##type, offsetof(kv_events_config_t, field)},
+static const weft_json_field_t fields[] = {
+#define CONFIG(field, type, fallback)                                                              \
+    {#field, WEFT_JSON_##type, offsetof(kv_events_config_t, field), MAX_COUNT},
 #include "kvstore/events/kv_events_config.def"
 #undef CONFIG
 };
 
-static weft_status_t set_text(char **value, const char *text)
-{
-    char *copy = text == NULL ? NULL : weft_strdup(text, "kv_events_config.text");
-    if (text != NULL && copy == NULL) {
-        return WEFT_ERR_NO_MEMORY;
-    }
-    weft_free(*value);
-    *value = copy;
-    return WEFT_OK;
-}
-
 static weft_status_t set_fallbacks(kv_events_config_t *config)
 {
-    weft_status_t status = WEFT_OK;
-#define SET_BOOL(field, fallback)     config->field = fallback;
-#define SET_COUNT(field, fallback)    config->field = fallback;
-#define SET_TEXT(field, fallback)     status = status < 0 ? status : set_text(&config->field, fallback);
-#define SET_OPTIONAL                  SET_TEXT
-#define CONFIG(field, type, fallback) SET_##type(field, fallback)
+    *config = (kv_events_config_t){
+#define CONFIG(field, type, fallback) .field = fallback,
 #include "kvstore/events/kv_events_config.def"
 #undef CONFIG
-    return status;
-}
-
-static weft_status_t wrong(weft_diag_t *diag, const field_t *field, const char *what)
-{
-    return weft_diag(diag, WEFT_ERR_INVALID, "--kv-events-config: %s: %s", field->name, what);
-}
-
-static weft_status_t read_count(const json_t *value, const field_t *field, weft_diag_t *diag,
-                                uint32_t *count_out)
-{
-    if (!json_is_integer(value) || json_integer_value(value) < 0 ||
-        json_integer_value(value) > INT32_MAX / 4) {
-        return wrong(diag, field, "not a whole number from 0 to 536870911");
-    }
-    *count_out = (uint32_t)json_integer_value(value);
-    return WEFT_OK;
-}
-
-static weft_status_t read_text(const json_t *value, const field_t *field, weft_diag_t *diag,
-                               char **text)
-{
-    const bool is_optional = field->type == TYPE_OPTIONAL;
-    if (json_is_null(value) && is_optional) {
-        return set_text(text, NULL);
-    }
-    if (!json_is_string(value) || strlen(json_string_value(value)) != json_string_length(value)) {
-        return wrong(diag, field, is_optional ? "not a text or null" : "not a text");
-    }
-    return set_text(text, json_string_value(value));
-}
-
-static weft_status_t read_field(const json_t *value, const field_t *field, weft_diag_t *diag,
-                                kv_events_config_t *config)
-{
-    void *place = (char *)config + field->offset;
-    switch (field->type) {
-    case TYPE_BOOL:
-        if (!json_is_boolean(value)) {
-            return wrong(diag, field, "not true or false");
-        }
-        *(bool *)place = json_is_true(value);
-        return WEFT_OK;
-    case TYPE_COUNT:
-        return read_count(value, field, diag, place);
-    case TYPE_TEXT:
-    case TYPE_OPTIONAL:
-        return read_text(value, field, diag, place);
-    }
-    return WEFT_ERR_INTERNAL;
-}
-
-static const field_t *find_field(const char *name)
-{
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(fields); i++) {
-        if (strcmp(fields[i].name, name) == 0) {
-            return &fields[i];
-        }
-    }
-    return NULL;
+    };
+    return weft_json_copy_texts(fields, WEFT_ARRAY_LEN(fields), config);
 }
 
 static weft_status_t read_object(json_t *object, weft_diag_t *diag, kv_events_config_t *config)
@@ -112,12 +35,11 @@ static weft_status_t read_object(json_t *object, weft_diag_t *diag, kv_events_co
     json_t *value;
     json_object_foreach(object, name, value)
     {
-        const field_t *field = find_field(name);
+        const weft_json_field_t *field = weft_json_find_field(fields, WEFT_ARRAY_LEN(fields), name);
         if (field == NULL) {
-            return weft_diag(diag, WEFT_ERR_INVALID,
-                             "--kv-events-config: no field is called \"%s\"", name);
+            return weft_diag(diag, WEFT_ERR_INVALID, WHERE "no field is called \"%s\"", name);
         }
-        const weft_status_t status = read_field(value, field, diag, config);
+        const weft_status_t status = weft_json_read_field(field, value, WHERE, diag, config);
         if (status < 0) {
             return status;
         }
@@ -128,7 +50,8 @@ static weft_status_t read_object(json_t *object, weft_diag_t *diag, kv_events_co
 static weft_status_t resolve_publisher(weft_diag_t *diag, kv_events_config_t *config)
 {
     if (config->publisher == NULL) {
-        return set_text(&config->publisher, config->enable_kv_cache_events ? "zmq" : "null");
+        return weft_json_set_text(&config->publisher,
+                                  config->enable_kv_cache_events ? "zmq" : "null");
     }
     if (strcmp(config->publisher, "zmq") != 0 && strcmp(config->publisher, "null") != 0) {
         return weft_diag(diag, WEFT_ERR_INVALID,
@@ -140,18 +63,15 @@ static weft_status_t resolve_publisher(weft_diag_t *diag, kv_events_config_t *co
 
 static weft_status_t parse(const char *text, weft_diag_t *diag, kv_events_config_t *config)
 {
-    json_error_t error;
+    json_t *object;
     if (text == NULL || text[0] == '\0') {
         return WEFT_OK;
     }
-    json_t *object = json_loads(text, JSON_REJECT_DUPLICATES, &error);
-    if (object == NULL) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "--kv-events-config: not JSON: %s", error.text);
+    weft_status_t status = weft_json_parse_object(text, WHERE, diag, &object);
+    if (status < 0) {
+        return status;
     }
-    const weft_status_t status =
-        json_is_object(object)
-            ? read_object(object, diag, config)
-            : weft_diag(diag, WEFT_ERR_INVALID, "--kv-events-config: not a JSON object");
+    status = read_object(object, diag, config);
     json_decref(object);
     return status;
 }
@@ -177,11 +97,7 @@ weft_status_t kv_events_config_parse(const char *text, weft_diag_t *diag,
 
 void kv_events_config_fini(kv_events_config_t *config)
 {
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(fields); i++) {
-        if (fields[i].type == TYPE_TEXT || fields[i].type == TYPE_OPTIONAL) {
-            weft_free(*(char **)((char *)config + fields[i].offset));
-        }
-    }
+    weft_json_free_texts(fields, WEFT_ARRAY_LEN(fields), config);
     *config = (kv_events_config_t){0};
 }
 
@@ -190,16 +106,14 @@ bool kv_events_config_is_on(const kv_events_config_t *config)
     return config->enable_kv_cache_events && strcmp(config->publisher, "zmq") == 0;
 }
 
-static json_t *field_json(const void *value, field_type_t type)
+static json_t *field_json(const kv_events_config_t *config, const weft_json_field_t *field)
 {
-    switch (type) {
-    case TYPE_BOOL:
+    const void *value = (const char *)config + field->offset;
+    if (field->kind == WEFT_JSON_BOOL) {
         return json_boolean(*(const bool *)value);
-    case TYPE_COUNT:
-        return json_integer(*(const uint32_t *)value);
-    case TYPE_TEXT:
-    case TYPE_OPTIONAL:
-        break;
+    }
+    if (field->kind == WEFT_JSON_COUNT) {
+        return json_integer((json_int_t) * (const uint64_t *)value);
     }
     const char *text = *(char *const *)value;
     return text == NULL ? json_null() : json_string(text);
@@ -209,8 +123,7 @@ json_t *kv_events_config_json(const kv_events_config_t *config)
 {
     json_t *object = json_object();
     for (size_t i = 0; i < WEFT_ARRAY_LEN(fields) && object != NULL; i++) {
-        const void *value = (const char *)config + fields[i].offset;
-        if (json_object_set_new(object, fields[i].name, field_json(value, fields[i].type)) != 0) {
+        if (json_object_set_new(object, fields[i].name, field_json(config, &fields[i])) != 0) {
             json_decref(object);
             object = NULL;
         }

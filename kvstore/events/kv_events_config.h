@@ -16,7 +16,7 @@
 typedef bool kv_events_BOOL_t;
 typedef char *kv_events_TEXT_t;     /* owned */
 typedef char *kv_events_OPTIONAL_t; /* owned; NULL: none, null in JSON */
-typedef uint32_t kv_events_COUNT_t;
+typedef uint64_t kv_events_COUNT_t;
 
 typedef struct kv_events_config {
 #define CONFIG(field, type, fallback) kv_events_##type##_t field;
