@@ -24,6 +24,7 @@ SPDX = "SPDX-License-Identifier: Apache-2.0"
 ISA_FLAGS = {
     "_avx2.h": ["-mavx2", "-mfma", "-mf16c"],
     "_avx512.h": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+    "_amx.h": ["-mamx-tile", "-mamx-int8"],
 }
 TEST_DEFINES = [f'-D{name}=""' for name in ("WEFT_TEST_VECTORS", "WEFT_SOURCE_DIR", "WEFT_BINARY_DIR")]
 # Written against vector types that the includer chooses.
