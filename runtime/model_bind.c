@@ -50,7 +50,7 @@ static weft_status_t find(binder_t *binder, model_tensor_id_t id, uint32_t layer
 
 /* ---- vectors ------------------------------------------------------------------------------- */
 
-static place_t take_vector(binder_t *binder, uint32_t n)
+static place_t take_vector(binder_t *binder, size_t n)
 {
     const size_t at = binder->vectors.used;
     float *host = carve_take(&binder->vectors, n, sizeof(float));
@@ -456,7 +456,7 @@ static weft_status_t bind_expert_bias(binder_t *binder, const model_config_t *co
                                       uint32_t columns, const float **bias_out)
 {
     const uint32_t experts = config->experts.count;
-    const place_t place = take_vector(binder, experts * n * columns);
+    const place_t place = take_vector(binder, (size_t)experts * n * columns);
     *bias_out = place.device;
     for (uint32_t i = 0; i < n; i++) {
         model_tensor_t tensor;
@@ -693,7 +693,8 @@ weft_status_t model_bind(model_t *model, const model_source_t *source, const k_o
     const model_config_t *config = &model->config;
     const size_t factors = (size_t)config->rope.dim + config->local_rope.dim + 1;
     const size_t longest = (size_t)config->hidden + model_q_dim(config) + config->intermediate +
-                           config->experts.intermediate + config->experts.count;
+                           config->experts.intermediate + config->experts.count +
+                           config->mla.q_latent + config->mla.kv_latent;
     binder_t binder = {
         .source = source,
         .ops = ops,
