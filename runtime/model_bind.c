@@ -38,7 +38,7 @@ static weft_status_t read_factors(model_binder_t *binder, const model_rope_t *ro
 {
     const uint32_t pairs = rope->dim / 2;
     float *factors = binder->factors + pairs;
-    const bool is_long = context > rope->original_context;
+    const bool is_long = model_rope_is_long(rope, context);
     const bool is_gguf = strcmp(model_source_format(binder->source), "gguf") == 0;
     model_tensor_t tensor;
     *factors_out = NULL;
