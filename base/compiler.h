@@ -23,6 +23,12 @@
 /* The type of an expression, which is not evaluated. */
 #define weft_typeof(x) __typeof__(x)
 
+/* Memory is as the source says at this point. */
+static inline void weft_compiler_barrier(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+
 /* What a spinning thread does between two looks. */
 #if defined(__x86_64__)
 #define weft_cpu_relax() __builtin_ia32_pause()

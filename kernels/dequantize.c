@@ -228,10 +228,9 @@ static void dequantize_tq2_0(const uint8_t *block, float *y)
 }
 
 /* E2M1, doubled. OCP Microscaling Formats v1.0, table 5. */
-static const int8_t e2m1_doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+const int8_t k_e2m1_doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-/* Half of 2^(e - 127): a subnormal for 0 and 1. */
-static float e8m0_half(uint8_t e)
+float k_e8m0_half(uint8_t e)
 {
     const uint32_t bits = e < 2 ? UINT32_C(0x00200000) << e : (uint32_t)(e - 1) << 23;
     float half;
@@ -242,10 +241,10 @@ static float e8m0_half(uint8_t e)
 /* E8M0 scale, nibbles as in q4_0. */
 static void dequantize_mxfp4(const uint8_t *block, float *y)
 {
-    const float d = e8m0_half(block[0]);
+    const float d = k_e8m0_half(block[0]);
     for (int i = 0; i < 16; i++) {
-        y[i] = d * (float)e2m1_doubled[block[1 + i] & 15];
-        y[i + 16] = d * (float)e2m1_doubled[block[1 + i] >> 4];
+        y[i] = d * (float)k_e2m1_doubled[block[1 + i] & 15];
+        y[i + 16] = d * (float)k_e2m1_doubled[block[1 + i] >> 4];
     }
 }
 
@@ -267,8 +266,8 @@ static void dequantize_nvfp4(const uint8_t *block, float *y)
         const float d = ue4m3_half(block[j]);
         for (int i = 0; i < 8; i++) {
             const uint8_t nibbles = block[4 + j * 8 + i];
-            y[j * 16 + i] = d * (float)e2m1_doubled[nibbles & 15];
-            y[j * 16 + i + 8] = d * (float)e2m1_doubled[nibbles >> 4];
+            y[j * 16 + i] = d * (float)k_e2m1_doubled[nibbles & 15];
+            y[j * 16 + i + 8] = d * (float)k_e2m1_doubled[nibbles >> 4];
         }
     }
 }

@@ -8,8 +8,8 @@ static const float iq3_xxs_levels[8] = {0x04, 0x0c, 0x14, 0x1c, 0x24, 0x2c, 0x34
 static const float iq3_s_levels[8] = {1, 3, 5, 7, 9, 11, 13, 15};
 static const float iq1_levels[4] = {-1, 0, 1, 0};
 
-static const int8_t iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                      1,    13,   25,  38,  53,  69,  89,  113};
+const int8_t k_iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                 1,    13,   25,  38,  53,  69,  89,  113};
 
 /* Seven signs are stored; the eighth makes the number of minuses even. */
 static uint8_t whole_signs(uint32_t seven)
@@ -143,8 +143,8 @@ void k_dequantize_iq4_nl(const uint8_t *block, float *y)
 {
     const float d = k_load_f16(block);
     for (int i = 0; i < 16; i++) {
-        y[i] = d * (float)iq4_levels[block[2 + i] & 15];
-        y[i + 16] = d * (float)iq4_levels[block[2 + i] >> 4];
+        y[i] = d * (float)k_iq4_levels[block[2 + i] & 15];
+        y[i + 16] = d * (float)k_iq4_levels[block[2 + i] >> 4];
     }
 }
 
@@ -158,8 +158,8 @@ void k_dequantize_iq4_xs(const uint8_t *block, float *y)
         const float step = d * (float)((low | (high >> (2 * j) & 3) << 4) - 32);
         for (int i = 0; i < 16; i++) {
             const uint8_t nibbles = block[8 + j * 16 + i];
-            y[j * 32 + i] = step * (float)iq4_levels[nibbles & 15];
-            y[j * 32 + i + 16] = step * (float)iq4_levels[nibbles >> 4];
+            y[j * 32 + i] = step * (float)k_iq4_levels[nibbles & 15];
+            y[j * 32 + i + 16] = step * (float)k_iq4_levels[nibbles >> 4];
         }
     }
 }

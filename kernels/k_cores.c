@@ -20,6 +20,67 @@ uint32_t k_cores_in_mask(void)
     return count > 0 ? (uint32_t)count : 1;
 }
 
+/* The first processor of the core that a processor belongs to. */
+static int first_sibling(int cpu)
+{
+    char path[96];
+    int first = cpu;
+    snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+             cpu);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) {
+        return cpu;
+    }
+    if (fscanf(file, "%d", &first) != 1) { /* "0-1", "0,64" */
+        first = cpu;
+    }
+    fclose(file);
+    return first;
+}
+
+/* How many cores the mask has up to and with the one counted `nth`, and that one's processor. */
+static uint32_t walk_cores(uint32_t nth, int *cpu_out)
+{
+    static const size_t bytes = CPU_ALLOC_SIZE(CPUS);
+    cpu_set_t mask[CPUS / CPU_SETSIZE];
+    cpu_set_t seen[CPUS / CPU_SETSIZE];
+    uint32_t count = 0;
+    CPU_ZERO_S(bytes, mask);
+    CPU_ZERO_S(bytes, seen);
+    if (sched_getaffinity(0, bytes, mask) != 0) {
+        return 0;
+    }
+    for (int cpu = 0; cpu < CPUS; cpu++) {
+        if (!CPU_ISSET_S(cpu, bytes, mask)) {
+            continue;
+        }
+        const int core = first_sibling(cpu);
+        if (core < 0 || core >= CPUS || CPU_ISSET_S(core, bytes, seen)) {
+            continue;
+        }
+        CPU_SET_S(core, bytes, seen);
+        if (count++ == nth) {
+            *cpu_out = cpu;
+            break;
+        }
+    }
+    return count;
+}
+
+uint32_t k_cores_physical(void)
+{
+    int cpu;
+    const uint32_t count = walk_cores(UINT32_MAX, &cpu);
+    return count > 0 ? count : 1;
+}
+
+int k_cores_nth_physical(uint32_t nth)
+{
+    int cpu = -1;
+    walk_cores(nth, &cpu);
+    return cpu;
+}
+
 uint32_t k_cores_parse_quota(const char *text)
 {
     long long quota;
@@ -80,7 +141,7 @@ static uint32_t apply_quotas(uint32_t cores, const char *mount, char *group, boo
 
 uint32_t k_cores_usable(void)
 {
-    uint32_t cores = k_cores_in_mask();
+    uint32_t cores = k_cores_physical();
     FILE *file = fopen("/proc/self/cgroup", "r");
     if (file == NULL) {
         return cores;

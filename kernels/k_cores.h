@@ -8,7 +8,16 @@
 uint32_t k_cores_in_mask(void);
 
 /*
- * The same, but no more than the CPU quota of the process's cgroups (v2 cpu.max, v1 cfs_quota)
+ * The same, a core that runs two hardware threads counted once: products keep its units busy from
+ * one thread. What the system does not tell counts as cores.
+ */
+uint32_t k_cores_physical(void);
+
+/* The nth (from 0) processor of the mask whose core no earlier one has; -1: there is none. */
+int k_cores_nth_physical(uint32_t nth);
+
+/*
+ * Physical cores, but no more than the CPU quota of the process's cgroups (v2 cpu.max, v1 cfs_quota)
  * rounded up. At least 1.
  */
 uint32_t k_cores_usable(void);

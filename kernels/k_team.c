@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -25,18 +26,24 @@ typedef struct worker {
 } worker_t;
 
 /*
- * A job is claimed item by item out of `work`: its low half counts the items nobody has taken, its
- * high half is the job's number, so that a worker that wakes late cannot take an item of the next
- * job for one of the last. fn, arg and items stay as they are while an item is unfinished.
+ * A job's items are shared out in ranges, one a member: what lies side by side in memory is read by
+ * one thread, the same one from job to job. A member takes its own from the front, then those that
+ * others have not come to from their backs, so that a thread that lost its core holds up no more
+ * than the item it is at.
+ *
+ * fn, arg and the ranges are those of one job as long as an item of it is unfinished. A worker that
+ * wakes late takes an item of a later job as one of that: it reads fn after it has the item.
  */
+typedef struct range {
+    /* [first, end) as end << 32 | first; released by k_team_run, acquired by claim */
+    _Alignas(WEFT_CACHE_LINE) atomic_uint_least64_t items;
+} range_t;
+
 struct k_team {
     k_team_fn fn;
     const void *arg;
-    uint32_t items;
     uint32_t size;
 
-    /* released by k_team_run, acquired by claim */
-    _Alignas(WEFT_CACHE_LINE) atomic_uint_least64_t work;
     /* Futex: changes with every job. */
     _Alignas(WEFT_CACHE_LINE) atomic_uint_least32_t job;
     atomic_uint_least32_t sleepers;
@@ -46,6 +53,7 @@ struct k_team {
     atomic_bool is_caller_asleep;
 
     uint32_t n_workers; /* started */
+    range_t *ranges;    /* [size], behind the workers */
     worker_t workers[];
 };
 
@@ -59,25 +67,43 @@ static void futex_wake_all(atomic_uint_least32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
-static bool claim(k_team_t *team, uint32_t *item_out)
+/* The first item of a range, or the last. */
+static bool claim(range_t *range, bool is_own, uint32_t *item_out)
 {
-    uint64_t work = atomic_load_explicit(&team->work, memory_order_acquire);
-    while ((uint32_t)work > 0) {
-        if (atomic_compare_exchange_weak_explicit(&team->work, &work, work - 1,
-                                                  memory_order_acquire, memory_order_acquire)) {
-            *item_out = team->items - (uint32_t)work;
+    uint64_t items = atomic_load_explicit(&range->items, memory_order_acquire);
+    for (;;) {
+        const uint32_t first = (uint32_t)items;
+        const uint32_t end = (uint32_t)(items >> 32);
+        if (first >= end) {
+            return false;
+        }
+        const uint64_t left =
+            is_own ? items + 1 : (uint64_t)(end - 1) << 32 | first; /* cannot carry: first < end */
+        if (atomic_compare_exchange_weak_explicit(&range->items, &items, left, memory_order_acquire,
+                                                  memory_order_acquire)) {
+            *item_out = is_own ? first : end - 1;
             return true;
         }
     }
-    return false;
+}
+
+static uint32_t work_on_range(k_team_t *team, uint32_t owner, uint32_t member)
+{
+    uint32_t done = 0;
+    uint32_t item;
+    while (claim(&team->ranges[owner], owner == member, &item)) {
+        team->fn(team->arg, item, member);
+        done++;
+    }
+    return done;
 }
 
 static void work_on(k_team_t *team, uint32_t member)
 {
-    uint32_t item;
-    while (claim(team, &item)) {
-        team->fn(team->arg, item, member);
-        if (atomic_fetch_sub(&team->unfinished, 1) == 1 && atomic_load(&team->is_caller_asleep)) {
+    for (uint32_t i = 0; i < team->size; i++) {
+        const uint32_t done = work_on_range(team, (member + i) % team->size, member);
+        if (done > 0 && atomic_fetch_sub(&team->unfinished, done) == done &&
+            atomic_load(&team->is_caller_asleep)) {
             futex_wake_all(&team->unfinished);
         }
     }
@@ -114,30 +140,23 @@ static void *worker_main(void *user)
     return NULL;
 }
 
-/* Member i of a team that has the whole mask gets its i-th core; what fails leaves it unpinned. */
+/* Member i of a team that has all cores gets the i-th; what fails leaves it unpinned. */
 static void pin_worker(const worker_t *worker)
 {
+    const int cpu = k_cores_nth_physical(worker->member);
     const size_t bytes = CPU_ALLOC_SIZE(CPUS);
     cpu_set_t mask[CPUS / CPU_SETSIZE];
-    CPU_ZERO_S(bytes, mask);
-    if (sched_getaffinity(0, bytes, mask) != 0) {
-        return;
-    }
-    uint32_t nth = 0;
-    for (int cpu = 0; cpu < CPUS; cpu++) {
-        if (CPU_ISSET_S(cpu, bytes, mask) && nth++ == worker->member) {
-            CPU_ZERO_S(bytes, mask);
-            CPU_SET_S(cpu, bytes, mask);
-            pthread_setaffinity_np(worker->thread, bytes, mask);
-            return;
-        }
+    if (cpu >= 0) {
+        CPU_ZERO_S(bytes, mask);
+        CPU_SET_S(cpu, bytes, mask);
+        pthread_setaffinity_np(worker->thread, bytes, mask);
     }
 }
 
 /* Workers take no signals: those are for the loops. */
 static weft_status_t start_workers(k_team_t *team)
 {
-    const bool is_pinned = team->size == k_cores_in_mask();
+    const bool is_pinned = team->size == k_cores_physical();
     sigset_t every;
     sigset_t before;
     sigfillset(&every);
@@ -163,12 +182,15 @@ static weft_status_t start_workers(k_team_t *team)
 weft_status_t k_team_create(uint32_t threads, k_team_t **team_out)
 {
     assert(threads > 0);
-    const size_t bytes = sizeof(k_team_t) + (threads - 1) * sizeof(worker_t);
-    k_team_t *team = weft_alloc_aligned(WEFT_CACHE_LINE, bytes, "kernels.team");
+    const size_t whole = sizeof(k_team_t) + (threads - 1) * sizeof(worker_t);
+    const size_t ranges_at = (whole + WEFT_CACHE_LINE - 1) / WEFT_CACHE_LINE * WEFT_CACHE_LINE;
+    k_team_t *team =
+        weft_alloc_aligned(WEFT_CACHE_LINE, ranges_at + threads * sizeof(range_t), "kernels.team");
     if (team == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    *team = (k_team_t){.size = threads};
+    *team = (k_team_t){.size = threads, .ranges = (range_t *)(void *)((char *)team + ranges_at)};
+    memset(team->ranges, 0, threads * sizeof(range_t));
     const weft_status_t status = start_workers(team);
     if (status < 0) {
         k_team_destroy(team);
@@ -213,6 +235,16 @@ static void await_finish(k_team_t *team)
     atomic_store(&team->is_caller_asleep, false);
 }
 
+static void share_out(k_team_t *team, uint32_t items)
+{
+    uint32_t first = 0;
+    for (uint32_t i = 0; i < team->size; i++) {
+        const uint64_t end = (uint64_t)items * (i + 1) / team->size;
+        atomic_store_explicit(&team->ranges[i].items, end << 32 | first, memory_order_release);
+        first = (uint32_t)end;
+    }
+}
+
 void k_team_run(k_team_t *team, uint32_t items, k_team_fn fn, const void *arg)
 {
     if (items <= 1 || team->n_workers == 0) {
@@ -223,11 +255,9 @@ void k_team_run(k_team_t *team, uint32_t items, k_team_fn fn, const void *arg)
     }
     team->fn = fn;
     team->arg = arg;
-    team->items = items;
     atomic_store_explicit(&team->unfinished, items, memory_order_relaxed);
-    const uint64_t job = atomic_load_explicit(&team->job, memory_order_relaxed) + UINT64_C(1);
-    atomic_store_explicit(&team->work, job << 32 | items, memory_order_release);
-    atomic_store(&team->job, (uint32_t)job);
+    share_out(team, items);
+    atomic_fetch_add(&team->job, 1);
     if (atomic_load(&team->sleepers) > 0) {
         futex_wake_all(&team->job);
     }

@@ -3,8 +3,9 @@
  * k_team: the persistent threads that ops run on. The caller of k_team_run is member 0; the others
  * spin for some microseconds after a job, then sleep until the next one.
  *
- * Which member takes which item is left to chance, so an item must compute the same whoever runs
- * it: it may use its member number to pick scratch memory and for nothing else.
+ * Items are shared out in equal ranges, in order; a member that is done with its range helps others
+ * with theirs. So an item must compute the same whoever runs it: it may use its member number to pick
+ * scratch memory and for nothing else. Items of equal cost, eight or so a member, even out best.
  *
  * Threads  k_team_run is for one thread at a time
  */
@@ -19,7 +20,7 @@ typedef void (*k_team_fn)(const void *arg, uint32_t item, uint32_t member);
 
 /*
  * threads counts the caller. Workers are pinned to one core each when the process may use exactly
- * `threads` cores.
+ * `threads` of them (k_cores_physical).
  * WEFT_ERR_NO_MEMORY also when the system refuses a thread.
  */
 weft_status_t k_team_create(uint32_t threads, k_team_t **team_out);

@@ -483,7 +483,7 @@ typedef enum k_op_id {
 
 /* An op that a backend has not (yet) is NULL: models that need it are refused at load. */
 typedef struct k_ops {
-    const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512"; or "cuda" */
+    const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512" …; or "cuda" */
     bool (*is_supported)(void);
     k_dtype_t act;                             /* of activations between ops */
     uint32_t attention_features;               /* K_ATTENTION_*: what its attention heeds */
@@ -524,7 +524,7 @@ struct k_stream {
 };
 
 /*
- * isa: "auto", or a name of k_ops (cpu: ref, avx2, avx512). threads 0: the cores this process may
+ * isa: "auto", or a name of k_ops (isas.def). threads 0: the cores this process may
  * use (affinity and cgroup counted).
  * WEFT_ERR_UNSUPPORTED names what this machine has.
  */

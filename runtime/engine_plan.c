@@ -211,11 +211,11 @@ static weft_status_t count_blocks(engine_plan_t *plan, const engine_options_t *o
 }
 
 static weft_status_t measure(const engine_plan_t *plan, const model_source_t *source,
-                             const k_ops_t *ops, needs_t *needs_out)
+                             const k_ops_t *ops, weft_diag_t *diag, needs_t *needs_out)
 {
     needs_out->steps =
         executor_memory(&plan->limits, model_source_config(source), plan->layout.block_tokens);
-    return model_memory(source, &plan->model_limits, ops, &needs_out->weights,
+    return model_memory(source, &plan->model_limits, ops, diag, &needs_out->weights,
                         &needs_out->activations);
 }
 
@@ -289,7 +289,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         return status;
     }
     set_limits(plan, step_tokens, options->block_size);
-    status = measure(plan, source, ops, &needs);
+    status = measure(plan, source, ops, diag, &needs);
     if (status == WEFT_OK) {
         status = count_blocks(plan, options, &needs, available, device->ops->is_host, diag);
     }
@@ -299,7 +299,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     set_limits(plan, step_tokens, options->block_size);
     plan->max_pinned_blocks = (uint32_t)(options->kv_pin_quota * plan->n_blocks);
     needs.kv = plan->layout.block_bytes[0] * plan->n_blocks;
-    status = measure(plan, source, ops, &needs);
+    status = measure(plan, source, ops, diag, &needs);
     plan->needs_bytes = sum_of(&needs);
     return status < 0 ? status : check_memory(&needs, available, diag);
 }

@@ -199,13 +199,13 @@ static weft_status_t measure(model_t *model, const model_source_t *source, const
 }
 
 weft_status_t model_memory(const model_source_t *source, const model_limits_t *limits,
-                           const k_ops_t *ops, size_t *weights_bytes_out,
+                           const k_ops_t *ops, weft_diag_t *diag, size_t *weights_bytes_out,
                            size_t *activation_bytes_out)
 {
     model_t model = {0};
-    weft_status_t status = prepare(source, limits, ops, NULL, &model);
+    weft_status_t status = prepare(source, limits, ops, diag, &model);
     if (status >= 0) {
-        status = measure(&model, source, ops, NULL, weights_bytes_out, activation_bytes_out);
+        status = measure(&model, source, ops, diag, weights_bytes_out, activation_bytes_out);
     }
     weft_free(model.head_weights);
     weft_free(model.expert_weights);

@@ -57,5 +57,5 @@ void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint
 
 /* Bytes of packed weights and of activation buffers that model_create would take. */
 weft_status_t model_memory(const model_source_t *source, const model_limits_t *limits,
-                           const k_ops_t *ops, size_t *weights_bytes_out,
+                           const k_ops_t *ops, weft_diag_t *diag, size_t *weights_bytes_out,
                            size_t *activation_bytes_out);

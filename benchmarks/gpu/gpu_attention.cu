@@ -4,7 +4,7 @@
  * computed, how fast is it. Under a minute.
  *
  *   gpu_attention [--path=auto|mma|hopper] [--only=bits,check,decode,prefill,rope,copy]
- *                 [--copy-gbs=N] [--matmul-tflops=N]
+ *                 [--copy-gbs=N] [--matmul-tflops=N] [--block=TOKENS]
  *
  * The ceilings are measured (copy) or given (matmul: what cuBLAS reaches on this card). Exit code 1:
  * a check failed.
@@ -36,6 +36,7 @@ static struct {
     std::string only = "bits,check,decode,prefill,rope,copy";
     double copy_gbs = 0;
     double matmul_tflops = 790;
+    uint32_t block = 16;
 } options;
 
 static int failures;
@@ -88,8 +89,7 @@ template <class T> static void fill(T *to, uint64_t n, float scale, uint32_t see
 }
 
 /* A warp a (row, head): one pass, plain online softmax in f32, nothing rounded on the way. */
-template <class T>
-static SIMT_KERNEL(128, 4) reference_kernel(const k_attention_args_t p, float *o)
+template <class T> static SIMT_KERNEL(128, 4) reference_kernel(const k_attention_args_t p, float *o)
 {
     const uint32_t head = blockIdx.y;
     const uint32_t index = blockIdx.x * 4 + (uint32_t)simt_warp();
@@ -99,7 +99,8 @@ static SIMT_KERNEL(128, 4) reference_kernel(const k_attention_args_t p, float *o
     }
     const uint32_t dim = p.kv.head_dim;
     const uint32_t position = seq.start + index;
-    const __nv_bfloat16 *q = (const __nv_bfloat16 *)p.q + (seq.row + index) * p.q_stride + head * dim;
+    const __nv_bfloat16 *q =
+        (const __nv_bfloat16 *)p.q + (seq.row + index) * p.q_stride + head * dim;
     float mine[8], sum[8] = {};
     for (uint32_t i = 0; i < 8; i++) {
         const uint32_t d = i * 32 + (uint32_t)simt_lane();
@@ -145,14 +146,13 @@ enum { BITS_N = 128, BITS_K = 64 };
  * d [64, 128] = a [64, 64] · b, both ways: b K-major as in q · Kᵀ with a in shared memory, and
  * MN-major as in weights · V with a in registers. One warp group.
  */
-static SIMT_KERNEL(128, 1)
-    bits_kernel(const __nv_bfloat16 *a, const __nv_bfloat16 *b, const float *c, float *d_mma,
-                float *d_wgmma, bool is_values)
+static SIMT_KERNEL(128, 1) bits_kernel(const __nv_bfloat16 *a, const __nv_bfloat16 *b,
+                                       const float *c, float *d_mma, float *d_wgmma, bool is_values)
 {
 #if SIMT_HOPPER
     SIMT_DYN_SHARED(uint8_t, base);
-    uint8_t *sa = base;                /* [64][128 bytes] */
-    uint8_t *sb = base + 64 * 128;     /* K: [128][128 bytes]; V: [2 panels][64][128 bytes] */
+    uint8_t *sa = base;            /* [64][128 bytes] */
+    uint8_t *sb = base + 64 * 128; /* K: [128][128 bytes]; V: [2 panels][64][128 bytes] */
     auto at = [](int rows, int row, int unit) {
         return (unit / 8 * rows + row) * 128 + ((unit % 8) ^ (row % 8)) * 16;
     };
@@ -227,7 +227,8 @@ static void check_bits(void)
     const int n = 64 * BITS_N;
     __nv_bfloat16 *a = device_alloc<__nv_bfloat16>(64 * BITS_K);
     __nv_bfloat16 *b = device_alloc<__nv_bfloat16>(BITS_K * BITS_N);
-    float *c = device_alloc<float>(n), *mma = device_alloc<float>(n), *wgmma = device_alloc<float>(n);
+    float *c = device_alloc<float>(n), *mma = device_alloc<float>(n),
+          *wgmma = device_alloc<float>(n);
     for (int is_values = 0; is_values < 2; is_values++) {
         int unequal = 0, far = 0;
         double worst = 0;
@@ -236,10 +237,10 @@ static void check_bits(void)
             fill(a, 64 * BITS_K, 1.0f, seed);
             fill(b, BITS_K * BITS_N, scale, seed + 100);
             fill(c, n, seed % 2 == 0 ? 0.0f : 1.0f, seed + 200);
-            CHECK(simt_launch(bits_kernel,
-                              {.grid = {1}, .block = {128}, .shared_bytes = 32 << 10,
-                               .stream = stream},
-                              a, b, c, mma, wgmma, is_values != 0));
+            CHECK(simt_launch(
+                bits_kernel,
+                {.grid = {1}, .block = {128}, .shared_bytes = 32 << 10, .stream = stream}, a, b, c,
+                mma, wgmma, is_values != 0));
             std::vector<float> x(n), y(n);
             CHECK(cudaMemcpyAsync(x.data(), mma, n * 4, cudaMemcpyDeviceToHost, stream));
             CHECK(cudaMemcpyAsync(y.data(), wgmma, n * 4, cudaMemcpyDeviceToHost, stream));
@@ -379,8 +380,8 @@ static k_attention_args_t scene_args(const scene_t *s)
 
 typedef struct way {
     const char *name;
-    uint32_t rows;   /* of every sequence: rows of the scene, cut so; 0: all in one */
-    bool is_batch;   /* the pieces are sequences of one launch; else a launch each */
+    uint32_t rows; /* of every sequence: rows of the scene, cut so; 0: all in one */
+    bool is_batch; /* the pieces are sequences of one launch; else a launch each */
     bool has_scratch;
     bool knows_rows; /* the launcher is told the most rows of a sequence */
     k_cuda_attention_path_t path;
@@ -421,9 +422,8 @@ static std::vector<float> scene_reference(const scene_t *s)
     const k_seq_t seq = {0, s->shape.tokens, 0, s->table, nullptr};
     CHECK(cudaMemcpy(s->seqs, &seq, sizeof(seq), cudaMemcpyHostToDevice));
     float *o = device_alloc<float>(n);
-    const simt_grid_t grid = {.grid = {(s->shape.tokens + 3) / 4, s->shape.q_heads},
-                              .block = {128},
-                              .stream = stream};
+    const simt_grid_t grid = {
+        .grid = {(s->shape.tokens + 3) / 4, s->shape.q_heads}, .block = {128}, .stream = stream};
     CHECK(s->shape.type == K_BF16  ? simt_launch(reference_kernel<__nv_bfloat16>, grid, args, o)
           : s->shape.type == K_F16 ? simt_launch(reference_kernel<__half>, grid, args, o)
                                    : simt_launch(reference_kernel<float>, grid, args, o));
@@ -477,7 +477,8 @@ static bool is_close(const shape_t &shape, const char *name, const std::vector<u
         print_where(shape, at);
         printf(", first bad ");
         print_where(shape, first_bad == SIZE_MAX ? at : first_bad);
-        printf(" (got %g, want %g), bad rows %zu\n", bf16_to_float(o[first_bad == SIZE_MAX ? at : first_bad]),
+        printf(" (got %g, want %g), bad rows %zu\n",
+               bf16_to_float(o[first_bad == SIZE_MAX ? at : first_bad]),
                reference[first_bad == SIZE_MAX ? at : first_bad], bad_rows);
     }
     return ok;
@@ -537,8 +538,10 @@ static void check_shape(const shape_t &shape, std::vector<uint16_t> *across)
     }
     *across = base;
     printf("check: %s dim %u heads %u/%u tokens %u block %u window %u %s: %s\n",
-           shape.type == K_BF16 ? "bf16" : shape.type == K_F16 ? "f16" : "f32", shape.dim,
-           shape.q_heads, shape.kv_heads, shape.tokens, shape.block_tokens, shape.window,
+           shape.type == K_BF16  ? "bf16"
+           : shape.type == K_F16 ? "f16"
+                                 : "f32",
+           shape.dim, shape.q_heads, shape.kv_heads, shape.tokens, shape.block_tokens, shape.window,
            orders[shape.order], wrong == 0 ? "ok" : "FAILED");
     fflush(stdout);
     failures += wrong > 0;
@@ -608,8 +611,7 @@ template <class F> static double median_us(int groups, int each, F run)
 }
 
 /* A pool of bf16 blocks of the Llama-3-8B shape with one layer a block: block-major. */
-static const uint32_t Q_HEADS = 32, KV_HEADS = 8, DIM = 128, BLOCK = 16;
-static const size_t block_bytes = (size_t)KV_HEADS * BLOCK * 2 * DIM * 2;
+static const uint32_t Q_HEADS = 32, KV_HEADS = 8, DIM = 128;
 
 typedef struct pool {
     char *memory;
@@ -618,20 +620,23 @@ typedef struct pool {
 } pool_t;
 
 static pool_t pool;
+static size_t block_bytes;
 
 static void pool_init(void)
 {
     if (pool.memory != nullptr) {
         return;
     }
+    block_bytes = (size_t)KV_HEADS * options.block * 2 * DIM * 2;
     size_t free_bytes = 0, all = 0;
     CHECK(cudaMemGetInfo(&free_bytes, &all));
     const size_t bytes = std::min(free_bytes / 2, (size_t)10 << 30);
     pool.blocks = (uint32_t)(bytes / block_bytes);
     pool.memory = device_alloc<char>(pool.blocks * block_bytes);
     fill((__nv_bfloat16 *)pool.memory, pool.blocks * block_bytes / 2, 1.0f, 5);
-    pool.kv = {pool.memory, K_BF16, BLOCK, KV_HEADS, DIM, block_bytes, BLOCK * 2 * DIM * 2,
-               2 * DIM * 2, DIM * 2};
+    pool.kv = {
+        pool.memory, K_BF16, options.block, KV_HEADS, DIM, block_bytes, options.block * 2 * DIM * 2,
+        2 * DIM * 2, DIM * 2};
 }
 
 typedef struct load {
@@ -644,7 +649,7 @@ typedef struct load {
 static load_t load_make(uint32_t batch, uint32_t tokens, uint32_t rows)
 {
     load_t load = {};
-    const uint32_t each = (tokens + BLOCK - 1) / BLOCK;
+    const uint32_t each = (tokens + options.block - 1) / options.block;
     const uint32_t needed = each * batch;
     const uint32_t sets = std::min(pool.blocks / needed,
                                    1 + (uint32_t)(((size_t)400 << 20) / (needed * block_bytes)));
@@ -719,11 +724,12 @@ static void bench_copy(void)
 
 static void bench_decode(void)
 {
-    printf("decode (8B shape, bf16, ceiling %.0f GB/s)\n", options.copy_gbs);
+    printf("decode (8B shape, bf16, blocks of %u, ceiling %.0f GB/s)\n", options.block,
+           options.copy_gbs);
     for (uint32_t batch : {1u, 16u, 64u}) {
         for (uint32_t tokens : {1024u, 8192u, 32768u}) {
-            const double bytes = (double)batch * tokens * KV_HEADS * 2 * DIM * 2 +
-                                 2.0 * batch * Q_HEADS * DIM * 2;
+            const double bytes =
+                (double)batch * tokens * KV_HEADS * 2 * DIM * 2 + 2.0 * batch * Q_HEADS * DIM * 2;
             if (bytes > (double)pool.blocks * block_bytes) {
                 continue;
             }
@@ -739,7 +745,8 @@ static void bench_decode(void)
 
 static void bench_prefill(void)
 {
-    printf("prefill (8B shape, bf16, causal; ceiling %.0f TFLOP/s)\n", options.matmul_tflops);
+    printf("prefill (8B shape, bf16, causal, blocks of %u; ceiling %.0f TFLOP/s)\n", options.block,
+           options.matmul_tflops);
     for (uint32_t tokens : {512u, 2048u, 8192u, 16384u}) {
         load_t load = load_make(1, tokens, tokens);
         const double us = time_load(load, tokens, 7, 3);
@@ -762,7 +769,8 @@ static void bench_rope(void)
     const std::vector<float> frequencies(DIM / 2, 0.01f);
     float *inv_freq = device_copy(frequencies);
     for (uint32_t rows : {1u, 64u, 8192u}) {
-        load_t load = load_make(rows == 64 ? 64 : 1, rows == 64 ? 1024 : 8192, rows == 64 ? 1 : rows);
+        load_t load =
+            load_make(rows == 64 ? 64 : 1, rows == 64 ? 1024 : 8192, rows == 64 ? 1 : rows);
         const size_t width = (Q_HEADS + 2 * KV_HEADS) * DIM;
         __nv_bfloat16 *qkv = device_alloc<__nv_bfloat16>(rows * width);
         fill(qkv, rows * width, 1.0f, 9);
@@ -790,7 +798,7 @@ static void bench_rope(void)
 
 static void bench_extents(void)
 {
-    const uint32_t n = std::min(4096u, pool.blocks / 2); /* 512 MiB of one layer's blocks */
+    const uint32_t n = std::min(65536u / options.block, pool.blocks / 2); /* 256 MiB of a layer */
     std::vector<k_cuda_extent_t> extents(n);
     for (uint32_t i = 0; i < n; i++) {
         extents[i] = {(uint64_t)(uintptr_t)(pool.memory + (pool.blocks - 1 - i) * block_bytes),
@@ -798,9 +806,8 @@ static void bench_extents(void)
                       block_bytes};
     }
     k_cuda_extent_t *list = device_copy(extents);
-    const double us = median_us(5, 5, [&](int) {
-        CHECK(k_cuda_copy_extents(list, n, block_bytes, stream));
-    });
+    const double us =
+        median_us(5, 5, [&](int) { CHECK(k_cuda_copy_extents(list, n, block_bytes, stream)); });
     const double gbs = 2e-3 * (double)n * block_bytes / us;
     printf("gather: %u extents of %zu bytes: %.0f GB/s read and written, %.1f%% of a copy\n", n,
            block_bytes, gbs, 100 * gbs / options.copy_gbs);
@@ -820,6 +827,8 @@ static void parse(int argc, char **argv)
             options.only = value;
         } else if (arg.rfind("--copy-gbs=", 0) == 0) {
             options.copy_gbs = atof(value.c_str());
+        } else if (arg.rfind("--block=", 0) == 0) {
+            options.block = (uint32_t)atoi(value.c_str());
         } else if (arg.rfind("--matmul-tflops=", 0) == 0) {
             options.matmul_tflops = atof(value.c_str());
         } else {

@@ -6,5 +6,5 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 tar -C "$root" -cf - build/gpu benchmarks/gpu_all.sh benchmarks/gpu tests/vectors/tiny-models \
-    tests/vectors/smollm2 | xz -3 -T0 >"$1"
+    tests/vectors/smollm2 | xz --lzma2=preset=3,dict=192MiB >"$1"
 ls -l "$1"

@@ -13,6 +13,7 @@
 #include "base/compiler.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/packing.h"
+#include "kernels/dequantize_priv.h"
 #include "kernels/k_isa.h"
 #include "kernels/k_sampling.h"
 #include "kernels/k_team.h"

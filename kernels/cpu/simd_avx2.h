@@ -9,10 +9,9 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ISA_NAME      avx2
-#define LANES         8
-#define Q8_OFFSET     0
-#define MAX_TILE_ROWS 4
+#define ISA_NAME  avx2
+#define LANES     8
+#define Q8_OFFSET 0
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -51,6 +50,16 @@ static inline vf vf_load_bf16(const void *from)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(from)), 16));
 }
+static inline vf vf_bf16_even(vi pairs)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+}
+static inline vf vf_bf16_odd(vi pairs)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
+}
+#define BF16_DOT                   0
+#define vf_dot_bf16(pairs, x, sum) (sum)
 static inline vf vf_load_u8(const uint8_t *from)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)from)));
@@ -150,18 +159,34 @@ static inline vi vi_set(int32_t x)
 {
     return _mm256_set1_epi32(x);
 }
-static inline vi vi_low_nibbles(vi a)
+static inline vi vi_field(vi a, int shift, int mask)
 {
-    return _mm256_and_si256(a, _mm256_set1_epi8(0x0f));
+    const vi moved = shift > 0   ? _mm256_srli_epi16(a, shift)
+                     : shift < 0 ? _mm256_slli_epi16(a, -shift)
+                                 : a;
+    return _mm256_and_si256(moved, _mm256_set1_epi8((char)mask));
 }
-static inline vi vi_high_nibbles(vi a)
+/* A table of 16 bytes, `offset` added to each, and what it has for numbers below 16. */
+static inline vi vi_levels(const int8_t levels[16], int offset)
 {
-    return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(0x0f));
+    const __m128i table = _mm_loadu_si128((const void *)levels);
+    return _mm256_add_epi8(_mm256_broadcastsi128_si256(table), _mm256_set1_epi8((char)offset));
 }
-static inline vi vi_two_bits(vi a, int shift)
+static inline vi vi_look_up(vi table, vi index)
 {
-    const vi moved = shift < 4 ? _mm256_slli_epi16(a, 4 - shift) : _mm256_srli_epi16(a, shift - 4);
-    return _mm256_and_si256(moved, _mm256_set1_epi8(0x30));
+    return _mm256_shuffle_epi8(table, index);
+}
+/* 2^(e - 128) */
+static inline vf vf_exponent(const uint8_t *e)
+{
+    /* In two factors, since 0 and 1 make a subnormal. */
+    const __m256i n = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)e));
+    const __m256i two = _mm256_set1_epi32(2);
+    const __m256i whole = _mm256_max_epi32(n, two);
+    const __m256i power = _mm256_slli_epi32(_mm256_sub_epi32(whole, _mm256_set1_epi32(1)), 23);
+    const __m256i less =
+        _mm256_slli_epi32(_mm256_sub_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), whole), 23);
+    return _mm256_mul_ps(_mm256_castsi256_ps(power), _mm256_castsi256_ps(less));
 }
 static inline vi vi_or(vi a, vi b)
 {
@@ -170,13 +195,15 @@ static inline vi vi_or(vi a, vi b)
 
 /*
  * maddubs adds two u8 × i8 products in i16, which must not saturate: activations are within ±127.
- * 4 bits: 2·15·127 a time, 8 times, is 30480; 6 bits: 2·63·127, twice, is 32004; 8 bits: |w| times
+ * 4 bits: 2·15·127 a time, 8 times, is 30480; 5 bits: 2·31·127, 4 times, 31496; 6 bits: 2·63·127,
+ * twice, 32004; 8 bits: |w| times
  * the activation with w's sign, 2·128·127 = 32512.
  */
 static inline vi vi_dot(int bits, const vi *w, const int8_t *x, int n, vi start)
 {
     const vi ones = _mm256_set1_epi16(1);
-    const int together = bits == 4 ? 8 : bits == 6 ? 2 : 1;
+    const int most = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    const int together = most < n ? most : n;
     for (int i = 0; i < n; i += together) {
         vi pairs = _mm256_setzero_si256();
         for (int j = i; j < i + together; j++) {
@@ -193,6 +220,19 @@ static inline vi vi_dot(int bits, const vi *w, const int8_t *x, int n, vi start)
     return start;
 }
 
+/* Sums of the first and the last 16 of 32 bytes. */
+static inline void sum_halves(const int8_t q[32], int32_t *low_out, int32_t *high_out)
+{
+    /* sad adds bytes as unsigned numbers, eight at a time: 128 more each. */
+    const __m256i bytes =
+        _mm256_xor_si256(_mm256_loadu_si256((const void *)q), _mm256_set1_epi8((char)0x80));
+    const __m256i sums = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+    const __m256i pairs = _mm256_add_epi64(sums, _mm256_unpackhi_epi64(sums, sums));
+    *low_out = _mm_cvtsi128_si32(_mm256_castsi256_si128(pairs)) - 16 * 128;
+    *high_out = _mm_cvtsi128_si32(_mm256_extracti128_si256(pairs, 1)) - 16 * 128;
+}
+
+/* Neighbours change places: 1 0 3 2 … */
 static inline vf vf_swap_pairs(vf a)
 {
     return _mm256_permute_ps(a, 0xb1);

@@ -9,10 +9,11 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ISA_NAME      avx512
-#define LANES         16
-#define Q8_OFFSET     128 /* what packing adds to a q8_0 weight */
-#define MAX_TILE_ROWS 8   /* activation rows that share one load of the weights */
+#ifndef ISA_NAME
+#define ISA_NAME avx512
+#endif
+#define LANES     16
+#define Q8_OFFSET 128 /* what packing adds to a q8_0 weight */
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -52,6 +53,28 @@ static inline vf vf_load_bf16(const void *from)
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from)), 16));
 }
+/* Of LANES pairs of bf16: the first of each, the second of each. */
+static inline vf vf_bf16_even(vi pairs)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+}
+static inline vf vf_bf16_odd(vi pairs)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
+}
+#ifdef __AVX512BF16__
+#define BF16_DOT 1
+/* sum + even · x even + odd · x odd; x: a pair of bf16. */
+static inline vf vf_dot_bf16(vi pairs, const void *x, vf sum)
+{
+    int32_t pair;
+    __builtin_memcpy(&pair, x, sizeof(pair));
+    return _mm512_dpbf16_ps(sum, (__m512bh)pairs, (__m512bh)_mm512_set1_epi32(pair));
+}
+#else
+#define BF16_DOT                   0
+#define vf_dot_bf16(pairs, x, sum) (sum)
+#endif
 static inline vf vf_load_u8(const uint8_t *from)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)from)));
@@ -143,24 +166,43 @@ static inline vi vi_load(const void *from)
 {
     return _mm512_loadu_si512(from);
 }
+static inline void vi_store(void *to, vi a)
+{
+    _mm512_storeu_si512(to, a);
+}
+static inline vi vi_add(vi a, vi b)
+{
+    return _mm512_add_epi32(a, b);
+}
 static inline vi vi_set(int32_t x)
 {
     return _mm512_set1_epi32(x);
 }
-static inline vi vi_low_nibbles(vi a)
+/* (a >> shift) & mask in each byte; a negative shift is one to the left. mask keeps to the byte. */
+static inline vi vi_field(vi a, int shift, int mask)
 {
-    return _mm512_and_si512(a, _mm512_set1_epi8(0x0f));
+    const vi moved = shift > 0   ? _mm512_srli_epi16(a, (unsigned)shift)
+                     : shift < 0 ? _mm512_slli_epi16(a, (unsigned)-shift)
+                                 : a;
+    return _mm512_and_si512(moved, _mm512_set1_epi8((char)mask));
 }
-static inline vi vi_high_nibbles(vi a)
+/* A table of 16 bytes, `offset` added to each, and what it has for numbers below 16. */
+static inline vi vi_levels(const int8_t levels[16], int offset)
 {
-    return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(0x0f));
+    const __m128i table = _mm_loadu_si128((const void *)levels);
+    return _mm512_add_epi8(_mm512_broadcast_i32x4(table), _mm512_set1_epi8((char)offset));
 }
-/* (a >> shift & 3) << 4 in each byte; shift 0, 2, 4 or 6. */
-static inline vi vi_two_bits(vi a, int shift)
+static inline vi vi_look_up(vi table, vi index)
 {
-    const vi moved = shift < 4 ? _mm512_slli_epi16(a, (unsigned)(4 - shift))
-                               : _mm512_srli_epi16(a, (unsigned)(shift - 4));
-    return _mm512_and_si512(moved, _mm512_set1_epi8(0x30));
+    return _mm512_shuffle_epi8(table, index);
+}
+/* 2^(e - 128) */
+static inline vf vf_exponent(const uint8_t *e)
+{
+    /* A subnormal for 0 and 1, which scalef makes of 1 as it does any other. */
+    const __m512i n = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)e));
+    return _mm512_scalef_ps(_mm512_set1_ps(1),
+                            _mm512_cvtepi32_ps(_mm512_sub_epi32(n, _mm512_set1_epi32(128))));
 }
 static inline vi vi_or(vi a, vi b)
 {
@@ -181,6 +223,18 @@ static inline vi vi_dot(int bits, const vi *w, const int8_t *x, int n, vi start)
         start = _mm512_dpbusd_epi32(start, w[i], _mm512_set1_epi32(four));
     }
     return start;
+}
+
+/* Sums of the first and the last 16 of 32 bytes. */
+static inline void sum_halves(const int8_t q[32], int32_t *low_out, int32_t *high_out)
+{
+    /* sad adds bytes as unsigned numbers, eight at a time: 128 more each. */
+    const __m256i bytes =
+        _mm256_xor_si256(_mm256_loadu_si256((const void *)q), _mm256_set1_epi8((char)0x80));
+    const __m256i sums = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+    const __m256i pairs = _mm256_add_epi64(sums, _mm256_unpackhi_epi64(sums, sums));
+    *low_out = _mm_cvtsi128_si32(_mm256_castsi256_si128(pairs)) - 16 * 128;
+    *high_out = _mm_cvtsi128_si32(_mm256_extracti128_si256(pairs, 1)) - 16 * 128;
 }
 
 /* Neighbours change places: 1 0 3 2 … */

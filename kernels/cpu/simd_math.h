@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* simd_math: exp, tanh and sine on lanes. Included after a simd_*.h. */
+/* simd_math: exp, tanh, SiLU and sine on lanes. Included after a simd_*.h. */
 #pragma once
 
 /*
@@ -63,4 +63,11 @@ static inline void vf_sincos(vf x, vf *sine_out, vf *cosine_out)
     const vf cosine_high = vf_select_less(quadrant, vf_set(2.5f), minus_c, s);
     *sine_out = vf_select_less(quadrant, vf_set(1.5f), sine_low, sine_high);
     *cosine_out = vf_select_less(quadrant, vf_set(1.5f), cosine_low, cosine_high);
+}
+
+/* silu(gate) · up */
+static inline vf silu_mul(vf gate, vf up)
+{
+    const vf sigmoid = vf_div(gate, vf_add(vf_set(1), vf_exp(vf_sub(vf_set(0), gate))));
+    return vf_mul(sigmoid, up);
 }

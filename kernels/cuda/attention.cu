@@ -56,8 +56,7 @@ SIMT_DEVICE void combine_head(const attention_params_t &p, const k_seq_t &seq, u
 
 /* Block (sequence, KV head). */
 template <int D>
-static SIMT_KERNEL(COMBINE_WARPS *SIMT_WARP, 4)
-    attention_combine_kernel(const attention_params_t p)
+static SIMT_KERNEL(COMBINE_WARPS *SIMT_WARP, 4) attention_combine_kernel(const attention_params_t p)
 {
     simt_wait_previous();
     simt_launch_next();
@@ -68,8 +67,7 @@ static SIMT_KERNEL(COMBINE_WARPS *SIMT_WARP, 4)
     const k_seq_t seq = p.seqs[blockIdx.x];
     const uint32_t segments = attention_segments(p, seq);
     for (uint32_t i = (uint32_t)simt_warp(); i < seq.rows * p.group; i += COMBINE_WARPS) {
-        combine_head<D>(p, seq, unit, segments, i / p.group,
-                        blockIdx.y * p.group + i % p.group);
+        combine_head<D>(p, seq, unit, segments, i / p.group, blockIdx.y * p.group + i % p.group);
     }
 }
 
@@ -89,8 +87,8 @@ static uint32_t units_in(size_t bytes, uint32_t q_heads, uint32_t head_dim)
 bool k_cuda_attention_is_supported(k_dtype_t kv, uint32_t head_dim)
 {
     const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32;
-    return has_type && (head_dim == 16 || head_dim == 32 || head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 ||
-                        head_dim == 192 || head_dim == 256);
+    return has_type && (head_dim == 16 || head_dim == 32 || head_dim == 64 || head_dim == 80 ||
+                        head_dim == 96 || head_dim == 128 || head_dim == 192 || head_dim == 256);
 }
 
 static attention_params_t params_of(const k_attention_args_t *args,
@@ -119,8 +117,8 @@ static attention_params_t params_of(const k_attention_args_t *args,
     p.n_seqs = args->n_seqs;
     p.units = units_in(plan->scratch_bytes, args->q_heads, args->kv.head_dim);
     p.partial_o = static_cast<float *>(plan->scratch);
-    p.partial_sum = reinterpret_cast<float2 *>(
-        p.partial_o + (size_t)p.units * args->q_heads * args->kv.head_dim);
+    p.partial_sum = reinterpret_cast<float2 *>(p.partial_o +
+                                               (size_t)p.units * args->q_heads * args->kv.head_dim);
     return p;
 }
 
@@ -175,8 +173,8 @@ static bool is_possible(const k_attention_args_t *args)
                              kv->head_stride | kv->token_stride | kv->part_stride) %
                                 16 ==
                             0;
-    return k_cuda_attention_is_supported(kv->dtype, kv->head_dim) && is_aligned &&
-           tokens >= 8 && tokens <= K_CUDA_ATTENTION_SEGMENT && (tokens & (tokens - 1)) == 0 &&
+    return k_cuda_attention_is_supported(kv->dtype, kv->head_dim) && is_aligned && tokens >= 8 &&
+           tokens <= K_CUDA_ATTENTION_SEGMENT && (tokens & (tokens - 1)) == 0 &&
            args->q_heads % kv->heads == 0 && args->scale > 0;
 }
 

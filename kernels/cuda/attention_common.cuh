@@ -27,10 +27,10 @@ typedef struct attention_params {
     uint32_t q_heads;
     uint32_t group; /* q heads of a KV head */
     float scale_log2;
-    uint32_t window;       /* 1 << 31 when there is none */
-    float cap_in_log2;     /* 2 log2(e) · scale / softcap */
-    float cap_out;         /* softcap / scale; 0: none */
-    const float *sinks;    /* [q_heads], or NULL */
+    uint32_t window;    /* 1 << 31 when there is none */
+    float cap_in_log2;  /* 2 log2(e) · scale / softcap */
+    float cap_out;      /* softcap / scale; 0: none */
+    const float *sinks; /* [q_heads], or NULL */
     float inverse_scale;
     k_kv_view_t kv;
     uint32_t block_shift; /* log2 of block_tokens */
@@ -145,8 +145,7 @@ SIMT_DEVICE float attention_capped(const attention_params_t &p, float score)
     return p.cap_out * (1.0f - 2.0f * simt_rcp(1.0f + simt_exp2(score * p.cap_in_log2)));
 }
 
-template <int N>
-SIMT_DEVICE void attention_cap(const attention_params_t &p, float (&score)[N])
+template <int N> SIMT_DEVICE void attention_cap(const attention_params_t &p, float (&score)[N])
 {
     if (p.cap_out > 0) {
         SIMT_UNROLL
@@ -281,8 +280,8 @@ SIMT_DEVICE bool attention_find_item(const attention_params_t &p, int chunk, uin
         const uint32_t units = attention_units(p, seq);
         const uint32_t units_until = cursor->units_before + attention_scan(units);
         const bool is_split = units > 0 && units_until <= p.units;
-        const uint32_t items = attention_tiles(p, seq) * p.kv.heads *
-                               (is_split ? attention_segments(p, seq) : 1);
+        const uint32_t items =
+            attention_tiles(p, seq) * p.kv.heads * (is_split ? attention_segments(p, seq) : 1);
         const uint32_t items_until = cursor->items_before + attention_scan(items);
         const uint32_t found = simt_ballot(index < items_until);
         if (found != 0) {

@@ -115,8 +115,8 @@ SIMT_DEVICE void decode_fetch(const attention_params_t &p, const simt_tensor_map
         const uint32_t t = (boxes.first + box) * boxes.tokens;
         if (i < all) {
             simt_tma_load_5d(tile + (panel * shape::chunk + (int)t) * 128, map, panel * 64,
-                             (int)((first + t) & (p.kv.block_tokens - 1)), part,
-                             (int)item.kv_head, (int)id, full, SIMT_L2_EVICT_FIRST);
+                             (int)((first + t) & (p.kv.block_tokens - 1)), part, (int)item.kv_head,
+                             (int)id, full, SIMT_L2_EVICT_FIRST);
         }
     }
 }
@@ -207,8 +207,7 @@ SIMT_DEVICE void decode_weights(const attention_params_t &p, decode_scores<D> &s
     for (int half = 0; half < 2; half++) {
         const int row = half * 8 + simt_lane() / 4;
         attention_running_t *running = &state.segment[half];
-        const float max =
-            fmaxf(running->max, mma_max_of_warps<DECODE_ROWS>(slot.maxima, row));
+        const float max = fmaxf(running->max, mma_max_of_warps<DECODE_ROWS>(slot.maxima, row));
         const float factor = attention_factor(running->max, max, p.scale_log2);
         float sum = 0;
         SIMT_UNROLL
@@ -230,8 +229,7 @@ SIMT_DEVICE void decode_weights(const attention_params_t &p, decode_scores<D> &s
 }
 
 /* The segment's maxima and this warp's parts of its sums; then a new one begins. */
-template <int D>
-SIMT_DEVICE void decode_end_scores(decode_scores<D> &state, decode_slot<D> &slot)
+template <int D> SIMT_DEVICE void decode_end_scores(decode_scores<D> &state, decode_slot<D> &slot)
 {
     float sums[2] = {state.segment[0].sum, state.segment[1].sum};
     simt_warp_sum_n(sums, 4);
@@ -240,7 +238,9 @@ SIMT_DEVICE void decode_end_scores(decode_scores<D> &state, decode_slot<D> &slot
         const int row = half * 8 + simt_lane() / 4;
         if (simt_lane() % 4 == 0) {
             slot.sums[mma_quarter()][row] = sums[half];
-            slot.max[row] = state.segment[half].max; /* the same in all four warps */
+        }
+        if (simt_lane() % 4 == 0 && mma_quarter() == 0) {
+            slot.max[row] = state.segment[half].max; /* all four warps have the same */
         }
         state.segment[half] = {-INFINITY, 0};
     }
@@ -259,8 +259,7 @@ SIMT_DEVICE void decode_score_item(const attention_params_t &p, const attention_
     simt_cp_async_commit();
     SIMT_UNROLL
     for (int half = 0; half < 2; half++) {
-        state.position[half] =
-            attention_position(p, item, (uint32_t)(half * 8 + simt_lane() / 4));
+        state.position[half] = attention_position(p, item, (uint32_t)(half * 8 + simt_lane() / 4));
         state.segment[half] = {-INFINITY, 0};
     }
     simt_cp_async_wait<0>();

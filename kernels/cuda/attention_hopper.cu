@@ -14,20 +14,18 @@
 enum { HOPPER_ROWS = 64, HOPPER_CONSUMERS = 2, HOPPER_TILE = HOPPER_ROWS * HOPPER_CONSUMERS };
 enum { HOPPER_GROUP = 128, HOPPER_THREADS = HOPPER_GROUP * (HOPPER_CONSUMERS + 1) };
 enum { HOPPER_STAGES = 2, HOPPER_ITEMS = 2, HOPPER_PARTS = 4 };
-/* Named barriers: of a consumer group, and its turn at the tensor cores. */
-enum { HOPPER_BARRIER_GROUP = 1, HOPPER_BARRIER_TURN = 3 };
-
-static constexpr int total_stride = HOPPER_THREADS - HOPPER_GROUP; /* threads of consumers */
+/* Named barriers: of a group of consumers, two of them; of all consumers. */
+enum { HOPPER_BARRIER_GROUP = 1, HOPPER_BARRIER_ALL = 3 };
 
 template <int D> struct hopper_shared {
     typedef attention_shape<D> shape;
     static constexpr int q_bytes = shape::panels * HOPPER_TILE * 128;
     static constexpr int total_bytes = HOPPER_TILE * D * 4;
-    static constexpr int bytes =
-        q_bytes + 2 * HOPPER_STAGES * shape::tile_bytes + total_bytes + 4 * HOPPER_STAGES * 8 +
-        2 * HOPPER_ITEMS * 8 + HOPPER_ITEMS * (int)sizeof(attention_item_t);
-    uint8_t *q;              /* [panel][128 rows][128 bytes] */
-    uint8_t *k;              /* [HOPPER_STAGES][panel][chunk][128 bytes] */
+    static constexpr int bytes = q_bytes + 2 * HOPPER_STAGES * shape::tile_bytes + total_bytes +
+                                 4 * HOPPER_STAGES * 8 + 2 * HOPPER_ITEMS * 8 +
+                                 HOPPER_ITEMS * (int)sizeof(attention_item_t);
+    uint8_t *q; /* [panel][128 rows][128 bytes] */
+    uint8_t *k; /* [HOPPER_STAGES][panel][chunk][128 bytes] */
     uint8_t *v;
     float *total;            /* [D / 2][256 threads] */
     simt_mbarrier_t *k_full; /* [HOPPER_STAGES] each */
@@ -59,6 +57,8 @@ template <int D> SIMT_DEVICE hopper_shared<D> hopper_carve(uint8_t *base)
 }
 
 #if SIMT_HOPPER
+
+static constexpr int consumer_threads = HOPPER_THREADS - HOPPER_GROUP;
 
 /* ---- the producer ---------------------------------------------------------------------------- */
 
@@ -195,20 +195,6 @@ SIMT_DEVICE void hopper_sync_group(void)
     simt_barrier_sync(HOPPER_BARRIER_GROUP + hopper_consumer(), HOPPER_GROUP);
 }
 
-/*
- * The consumers issue their products in turns, so that one computes weights while the tensor cores
- * work for the other.
- */
-SIMT_DEVICE void hopper_await_turn(void)
-{
-    simt_barrier_sync(HOPPER_BARRIER_TURN + hopper_consumer(), 2 * HOPPER_GROUP);
-}
-
-SIMT_DEVICE void hopper_pass_turn(void)
-{
-    simt_barrier_arrive(HOPPER_BARRIER_TURN + (hopper_consumer() ^ 1), 2 * HOPPER_GROUP);
-}
-
 template <int D, class T>
 SIMT_DEVICE void hopper_scores(float (&score)[attention_shape<D>::chunk / 2], const uint8_t *q,
                                const uint8_t *k)
@@ -217,8 +203,7 @@ SIMT_DEVICE void hopper_scores(float (&score)[attention_shape<D>::chunk / 2], co
     simt_wgmma_fence();
     SIMT_UNROLL
     for (int step = 0; step < D / 16; step++) {
-        const uint64_t a =
-            simt_wgmma_desc_k(q + step / 4 * HOPPER_TILE * 128 + step % 4 * 32);
+        const uint64_t a = simt_wgmma_desc_k(q + step / 4 * HOPPER_TILE * 128 + step % 4 * 32);
         const uint64_t b = simt_wgmma_desc_k(k + step / 4 * chunk * 128 + step % 4 * 32);
         if constexpr (attention_element<T>::is_f16) {
             simt_wgmma_f16<chunk>(score, a, b, step > 0);
@@ -247,24 +232,28 @@ SIMT_DEVICE void hopper_values(hopper_state<D> &state, const uint8_t *v, bool ad
     simt_wgmma_commit();
 }
 
-/* Tokens of a chunk that no row sees were not fetched: their V may be anything, NaN too. */
+/*
+ * Tokens of a chunk that no row sees were not fetched: their V may be anything, NaN too. All
+ * consumers call: each group clears half of the head dims.
+ */
 template <int D>
 SIMT_DEVICE void hopper_clear_unseen(const attention_item_t &item, uint32_t first, uint8_t *v)
 {
     constexpr int chunk = attention_shape<D>::chunk;
+    constexpr int units = D / 8 / HOPPER_CONSUMERS;
     if (first >= item.low && first + chunk <= item.end) {
         return;
     }
     const int row = (int)threadIdx.x % chunk;
     const uint32_t token = first + (uint32_t)row;
     if (token < item.low || token >= item.end) {
-        for (int i = 0; i < D / 8; i++) {
+        for (int i = hopper_consumer() * units; i < (hopper_consumer() + 1) * units; i++) {
             *reinterpret_cast<uint4 *>(v + attention_tile_at(chunk, row, i)) =
                 make_uint4(0, 0, 0, 0);
         }
     }
     simt_fence_async_shared();
-    hopper_sync_group();
+    simt_barrier_sync(HOPPER_BARRIER_ALL, consumer_threads);
 }
 
 /* Masks the scores of a chunk and returns each row's maximum. */
@@ -348,36 +337,50 @@ template <int D> SIMT_DEVICE void hopper_scale(hopper_state<D> &state, const flo
     }
 }
 
-/*
- * Merges the segment that ended with those before it. Their o waits in shared memory, where the new
- * one goes as well, or stays in state.o when it `is_last`.
- */
+/* By what o of the segments before, and of the one that ended, are to be multiplied. */
+typedef struct hopper_factors {
+    float old[2];
+    float added[2];
+} hopper_factors_t;
+
+/* Adds the segment that ended to state.all; a new one begins. */
 template <int D>
-SIMT_DEVICE void hopper_end_segment(const attention_params_t &p, hopper_state<D> &state,
-                                    const hopper_sums_t &segment, bool is_first, bool is_last,
-                                    float *total)
+SIMT_DEVICE hopper_factors_t hopper_end_segment(const attention_params_t &p, hopper_state<D> &state)
 {
+    hopper_factors_t factors;
     float sums[2 * HOPPER_PARTS];
     SIMT_UNROLL
     for (int i = 0; i < 2 * HOPPER_PARTS; i++) {
-        sums[i] = segment.sum[i / HOPPER_PARTS][i % HOPPER_PARTS];
+        sums[i] = state.segment.sum[i / HOPPER_PARTS][i % HOPPER_PARTS];
     }
     simt_warp_sum_n(sums, 4);
-    float old[2], added[2];
     SIMT_UNROLL
     for (int half = 0; half < 2; half++) {
         const float *part = &sums[half * HOPPER_PARTS];
         const float sum = (part[0] + part[1]) + (part[2] + part[3]);
-        attention_merge(&state.all[half], {segment.max[half], sum}, p.scale_log2, &old[half],
-                        &added[half]);
+        attention_merge(&state.all[half], {state.segment.max[half], sum}, p.scale_log2,
+                        &factors.old[half], &factors.added[half]);
     }
+    hopper_begin_segment(state.segment);
+    return factors;
+}
+
+/*
+ * o of the segments before waits in shared memory, unless the one that ended `is_first`; the new one
+ * goes there as well, or stays in state.o when it `is_last`.
+ */
+template <int D>
+SIMT_DEVICE void hopper_merge(hopper_state<D> &state, const hopper_factors_t &factors,
+                              bool is_first, bool is_last, float *total)
+{
     total += (int)threadIdx.x - HOPPER_GROUP;
     SIMT_UNROLL
     for (int i = 0; i < D / 2; i++) {
-        const float before = is_first ? 0.0f : total[i * total_stride];
-        state.o[i] = attention_merged(before, state.o[i], old[i / 2 % 2], added[i / 2 % 2]);
+        const int half = i / 2 % 2;
+        const float before = is_first ? 0.0f : total[i * consumer_threads];
+        state.o[i] = attention_merged(before, state.o[i], factors.old[half], factors.added[half]);
         if (!is_last) {
-            total[i * total_stride] = state.o[i];
+            total[i * consumer_threads] = state.o[i];
         }
     }
 }
@@ -393,10 +396,8 @@ SIMT_DEVICE void hopper_store(const attention_params_t &p, const attention_item_
         if (item.first + row >= item.packed) {
             continue;
         }
-        const float inverse =
-            attention_finish(p, attention_head(p, item, row), state.all[half]);
-        __nv_bfloat16 *o =
-            p.o + attention_row_at(p, item, row, p.o_stride) + simt_lane() % 4 * 2;
+        const float inverse = attention_finish(p, attention_head(p, item, row), state.all[half]);
+        __nv_bfloat16 *o = p.o + attention_row_at(p, item, row, p.o_stride) + simt_lane() % 4 * 2;
         SIMT_UNROLL
         for (int n = 0; n < D / 8; n++) {
             const float *v = &state.o[n * 4 + half * 2];
@@ -473,9 +474,7 @@ SIMT_DEVICE void hopper_chunks(const attention_params_t &p, const attention_item
     bool is_first = true; /* nothing is in shared.total */
     bool adds = false;    /* o holds earlier chunks of the segment */
 
-    hopper_await_turn();
     hopper_issue_scores<D, T>(shared, *rings, score);
-    hopper_pass_turn();
     simt_wgmma_wait<0>();
     simt_wgmma_hold(score);
     hopper_done(shared.k_free, &rings->k);
@@ -483,23 +482,21 @@ SIMT_DEVICE void hopper_chunks(const attention_params_t &p, const attention_item
     hopper_pack<D, T>(state, score);
     for (uint32_t first = item.begin + chunk; first < item.end; first += chunk) {
         const bool begins = first % K_CUDA_ATTENTION_SEGMENT == 0;
-        const hopper_sums_t ended = state.segment;
-        hopper_await_turn();
+        hopper_factors_t ended;
         hopper_issue_scores<D, T>(shared, *rings, score);
         hopper_issue_values<D, T>(shared, *rings, item, first - chunk, adds, state);
-        hopper_pass_turn();
         simt_wgmma_wait<1>();
         simt_wgmma_hold(score);
         hopper_done(shared.k_free, &rings->k);
         if (begins) {
-            hopper_begin_segment(state.segment);
+            ended = hopper_end_segment(p, state);
         }
         hopper_weigh<D, T>(p, item, first, state, score, factor);
         simt_wgmma_wait<0>();
         simt_wgmma_hold(state.o);
         hopper_done(shared.v_free, &rings->v);
         if (begins) {
-            hopper_end_segment(p, state, ended, is_first, false, shared.total);
+            hopper_merge(state, ended, is_first, false, shared.total);
             is_first = false;
         } else {
             hopper_scale(state, factor);
@@ -509,13 +506,11 @@ SIMT_DEVICE void hopper_chunks(const attention_params_t &p, const attention_item
     }
     q_is_read();
     const uint32_t last = (item.end - 1) / chunk * chunk;
-    hopper_await_turn();
     hopper_issue_values<D, T>(shared, *rings, item, last, adds, state);
-    hopper_pass_turn();
     simt_wgmma_wait<0>();
     simt_wgmma_hold(state.o);
     hopper_done(shared.v_free, &rings->v);
-    hopper_end_segment(p, state, state.segment, is_first, true, shared.total);
+    hopper_merge(state, hopper_end_segment(p, state), is_first, true, shared.total);
 }
 
 /* Starts loading q of the next item that the producer found, if there is one. */
@@ -532,13 +527,12 @@ SIMT_DEVICE void hopper_load_q(const attention_params_t &p, const hopper_shared<
     simt_cp_async_commit();
 }
 
-/* The item whose q was loaded. */
+/* The item whose q was loaded begins; the one before it ends. */
 template <int D>
-SIMT_DEVICE attention_item_t hopper_begin_item(const attention_params_t &p,
-                                               const hopper_shared<D> &shared,
-                                               hopper_ring_t *items, hopper_state<D> &state)
+SIMT_DEVICE void hopper_begin_item(const attention_params_t &p, const hopper_shared<D> &shared,
+                                   const attention_item_t &item, int slot, bool is_first,
+                                   hopper_state<D> &state)
 {
-    const attention_item_t item = shared.items[items->slot];
     SIMT_UNROLL
     for (int half = 0; half < 2; half++) {
         const uint32_t row = (uint32_t)(hopper_consumer() * HOPPER_ROWS + simt_warp() % 4 * 16 +
@@ -550,25 +544,26 @@ SIMT_DEVICE attention_item_t hopper_begin_item(const attention_params_t &p,
     simt_cp_async_wait<0>();
     simt_fence_async_shared();
     hopper_sync_group();
-    hopper_done(shared.item_free, items);
-    return item;
+    if (!is_first) {
+        hopper_release(&shared.item_free[slot ^ 1]);
+    }
 }
 
+/* The items stay in shared memory, out of the registers' way, until the next begins. */
 template <int D, class T>
 SIMT_DEVICE void hopper_consume(const attention_params_t &p, const hopper_shared<D> &shared)
 {
     hopper_rings_t rings = {};
     hopper_ring_t items = {};
     hopper_state<D> state;
-    if (hopper_consumer() == 1) {
-        hopper_pass_turn(); /* group 0 begins */
-    }
     hopper_load_q<D, T>(p, shared, items);
-    for (;;) {
-        const attention_item_t item = hopper_begin_item(p, shared, &items, state);
+    for (bool is_first = true;; is_first = false) {
+        const attention_item_t &item = shared.items[items.slot];
+        hopper_begin_item(p, shared, item, items.slot, is_first, state);
         if (item.packed == 0) {
             break;
         }
+        hopper_ring_step(&items);
         hopper_chunks<D, T>(p, item, shared, &rings, state, [&] {
             hopper_sync_group(); /* all have read q */
             hopper_load_q<D, T>(p, shared, items);
@@ -596,7 +591,8 @@ SIMT_DEVICE void hopper_init_barriers(simt_mbarrier_t *k_full)
 
 template <int D, class T>
 static SIMT_KERNEL(HOPPER_THREADS, 1)
-    attention_hopper_kernel(const attention_params_t p, const SIMT_GRID_CONSTANT simt_tensor_map_t map)
+    attention_hopper_kernel(const attention_params_t p,
+                            const SIMT_GRID_CONSTANT simt_tensor_map_t map)
 {
 #if SIMT_HOPPER
     SIMT_DYN_SHARED(uint8_t, base);

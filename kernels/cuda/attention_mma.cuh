@@ -36,8 +36,8 @@ template <int D, int MT, int GROUPS> struct mma_shared {
     static constexpr int rows = GROUPS * MT * 16;
     static constexpr int q_bytes = attention_shape<D>::panels * rows * 128;
     static constexpr int weight_bytes = attention_shape<D>::chunk / 64 * rows * 128;
-    static constexpr int fixed_bytes = q_bytes + weight_bytes + 2 * MMA_MAX_BLOCKS * 8 +
-                                       2 * MMA_QUARTERS * rows * 4;
+    static constexpr int fixed_bytes =
+        q_bytes + weight_bytes + 2 * MMA_MAX_BLOCKS * 8 + 2 * MMA_QUARTERS * rows * 4;
     uint8_t *ring;
     uint8_t *q;
     uint8_t *weights;
@@ -57,7 +57,7 @@ SIMT_DEVICE mma_shared<D, MT, GROUPS> mma_carve(uint8_t *base, int stages)
     uint8_t *blocks = s.weights + shared_t::weight_bytes;
     s.blocks = reinterpret_cast<const char *(*)[MMA_MAX_BLOCKS]>(blocks);
     uint8_t *maxima = blocks + 2 * MMA_MAX_BLOCKS * 8;
-    s.maxima = reinterpret_cast<float (*)[shared_t::rows]>(maxima);
+    s.maxima = reinterpret_cast<float(*)[shared_t::rows]>(maxima);
     s.sums = s.maxima + MMA_QUARTERS;
     return s;
 }
@@ -86,8 +86,8 @@ SIMT_DEVICE uint4 mma_narrow(const void *from)
     const float4 *v = static_cast<const float4 *>(from);
     const float4 a = v[0];
     const float4 b = v[1];
-    return make_uint4(simt_pack_bf16(a.x, a.y), simt_pack_bf16(a.z, a.w),
-                      simt_pack_bf16(b.x, b.y), simt_pack_bf16(b.z, b.w));
+    return make_uint4(simt_pack_bf16(a.x, a.y), simt_pack_bf16(a.z, a.w), simt_pack_bf16(b.x, b.y),
+                      simt_pack_bf16(b.z, b.w));
 }
 
 /* One 16-byte unit of a tile; zeroes when the token is not to be seen. */
@@ -109,7 +109,9 @@ SIMT_DEVICE void mma_load_tile(const attention_params_t &p, const attention_item
     constexpr int chunk = attention_shape<D>::chunk;
     constexpr int units = D / 8;
     constexpr int steps = chunk * units / THREADS;
-    constexpr int at_once = steps % 4 == 0 ? 4 : steps % 2 == 0 ? 2 : 1; /* addresses in registers */
+    constexpr int at_once = steps % 4 == 0   ? 4
+                            : steps % 2 == 0 ? 2
+                                             : 1; /* addresses in registers */
     static_assert(chunk * units % THREADS == 0);
     const char *const *table = blocks[first / K_CUDA_ATTENTION_SEGMENT % 2];
     const uint32_t in_segment = first % K_CUDA_ATTENTION_SEGMENT;
@@ -162,8 +164,9 @@ SIMT_DEVICE void mma_ring_load(const attention_params_t &p, const attention_item
                                const mma_shared<D, MT, GROUPS> &shared, mma_ring_t *ring)
 {
     if (ring->loading < item.end) {
-        mma_load_tile<D, mma_state<D, MT, GROUPS>::threads, T>(p, item, shared.blocks, ring->loading, ring->part,
-                            shared.ring + ring->loading_slot * attention_shape<D>::tile_bytes);
+        mma_load_tile<D, mma_state<D, MT, GROUPS>::threads, T>(
+            p, item, shared.blocks, ring->loading, ring->part,
+            shared.ring + ring->loading_slot * attention_shape<D>::tile_bytes);
         ring->loading += ring->part * attention_shape<D>::chunk;
         ring->part ^= 1;
         ring->loading_slot = ring->loading_slot + 1 == ring->stages ? 0 : ring->loading_slot + 1;
@@ -246,7 +249,8 @@ SIMT_DEVICE void mma_scores(float (&score)[MT][attention_shape<D>::quarter / 8][
 /* Masks the scores and tells the other warps this one's maxima. */
 template <int D, int MT, int GROUPS>
 SIMT_DEVICE void mma_maxima(const attention_params_t &p, const attention_item_t &item,
-                            uint32_t first, mma_state<D, MT, GROUPS> &state, mma_shared<D, MT, GROUPS> &shared)
+                            uint32_t first, mma_state<D, MT, GROUPS> &state,
+                            mma_shared<D, MT, GROUPS> &shared)
 {
     typedef mma_state<D, MT, GROUPS> state_t;
     const uint32_t token =
@@ -395,7 +399,8 @@ template <int ROWS> SIMT_DEVICE float mma_sum_of_warps(const float (*sums)[ROWS]
     return (sums[0][row] + sums[1][row]) + (sums[2][row] + sums[3][row]);
 }
 
-template <int D, int MT, int GROUPS> SIMT_DEVICE void mma_begin_segment(mma_state<D, MT, GROUPS> &state)
+template <int D, int MT, int GROUPS>
+SIMT_DEVICE void mma_begin_segment(mma_state<D, MT, GROUPS> &state)
 {
     SIMT_UNROLL
     for (int m = 0; m < MT; m++) {
@@ -544,7 +549,7 @@ SIMT_DEVICE void mma_item(const attention_params_t &p, const attention_item_t &i
 }
 
 template <int D, int MT, int GROUPS, class T>
-static SIMT_KERNEL(GROUPS * MMA_GROUP_THREADS, GROUPS == 1 ? 2 : 1)
+static SIMT_KERNEL(GROUPS *MMA_GROUP_THREADS, GROUPS == 1 ? 2 : 1)
     attention_mma_kernel(const attention_params_t p, int stages)
 {
     SIMT_DYN_SHARED(uint8_t, base);
@@ -571,7 +576,8 @@ static inline int attention_mma_stages(int fixed_bytes, int tile_bytes, int want
     cudaDeviceGetAttribute(&of_all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
     const int reserved = 1 << 10;
     for (int blocks = wanted; blocks > 0; blocks--) {
-        const int limit = of_all / blocks - reserved < of_block ? of_all / blocks - reserved : of_block;
+        const int limit =
+            of_all / blocks - reserved < of_block ? of_all / blocks - reserved : of_block;
         const int stages = (limit - fixed_bytes) / tile_bytes;
         if (stages >= 2) {
             *blocks_out = blocks;
@@ -587,7 +593,8 @@ static inline cudaError_t attention_mma_launch_type(const attention_launch_t &la
     typedef mma_shared<D, MT, GROUPS> shared_t;
     int blocks = 0, device = 0, multiprocessors = 0;
     const int tile = attention_shape<D>::tile_bytes;
-    const int stages = attention_mma_stages(shared_t::fixed_bytes, tile, GROUPS == 1 ? 2 : 1, &blocks);
+    const int stages =
+        attention_mma_stages(shared_t::fixed_bytes, tile, GROUPS == 1 ? 2 : 1, &blocks);
     if (stages == 0) {
         return cudaErrorNotSupported;
     }

@@ -156,34 +156,33 @@ static bool wgmma_fits(const k_cuda_linear_t *args)
     return args->w.dtype == K_BF16 && args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
 }
 
-typedef struct device {
-    int processors;
-    bool is_hopper;
-} device_t;
+static int attribute(enum cudaDeviceAttr name, int device, int *value_out)
+{
+    return cudaDeviceGetAttribute(value_out, name, device);
+}
 
-static int current_device(device_t *device_out)
+static int current_device(linear_device_t *device_out)
 {
     int device = 0;
     int major = 0;
     int minor = 0;
+    int processors = 0;
+    int shared = 0;
     int error = cudaGetDevice(&device);
-    if (error == cudaSuccess) {
-        error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    }
-    if (error == cudaSuccess) {
-        error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    }
-    if (error == cudaSuccess) {
-        error =
-            cudaDeviceGetAttribute(&device_out->processors, cudaDevAttrMultiProcessorCount, device);
-    }
-    device_out->is_hopper = major == 9 && minor == 0;
+    error = error != 0 ? error : attribute(cudaDevAttrComputeCapabilityMajor, device, &major);
+    error = error != 0 ? error : attribute(cudaDevAttrComputeCapabilityMinor, device, &minor);
+    error = error != 0 ? error : attribute(cudaDevAttrMultiProcessorCount, device, &processors);
+    error =
+        error != 0 ? error : attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device, &shared);
+    *device_out = (linear_device_t){.processors = (uint32_t)processors,
+                                    .shared_bytes = (uint32_t)shared,
+                                    .is_hopper = major == 9 && minor == 0};
     return error;
 }
 
 int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
 {
-    device_t device = {0};
+    linear_device_t device;
     if ((args->out == K_CUDA_OUT_SWIGLU) != args->w.is_gate_up) {
         return cudaErrorInvalidValue;
     }
@@ -191,7 +190,6 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
     if (error != cudaSuccess) {
         return error;
     }
-    const uint32_t processors = (uint32_t)device.processors;
     const bool by_wgmma = args->path != K_CUDA_LINEAR_MMA && device.is_hopper && wgmma_fits(args);
     if (!by_wgmma && args->path == K_CUDA_LINEAR_WGMMA) {
         return cudaErrorNotSupported;
@@ -200,10 +198,10 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
         return cudaSuccess;
     }
     if (!by_wgmma) {
-        return k_cuda_linear_mma(args, processors, stream);
+        return k_cuda_linear_mma(args, &device, stream);
     }
     const linear_wgmma_plan_t plan =
         linear_wgmma_plan(linear_units(args->w.is_gate_up, args->w.rows),
-                          linear_k_blocks(args->w.columns), args->rows, processors);
+                          linear_k_blocks(args->w.columns), args->rows, device.processors);
     return k_cuda_linear_wgmma(args, &plan, stream);
 }

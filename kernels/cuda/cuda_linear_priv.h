@@ -19,7 +19,14 @@ static inline uint32_t linear_k_blocks(uint32_t columns)
     return (columns + LINEAR_K_BLOCK - 1) / LINEAR_K_BLOCK;
 }
 
-int k_cuda_linear_mma(const k_cuda_linear_t *args, uint32_t processors, cudaStream_t stream);
+typedef struct linear_device {
+    uint32_t processors;
+    uint32_t shared_bytes; /* that a block may have */
+    bool is_hopper;
+} linear_device_t;
+
+int k_cuda_linear_mma(const k_cuda_linear_t *args, const linear_device_t *device,
+                      cudaStream_t stream);
 
 /*
  * How the wgmma kernel cuts a product; no cut changes a bit of the result.

@@ -9,8 +9,7 @@ enum { CONVERT_THREADS = 256 };
 /* ---- extents --------------------------------------------------------------------------------- */
 
 /* Block (piece of COPY_BYTES, extent). */
-static SIMT_KERNEL(COPY_THREADS, 4)
-    copy_extents_kernel(const k_cuda_extent_t *extents, uint32_t n)
+static SIMT_KERNEL(COPY_THREADS, 4) copy_extents_kernel(const k_cuda_extent_t *extents, uint32_t n)
 {
     simt_wait_previous();
     simt_launch_next();
@@ -109,8 +108,7 @@ static SIMT_KERNEL(CONVERT_THREADS, 4)
         const uint32_t element = by_token ? rest / move.tokens : rest % dim;
         const float v = read_element(from.element, move.from,
                                      element_at(from, move.from_token + token, part, element));
-        write_element(to.element, move.to,
-                      element_at(to, move.to_token + token, part, element), v);
+        write_element(to.element, move.to, element_at(to, move.to_token + token, part, element), v);
     }
 }
 

@@ -12,8 +12,7 @@
 #include "kernels/cuda/simt.h"
 #include "kernels/cuda/weight_formats.h"
 
-#define SPLITS     LINEAR_MMA_SPLITS
-#define MAX_SHARED (200u << 10) /* of a block's ring and x */
+#define SPLITS LINEAR_MMA_SPLITS
 
 typedef struct linear_mma {
     const void *weights;
@@ -212,7 +211,7 @@ SIMT_DEVICE void ring_copy(const linear_mma_t &p, const part_t &part, uint8_t *r
 /* Blocks that should share a multiprocessor. */
 template <class W> constexpr int few_blocks()
 {
-    return W::PARTS > 1 ? 1 : W::BYTES <= 1152 ? 3 : 2;
+    return W::PARTS > 1 ? 1 : W::BYTES <= 640 ? 4 : W::BYTES <= 1152 ? 3 : 2;
 }
 
 /* Units blockIdx.x, + gridDim.x, …; each warp's ring runs on over their ends. */
@@ -346,16 +345,19 @@ template <class W> static SIMT_KERNEL(32 * WIDE_UNITS, 1) linear_mma_wide(const 
 
 /* ---- host ------------------------------------------------------------------------------------ */
 
-/* Rows whose x a block's shared memory can hold beside the ring. */
-template <class W> static uint32_t few_rows(uint32_t k_blocks)
+/* Rows whose x a block's shared memory can hold beside the ring and the parts. */
+template <class W> static uint32_t few_rows(uint32_t k_blocks, uint32_t shared_bytes)
 {
-    return (MAX_SHARED - SPLITS * ring_depth<W>() * W::BYTES) / shared_x_bytes(1, k_blocks);
+    const uint32_t parts = 2 * SPLITS * 2 * 4 * SIMT_WARP * 4;
+    const uint32_t taken = SPLITS * ring_depth<W>() * W::BYTES + parts;
+    return taken < shared_bytes ? (shared_bytes - taken) / shared_x_bytes(1, k_blocks) : 0;
 }
 
 template <class W, int NT>
-static cudaError_t launch_few(const linear_mma_t &p, uint32_t processors, cudaStream_t stream)
+static cudaError_t launch_few(const linear_mma_t &p, const linear_device_t &device,
+                              cudaStream_t stream)
 {
-    const uint32_t blocks = processors * (NT == 1 ? few_blocks<W>() : 1);
+    const uint32_t blocks = device.processors * (NT == 1 ? few_blocks<W>() : 1);
     return simt_launch(linear_mma_few<W, NT>,
                        {.grid = {p.units < blocks ? p.units : blocks},
                         .block = {32 * SPLITS},
@@ -367,11 +369,12 @@ static cudaError_t launch_few(const linear_mma_t &p, uint32_t processors, cudaSt
 }
 
 template <class W>
-static cudaError_t launch_wide(const linear_mma_t &p, uint32_t processors, cudaStream_t stream)
+static cudaError_t launch_wide(const linear_mma_t &p, const linear_device_t &device,
+                               cudaStream_t stream)
 {
     const uint32_t tokens = (p.store.rows + WIDE_TOKENS - 1) / WIDE_TOKENS;
     uint32_t units = WIDE_UNITS; /* fewer a block when that keeps more processors busy */
-    while (units > 2 && tokens * ((p.units + units - 1) / units) < processors) {
+    while (units > 2 && tokens * ((p.units + units - 1) / units) < device.processors) {
         units /= 2;
     }
     return simt_launch(linear_mma_wide<W>,
@@ -385,26 +388,26 @@ static cudaError_t launch_wide(const linear_mma_t &p, uint32_t processors, cudaS
 
 /* Few rows, in several launches where shared memory cannot hold them all. */
 template <class W>
-static cudaError_t launch_rows(linear_mma_t p, uint32_t processors, cudaStream_t stream)
+static cudaError_t launch_rows(linear_mma_t p, const linear_device_t &device, cudaStream_t stream)
 {
     const uint32_t rows = p.store.rows;
-    const uint32_t fit = few_rows<W>(p.k_blocks);
+    const uint32_t fit = few_rows<W>(p.k_blocks, device.shared_bytes);
     if (rows > 16 || fit == 0) {
-        return launch_wide<W>(p, processors, stream);
+        return launch_wide<W>(p, device, stream);
     }
     const size_t y_bytes = linear_is_bf16(p.store.out) ? 2 : 4;
     cudaError_t error = cudaSuccess;
     for (uint32_t row = 0; row < rows && error == cudaSuccess; row += p.store.rows) {
         p.store.rows = rows - row < fit ? rows - row : fit;
-        error = p.store.rows <= 8 ? launch_few<W, 1>(p, processors, stream)
-                                  : launch_few<W, 2>(p, processors, stream);
+        error = p.store.rows <= 8 ? launch_few<W, 1>(p, device, stream)
+                                  : launch_few<W, 2>(p, device, stream);
         p.x += p.store.rows * p.x_stride;
         p.store.y = static_cast<char *>(p.store.y) + p.store.rows * p.store.y_stride * y_bytes;
     }
     return error;
 }
 
-extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, uint32_t processors,
+extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, const linear_device_t *device,
                                  cudaStream_t stream)
 {
     linear_mma_t p = {};
@@ -420,7 +423,7 @@ extern "C" int k_cuda_linear_mma(const k_cuda_linear_t *args, uint32_t processor
     switch (args->w.dtype) {
 #define DO(dtype, format)                                                                          \
     case dtype:                                                                                    \
-        return launch_rows<format>(p, processors, stream);
+        return launch_rows<format>(p, *device, stream);
         WEIGHT_FORMATS(DO)
 #undef DO
     default:

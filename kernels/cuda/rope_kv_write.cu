@@ -93,8 +93,7 @@ typedef struct rope_at {
     uint32_t pair;   /* first pair */
 } rope_at_t;
 
-template <int VEC>
-SIMT_DEVICE rope_at_t rope_unit(const k_rope_kv_write_args_t &p, uint32_t unit)
+template <int VEC> SIMT_DEVICE rope_at_t rope_unit(const k_rope_kv_write_args_t &p, uint32_t unit)
 {
     const uint32_t first = p.interleaved ? 2 * VEC * unit : VEC * unit;
     return {first, p.interleaved ? first + VEC : first + p.rotary / 2, VEC * unit};
@@ -228,8 +227,8 @@ template <class T>
 static cudaError_t launch_type(const k_rope_kv_write_args_t &args, const simt_grid_t &grid)
 {
     const k_kv_view_t &kv = args.kv;
-    const size_t elements = args.q_stride | args.k_stride | args.v_stride | kv.head_dim |
-                            args.rotary / 2;
+    const size_t elements =
+        args.q_stride | args.k_stride | args.v_stride | kv.head_dim | args.rotary / 2;
     const size_t bytes = reinterpret_cast<uintptr_t>(args.q) | reinterpret_cast<uintptr_t>(args.k) |
                          reinterpret_cast<uintptr_t>(args.v) |
                          reinterpret_cast<uintptr_t>(kv.base) | kv.block_stride | kv.head_stride |

@@ -24,12 +24,13 @@ SPDX = "SPDX-License-Identifier: Apache-2.0"
 ISA_FLAGS = {
     "_avx2.h": ["-mavx2", "-mfma", "-mf16c"],
     "_avx512.h": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+    "_amx.h": ["-mamx-tile", "-mamx-int8"],
 }
 TEST_DEFINES = [f'-D{name}=""' for name in ("WEFT_TEST_VECTORS", "WEFT_SOURCE_DIR", "WEFT_BINARY_DIR")]
 # Written against vector types that the includer chooses.
 NOT_ALONE = {"kernels/cpu/simd_math.h"}
-# C++ of CUDA kernels and of their emulator: parts of simt.h, or headers of a toolkit, in them.
-CUDA = re.compile(r"^kernels/cuda/simt\w*\.h$|^tests/cuda_emu/")
+# Of CUDA kernels and of their emulator: C++, or with headers of a toolkit in them.
+CUDA = re.compile(r"^kernels/cuda/|^tests/cuda_emu/")
 # The versions of one op are files of one name, one for each instruction set.
 SAME_NAMES = re.compile(r"^kernels/\w+/\w+\.(c|cu)$|\.def$|\.rs$|^tests/")
 

@@ -30,14 +30,15 @@ static inline void device_free_all(void)
     }
 }
 
-/* On a stream of its own, with scratch memory of which the contents are undefined. */
+/* On a stream of its own, with scratch memory of which the contents are undefined. So few
+ * multiprocessors that blocks have to take several tiles. */
 static inline k_cuda_launch_t device_launch(size_t scratch_bytes)
 {
     static cudaStream_t stream;
     if (stream == NULL) {
         assert_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     }
-    k_cuda_launch_t at = {.stream = stream, .multiprocessors = 4};
+    k_cuda_launch_t at = {.stream = stream, .multiprocessors = 1};
     if (scratch_bytes > 0) {
         at.scratch = device_array(NULL, scratch_bytes);
         at.scratch_bytes = scratch_bytes;

@@ -23,8 +23,19 @@ Thread *now;
 static void *scheduler_saved;
 static bool is_abandoned;
 static uint32_t runs;
+static uint32_t runs_before_launch;
 static emu_schedule_t chosen_schedule = EMU_FORWARD;
 static uint64_t random_state = 1;
+
+uint32_t runs_so_far(void)
+{
+    return runs;
+}
+
+void set_runs_before_launch(uint32_t runs_before)
+{
+    runs_before_launch = runs_before;
+}
 
 /* ---- the schedule --------------------------------------------------------------------------- */
 
@@ -358,7 +369,7 @@ bool run_grid(Grid &grid)
     is_abandoned = false;
     static uint32_t last_first_run;
     grid.first_run = runs + 1;
-    grid.previous_first_run = last_first_run;
+    grid.previous_first_run = std::max(last_first_run, runs_before_launch + 1);
     last_first_run = grid.first_run;
     shadow_begin_grid();
     while (!is_abandoned && (next < order.size() || !open.empty())) {

@@ -135,6 +135,10 @@ struct Grid {
 extern Block *now_block;
 extern Thread *now;
 
+/* Blocks run so far; what had run when a launch was enqueued cannot overlap it. */
+uint32_t runs_so_far(void);
+void set_runs_before_launch(uint32_t runs_before);
+
 /* Runs a whole grid; false after a fault. */
 bool run_grid(Grid &grid);
 

@@ -94,7 +94,8 @@ struct Event {
 
 struct Work {
     std::function<void()> run;
-    Event *waits = nullptr; /* first until this event has reached waits_position */
+    uint32_t runs_before = 0; /* runs_so_far() when it was enqueued */
+    Event *waits = nullptr;   /* first until this event has reached waits_position */
     cudaStream_t waits_stream = nullptr;
     uint64_t waits_position = 0;
 };

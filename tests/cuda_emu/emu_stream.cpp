@@ -59,6 +59,7 @@ static cudaError_t run_one(cudaStream_t stream)
     stream->works.pop_front();
     stream->is_running = true;
     if (work.run) {
+        set_runs_before_launch(work.runs_before);
         work.run();
     }
     stream->is_running = false;
@@ -138,6 +139,7 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> run)
     stream = resolve_stream(stream);
     Work work;
     work.run = std::move(run);
+    work.runs_before = runs_so_far();
     if (stream->capture != nullptr) {
         stream->capture->works.push_back(std::move(work));
         return cudaSuccess;

@@ -152,8 +152,7 @@ static cache_t cache_make(const scene_t *s, const way_t *way, test_random_t *ran
             for (uint32_t h = 0; h < s->kv_heads; h++) {
                 const uint32_t block = c.tables[i * c.each + t / way->block_tokens];
                 char *at = c.memory + (size_t)c.view.base + block * c.view.block_stride +
-                           h * c.view.head_stride +
-                           t % way->block_tokens * c.view.token_stride;
+                           h * c.view.head_stride + t % way->block_tokens * c.view.token_stride;
                 const size_t from = ((size_t)t * s->kv_heads + h) * s->dim;
                 store(s->dtype, at, &s->k[i][from], s->dim);
                 store(s->dtype, at + c.view.part_stride, &s->v[i][from], s->dim);
@@ -349,7 +348,8 @@ static void attention_agrees_with_the_reference(void **state)
     static const k_dtype_t dtypes[] = {K_BF16, K_F16, K_F32};
     test_random_t random = {test_seed(8)};
     for (uint32_t round = 0; round < 8; round++) {
-        scene_t s = {.n_seqs = 3, .dim = dims[round], .dtype = dtypes[test_random_below(&random, 3)]};
+        scene_t s = {
+            .n_seqs = 3, .dim = dims[round], .dtype = dtypes[test_random_below(&random, 3)]};
         s.kv_heads = test_random_between(&random, 1, 2);
         s.q_heads = s.kv_heads * test_random_between(&random, 1, 5);
         s.window = test_random_below(&random, 3) == 0 ? test_random_between(&random, 1, 150) : 0;

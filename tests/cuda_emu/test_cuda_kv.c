@@ -162,15 +162,16 @@ static void rope_and_kv_write_agree_with_the_reference(void **state)
 {
     (void)state;
     static const rope_case_t cases[] = {
-        {64, 64, 4, 2, 16, 8, K_BF16, false},  {64, 64, 3, 1, 8, 0, K_F16, true},
-        {80, 32, 2, 2, 16, 0, K_F32, false},   {128, 128, 2, 1, 8, 0, K_F32, true},
-        {36, 18, 2, 1, 16, 3, K_BF16, false},  {16, 12, 2, 2, 8, 1, K_F16, true},
+        {64, 64, 4, 2, 16, 8, K_BF16, false}, {64, 64, 3, 1, 8, 0, K_F16, true},
+        {80, 32, 2, 2, 16, 0, K_F32, false},  {128, 128, 2, 1, 8, 0, K_F32, true},
+        {36, 18, 2, 1, 16, 3, K_BF16, false}, {16, 12, 2, 2, 8, 1, K_F16, true},
         {256, 0, 1, 1, 16, 0, K_BF16, false},
     };
     test_random_t random = {test_seed(3)};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         print_message("dim %u rotary %u %s%s\n", cases[i].dim, cases[i].rotary,
-                      k_dtype_info(cases[i].dtype)->name, cases[i].interleaved ? " interleaved" : "");
+                      k_dtype_info(cases[i].dtype)->name,
+                      cases[i].interleaved ? " interleaved" : "");
         check_rope(&cases[i], &random);
     }
 }
@@ -232,7 +233,8 @@ static void check_convert(const k_cuda_head_form_t *to, const k_cuda_head_form_t
                           test_random_t *random)
 {
     enum { TO_TOKEN = 1, FROM_TOKEN = 3, TOKENS = 4 };
-    const size_t from_bytes = 2ul * from->block_tokens * from->head_dim * element_bytes(from->element);
+    const size_t from_bytes =
+        2ul * from->block_tokens * from->head_dim * element_bytes(from->element);
     const size_t to_bytes = 2ul * to->block_tokens * to->head_dim * element_bytes(to->element);
     char *source = test_malloc(from_bytes);
     char *expected = test_malloc(to_bytes);

@@ -317,23 +317,30 @@ static void gpu_draws_the_same_tokens_for_every_output(void **state)
 static void equal_logits_are_cut_by_id(void **state)
 {
     (void)state;
-    enum { VOCAB = 9000 };
-    batch_t batch = {.rows = 2, .vocab = VOCAB, .stride = VOCAB};
-    batch.logits = test_calloc((size_t)2 * VOCAB, sizeof(float));
-    batch.params[0] =
-        (k_sample_row_t){.temperature = 1, .top_p = 0.3f, .repetition_penalty = 1, .seed = 1};
-    batch.params[1] = (k_sample_row_t){
-        .temperature = 1, .top_p = 0.5f, .top_k = 6000, .repetition_penalty = 1, .seed = 2};
+    enum { VOCAB = 9000, ROWS = 4 };
+    static const struct {
+        float top_p;
+        int32_t top_k;
+        int32_t last; /* token kept */
+    } cuts[ROWS] = {{0.3f, 0, 2700}, {0.5f, 6000, 3000}, {1, 7, 6}, {0.5f, 1, 0}};
+    batch_t batch = {.rows = ROWS, .vocab = VOCAB, .stride = VOCAB};
+    batch.logits = test_calloc((size_t)ROWS * VOCAB, sizeof(float));
     for (uint32_t i = 0; i < 5; i++) {
-        k_sampled_t out[2];
-        int32_t appended[2];
-        batch.params[0].output_index = i;
-        batch.params[1].output_index = i;
-        gpu_sample(&batch, 0, 2, out, appended);
-        check_row(&batch, 0, &out[0], appended[0]);
-        check_row(&batch, 1, &out[1], appended[1]);
-        assert_in_range(out[0].chosen.token, 0, 2700);
-        assert_in_range(out[1].chosen.token, 0, 3000);
+        k_sampled_t out[ROWS];
+        int32_t appended[ROWS];
+        for (uint32_t row = 0; row < ROWS; row++) {
+            batch.params[row] = (k_sample_row_t){.temperature = 1,
+                                                 .top_p = cuts[row].top_p,
+                                                 .top_k = cuts[row].top_k,
+                                                 .repetition_penalty = 1,
+                                                 .seed = row,
+                                                 .output_index = i};
+        }
+        gpu_sample(&batch, 0, ROWS, out, appended);
+        for (uint32_t row = 0; row < ROWS; row++) {
+            check_row(&batch, row, &out[row], appended[row]);
+            assert_in_range(out[row].chosen.token, 0, cuts[row].last);
+        }
     }
     test_free(batch.logits);
 }

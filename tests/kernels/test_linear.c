@@ -77,11 +77,25 @@ static void run(k_stream_t *stream, const linear_case_t *c, const k_weight_t *w,
     assert_status(k_stream_sync(stream), WEFT_OK);
 }
 
+/* How a set rounds x before it multiplies weights of a dtype. */
+typedef enum rounding { AS_IT_IS, TO_I8, TO_BF16 } rounding_t;
+
+static rounding_t rounding_of(const char *isa, k_dtype_t dtype)
+{
+    if (strcmp(isa, "ref") == 0) {
+        return AS_IT_IS;
+    }
+    if (dtype == K_BF16 && (strcmp(isa, "avx512_bf16") == 0 || strcmp(isa, "amx") == 0)) {
+        return TO_BF16;
+    }
+    return k_dtype_info(dtype)->block_elements > 1 ? TO_I8 : AS_IT_IS;
+}
+
 /*
- * How far an element may be off: the rounding of a sum of k f32 products, and for quantized types
- * of the fast sets half a step of x's i8 in each unit of 32.
+ * How far an element may be off: the rounding of a sum of k f32 products, and where x is rounded to
+ * i8 half a step of each unit of 32, to bf16 half a unit in the last place of 8 bits.
  */
-static double bound_of(const linear_case_t *c, const float *w, const float *x, bool is_i8)
+static double bound_of(const linear_case_t *c, const float *w, const float *x, rounding_t rounding)
 {
     double bound = 1e-6;
     for (uint32_t first = 0; first < c->k; first += 32) {
@@ -92,13 +106,13 @@ static double bound_of(const linear_case_t *c, const float *w, const float *x, b
             max = fmax(max, fabs((double)x[i]));
             weight += fabs((double)w[i]);
         }
-        const double step = is_i8 ? max / 254 : 0;
+        const double step = rounding == TO_I8 ? max / 254 : rounding == TO_BF16 ? max / 256 : 0;
         bound += weight * (step * 1.0001 + max * (c->k + 4) * 0x1p-24);
     }
     return bound;
 }
 
-static void check_values(const linear_case_t *c, const float *y, bool is_i8)
+static void check_values(const linear_case_t *c, const float *y, rounding_t rounding)
 {
     float *w = test_malloc(c->k * sizeof(*w));
     size_t row_bytes = 0;
@@ -113,7 +127,7 @@ static void check_values(const linear_case_t *c, const float *y, bool is_i8)
                 expected += (double)w[i] * (double)x[i];
             }
             const double got = (double)y[r * c->y_stride + j];
-            const double bound = bound_of(c, w, x, is_i8);
+            const double bound = bound_of(c, w, x, rounding);
             if (!(fabs(got - expected) <= bound)) {
                 fail_msg("%s m %u n %u k %u: y[%u][%u] is %g, not %g ± %g",
                          k_dtype_info(c->dtype)->name, c->m, c->n, c->k, r, j, got, expected,
@@ -135,7 +149,7 @@ static void check_untouched(const linear_case_t *c, const float *y)
 /* Types without kernels of their own are run by the plain ops everywhere: a few rounds will do. */
 static bool is_turn(k_dtype_t dtype, uint32_t round)
 {
-    const bool is_rare = dtype >= K_IQ2_XXS || dtype == K_Q2_K || dtype == K_Q3_K;
+    const bool is_rare = dtype >= K_IQ2_XXS && dtype != K_IQ4_NL && dtype != K_MXFP4;
     return dtype < K_U8 && (!is_rare || round % 16 == 0);
 }
 
@@ -152,7 +166,7 @@ static void check_products(const char *isa, test_random_t *random)
             const k_weight_t w = pack(stream, &c, &mem);
             float *y = test_malloc(c.m * c.y_stride * sizeof(*y));
             run(stream, &c, &w, 0, c.m, y);
-            check_values(&c, y, strcmp(isa, "ref") != 0 && k_dtype_info(dtype)->block_elements > 1);
+            check_values(&c, y, rounding_of(isa, dtype));
             check_untouched(&c, y);
             test_free(y);
             open_cpu()->ops->free(open_cpu(), &mem);
@@ -214,6 +228,113 @@ static void linear_gives_a_row_the_same_bits_in_any_batch(void **state)
     each_isa(check_rows_alone, 12);
 }
 
+#if defined(__x86_64__)
+extern const k_ops_t k_ops_emulated; /* tests/support/ops_emulated_amx.c */
+
+/* Tiles add bytes up exactly, so nothing but the time they take may tell them from vectors. */
+static void tiles_give_the_bits_of_vectors(void **state)
+{
+    (void)state;
+    weft_diag_t diag = {0};
+    k_stream_t *stream = NULL;
+    if (k_stream_create(open_cpu(), "avx512", 2, &diag, &stream) < 0) {
+        skip(); /* without AVX-512 */
+    }
+    assert_status(k_stream_reserve(stream, 300, 768), WEFT_OK);
+    test_random_t random = {test_seed(15)};
+    const k_ops_t *vectors = stream->ops;
+    for (uint32_t round = 0; round < test_rounds(20); round++) {
+        for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
+            if (k_dtype_info(dtype)->block_elements == 1 || !is_turn(dtype, round)) {
+                continue;
+            }
+            linear_case_t c = random_case(&random, dtype);
+            weft_mem_t mem;
+            const k_weight_t w = pack(stream, &c, &mem);
+            float *y = test_malloc(c.m * c.y_stride * sizeof(*y));
+            float *tiled = test_malloc(c.m * c.y_stride * sizeof(*y));
+            run(stream, &c, &w, 0, c.m, y);
+            stream->ops = &k_ops_emulated;
+            run(stream, &c, &w, 0, c.m, tiled);
+            stream->ops = vectors;
+            assert_same_bits(tiled, y, c.m * c.y_stride, k_dtype_info(dtype)->name);
+            test_free(y);
+            test_free(tiled);
+            if (mem.addr != NULL) {
+                open_cpu()->ops->free(open_cpu(), &mem);
+            }
+            free_case(&c);
+        }
+    }
+    k_stream_destroy(stream);
+}
+#endif
+
+/* Rows of a SwiGLU of gate and up are those of the product and then of silu_mul. */
+static void check_swiglu(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 300, 768);
+    for (uint32_t round = 0; round < test_rounds(60); round++) {
+        const k_dtype_t dtype = (k_dtype_t)test_random_below(random, K_DTYPE_COUNT);
+        linear_case_t c = random_case(random, dtype);
+        c.n += c.n % 2;
+        const uint32_t dim = c.n / 2;
+        test_free(c.source);
+        test_free(c.bias);
+        c.source = random_weights(random, dtype, (size_t)c.n * c.k);
+        c.bias = random_floats(random, c.n);
+        size_t row_bytes = 0;
+        k_dtype_row_bytes(dtype, c.k, &row_bytes);
+        const k_weight_part_t parts[] = {{c.source, dim}, {c.source + dim * row_bytes, dim}};
+        float *fused = random_floats(random, c.m * c.y_stride);
+        float *both = test_malloc((size_t)c.m * c.n * sizeof(*both));
+        for (k_weight_form_t form = K_WEIGHT_ROWS; form <= K_WEIGHT_GATE_UP; form++) {
+            const bool is_fused = form == K_WEIGHT_GATE_UP;
+            const size_t bytes = stream->ops->weight_bytes(dtype, form, c.n, c.k);
+            if (bytes == SIZE_MAX) {
+                continue;
+            }
+            weft_mem_t mem = {0};
+            const void *data = c.source;
+            if (bytes > 0) {
+                assert_status(open_cpu()->ops->alloc(open_cpu(), bytes, 0, &mem), WEFT_OK);
+                stream->ops->weight_pack(stream, dtype, form, c.k, parts, 2, mem.addr);
+                data = mem.addr;
+            }
+            const k_weight_t w = {dtype, form, c.n, c.k, data};
+            const k_linear_args_t args = {.w = &w,
+                                          .bias = c.has_bias ? c.bias : NULL,
+                                          .x = c.x,
+                                          .y = is_fused ? fused : both,
+                                          .out = is_fused ? K_OUT_SWIGLU : K_OUT_STORE,
+                                          .rows = c.m,
+                                          .x_stride = c.x_stride,
+                                          .y_stride = is_fused ? c.y_stride : c.n};
+            stream->ops->linear(stream, &args);
+            if (bytes > 0) {
+                open_cpu()->ops->free(open_cpu(), &mem);
+            }
+        }
+        if (stream->ops->weight_bytes(dtype, K_WEIGHT_GATE_UP, c.n, c.k) != SIZE_MAX) {
+            const k_silu_mul_args_t silu = {both, both + dim, both, c.m, dim, c.n, c.n, c.n};
+            stream->ops->silu_mul(stream, &silu);
+            for (uint32_t r = 0; r < c.m; r++) {
+                assert_same_bits(fused + r * c.y_stride, both + (size_t)r * c.n, dim, "swiglu");
+            }
+        }
+        test_free(fused);
+        test_free(both);
+        free_case(&c);
+    }
+    k_stream_destroy(stream);
+}
+
+static void linear_gives_swiglu_the_bits_of_its_two_ops(void **state)
+{
+    (void)state;
+    each_isa(check_swiglu, 14);
+}
+
 static void check_embed(const char *isa, test_random_t *random)
 {
     k_stream_t *stream = open_stream(isa, 2, 300, 768);
@@ -259,6 +380,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_multiplies_every_dtype_within_its_bound),
         cmocka_unit_test(linear_gives_a_row_the_same_bits_in_any_batch),
+#if defined(__x86_64__)
+        cmocka_unit_test(tiles_give_the_bits_of_vectors),
+#endif
+        cmocka_unit_test(linear_gives_swiglu_the_bits_of_its_two_ops),
         cmocka_unit_test(embed_reads_packed_rows_to_the_last_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -189,7 +189,7 @@ static SIMT_KERNEL(32, 1) fill(float *y)
 template <bool FAULTY>
 static SIMT_KERNEL(32, 1) wait_previous(const float *x, float *y, const float *)
 {
-    float v = x[threadIdx.x] + (FAULTY ? y[threadIdx.x] : 0.0f);
+    float v = x[threadIdx.x] + y[threadIdx.x];
     if (threadIdx.x == 0) {
         simt_wait_previous();
     }
@@ -201,6 +201,9 @@ int sample_wait_previous(bool is_faulty, const float *x, float *y, const float *
 {
     simt_grid_t at = {.grid = {1}, .block = {32}};
     int error = simt_launch(fill, at, y);
+    if (!is_faulty) {
+        error |= cudaDeviceSynchronize(); /* the twin may use y at once: fill has ended */
+    }
     at.overlaps_previous = true;
     error |= is_faulty ? simt_launch(wait_previous<true>, at, x, y, host)
                        : simt_launch(wait_previous<false>, at, x, y, host);

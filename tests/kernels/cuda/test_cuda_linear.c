@@ -29,10 +29,10 @@ static void pack(linear_case_t *c, const uint8_t *source)
     assert_status(k_dtype_row_bytes(c->w.dtype, c->w.columns, &row_bytes), WEFT_OK);
     uint8_t *raw = cuda_upload(source, c->w.rows * row_bytes);
     c->w.data = cuda_upload(NULL, bytes);
-    assert_cuda(k_cuda_weight_clear(&c->w, NULL));
+    assert_cuda((cudaError_t)k_cuda_weight_clear(&c->w, NULL));
     assert_cuda(
         k_cuda_weight_pack_rows(&c->w, raw + first * row_bytes, first, c->w.rows - first, NULL));
-    assert_cuda(k_cuda_weight_pack_rows(&c->w, raw, 0, first, NULL));
+    assert_cuda((cudaError_t)k_cuda_weight_pack_rows(&c->w, raw, 0, first, NULL));
     assert_cuda(cudaDeviceSynchronize());
     assert_cuda(cudaFree(raw));
 }
@@ -291,8 +291,11 @@ static void embed_gives_back_what_was_packed(void **state)
 
 static bool has_wgmma(const linear_case_t *c)
 {
-    const k_cuda_linear_t args = {
-        .w = c->w, .x = c->x_device, .out = K_CUDA_OUT_F32, .path = K_CUDA_LINEAR_WGMMA};
+    const k_cuda_linear_t args = {.w = c->w,
+                                  .x = c->x_device,
+                                  .out = c->w.is_gate_up ? K_CUDA_OUT_SWIGLU : K_CUDA_OUT_F32,
+                                  .x_stride = c->x_stride,
+                                  .path = K_CUDA_LINEAR_WGMMA};
     return k_cuda_linear(&args, NULL) != cudaErrorNotSupported;
 }
 

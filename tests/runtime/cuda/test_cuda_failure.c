@@ -69,6 +69,37 @@ static void too_little_memory_says_what_to_change(void **state)
     assert_true(failures >= 4); /* weights, activations, cache, steps */
 }
 
+static void a_model_of_ops_that_are_missing_is_refused_by_name(void **state)
+{
+    (void)state;
+    const engine_options_t options = cuda_options();
+    weft_diag_t diag = {0};
+    model_source_t *source = NULL;
+    engine_t *engine = NULL;
+    assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/mixtral", &diag, &source),
+                  WEFT_OK);
+    assert_status(engine_create(&options, source, NULL, &diag, &engine), WEFT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(diag.text, "expert_linear"));
+    assert_non_null(strstr(diag.text, "cuda"));
+    model_source_close(source);
+}
+
+static void a_cache_that_cannot_be_attended_is_refused(void **state)
+{
+    (void)state;
+    engine_options_t options = cuda_options();
+    weft_diag_t diag = {0};
+    model_source_t *source = NULL;
+    engine_t *engine = NULL;
+    options.block_size = 4;
+    assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source),
+                  WEFT_OK);
+    options.num_gpu_blocks = 32;
+    assert_status(engine_create(&options, source, NULL, &diag, &engine), WEFT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(diag.text, "blocks of 4 tokens"));
+    model_source_close(source);
+}
+
 int main(void)
 {
     cuda_skip_without_device();
@@ -76,6 +107,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failed_gpu_makes_the_engine_unhealthy),
         cmocka_unit_test(too_little_memory_says_what_to_change),
+        cmocka_unit_test(a_model_of_ops_that_are_missing_is_refused_by_name),
+        cmocka_unit_test(a_cache_that_cannot_be_attended_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cpu/simd_avx2.h"
 
-#include "benchmarks/bench_peaks.inc"
+#include "cli/bench/bench_peaks.inc"
