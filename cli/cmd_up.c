@@ -157,6 +157,14 @@ static void on_listening(void *user, up_worker_t *worker, const char *url)
     }
 }
 
+static void leave_when_all_have_ended(up_t *up)
+{
+    if (up->is_stopping && up_workers_alive(&up->workers, FRONT_PREFILL) == 0 &&
+        up_workers_alive(&up->workers, FRONT_DECODE) == 0) {
+        weft_loop_stop(up->loop);
+    }
+}
+
 /* A worker that is told to end takes no second leg: first the requests that both work for. */
 static void on_drain_timer(void *user)
 {
@@ -165,6 +173,7 @@ static void on_drain_timer(void *user)
         weft_loop_timer_set(up->drain_timer, DRAIN_POLL_NS);
     } else {
         up_workers_signal(&up->workers, SIGTERM);
+        leave_when_all_have_ended(up); /* all may wait to be started again */
     }
 }
 
@@ -283,10 +292,7 @@ static void reap(up_t *up)
     while ((worker = up_workers_reap(&up->workers, how, sizeof(how))) != NULL) {
         take_death(up, worker, how);
     }
-    if (up->is_stopping && up_workers_alive(&up->workers, FRONT_PREFILL) == 0 &&
-        up_workers_alive(&up->workers, FRONT_DECODE) == 0) {
-        weft_loop_stop(up->loop);
-    }
+    leave_when_all_have_ended(up);
 }
 
 static void take_signal(up_t *up, int number)

@@ -125,6 +125,15 @@ static weft_status_t spawn(up_worker_t *worker, char *const *argv)
                            &worker->watch);
 }
 
+static void end(up_worker_t *worker)
+{
+    if (worker->pid > 0) {
+        kill(worker->pid, SIGKILL);
+        waitpid(worker->pid, NULL, 0);
+        worker->pid = 0;
+    }
+}
+
 weft_status_t up_workers_start(up_workers_t *workers, front_role_t role, uint32_t number,
                                char *const *argv, weft_diag_t *diag)
 {
@@ -143,9 +152,12 @@ weft_status_t up_worker_restart(up_worker_t *worker, char *const *argv, weft_dia
     weft_buffer_clear(&worker->line);
     worker->is_listening = false;
     const weft_status_t status = spawn(worker, argv);
-    return status < 0 ? weft_diag(diag, status, "%s could not be started: %s", worker->name,
-                                  strerror(errno))
-                      : WEFT_OK;
+    if (status < 0) {
+        weft_diag(diag, status, "%s could not be started: %s", worker->name, strerror(errno));
+        end(worker);
+        close_out(worker);
+    }
+    return status;
 }
 
 /* ---- ending ---------------------------------------------------------------------------------- */
@@ -200,10 +212,7 @@ void up_workers_fini(up_workers_t *workers)
     up_workers_signal(workers, SIGKILL);
     for (uint32_t i = 0; i < workers->n; i++) {
         up_worker_t *worker = &workers->all[i];
-        if (worker->pid > 0) {
-            waitpid(worker->pid, NULL, 0);
-            worker->pid = 0;
-        }
+        end(worker);
         close_out(worker);
         weft_buffer_free(&worker->line);
     }

@@ -47,35 +47,50 @@ static int add_variant(EVP_MD_CTX *digest, const model_config_t *model)
     const int length = snprintf(
         text, sizeof(text),
         "attention %a cap %a residual %a logits %a cap %a activation %d %a offset %a window %u "
-        "norms %d %d %d local %a %a experts %u %u %d %d %a groups %u %u\n",
+        "norms %d %d %d experts %u %u %d %d %a groups %u %u\n",
         (double)model->attention_scale, (double)model->attention_softcap,
         (double)model->residual_scale, (double)model->logit_scale, (double)model->logit_softcap,
         (int)model->activation, (double)model->activation_limit, (double)model->norm_offset,
         model->window, model->has_pre_norms, model->has_post_norms, (int)model->qk_norm,
-        (double)model->local_rope.theta, (double)model->local_rope.factor, experts->count,
-        experts->used, experts->is_sigmoid, experts->renormalizes, (double)experts->scale,
-        experts->n_groups, experts->groups_used);
+        experts->count, experts->used, experts->is_sigmoid, experts->renormalizes,
+        (double)experts->scale, experts->n_groups, experts->groups_used);
     return EVP_DigestUpdate(digest, text, (size_t)length) &&
            EVP_DigestUpdate(digest, model->sliding.bits, sizeof(model->sliding.bits)) &&
            EVP_DigestUpdate(digest, model->dense_layers.bits, sizeof(model->dense_layers.bits));
 }
 
-static int add_model(EVP_MD_CTX *digest, const model_config_t *model)
+/* Longrope's divisors are of the context, too; GGUF has them in tensors. */
+static int add_rotation(EVP_MD_CTX *digest, const model_rope_t *rope, uint32_t context)
 {
-    char text[384];
-    const model_rope_t *rope = &model->rope;
+    char text[256];
     const int length = snprintf(
-        text, sizeof(text), "family %s norm %a scale %a rope %d %a %u %d %a %a %a %a %a %a %u\n",
-        model->family, (double)model->norm_eps, (double)model->embedding_scale, (int)rope->kind,
+        text, sizeof(text), "rope %d %a %u %d %a %a %a %a %a %a %u %d %d\n", (int)rope->kind,
         (double)rope->theta, rope->dim, rope->interleaved, (double)rope->factor,
         (double)rope->low_freq_factor, (double)rope->high_freq_factor, (double)rope->beta_fast,
-        (double)rope->beta_slow, (double)rope->mscale, rope->original_context);
-    return EVP_DigestUpdate(digest, text, (size_t)length) && add_variant(digest, model);
+        (double)rope->beta_slow, (double)rope->mscale, rope->original_context, rope->keeps_ramp,
+        model_rope_is_long(rope, context));
+    return EVP_DigestUpdate(digest, text, (size_t)length) &&
+           EVP_DigestUpdate(digest, rope->short_factors, sizeof(rope->short_factors)) &&
+           EVP_DigestUpdate(digest, rope->long_factors, sizeof(rope->long_factors));
+}
+
+static int add_model(EVP_MD_CTX *digest, const engine_t *engine)
+{
+    char text[192];
+    const model_config_t *model = &engine->model_config;
+    const uint32_t context = engine->plan.model_limits.max_context;
+    const int length =
+        snprintf(text, sizeof(text), "family %s norm %a scale %a tiles %u %u int4 %d %u\n",
+                 model->family, (double)model->norm_eps, (double)model->embedding_scale,
+                 model->f8_tile_rows, model->f8_tile_columns, (int)model->int4, model->int4_group);
+    return EVP_DigestUpdate(digest, text, (size_t)length) &&
+           add_rotation(digest, &model->rope, context) &&
+           add_rotation(digest, &model->local_rope, context) && add_variant(digest, model);
 }
 
 static int add_engine(EVP_MD_CTX *digest, const engine_t *engine)
 {
-    return add_cache(digest, engine) && add_model(digest, &engine->model_config) &&
+    return add_cache(digest, engine) && add_model(digest, engine) &&
            EVP_DigestUpdate(digest, kv_hasher_root(engine->hasher), sizeof(kv_hash_t));
 }
 
@@ -83,9 +98,8 @@ static weft_status_t make(const engine_t *engine, const model_source_t *source, 
                           uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES])
 {
     EVP_MD_CTX *digest = EVP_MD_CTX_new();
-    int is_fine =
-        digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
-        (with_cache ? add_engine(digest, engine) : add_model(digest, &engine->model_config)) == 1;
+    int is_fine = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
+                  (with_cache ? add_engine(digest, engine) : add_model(digest, engine)) == 1;
     const size_t n = model_source_tensor_count(source);
     for (size_t i = 0; is_fine && i < n; i++) {
         const model_tensor_t tensor = model_source_tensor_at(source, i);

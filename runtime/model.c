@@ -168,10 +168,12 @@ static weft_status_t prepare(const model_source_t *source, const model_limits_t 
                          model_source_path(source), model->config.family);
     }
     const model_mla_t *mla = &model->config.mla;
-    if (mla->kv_latent > 0 ? mla->kv_latent + mla->rotary > K_MAX_LATENT
-                           : model->config.head_dim > K_MAX_HEAD_DIM) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s: heads of %u elements, at most %u",
-                         model_source_path(source), model->config.head_dim, K_MAX_HEAD_DIM);
+    const bool is_mla = mla->kv_latent > 0;
+    const uint32_t size = is_mla ? mla->kv_latent + mla->rotary : model->config.head_dim;
+    const uint32_t most = is_mla ? K_MAX_LATENT : K_MAX_HEAD_DIM;
+    if (size > most) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s: %s of %u elements, at most %u",
+                         model_source_path(source), is_mla ? "latents" : "heads", size, most);
     }
     const weft_status_t status = check_ops(model, source, ops, diag);
     if (status < 0) {
@@ -234,6 +236,7 @@ static weft_status_t reserve_scratch(const model_t *model, k_stream_t *stream)
     size_t width = model->act.ffn_stride;
     width = width < model->act.qkv_stride ? model->act.qkv_stride : width;
     width = width < model->act.hidden_stride ? model->act.hidden_stride : width;
+    width = width < model->act.attended_stride ? model->act.attended_stride : width;
     width = width < model->act.mla_q_stride ? model->act.mla_q_stride : width;
     width = width < model->act.expert.ffn_stride ? model->act.expert.ffn_stride : width;
     return k_stream_reserve(stream, model->limits.max_rows, (uint32_t)width);

@@ -167,14 +167,17 @@ static weft_status_t check_heads(const model_config_t *config, weft_diag_t *diag
     if (config->head_dim % 2 != 0) {
         return weft_diag(diag, WEFT_ERR_INVALID, "head size %u is odd", config->head_dim);
     }
-    if (config->rope.dim > config->head_dim || config->rope.dim % 2 != 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "%u rotated elements do not fit in heads of %u, in pairs",
-                         config->rope.dim, config->head_dim);
-    }
-    if (config->rope.dim / 2 > MODEL_MAX_ROPE_PAIRS) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "%u rotated elements, at most %u",
-                         config->rope.dim, 2 * MODEL_MAX_ROPE_PAIRS);
+    const uint32_t rotated[] = {config->rope.dim, config->local_rope.dim};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(rotated); i++) {
+        if (rotated[i] > config->head_dim || rotated[i] % 2 != 0) {
+            return weft_diag(diag, WEFT_ERR_INVALID,
+                             "%u rotated elements do not fit in heads of %u, in pairs", rotated[i],
+                             config->head_dim);
+        }
+        if (rotated[i] / 2 > MODEL_MAX_ROPE_PAIRS) {
+            return weft_diag(diag, WEFT_ERR_INVALID, "%u rotated elements, at most %u", rotated[i],
+                             2 * MODEL_MAX_ROPE_PAIRS);
+        }
     }
     return WEFT_OK;
 }
@@ -232,6 +235,10 @@ static weft_status_t check_scales(const model_config_t *config, weft_diag_t *dia
           isfinite(config->attention_softcap) && isfinite(config->logit_softcap))) {
         return weft_diag(diag, WEFT_ERR_INVALID, "soft caps %g and %g are not 0 or more",
                          (double)config->attention_softcap, (double)config->logit_softcap);
+    }
+    if (config->activation == MODEL_CLAMPED_SWIGLU && !is_positive(config->activation_limit)) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "activation limit %g is not above 0",
+                         (double)config->activation_limit);
     }
     return WEFT_OK;
 }

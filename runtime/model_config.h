@@ -177,6 +177,12 @@ static inline uint32_t model_kv_window(const model_config_t *config)
     return config->window;
 }
 
+/* Longrope: whether a model that is made for so many positions takes its long divisors. */
+static inline bool model_rope_is_long(const model_rope_t *rope, uint32_t context)
+{
+    return rope->kind == MODEL_ROPE_LONG && context > rope->original_context;
+}
+
 static inline bool model_layer_has_experts(const model_config_t *config, uint32_t layer)
 {
     return config->experts.count > 0 && !model_layers_has(&config->dense_layers, layer);

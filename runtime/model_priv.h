@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* model_priv: what model.c, model_bind.c and the graphs of models/ share. */
+/* model_priv: what model.c, model_bind*.c and the graphs of models/ share. */
 #pragma once
 
 #include "kernels/kernels.h"

@@ -47,7 +47,8 @@ static bool take_scales(const model_config_t *config, const model_tensor_t *scal
     } else if (count == tensor->rows && (scales->columns == 1 || scales->rows == 1)) {
         tensor->tile_rows = 1;
         tensor->tile_columns = UINT32_MAX;
-    } else if (scales->rows == tiles(tensor->rows, config->f8_tile_rows) &&
+    } else if (config->f8_tile_rows > 0 && config->f8_tile_columns > 0 &&
+               scales->rows == tiles(tensor->rows, config->f8_tile_rows) &&
                scales->columns == tiles(tensor->columns, config->f8_tile_columns) &&
                config->f8_tile_columns % BLOCK == 0) {
         tensor->tile_rows = config->f8_tile_rows;

@@ -38,16 +38,22 @@ static void score_row(const k_route_args_t *args, uint32_t row, scores_t *scores
         if (args->kind == K_ROUTE_SIGMOID) {
             scores->score[e] = 1.0f / (1.0f + expf(-logits[e]));
         }
-        scores->choice[e] = scores->score[e] + (args->bias == NULL ? 0 : args->bias[e]);
+        const float choice = scores->score[e] + (args->bias == NULL ? 0 : args->bias[e]);
+        scores->choice[e] = isnan(choice) ? -INFINITY : choice;
     }
 }
 
-static uint32_t best_of(const float *values, uint32_t n)
+/* Never one twice, whatever the values are: places for slots are counted on it. */
+static uint32_t take_best(const float *values, uint32_t n, bool *is_taken)
 {
     uint32_t best = 0;
-    for (uint32_t i = 1; i < n; i++) {
-        best = values[i] > values[best] ? i : best;
+    while (is_taken[best]) {
+        best++;
     }
+    for (uint32_t i = best + 1; i < n; i++) {
+        best = !is_taken[i] && values[i] > values[best] ? i : best;
+    }
+    is_taken[best] = true;
     return best;
 }
 
@@ -73,9 +79,7 @@ static void keep_groups(const k_route_args_t *args, scores_t *scores)
         group[g] = score_group(scores->choice + (size_t)g * size, size, args->bias != NULL);
     }
     for (uint32_t i = 0; i < args->groups_used; i++) {
-        const uint32_t best = best_of(group, args->n_groups);
-        is_kept[best] = true;
-        group[best] = -INFINITY;
+        (void)take_best(group, args->n_groups, is_kept);
     }
     for (uint32_t e = 0; e < args->experts; e++) {
         scores->choice[e] = is_kept[e / size] ? scores->choice[e] : -INFINITY;
@@ -90,15 +94,15 @@ static void route_row(const void *arg, uint32_t row, uint32_t member)
     uint32_t *chosen = args->slot_of + (size_t)row * args->used;
     float *weights = args->weights + (size_t)row * args->used;
     scores_t scores;
+    bool is_taken[K_MAX_EXPERTS] = {false};
     float sum = 0;
     score_row(args, row, &scores);
     if (args->n_groups > 1) {
         keep_groups(args, &scores);
     }
     for (uint32_t j = 0; j < args->used; j++) {
-        chosen[j] = best_of(scores.choice, args->experts);
+        chosen[j] = take_best(scores.choice, args->experts, is_taken);
         weights[j] = scores.score[chosen[j]];
-        scores.choice[chosen[j]] = -INFINITY;
         sum += weights[j];
     }
     for (uint32_t j = 0; j < args->used; j++) {

@@ -41,6 +41,9 @@ void deepseek_from_json(json_reader_t *root, model_config_t *config)
     mla->plain = json_reader_need_u32(root, "qk_nope_head_dim");
     mla->rotary = json_reader_need_u32(root, "qk_rope_head_dim");
     mla->value = json_reader_need_u32(root, "v_head_dim");
+    if (mla->kv_latent == 0) { /* elsewhere it means that there is no latent attention */
+        json_reader_refuse(root, WEFT_ERR_INVALID, "kv_lora_rank", "must be above 0");
+    }
     finish_mla(config, json_is_number(mscale_all) ? json_number_value(mscale_all) : 0);
 
     model_config_read_experts(root, config);
@@ -72,6 +75,9 @@ void deepseek_from_gguf(model_gguf_reader_t *reader, model_config_t *config)
     mla->rotary = model_gguf_need_u32(reader, "rope.dimension_count");
     mla->plain = key > mla->rotary ? key - mla->rotary : 0;
     mla->value = model_gguf_need_u32(reader, "attention.value_length_mla");
+    if (mla->kv_latent == 0) {
+        model_gguf_refuse(reader, WEFT_ERR_INVALID, "attention.kv_lora_rank", "must be above 0");
+    }
     config->rope.mscale = 1;
     config->attention_scale = 0;
     finish_mla(config, 10 * model_gguf_f64(reader, "rope.scaling.yarn_log_multiplier", 0));

@@ -27,13 +27,14 @@ static void from_json(json_reader_t *root, model_config_t *config)
 /* The 27B model scales by its hidden size over its heads. */
 static void from_gguf(model_gguf_reader_t *reader, model_config_t *config)
 {
-    enum { LAYERS_27B = 46 };
+    enum { LAYERS_27B = 46, WINDOW = 4096 }; /* old files leave the window to the reader */
     if (config->attention_scale == 0 && config->layers == LAYERS_27B && config->heads > 0) {
         config->attention_scale = 1.0f / sqrtf((float)config->hidden / (float)config->heads);
     }
     config->attention_softcap = (float)model_gguf_f64(reader, "attn_logit_softcapping", 50);
     config->logit_softcap = (float)model_gguf_f64(reader, "final_logit_softcapping", 30);
     config->embedding_scale = sqrtf((float)config->hidden);
+    config->window = model_gguf_u32(reader, "attention.sliding_window", WINDOW);
     model_config_slide_all_but(config, 2);
 }
 

@@ -32,6 +32,8 @@ static void from_json(json_reader_t *root, model_config_t *config)
     config->embedding_scale = sqrtf((float)config->hidden);
     config->norm_offset = 1;
     config->is_embedding_tied = json_reader_bool(root, "tie_word_embeddings", true);
+    /* Already what the scaled rotation reaches, unlike other models' with a linear one. */
+    config->max_context = json_reader_need_u32(root, "max_position_embeddings");
     set_local_rope(config, json_reader_f64(root, "rope_local_base_freq", LOCAL_THETA));
     if (json_reader_get(root, "layer_types") == NULL) {
         model_config_slide_all_but(config, json_reader_u32(root, "sliding_window_pattern", PERIOD));

@@ -28,16 +28,30 @@ static const synth_shape_t shapes[] = {
 #undef SHAPE
 };
 
+/* Lists what the family has; without any, the families. */
 static weft_status_t refuse_shape(const model_synth_options_t *options, weft_diag_t *diag)
 {
     char known[512] = "";
     size_t used = 0;
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(shapes) && used < sizeof(known); i++) {
-        used += (size_t)snprintf(known + used, sizeof(known) - used, "%s%s %s", i == 0 ? "" : ", ",
-                                 shapes[i].family, shapes[i].name);
+    bool has_family = false;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(shapes); i++) {
+        has_family = has_family || strcmp(shapes[i].family, options->family) == 0;
     }
-    return weft_diag(diag, WEFT_ERR_NOT_FOUND, "no shape \"%.64s\" of \"%.64s\" (known: %s)",
-                     options->shape, options->family, known);
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(shapes) && used < sizeof(known); i++) {
+        const bool is_listed = has_family
+                                   ? strcmp(shapes[i].family, options->family) == 0
+                                   : i == 0 || strcmp(shapes[i].family, shapes[i - 1].family) != 0;
+        if (is_listed) {
+            used +=
+                (size_t)snprintf(known + used, sizeof(known) - used, "%s%s", used == 0 ? "" : ", ",
+                                 has_family ? shapes[i].name : shapes[i].family);
+        }
+    }
+    return has_family
+               ? weft_diag(diag, WEFT_ERR_NOT_FOUND, "no shape \"%.64s\" of family %s (known: %s)",
+                           options->shape, options->family, known)
+               : weft_diag(diag, WEFT_ERR_NOT_FOUND, "no shapes of family \"%.64s\" (known: %s)",
+                           options->family, known);
 }
 
 /* By way of the config.json that the model will have. */

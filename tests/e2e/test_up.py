@@ -121,6 +121,16 @@ def test_a_worker_that_dies_is_started_again(up):
     assert server.stop(signal.SIGINT) == 0
 
 
+def test_ctrl_c_ends_it_while_every_worker_waits_to_be_started_again(up):
+    server = up()
+    wait_for_all(server, 1, 1)
+    for role in ("kv_producer", "kv_consumer"):
+        os.kill(pids(server, role)[0], signal.SIGKILL)
+    wait_for(lambda: sum("will be started again" in line for line in server.lines) == 2,
+             what="both deaths")
+    assert server.stop(signal.SIGINT) == 0
+
+
 def test_a_client_that_leaves_ends_both_legs(up):
     server = up()
     wait_for_all(server, 1, 1)

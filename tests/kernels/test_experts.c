@@ -147,6 +147,33 @@ static void route_chooses_what_a_naive_choice_does(void **state)
     each_isa(check_routes, 41);
 }
 
+/* Whatever a file makes of its weights: an expert has at most one slot of a row. */
+static void check_nans(const char *isa, test_random_t *random)
+{
+    static routing_t r;
+    k_stream_t *stream = open_stream(isa, 1, 1, 1);
+    for (uint32_t round = 0; round < test_rounds(200); round++) {
+        random_routing(random, &r);
+        const uint32_t some = test_random_between(random, 1, 4);
+        for (uint32_t i = 0; i < MAX_ROWS * MAX_EXPERTS; i++) {
+            r.logits[i] = i % some == 0 ? NAN : INFINITY;
+        }
+        stream->ops->route(stream, &r.args);
+        assert_int_equal(r.offsets[r.args.experts], r.args.rows * r.args.used);
+        for (uint32_t s = 1; s < r.args.rows * r.args.used; s++) {
+            assert_true(expert_of_slot(&r, s - 1) < expert_of_slot(&r, s) ||
+                        r.row_of_slot[s - 1] < r.row_of_slot[s]);
+        }
+    }
+    k_stream_destroy(stream);
+}
+
+static void route_never_chooses_an_expert_twice_even_without_numbers(void **state)
+{
+    (void)state;
+    each_isa(check_nans, 43);
+}
+
 /* A layer of experts, packed. */
 typedef struct layer {
     k_weight_t experts[MAX_EXPERTS];
@@ -263,6 +290,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(route_chooses_what_a_naive_choice_does),
+        cmocka_unit_test(route_never_chooses_an_expert_twice_even_without_numbers),
         cmocka_unit_test(experts_give_a_row_the_same_bits_in_any_batch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -93,11 +93,36 @@ static void what_changes_a_blocks_bits_counts(void **state)
     }
 }
 
+/* The same tokens have other keys where longrope takes its other divisors. */
+static void the_context_counts_where_it_chooses_divisors(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *model;
+        bool differs;
+    } rows[] = {{"phi3-longrope", true}, {"phi3-longrope-gguf", true}, {"llama", false}};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(rows); i++) {
+        print_t prints[2];
+        char path[256];
+        snprintf(path, sizeof(path), WEFT_TEST_VECTORS "/tiny-models/%s", rows[i].model);
+        for (uint32_t j = 0; j < 2; j++) {
+            engine_rig_t rig;
+            engine_options_t options = engine_rig_options();
+            options.max_model_len = j == 0 ? 16 : 64;
+            engine_rig_open(&rig, rows[i].model, &options);
+            print_of(&rig, path, prints[j]);
+            engine_rig_close(&rig);
+        }
+        assert_int_equal(memcmp(prints[0], prints[1], sizeof(print_t)) != 0, rows[i].differs);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_byte_of_the_weights_counts),
         cmocka_unit_test(what_changes_a_blocks_bits_counts),
+        cmocka_unit_test(the_context_counts_where_it_chooses_divisors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -235,6 +235,40 @@ static void families_set_what_their_files_do_not_say(void **state)
                    "scales of embedding, attention, branches, logits");
 }
 
+static void numbers_that_a_graph_cannot_use_are_refused(void **state)
+{
+    (void)state;
+    static const char latent[] =
+        ", \"kv_lora_rank\": %u, \"qk_nope_head_dim\": 16, \"qk_rope_head_dim\": 16,"
+        " \"v_head_dim\": 16, \"n_routed_experts\": 8, \"num_experts_per_tok\": 2";
+    char more[512];
+    snprintf(more, sizeof(more), latent, 32);
+    assert_int_equal(good("DeepseekV2ForCausalLM", more).head_dim, 24);
+    snprintf(more, sizeof(more), latent, 0);
+    assert_refused("DeepseekV2ForCausalLM", more, WEFT_ERR_INVALID,
+                   "kv_lora_rank: must be above 0");
+    snprintf(more, sizeof(more), latent, 33);
+    assert_refused("DeepseekV2ForCausalLM", more, WEFT_ERR_INVALID, "do not fit together");
+    assert_refused("GptOssForCausalLM",
+                   ", \"num_local_experts\": 4, \"num_experts_per_tok\": 2, \"swiglu_limit\": -1",
+                   WEFT_ERR_INVALID, "activation limit -1");
+    assert_refused("Gemma3ForCausalLM",
+                   ", \"rope_parameters\": {\"full_attention\": {\"rope_type\": \"default\"},"
+                   " \"sliding_attention\": {\"rope_type\": \"default\","
+                   " \"partial_rotary_factor\": 0.45}}",
+                   WEFT_ERR_INVALID, "7 rotated elements");
+}
+
+static void the_context_of_gemma_3_is_scaled_already(void **state)
+{
+    (void)state;
+    const char *linear = ", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 8}";
+    assert_int_equal(good("LlamaForCausalLM", linear).max_context, 8 * 256);
+    const model_config_t gemma = good("Gemma3ForCausalLM", linear);
+    assert_int_equal(gemma.max_context, 256);
+    assert_true(gemma.rope.factor == 8 && gemma.local_rope.factor == 1);
+}
+
 static void extents_out_of_bounds_are_refused_with_their_numbers(void **state)
 {
     (void)state;
@@ -327,6 +361,17 @@ static void gguf_scaling_is_read(void **state)
     assert_non_null(strstr(diag.text, "key llama.rope.scaling.type: only none, linear, yarn"));
 }
 
+static void a_gemma_2_of_old_has_the_window_that_its_file_leaves_out(void **state)
+{
+    (void)state;
+    weft_diag_t diag;
+    model_config_t config;
+    weft_buffer_t file = begin_gguf("gemma2", 0);
+    assert_int_equal(read_gguf(&file, &diag, &config), WEFT_OK);
+    assert_int_equal(model_layer_window(&config, 0), 4096);
+    assert_int_equal(model_layer_window(&config, 1), 0);
+}
+
 static void gguf_variants_and_strangers_are_refused(void **state)
 {
     (void)state;
@@ -413,8 +458,11 @@ int main(void)
         cmocka_unit_test(variants_that_the_graphs_lack_are_refused),
         cmocka_unit_test(a_window_counts_only_where_its_family_says_so),
         cmocka_unit_test(families_set_what_their_files_do_not_say),
+        cmocka_unit_test(numbers_that_a_graph_cannot_use_are_refused),
+        cmocka_unit_test(the_context_of_gemma_3_is_scaled_already),
         cmocka_unit_test(extents_out_of_bounds_are_refused_with_their_numbers),
         cmocka_unit_test(gguf_scaling_is_read),
+        cmocka_unit_test(a_gemma_2_of_old_has_the_window_that_its_file_leaves_out),
         cmocka_unit_test(gguf_variants_and_strangers_are_refused),
         cmocka_unit_test(gguf_ends_are_the_named_ids_and_well_known_control_tokens),
         cmocka_unit_test(an_end_of_one_family_is_none_of_another),

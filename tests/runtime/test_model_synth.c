@@ -220,7 +220,10 @@ static void what_cannot_be_made_is_refused_by_name(void **state)
     const model_synth_options_t unknown = {"llama", "9b", "f16", 0, 1};
     assert_status(model_synth_write(&unknown, in_folder("x.gguf"), &diag, &bytes),
                   WEFT_ERR_NOT_FOUND);
-    assert_non_null(strstr(diag.text, "llama 70b"));
+    assert_non_null(
+        strstr(diag.text, "of family llama (known: tiny, 135m, 360m, 1b, 3b, 8b, 70b)"));
+    assert_status(synthesize("llama4", "q4_0", 0, 1, "x.gguf", &diag), WEFT_ERR_NOT_FOUND);
+    assert_non_null(strstr(diag.text, "(known: llama, mistral, mixtral, "));
     assert_status(synthesize("llama", "q4_0", 0, 1, "folder", &diag), WEFT_ERR_UNSUPPORTED);
     assert_non_null(strstr(diag.text, "q4_0"));
     assert_status(synthesize("llama", "int3", 0, 1, "x.gguf", &diag), WEFT_ERR_UNSUPPORTED);

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tensors found and brought to where they are computed with: vectors, matrices. */
+#include <inttypes.h>
+
+#include "base/alloc.h"
+#include "runtime/model_bind_priv.h"
+
+weft_status_t model_bind_find_key(model_binder_t *binder, model_tensor_key_t key, uint32_t rows,
+                                  uint32_t columns, model_tensor_t *tensor_out)
+{
+    const weft_status_t status = model_source_find(binder->source, key, binder->diag, tensor_out);
+    if (status < 0) {
+        return status;
+    }
+    if (tensor_out->rows != rows || tensor_out->columns != columns) {
+        return weft_diag(binder->diag, WEFT_ERR_MALFORMED,
+                         "%s: tensor %s: is [%" PRIu64 ", %" PRIu64 "], should be [%u, %u]",
+                         model_source_path(binder->source), tensor_out->name, tensor_out->rows,
+                         tensor_out->columns, rows, columns);
+    }
+    return WEFT_OK;
+}
+
+weft_status_t model_bind_find(model_binder_t *binder, model_tensor_id_t id, uint32_t layer,
+                              uint32_t rows, uint32_t columns, model_tensor_t *tensor_out)
+{
+    const model_tensor_key_t key = {.id = id, .layer = layer};
+    return model_bind_find_key(binder, key, rows, columns, tensor_out);
+}
+
+/* ---- vectors ------------------------------------------------------------------------------- */
+
+model_place_t model_bind_take_vector(model_binder_t *binder, size_t n)
+{
+    const size_t at = binder->vectors.used;
+    float *host = carve_take(&binder->vectors, n, sizeof(float));
+    return (model_place_t){host, host == NULL ? NULL : (float *)(binder->device_vectors + at)};
+}
+
+/* (tensor + offset) · scale */
+static void fill(const model_binder_t *binder, const model_tensor_t *tensor, float offset,
+                 float scale, float *host)
+{
+    if (binder->stream == NULL) {
+        return;
+    }
+    model_tensor_read(tensor, 0, 1, binder->raw);
+    k_dequantize(tensor->dtype, binder->raw, host, tensor->columns);
+    for (size_t i = 0; i < tensor->columns; i++) {
+        host[i] = (host[i] + offset) * scale;
+    }
+}
+
+weft_status_t model_bind_scaled(model_binder_t *binder, model_tensor_id_t id, uint32_t layer,
+                                uint32_t n, float offset, float scale, const float **vector_out)
+{
+    model_tensor_t tensor;
+    const weft_status_t status = model_bind_find(binder, id, layer, 1, n, &tensor);
+    if (status < 0) {
+        return status;
+    }
+    const model_place_t place = model_bind_take_vector(binder, n);
+    *vector_out = place.device;
+    fill(binder, &tensor, offset, scale, place.host);
+    return WEFT_OK;
+}
+
+weft_status_t model_bind_vector(model_binder_t *binder, model_tensor_id_t id, uint32_t layer,
+                                uint32_t n, const float **vector_out)
+{
+    return model_bind_scaled(binder, id, layer, n, 0, 1, vector_out);
+}
+
+weft_status_t model_bind_norm(model_binder_t *binder, const model_config_t *config, bool is_there,
+                              model_tensor_id_t id, uint32_t layer, uint32_t n,
+                              const float **vector_out)
+{
+    return is_there ? model_bind_scaled(binder, id, layer, n, config->norm_offset, 1, vector_out)
+                    : WEFT_OK;
+}
+
+weft_status_t model_bind_bias(model_binder_t *binder, const model_tensor_id_t *ids,
+                              const uint32_t *rows, uint32_t n, uint32_t layer,
+                              model_linear_t *linear)
+{
+    const model_place_t place = model_bind_take_vector(binder, linear->rows);
+    uint32_t at = 0;
+    linear->bias = place.device;
+    for (uint32_t i = 0; i < n; i++) {
+        model_tensor_t tensor;
+        const weft_status_t status = model_bind_find(binder, ids[i], layer, 1, rows[i], &tensor);
+        if (status < 0) {
+            return status;
+        }
+        fill(binder, &tensor, 0, 1, place.host == NULL ? NULL : place.host + at);
+        at += rows[i];
+    }
+    return WEFT_OK;
+}
+
+/* ---- matrices ------------------------------------------------------------------------------ */
+
+size_t model_bind_weight_bytes(const model_binder_t *binder, const model_tensor_t *tensors,
+                               uint32_t n, k_weight_form_t form)
+{
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        rows += (uint32_t)tensors[i].rows;
+    }
+    return binder->ops->weight_bytes(tensors[0].dtype, form, rows, (uint32_t)tensors[0].columns);
+}
+
+weft_status_t model_bind_check_supported(model_binder_t *binder, const model_tensor_t *tensor)
+{
+    if (model_bind_weight_bytes(binder, tensor, 1, K_WEIGHT_ROWS) != SIZE_MAX) {
+        return WEFT_OK;
+    }
+    return weft_diag(binder->diag, WEFT_ERR_UNSUPPORTED,
+                     "%s: tensor %s: kernels \"%s\" have no weights of type %s",
+                     model_source_path(binder->source), tensor->name, binder->ops->name,
+                     k_dtype_info(tensor->dtype)->name);
+}
+
+/* The tensors' rows as a backend packs them: in the file, or in buffers [n] made for them. */
+static weft_status_t read_parts(const model_tensor_t *tensors, uint32_t n, void **buffers,
+                                k_weight_part_t *parts)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        size_t row_bytes = 0;
+        parts[i] = (k_weight_part_t){tensors[i].data, (uint32_t)tensors[i].rows};
+        if (tensors[i].form == MODEL_FORM_ROWS) {
+            continue;
+        }
+        k_dtype_row_bytes(tensors[i].dtype, tensors[i].columns, &row_bytes);
+        buffers[i] = weft_calloc(tensors[i].rows, row_bytes, "model.formed");
+        if (buffers[i] == NULL) {
+            return WEFT_ERR_NO_MEMORY;
+        }
+        model_tensor_read(&tensors[i], 0, tensors[i].rows, buffers[i]);
+        parts[i].data = buffers[i];
+    }
+    return WEFT_OK;
+}
+
+static weft_status_t pack_weight(model_binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                                 const k_weight_t *weight, void *device)
+{
+    k_weight_part_t parts[MODEL_LINEAR_PARTS];
+    void *buffers[MODEL_LINEAR_PARTS] = {NULL};
+    weft_status_t status = read_parts(tensors, n, buffers, parts);
+    if (status >= 0) {
+        binder->ops->weight_pack(binder->stream, weight->dtype, weight->form, weight->columns,
+                                 parts, n, device);
+    }
+    bool is_formed = false;
+    for (uint32_t i = 0; i < n; i++) {
+        is_formed = is_formed || buffers[i] != NULL;
+    }
+    if (is_formed && status >= 0) {
+        status = k_stream_sync(binder->stream); /* once: a second one lets its readers go */
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        weft_free(buffers[i]);
+    }
+    return status;
+}
+
+weft_status_t model_bind_weight(model_binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                                k_weight_form_t form, k_weight_t *weight_out)
+{
+    k_weight_t weight = {.dtype = tensors[0].dtype,
+                         .form = form,
+                         .columns = (uint32_t)tensors[0].columns,
+                         .data = tensors[0].data};
+    for (uint32_t i = 0; i < n; i++) {
+        weight.rows += (uint32_t)tensors[i].rows;
+    }
+    weft_status_t status = WEFT_OK;
+    const size_t bytes = model_bind_weight_bytes(binder, tensors, n, form);
+    if (bytes > 0) {
+        void *device = carve_take(binder->carve, bytes, 1);
+        weight.data = device;
+        if (binder->stream != NULL) {
+            status = pack_weight(binder, tensors, n, &weight, device);
+        }
+    }
+    *weight_out = weight;
+    return status;
+}
+
+/* How many of the tensors, from the first on, one weight can hold. */
+static uint32_t fusable(const model_binder_t *binder, const model_tensor_t *tensors, uint32_t n)
+{
+    if (model_bind_weight_bytes(binder, tensors, 1, K_WEIGHT_ROWS) == 0) {
+        return 1; /* used where it is mapped */
+    }
+    uint32_t count = 1;
+    while (count < n && tensors[count].dtype == tensors[0].dtype) {
+        count++;
+    }
+    return count;
+}
+
+weft_status_t model_bind_find_parts(model_binder_t *binder, const model_tensor_id_t *ids,
+                                    const uint32_t *rows, uint32_t n, uint32_t layer,
+                                    uint32_t columns, model_tensor_t tensors[MODEL_LINEAR_PARTS])
+{
+    weft_status_t status = WEFT_OK;
+    for (uint32_t i = 0; status >= 0 && i < n; i++) {
+        status = model_bind_find(binder, ids[i], layer, rows[i], columns, &tensors[i]);
+        if (status >= 0) {
+            status = model_bind_check_supported(binder, &tensors[i]);
+        }
+    }
+    return status;
+}
+
+weft_status_t model_bind_parts(model_binder_t *binder, const model_tensor_t *tensors, uint32_t n,
+                               model_linear_t *linear)
+{
+    weft_status_t status = WEFT_OK;
+    *linear = (model_linear_t){0};
+    for (uint32_t i = 0; status >= 0 && i < n;) {
+        const uint32_t count = fusable(binder, &tensors[i], n - i);
+        k_weight_t *part = &linear->parts[linear->n_parts++];
+        status = model_bind_weight(binder, &tensors[i], count, K_WEIGHT_ROWS, part);
+        linear->rows += part->rows;
+        i += count;
+    }
+    return status;
+}
+
+weft_status_t model_bind_linear(model_binder_t *binder, const model_tensor_id_t *ids,
+                                const uint32_t *rows, uint32_t n, uint32_t layer, uint32_t columns,
+                                model_linear_t *linear)
+{
+    model_tensor_t tensors[MODEL_LINEAR_PARTS];
+    const weft_status_t status =
+        model_bind_find_parts(binder, ids, rows, n, layer, columns, tensors);
+    return status < 0 ? status : model_bind_parts(binder, tensors, n, linear);
+}
+
+weft_status_t model_bind_matrix(model_binder_t *binder, model_tensor_id_t id, uint32_t layer,
+                                uint32_t rows, uint32_t columns, model_linear_t *linear)
+{
+    return model_bind_linear(binder, &id, &rows, 1, layer, columns, linear);
+}
