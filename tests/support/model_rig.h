@@ -62,7 +62,7 @@ typedef struct model_rig_config {
     const char *path;
     const char *device; /* NULL: cpu */
     const char *isa;    /* of the cpu */
-    uint32_t threads; /* 0: one */
+    uint32_t threads;   /* 0: one */
     k_dtype_t kv_dtype;
     uint32_t block_tokens;
     uint32_t n_blocks;
@@ -91,9 +91,9 @@ static inline void model_rig_open_source(model_rig_t *rig, const model_rig_confi
 {
     weft_diag_t diag = {0};
     *rig = (model_rig_t){0};
-    model_rig_check(weft_device_open(config->device == NULL ? "cpu" : config->device, 0, &diag,
-                                     &rig->device),
-                    &diag);
+    model_rig_check(
+        weft_device_open(config->device == NULL ? "cpu" : config->device, 0, &diag, &rig->device),
+        &diag);
     model_rig_check(k_stream_create(rig->device, config->isa,
                                     config->threads > 0 ? config->threads : 1, &diag, &rig->stream),
                     &diag);
