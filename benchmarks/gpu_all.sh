@@ -72,7 +72,18 @@ fi
 
 if wants kernels; then
     for bench in "$bin"/bench_cuda_* "$bin"/benchmarks/bench_cuda_*; do
-        [ -x "$bench" ] && part 60 "$(basename "$bench")" "$bench" && told "$(basename "$bench")"
+        name=$(basename "$bench")
+        if [ ! -x "$bench" ] || [ "$name" = bench_cuda_linear ]; then
+            continue
+        fi
+        part 60 "$name" "$bench" && told "$name"
+    done
+    linear=$bin/bench_cuda_linear
+    [ -x "$linear" ] || linear=$bin/benchmarks/bench_cuda_linear
+    CUBLAS=${CUBLAS:-$(find / -name libcublas.so.13 -not -path '/proc/*' 2>/dev/null | head -1)}
+    export CUBLAS
+    for dtype in bf16 f8_32 q8_0 i4_32 q4_0; do
+        part 30 "linear-$dtype" "$linear" time auto "$dtype" && told "linear-$dtype" 7
     done
 fi
 
