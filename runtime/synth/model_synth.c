@@ -91,8 +91,9 @@ static weft_status_t find_dtype(synth_t *synth, weft_diag_t *diag)
     const k_dtype_info_t *info = k_dtype_info(synth->dtype);
     const bool is_gguf = synth->kind == MODEL_FILE_GGUF;
     if (is_gguf ? info->gguf_type < 0 : info->safetensors[0] == '\0') {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s has no type \"%s\"",
-                         is_gguf ? "GGUF" : "safetensors", info->name);
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s has no type \"%s\"%s",
+                         is_gguf ? "GGUF" : "safetensors", info->name,
+                         is_gguf ? "" : ": take f32, f16 or bf16, or write a .gguf file");
     }
     return WEFT_OK;
 }
@@ -184,9 +185,11 @@ static weft_status_t place_tensors(synth_t *synth, weft_diag_t *diag)
     }
     const weft_status_t status =
         model_tensors_visit(&synth->config, synth->kind, place_tensor, synth);
-    return status >= 0 ? status
-                       : weft_diag(diag, status, "models of family %s are written as GGUF alone",
-                                   synth->config.family);
+    return status >= 0
+               ? status
+               : weft_diag(diag, status,
+                           "models of family %s are written as GGUF alone: name a .gguf file",
+                           synth->config.family);
 }
 
 /* ---- filling ------------------------------------------------------------------------------- */
