@@ -11,8 +11,8 @@
 #include "runtime/model_source.h"
 #include "text/text.h"
 
-/* A step as large as `weft serve` makes it unless told otherwise. */
-#define STEP_ROWS    512
+/* A step as large as `weft serve` makes it on a CPU unless told otherwise. */
+#define STEP_ROWS    256
 #define STEP_OUTPUTS 256
 
 typedef struct dtype_sum {
