@@ -35,8 +35,7 @@ LEASE = 2  # seconds
 # The prefill worker cannot keep all prompts: what it held is soon another's.
 COMMON = ("--max-model-len", "640", "--max-num-seqs", "4", "--threads", "1")
 P_FLAGS = (*COMMON, "--num-gpu-blocks-override", "80")
-D_FLAGS = (*COMMON, "--num-gpu-blocks-override", "128", "--no-enable-prefix-caching",
-           "--prefill-urls", "*")
+D_FLAGS = (*COMMON, "--num-gpu-blocks-override", "128", "--no-enable-prefix-caching")
 PROMPTS = [ids(900 + i, n) for i, n in enumerate((40, 97, 160, 255, 400, 520))]
 MAX_TOKENS = 10
 
@@ -62,8 +61,9 @@ class Fabric:
 
     def flags(self):
         extra = {"fabric_params": self.params} if self.params else {}
-        return (*D_FLAGS, *transfer("kv_consumer", backends=[self.backend],
-                                    kv_lease_duration=LEASE, transfer_wait=5, **extra))
+        return (*D_FLAGS, "--prefill-urls", "*",
+                *transfer("kv_consumer", backends=[self.backend], kv_lease_duration=LEASE,
+                          transfer_wait=5, **extra))
 
 
 class Service:
