@@ -28,11 +28,32 @@ static const weft_option_t synth_rows[] = {
 #undef OPTION
 };
 
+/* Parses argv, which names one path, and acts on it with the group's options. */
+static int act_on_path(const weft_option_spec_t *spec, const char *missing, int argc, char **argv,
+                       weft_status_t (*act)(const void *options, const char *path,
+                                            weft_diag_t *diag))
+{
+    weft_diag_t diag = {0};
+    weft_option_set_t *set = NULL;
+    weft_status_t status = weft_option_set_parse(spec, argc, argv, &diag, &set);
+    if (status == WEFT_ERR_CANCELLED) {
+        return CLI_EXIT_OK;
+    }
+    if (status >= 0 && weft_option_positional_count(set) != 1) {
+        status = weft_diag(&diag, WEFT_ERR_INVALID, "%s", missing);
+    }
+    if (status >= 0) {
+        status = act(spec->groups[0].config, weft_option_positional(set, 0), &diag);
+    }
+    weft_option_set_destroy(set);
+    return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;
+}
+
 /* ---- inspect ------------------------------------------------------------------------------- */
 
-static weft_status_t print(const model_inspect_options_t *options, const char *path,
-                           weft_diag_t *diag)
+static weft_status_t print(const void *user, const char *path, weft_diag_t *diag)
 {
+    const model_inspect_options_t *options = user;
     model_inspect_t *inspect = NULL;
     weft_status_t status = model_inspect_create(path, options->max_model_len, diag, &inspect);
     if (status < 0) {
@@ -64,27 +85,14 @@ static int inspect(int argc, char **argv)
         .n_groups = 1,
         .max_positional = 1,
     };
-    weft_diag_t diag = {0};
-    weft_option_set_t *set = NULL;
-    weft_status_t status = weft_option_set_parse(&spec, argc, argv, &diag, &set);
-    if (status == WEFT_ERR_CANCELLED) {
-        return CLI_EXIT_OK;
-    }
-    if (status >= 0 && weft_option_positional_count(set) != 1) {
-        status = weft_diag(&diag, WEFT_ERR_INVALID, "name one model: weft model inspect PATH");
-    }
-    if (status >= 0) {
-        status = print(&options, weft_option_positional(set, 0), &diag);
-    }
-    weft_option_set_destroy(set);
-    return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;
+    return act_on_path(&spec, "name one model: weft model inspect PATH", argc, argv, print);
 }
 
 /* ---- synth --------------------------------------------------------------------------------- */
 
-static weft_status_t write_model(const synth_options_t *options, const char *path,
-                                 weft_diag_t *diag)
+static weft_status_t write_model(const void *user, const char *path, weft_diag_t *diag)
 {
+    const synth_options_t *options = user;
     const model_synth_options_t synth = {
         .family = options->arch,
         .shape = options->shape,
@@ -119,20 +127,7 @@ static int synth(int argc, char **argv)
         .n_groups = 1,
         .max_positional = 1,
     };
-    weft_diag_t diag = {0};
-    weft_option_set_t *set = NULL;
-    weft_status_t status = weft_option_set_parse(&spec, argc, argv, &diag, &set);
-    if (status == WEFT_ERR_CANCELLED) {
-        return CLI_EXIT_OK;
-    }
-    if (status >= 0 && weft_option_positional_count(set) != 1) {
-        status = weft_diag(&diag, WEFT_ERR_INVALID, "name what to write: weft model synth OUT");
-    }
-    if (status >= 0) {
-        status = write_model(&options, weft_option_positional(set, 0), &diag);
-    }
-    weft_option_set_destroy(set);
-    return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;
+    return act_on_path(&spec, "name what to write: weft model synth OUT", argc, argv, write_model);
 }
 
 int cmd_model(int argc, char **argv)
