@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * launch_place: which rank of how many this process is, and where the leader listens, from flags or
+ * from the environment of whoever started it.
+ *
+ *   source       read when it is there, in this order
+ *   flags        --rank --size --leader; each wins over everything else
+ *   weft launch  WEFT_RANK WEFT_SIZE WEFT_LOCAL_RANK WEFT_LEADER
+ *   LWS          LWS_LEADER_ADDRESS LWS_GROUP_SIZE LWS_WORKER_INDEX
+ *   OpenMPI      OMPI_COMM_WORLD_*; PMIx servers: PMIX_RANK and what PMIx tells
+ *   Slurm        SLURM_PROCID SLURM_NTASKS SLURM_LOCALID SLURM_STEP_NODELIST
+ *   torchrun     RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT
+ *
+ * Threads  immutable once read
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/diag.h"
+#include "base/status.h"
+
+#define LAUNCH_DEFAULT_PORT 29401 /* of the leader, unless something names one */
+
+typedef struct launch_place {
+    const char *source; /* "flags", "weft launch", "LWS" …; "none": a process alone */
+    uint32_t rank;
+    uint32_t size;       /* 1: alone */
+    uint32_t local_rank; /* among those on this host */
+    uint32_t local_size; /* 0: not known */
+    char leader_host[256];
+    uint16_t leader_port;
+    uint32_t restarts; /* times that a lost group may form again */
+} launch_place_t;
+
+/* Flags as given; size 0, rank UINT32_MAX, leader "": not given. */
+typedef struct launch_place_flags {
+    uint32_t rank;
+    uint32_t size;
+    const char *leader; /* host, host:port or [v6]:port */
+} launch_place_flags_t;
+
+/*
+ * WEFT_ERR_INVALID: a variable that is there does not parse, or they contradict each other; diag
+ * names it and its value. Something else's variables (a Slurm batch job around one process) do not
+ * make a group of size 1 fail.
+ */
+weft_status_t launch_place_read(const launch_place_flags_t *flags, weft_diag_t *diag,
+                                launch_place_t *place_out);
