@@ -33,6 +33,7 @@ static weft_status_t create_publisher(engine_t *engine, const engine_options_t *
     const kv_publisher_config_t config = {
         .events_config = options->kv_events_config,
         .encoding = options->kv_events_encoding,
+        .data_parallel_rank = options->data_parallel_rank,
         .block_tokens = engine->plan.layout.block_tokens,
         .algo = kv_hasher_algo(engine->hasher),
         .has_int_hashes = int_hashes == NULL || strcmp(int_hashes, "0") != 0,
