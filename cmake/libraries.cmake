@@ -30,6 +30,15 @@ if(OFI_FOUND)
     target_link_libraries(weft_libraries INTERFACE ${CMAKE_DL_LIBS})
 endif()
 
+# PMIx is opened at run time, where mpirun or srun brings it; only its headers are needed to build, and
+# without them ranks on several hosts take the leader's address from what mpirun puts in the environment.
+pkg_check_modules(PMIX IMPORTED_TARGET pmix>=3)                    # apt: libpmix-dev
+if(PMIX_FOUND)
+    target_include_directories(weft_libraries SYSTEM INTERFACE ${PMIX_INCLUDE_DIRS})
+    target_compile_definitions(weft_libraries INTERFACE WEFT_HAS_PMIX)
+    target_link_libraries(weft_libraries INTERFACE ${CMAKE_DL_LIBS})
+endif()
+
 # UCX is loaded at run time; only its headers are needed to build, and without them the backend "ucx"
 # says that it cannot be had. `./dev` unpacks the wheel of scripts/requirements-ucx.txt into build/ucx;
 # without it the system's is taken, if it is not older than what NIXL's releases exchange keys with.
