@@ -172,7 +172,7 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
     weft_status_t status = weft_device_open(options->device, 0, diag, &engine->device);
     if (status == WEFT_OK) {
         /* The cpu's work is done when launch returns: nothing to overlap. */
-        engine->depth = engine->device->ops->is_host ? 1 : SCHED_MAX_IN_FLIGHT;
+        engine->depth = engine->device->ops->is_host ? 1 : EXECUTOR_MIN_DEPTH;
         status = k_stream_create(engine->device, options->cpu_isa, options->threads, diag,
                                  &engine->stream);
     }

@@ -86,6 +86,7 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     executor->model = config->model;
     executor->stream = config->stream;
     executor->is_timed = config->is_timed;
+    executor->depth = config->depth > 0 ? config->depth : EXECUTOR_MIN_DEPTH;
     executor_set_sizes(executor, &config->limits, shape, config->layout->block_tokens);
 
     status = executor_take_memory(executor, shape->layers, diag);
@@ -128,7 +129,7 @@ static void count_sampled(executor_t *executor, const step_plan_t *plan)
 
 static void fetch_outputs(executor_t *executor, const step_plan_t *plan, const step_t *step)
 {
-    outputs_t *outputs = &executor->outputs[executor->n_launched % STEPS_IN_FLIGHT];
+    outputs_t *outputs = &executor->outputs[executor->n_launched % executor->depth];
     outputs->step = plan->step;
     outputs->n_rows = plan->n_rows;
     outputs->n_sampled = step->n_sampled;
@@ -145,7 +146,7 @@ static void fetch_outputs(executor_t *executor, const step_plan_t *plan, const s
 
 weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan)
 {
-    if (executor->n_launched - executor->n_collected == STEPS_IN_FLIGHT) {
+    if (executor->n_launched - executor->n_collected == executor->depth) {
         return WEFT_ERR_QUEUE_FULL;
     }
     step_t step;
@@ -179,7 +180,7 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
     if (executor->n_collected == executor->n_launched) {
         return WEFT_ERR_NOT_FOUND;
     }
-    outputs_t *outputs = &executor->outputs[executor->n_collected % STEPS_IN_FLIGHT];
+    outputs_t *outputs = &executor->outputs[executor->n_collected % executor->depth];
     const weft_status_t status = executor->stream->device->ops->wait(outputs->done);
     if (status < 0) {
         return status;

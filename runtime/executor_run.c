@@ -233,7 +233,7 @@ static weft_status_t find_graph(executor_t *executor, step_t *step, const k_grap
 
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
-    outputs_t *outputs = &executor->outputs[executor->n_launched % STEPS_IN_FLIGHT];
+    outputs_t *outputs = &executor->outputs[executor->n_launched % executor->depth];
     const k_graph_t *graph;
     const weft_status_t status = find_graph(executor, step, &graph);
     if (status < 0) {
