@@ -356,7 +356,12 @@ const model_limits_t *model_limits(const model_t *model)
 
 void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
 {
-    model->family->forward(model, stream, batch);
+    const graph_t graph = {model, stream, batch};
+
+    graph_embed(&graph);
+    for (uint32_t i = 0; i < model->config.layers; i++) {
+        model->family->add_layer(&graph, i);
+    }
 }
 
 void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,

@@ -2,7 +2,7 @@
 /*
  * model: the weights of this rank, packed for its device, and the graph that runs them.
  *
- * A graph is a plain function in runtime/models/<family>.c that enqueues ops of the k_ops table; it
+ * A layer is a plain function in runtime/models/<family>.c that enqueues ops of the k_ops table; it
  * allocates nothing and returns no data to the host.
  *
  * Owns     packed weights and the activation buffers of one step

@@ -84,13 +84,15 @@ typedef struct model_activations {
     model_expert_act_t expert;
 } model_activations_t;
 
+struct graph; /* models/graph.h */
+
 /*
- * A row of models.def: the graph from token ids to the last hidden states, in runtime/models/<name>.c
- * beside model_family_config_<name>.
+ * A row of models.def: what a layer does to the hidden states, in runtime/models/<name>.c beside
+ * model_family_config_<name>.
  */
 typedef struct model_family {
     const char *name;
-    void (*forward)(model_t *model, k_stream_t *stream, const model_batch_t *batch);
+    void (*add_layer)(const struct graph *graph, uint32_t index);
 } model_family_t;
 
 struct model {
