@@ -363,11 +363,11 @@ static void model_memory_tells_what_model_create_takes(void **state)
         model_rig_open_source(
             &rig, &(model_rig_config_t){.path = tiny_model_path(tiny_models[i]), .isa = "ref"});
         assert_status(
-            model_memory(rig.source, &small, rig.stream->ops, NULL, &weights, &activations),
+            model_memory(rig.source, NULL, &small, rig.stream->ops, NULL, &weights, &activations),
             WEFT_OK);
-        assert_status(
-            model_memory(rig.source, &larger, rig.stream->ops, NULL, &weights, &more_activations),
-            WEFT_OK);
+        assert_status(model_memory(rig.source, NULL, &larger, rig.stream->ops, NULL, &weights,
+                                   &more_activations),
+                      WEFT_OK);
         assert_true(weights > 10000 && weights < 2000000);
         assert_true(activations > 0 && more_activations > 4 * activations);
         model_rig_close(&rig);
@@ -384,7 +384,7 @@ static void assert_model_refused(const char *name, void (*remove)(k_ops_t *ops),
     k_ops_t ops = *rig.stream->ops;
     remove(&ops);
     rig.stream->ops = &ops;
-    assert_status(model_create(rig.source, &small, rig.stream, &diag, &model),
+    assert_status(model_create(rig.source, NULL, &small, rig.stream, &diag, &model),
                   WEFT_ERR_UNSUPPORTED);
     assert_null(model);
     assert_non_null(strstr(diag.text, reason));
@@ -428,7 +428,7 @@ static void a_failed_allocation_leaves_nothing_behind(void **state)
         weft_diag_t diag = {0};
         model_t *model = NULL;
         weft_alloc_fail_nth(failures + 1);
-        status = model_create(rig.source, &small, rig.stream, &diag, &model);
+        status = model_create(rig.source, NULL, &small, rig.stream, &diag, &model);
         weft_alloc_fail_nth(0);
         if (status < 0) {
             assert_status(status, WEFT_ERR_NO_MEMORY);
