@@ -127,6 +127,49 @@ static void count_sampled(executor_t *executor, const step_plan_t *plan)
     }
 }
 
+/* ---- between stages: what the last one sampled is the leader's, rank 0 ---- */
+
+static bool is_leader_of_stages(const model_shard_t *shard)
+{
+    return shard->stages > 1 && shard->stage == 0 && shard->tensor_rank == 0;
+}
+
+/* The last stage's first rank; behind the copies, which are done where the device is the host. */
+static void send_outputs(const executor_t *executor, const outputs_t *outputs)
+{
+    const model_shard_t *shard = model_shard(executor->model);
+    weft_queue_t *queue = executor->stream->queue;
+    if (shard->stages <= 1 || shard->tensor_rank > 0) {
+        return;
+    }
+    if (outputs->n_sampled > 0) {
+        coll_send(shard->world, queue, 0, outputs->rows, outputs->n_sampled * sizeof(k_sampled_t));
+    }
+    if (outputs->n_prompt > 0) {
+        coll_send(shard->world, queue, 0, outputs->prompt, outputs->n_prompt * sizeof(k_sampled_t));
+    }
+}
+
+/* Waits until the step has gone through all stages. */
+static weft_status_t receive_outputs(const executor_t *executor, outputs_t *outputs)
+{
+    const model_shard_t *shard = model_shard(executor->model);
+    weft_queue_t *queue = executor->stream->queue;
+    if (!is_leader_of_stages(shard)) {
+        return WEFT_OK;
+    }
+    const uint32_t last = model_shard_rank(shard, shard->stages - 1);
+    if (outputs->n_sampled > 0) {
+        coll_receive(shard->world, queue, last, outputs->rows,
+                     outputs->n_sampled * sizeof(k_sampled_t));
+    }
+    if (outputs->n_prompt > 0) {
+        coll_receive(shard->world, queue, last, outputs->prompt,
+                     outputs->n_prompt * sizeof(k_sampled_t));
+    }
+    return coll_status(shard->world, NULL);
+}
+
 static void fetch_outputs(executor_t *executor, const step_plan_t *plan, const step_t *step)
 {
     outputs_t *outputs = &executor->outputs[executor->n_launched % executor->depth];
@@ -137,10 +180,13 @@ static void fetch_outputs(executor_t *executor, const step_plan_t *plan, const s
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         outputs->is_sampled[i] = (plan->rows[i].flags & STEP_ROW_SAMPLE) != 0;
     }
-    executor_copy(executor, outputs->rows, executor->device.sampled,
-                  step->n_sampled * sizeof(k_sampled_t));
-    executor_copy(executor, outputs->prompt, executor->device.prompt,
-                  step->n_prompt * sizeof(k_sampled_t));
+    if (model_shard_is_last(model_shard(executor->model))) {
+        executor_copy(executor, outputs->rows, executor->device.sampled,
+                      step->n_sampled * sizeof(k_sampled_t));
+        executor_copy(executor, outputs->prompt, executor->device.prompt,
+                      step->n_prompt * sizeof(k_sampled_t));
+        send_outputs(executor, outputs);
+    }
     outputs->done = executor->stream->device->ops->record(executor->stream->queue);
 }
 
@@ -181,7 +227,10 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
         return WEFT_ERR_NOT_FOUND;
     }
     outputs_t *outputs = &executor->outputs[executor->n_collected % executor->depth];
-    const weft_status_t status = executor->stream->device->ops->wait(outputs->done);
+    weft_status_t status = executor->stream->device->ops->wait(outputs->done);
+    if (status >= 0) {
+        status = receive_outputs(executor, outputs);
+    }
     if (status < 0) {
         return status;
     }

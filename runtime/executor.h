@@ -72,7 +72,11 @@ uint32_t *executor_mask(executor_t *executor, uint32_t slot);
  */
 weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan);
 
-/* WEFT_ERR_NOT_FOUND: nothing was launched. WEFT_ERR_DEVICE: the rank cannot go on. */
+/*
+ * Of a model in stages the leader (rank 0) waits here for what the last stage sampled; others have no
+ * results of use, the last one apart. WEFT_ERR_NOT_FOUND: nothing was launched. WEFT_ERR_DEVICE: the
+ * rank cannot go on. WEFT_ERR_PEER_GONE, _TIMEOUT: another stage is lost.
+ */
 weft_status_t executor_collect(executor_t *executor, step_result_t *result_out);
 
 /*
