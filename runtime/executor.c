@@ -228,13 +228,14 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
     }
     outputs_t *outputs = &executor->outputs[executor->n_collected % executor->depth];
     weft_status_t status = executor->stream->device->ops->wait(outputs->done);
-    if (status >= 0) {
-        status = receive_outputs(executor, outputs);
-    }
     if (status < 0) {
         return status;
     }
-    executor->n_collected++;
+    executor->n_collected++; /* also of a step whose results will not come: its buffers are free */
+    status = receive_outputs(executor, outputs);
+    if (status < 0) {
+        return status;
+    }
     spread_rows(outputs);
     const weft_device_ops_t *device = executor->stream->device->ops;
     const bool is_timed = outputs->begun != NULL;
