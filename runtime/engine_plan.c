@@ -76,6 +76,11 @@ static weft_status_t check_options(const engine_options_t *o, const model_config
         return weft_diag(diag, WEFT_ERR_INVALID, "--block-size %u: not a power of two",
                          o->block_size);
     }
+    if (!(o->gpu_memory_utilization > 0 && o->gpu_memory_utilization <= 1)) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--gpu-memory-utilization %g: above 0 and up to 1 is possible",
+                         o->gpu_memory_utilization);
+    }
     if (o->max_model_len > config->max_context) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-model-len %u: the model allows %u",
                          o->max_model_len, config->max_context);
@@ -236,15 +241,10 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, bool i
         (double)available / MIB, is_host ? "" : ", or raise --gpu-memory-utilization");
 }
 
-/* Options that mean something where the device's memory is not the host's. */
-static weft_status_t check_device_options(const engine_options_t *options, weft_diag_t *diag)
+/* The tier's memory where it is not part of what the device has. */
+static weft_status_t check_host_tier(const engine_options_t *options, weft_diag_t *diag)
 {
-    const double part = options->gpu_memory_utilization;
     const size_t available = weft_memory_available("");
-    if (!(part > 0 && part <= 1)) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "--gpu-memory-utilization %g: above 0 and up to 1 is possible", part);
-    }
     if (options->kv_host_bytes > available) {
         return weft_diag(diag, WEFT_ERR_NO_MEMORY,
                          "--kv-host-bytes: %.1f MiB, but the host has %.1f MiB available",
@@ -270,7 +270,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     needs_t needs = {.host = device->ops->is_host ? options->kv_host_bytes : 0};
     weft_status_t status = check_options(options, config, diag);
     if (status == WEFT_OK && !device->ops->is_host) {
-        status = check_device_options(options, diag);
+        status = check_host_tier(options, diag);
     }
     if (status < 0) {
         return status;
