@@ -102,6 +102,9 @@ static void elements_are_converted_on_arrival(void **state)
     move_between(FORM(1, 16, LBHNC, "f32"), FORM(2, 16, BHLNC, "bf16"));
     move_between(FORM(2, 32, BHLNC, "f16"), FORM(1, 8, BLHNC, "f32"));
     move_between(FORM(1, 4, BLHNC, "f32"), FORM(1, 32, BHLNC, "f16"));
+    move_between(FORM(1, 16, BHLNC, "f8_e4m3"), FORM(2, 8, BLHNC, "f8_e4m3"));
+    move_between(FORM(1, 16, BHLNC, "bf16"), FORM(1, 16, BHLNC, "f8_e4m3"));
+    move_between(FORM(2, 32, BHLNC, "f8_e4m3"), FORM(1, 16, LBHNC, "f16"));
 }
 
 /* ---- a vLLM worker --------------------------------------------------------------------------- */
