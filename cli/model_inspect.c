@@ -36,7 +36,7 @@ struct model_inspect {
     size_t template_bytes;
 };
 
-static const k_dtype_t kv_dtypes[] = {K_F32, K_F16, K_BF16};
+static const k_dtype_t kv_dtypes[] = {K_F32, K_F16, K_BF16, K_F8};
 
 /* ---- reckoning ----------------------------------------------------------------------------- */
 

@@ -39,8 +39,9 @@ static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_d
         const char *name;
         k_dtype_t dtype;
     } names[] = {
-        {"f32", K_F32},     {"f16", K_F16},       {"bf16", K_BF16}, {"float32", K_F32},
-        {"float16", K_F16}, {"bfloat16", K_BF16}, {"fp16", K_F16},
+        {"f32", K_F32},     {"f16", K_F16},     {"bf16", K_BF16},
+        {"float32", K_F32}, {"float16", K_F16}, {"bfloat16", K_BF16},
+        {"fp16", K_F16},    {"fp8", K_F8},      {"fp8_e4m3", K_F8},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(name, names[i].name) == 0) {
@@ -49,7 +50,8 @@ static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_d
         }
     }
     return weft_diag(diag, WEFT_ERR_INVALID,
-                     "--kv-cache-dtype %s: unknown; auto, f32, f16 and bf16 are possible", name);
+                     "--kv-cache-dtype %s: unknown; auto, f32, f16, bf16 and fp8 are possible",
+                     name);
 }
 
 static weft_status_t check_options(const engine_options_t *o, const model_config_t *config,
@@ -147,7 +149,7 @@ static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *opt
     plan->layout = (kv_layout_t){
         .order = order,
         .block_tokens = options->block_size,
-        .element_bytes = plan->kv_dtype == K_F32 ? 4 : 2,
+        .element_bytes = k_dtype_info(plan->kv_dtype)->block_bytes,
         .n_groups = 1,
         .groups = {{.layers = config->layers,
                     .heads = config->kv_heads,
