@@ -80,6 +80,19 @@ typedef struct k_embed_args {
 } k_embed_args_t;
 
 /*
+ * sums[r] = Σ x[r]², of rows whose other parts lie elsewhere.   x [rows, dim] activations; dim may
+ * be 0
+ */
+typedef struct k_square_sums_args {
+    const void *x;
+    float *sums;
+    uint32_t rows;
+    uint32_t dim;
+    size_t x_stride;
+    size_t sums_stride;
+} k_square_sums_args_t;
+
+/*
  * y = x / sqrt(mean(x²) + eps) · w.   Zhang & Sennrich 2019, eq. 4.
  * x, y [rows, groups, dim]: each group is normed alone (groups = heads for Qwen3's q and k norms,
  * else 1), group g at g·dim of its row; y may be x where their types agree. w [dim] f32.
@@ -95,6 +108,10 @@ typedef struct k_rms_norm_args {
     size_t x_stride;
     size_t y_stride;
     float eps;
+    /* Of one group, where x is a part of what is normed: Σ x² of all of it, and its elements. */
+    const float *sums; /* [rows]; NULL: x is all */
+    size_t sums_stride;
+    uint32_t sums_dim;
 } k_rms_norm_args_t;
 
 /* What a linear does with x Wᵀ + bias. */
@@ -376,11 +393,14 @@ typedef struct k_route_args {
  * y[s] = W_e x[s] + bias_e for the slots s of every expert e, as a linear of out K_OUT_STORE does.
  * x [slots, columns], or, where row_of_slot is given, [rows, columns]: then `gathered` [slots,
  * columns] takes each slot's row first. y [slots, W.rows]
+ *
+ * Where only a run of the experts is here: experts, bias and offsets begin at the first of them, and
+ * slots of others stay as they are.
  */
 typedef struct k_expert_linear_args {
     const k_weight_t *experts; /* [n_experts], host memory; all of one shape */
     const float *bias;         /* [n_experts, W.rows] f32 or NULL */
-    const uint32_t *offsets;   /* [n_experts + 1], as route wrote it */
+    const uint32_t *offsets;   /* [n_experts + 1] of what route wrote */
     const uint32_t *row_of_slot;
     const void *x;
     void *gathered;
@@ -391,17 +411,23 @@ typedef struct k_expert_linear_args {
     size_t y_stride;
 } k_expert_linear_args_t;
 
-/* y[r] += Σ_j weights[r, j] · x[slot_of[r, j]], j from first to last.   y: the residual stream */
+/*
+ * y[r] += Σ_j weights[r, j] · x[slot_of[r, j]], j from first to last.   y: the residual stream
+ * offsets: as expert_linear's, where only a run of the experts is here: slots of others are left out.
+ */
 typedef struct k_combine_args {
     const void *x; /* [slots, dim] activations */
     const float *weights;
     const uint32_t *slot_of;
+    const uint32_t *offsets; /* [n_experts + 1]; NULL: all slots count */
+    uint32_t n_experts;
     float *y;
     uint32_t rows;
     uint32_t used;
     uint32_t dim;
     size_t x_stride;
     size_t y_stride;
+    bool replaces; /* y = the sum, instead of adding it */
 } k_combine_args_t;
 
 /* ---- sampling ------------------------------------------------------------------------------ */
