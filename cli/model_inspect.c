@@ -72,7 +72,7 @@ static weft_status_t reckon_memory(model_inspect_t *inspect)
     const model_limits_t limits = {
         .max_rows = STEP_ROWS, .max_outputs = STEP_OUTPUTS, .max_context = inspect->max_model_len};
     inspect->isa = ops->name;
-    return model_memory(inspect->source, &limits, ops, NULL, &inspect->weights_bytes,
+    return model_memory(inspect->source, NULL, &limits, ops, NULL, &inspect->weights_bytes,
                         &inspect->activation_bytes);
 }
 

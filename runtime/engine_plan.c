@@ -139,10 +139,15 @@ static weft_status_t parse_order(const engine_options_t *options, weft_diag_t *d
 
 /* One KV block's layout; how many there will be is not known yet and does not matter to it. */
 static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *options,
-                                const model_config_t *config, weft_diag_t *diag)
+                                const model_source_t *source, const model_shard_t *shard,
+                                weft_diag_t *diag)
 {
     kv_order_t order;
-    const weft_status_t status = parse_order(options, diag, &order);
+    model_config_t local;
+    weft_status_t status = parse_order(options, diag, &order);
+    if (status >= 0) {
+        status = model_local_config_of(source, shard, diag, &local);
+    }
     if (status < 0) {
         return status;
     }
@@ -151,10 +156,11 @@ static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *opt
         .block_tokens = options->block_size,
         .element_bytes = k_dtype_info(plan->kv_dtype)->block_bytes,
         .n_groups = 1,
-        .groups = {{.layers = config->layers,
-                    .heads = config->kv_heads,
-                    .head_dim = config->head_dim,
-                    .window = model_kv_window(config)}},
+        /* The window is that of all layers, whichever are here: ranks free blocks alike. */
+        .groups = {{.layers = local.layers,
+                    .heads = local.kv_heads,
+                    .head_dim = local.head_dim,
+                    .window = model_kv_window(model_source_config(source))}},
     };
     return kv_layout_init(&plan->layout, 1, diag);
 }
@@ -219,11 +225,16 @@ static weft_status_t count_blocks(engine_plan_t *plan, const engine_options_t *o
 }
 
 static weft_status_t measure(const engine_plan_t *plan, const model_source_t *source,
-                             const k_ops_t *ops, weft_diag_t *diag, needs_t *needs_out)
+                             const model_shard_t *shard, const k_ops_t *ops, weft_diag_t *diag,
+                             needs_t *needs_out)
 {
-    needs_out->steps =
-        executor_memory(&plan->limits, model_source_config(source), plan->layout.block_tokens);
-    return model_memory(source, &plan->model_limits, ops, diag, &needs_out->weights,
+    model_config_t local;
+    const weft_status_t status = model_local_config_of(source, shard, diag, &local);
+    if (status < 0) {
+        return status;
+    }
+    needs_out->steps = executor_memory(&plan->limits, &local, plan->layout.block_tokens);
+    return model_memory(source, shard, &plan->model_limits, ops, diag, &needs_out->weights,
                         &needs_out->activations);
 }
 
@@ -263,8 +274,8 @@ uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t
 }
 
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
-                               const model_source_t *source, const weft_device_t *device,
-                               const k_ops_t *ops, weft_diag_t *diag)
+                               const model_source_t *source, const model_shard_t *shard,
+                               const weft_device_t *device, const k_ops_t *ops, weft_diag_t *diag)
 {
     const model_config_t *config = model_source_config(source);
     const size_t available = budget_of(device, options);
@@ -287,13 +298,13 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         status = parse_kv_dtype(options->kv_cache_dtype, ops, diag, &plan->kv_dtype);
     }
     if (status == WEFT_OK) {
-        status = set_layout(plan, options, config, diag);
+        status = set_layout(plan, options, source, shard, diag);
     }
     if (status < 0) {
         return status;
     }
     set_limits(plan, step_tokens, options->block_size);
-    status = measure(plan, source, ops, diag, &needs);
+    status = measure(plan, source, shard, ops, diag, &needs);
     if (status == WEFT_OK) {
         status = count_blocks(plan, options, &needs, available, device->ops->is_host, diag);
     }
@@ -303,7 +314,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     set_limits(plan, step_tokens, options->block_size);
     plan->max_pinned_blocks = (uint32_t)(options->kv_pin_quota * plan->n_blocks);
     needs.kv = plan->layout.block_bytes[0] * plan->n_blocks;
-    status = measure(plan, source, ops, diag, &needs);
+    status = measure(plan, source, shard, ops, diag, &needs);
     plan->needs_bytes = sum_of(&needs);
     return status < 0 ? status : check_memory(&needs, available, device->ops->is_host, diag);
 }

@@ -190,24 +190,38 @@ static void combine_adds_weighted_slots(void **state)
         for (uint32_t i = 0; i < slots; i++) {
             slot_of[i] = (i * 7 + round) % slots;
         }
+        /* Sometimes slots [begin, end) alone are here, and sometimes y is replaced. */
+        const bool is_part = round % 3 == 0;
+        const bool replaces = round % 5 == 0;
+        const uint32_t begin = is_part ? test_random_below(&random, slots) : 0;
+        const uint32_t end = is_part ? test_random_between(&random, begin, slots) : slots;
+        const uint32_t offsets[] = {begin, begin, end};
         float *y = device_array(before, rows * stride * sizeof(*y));
         const k_combine_args_t args = {.x = device_array(x_bf16, slots * stride * sizeof(*x_bf16)),
                                        .weights = device_array(weights, slots * sizeof(*weights)),
                                        .slot_of = device_array(slot_of, sizeof(slot_of)),
+                                       .offsets =
+                                           is_part ? device_array(offsets, sizeof(offsets)) : NULL,
+                                       .n_experts = 2,
                                        .y = y,
                                        .rows = rows,
                                        .used = used,
                                        .dim = dim,
                                        .x_stride = stride,
-                                       .y_stride = stride};
+                                       .y_stride = stride,
+                                       .replaces = replaces};
         assert_cuda(k_cuda_combine(&at, &args));
         float *got = cuda_download(y, rows * stride * sizeof(*got));
         for (uint32_t i = 0; i < rows * stride; i++) {
             const uint32_t row = i / (uint32_t)stride;
-            double expected = (double)before[i];
+            const bool is_kept = !replaces || i % stride >= dim;
+            double expected = is_kept ? (double)before[i] : 0;
             for (uint32_t j = 0; i % stride < dim && j < used; j++) {
-                expected += (double)weights[row * used + j] *
-                            (double)x[slot_of[row * used + j] * stride + i % stride];
+                const uint32_t slot = slot_of[row * used + j];
+                if (slot >= begin && slot < end) {
+                    expected +=
+                        (double)weights[row * used + j] * (double)x[slot * stride + i % stride];
+                }
             }
             if (!(fabs((double)got[i] - expected) <= 1e-6 * (1 + used))) {
                 fail_msg("combine is %g, not %g", (double)got[i], expected);
