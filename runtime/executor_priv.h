@@ -12,7 +12,6 @@
 #include "runtime/carve.h"
 #include "runtime/executor.h"
 
-#define STEPS_IN_FLIGHT      2
 #define MAX_BATCH_BUCKETS    64
 #define MAX_CONTEXT_BUCKETS  16
 #define FIRST_CONTEXT_BUCKET 256
@@ -120,8 +119,9 @@ struct executor {
     slot_t *slots;          /* [max_slots] */
     uint32_t *masks;        /* [max_slots][mask_words] */
     k_kv_view_t *kv;        /* [layers] */
-    inputs_t inputs[STEPS_IN_FLIGHT];
-    outputs_t outputs[STEPS_IN_FLIGHT];
+    uint32_t depth;         /* steps that may be out */
+    inputs_t inputs[EXECUTOR_MAX_DEPTH];
+    outputs_t outputs[EXECUTOR_MAX_DEPTH];
     graphs_t graphs;
     uint64_t n_launched;
     uint64_t n_collected;

@@ -122,7 +122,8 @@ void executor_graphs_init(executor_t *executor)
     const uint32_t max_batch = executor->limits.max_slots < executor->limits.max_tokens
                                    ? executor->limits.max_slots
                                    : executor->limits.max_tokens;
-    if (!k_stream_has_graphs(executor->stream)) {
+    /* A graph would hold what goes between stages, whose ends may be exchanged. */
+    if (!k_stream_has_graphs(executor->stream) || model_shard(executor->model)->stages > 1) {
         return;
     }
     for (uint32_t n = 1; n < max_batch && graphs->n_batches + 1 < MAX_BATCH_BUCKETS;
@@ -201,8 +202,11 @@ static weft_event_t *mark(const executor_t *executor)
 
 static void run_plainly(executor_t *executor, const step_t *step)
 {
-    if (step->n_tokens > 0) {
-        run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
+    if (step->n_tokens == 0) {
+        return;
+    }
+    run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
+    if (model_shard_is_last(model_shard(executor->model))) {
         run_prompt_logprobs(executor, step);
         run_sampling(executor, step->n_sampled);
     }
@@ -233,7 +237,7 @@ static weft_status_t find_graph(executor_t *executor, step_t *step, const k_grap
 
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
-    outputs_t *outputs = &executor->outputs[executor->n_launched % STEPS_IN_FLIGHT];
+    outputs_t *outputs = &executor->outputs[executor->n_launched % executor->depth];
     const k_graph_t *graph;
     const weft_status_t status = find_graph(executor, step, &graph);
     if (status < 0) {

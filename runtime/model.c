@@ -328,6 +328,16 @@ void model_set_tensor(model_t *model, coll_t *tensor)
     model->shard.tensor = tensor;
 }
 
+void model_set_world(model_t *model, coll_t *world)
+{
+    model->shard.world = world;
+}
+
+const model_shard_t *model_shard(const model_t *model)
+{
+    return &model->shard;
+}
+
 const model_config_t *model_config(const model_t *model)
 {
     return model->whole;
@@ -358,10 +368,11 @@ void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batc
 {
     const graph_t graph = {model, stream, batch};
 
-    graph_embed(&graph);
+    graph_begin(&graph);
     for (uint32_t i = 0; i < model->config.layers; i++) {
         model->family->add_layer(&graph, i);
     }
+    graph_end(&graph);
 }
 
 void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,

@@ -23,7 +23,10 @@
  * Leases     blocks of a sequence that another worker will read are told of as they fill, and handed
  *            to on_hold before they are given up
  * Pipeline   plan / execute / commit: up to SCHED_MAX_IN_FLIGHT plans may be out; commits come in
- *            plan order. Steps must execute in plan order: a block may be given away while the step
+ *            plan order. Where the model lies in stages, one on each of several ranks, a plan is to
+ *            leave work for those that follow: it has the decodes of a part of the running
+ *            sequences, and none whose newest token a plan in flight samples, since only the last
+ *            stage would know it. Steps must execute in plan order: a block may be given away while the step
  *            before still writes to it. What writes to blocks otherwise, a fetch or a pull, begins
  *            after settle when a step in flight has rows of a sequence that left its slot
  *
@@ -40,7 +43,7 @@
 #include "runtime/executor.h"
 #include "runtime/step_plan.h"
 
-#define SCHED_MAX_IN_FLIGHT 2
+#define SCHED_MAX_IN_FLIGHT 8
 #define SCHED_MAX_OVERTAKEN 64
 
 typedef struct sched sched_t;
@@ -175,6 +178,7 @@ typedef struct sched_config {
     kv_store_t *store;   /* borrowed, so for each */
     kv_hasher_t *hasher; /* of sequences that have hashes */
     step_limits_t limits;
+    uint32_t stages; /* of the model; 0 or 1: one, which knows what it sampled */
     sched_events_t events;
     const sched_mover_t *mover; /* NULL: no sequence has a pull or a lease */
 } sched_config_t;
