@@ -87,6 +87,7 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     executor->stream = config->stream;
     executor->is_timed = config->is_timed;
     executor_set_sizes(executor, &config->limits, shape, config->layout->block_tokens);
+    executor->embedding_bytes = shape->hidden * k_dtype_info(config->stream->ops->act)->block_bytes;
 
     status = executor_take_memory(executor, shape->layers, diag);
     if (status >= 0) {
@@ -133,6 +134,7 @@ static void fetch_outputs(executor_t *executor, const step_plan_t *plan, const s
     outputs->n_rows = plan->n_rows;
     outputs->n_sampled = step->n_sampled;
     outputs->n_prompt = step->n_prompt;
+    outputs->n_embeddings = step->n_embeddings;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         outputs->is_sampled[i] = (plan->rows[i].flags & STEP_ROW_SAMPLE) != 0;
     }
@@ -197,6 +199,9 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
         .rows = outputs->rows,
         .prompt = outputs->prompt,
         .n_prompt = outputs->n_prompt,
+        .embeddings = outputs->embeddings,
+        .embedding_stride = executor->embedding_stride,
+        .n_embeddings = outputs->n_embeddings,
     };
     executor->ended = outputs->ended;
     return WEFT_OK;
