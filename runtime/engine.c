@@ -292,6 +292,11 @@ void engine_drain(engine_t *engine)
     atomic_store(&engine->is_draining, true);
 }
 
+bool engine_embeds(const engine_t *engine)
+{
+    return engine->plan.embeds;
+}
+
 const model_config_t *engine_model_config(const engine_t *engine)
 {
     return &engine->model_config;

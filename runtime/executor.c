@@ -88,6 +88,7 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     executor->is_timed = config->is_timed;
     executor->depth = config->depth > 0 ? config->depth : EXECUTOR_MIN_DEPTH;
     executor_set_sizes(executor, &config->limits, shape, config->layout->block_tokens);
+    executor->embedding_bytes = shape->hidden * k_dtype_info(config->stream->ops->act)->block_bytes;
 
     status = executor_take_memory(executor, shape->layers, diag);
     if (status >= 0) {
@@ -134,38 +135,53 @@ static bool is_leader_of_stages(const model_shard_t *shard)
     return shard->stages > 1 && shard->stage == 0 && shard->tensor_rank == 0;
 }
 
+typedef struct piece {
+    void *at;
+    size_t bytes; /* 0: nothing to send */
+} piece_t;
+
+/* What goes from the last stage to the leader. */
+enum { OUTPUT_PIECES = 3 };
+
+static void list_pieces(const executor_t *executor, const outputs_t *outputs, piece_t *pieces)
+{
+    pieces[0] = (piece_t){outputs->rows, outputs->n_sampled * sizeof(k_sampled_t)};
+    pieces[1] = (piece_t){outputs->prompt, outputs->n_prompt * sizeof(k_sampled_t)};
+    pieces[2] =
+        (piece_t){outputs->embeddings, outputs->n_embeddings * executor->embedding_stride};
+}
+
 /* The last stage's first rank; behind the copies, which are done where the device is the host. */
 static void send_outputs(const executor_t *executor, const outputs_t *outputs)
 {
     const model_shard_t *shard = model_shard(executor->model);
-    weft_queue_t *queue = executor->stream->queue;
+    piece_t pieces[OUTPUT_PIECES];
     if (shard->stages <= 1 || shard->tensor_rank > 0) {
         return;
     }
-    if (outputs->n_sampled > 0) {
-        coll_send(shard->world, queue, 0, outputs->rows, outputs->n_sampled * sizeof(k_sampled_t));
-    }
-    if (outputs->n_prompt > 0) {
-        coll_send(shard->world, queue, 0, outputs->prompt, outputs->n_prompt * sizeof(k_sampled_t));
+    list_pieces(executor, outputs, pieces);
+    for (uint32_t i = 0; i < OUTPUT_PIECES; i++) {
+        if (pieces[i].bytes > 0) {
+            coll_send(shard->world, executor->stream->queue, 0, pieces[i].at, pieces[i].bytes);
+        }
     }
 }
 
 /* Waits until the step has gone through all stages. */
-static weft_status_t receive_outputs(const executor_t *executor, outputs_t *outputs)
+static weft_status_t receive_outputs(const executor_t *executor, const outputs_t *outputs)
 {
     const model_shard_t *shard = model_shard(executor->model);
-    weft_queue_t *queue = executor->stream->queue;
+    piece_t pieces[OUTPUT_PIECES];
     if (!is_leader_of_stages(shard)) {
         return WEFT_OK;
     }
     const uint32_t last = model_shard_rank(shard, shard->stages - 1);
-    if (outputs->n_sampled > 0) {
-        coll_receive(shard->world, queue, last, outputs->rows,
-                     outputs->n_sampled * sizeof(k_sampled_t));
-    }
-    if (outputs->n_prompt > 0) {
-        coll_receive(shard->world, queue, last, outputs->prompt,
-                     outputs->n_prompt * sizeof(k_sampled_t));
+    list_pieces(executor, outputs, pieces);
+    for (uint32_t i = 0; i < OUTPUT_PIECES; i++) {
+        if (pieces[i].bytes > 0) {
+            coll_receive(shard->world, executor->stream->queue, last, pieces[i].at,
+                         pieces[i].bytes);
+        }
     }
     return coll_status(shard->world, NULL);
 }
@@ -177,6 +193,7 @@ static void fetch_outputs(executor_t *executor, const step_plan_t *plan, const s
     outputs->n_rows = plan->n_rows;
     outputs->n_sampled = step->n_sampled;
     outputs->n_prompt = step->n_prompt;
+    outputs->n_embeddings = step->n_embeddings;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         outputs->is_sampled[i] = (plan->rows[i].flags & STEP_ROW_SAMPLE) != 0;
     }
@@ -248,6 +265,9 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
         .rows = outputs->rows,
         .prompt = outputs->prompt,
         .n_prompt = outputs->n_prompt,
+        .embeddings = outputs->embeddings,
+        .embedding_stride = executor->embedding_stride,
+        .n_embeddings = outputs->n_embeddings,
     };
     executor->ended = outputs->ended;
     return WEFT_OK;

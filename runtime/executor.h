@@ -48,6 +48,10 @@ typedef struct step_result {
      * of a history has none: nothing is known after it. */
     const k_sampled_t *prompt; /* [n_prompt] */
     uint32_t n_prompt;
+    /* Of rows that asked, in row order: the last hidden state of the row's last token, normed. */
+    const char *embeddings;  /* [n_embeddings], each [hidden] activations: k_ops.act */
+    size_t embedding_stride; /* bytes from one to the next */
+    uint32_t n_embeddings;
     /* With is_timed: from the first op of the step to its last, and from the last op of the step
      * before to the first of this one. */
     uint64_t busy_ns;

@@ -11,6 +11,7 @@ void executor_set_sizes(executor_t *executor, const step_limits_t *limits,
     executor->block_tokens = block_tokens;
     executor->table_blocks = limits->max_context / block_tokens + 1;
     executor->mask_words = (config->vocab + 31) / 32;
+    executor->embedding_stride = config->hidden * sizeof(float); /* activations may be narrower */
 }
 
 /* As much as a step could put into it: counted as executor_stage.c takes it. */
@@ -21,6 +22,7 @@ static size_t measure_tail(const executor_t *executor)
     (void)carve_take(&carve, (size_t)limits->max_blocks + limits->max_slots, sizeof(k_word_t));
     (void)carve_take(&carve, limits->max_slots, sizeof(k_seq_t));
     (void)carve_take(&carve, limits->max_tokens, 2 * sizeof(uint32_t));
+    (void)carve_take(&carve, limits->max_embeddings, sizeof(uint32_t));
     (void)carve_take(&carve, limits->max_bind_tokens, sizeof(int32_t));
     (void)carve_take(&carve, limits->max_biases, sizeof(k_bias_t));
     (void)carve_take(&carve, (size_t)limits->max_slots * executor->mask_words, sizeof(uint32_t));
@@ -66,6 +68,7 @@ static void lay_out_host(executor_t *executor, uint32_t layers, carve_t *carve)
         lay_out_inputs(executor, carve, &executor->inputs[i]);
         outputs->rows = carve_take(carve, slots, sizeof(k_sampled_t));
         outputs->prompt = carve_take(carve, limits->max_tokens, sizeof(k_sampled_t));
+        outputs->embeddings = carve_take(carve, limits->max_embeddings, executor->embedding_stride);
         outputs->is_sampled = carve_take(carve, slots, sizeof(bool));
     }
 }

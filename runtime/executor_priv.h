@@ -46,6 +46,7 @@ typedef struct tail {
     size_t prompt_seqs; /* k_seq_t [n_prompt_seqs]: whose tokens are targets */
     size_t prompt_rows; /* uint32_t [n_prompt]: model rows whose tokens' successors are known */
     size_t prompt_tops; /* uint32_t [n_prompt] */
+    size_t embed_rows;  /* uint32_t [n_embeddings]: model rows whose hidden state is wanted */
 } tail_t;
 
 typedef struct device_state {
@@ -69,8 +70,10 @@ typedef struct outputs {
     uint32_t n_rows;
     uint32_t n_sampled;
     uint32_t n_prompt;
+    uint32_t n_embeddings;
     k_sampled_t *rows;   /* [max_slots] */
     k_sampled_t *prompt; /* [max_tokens] */
+    char *embeddings;    /* [max_embeddings], embedding_stride apart */
     bool *is_sampled;    /* [max_slots] */
 } outputs_t;
 
@@ -86,6 +89,7 @@ typedef struct step {
     uint32_t n_prompt;
     uint32_t n_prompt_seqs;
     uint32_t n_sampled;
+    uint32_t n_embeddings;
 } step_t;
 
 /*
@@ -109,6 +113,8 @@ struct executor {
     uint32_t table_blocks;
     uint32_t mask_words;
     size_t tail_bytes;
+    size_t embedding_stride; /* bytes from one to the next in outputs */
+    size_t embedding_bytes;  /* of a hidden state, as activations */
     bool is_timed;
     weft_event_t *ended; /* of the step collected last; NULL: none */
 

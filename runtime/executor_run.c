@@ -108,6 +108,25 @@ static void run_sampling(executor_t *executor, uint32_t n)
     }
 }
 
+/* Straight to the host: each turn overwrites the one before on the device. */
+static void run_embeddings(executor_t *executor, const step_t *step)
+{
+    const uint32_t *rows = device_at(executor, step->tail.embed_rows);
+    const uint32_t n = step->n_embeddings;
+    const size_t bytes = k_dtype_info(executor->stream->ops->act)->block_bytes;
+    char *to = executor->outputs[executor->n_launched % executor->depth].embeddings;
+    for (uint32_t i = 0; i < n; i += turn(executor, i, n)) {
+        size_t stride = 0;
+        const uint32_t in_turn = turn(executor, i, n);
+        const char *hidden =
+            model_hidden(executor->model, executor->stream, rows + i, in_turn, &stride);
+        for (uint32_t j = 0; j < in_turn; j++) {
+            executor_copy(executor, to + (i + j) * executor->embedding_stride,
+                          hidden + j * stride * bytes, executor->embedding_bytes);
+        }
+    }
+}
+
 /* ---- graphs -------------------------------------------------------------------------------- */
 
 /* 1, 2, 4, 8, then steps of an eighth to a half of the size: an eighth is what padding may cost. */
@@ -209,6 +228,7 @@ static void run_plainly(executor_t *executor, const step_t *step)
     if (model_shard_is_last(model_shard(executor->model))) {
         run_prompt_logprobs(executor, step);
         run_sampling(executor, step->n_sampled);
+        run_embeddings(executor, step);
     }
 }
 

@@ -133,6 +133,8 @@ static void take_prompt_arrays(executor_t *executor, const step_plan_t *plan, st
             tokens += known_of(executor, &plan->rows[i]);
         }
     }
+    step->tail.embed_rows =
+        take(executor, step, executor->limits.max_embeddings * sizeof(uint32_t));
     step->tail.prompt_seqs = take(executor, step, rows * sizeof(k_seq_t));
     step->tail.prompt_rows = take(executor, step, tokens * sizeof(uint32_t));
     step->tail.prompt_tops = take(executor, step, tokens * sizeof(uint32_t));
@@ -220,6 +222,10 @@ static void stage_row(executor_t *executor, const step_row_t *row, step_t *step)
     }
     if ((row->flags & STEP_ROW_SAMPLE) != 0) {
         stage_sample(executor, row, step);
+    }
+    if ((row->flags & STEP_ROW_EMBED) != 0) {
+        uint32_t *rows = host_at(step, step->tail.embed_rows);
+        rows[step->n_embeddings++] = step->n_tokens + row->n_tokens - 1;
     }
     step->n_tokens += row->n_tokens;
 }

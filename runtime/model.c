@@ -375,8 +375,8 @@ void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batc
     graph_end(&graph);
 }
 
-void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
-                  float *logits)
+const void *model_hidden(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
+                         size_t *stride_out)
 {
     const model_activations_t *act = &model->act;
     const k_gather_rows_args_t gather = {
@@ -402,8 +402,17 @@ void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint
     };
     stream->ops->gather_rows(stream, &gather);
     stream->ops->rms_norm(stream, &norm);
+    *stride_out = act->hidden_stride;
+    return act->chosen_normed;
+}
+
+void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
+                  float *logits)
+{
+    size_t stride;
+    const void *hidden = model_hidden(model, stream, rows, n, &stride);
     const graph_out_t out = {logits, K_F32, model->config.vocab, K_OUT_STORE};
-    graph_linear(stream, &model->output, act->chosen_normed, act->hidden_stride, &out, n);
+    graph_linear(stream, &model->output, hidden, stride, &out, n);
     if (model->config.logit_softcap > 0) {
         const k_softcap_args_t cap = {
             .x = logits,

@@ -64,6 +64,13 @@ const model_limits_t *model_limits(const model_t *model);
 void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch);
 
 /*
+ * Enqueues the last hidden states of some rows of the last pass, normed: rows [n] device memory,
+ * n ≤ max_outputs. Returns where they will be until the next call: [n, *stride_out] activations.
+ */
+const void *model_hidden(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
+                         size_t *stride_out);
+
+/*
  * Enqueues the logits of some rows of the last pass: rows [n] device memory, n ≤ max_outputs;
  * logits [n, vocab] device memory. May be called any number of times after a pass. Last stage only.
  */

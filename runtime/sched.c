@@ -221,7 +221,8 @@ void sched_set_budget(sched_t *sched, uint32_t tokens)
 
 uint32_t sched_goal(const sched_seq_t *seq)
 {
-    return seq->max_tokens == 0 ? seq->n_prompt - 1 : seq->n_tokens + seq->pending;
+    const bool is_prompt_alone = seq->max_tokens == 0 && !seq->wants_embedding;
+    return is_prompt_alone ? seq->n_prompt - 1 : seq->n_tokens + seq->pending;
 }
 
 bool sched_is_decode(const sched_seq_t *seq)

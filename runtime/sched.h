@@ -72,6 +72,7 @@ struct sched_seq {
     const int32_t *stop_ids; /* any of them ends the answer; end tokens included, unless ignored */
     uint32_t n_stop_ids;
     bool wants_prompt_logprobs;
+    bool wants_embedding;  /* with max_tokens 0: of its last token */
     bool pins_prompt;      /* keeps its full blocks on the device, as far as the quota goes */
     bool has_mask;         /* sampled under a mask: see sched_events_t */
     sched_seq_t *sibling;  /* ring of the samples of one prompt; itself when alone */
@@ -137,6 +138,8 @@ typedef struct sched_events {
     /* About prompt tokens first … first + n - 1. */
     void (*on_prompt)(void *user, sched_seq_t *seq, uint32_t first, const k_sampled_t *entries,
                       uint32_t n);
+    /* Of a sequence with wants_embedding; hidden: its state as activations, valid during the call. */
+    void (*on_embedding)(void *user, sched_seq_t *seq, const void *hidden);
     void (*on_finish)(void *user, sched_seq_t *seq);  /* seq->finish says how; blocks are free */
     void (*on_retired)(void *user, sched_seq_t *seq); /* after on_finish: nothing refers to it */
     /* For sequences with has_mask. EMPTY and FAILED end the sequence. */

@@ -316,6 +316,9 @@ static uint32_t row_flags(const sched_t *sched, const sched_seq_t *seq)
         flags |= STEP_ROW_SAMPLE;
         flags |= seq->has_mask ? STEP_ROW_MASKED : 0;
     }
+    if (seq->wants_embedding && seq->planned + seq->grant == sched_goal(seq)) {
+        flags |= STEP_ROW_EMBED;
+    }
     if (sched_is_decode(seq)) {
         flags |= STEP_ROW_FROM_SLOT;
         flags |= sched_has_stages(sched) ? STEP_ROW_TOLD : 0;

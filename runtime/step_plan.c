@@ -131,11 +131,17 @@ weft_status_t step_plan_check(const step_plan_t *plan, const step_limits_t *limi
         }
     }
     uint64_t tokens = 0;
+    uint32_t embeddings = 0;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         if (!is_row_valid(&plan->rows[i], limits)) {
             return weft_diag(diag, WEFT_ERR_INVALID, "step plan: row %u breaks its limits", i);
         }
         tokens += plan->rows[i].n_tokens;
+        embeddings += (plan->rows[i].flags & STEP_ROW_EMBED) != 0;
+    }
+    if (embeddings > limits->max_embeddings) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "step plan: %u embeddings, at most %u", embeddings,
+                         limits->max_embeddings);
     }
     if (step_plan_told(plan) > plan->n_tokens) {
         return weft_diag(diag, WEFT_ERR_INVALID, "step plan: %u rows told of %u tokens",

@@ -17,11 +17,12 @@
 #define STEP_PLAN_VERSION 1
 
 /* Row flags */
-#define STEP_ROW_SAMPLE          UINT32_C(1) /* sample a token after the row's last token */
-#define STEP_ROW_FROM_SLOT       UINT32_C(2) /* the one input token is the slot's newest token */
-#define STEP_ROW_PROMPT_LOGPROBS UINT32_C(4) /* report log-probabilities of the row's tokens */
-#define STEP_ROW_MASKED          UINT32_C(8) /* sample under the slot's mask */
+#define STEP_ROW_SAMPLE          UINT32_C(1)  /* sample a token after the row's last token */
+#define STEP_ROW_FROM_SLOT       UINT32_C(2)  /* the one input token is the slot's newest token */
+#define STEP_ROW_PROMPT_LOGPROBS UINT32_C(4)  /* report log-probabilities of the row's tokens */
+#define STEP_ROW_MASKED          UINT32_C(8)  /* sample under the slot's mask */
 #define STEP_ROW_TOLD            UINT32_C(16) /* with FROM_SLOT: the plan has that token, see below */
+#define STEP_ROW_EMBED           UINT32_C(32) /* report the hidden state of the row's last token */
 
 /* Sampling parameters of a slot; meanings as k_sample_row_t. */
 typedef struct step_sampling {
@@ -98,7 +99,8 @@ typedef struct step_limits {
     uint32_t max_blocks;      /* appended in one step */
     uint32_t max_bind_tokens; /* in tokens[] of one step */
     uint32_t max_biases;      /* in one step, and of one slot */
-    uint32_t max_outputs; /* rows of logits made at a time; a step that wants more takes turns */
+    uint32_t max_outputs;    /* rows of logits made at a time; a step that wants more takes turns */
+    uint32_t max_embeddings; /* rows of one step with STEP_ROW_EMBED; 0: no model for embeddings */
 } step_limits_t;
 
 /* Allocates the arrays for the limits. */

@@ -73,6 +73,7 @@ void chat_prepare(api_call_t *call);
 void generate_prepare(api_call_t *call);
 void completion_render_prepare(api_call_t *call);
 void chat_render_prepare(api_call_t *call);
+void embedding_prepare(api_call_t *call);
 void tokenize_prepare(api_call_t *call);
 void detokenize_prepare(api_call_t *call);
 void abort_prepare(api_call_t *call);

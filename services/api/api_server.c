@@ -151,6 +151,12 @@ static void serve_call(api_call_t *call)
     }
 }
 
+static uint32_t absent_routes(const api_server_t *server)
+{
+    return (server->options->server_dev_mode ? 0 : ROUTE_DEV) |
+           (engine_embeds(server->engine) ? ROUTE_GENERATE : ROUTE_EMBED);
+}
+
 static void on_request(void *user, weft_http_exchange_t *exchange)
 {
     api_server_t *server = user;
@@ -162,8 +168,7 @@ static void on_request(void *user, weft_http_exchange_t *exchange)
         answer_preflight(exchange);
         return;
     }
-    const api_route_t *route =
-        api_routes_find(method, path, server->options->server_dev_mode, &error);
+    const api_route_t *route = api_routes_find(method, path, absent_routes(server), &error);
     api_call_t *call = route != NULL ? api_call_create(server, exchange, route) : NULL;
     if (call != NULL) {
         serve_call(call);
