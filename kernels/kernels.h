@@ -141,7 +141,7 @@ typedef struct k_linear_args {
  */
 typedef struct k_kv_view {
     void *base;
-    k_dtype_t dtype; /* K_F32, K_F16 or K_BF16 */
+    k_dtype_t dtype; /* K_F32, K_F16, K_BF16 or K_F8 */
     uint32_t block_tokens;
     uint32_t heads;
     uint32_t head_dim;
