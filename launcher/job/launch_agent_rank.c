@@ -277,6 +277,7 @@ static weft_status_t spawn(agent_rank_t *rank, const launch_start_t *start, cons
             .folder = start->folder,
             .fds = {pipes->theirs[0], pipes->theirs[1], pipes->theirs[2]},
             .netns_fd = -1,
+            .death_signal = SIGKILL, /* an agent that ends well has killed it before */
             .cpus = start->bind_to == LAUNCH_BIND_NONE ? NULL : &cpus,
             .open_files = &agent->open_files,
         };

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -232,6 +233,7 @@ static weft_status_t start_there(job_host_t *host, launch_remote_config_t *confi
         argv[job->n_ssh] = (char *)host->name;
         argv[job->n_ssh + 1] = command;
         config->argv = argv;
+        config->death_signal = SIGKILL; /* also one that waits for a connection */
         status = launch_remote_create(host->job->loop, config, diag, &host->remote);
     }
     weft_free(argv);

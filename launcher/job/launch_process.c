@@ -73,7 +73,7 @@ static void reset_signals(void)
 static void become(const launch_program_t *program, pid_t parent, int report_fd)
 {
     setsid();
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_PDEATHSIG, program->death_signal);
     reset_signals();
     if (getppid() == parent && take_place(program) && take_fds(program)) {
         const char *file = program->file != NULL ? program->file : program->argv[0];

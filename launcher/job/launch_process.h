@@ -31,12 +31,13 @@ typedef struct launch_program {
     const char *folder;              /* to run in, if it exists; or NULL */
     int fds[3];                      /* its standard input, output and error; -1: /dev/null */
     int netns_fd;                    /* a network namespace to run in, or -1 */
+    int death_signal;                /* that it gets when this process ends; 0: none */
     const launch_cpus_t *cpus;       /* to run on, or NULL */
     const struct rlimit *open_files; /* its RLIMIT_NOFILE, or NULL */
 } launch_program_t;
 
 /*
- * Starts it in a session of its own, with no signal blocked, killed when this process ends.
+ * Starts it in a session of its own, with no signal blocked.
  * WEFT_ERR_NOT_FOUND: no such program; WEFT_ERR_DENIED: it may not be run; diag says it.
  */
 weft_status_t launch_process_start(const launch_program_t *program, weft_diag_t *diag,

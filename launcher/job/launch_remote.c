@@ -271,6 +271,7 @@ static weft_status_t run(launch_remote_t *remote, const launch_remote_config_t *
             .file = config->file,
             .fds = {pipes.in[0], pipes.out[1], pipes.err[1]},
             .netns_fd = config->netns_fd,
+            .death_signal = config->death_signal,
             .open_files = &config->open_files,
         };
         status = launch_process_start(&program, diag, &remote->pid);

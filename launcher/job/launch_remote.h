@@ -21,6 +21,7 @@ typedef struct launch_remote_config {
     char *const *argv; /* what is run here, NULL behind it */
     const char *file;  /* instead of argv[0], or NULL */
     int netns_fd;      /* to run it in, or -1 */
+    int death_signal;  /* when we end; 0 for an agent, which must end what it started first */
     struct rlimit open_files;
     void (*on_frame)(void *user, const launch_frame_t *frame);
     /* A line that ssh or the agent wrote on its standard error. */

@@ -113,9 +113,9 @@ def test_ranks_know_their_places(done):
 
 
 def test_the_programs_options_are_its_own(done):
-    code, lines, _ = done("-np1", "echo", "-np", "7", "--timeout", "x", "--", "y")
+    code, lines, _ = done("-n1", "echo", "-np", "7", "--timeout", "x", "--", "y")
     assert (code, lines) == (0, ["-np 7 --timeout x -- y"])
-    code, lines, _ = done("-n", "1", "--", "echo", "--help")
+    code, lines, _ = done("-n", "1", "--", "sh", "-c", 'echo "$@"', "sh", "--help")
     assert (code, lines) == (0, ["--help"])
 
 
