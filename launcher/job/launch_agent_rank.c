@@ -397,14 +397,27 @@ static void tell_end(agent_rank_t *rank, const launch_news_t *news)
     launch_exit_append(&agent->out, rank->number, (launch_exit_t){news->code, news->signal});
 }
 
+static agent_rank_t *find_process(const agent_t *agent, pid_t pid)
+{
+    for (uint32_t i = 0; i < agent->n_ranks; i++) {
+        if (agent->ranks[i]->pid == pid) {
+            return agent->ranks[i];
+        }
+    }
+    return NULL;
+}
+
+/* A rank leads its group; what one has left behind may lead one that still works for it. */
+static bool is_rank(void *user, pid_t pid)
+{
+    return find_process(user, pid) != NULL;
+}
+
 void agent_reap(agent_t *agent)
 {
     launch_news_t news;
-    while ((news = launch_process_next()).kind != LAUNCH_NEWS_NONE) {
-        agent_rank_t *rank = NULL;
-        for (uint32_t i = 0; i < agent->n_ranks && rank == NULL; i++) {
-            rank = agent->ranks[i]->pid == news.pid ? agent->ranks[i] : NULL;
-        }
+    while ((news = launch_process_next(is_rank, agent)).kind != LAUNCH_NEWS_NONE) {
+        agent_rank_t *rank = find_process(agent, news.pid);
         if (rank == NULL) { /* left behind by a rank, and now ended */
             continue;
         }

@@ -161,6 +161,15 @@ static weft_status_t read_setting(cursor_t *c, launch_seats_t *seats)
     return complain(c, start, "only slots=N and max_slots=N are known behind a host");
 }
 
+static weft_status_t add(const cursor_t *c, const char *start, launch_hosts_t *hosts,
+                         const launch_seats_t *seats)
+{
+    const weft_status_t status = launch_hosts_add(hosts, seats);
+    return status == WEFT_ERR_NO_MEMORY ? weft_diag(c->diag, status, "hosts: out of memory")
+           : status < 0                 ? complain(c, start, "too many hosts or slots")
+                                        : WEFT_OK;
+}
+
 static weft_status_t read_line(cursor_t *c, launch_hosts_t *hosts)
 {
     launch_seats_t seats = {.slots = 1};
@@ -184,8 +193,7 @@ static weft_status_t read_line(cursor_t *c, launch_hosts_t *hosts)
     if (seats.max_slots > 0 && seats.max_slots < seats.slots) {
         return complain(c, start, "more slots than max_slots");
     }
-    status = launch_hosts_add(hosts, &seats);
-    return status < 0 ? complain(c, start, "too many hosts or slots") : WEFT_OK;
+    return add(c, start, hosts, &seats);
 }
 
 /* ---- whole texts ----------------------------------------------------------------------------- */
@@ -258,11 +266,9 @@ weft_status_t launch_hosts_parse_list(launch_hosts_t *hosts, const char *list, w
         if (c.at < c.end && *c.at != ',') {
             return complain(&c, c.at, "no host's name has this character");
         }
-        if (launch_hosts_add(hosts, &seats) < 0) {
-            return complain(&c, start, "too many hosts or slots");
-        }
-        if (c.at == c.end) {
-            return WEFT_OK;
+        status = add(&c, start, hosts, &seats);
+        if (status < 0 || c.at == c.end) {
+            return status;
         }
         c.at++;
     }

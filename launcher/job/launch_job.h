@@ -28,9 +28,9 @@ typedef struct launch_job_config {
     uint32_t argc;
     char *const *environment; /* [n_environment] "NAME=value", for every rank besides */
     uint32_t n_environment;
-    uint32_t n_ranks;      /* 0: the slots of the hosts; without hosts the cores here */
-    launch_hosts_t *hosts; /* empty: this machine, with as many slots as it takes */
-    uint32_t n_fake_hosts; /* instead: so many network namespaces (launch_netns.h); 0: none */
+    uint32_t n_ranks;            /* 0: the slots of the hosts; without hosts the cores here */
+    const launch_hosts_t *hosts; /* empty: this machine, with as many slots as it takes */
+    uint32_t n_fake_hosts;       /* instead: so many network namespaces (launch_netns.h); 0: none */
     launch_map_by_t map_by;
     launch_bind_to_t bind_to;
     bool may_oversubscribe;

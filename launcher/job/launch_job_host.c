@@ -122,7 +122,6 @@ static void start_when_all_are_ready(job_t *job)
     job->state = JOB_RUNNING;
     find_leader(job);
     job_start_ranks(job);
-    job_input_start(job);
 }
 
 static void take_ready(job_host_t *host, const launch_frame_t *frame)
@@ -262,6 +261,16 @@ static weft_status_t start_host(job_t *job, uint32_t number, weft_diag_t *diag)
     return status;
 }
 
+static bool has_ranks(const job_t *job, uint32_t host)
+{
+    for (uint32_t i = 0; i < job->n_ranks; i++) {
+        if (job->ranks[i].spot.host == host) {
+            return true;
+        }
+    }
+    return false;
+}
+
 weft_status_t job_start_hosts(job_t *job, weft_diag_t *diag)
 {
     weft_status_t status = WEFT_OK;
@@ -273,6 +282,10 @@ weft_status_t job_start_hosts(job_t *job, weft_diag_t *diag)
         job_host_t *host = &job->hosts[i];
         host->job = job;
         host->name = job->seats->all[i].name;
+        if (!has_ranks(job, i)) {
+            host->is_here = host->is_ready = host->is_lost = true;
+            continue;
+        }
         host->is_here = job->netns == NULL && launch_hosts_is_here(host->name);
         status = start_host(job, i, diag);
     }

@@ -81,11 +81,6 @@ void job_input_resume(job_t *job)
     }
 }
 
-void job_input_start(job_t *job)
-{
-    job_input_resume(job);
-}
-
 void job_input_taken(job_t *job, uint32_t n)
 {
     job->input.sent -= n < job->input.sent ? n : job->input.sent;

@@ -47,7 +47,8 @@ typedef struct job_rank {
     uint32_t restarts;   /* that were used up */
     uint32_t quick_ends; /* failures in a row, each soon after its start */
     uint64_t started_ns;
-    bool is_due; /* to be started again */
+    bool is_due;   /* to be started again */
+    bool is_timed; /* restart runs */
     weft_loop_timer_t *restart;
     weft_loop_timer_t *stopped;
 } job_rank_t;
@@ -121,6 +122,8 @@ void job_lose_rank(job_rank_t *rank);
 bool job_has_busy_ranks(const job_t *job);
 /* After a rank or one of its streams has ended. */
 void job_settle_ranks(job_t *job);
+/* The end was asked for: who was to be started again is not. */
+void job_cancel_restarts(job_t *job);
 
 /* ---- launch_job_signal.c */
 
@@ -128,7 +131,7 @@ weft_status_t job_watch_signals(job_t *job);
 
 /* ---- launch_job_input.c */
 
-void job_input_start(job_t *job);
+/* Reads on, if there is something to read and room for it. */
 void job_input_resume(job_t *job);
 void job_input_taken(job_t *job, uint32_t n);
 void job_input_stop(job_t *job);

@@ -97,7 +97,7 @@ static weft_status_t append_start(job_rank_t *rank, weft_buffer_t *out)
 static void start_rank(job_rank_t *rank)
 {
     job_host_t *host = host_of(rank);
-    rank->is_due = false;
+    rank->is_due = rank->is_timed = false;
     if (host->is_lost) {
         return;
     }
@@ -227,8 +227,9 @@ void job_settle_ranks(job_t *job)
     for (uint32_t i = 0; i < job->n_ranks; i++) {
         job_rank_t *rank = &job->ranks[i];
         is_any_busy |= is_busy(rank);
-        if (rank->is_due && !is_busy(rank) && !job->is_restarting_all &&
+        if (rank->is_due && !rank->is_timed && !is_busy(rank) && !job->is_restarting_all &&
             job->state == JOB_RUNNING) {
+            rank->is_timed = true;
             weft_loop_timer_set(rank->restart, restart_delay(rank));
         }
     }
@@ -239,6 +240,23 @@ void job_settle_ranks(job_t *job)
     } else if (!job_has_busy_ranks(job) && job->state != JOB_CONNECTING) {
         job_leave(job);
     }
+}
+
+void job_cancel_restarts(job_t *job)
+{
+    bool was_any_due = false;
+    for (uint32_t i = 0; i < job->n_ranks; i++) {
+        job_rank_t *rank = &job->ranks[i];
+        was_any_due |= rank->is_due;
+        rank->is_due = rank->is_timed = false;
+        weft_loop_timer_clear(rank->restart);
+    }
+    job->is_restarting_all = false;
+    if (was_any_due && !job->has_failed) { /* the job is not whole when it ends */
+        job->has_failed = true;
+        job->exit_code = 128 + job->asked_signal;
+    }
+    job_settle_ranks(job);
 }
 
 void job_lose_rank(job_rank_t *rank)

@@ -12,7 +12,7 @@
 static void reap(job_t *job)
 {
     launch_news_t news;
-    while ((news = launch_process_next()).kind != LAUNCH_NEWS_NONE) {
+    while ((news = launch_process_next(NULL, NULL)).kind != LAUNCH_NEWS_NONE) {
         for (uint32_t i = 0; i < job->seats->n; i++) {
             launch_remote_t *remote = job->hosts[i].remote;
             if (remote != NULL && launch_remote_pid(remote) == news.pid) {
@@ -64,6 +64,7 @@ static void pass_end_on(job_t *job, int number)
     } else {
         job->asked_signal = number;
         job_signal_all(job, number);
+        job_cancel_restarts(job);
     }
 }
 

@@ -21,6 +21,7 @@
 #define EXIT_NOT_STARTED 127
 #define END_NS           (2 * WEFT_NS_PER_SECOND)
 #define END_POLL_NS      (2 * WEFT_NS_PER_MS)
+#define MAX_INHERITED    256
 
 /* ---- in the child ---------------------------------------------------------------------------- */
 
@@ -131,11 +132,6 @@ weft_status_t launch_process_start(const launch_program_t *program, weft_diag_t 
     return WEFT_OK;
 }
 
-void launch_process_adopt(void)
-{
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
-}
-
 static launch_news_t news_of(const siginfo_t *info)
 {
     launch_news_t news = {.pid = info->si_pid};
@@ -159,7 +155,7 @@ static launch_news_t news_of(const siginfo_t *info)
     return news;
 }
 
-launch_news_t launch_process_next(void)
+launch_news_t launch_process_next(launch_leads_fn leads, void *user)
 {
     const int what = WEXITED | WSTOPPED | WCONTINUED | WNOHANG;
     siginfo_t info = {0};
@@ -167,7 +163,7 @@ launch_news_t launch_process_next(void)
         return (launch_news_t){.kind = LAUNCH_NEWS_NONE};
     }
     const launch_news_t news = news_of(&info);
-    if (news.kind == LAUNCH_NEWS_EXITED) {
+    if (news.kind == LAUNCH_NEWS_EXITED && leads != NULL && leads(user, news.pid)) {
         kill(-news.pid, SIGKILL);
     }
     /* The same news once more; a stop may meanwhile have become an end, which is then the next. */
@@ -201,14 +197,15 @@ static pid_t parent_of(pid_t pid)
     return parent;
 }
 
-static void kill_children(void)
+/* Calls fn for each child of ours, also those that have ended and were not waited for. */
+static void for_each_child(void (*fn)(pid_t pid, uint32_t *n), uint32_t *n)
 {
     DIR *folder = opendir("/proc");
     const struct dirent *entry;
     while (folder != NULL && (entry = readdir(folder)) != NULL) {
         const pid_t pid = isdigit((unsigned char)entry->d_name[0]) ? atoi(entry->d_name) : 0;
         if (pid > 0 && parent_of(pid) == getpid()) {
-            kill(pid, SIGKILL);
+            fn(pid, n);
         }
     }
     if (folder != NULL) {
@@ -216,19 +213,44 @@ static void kill_children(void)
     }
 }
 
+/* Children of the program that became this one, as `exec` in a shell makes them. */
+static pid_t inherited[MAX_INHERITED];
+static uint32_t n_inherited;
+
+static void inherit_child(pid_t pid, uint32_t *n)
+{
+    if (*n < MAX_INHERITED) {
+        inherited[(*n)++] = pid;
+    }
+}
+
+void launch_process_adopt(void)
+{
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    n_inherited = 0;
+    for_each_child(inherit_child, &n_inherited);
+}
+
+static void kill_child(pid_t pid, uint32_t *n)
+{
+    for (uint32_t i = 0; i < n_inherited; i++) {
+        if (inherited[i] == pid) {
+            return;
+        }
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, WNOHANG);
+    (*n)++;
+}
+
 bool launch_process_end_all(void)
 {
     const uint64_t deadline = weft_clock_ns() + END_NS;
     for (;;) {
-        pid_t pid;
-        kill_children(); /* theirs come to us when they are gone: the next round's */
-        while ((pid = waitpid(-1, NULL, WNOHANG)) > 0) {
-        }
-        if (pid < 0 && errno == ECHILD) {
-            return true;
-        }
-        if (weft_clock_ns() >= deadline) {
-            return false;
+        uint32_t n = 0;
+        for_each_child(kill_child, &n); /* theirs come to us: the next round's */
+        if (n == 0 || weft_clock_ns() >= deadline) {
+            return n == 0;
         }
         nanosleep(&(struct timespec){.tv_nsec = END_POLL_NS}, NULL);
     }

@@ -43,7 +43,10 @@ typedef struct launch_program {
 weft_status_t launch_process_start(const launch_program_t *program, weft_diag_t *diag,
                                    pid_t *pid_out);
 
-/* From now on what a descendant leaves behind is this process's child. */
+/*
+ * From now on what a descendant leaves behind is this process's child. Children that it has already, of
+ * before its exec, are not its business: they are never killed here. Called once, at the start.
+ */
 void launch_process_adopt(void);
 
 /* How a child fares, of a waitpid status or a SIGCHLD that was peeked at. */
@@ -62,10 +65,11 @@ typedef struct launch_news {
 } launch_news_t;
 
 /*
- * The next news of any child. Before one that has ended is forgotten, whatever is left of its process
- * group is killed, while nobody else can have that group's number.
+ * The next news of any child. Before one that has ended and leads a group (may be NULL: none does) is
+ * forgotten, whatever is left of its process group is killed, while nobody else can have that group's number.
  */
-launch_news_t launch_process_next(void);
+typedef bool (*launch_leads_fn)(void *user, pid_t pid);
+launch_news_t launch_process_next(launch_leads_fn leads, void *user);
 
 /* Kills every descendant and waits for it, for two seconds at most. Whether none is left. */
 bool launch_process_end_all(void);

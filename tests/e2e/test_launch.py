@@ -348,6 +348,25 @@ def test_nothing_outlives_a_job(done):
     assert code == 0
 
 
+def test_children_of_the_shell_before_are_spared():
+    script = f'sleep 1000 & echo $!; exec "{BINARY}" launch -np 1 true'
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        pid = int(process.stdout.readline())
+        assert process.wait(SECONDS) == 0
+        assert state(pid) == "S"
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_helper_that_a_rank_detached_may_work_on(done, tmp_path):
+    """The leader of its group ends, the helper does not until the job does."""
+    (tmp_path / "daemon").write_text("sleep 1000 & echo $! > helper.new; mv helper.new helper\n")
+    script = ("(setsid sh daemon &); while [ ! -e helper ]; do :; done; pid=$(cat helper); "
+              "leader=$(cut -d' ' -f5 /proc/$pid/stat); while [ -d /proc/$leader ]; do :; done; "
+              "cut -d' ' -f3 /proc/$pid/stat")
+    code, lines, _ = done("-np", "1", "sh", "-c", script, cwd=tmp_path)
+    assert (code, lines) == (0, ["S"])
+
+
 # ---- restarts --------------------------------------------------------------------------------
 
 def test_a_failed_rank_is_started_again_alone(done):
@@ -368,6 +387,15 @@ def test_rank_0_takes_the_others_along(launch):
     assert sorted(line[:3] for line in one.lines) == ["0-0", "0-1", "1-0", "1-1", "2-0", "2-1"]
     one.process.send_signal(signal.SIGTERM)
     assert one.wait() == 143
+
+
+def test_who_asks_for_the_end_gets_no_restarts(launch):
+    one = launch("-np", "2", "--restarts", "9", "sh", "-c",
+                 '[ $WEFT_RANK = 1 ] && [ $WEFT_EPOCH != 3 ] && exit 1; echo up; exec sleep 1000')
+    one.wait_for_lines(2)
+    one.process.send_signal(signal.SIGTERM)
+    assert one.wait() == 143
+    assert "(4 of 9)" not in one.error_text()
 
 
 def test_when_restarts_are_used_up_the_job_fails(done):
@@ -430,6 +458,11 @@ def test_a_host_that_cannot_be_reached_is_named(done, fake_ssh):
     assert (code, lines) == (1, [])
     assert ("host dead-1 cannot be reached: its agent ended with exit code 255: ssh: connect to host "
             "dead-1 port 22: Connection refused") in errors
+
+
+def test_hosts_without_ranks_are_left_alone(done, fake_ssh):
+    code, lines, _ = done("-np", "2", "-H", "a:2,dead:2", "--ssh", str(fake_ssh), "echo", "hello")
+    assert (code, lines) == (0, ["hello", "hello"])
 
 
 def test_a_host_that_does_not_answer_is_named(done, fake_ssh):
