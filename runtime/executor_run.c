@@ -114,7 +114,7 @@ static void run_embeddings(executor_t *executor, const step_t *step)
     const uint32_t *rows = device_at(executor, step->tail.embed_rows);
     const uint32_t n = step->n_embeddings;
     const size_t bytes = k_dtype_info(executor->stream->ops->act)->block_bytes;
-    char *to = executor->outputs[executor->n_launched % STEPS_IN_FLIGHT].embeddings;
+    char *to = executor->outputs[executor->n_launched % executor->depth].embeddings;
     for (uint32_t i = 0; i < n; i += turn(executor, i, n)) {
         size_t stride = 0;
         const uint32_t in_turn = turn(executor, i, n);
