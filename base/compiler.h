@@ -38,6 +38,13 @@ static inline void weft_compiler_barrier(void)
 #define weft_cpu_relax() ((void)0)
 #endif
 
+/* Whether processor and system have an instruction set; name: a literal as GCC's, "avx2". */
+#if defined(__x86_64__)
+#define weft_cpu_has(name) (__builtin_cpu_supports(name) != 0)
+#else
+#define weft_cpu_has(name) false
+#endif
+
 #if defined(__x86_64__)
 /* Register XCR0; the caller has checked that the processor has OSXSAVE. */
 static inline uint64_t weft_cpu_xgetbv(void)
