@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The feed. A reader has a receive waiting for each of the next `depth` messages, where they will be
- * read: so no message comes unexpected, and none is copied. It tells the writer now and then how many
- * it has read; the writer waits for that only when it would be `depth` ahead.
+ * read: so no message comes unexpected, and none is copied. It says with each how many it has taken;
+ * the writer listens to that only when it would be `depth` ahead.
  */
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -10,7 +10,7 @@
 
 #define MESSAGE_ALIGN 64
 
-/* How many messages a reader has read: as it said last, and where the next such word will be. */
+/* How many messages a reader has taken: as it said last, and where the next such word will be. */
 typedef struct reader {
     uint64_t heard;
     uint64_t word;
@@ -21,12 +21,13 @@ typedef struct coll_ucx_feed {
     coll_ucx_lane_t *lane;
     uint32_t size;
     uint32_t depth;
+    uint32_t places; /* the writer's: depth; a reader's: one more, of what its caller reads */
     size_t max_bytes;
     size_t stride;
-    uint8_t *messages; /* [depth, stride] */
+    uint8_t *messages; /* [places, stride] */
     uint64_t count;    /* messages sent, or received */
     reader_t *readers; /* the writer's: [size] */
-    uint64_t given;    /* a reader's: messages whose places are free again */
+    uint64_t expected; /* a reader's: messages that it was ready for, so far */
     uint64_t word;     /* a reader's last one, which may still be being sent */
 } coll_ucx_feed_t;
 
@@ -37,7 +38,7 @@ static coll_ucx_feed_t *feed_of(coll_feed_t *feed)
 
 static uint8_t *message_at(const coll_ucx_feed_t *feed, uint64_t index)
 {
-    return feed->messages + index % feed->depth * feed->stride;
+    return feed->messages + index % feed->places * feed->stride;
 }
 
 /* ---- writer ---------------------------------------------------------------------------------- */
@@ -84,7 +85,7 @@ static void *feed_begin(coll_feed_t *base)
             return NULL;
         }
     }
-    /* It has been read; that it has been sent may be news. */
+    /* What was in this place has been received; that it was sent may be news. */
     return coll_ucx_wait(feed->lane, message_requests(feed, feed->count), feed->size)
                ? message_at(feed, feed->count)
                : NULL;
@@ -104,55 +105,50 @@ static weft_status_t feed_send(coll_feed_t *base, size_t bytes)
 
 /* ---- readers --------------------------------------------------------------------------------- */
 
-/* Its requests are [depth] of messages, then its own word's. */
-static void expect_message(coll_ucx_feed_t *feed, uint64_t index)
+/* Its requests are [places] of messages, then its own word's. */
+static coll_ucx_request_t *expected_request(const coll_ucx_feed_t *feed, uint64_t index)
 {
-    coll_ucx_request_t *request = &feed->lane->requests[index % feed->depth];
-
-    request->may_be_shorter = true;
-    coll_ucx_receive(request, 0, message_at(feed, index), feed->max_bytes);
+    return &feed->lane->requests[index % feed->places];
 }
 
-/*
- * The message given out last has been read: its place is for another. The writer is told of every
- * half depth, so that it need not wait for a reader that keeps up.
- */
-static weft_status_t give_back(coll_ucx_feed_t *feed)
+/* The message given out last need not be kept any longer: `depth` are expected again. */
+static void expect_messages(coll_ucx_feed_t *feed)
 {
-    coll_ucx_request_t *request = &feed->lane->requests[feed->depth];
+    for (; feed->expected < feed->count + feed->depth; feed->expected++) {
+        coll_ucx_request_t *request = expected_request(feed, feed->expected);
+        request->may_be_shorter = true;
+        coll_ucx_receive(request, 0, message_at(feed, feed->expected), feed->max_bytes);
+    }
+}
 
-    if (feed->given == feed->count) {
-        return WEFT_OK;
+static void tell_writer(coll_ucx_feed_t *feed)
+{
+    coll_ucx_request_t *request = &feed->lane->requests[feed->places];
+
+    if (coll_ucx_wait(feed->lane, request, 1)) {
+        feed->word = feed->count;
+        coll_ucx_send(request, 0, &feed->word, sizeof(feed->word));
     }
-    expect_message(feed, feed->given++);
-    if (feed->given - feed->word < (feed->depth + 1) / 2) {
-        return WEFT_OK;
-    }
-    if (!coll_ucx_wait(feed->lane, request, 1)) {
-        return WEFT_ERR_PEER_GONE;
-    }
-    feed->word = feed->given;
-    coll_ucx_send(request, 0, &feed->word, sizeof(feed->word));
-    return WEFT_OK;
 }
 
 static weft_status_t feed_receive(coll_feed_t *base, int timeout_ms, const void **message_out,
                                   size_t *bytes_out)
 {
     coll_ucx_feed_t *feed = feed_of(base);
-    const coll_ucx_request_t *request = &feed->lane->requests[feed->count % feed->depth];
+    const coll_ucx_request_t *request = expected_request(feed, feed->count);
     const uint64_t limit_ns = timeout_ms < 0 ? UINT64_MAX : (uint64_t)timeout_ms * WEFT_NS_PER_MS;
 
-    weft_status_t status = coll_has_failed(base->coll) ? WEFT_ERR_PEER_GONE : give_back(feed);
-    if (status >= 0) {
-        status = coll_ucx_wait_for(feed->lane, request, 1, limit_ns);
+    if (coll_has_failed(base->coll)) {
+        return WEFT_ERR_PEER_GONE;
     }
-    if (status < 0) {
+    expect_messages(feed);
+    if (coll_ucx_wait_for(feed->lane, request, 1, limit_ns) < 0) {
         return coll_has_failed(base->coll) ? WEFT_ERR_PEER_GONE : WEFT_ERR_TIMEOUT;
     }
     *message_out = message_at(feed, feed->count);
     *bytes_out = request->bytes;
     feed->count++;
+    tell_writer(feed);
     return WEFT_OK;
 }
 
@@ -186,13 +182,12 @@ static void feed_close(coll_feed_t *base)
 
 static void expect_all(coll_ucx_feed_t *feed)
 {
-    const bool is_writer = feed->base.coll->config.rank == 0;
-
-    for (uint32_t reader = 1; is_writer && reader < feed->size; reader++) {
-        listen_to(feed, reader);
+    if (feed->base.coll->config.rank != 0) {
+        expect_messages(feed);
+        return;
     }
-    for (uint64_t index = 0; !is_writer && index < feed->depth; index++) {
-        expect_message(feed, index);
+    for (uint32_t reader = 1; reader < feed->size; reader++) {
+        listen_to(feed, reader);
     }
 }
 
@@ -201,10 +196,10 @@ static weft_status_t open_lane(coll_ucx_feed_t *feed, weft_diag_t *diag)
     coll_t *coll = feed->base.coll;
     const coll_exchange_t exchange = {.user = coll, .all_gather = gather_by_group};
     const uint32_t n_requests =
-        coll->config.rank == 0 ? (feed->depth + 1) * feed->size : feed->depth + 1;
+        coll->config.rank == 0 ? (feed->places + 1) * feed->size : feed->places + 1;
 
     feed->messages =
-        weft_alloc_aligned(MESSAGE_ALIGN, feed->depth * feed->stride, "coll.ucx_messages");
+        weft_alloc_aligned(MESSAGE_ALIGN, feed->places * feed->stride, "coll.ucx_messages");
     feed->readers = weft_calloc(feed->size, sizeof(*feed->readers), "coll.ucx_readers");
     if (feed->messages == NULL || feed->readers == NULL) {
         return WEFT_ERR_NO_MEMORY;
@@ -224,6 +219,7 @@ static weft_status_t feed_open(coll_t *coll, size_t max_bytes, uint32_t depth, w
     feed->base = (coll_feed_t){.ops = &coll_ucx_feed_ops, .coll = coll};
     feed->size = coll->config.size;
     feed->depth = depth;
+    feed->places = coll->config.rank == 0 ? depth : depth + 1;
     feed->max_bytes = max_bytes;
     feed->stride = (max_bytes + MESSAGE_ALIGN - 1) / MESSAGE_ALIGN * MESSAGE_ALIGN;
     weft_status_t status = open_lane(feed, diag);
