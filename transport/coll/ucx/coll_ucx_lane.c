@@ -12,7 +12,7 @@
 #include "base/log.h"
 
 /* Looks in vain, then for how long the processor is offered to others between looks, then sleep. */
-#define SPINS    200
+#define SPINS    32
 #define YIELD_NS WEFT_NS_PER_MS
 #define SLEEP_MS 100 /* at a time: then coll_abort is noticed */
 
