@@ -254,7 +254,7 @@ static weft_status_t measure(const engine_plan_t *plan, const model_source_t *so
     if (status < 0) {
         return status;
     }
-    needs_out->steps = executor_memory(&plan->limits, &local, plan->layout.block_tokens);
+    needs_out->steps = executor_memory(&plan->limits, &local, shard, plan->layout.block_tokens);
     return model_memory(source, shard, &plan->model_limits, ops, diag, &needs_out->weights,
                         &needs_out->activations);
 }

@@ -87,12 +87,14 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     executor->stream = config->stream;
     executor->is_timed = config->is_timed;
     executor->depth = config->depth > 0 ? config->depth : EXECUTOR_MIN_DEPTH;
-    executor_set_sizes(executor, &config->limits, shape, config->layout->block_tokens);
+    executor_set_sizes(executor, &config->limits, shape, model_shard(config->model),
+                       config->layout->block_tokens);
     executor->embedding_bytes = shape->hidden * k_dtype_info(config->stream->ops->act)->block_bytes;
 
     status = executor_take_memory(executor, shape->layers, diag);
     if (status >= 0) {
-        status = k_stream_reserve(config->stream, config->limits.max_outputs, shape->vocab);
+        status =
+            k_stream_reserve(config->stream, config->limits.max_outputs, executor_widest(executor));
     }
     if (status < 0) {
         executor_destroy(executor);
