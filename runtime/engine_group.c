@@ -123,6 +123,7 @@ weft_status_t engine_group_form(engine_group_t *group, weft_device_t *device, we
     if (status < 0) {
         return status;
     }
+    group->ranks.shard.tensor = group->links.tensor;
     group->rank = coll_rank(group->links.world);
     group->size = coll_size(group->links.world);
     word_t mine = {.place = {.host = host_id(), .cores = cores_id()}};

@@ -233,8 +233,9 @@ struct engine {
  * they do not work out.
  */
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
-                               const model_source_t *source, const weft_device_t *device,
-                               const k_ops_t *ops, uint32_t on_host, weft_diag_t *diag);
+                               const model_source_t *source, const model_shard_t *shard,
+                               const weft_device_t *device, const k_ops_t *ops, uint32_t on_host,
+                               weft_diag_t *diag);
 
 /* What the ranks have agreed on is never more than what one of them planned. */
 void engine_plan_lower(engine_plan_t *plan, uint32_t n_blocks, uint32_t max_context);

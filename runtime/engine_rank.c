@@ -27,6 +27,12 @@ static weft_status_t check_options(const engine_options_t *options, const engine
     return WEFT_OK;
 }
 
+/* What of the model is here; NULL: all. Its collectives are those of the links that there are. */
+static const model_shard_t *shard_of(const engine_t *engine)
+{
+    return engine->n_ranks > 0 ? &engine->group.ranks.shard : NULL;
+}
+
 /* ---- opening --------------------------------------------------------------------------------- */
 
 /* Ranks that may use just the same cores divide them, unless told how many each has. */
@@ -87,7 +93,7 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
                              &engine->stream);
     if (status >= 0) {
         const uint32_t on_host = ranks == NULL ? 1 : engine->group.on_host;
-        status = engine_plan_init(&engine->plan, options, source, engine->device,
+        status = engine_plan_init(&engine->plan, options, source, shard_of(engine), engine->device,
                                   engine->stream->ops, on_host, diag);
     }
     return ranks == NULL ? status : agree(engine, status, diag);
@@ -97,8 +103,8 @@ weft_status_t engine_load_rank(engine_t *engine, const model_source_t *source,
                                const kv_pool_t *pool, weft_diag_t *diag)
 {
     const engine_plan_t *plan = &engine->plan;
-    weft_status_t status =
-        model_create(source, &plan->model_limits, engine->stream, diag, &engine->model);
+    weft_status_t status = model_create(source, shard_of(engine), &plan->model_limits,
+                                        engine->stream, diag, &engine->model);
     if (status < 0) {
         return status;
     }
@@ -164,6 +170,7 @@ weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag)
     if (status < 0) {
         return status;
     }
+    model_set_tensor(engine->model, group->links.tensor);
     status = agree_again(engine, diag);
     return engine_join_ranks(engine, status, diag);
 }

@@ -388,7 +388,7 @@ static void a_group_that_forms_again_goes_on_with_the_same_tokens(void **state)
     ranks_rig_t rig;
     gate_t gate;
     health_log_t log = {0};
-    ranks_rig_config_t config = replicated(3);
+    ranks_rig_config_t config = config_of(ENGINE_RIG_MODEL, 3);
     config.restarts = 2;
     ranks_rig_open(&rig, &config);
     engine_watch_health(rig.rig.engine, note_health, &log);

@@ -166,24 +166,104 @@ static bool await_ranks(const rig_t *rig, uint32_t killed_mask)
     return is_good;
 }
 
+static void open_rig(rig_t *rig, uint32_t size)
+{
+    *rig = (rig_t){.size = size};
+    assert_true(size >= 1 && size <= COLL_RIG_MAX_RANKS);
+    rig->pids = mmap(NULL, PIDS_BYTES + COLL_RIG_SHARED_BYTES, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(rig->pids != MAP_FAILED);
+    rig->shared = (char *)rig->pids + PIDS_BYTES;
+    open_sockets(rig);
+}
+
+static bool run_rig(rig_t *rig, uint32_t killed_mask, coll_rig_fn *fn, void *user)
+{
+    start_ranks(rig, fn, user);
+    return await_ranks(rig, killed_mask);
+}
+
+static void close_rig(rig_t *rig)
+{
+    munmap(rig->pids, PIDS_BYTES + COLL_RIG_SHARED_BYTES);
+}
+
 void coll_rig_run_with_deaths(uint32_t size, uint32_t killed_mask, coll_rig_fn *fn, void *user)
 {
-    rig_t rig = {.size = size};
-    assert_true(size >= 1 && size <= COLL_RIG_MAX_RANKS);
-    rig.pids = mmap(NULL, PIDS_BYTES + COLL_RIG_SHARED_BYTES, PROT_READ | PROT_WRITE,
-                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    assert_true(rig.pids != MAP_FAILED);
-    rig.shared = (char *)rig.pids + PIDS_BYTES;
-    open_sockets(&rig);
-    start_ranks(&rig, fn, user);
-    const bool is_good = await_ranks(&rig, killed_mask);
-    munmap(rig.pids, PIDS_BYTES + COLL_RIG_SHARED_BYTES);
+    rig_t rig;
+    open_rig(&rig, size);
+    const bool is_good = run_rig(&rig, killed_mask, fn, user);
+    close_rig(&rig);
     assert_true(is_good);
 }
 
 void coll_rig_run(uint32_t size, coll_rig_fn *fn, void *user)
 {
     coll_rig_run_with_deaths(size, 0, fn, user);
+}
+
+/* ---- backends ---------------------------------------------------------------------------------- */
+
+static void try_backend(coll_rig_rank_t *self)
+{
+    const coll_config_t config = coll_rig_config(self, self->user);
+    coll_t *coll = NULL;
+    weft_diag_t diag = {.text = ""};
+    const weft_status_t status = coll_create(&config, &diag, &coll);
+    if (self->rank == 0) {
+        *(int *)self->shared = status;
+        (void)snprintf((char *)self->shared + sizeof(int), sizeof(diag.text), "%s", diag.text);
+    }
+    if (status >= 0) {
+        coll_barrier(coll, self->queue);
+    }
+    coll_destroy(coll);
+}
+
+static bool can_be_had(const char *backend)
+{
+    rig_t rig;
+    open_rig(&rig, 2);
+    const bool has_run = run_rig(&rig, 0, try_backend, (void *)(uintptr_t)backend);
+    const bool can = has_run && *(int *)(void *)rig.shared >= 0;
+    if (has_run && !can) {
+        print_message("skipped: %s\n", rig.shared + sizeof(int));
+    }
+    close_rig(&rig);
+    assert_true(has_run);
+    return can;
+}
+
+static const char *const names[] = {
+#define BACKEND(name) #name,
+#include "transport/coll/coll_backends.def"
+#undef BACKEND
+};
+
+static bool is_wanted(const char *name)
+{
+    const char *only = getenv("WEFT_TEST_BACKEND");
+    return (only == NULL || strcmp(only, name) == 0) && can_be_had(name);
+}
+
+void coll_rig_each_backend(void (*claim)(const char *backend))
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
+        if (is_wanted(names[i])) {
+            print_message("backend=%s\n", names[i]);
+            claim(names[i]);
+        }
+    }
+}
+
+void coll_rig_run_each(uint32_t size, uint32_t killed_mask, coll_rig_fn *fn)
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
+        if (is_wanted(names[i])) {
+            print_message("backend=%s\n", names[i]);
+            coll_rig_run_with_deaths(size, killed_mask, fn, (void *)(uintptr_t)names[i]);
+        }
+    }
 }
 
 /* ---- groups ------------------------------------------------------------------------------------ */

@@ -36,6 +36,15 @@ void coll_rig_run(uint32_t size, coll_rig_fn *fn, void *user);
 /* The same, but the ranks of the mask must be ended by SIGKILL. */
 void coll_rig_run_with_deaths(uint32_t size, uint32_t killed_mask, coll_rig_fn *fn, void *user);
 
+/*
+ * Runs claim for each row of coll_backends.def that ranks on this host can use; the others are named.
+ * WEFT_TEST_BACKEND=shm runs one row.
+ */
+void coll_rig_each_backend(void (*claim)(const char *backend));
+
+/* For each of those: coll_rig_run_with_deaths with the row's name as `user`. */
+void coll_rig_run_each(uint32_t size, uint32_t killed_mask, coll_rig_fn *fn);
+
 /* For fields to be changed before coll_create. */
 coll_config_t coll_rig_config(const coll_rig_rank_t *self, const char *backend);
 

@@ -120,7 +120,7 @@ weft_status_t coll_fail(coll_t *coll, weft_status_t status, uint32_t rank)
     const uint64_t failure = (uint64_t)rank << RANK_SHIFT | (uint32_t)status;
     assert(status < 0);
     return atomic_compare_exchange_strong(&coll->failure, &none, failure) ? status
-                                                                         : coll_status(coll, NULL);
+                                                                          : coll_status(coll, NULL);
 }
 
 weft_status_t coll_status(const coll_t *coll, uint32_t *rank_out)

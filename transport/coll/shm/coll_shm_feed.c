@@ -14,7 +14,7 @@
 #include "transport/coll/shm/coll_shm_priv.h"
 
 #define PAGE_BYTES   ((size_t)4096)
-#define HOT_LOOKS    1000                 /* before the first look at the clock */
+#define HOT_LOOKS    1000                  /* before the first look at the clock */
 #define AWAKE_NS     (50 * UINT64_C(1000)) /* of yielding before sleeping */
 #define FIRST_NAP_NS WEFT_NS_PER_MS
 #define MAX_NAP_NS   (16 * WEFT_NS_PER_MS) /* after which the peer is looked at again */
@@ -171,7 +171,8 @@ static weft_status_t feed_open(coll_t *coll, size_t max_bytes, uint32_t depth, w
     shm->feed_offset += bytes; /* also when it could not be mapped: as on the other ranks */
     if (feed->head == NULL) {
         weft_free(feed);
-        return weft_diag(diag, WEFT_ERR_NO_MEMORY, "shm: %zu bytes cannot be mapped: %s", bytes, strerror(errno));
+        return weft_diag(diag, WEFT_ERR_NO_MEMORY, "shm: %zu bytes cannot be mapped: %s", bytes,
+                         strerror(errno));
     }
     feed->ring = (char *)feed->head + head_bytes;
     *feed_out = &feed->base;

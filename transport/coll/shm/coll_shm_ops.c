@@ -4,7 +4,8 @@
 #include "transport/coll/coll_sum.h"
 #include "transport/coll/shm/coll_shm_priv.h"
 
-#define ONE_SHOT_BYTES ((size_t)16 << 10) /* of all that a rank reads; above, each adds a part only */
+#define ONE_SHOT_BYTES                                                                             \
+    ((size_t)16 << 10) /* of all that a rank reads; above, each adds a part only */
 
 static size_t smaller(size_t a, size_t b)
 {
@@ -14,8 +15,7 @@ static size_t smaller(size_t a, size_t b)
 /* ---- sums ------------------------------------------------------------------------------------ */
 
 /* Of the step said last: where each rank's bytes are; this rank's own are still in `in`. */
-static const void *const *find_sources(coll_shm_t *shm, bool is_tiny, size_t offset,
-                                       const void *in)
+static const void *const *find_sources(coll_shm_t *shm, bool is_tiny, size_t offset, const void *in)
 {
     for (uint32_t rank = 0; rank < shm->base.config.size; rank++) {
         shm->sources[rank] = is_tiny ? coll_shm_line(shm, rank, shm->step)->data

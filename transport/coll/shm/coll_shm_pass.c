@@ -129,9 +129,9 @@ static int receive_descriptor(int socket_fd)
 
 static void limit_waits(int fd, uint64_t timeout_ns)
 {
-    const struct timeval limit = {
-        .tv_sec = (time_t)(timeout_ns / WEFT_NS_PER_SECOND),
-        .tv_usec = (suseconds_t)(timeout_ns % WEFT_NS_PER_SECOND / 1000 + 1)};
+    const struct timeval limit = {.tv_sec = (time_t)(timeout_ns / WEFT_NS_PER_SECOND),
+                                  .tv_usec =
+                                      (suseconds_t)(timeout_ns % WEFT_NS_PER_SECOND / 1000 + 1)};
     (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)); /* of connect, too */
 }

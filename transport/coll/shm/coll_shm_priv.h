@@ -32,8 +32,9 @@ _Static_assert(sizeof(coll_shm_line_t) == WEFT_CACHE_LINE, "a line is a cache li
 
 /* The head of the segment, all zero at first. */
 typedef struct coll_shm_head {
-    _Alignas(WEFT_CACHE_LINE) atomic_uint_fast64_t failure; /* as coll's; of the first rank to fail */
-    _Alignas(WEFT_CACHE_LINE) atomic_uint n_asleep;         /* threads that a say has to wake */
+    _Alignas(WEFT_CACHE_LINE)
+        atomic_uint_fast64_t failure;               /* as coll's; of the first rank to fail */
+    _Alignas(WEFT_CACHE_LINE) atomic_uint n_asleep; /* threads that a say has to wake */
 } coll_shm_head_t;
 
 typedef struct coll_shm_pair coll_shm_pair_t;
@@ -53,13 +54,13 @@ typedef struct coll_shm {
     size_t feed_offset; /* in the file, of the next feed: the same on all ranks */
     coll_shm_head_t *head;
     size_t mapped_bytes;
-    coll_shm_line_t *lines;      /* [size, 2] */
-    char *slots;                 /* [size, 2, slot_bytes] */
-    uint32_t step;               /* last said */
-    uint32_t settled;            /* that all are known to have said */
-    const void **sources;        /* [size], of a sum */
-    coll_shm_channel_t *to;      /* [size] */
-    coll_shm_channel_t *from;    /* [size] */
+    coll_shm_line_t *lines;   /* [size, 2] */
+    char *slots;              /* [size, 2, slot_bytes] */
+    uint32_t step;            /* last said */
+    uint32_t settled;         /* that all are known to have said */
+    const void **sources;     /* [size], of a sum */
+    coll_shm_channel_t *to;   /* [size] */
+    coll_shm_channel_t *from; /* [size] */
 } coll_shm_t;
 
 #define COLL_SHM_MAX_DEPTH   UINT32_C(0x10000) /* of a feed */

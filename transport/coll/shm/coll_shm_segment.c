@@ -11,10 +11,11 @@
 #include "transport/coll/shm/coll_shm_pass.h"
 #include "transport/coll/shm/coll_shm_priv.h"
 
-#define PAGE_BYTES    ((size_t)4096)
-#define MAX_SLOT      ((size_t)128 << 10)
-#define ALL_SLOTS     ((size_t)256 << 20) /* of all ranks together at most */
-#define FEEDS_BYTES   ((size_t)1 << 36)   /* of the file, behind the channels: address space, not memory */
+#define PAGE_BYTES ((size_t)4096)
+#define MAX_SLOT   ((size_t)128 << 10)
+#define ALL_SLOTS  ((size_t)256 << 20) /* of all ranks together at most */
+#define FEEDS_BYTES                                                                                \
+    ((size_t)1 << 36) /* of the file, behind the channels: address space, not memory */
 
 /* Ranks share memory when they run on one kernel, and sockets' names when their network is one. */
 typedef struct place {
@@ -32,8 +33,8 @@ static size_t round_up(size_t bytes)
     return (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
 }
 
-static weft_status_t exchange(const coll_config_t *config, const void *mine, size_t bytes, void *all,
-                              weft_diag_t *diag)
+static weft_status_t exchange(const coll_config_t *config, const void *mine, size_t bytes,
+                              void *all, weft_diag_t *diag)
 {
     return config->exchange.all_gather(config->exchange.user, mine, bytes, all, diag);
 }
@@ -122,8 +123,7 @@ static size_t channels_offset(const coll_shm_t *shm)
 
 size_t coll_shm_pair_offset(const coll_shm_t *shm, uint32_t from, uint32_t to)
 {
-    return channels_offset(shm) +
-           ((size_t)from * shm->base.config.size + to) * COLL_SHM_PAIR_BYTES;
+    return channels_offset(shm) + ((size_t)from * shm->base.config.size + to) * COLL_SHM_PAIR_BYTES;
 }
 
 static size_t feeds_offset(const coll_shm_t *shm)
@@ -144,15 +144,15 @@ static weft_status_t make_file(coll_shm_t *shm, weft_diag_t *diag)
     shm->fd = memfd_create("weft-coll", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (shm->fd < 0 || ftruncate(shm->fd, (off_t)(feeds_offset(shm) + FEEDS_BYTES)) != 0 ||
         fcntl(shm->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-        return weft_diag(diag, WEFT_ERR_NO_MEMORY, "shm: no file for the segment: %s", strerror(errno));
+        return weft_diag(diag, WEFT_ERR_NO_MEMORY, "shm: no file for the segment: %s",
+                         strerror(errno));
     }
     return WEFT_OK;
 }
 
 void *coll_shm_map(const coll_shm_t *shm, size_t offset, size_t bytes)
 {
-    void *mapped =
-        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, shm->fd, (off_t)offset);
+    void *mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, shm->fd, (off_t)offset);
     return mapped == MAP_FAILED ? NULL : mapped;
 }
 
@@ -181,7 +181,8 @@ static weft_status_t take_lock(const coll_shm_t *shm, weft_diag_t *diag)
 {
     struct flock lock = lock_of(shm->base.config.rank);
     if (fcntl(shm->fd, F_SETLK, &lock) != 0) {
-        return weft_diag(diag, WEFT_ERR_IO, "shm: rank %u is taken: %s", shm->base.config.rank, strerror(errno));
+        return weft_diag(diag, WEFT_ERR_IO, "shm: rank %u is taken: %s", shm->base.config.rank,
+                         strerror(errno));
     }
     return WEFT_OK;
 }

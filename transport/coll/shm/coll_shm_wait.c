@@ -8,10 +8,10 @@
 #include "base/clock.h"
 #include "transport/coll/shm/coll_shm_priv.h"
 
-#define HOT_LOOKS 200                       /* without a pause in between */
-#define YIELDS    20                        /* between two looks at the clock */
-#define AWAKE_NS  (200 * UINT64_C(1000))    /* of yielding before sleeping */
-#define NAP_NS    WEFT_NS_PER_MS            /* after which peers are looked at again */
+#define HOT_LOOKS 200                    /* without a pause in between */
+#define YIELDS    20                     /* between two looks at the clock */
+#define AWAKE_NS  (200 * UINT64_C(1000)) /* of yielding before sleeping */
+#define NAP_NS    WEFT_NS_PER_MS         /* after which peers are looked at again */
 
 static bool has_come(atomic_uint *word, uint32_t target)
 {
