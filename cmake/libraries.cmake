@@ -14,6 +14,7 @@ pkg_check_modules(HWLOC REQUIRED IMPORTED_TARGET hwloc>=2.4)       # apt: libhwl
 pkg_check_modules(ZMQ REQUIRED IMPORTED_TARGET libzmq>=4.3)        # apt: libzmq3-dev
 pkg_check_modules(MSGPACK REQUIRED IMPORTED_TARGET msgpack>=4.0)   # apt: libmsgpack-dev
 pkg_check_modules(URING REQUIRED IMPORTED_TARGET liburing>=2.3)    # apt: liburing-dev
+pkg_check_modules(PROTOBUFC REQUIRED IMPORTED_TARGET libprotobuf-c>=1.3)  # apt: libprotobuf-c-dev
 pkg_check_modules(CMOCKA IMPORTED_TARGET cmocka>=1.1.5)            # apt: libcmocka-dev
 
 add_library(weft_libraries INTERFACE)

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/diag.h"
@@ -23,3 +24,10 @@ typedef struct launch_address {
  */
 weft_status_t launch_address_parse(const char *text, weft_diag_t *diag,
                                    launch_address_t *address_out);
+
+/*
+ * Whether a numeric address is of this host or of a private network: 127/8, 10/8, 172.16/12, 192.168/16,
+ * 100.64/10, 169.254/16; ::1, fc00::/7, fe80::/10; also IPv4 written as IPv6.
+ */
+bool launch_address_is_private(const char *address);
+bool launch_address_is_loopback(const char *address);

@@ -59,11 +59,39 @@ static void a_host_longer_than_any_name_is_refused(void **state)
     assert_status(launch_address_parse(text, NULL, &address), WEFT_ERR_INVALID);
 }
 
+static void private_networks_are_known(void **state)
+{
+    static const char *const private[] = {
+        "127.0.0.1",        "127.9.9.9",       "::1",
+        "::ffff:127.0.0.1", "10.0.0.1",        "10.255.255.255",
+        "172.16.0.1",       "172.31.255.255",  "192.168.1.1",
+        "100.64.0.1",       "100.127.255.255", "169.254.1.1",
+        "fc00::1",          "fdff::1",         "fe80::1%eth0",
+        "febf::1",          "::ffff:10.1.2.3",
+    };
+    static const char *const public[] = {
+        "9.255.255.255", "11.0.0.0",       "172.15.0.1",  "172.32.0.1", "192.167.1.1",
+        "192.169.0.0",   "100.63.0.1",     "100.128.0.0", "8.8.8.8",    "2001:db8::1",
+        "fec0::1",       "::ffff:8.8.8.8", "::",          "",           "node7",
+        "10.0.0",        "10.0.0.1.1",
+    };
+    (void)state;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(private); i++) {
+        assert_true(launch_address_is_private(private[i]));
+    }
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(public); i++) {
+        assert_false(launch_address_is_private(public[i]));
+    }
+    assert_true(launch_address_is_loopback("127.0.0.2"));
+    assert_false(launch_address_is_loopback("10.0.0.1"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_host_stands_alone_or_before_its_port),
         cmocka_unit_test(what_is_no_address_is_named),
+        cmocka_unit_test(private_networks_are_known),
         cmocka_unit_test(a_host_longer_than_any_name_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
