@@ -47,6 +47,7 @@ typedef struct up {
     uint32_t n_listening;
     bool is_stopping;
     bool is_failed; /* it stops because it cannot go on */
+    bool is_killed; /* by a second signal */
 } up_t;
 
 /* ---- a worker's command line ----------------------------------------------------------------- */
@@ -308,6 +309,7 @@ static void take_signal(up_t *up, int number)
         break;
     case WEFT_SIGNAL_SECOND:
         weft_log_warn("second signal: the workers are killed");
+        up->is_killed = true;
         up_workers_signal(&up->workers, SIGKILL);
         break;
     }
@@ -472,5 +474,8 @@ int cmd_up(int argc, char **argv)
         status = run(&up, &diag);
     }
     weft_option_set_destroy(set);
-    return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;
+    if (status < 0) {
+        return cli_fail(status, &diag);
+    }
+    return up.is_killed ? CLI_EXIT_FAILED : CLI_EXIT_OK;
 }

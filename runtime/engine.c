@@ -109,7 +109,7 @@ static weft_status_t create_executor(engine_t *engine, const model_source_t *sou
     const engine_plan_t *plan = &engine->plan;
     const kv_pool_t *pool = kv_store_pool(engine->store);
     weft_status_t status =
-        model_create(source, &plan->model_limits, engine->stream, diag, &engine->model);
+        model_create(source, NULL, &plan->model_limits, engine->stream, diag, &engine->model);
     if (status < 0) {
         return status;
     }
@@ -176,7 +176,7 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
                                  &engine->stream);
     }
     if (status == WEFT_OK) {
-        status = engine_plan_init(&engine->plan, options, source, engine->device,
+        status = engine_plan_init(&engine->plan, options, source, NULL, engine->device,
                                   engine->stream->ops, diag);
     }
     if (status == WEFT_OK) {

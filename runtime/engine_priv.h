@@ -209,8 +209,8 @@ struct engine {
 
 /* engine_plan.c: sizes from options, model and memory; one clear line when they do not work out. */
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
-                               const model_source_t *source, const weft_device_t *device,
-                               const k_ops_t *ops, weft_diag_t *diag);
+                               const model_source_t *source, const model_shard_t *shard,
+                               const weft_device_t *device, const k_ops_t *ops, weft_diag_t *diag);
 
 /*
  * engine_fingerprint.c: of what two processes must agree on for a block of one to be one of the

@@ -29,7 +29,7 @@ static weft_status_t check_config(const executor_config_t *config, weft_diag_t *
 {
     const step_limits_t *limits = &config->limits;
     const model_limits_t *model = model_limits(config->model);
-    const model_config_t *shape = model_config(config->model);
+    const model_config_t *shape = model_local_config(config->model);
     const kv_layout_t *layout = config->layout;
     const kv_group_t *group = &layout->groups[0];
 
@@ -71,7 +71,7 @@ static weft_status_t check_attention(const executor_config_t *config, weft_diag_
 weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag,
                               executor_t **executor_out)
 {
-    const model_config_t *shape = model_config(config->model);
+    const model_config_t *shape = model_local_config(config->model);
     weft_status_t status = check_config(config, diag);
     if (status >= 0) {
         status = check_attention(config, diag);

@@ -71,6 +71,9 @@ weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan);
 /* WEFT_ERR_NOT_FOUND: nothing was launched. WEFT_ERR_DEVICE: the rank cannot go on. */
 weft_status_t executor_collect(executor_t *executor, step_result_t *result_out);
 
-/* Bytes of slots and step buffers that executor_create would take; SIZE_MAX: beyond counting. */
+/*
+ * Bytes of slots and step buffers that executor_create would take; SIZE_MAX: beyond counting.
+ * config: the rank's (model_local_config).
+ */
 size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
                        uint32_t block_tokens);

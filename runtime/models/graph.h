@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * graph: the steps that model graphs are written in. Each enqueues one or a few ops on the arrays
- * of model->act; a family's file says which steps, in which order.
+ * of model->act; a family's file says which steps, in which order. That a model may be cut over
+ * ranks is known to the steps alone: what one adds to hidden is the sum of all ranks' parts.
  */
 #pragma once
 
@@ -50,8 +51,11 @@ void graph_add_ffn(const graph_t *graph, uint32_t index);
     (1U << K_OP_embed | 1U << K_OP_rms_norm | 1U << K_OP_linear | 1U << K_OP_gather_rows |         \
      1U << K_OP_gather_tokens | 1U << K_OP_logprobs | 1U << K_OP_sample)
 
-/* Those that a model of this configuration takes besides: bits 1 << K_OP_*. */
-uint32_t graph_ops_of(const model_config_t *config);
+/* Those that this model takes besides: bits 1 << K_OP_*. */
+uint32_t graph_ops_of(const model_t *model);
+
+/* Whether q and k are normed by sums over ranks. */
+bool graph_adds_square_sums(const model_t *model);
 
 /* Where a linear's outputs go. */
 typedef struct graph_out {

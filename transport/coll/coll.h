@@ -58,7 +58,11 @@ typedef struct coll_config {
 weft_status_t coll_create(const coll_config_t *config, weft_diag_t *diag, coll_t **coll_out);
 void coll_destroy(coll_t *coll); /* not collective; NULL is fine */
 
-/* The ranks that give the same color make a group of their own, in the order of their ranks here. */
+/*
+ * Collective. The ranks that give the same color make a group of their own, in the order of their ranks
+ * here, with a backend of its own where that is "auto". Meets over the exchange of coll_create. A part
+ * cannot be split again.
+ */
 weft_status_t coll_split(coll_t *coll, uint32_t color, weft_diag_t *diag, coll_t **part_out);
 
 uint32_t coll_rank(const coll_t *coll);

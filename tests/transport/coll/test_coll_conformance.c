@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the operations of every backend come to, for each row of coll_backends.def. */
+#include <string.h>
+
+#include "base/device.h"
+#include "tests/support/coll_model.h"
+#include "tests/support/coll_rig.h"
+
+#define MAX_RANKS 4
+#define MAX_BYTES ((size_t)3 << 20)
+#define GUARD     64 /* bytes around an output that must stay */
+
+/* Around every limit that an algorithm may have, odd ones between them. */
+static const size_t sizes[] = {1,    2,     3,     5,     7,     14,    15,    16,     17,
+                               31,   33,    64,    127,   1000,  1024,  2047,  2048,   4097,
+                               8192, 10000, 16385, 32768, 40001, 65536, 65537, 131072, 200003};
+
+/* Memory for one operation of a rank. */
+typedef struct fixture {
+    coll_rig_rank_t *self;
+    coll_t *coll;
+    char *in; /* [MAX_BYTES] each */
+    char *out;
+    char *expected;
+    uint64_t round;
+} fixture_t;
+
+static void open_fixture(fixture_t *fixture, coll_rig_rank_t *self)
+{
+    *fixture = (fixture_t){.self = self,
+                           .coll = coll_rig_create(self, self->user),
+                           .in = weft_alloc(MAX_BYTES, "test.in"),
+                           .out = weft_alloc(MAX_BYTES, "test.out"),
+                           .expected = weft_alloc(MAX_BYTES, "test.expected")};
+    assert_non_null(fixture->in);
+    assert_non_null(fixture->out);
+    assert_non_null(fixture->expected);
+}
+
+static void close_fixture(fixture_t *fixture)
+{
+    assert_status(coll_status(fixture->coll, NULL), WEFT_OK);
+    coll_barrier(fixture->coll, fixture->self->queue);
+    coll_destroy(fixture->coll);
+    weft_free(fixture->expected);
+    weft_free(fixture->out);
+    weft_free(fixture->in);
+}
+
+/* Where an output begins: guarded on both sides, as unaligned as its type allows. */
+static char *guarded(fixture_t *fixture, size_t bytes, size_t shift)
+{
+    assert_true(GUARD + shift + bytes + GUARD <= MAX_BYTES);
+    memset(fixture->out, 0x5a, GUARD + shift + bytes + GUARD);
+    return fixture->out + GUARD + shift;
+}
+
+static void check_output(const fixture_t *fixture, const char *out, size_t bytes)
+{
+    assert_status(coll_status(fixture->coll, NULL), WEFT_OK);
+    assert_memory_equal(out, fixture->expected, bytes);
+    for (size_t i = 1; i <= GUARD; i++) {
+        assert_int_equal(out[-(ptrdiff_t)i], 0x5a);
+        assert_int_equal(out[bytes + i - 1], 0x5a);
+    }
+}
+
+/* ---- one operation against the model ---------------------------------------------------------- */
+
+typedef struct variant {
+    coll_dtype_t dtype;
+    size_t shift; /* elements off alignment */
+    bool is_in_place;
+    uint32_t root;
+} variant_t;
+
+static void try_all_reduce(fixture_t *fixture, size_t n, variant_t variant)
+{
+    const size_t width = coll_dtype_bytes(variant.dtype);
+    const uint64_t round = fixture->round++;
+    char *out = guarded(fixture, n * width, variant.shift * width);
+    char *in = variant.is_in_place ? out : fixture->in + variant.shift * width;
+    coll_model_input(round, fixture->self->rank, variant.dtype, in, 0, n);
+    coll_all_reduce(fixture->coll, fixture->self->queue, in, out, n, variant.dtype);
+    coll_model_sum(round, fixture->self->size, variant.dtype, fixture->expected, 0, n);
+    check_output(fixture, out, n * width);
+}
+
+static void try_reduce_scatter(fixture_t *fixture, size_t n, variant_t variant)
+{
+    const size_t width = coll_dtype_bytes(variant.dtype);
+    const uint64_t round = fixture->round++;
+    const uint32_t rank = fixture->self->rank;
+    char *in = fixture->in + variant.shift * width;
+    char *out = guarded(fixture, n * width, variant.shift * width);
+    coll_model_input(round, rank, variant.dtype, in, 0, n * fixture->self->size);
+    coll_reduce_scatter(fixture->coll, fixture->self->queue, in, out, n, variant.dtype);
+    coll_model_sum(round, fixture->self->size, variant.dtype, fixture->expected, rank * n, n);
+    check_output(fixture, out, n * width);
+}
+
+static void fill(uint64_t round, uint32_t rank, char *out, size_t bytes)
+{
+    test_random_t random = {.state = round << 20 ^ rank};
+    const uint64_t base = test_random_u64(&random);
+    for (size_t i = 0; i < bytes; i++) {
+        out[i] = (char)(base >> i % 57 ^ i * 31);
+    }
+}
+
+static void try_all_gather(fixture_t *fixture, size_t bytes, variant_t variant)
+{
+    const uint64_t round = fixture->round++;
+    const uint32_t rank = fixture->self->rank;
+    char *out = guarded(fixture, bytes * fixture->self->size, variant.shift);
+    char *in = variant.is_in_place ? out + rank * bytes : fixture->in + variant.shift;
+    fill(round, rank, in, bytes);
+    coll_all_gather(fixture->coll, fixture->self->queue, in, out, bytes);
+    for (uint32_t peer = 0; peer < fixture->self->size; peer++) {
+        fill(round, peer, fixture->expected + peer * bytes, bytes);
+    }
+    check_output(fixture, out, bytes * fixture->self->size);
+}
+
+static void try_broadcast(fixture_t *fixture, size_t bytes, variant_t variant)
+{
+    const uint64_t round = fixture->round++;
+    const uint32_t root = variant.root % fixture->self->size;
+    char *buffer = guarded(fixture, bytes, variant.shift);
+    if (fixture->self->rank == root) {
+        fill(round, root, buffer, bytes);
+    }
+    coll_broadcast(fixture->coll, fixture->self->queue, buffer, bytes, root);
+    fill(round, root, fixture->expected, bytes);
+    check_output(fixture, buffer, bytes);
+}
+
+/* ---- every operation at every size ------------------------------------------------------------ */
+
+static void run_sums(coll_rig_rank_t *self)
+{
+    fixture_t fixture;
+    open_fixture(&fixture, self);
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(sizes); i++) {
+        for (int dtype = COLL_F32; dtype <= COLL_BF16; dtype++) {
+            const variant_t variant = {
+                .dtype = (coll_dtype_t)dtype, .shift = i % 3, .is_in_place = i % 2 == 1};
+            const size_t part = sizes[i] / 2 + 1;
+            try_all_reduce(&fixture, sizes[i], variant);
+            try_reduce_scatter(&fixture, part, variant);
+        }
+    }
+    close_fixture(&fixture);
+}
+
+static void run_copies(coll_rig_rank_t *self)
+{
+    fixture_t fixture;
+    open_fixture(&fixture, self);
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(sizes); i++) {
+        for (int is_in_place = 0; is_in_place < 2; is_in_place++) {
+            const variant_t variant = {
+                .shift = i % 5, .is_in_place = is_in_place == 1, .root = (uint32_t)i};
+            try_all_gather(&fixture, sizes[i], variant);
+            try_broadcast(&fixture, sizes[i], variant);
+        }
+    }
+    close_fixture(&fixture);
+}
+
+static void claim_sums(const char *backend)
+{
+    for (uint32_t size = 1; size <= MAX_RANKS; size++) {
+        coll_rig_run(size, run_sums, (void *)(uintptr_t)backend);
+    }
+}
+
+static void sums_are_added_in_rank_order_bit_for_bit(void **state)
+{
+    (void)state;
+    coll_rig_each_backend(claim_sums);
+}
+
+static void claim_copies(const char *backend)
+{
+    for (uint32_t size = 1; size <= MAX_RANKS; size++) {
+        coll_rig_run(size, run_copies, (void *)(uintptr_t)backend);
+    }
+}
+
+static void gathers_and_broadcasts_bring_every_byte(void **state)
+{
+    (void)state;
+    coll_rig_each_backend(claim_copies);
+}
+
+/* ---- any sequence ------------------------------------------------------------------------------ */
+
+typedef struct campaign {
+    const char *backend;
+    uint64_t seed;
+    uint32_t n_operations;
+} campaign_t;
+
+static size_t random_size(test_random_t *random, size_t max)
+{
+    const size_t limit = (size_t)1 << test_random_between(random, 1, 18);
+    const size_t n = 1 + test_random_below(random, (uint32_t)limit);
+    return n < max ? n : max;
+}
+
+static void run_sequence(coll_rig_rank_t *self)
+{
+    const campaign_t *campaign = self->user;
+    test_random_t random = {.state = campaign->seed};
+    fixture_t fixture;
+    coll_rig_rank_t named = *self;
+    named.user = (void *)(uintptr_t)campaign->backend;
+    open_fixture(&fixture, &named);
+    for (uint32_t i = 0; i < campaign->n_operations; i++) {
+        const variant_t variant = {.dtype = (coll_dtype_t)test_random_below(&random, 3),
+                                   .shift = test_random_below(&random, 16),
+                                   .is_in_place = test_random_below(&random, 2) == 0,
+                                   .root = test_random_below(&random, MAX_RANKS)};
+        const size_t n = random_size(&random, 250000);
+        switch (test_random_below(&random, 6)) {
+        case 0:
+            coll_barrier(fixture.coll, self->queue);
+            break;
+        case 1:
+            try_reduce_scatter(&fixture, n / 2 + 1, variant);
+            break;
+        case 2:
+            try_all_gather(&fixture, n, variant);
+            break;
+        case 3:
+            try_broadcast(&fixture, n, variant);
+            break;
+        default:
+            try_all_reduce(&fixture, n, variant);
+            break;
+        }
+    }
+    close_fixture(&fixture);
+}
+
+static void claim_sequences(const char *backend)
+{
+    const uint64_t seed = test_seed(20261126);
+    const uint32_t rounds = test_rounds(160);
+    for (uint32_t round = 0; round < rounds; round++) {
+        campaign_t campaign = {.backend = backend, .seed = seed + round, .n_operations = 60};
+        print_message("seed %llu\n", (unsigned long long)campaign.seed);
+        coll_rig_run(2 + (uint32_t)(campaign.seed % 3), run_sequence, &campaign);
+    }
+}
+
+static void any_sequence_of_operations_is_as_the_model(void **state)
+{
+    (void)state;
+    coll_rig_each_backend(claim_sequences);
+}
+
+/* ---- pairs ------------------------------------------------------------------------------------- */
+
+static const size_t message_sizes[] = {0, 1, 63, 4096, 100001, (size_t)2 << 20};
+
+/* Both ways at once: each rank sends as many as go ahead to every other, then receives. */
+static void run_pairs(coll_rig_rank_t *self)
+{
+    fixture_t fixture;
+    open_fixture(&fixture, self);
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(message_sizes); i++) {
+        const size_t bytes = message_sizes[i];
+        for (uint32_t peer = 0; peer < self->size; peer++) {
+            for (uint32_t k = 0; peer != self->rank && k < COLL_SEND_AHEAD; k++) {
+                fill(i * 8 + k, self->rank * 16 + peer, fixture.in, bytes);
+                coll_send(fixture.coll, self->queue, peer, fixture.in, bytes);
+                memset(fixture.in, 0, bytes); /* it may be written again */
+            }
+        }
+        for (uint32_t peer = 0; peer < self->size; peer++) {
+            for (uint32_t k = 0; peer != self->rank && k < COLL_SEND_AHEAD; k++) {
+                char *out = guarded(&fixture, bytes, k);
+                fill(i * 8 + k, peer * 16 + self->rank, fixture.expected, bytes);
+                coll_receive(fixture.coll, self->queue, peer, out, bytes);
+                check_output(&fixture, out, bytes);
+            }
+        }
+    }
+    close_fixture(&fixture);
+}
+
+static void claim_pairs(const char *backend)
+{
+    coll_rig_run(2, run_pairs, (void *)(uintptr_t)backend);
+    coll_rig_run(4, run_pairs, (void *)(uintptr_t)backend);
+}
+
+static void sends_go_ahead_and_arrive_in_order(void **state)
+{
+    (void)state;
+    coll_rig_each_backend(claim_pairs);
+}
+
+/* ---- parts ------------------------------------------------------------------------------------- */
+
+/* Colors of 1, 2 and 3 members; a part works beside its parent. */
+static void run_split(coll_rig_rank_t *self)
+{
+    static const uint32_t colors[] = {7, 3, 7, 3, 9, 3};
+    static const uint32_t ranks[] = {0, 0, 1, 1, 0, 2};
+    static const uint32_t part_sizes[] = {2, 3, 2, 3, 1, 3};
+    coll_t *coll = coll_rig_create(self, self->user);
+    coll_t *part = NULL;
+    coll_t *second = NULL;
+    weft_diag_t diag = {.text = ""};
+    assert_status(coll_split(coll, colors[self->rank], &diag, &part), WEFT_OK);
+    assert_int_equal(coll_rank(part), ranks[self->rank]);
+    assert_int_equal(coll_size(part), part_sizes[self->rank]);
+    for (int i = 0; i < 100; i++) {
+        const float mine = (float)(self->rank + 1);
+        const float sums[] = {4, 12, 4, 12, 5, 12};
+        float of_part = 0;
+        float of_all = 0;
+        coll_all_reduce(part, self->queue, &mine, &of_part, 1, COLL_F32);
+        coll_all_reduce(coll, self->queue, &mine, &of_all, 1, COLL_F32);
+        assert_true(of_part == sums[self->rank]);
+        assert_true(of_all == 21);
+    }
+    assert_status(coll_split(part, 0, &diag, &second), WEFT_ERR_UNSUPPORTED);
+    coll_barrier(coll, self->queue);
+    coll_destroy(part);
+    coll_destroy(coll);
+}
+
+static void ranks_of_one_color_make_a_group(void **state)
+{
+    (void)state;
+    coll_rig_run_each(6, 0, run_split);
+}
+
+/* ---- choosing ---------------------------------------------------------------------------------- */
+
+static void run_disagreement(coll_rig_rank_t *self)
+{
+    const coll_config_t config = coll_rig_config(self, self->rank == 1 ? "auto" : "shm");
+    weft_diag_t diag = {.text = ""};
+    coll_t *coll = NULL;
+    assert_status(coll_create(&config, &diag, &coll), WEFT_ERR_INVALID);
+    assert_non_null(strstr(diag.text, "\"auto\""));
+}
+
+static void ranks_that_name_different_backends_are_told(void **state)
+{
+    (void)state;
+    coll_rig_run(3, run_disagreement, NULL);
+}
+
+static void run_unknown(coll_rig_rank_t *self)
+{
+    const coll_config_t config = coll_rig_config(self, "pigeon");
+    weft_diag_t diag = {.text = ""};
+    coll_t *coll = NULL;
+    assert_status(coll_create(&config, &diag, &coll), WEFT_ERR_NOT_FOUND);
+    assert_non_null(strstr(diag.text, "shm"));
+}
+
+static void an_unknown_backend_is_answered_with_the_known_ones(void **state)
+{
+    (void)state;
+    coll_rig_run(2, run_unknown, NULL);
+}
+
+static void run_auto(coll_rig_rank_t *self)
+{
+    coll_t *coll = coll_rig_create(self, "auto");
+    assert_string_equal(coll_backend_name(coll), "shm");
+    coll_barrier(coll, self->queue);
+    coll_destroy(coll);
+}
+
+static void auto_takes_the_first_that_all_can_use(void **state)
+{
+    (void)state;
+    coll_rig_run(3, run_auto, NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sums_are_added_in_rank_order_bit_for_bit),
+        cmocka_unit_test(gathers_and_broadcasts_bring_every_byte),
+        cmocka_unit_test(any_sequence_of_operations_is_as_the_model),
+        cmocka_unit_test(sends_go_ahead_and_arrive_in_order),
+        cmocka_unit_test(ranks_of_one_color_make_a_group),
+        cmocka_unit_test(ranks_that_name_different_backends_are_told),
+        cmocka_unit_test(an_unknown_backend_is_answered_with_the_known_ones),
+        cmocka_unit_test(auto_takes_the_first_that_all_can_use),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
