@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/option_tables.h"
+#include "launcher/launch_options.h"
 #include "services/api/api_server.h"
 
 static weft_status_t find_model(const weft_option_set_t *set, const api_options_t *options,
@@ -51,9 +52,11 @@ int cmd_serve(int argc, char **argv)
 {
     api_options_t options = {0};
     engine_options_t engine_options = {0};
+    launch_options_t launch_options = {0};
     const weft_option_group_t groups[] = {
         CLI_OPTION_GROUP(api, "HTTP", &options),
         CLI_OPTION_GROUP(engine, "Engine", &engine_options),
+        CLI_OPTION_GROUP(launch, "Ranks", &launch_options),
     };
     const weft_option_spec_t spec = {
         .usage = "weft serve MODEL [options]",
