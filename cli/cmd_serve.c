@@ -39,7 +39,7 @@ static weft_status_t serve(const weft_option_set_t *set, const api_options_t *op
     weft_log_set_level(level);
     status = find_model(set, options, diag, &path);
     if (status == WEFT_OK) {
-        status = api_server_create(options, engine_options, path, diag, &server);
+        status = api_server_create(options, engine_options, path, NULL, diag, &server);
     }
     if (status == WEFT_OK) {
         status = api_server_run(server);

@@ -86,11 +86,13 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     executor->model = config->model;
     executor->stream = config->stream;
     executor->is_timed = config->is_timed;
-    executor_set_sizes(executor, &config->limits, shape, config->layout->block_tokens);
+    executor_set_sizes(executor, &config->limits, shape, model_shard(config->model),
+                       config->layout->block_tokens);
 
     status = executor_take_memory(executor, shape->layers, diag);
     if (status >= 0) {
-        status = k_stream_reserve(config->stream, config->limits.max_outputs, shape->vocab);
+        status =
+            k_stream_reserve(config->stream, config->limits.max_outputs, executor_widest(executor));
     }
     if (status < 0) {
         executor_destroy(executor);

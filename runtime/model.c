@@ -328,6 +328,11 @@ void model_set_tensor(model_t *model, coll_t *tensor)
     model->shard.tensor = tensor;
 }
 
+const model_shard_t *model_shard(const model_t *model)
+{
+    return &model->shard;
+}
+
 const model_config_t *model_config(const model_t *model)
 {
     return model->whole;
@@ -368,6 +373,7 @@ void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint
                   float *logits)
 {
     const model_activations_t *act = &model->act;
+    const uint32_t tokens = model->output.rows;
     const k_gather_rows_args_t gather = {
         .x = act->hidden,
         .index = rows,
@@ -391,14 +397,14 @@ void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint
     };
     stream->ops->gather_rows(stream, &gather);
     stream->ops->rms_norm(stream, &norm);
-    const graph_out_t out = {logits, K_F32, model->config.vocab, K_OUT_STORE};
+    const graph_out_t out = {logits, K_F32, tokens, K_OUT_STORE};
     graph_linear(stream, &model->output, act->chosen_normed, act->hidden_stride, &out, n);
     if (model->config.logit_softcap > 0) {
         const k_softcap_args_t cap = {
             .x = logits,
             .rows = n,
-            .dim = model->config.vocab,
-            .x_stride = model->config.vocab,
+            .dim = tokens,
+            .x_stride = tokens,
             .cap = model->config.logit_softcap,
         };
         stream->ops->softcap(stream, &cap);

@@ -51,6 +51,7 @@ void model_destroy(model_t *model); /* NULL is fine */
 /* The ranks have met anew. */
 void model_set_tensor(model_t *model, coll_t *tensor);
 
+const model_shard_t *model_shard(const model_t *model);
 const model_config_t *model_config(const model_t *model);       /* of the whole, as the file says */
 const model_config_t *model_local_config(const model_t *model); /* of what this rank computes */
 const model_limits_t *model_limits(const model_t *model);
@@ -60,7 +61,8 @@ void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batc
 
 /*
  * Enqueues the logits of some rows of the last pass: rows [n] device memory, n ≤ max_outputs;
- * logits [n, vocab] device memory. May be called any number of times after a pass.
+ * logits [n, vocab] device memory, of a cut model those of this rank's tokens (model_shard_vocab). May
+ * be called any number of times after a pass.
  */
 void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
                   float *logits);

@@ -23,8 +23,8 @@ static weft_status_t bind_vocabulary(model_binder_t *binder, const model_config_
         return status;
     }
     if (config->is_embedding_tied) {
-        model->output =
-            (model_linear_t){.parts = {model->embedding}, .n_parts = 1, .rows = config->vocab};
+        model->output = (model_linear_t){
+            .parts = {model->embedding}, .n_parts = 1, .rows = model->embedding.rows};
         return WEFT_OK;
     }
     return model_bind_matrix(binder, MODEL_TENSOR_OUTPUT, 0, &model->output);

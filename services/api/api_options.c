@@ -58,8 +58,6 @@ static weft_status_t check_ranks(const api_options_t *options, weft_diag_t *diag
         uint32_t value;
         uint32_t only;
     } counts[] = {
-        {"tensor-parallel-size", options->tensor_parallel_size, 1},
-        {"pipeline-parallel-size", options->pipeline_parallel_size, 1},
         {"data-parallel-size", options->data_parallel_size, 1},
         {"decode-context-parallel-size", options->decode_context_parallel_size, 1},
     };

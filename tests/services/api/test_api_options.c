@@ -96,7 +96,7 @@ static void values_that_would_change_answers_are_refused(void **state)
     assert_refused("--logprobs-mode processed_logits", "--logprobs-mode processed_logits: ");
     assert_refused("--ssl-ciphers ECDHE", "--ssl-ciphers: ");
     assert_refused("--headless", "--headless: ");
-    assert_refused("--tensor-parallel-size 2", "--tensor-parallel-size 2: ");
+    assert_refused("--data-parallel-size 2", "--data-parallel-size 2: ");
 }
 
 static void the_number_of_workers_is_bounded(void **state)
