@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/option_tables.h"
+#include "cli/serve_ranks.h"
 #include "launcher/launch_options.h"
 #include "services/api/api_server.h"
 
@@ -25,26 +26,49 @@ static weft_status_t find_model(const weft_option_set_t *set, const api_options_
                            "or a folder)");
 }
 
+/* With the whole model, or as the rank that leads. */
+static weft_status_t serve_http(const api_options_t *options,
+                                const engine_options_t *engine_options, const char *path,
+                                const engine_ranks_t *ranks, weft_diag_t *diag)
+{
+    api_server_t *server = NULL;
+    weft_status_t status = api_server_create(options, engine_options, path, ranks, diag, &server);
+
+    if (status == WEFT_OK) {
+        status = api_server_run(server);
+    }
+    api_server_destroy(server);
+    return status;
+}
+
 static weft_status_t serve(const weft_option_set_t *set, const api_options_t *options,
-                           const engine_options_t *engine_options, weft_diag_t *diag)
+                           const engine_options_t *engine_options,
+                           const launch_options_t *launch_options, weft_diag_t *diag)
 {
     weft_log_level_t level;
-    const char *path = NULL;
-    api_server_t *server = NULL;
+    serve_ranks_config_t config = {
+        .launch = launch_options, .engine = engine_options, .api = options};
+    serve_ranks_t *ranks = NULL;
     weft_status_t status = weft_log_level_parse(options->log_level, &level);
 
     if (status < 0) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--log-level %s: not a level", options->log_level);
     }
     weft_log_set_level(level);
-    status = find_model(set, options, diag, &path);
+    status = find_model(set, options, diag, &config.model);
     if (status == WEFT_OK) {
-        status = api_server_create(options, engine_options, path, NULL, diag, &server);
+        status = serve_ranks_create(&config, diag, &ranks);
     }
-    if (status == WEFT_OK) {
-        status = api_server_run(server);
+    if (status < 0) {
+        return status;
     }
-    api_server_destroy(server);
+    if (ranks == NULL) {
+        return serve_http(options, engine_options, config.model, NULL, diag);
+    }
+    status = serve_ranks_is_leader(ranks) ? serve_http(options, engine_options, config.model,
+                                                       serve_ranks_for_engine(ranks), diag)
+                                          : serve_ranks_follow(ranks, diag);
+    serve_ranks_destroy(ranks);
     return status;
 }
 
@@ -81,7 +105,7 @@ int cmd_serve(int argc, char **argv)
         return CLI_EXIT_OK;
     }
     if (status == WEFT_OK) {
-        status = serve(set, &options, &engine_options, &diag);
+        status = serve(set, &options, &engine_options, &launch_options, &diag);
     }
     weft_option_set_destroy(set);
     return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;
