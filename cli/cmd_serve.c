@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/data_parallel.h"
 #include "cli/option_tables.h"
 #include "cli/serve_ranks.h"
 #include "launcher/launch_options.h"
@@ -41,35 +42,43 @@ static weft_status_t serve_http(const api_options_t *options,
     return status;
 }
 
-static weft_status_t serve(const weft_option_set_t *set, const api_options_t *options,
-                           const engine_options_t *engine_options,
-                           const launch_options_t *launch_options, weft_diag_t *diag)
+static weft_status_t serve_as_rank(const serve_ranks_config_t *config, weft_diag_t *diag)
 {
-    weft_log_level_t level;
-    serve_ranks_config_t config = {
-        .launch = launch_options, .engine = engine_options, .api = options};
     serve_ranks_t *ranks = NULL;
-    weft_status_t status = weft_log_level_parse(options->log_level, &level);
+    weft_status_t status = serve_ranks_create(config, diag, &ranks);
 
-    if (status < 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "--log-level %s: not a level", options->log_level);
-    }
-    weft_log_set_level(level);
-    status = find_model(set, options, diag, &config.model);
-    if (status == WEFT_OK) {
-        status = serve_ranks_create(&config, diag, &ranks);
-    }
     if (status < 0) {
         return status;
     }
     if (ranks == NULL) {
-        return serve_http(options, engine_options, config.model, NULL, diag);
+        return serve_http(config->api, config->engine, config->model, NULL, diag);
     }
-    status = serve_ranks_is_leader(ranks) ? serve_http(options, engine_options, config.model,
+    status = serve_ranks_is_leader(ranks) ? serve_http(config->api, config->engine, config->model,
                                                        serve_ranks_for_engine(ranks), diag)
                                           : serve_ranks_follow(ranks, diag);
     serve_ranks_destroy(ranks);
     return status;
+}
+
+static weft_status_t serve(const data_parallel_config_t *copies,
+                           const launch_options_t *launch_options, weft_diag_t *diag)
+{
+    weft_log_level_t level;
+    serve_ranks_config_t config = {
+        .launch = launch_options, .engine = copies->engine, .api = copies->api};
+    weft_status_t status = weft_log_level_parse(copies->api->log_level, &level);
+
+    if (status < 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--log-level %s: not a level",
+                         copies->api->log_level);
+    }
+    weft_log_set_level(level);
+    status = find_model(copies->set, copies->api, diag, &config.model);
+    if (status < 0) {
+        return status;
+    }
+    return data_parallel_is_asked(copies) ? data_parallel_run(copies, diag)
+                                          : serve_as_rank(&config, diag);
 }
 
 int cmd_serve(int argc, char **argv)
@@ -105,7 +114,9 @@ int cmd_serve(int argc, char **argv)
         return CLI_EXIT_OK;
     }
     if (status == WEFT_OK) {
-        status = serve(set, &options, &engine_options, &launch_options, &diag);
+        const data_parallel_config_t copies = {
+            .set = set, .api = &options, .engine = &engine_options, .words = argv, .n_words = argc};
+        status = serve(&copies, &launch_options, &diag);
     }
     weft_option_set_destroy(set);
     return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;

@@ -34,6 +34,7 @@ static weft_status_t create_publisher(engine_t *engine, const engine_options_t *
     const kv_publisher_config_t config = {
         .events_config = options->kv_events_config,
         .encoding = options->kv_events_encoding,
+        .data_parallel_rank = options->data_parallel_rank,
         .block_tokens = engine->plan.layout.block_tokens,
         .algo = kv_hasher_algo(engine->hasher),
         .has_int_hashes = int_hashes == NULL || strcmp(int_hashes, "0") != 0,
@@ -110,6 +111,7 @@ static weft_status_t create_scheduler(engine_t *engine, weft_diag_t *diag)
         .store = engine->store,
         .hasher = engine->hasher,
         .limits = engine->plan.limits,
+        .stages = engine->n_ranks > 0 ? engine->group.ranks.shard.stages : 1,
         .events = engine_events(engine),
         .mover = engine->transfer == NULL ? NULL : &engine->mover,
     };
@@ -267,6 +269,11 @@ void engine_destroy(engine_t *engine)
 void engine_drain(engine_t *engine)
 {
     atomic_store(&engine->is_draining, true);
+}
+
+bool engine_embeds(const engine_t *engine)
+{
+    return engine->plan.embeds;
 }
 
 const model_config_t *engine_model_config(const engine_t *engine)

@@ -27,7 +27,7 @@ static weft_status_t launch(follower_t *follower)
 {
     engine_t *engine = follower->engine;
     weft_status_t status = WEFT_OK;
-    if (follower->in_flight == SCHED_MAX_IN_FLIGHT) {
+    if (follower->in_flight == EXECUTOR_MIN_DEPTH) {
         status = collect(follower);
     }
     if (status >= 0) {
@@ -37,15 +37,17 @@ static weft_status_t launch(follower_t *follower)
         return status;
     }
     follower->in_flight++;
-    return engine->depth == 1 ? collect(follower) : WEFT_OK; /* it is done already */
+    /* On the host it is done already. */
+    return engine->device->ops->is_host ? collect(follower) : WEFT_OK;
 }
 
 /* Of a group that failed: what is in flight means nothing, but its buffers are free again. */
 static void forget_steps(follower_t *follower)
 {
-    while (follower->in_flight > 0) {
-        (void)collect(follower);
+    if (follower->engine->executor != NULL) {
+        executor_forget(follower->engine->executor);
     }
+    follower->in_flight = 0;
 }
 
 /* Until the leader stops, this rank fails or the group does. */

@@ -124,6 +124,7 @@ weft_status_t engine_group_form(engine_group_t *group, weft_device_t *device, we
         return status;
     }
     group->ranks.shard.tensor = group->links.tensor;
+    group->ranks.shard.world = group->ranks.shard.stages > 1 ? group->links.world : NULL;
     group->rank = coll_rank(group->links.world);
     group->size = coll_size(group->links.world);
     word_t mine = {.place = {.host = host_id(), .cores = cores_id()}};

@@ -66,10 +66,7 @@ static void note_loss(engine_t *engine)
 /* What was launched and not collected says nothing any more. */
 static void forget_steps(engine_t *engine)
 {
-    step_result_t result;
-    for (uint32_t i = 0; i < SCHED_MAX_IN_FLIGHT; i++) {
-        (void)executor_collect(engine->executor, &result);
-    }
+    executor_forget(engine->executor);
     engine->n_collected = engine->n_launched;
     sched_forget_flights(engine->sched);
 }

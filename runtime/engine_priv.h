@@ -94,6 +94,7 @@ struct engine_request {
     kv_transfer_params_t held;
     atomic_bool is_give_up_posted;
     engine_command_t give_up_command;
+    float *embedding;             /* [hidden] or NULL; written before the finish is released */
     k_sampled_t *prompt_logprobs; /* [n_prompt] or NULL */
     atomic_bool has_prompt_logprobs;
 
@@ -130,7 +131,8 @@ typedef struct engine_plan {
     model_limits_t model_limits;
     uint32_t max_pinned_blocks;
     double pin_quota;
-    bool admits_all;    /* to the disk */
+    bool admits_all; /* to the disk */
+    bool embeds;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
 

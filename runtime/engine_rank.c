@@ -33,6 +33,18 @@ static const model_shard_t *shard_of(const engine_t *engine)
     return engine->n_ranks > 0 ? &engine->group.ranks.shard : NULL;
 }
 
+/*
+ * Steps in flight: one for each stage, so that all have work. The cpu's work is done when launch
+ * returns: nothing else to overlap.
+ */
+static uint32_t depth_of(const engine_t *engine)
+{
+    const uint32_t least = engine->device->ops->is_host ? 1 : EXECUTOR_MIN_DEPTH;
+    const uint32_t stages = engine->n_ranks > 0 ? engine->group.ranks.shard.stages : 1;
+    const uint32_t most = EXECUTOR_MAX_DEPTH;
+    return stages <= least ? least : stages < most ? stages : most;
+}
+
 /* ---- opening --------------------------------------------------------------------------------- */
 
 /* Ranks that may use just the same cores divide them, unless told how many each has. */
@@ -87,8 +99,7 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
     if (status < 0) {
         return status;
     }
-    /* The cpu's work is done when launch returns: nothing to overlap. */
-    engine->depth = engine->device->ops->is_host ? 1 : SCHED_MAX_IN_FLIGHT;
+    engine->depth = depth_of(engine);
     status = k_stream_create(engine->device, options->cpu_isa, threads_of(engine, options), diag,
                              &engine->stream);
     if (status >= 0) {
@@ -115,6 +126,7 @@ weft_status_t engine_load_rank(engine_t *engine, const model_source_t *source,
         .layout = kv_pool_layout(pool),
         .kv_dtype = plan->kv_dtype,
         .kv_base = kv_pool_memory(pool)->addr,
+        .depth = engine->depth < EXECUTOR_MIN_DEPTH ? EXECUTOR_MIN_DEPTH : engine->depth,
     };
     status = executor_create(&config, diag, &engine->executor);
     if (status >= 0 && step_plan_create(&plan->limits, &engine->step) < 0) {
@@ -171,6 +183,7 @@ weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag)
         return status;
     }
     model_set_tensor(engine->model, group->links.tensor);
+    model_set_world(engine->model, group->ranks.shard.world);
     status = agree_again(engine, diag);
     return engine_join_ranks(engine, status, diag);
 }

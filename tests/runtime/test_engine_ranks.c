@@ -137,11 +137,15 @@ static void replicas_answer_as_one_engine_alone(void **state)
  * With tensor parallelism a follower that mirrored anything wrong would add the wrong numbers to
  * everybody's sums.
  */
-static void disturbed_ranks_answer_as_undisturbed_ones(const char *model, uint32_t size)
+static void disturbed_ranks_answer_as_undisturbed_ones(const char *model, uint32_t size,
+                                                       uint32_t stages)
 {
     request_case_t cases[N_CASES];
     ranks_rig_t rig;
     ranks_rig_config_t config = config_of(model, size);
+    config.stages = stages;
+    config.options.tensor_parallel_size = size / stages;
+    config.options.pipeline_parallel_size = stages;
     fill_cases(cases);
     config.options.enable_prefix_caching = false;
     ranks_rig_open(&rig, &config);
@@ -165,13 +169,19 @@ static void disturbed_ranks_answer_as_undisturbed_ones(const char *model, uint32
 static void two_ranks_answer_the_same_disturbed_or_not(void **state)
 {
     (void)state;
-    disturbed_ranks_answer_as_undisturbed_ones("llama", 2);
+    disturbed_ranks_answer_as_undisturbed_ones("llama", 2, 1);
 }
 
 static void more_ranks_than_kv_heads_answer_the_same_disturbed_or_not(void **state)
 {
     (void)state;
-    disturbed_ranks_answer_as_undisturbed_ones("qwen3", 4);
+    disturbed_ranks_answer_as_undisturbed_ones("qwen3", 4, 1);
+}
+
+static void stages_answer_the_same_disturbed_or_not(void **state)
+{
+    (void)state;
+    disturbed_ranks_answer_as_undisturbed_ones("llama", 2, 2);
 }
 
 /* ---- starting -------------------------------------------------------------------------------- */
@@ -435,6 +445,7 @@ int main(void)
         cmocka_unit_test(replicas_answer_as_one_engine_alone),
         cmocka_unit_test(two_ranks_answer_the_same_disturbed_or_not),
         cmocka_unit_test(more_ranks_than_kv_heads_answer_the_same_disturbed_or_not),
+        cmocka_unit_test(stages_answer_the_same_disturbed_or_not),
         cmocka_unit_test(sizes_are_those_of_the_smallest_rank),
         cmocka_unit_test(ranks_that_differ_are_refused_by_what_differs),
         cmocka_unit_test(a_rank_that_cannot_start_is_everybodys_reason),

@@ -153,6 +153,13 @@ static void count_up(int event)
     assert_int_equal(write(event, &one, sizeof(one)), sizeof(one));
 }
 
+/* Only of one stage: the whole is its tensor group then. */
+static coll_t *tensor_group(const ranks_seat_t *seat)
+{
+    const ranks_rig_config_t *config = seat->config;
+    return config->is_replicated || config->stages > 1 ? NULL : seat->world;
+}
+
 static void part(void *user)
 {
     ranks_seat_t *seat = user;
@@ -198,7 +205,7 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
     }
     *links_out = (engine_links_t){
         .world = seat->world,
-        .tensor = config->is_replicated ? NULL : seat->world,
+        .tensor = tensor_group(seat),
         .exchange = exchange,
     };
     return WEFT_OK;
@@ -245,9 +252,13 @@ static engine_ranks_t ranks_of(ranks_seat_t *seat, const engine_options_t *optio
 
 static model_shard_t shard_of(const ranks_rig_config_t *config, uint32_t rank)
 {
-    return config->is_replicated
-               ? (model_shard_t){0}
-               : (model_shard_t){.tensor_rank = rank, .tensor_size = config->size, .stages = 1};
+    const uint32_t stages = config->stages > 0 ? config->stages : 1;
+    const uint32_t tensor_size = config->size / stages;
+    return config->is_replicated ? (model_shard_t){0}
+                                 : (model_shard_t){.tensor_rank = rank % tensor_size,
+                                                   .tensor_size = tensor_size,
+                                                   .stage = rank / tensor_size,
+                                                   .stages = stages};
 }
 
 static void open_events(ranks_seat_t *seat)

@@ -19,6 +19,7 @@ typedef struct ranks_rig_config {
     const char *model; /* as engine_rig_open takes it */
     uint32_t size;
     bool is_replicated; /* every rank has the whole model */
+    uint32_t stages;    /* that the model lies in; 0: one */
     uint32_t restarts;
     uint32_t timeout_ms; /* of a collective; 0: a minute */
     engine_options_t options;
