@@ -87,12 +87,14 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     executor->stream = config->stream;
     executor->is_timed = config->is_timed;
     executor->depth = config->depth > 0 ? config->depth : EXECUTOR_MIN_DEPTH;
-    executor_set_sizes(executor, &config->limits, shape, config->layout->block_tokens);
+    executor_set_sizes(executor, &config->limits, shape, model_shard(config->model),
+                       config->layout->block_tokens);
     executor->embedding_bytes = shape->hidden * k_dtype_info(config->stream->ops->act)->block_bytes;
 
     status = executor_take_memory(executor, shape->layers, diag);
     if (status >= 0) {
-        status = k_stream_reserve(config->stream, config->limits.max_outputs, shape->vocab);
+        status =
+            k_stream_reserve(config->stream, config->limits.max_outputs, executor_widest(executor));
     }
     if (status < 0) {
         executor_destroy(executor);
@@ -147,8 +149,7 @@ static void list_pieces(const executor_t *executor, const outputs_t *outputs, pi
 {
     pieces[0] = (piece_t){outputs->rows, outputs->n_sampled * sizeof(k_sampled_t)};
     pieces[1] = (piece_t){outputs->prompt, outputs->n_prompt * sizeof(k_sampled_t)};
-    pieces[2] =
-        (piece_t){outputs->embeddings, outputs->n_embeddings * executor->embedding_stride};
+    pieces[2] = (piece_t){outputs->embeddings, outputs->n_embeddings * executor->embedding_stride};
 }
 
 /* The last stage's first rank; behind the copies, which are done where the device is the host. */
@@ -271,4 +272,11 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
     };
     executor->ended = outputs->ended;
     return WEFT_OK;
+}
+
+void executor_forget(executor_t *executor)
+{
+    (void)k_stream_sync(executor->stream);
+    executor->n_collected = executor->n_launched;
+    executor->ended = NULL;
 }

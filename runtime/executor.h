@@ -27,6 +27,7 @@ typedef struct executor executor_t;
 #define EXECUTOR_MIN_DEPTH 2
 #define EXECUTOR_MAX_DEPTH 8
 
+/* Of a model that is cut, the executors of all its ranks carry out the same plans. */
 typedef struct executor_config {
     model_t *model;
     k_stream_t *stream;
@@ -83,9 +84,12 @@ weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan);
  */
 weft_status_t executor_collect(executor_t *executor, step_result_t *result_out);
 
+/* Waits for steps that are out and drops their results: the ranks they were computed with are lost. */
+void executor_forget(executor_t *executor);
+
 /*
  * Bytes of slots and step buffers that executor_create would take; SIZE_MAX: beyond counting.
- * config: the rank's (model_local_config).
+ * config: the rank's (model_local_config); shard NULL: the whole model.
  */
 size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
-                       uint32_t block_tokens);
+                       const model_shard_t *shard, uint32_t block_tokens);

@@ -6,6 +6,7 @@
  *   executor_memory.c  the arrays on host and device, laid out once
  *   executor_stage.c   from a plan to what is sent to the device: one struct, one copy
  *   executor_run.c     the ops of a step, enqueued one by one or as a graph
+ *   executor_slices.c  sampling where the vocabulary is cut over ranks
  */
 #pragma once
 
@@ -56,10 +57,22 @@ typedef struct device_state {
     inputs_t inputs;
     int32_t *ids;         /* [max_tokens] */
     int32_t *targets;     /* [max_tokens] */
-    float *logits;        /* [max_outputs, vocab] */
+    float *logits;        /* [max_outputs, vocab], or this rank's part of the vocabulary */
     k_sampled_t *sampled; /* [max_slots], of sample_rows */
     k_sampled_t *prompt;  /* [max_tokens], of prompt_rows */
 } device_state_t;
+
+/* Where the vocabulary is cut: this rank's part, and what ranks tell one another of theirs. */
+typedef struct slices {
+    uint32_t ranks; /* 1: it is not cut */
+    uint32_t rank;
+    model_range_t vocab;
+    uint32_t largest;     /* tokens that a rank has at most */
+    float *z;             /* [max_outputs, vocab.n] */
+    k_slice_row_t *state; /* [max_outputs] */
+    char *records;        /* [ranks] of up to `bytes` each */
+    size_t bytes;
+} slices_t;
 
 /* What a step answers, in pinned host memory. */
 typedef struct outputs {
@@ -120,6 +133,7 @@ struct executor {
 
     weft_mem_t memory;
     device_state_t device;
+    slices_t slices;
 
     weft_mem_t host_memory; /* pinned */
     slot_t *slots;          /* [max_slots] */
@@ -140,7 +154,9 @@ static inline void executor_copy(executor_t *executor, void *dst, const void *sr
 
 /* executor_memory.c */
 void executor_set_sizes(executor_t *executor, const step_limits_t *limits,
-                        const model_config_t *config, uint32_t block_tokens);
+                        const model_config_t *config, const model_shard_t *shard,
+                        uint32_t block_tokens);
+uint32_t executor_widest(const executor_t *executor); /* elements of a row of logits */
 weft_status_t executor_take_memory(executor_t *executor, uint32_t layers, weft_diag_t *diag);
 void executor_free_memory(executor_t *executor);
 
@@ -166,3 +182,14 @@ weft_status_t executor_stage(executor_t *executor, const step_plan_t *plan, step
 void executor_graphs_init(executor_t *executor);
 void executor_graphs_fini(executor_t *executor);
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step);
+
+/* How many of the rows from `first` on are done in one turn. */
+static inline uint32_t executor_turn(const executor_t *executor, uint32_t first, uint32_t n)
+{
+    return n - first < executor->limits.max_outputs ? n - first : executor->limits.max_outputs;
+}
+
+/* executor_slices.c: as the two of whole rows in executor_run.c */
+void executor_slices_lay_out(const executor_t *executor, carve_t *carve, slices_t *slices);
+void executor_slices_sample(executor_t *executor, const step_t *step);
+void executor_slices_prompt(executor_t *executor, const step_t *step);

@@ -59,12 +59,6 @@ static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint
     model_forward(executor->model, executor->stream, &batch);
 }
 
-/* How many of the rows from `first` on are done in one turn. */
-static uint32_t turn(const executor_t *executor, uint32_t first, uint32_t n)
-{
-    return n - first < executor->limits.max_outputs ? n - first : executor->limits.max_outputs;
-}
-
 static void run_prompt_logprobs(executor_t *executor, const step_t *step)
 {
     const device_state_t *device = &executor->device;
@@ -75,13 +69,17 @@ static void run_prompt_logprobs(executor_t *executor, const step_t *step)
         gather(executor, device_at(executor, step->tail.prompt_seqs), step->n_prompt_seqs,
                device->targets);
     }
-    for (uint32_t i = 0; i < n; i += turn(executor, i, n)) {
+    if (executor->slices.ranks > 1) {
+        executor_slices_prompt(executor, step);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i += executor_turn(executor, i, n)) {
         const k_logprobs_args_t args = {
             .logits = device->logits,
             .targets = device->targets + i,
             .n_top = tops + i,
             .out = device->prompt + i,
-            .rows = turn(executor, i, n),
+            .rows = executor_turn(executor, i, n),
             .vocab = executor->vocab,
             .logits_stride = executor->vocab,
         };
@@ -93,12 +91,12 @@ static void run_prompt_logprobs(executor_t *executor, const step_t *step)
 static void run_sampling(executor_t *executor, uint32_t n)
 {
     const device_state_t *device = &executor->device;
-    for (uint32_t i = 0; i < n; i += turn(executor, i, n)) {
+    for (uint32_t i = 0; i < n; i += executor_turn(executor, i, n)) {
         const k_sample_args_t args = {
             .logits = device->logits,
             .params = device->inputs.samples + i,
             .out = device->sampled + i,
-            .rows = turn(executor, i, n),
+            .rows = executor_turn(executor, i, n),
             .vocab = executor->vocab,
             .logits_stride = executor->vocab,
         };
@@ -115,9 +113,9 @@ static void run_embeddings(executor_t *executor, const step_t *step)
     const uint32_t n = step->n_embeddings;
     const size_t bytes = k_dtype_info(executor->stream->ops->act)->block_bytes;
     char *to = executor->outputs[executor->n_launched % executor->depth].embeddings;
-    for (uint32_t i = 0; i < n; i += turn(executor, i, n)) {
+    for (uint32_t i = 0; i < n; i += executor_turn(executor, i, n)) {
         size_t stride = 0;
-        const uint32_t in_turn = turn(executor, i, n);
+        const uint32_t in_turn = executor_turn(executor, i, n);
         const char *hidden =
             model_hidden(executor->model, executor->stream, rows + i, in_turn, &stride);
         for (uint32_t j = 0; j < in_turn; j++) {
@@ -227,7 +225,11 @@ static void run_plainly(executor_t *executor, const step_t *step)
     run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
     if (model_shard_is_last(model_shard(executor->model))) {
         run_prompt_logprobs(executor, step);
-        run_sampling(executor, step->n_sampled);
+        if (executor->slices.ranks > 1) {
+            executor_slices_sample(executor, step);
+        } else {
+            run_sampling(executor, step->n_sampled);
+        }
         run_embeddings(executor, step);
     }
 }

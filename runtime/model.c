@@ -409,16 +409,17 @@ const void *model_hidden(model_t *model, k_stream_t *stream, const uint32_t *row
 void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
                   float *logits)
 {
+    const uint32_t tokens = model->output.rows;
     size_t stride;
     const void *hidden = model_hidden(model, stream, rows, n, &stride);
-    const graph_out_t out = {logits, K_F32, model->config.vocab, K_OUT_STORE};
+    const graph_out_t out = {logits, K_F32, tokens, K_OUT_STORE};
     graph_linear(stream, &model->output, hidden, stride, &out, n);
     if (model->config.logit_softcap > 0) {
         const k_softcap_args_t cap = {
             .x = logits,
             .rows = n,
-            .dim = model->config.vocab,
-            .x_stride = model->config.vocab,
+            .dim = tokens,
+            .x_stride = tokens,
             .cap = model->config.logit_softcap,
         };
         stream->ops->softcap(stream, &cap);

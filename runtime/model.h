@@ -51,8 +51,8 @@ void model_destroy(model_t *model); /* NULL is fine */
 /* The ranks have met anew. */
 void model_set_tensor(model_t *model, coll_t *tensor);
 void model_set_world(model_t *model, coll_t *world);
-const model_shard_t *model_shard(const model_t *model);
 
+const model_shard_t *model_shard(const model_t *model);
 const model_config_t *model_config(const model_t *model);       /* of the whole, as the file says */
 const model_config_t *model_local_config(const model_t *model); /* of what this rank computes */
 const model_limits_t *model_limits(const model_t *model);
@@ -72,7 +72,8 @@ const void *model_hidden(model_t *model, k_stream_t *stream, const uint32_t *row
 
 /*
  * Enqueues the logits of some rows of the last pass: rows [n] device memory, n ≤ max_outputs;
- * logits [n, vocab] device memory. May be called any number of times after a pass. Last stage only.
+ * logits [n, vocab] device memory, of a cut model those of this rank's tokens (model_shard_vocab). May
+ * be called any number of times after a pass. Last stage only.
  */
 void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
                   float *logits);

@@ -41,6 +41,7 @@ typedef struct model_range {
 /* What a rank holds of all that is dealt out. What the model has not is 0 of 0. */
 typedef struct model_cut {
     model_range_t layers;
+    model_range_t vocab;
     model_range_t heads;      /* of q */
     model_range_t kv_heads;   /* those that they read; of latents the one, on every rank */
     model_range_t ffn;        /* of the inner width */

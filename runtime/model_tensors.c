@@ -290,6 +290,9 @@ static uint32_t runs_of(const model_config_t *config, const model_cut_t *cut, ex
     const uint32_t keys_at = config->heads * dim;
     const model_mla_t *mla = &config->mla;
     switch (extent) {
+    case VOCAB:
+        runs_out[0] = cut->vocab;
+        return 1;
     case QKV:
         runs_out[0] = scaled(&cut->heads, dim, 0);
         runs_out[1] = scaled(&cut->kv_heads, dim, keys_at);

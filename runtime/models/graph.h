@@ -48,12 +48,7 @@ void graph_add_attention(const graph_t *graph, const model_layer_t *layer);
 /* hidden += the layer's feed-forward of normed: its experts, or its one gated unit */
 void graph_add_ffn(const graph_t *graph, uint32_t index);
 
-/* The ops that these steps take in every model. */
-#define GRAPH_OPS                                                                                  \
-    (1U << K_OP_embed | 1U << K_OP_rms_norm | 1U << K_OP_linear | 1U << K_OP_gather_rows |         \
-     1U << K_OP_gather_tokens | 1U << K_OP_logprobs | 1U << K_OP_sample)
-
-/* Those that this model takes besides: bits 1 << K_OP_*. */
+/* The ops that a model takes: bits 1 << K_OP_*. */
 uint32_t graph_ops_of(const model_t *model);
 
 /* Whether q and k are normed by sums over ranks. */
