@@ -92,6 +92,14 @@ static weft_status_t cut_widths(const cutter_t *cutter, bool splits_experts, mod
     return status < 0 ? status : cut_experts(cutter, splits_experts, cut);
 }
 
+/* Rows of the embedding: any number, blocks lie along columns. */
+static weft_status_t cut_vocab(const cutter_t *cutter, model_cut_t *cut)
+{
+    const uint32_t vocab = cutter->config->vocab;
+    cut->vocab = model_range_of(vocab, cutter->rank, cutter->size);
+    return vocab < cutter->size ? refuse(cutter, "tokens", vocab, NULL, vocab) : WEFT_OK;
+}
+
 /* ---- heads --------------------------------------------------------------------------------- */
 
 /* Heads of latents read the same cache: each is alone. */
@@ -192,6 +200,9 @@ weft_status_t model_shard_cut(const model_config_t *config, const model_blocks_t
     weft_status_t status = check_shard(config, shard, diag);
     if (status >= 0) {
         cut.layers = model_shard_layers(shard, config);
+        status = cut_vocab(&cutter, &cut);
+    }
+    if (status >= 0) {
         status =
             config->mla.kv_latent > 0 ? cut_latent_heads(&cutter, &cut) : cut_heads(&cutter, &cut);
     }

@@ -22,18 +22,48 @@ void graph_linear(k_stream_t *stream, const model_linear_t *linear, const void *
     }
 }
 
-void graph_embed(const graph_t *graph)
+/* hidden = embedding of the batch's ids */
+static void embed(const graph_t *graph)
 {
     const model_t *model = graph->model;
     const k_embed_args_t args = {
         .table = &model->embedding,
         .ids = graph->batch->ids,
+        .first_id = model->cut.vocab.first,
         .y = model->act.hidden,
         .rows = graph->batch->rows,
         .y_stride = model->act.hidden_stride,
         .scale = model->config.embedding_scale,
     };
     graph->stream->ops->embed(graph->stream, &args);
+    graph_sum_parts(graph, model->act.hidden); /* of zeros and a row */
+}
+
+static size_t hidden_bytes(const graph_t *graph)
+{
+    return graph->batch->rows * graph->model->act.hidden_stride * sizeof(float);
+}
+
+void graph_begin(const graph_t *graph)
+{
+    const model_t *model = graph->model;
+    const model_shard_t *shard = &model->shard;
+    if (model_shard_is_first(shard)) {
+        embed(graph);
+    } else {
+        coll_receive(shard->world, graph->stream->queue, model_shard_rank(shard, shard->stage - 1),
+                     model->act.hidden, hidden_bytes(graph));
+    }
+}
+
+void graph_end(const graph_t *graph)
+{
+    const model_t *model = graph->model;
+    const model_shard_t *shard = &model->shard;
+    if (!model_shard_is_last(shard)) {
+        coll_send(shard->world, graph->stream->queue, model_shard_rank(shard, shard->stage + 1),
+                  model->act.hidden, hidden_bytes(graph));
+    }
 }
 
 void graph_norm(const graph_t *graph, const float *w)
@@ -157,6 +187,14 @@ void graph_add_branch(const graph_t *graph, const model_linear_t *linear, const 
 
 /* ---- ops ----------------------------------------------------------------------------------- */
 
+#define ALWAYS                                                                                     \
+    (1U << K_OP_embed | 1U << K_OP_rms_norm | 1U << K_OP_linear | 1U << K_OP_gather_rows |         \
+     1U << K_OP_gather_tokens)
+#define OF_WHOLE_ROWS (1U << K_OP_logprobs | 1U << K_OP_sample)
+#define OF_SLICES                                                                                  \
+    (1U << K_OP_slice_max | 1U << K_OP_merge_max | 1U << K_OP_slice_candidates |                   \
+     1U << K_OP_merge_candidates | 1U << K_OP_slice_logprobs | 1U << K_OP_merge_logprobs)
+
 uint32_t graph_ops_of(const model_t *model)
 {
     static const uint32_t activations[] = {
@@ -165,12 +203,13 @@ uint32_t graph_ops_of(const model_t *model)
         [MODEL_CLAMPED_SWIGLU] = 1U << K_OP_clamped_mul,
     };
     const model_config_t *config = &model->config;
-    const bool scales_sums =
-        model_shard_is_cut(&model->shard) && config->residual_scale != 1 && !config->has_post_norms;
+    const bool is_cut = model_shard_is_cut(&model->shard);
+    const bool scales_sums = is_cut && config->residual_scale != 1 && !config->has_post_norms;
     const uint32_t attention = config->mla.kv_latent > 0
                                    ? 1U << K_OP_mla_write | 1U << K_OP_mla_attention
                                    : 1U << K_OP_rope_kv_write | 1U << K_OP_attention;
-    uint32_t ops = GRAPH_OPS | attention | activations[config->activation];
+    uint32_t ops = ALWAYS | attention | activations[config->activation];
+    ops |= is_cut ? OF_SLICES : OF_WHOLE_ROWS;
     if (config->has_post_norms || config->residual_scale != 1) {
         ops |= 1U << K_OP_add;
     }

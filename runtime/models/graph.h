@@ -15,8 +15,10 @@ typedef struct graph {
     const model_batch_t *batch;
 } graph_t;
 
-/* hidden = embedding of the batch's ids */
-void graph_embed(const graph_t *graph);
+/* hidden = what this stage's layers begin with: embeddings, or what the stage before has come to */
+void graph_begin(const graph_t *graph);
+/* hidden is what they came to: the next stage's */
+void graph_end(const graph_t *graph);
 
 /* normed = rms_norm(hidden) · w */
 void graph_norm(const graph_t *graph, const float *w);
@@ -46,12 +48,7 @@ void graph_add_attention(const graph_t *graph, const model_layer_t *layer);
 /* hidden += the layer's feed-forward of normed: its experts, or its one gated unit */
 void graph_add_ffn(const graph_t *graph, uint32_t index);
 
-/* The ops that these steps take in every model. */
-#define GRAPH_OPS                                                                                  \
-    (1U << K_OP_embed | 1U << K_OP_rms_norm | 1U << K_OP_linear | 1U << K_OP_gather_rows |         \
-     1U << K_OP_gather_tokens | 1U << K_OP_logprobs | 1U << K_OP_sample)
-
-/* Those that this model takes besides: bits 1 << K_OP_*. */
+/* The ops that a model takes: bits 1 << K_OP_*. */
 uint32_t graph_ops_of(const model_t *model);
 
 /* Whether q and k are normed by sums over ranks. */

@@ -152,6 +152,31 @@ static inline void model_rig_kv(const model_rig_t *rig, k_dtype_t kv_dtype, k_kv
     }
 }
 
+/*
+ * model_logits of whole rows: logits [n, vocab], of a cut model all ranks' parts put together. On the
+ * host, done when it returns.
+ */
+static inline void model_rig_logits(const model_rig_t *rig, const uint32_t *rows, uint32_t n,
+                                    float *logits)
+{
+    const uint32_t vocab = model_config(rig->model)->vocab;
+    const model_shard_t *shard = model_shard(rig->model);
+    const model_range_t own = model_shard_vocab(shard, model_config(rig->model));
+    if (!model_shard_is_cut(shard)) {
+        model_logits(rig->model, rig->stream, rows, n, logits);
+        return;
+    }
+    float *part = test_malloc((size_t)n * own.n * sizeof(*part));
+    model_logits(rig->model, rig->stream, rows, n, part);
+    memset(logits, 0, (size_t)n * vocab * sizeof(*logits));
+    for (uint32_t i = 0; i < n; i++) {
+        memcpy(logits + (size_t)i * vocab + own.first, part + (size_t)i * own.n,
+               own.n * sizeof(*part));
+    }
+    coll_all_reduce(shard->tensor, rig->stream->queue, logits, logits, (size_t)n * vocab, COLL_F32);
+    test_free(part);
+}
+
 static inline void model_rig_close(model_rig_t *rig)
 {
     model_destroy(rig->model);
