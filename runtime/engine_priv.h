@@ -93,6 +93,7 @@ struct engine_request {
     kv_transfer_params_t held;
     atomic_bool is_give_up_posted;
     engine_command_t give_up_command;
+    float *embedding;             /* [hidden] or NULL; written before the finish is released */
     k_sampled_t *prompt_logprobs; /* [n_prompt] or NULL */
     atomic_bool has_prompt_logprobs;
 
@@ -128,7 +129,8 @@ typedef struct engine_plan {
     step_limits_t limits;
     model_limits_t model_limits;
     uint32_t max_pinned_blocks;
-    bool admits_all;    /* to the disk */
+    bool admits_all; /* to the disk */
+    bool embeds;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
 
@@ -209,8 +211,8 @@ struct engine {
 
 /* engine_plan.c: sizes from options, model and memory; one clear line when they do not work out. */
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
-                               const model_source_t *source, const weft_device_t *device,
-                               const k_ops_t *ops, weft_diag_t *diag);
+                               const model_source_t *source, const model_shard_t *shard,
+                               const weft_device_t *device, const k_ops_t *ops, weft_diag_t *diag);
 
 /*
  * engine_fingerprint.c: of what two processes must agree on for a block of one to be one of the
