@@ -37,6 +37,9 @@ static weft_status_t serve_http(const api_options_t *options,
 
     if (status == WEFT_OK) {
         status = api_server_run(server);
+        if (status == WEFT_ERR_PEER_GONE) {
+            weft_diag(diag, status, "a rank was lost, and the model with it");
+        }
     }
     api_server_destroy(server);
     return status;
@@ -56,7 +59,7 @@ static weft_status_t serve_as_rank(const serve_ranks_config_t *config, weft_diag
     status = serve_ranks_is_leader(ranks) ? serve_http(config->api, config->engine, config->model,
                                                        serve_ranks_for_engine(ranks), diag)
                                           : serve_ranks_follow(ranks, diag);
-    serve_ranks_destroy(ranks);
+    serve_ranks_destroy(ranks, status == WEFT_OK);
     return status;
 }
 
@@ -65,7 +68,12 @@ static weft_status_t serve(const data_parallel_config_t *copies,
 {
     weft_log_level_t level;
     serve_ranks_config_t config = {
-        .launch = launch_options, .engine = copies->engine, .api = copies->api};
+        .launch = launch_options,
+        .engine = copies->engine,
+        .api = copies->api,
+        .words = copies->words,
+        .n_words = copies->n_words,
+    };
     weft_status_t status = weft_log_level_parse(copies->api->log_level, &level);
 
     if (status < 0) {

@@ -58,6 +58,18 @@ static uint32_t threads_of(const engine_t *engine, const engine_options_t *optio
     return cores > sharers ? cores / sharers : 1;
 }
 
+/* Each rank of a host has its own GPU as long as there are so many, and the host's memory anyway. */
+static weft_status_t open_device(engine_t *engine, const engine_options_t *options,
+                                 const engine_ranks_t *ranks, weft_diag_t *diag)
+{
+    const int index = ranks == NULL ? 0 : (int)ranks->device_index;
+    weft_diag_t none = {0};
+    if (index > 0 && weft_device_open(options->device, index, &none, &engine->device) >= 0) {
+        return WEFT_OK;
+    }
+    return weft_device_open(options->device, 0, diag, &engine->device);
+}
+
 static engine_terms_t terms_of(const engine_t *engine)
 {
     const engine_plan_t *plan = &engine->plan;
@@ -88,7 +100,7 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
 {
     weft_status_t status = check_options(options, ranks, diag);
     if (status >= 0) {
-        status = weft_device_open(options->device, 0, diag, &engine->device);
+        status = open_device(engine, options, ranks, diag);
     }
     if (status >= 0 && ranks != NULL) {
         engine->group.ranks = *ranks;
