@@ -94,8 +94,14 @@ class Job:
         return {int(env["WEFT_RANK"]): (pid, env) for pid, env in self.relatives().items()
                 if "WEFT_RANK" in env}
 
+    def is_alive(self):
+        if self.process.poll() is not None:
+            raise Failure("the launcher has ended")
+        return True
+
     def wait_until_started(self):
-        ranks = wait_for(lambda: 0 in self.ranks() and self.ranks(), START_SECONDS, "rank 0")
+        ranks = wait_for(lambda: self.is_alive() and 0 in self.ranks() and self.ranks(), START_SECONDS,
+                         "rank 0")
         self.host = ranks[0][1]["WEFT_LEADER"].rsplit(":", 1)[0]
 
     @property
@@ -210,8 +216,7 @@ class Campaign:
                  f"the end of rank {rank}")
 
     def is_back(self):
-        if self.job.process.poll() is not None:
-            raise Failure("the launcher has ended")
+        self.job.is_alive()
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(self.job.url + "/health", timeout=5).status_code != 200:
                 return False
@@ -246,8 +251,7 @@ class Campaign:
                 self.known[number] = self.whole(client, number)
 
     def is_healthy(self):
-        if self.job.process.poll() is not None:
-            raise Failure("the launcher has ended")
+        self.job.is_alive()
         with contextlib.suppress(httpx.TransportError):
             return httpx.get(self.job.url + "/health", timeout=5).status_code == 200
         return False
