@@ -36,7 +36,7 @@ END_SECONDS = 60
 STOPPED_AFTER = 2     # seconds, as given to the launcher
 CUTS = (0.2, 1, 4)    # seconds that a link is down
 CLIENTS = 4
-TOKENS = 24
+TOKENS = 120  # so many that faults come in the middle of answers
 PROMPTS = tuple([1 + (31 * i + 7 * k) % 200 for k in range(length)]
                 for i, length in enumerate((3, 17, 40, 90)))
 FAULTS = {"shm": ("kill", "stop"), "netns": ("kill", "stop", "cut")}
@@ -159,12 +159,12 @@ class Campaign:
         raise Failure(f"prompt {number}: a stream ended without [DONE] and without an error")
 
     def ask(self, client, number, is_streamed):
-        """What became of one request: right, refused or cut."""
+        """What became of one request: right, refused or closed."""
         try:
             text = (self.streamed if is_streamed else self.whole)(client, number)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError,
                 httpx.WriteError):
-            return "cut"  # rank 0 is gone, or its link
+            return "closed"  # rank 0 is gone, or its link
         except httpx.TimeoutException as error:
             raise Failure(f"prompt {number}: no answer in {REQUEST_SECONDS} s") from error
         if text is None:
