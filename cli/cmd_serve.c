@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/data_parallel.h"
 #include "cli/option_tables.h"
 #include "services/api/api_server.h"
 
@@ -24,27 +25,36 @@ static weft_status_t find_model(const weft_option_set_t *set, const api_options_
                            "or a folder)");
 }
 
-static weft_status_t serve(const weft_option_set_t *set, const api_options_t *options,
-                           const engine_options_t *engine_options, weft_diag_t *diag)
+static weft_status_t serve_one(const api_options_t *options, const engine_options_t *engine_options,
+                               const char *path, weft_diag_t *diag)
 {
+    api_server_t *server = NULL;
+    weft_status_t status = api_server_create(options, engine_options, path, diag, &server);
+
+    if (status == WEFT_OK) {
+        status = api_server_run(server);
+    }
+    api_server_destroy(server);
+    return status;
+}
+
+static weft_status_t serve(const data_parallel_config_t *config, weft_diag_t *diag)
+{
+    const api_options_t *options = config->api;
     weft_log_level_t level;
     const char *path = NULL;
-    api_server_t *server = NULL;
     weft_status_t status = weft_log_level_parse(options->log_level, &level);
 
     if (status < 0) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--log-level %s: not a level", options->log_level);
     }
     weft_log_set_level(level);
-    status = find_model(set, options, diag, &path);
-    if (status == WEFT_OK) {
-        status = api_server_create(options, engine_options, path, diag, &server);
+    status = find_model(config->set, options, diag, &path);
+    if (status < 0) {
+        return status;
     }
-    if (status == WEFT_OK) {
-        status = api_server_run(server);
-    }
-    api_server_destroy(server);
-    return status;
+    return data_parallel_is_asked(config) ? data_parallel_run(config, diag)
+                                          : serve_one(options, config->engine, path, diag);
 }
 
 int cmd_serve(int argc, char **argv)
@@ -78,7 +88,9 @@ int cmd_serve(int argc, char **argv)
         return CLI_EXIT_OK;
     }
     if (status == WEFT_OK) {
-        status = serve(set, &options, &engine_options, &diag);
+        const data_parallel_config_t config = {
+            .set = set, .api = &options, .engine = &engine_options, .words = argv, .n_words = argc};
+        status = serve(&config, &diag);
     }
     weft_option_set_destroy(set);
     return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;

@@ -38,7 +38,7 @@ function(weft_folder path)
     file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${path}/*.c)
     weft_filter_isa(sources)
     if(NOT WEFT_HAS_UCX)
-        list(FILTER sources EXCLUDE REGEX "/xfer_ucx_[a-z_]+\\.c$")
+        list(FILTER sources EXCLUDE REGEX "/(xfer|coll)_ucx_[a-z_]+\\.c$|/ucx_library\\.c$")
     endif()
     list(FILTER sources EXCLUDE REGEX "/kernels/cuda/|_cuda[a-z_]*\\.c$") # weft_cuda_host, cmake/cuda.cmake
     add_library(${name} STATIC ${sources})

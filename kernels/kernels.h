@@ -175,7 +175,7 @@ typedef struct k_word {
     uint32_t value;
 } k_word_t;
 
-/* *words[i].at = words[i].value; no two of the same address. Single entries of block tables. */
+/* *words[i].at = words[i].value; no two of the same address. Single entries of block tables and histories. */
 typedef struct k_write_words_args {
     const k_word_t *words;
     uint32_t n_words;

@@ -33,6 +33,7 @@ static weft_status_t create_publisher(engine_t *engine, const engine_options_t *
     const kv_publisher_config_t config = {
         .events_config = options->kv_events_config,
         .encoding = options->kv_events_encoding,
+        .data_parallel_rank = options->data_parallel_rank,
         .block_tokens = engine->plan.layout.block_tokens,
         .algo = kv_hasher_algo(engine->hasher),
         .has_int_hashes = int_hashes == NULL || strcmp(int_hashes, "0") != 0,
@@ -171,7 +172,7 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
     weft_status_t status = weft_device_open(options->device, 0, diag, &engine->device);
     if (status == WEFT_OK) {
         /* The cpu's work is done when launch returns: nothing to overlap. */
-        engine->depth = engine->device->ops->is_host ? 1 : SCHED_MAX_IN_FLIGHT;
+        engine->depth = engine->device->ops->is_host ? 1 : EXECUTOR_MIN_DEPTH;
         status = k_stream_create(engine->device, options->cpu_isa, options->threads, diag,
                                  &engine->stream);
     }
@@ -289,6 +290,11 @@ void engine_destroy(engine_t *engine)
 void engine_drain(engine_t *engine)
 {
     atomic_store(&engine->is_draining, true);
+}
+
+bool engine_embeds(const engine_t *engine)
+{
+    return engine->plan.embeds;
 }
 
 const model_config_t *engine_model_config(const engine_t *engine)

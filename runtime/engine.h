@@ -95,6 +95,7 @@ typedef struct engine_submit {
     bool pin_prompt;        /* the prompt's full blocks stay on the device, up to kv-pin-quota */
     uint64_t arrival_ns;    /* weft_clock_ns() when the server got it; 0: now */
     engine_sampling_t sampling;
+    bool wants_embedding;          /* with max_tokens 0, n 1; of engine_embeds() alone */
     const text_grammar_t *grammar; /* NULL: unconstrained */
     /* The prompt's blocks come from another worker, or are for one (sample 0's). NULL: neither. */
     const kv_transfer_params_t *transfer;
@@ -138,6 +139,7 @@ void engine_destroy(engine_t *engine); /* aborts what runs; NULL is fine */
 void engine_drain(engine_t *engine);
 
 const model_config_t *engine_model_config(const engine_t *engine);
+bool engine_embeds(const engine_t *engine); /* requests get embeddings, and nothing else */
 uint32_t engine_max_context(const engine_t *engine);
 bool engine_is_healthy(const engine_t *engine);
 text_grammar_factory_t *engine_grammar_factory(engine_t *engine); /* NULL without a tokenizer */
@@ -183,6 +185,12 @@ const kv_transfer_params_t *engine_request_transfer(const engine_request_t *requ
 
 /* [n_prompt], entry 0 empty (nothing precedes it); NULL until the prompt is computed. */
 const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *request);
+
+/*
+ * [hidden] of the model, the normed last hidden state of the prompt's last token, not scaled. NULL
+ * until its sample has finished with ENGINE_FINISH_LENGTH.
+ */
+const float *engine_request_embedding(const engine_request_t *request);
 
 /* Read from any thread; set once a step, and when the engine falls idle. */
 typedef struct engine_stats {

@@ -96,6 +96,13 @@ static void on_prompt(void *user, sched_seq_t *seq, uint32_t first, const k_samp
     }
 }
 
+static void on_embedding(void *user, sched_seq_t *seq, const void *hidden)
+{
+    const engine_t *engine = user;
+    engine_request_t *r = ((engine_sample_t *)seq->user)->request;
+    k_dequantize(engine->stream->ops->act, hidden, r->embedding, engine->model_config.hidden);
+}
+
 static void log_finish(const engine_sample_t *sample, engine_finish_t reason)
 {
     static const char *const names[] = {"none", "stop", "length", "abort", "constraint", "error"};
@@ -190,6 +197,7 @@ sched_events_t engine_events(engine_t *engine)
         .on_scheduled = on_scheduled,
         .on_token = on_token,
         .on_prompt = on_prompt,
+        .on_embedding = on_embedding,
         .on_finish = on_finish,
         .on_retired = on_retired,
         .mask_state = mask_state,

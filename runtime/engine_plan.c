@@ -110,9 +110,30 @@ static weft_status_t check_store_options(engine_plan_t *plan, const engine_optio
     return WEFT_OK;
 }
 
+/* Whether requests get embeddings: what the file says, unless told. */
+static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *options,
+                                   const model_config_t *config, weft_diag_t *diag)
+{
+    const bool is_auto = strcmp(options->runner, "auto") == 0;
+    plan->embeds =
+        is_auto ? config->pooling != MODEL_POOL_NONE : strcmp(options->runner, "pooling") == 0;
+    if (!is_auto && !plan->embeds && strcmp(options->runner, "generate") != 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--runner %s: unknown; auto, generate and pooling are possible",
+                         options->runner);
+    }
+    if (plan->embeds && config->pooling == MODEL_POOL_OTHER) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "embeddings of this model are not its last token's hidden state, the only "
+                         "pooling there is; --runner generate serves it as a language model");
+    }
+    return WEFT_OK;
+}
+
 static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_tokens)
 {
     plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens);
+    plan->limits.max_embeddings = plan->embeds ? plan->max_slots : 0;
     plan->model_limits = (model_limits_t){
         .max_rows = plan->limits.max_tokens,
         .max_outputs = plan->limits.max_outputs,
@@ -294,6 +315,9 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
     };
     status = check_store_options(plan, options, diag);
+    if (status == WEFT_OK) {
+        status = choose_runner(plan, options, config, diag);
+    }
     if (status == WEFT_OK) {
         status = parse_kv_dtype(options->kv_cache_dtype, ops, diag, &plan->kv_dtype);
     }

@@ -93,6 +93,7 @@ struct engine_request {
     kv_transfer_params_t held;
     atomic_bool is_give_up_posted;
     engine_command_t give_up_command;
+    float *embedding;             /* [hidden] or NULL; written before the finish is released */
     k_sampled_t *prompt_logprobs; /* [n_prompt] or NULL */
     atomic_bool has_prompt_logprobs;
 
@@ -128,7 +129,8 @@ typedef struct engine_plan {
     step_limits_t limits;
     model_limits_t model_limits;
     uint32_t max_pinned_blocks;
-    bool admits_all;    /* to the disk */
+    bool admits_all; /* to the disk */
+    bool embeds;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
 

@@ -148,6 +148,14 @@ engine_timings_t engine_request_timings(const engine_request_t *request)
     return timings;
 }
 
+const float *engine_request_embedding(const engine_request_t *request)
+{
+    const engine_sample_t *sample = &request->samples[0];
+    return atomic_load_explicit(&sample->finish, memory_order_acquire) == ENGINE_FINISH_LENGTH
+               ? request->embedding
+               : NULL;
+}
+
 const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *request)
 {
     return atomic_load_explicit(&request->has_prompt_logprobs, memory_order_acquire)

@@ -260,7 +260,7 @@ static void disturb(engine_t *engine)
         sched_set_budget(engine->sched,
                          1 + (uint32_t)(draw(engine) % engine->plan.limits.max_tokens));
     }
-    engine->depth = 1 + draw(engine) % SCHED_MAX_IN_FLIGHT;
+    engine->depth = 1 + draw(engine) % EXECUTOR_MIN_DEPTH;
     sched_check(engine->sched);
 }
 

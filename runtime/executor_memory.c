@@ -27,6 +27,7 @@ void executor_set_sizes(executor_t *executor, const step_limits_t *limits,
     executor->block_tokens = block_tokens;
     executor->table_blocks = limits->max_context / block_tokens + 1;
     executor->mask_words = (config->vocab + 31) / 32;
+    executor->embedding_stride = config->hidden * sizeof(float); /* activations may be narrower */
 }
 
 /* As much as a step could put into it: counted as executor_stage.c takes it. */
@@ -34,9 +35,10 @@ static size_t measure_tail(const executor_t *executor)
 {
     const step_limits_t *limits = &executor->limits;
     carve_t carve = {.base = NULL};
-    (void)carve_take(&carve, limits->max_blocks, sizeof(k_word_t));
+    (void)carve_take(&carve, (size_t)limits->max_blocks + limits->max_slots, sizeof(k_word_t));
     (void)carve_take(&carve, limits->max_slots, sizeof(k_seq_t));
     (void)carve_take(&carve, limits->max_tokens, 2 * sizeof(uint32_t));
+    (void)carve_take(&carve, limits->max_embeddings, sizeof(uint32_t));
     (void)carve_take(&carve, limits->max_bind_tokens, sizeof(int32_t));
     (void)carve_take(&carve, limits->max_biases, sizeof(k_bias_t));
     (void)carve_take(&carve, (size_t)limits->max_slots * executor->mask_words, sizeof(uint32_t));
@@ -83,11 +85,12 @@ static void lay_out_host(executor_t *executor, uint32_t layers, carve_t *carve)
     executor->slots = carve_take(carve, slots, sizeof(slot_t));
     executor->masks = carve_take(carve, slots * executor->mask_words, sizeof(uint32_t));
     executor->kv = carve_take(carve, layers, sizeof(k_kv_view_t));
-    for (uint32_t i = 0; i < STEPS_IN_FLIGHT; i++) {
+    for (uint32_t i = 0; i < executor->depth; i++) {
         outputs_t *outputs = &executor->outputs[i];
         lay_out_inputs(executor, carve, &executor->inputs[i]);
         outputs->rows = carve_take(carve, slots, sizeof(k_sampled_t));
         outputs->prompt = carve_take(carve, limits->max_tokens, sizeof(k_sampled_t));
+        outputs->embeddings = carve_take(carve, limits->max_embeddings, executor->embedding_stride);
         outputs->is_sampled = carve_take(carve, slots, sizeof(bool));
     }
 }
@@ -107,7 +110,7 @@ static void measure(executor_t *executor, uint32_t layers, size_t *device_out, s
 size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
                        const model_shard_t *shard, uint32_t block_tokens)
 {
-    executor_t executor = {0};
+    executor_t executor = {.depth = EXECUTOR_MIN_DEPTH};
     size_t device;
     size_t host;
     executor_set_sizes(&executor, limits, config, shard, block_tokens);

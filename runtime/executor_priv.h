@@ -13,7 +13,6 @@
 #include "runtime/carve.h"
 #include "runtime/executor.h"
 
-#define STEPS_IN_FLIGHT      2
 #define MAX_BATCH_BUCKETS    64
 #define MAX_CONTEXT_BUCKETS  16
 #define FIRST_CONTEXT_BUCKET 256
@@ -48,6 +47,7 @@ typedef struct tail {
     size_t prompt_seqs; /* k_seq_t [n_prompt_seqs]: whose tokens are targets */
     size_t prompt_rows; /* uint32_t [n_prompt]: model rows whose tokens' successors are known */
     size_t prompt_tops; /* uint32_t [n_prompt] */
+    size_t embed_rows;  /* uint32_t [n_embeddings]: model rows whose hidden state is wanted */
 } tail_t;
 
 typedef struct device_state {
@@ -83,8 +83,10 @@ typedef struct outputs {
     uint32_t n_rows;
     uint32_t n_sampled;
     uint32_t n_prompt;
+    uint32_t n_embeddings;
     k_sampled_t *rows;   /* [max_slots] */
     k_sampled_t *prompt; /* [max_tokens] */
+    char *embeddings;    /* [max_embeddings], embedding_stride apart */
     bool *is_sampled;    /* [max_slots] */
 } outputs_t;
 
@@ -100,6 +102,7 @@ typedef struct step {
     uint32_t n_prompt;
     uint32_t n_prompt_seqs;
     uint32_t n_sampled;
+    uint32_t n_embeddings;
 } step_t;
 
 /*
@@ -123,6 +126,8 @@ struct executor {
     uint32_t table_blocks;
     uint32_t mask_words;
     size_t tail_bytes;
+    size_t embedding_stride; /* bytes from one to the next in outputs */
+    size_t embedding_bytes;  /* of a hidden state, as activations */
     bool is_timed;
     weft_event_t *ended; /* of the step collected last; NULL: none */
 
@@ -134,8 +139,9 @@ struct executor {
     slot_t *slots;          /* [max_slots] */
     uint32_t *masks;        /* [max_slots][mask_words] */
     k_kv_view_t *kv;        /* [layers] */
-    inputs_t inputs[STEPS_IN_FLIGHT];
-    outputs_t outputs[STEPS_IN_FLIGHT];
+    uint32_t depth;         /* steps that may be out */
+    inputs_t inputs[EXECUTOR_MAX_DEPTH];
+    outputs_t outputs[EXECUTOR_MAX_DEPTH];
     graphs_t graphs;
     uint64_t n_launched;
     uint64_t n_collected;

@@ -106,6 +106,25 @@ static void run_sampling(executor_t *executor, uint32_t n)
     }
 }
 
+/* Straight to the host: each turn overwrites the one before on the device. */
+static void run_embeddings(executor_t *executor, const step_t *step)
+{
+    const uint32_t *rows = device_at(executor, step->tail.embed_rows);
+    const uint32_t n = step->n_embeddings;
+    const size_t bytes = k_dtype_info(executor->stream->ops->act)->block_bytes;
+    char *to = executor->outputs[executor->n_launched % executor->depth].embeddings;
+    for (uint32_t i = 0; i < n; i += executor_turn(executor, i, n)) {
+        size_t stride = 0;
+        const uint32_t in_turn = executor_turn(executor, i, n);
+        const char *hidden =
+            model_hidden(executor->model, executor->stream, rows + i, in_turn, &stride);
+        for (uint32_t j = 0; j < in_turn; j++) {
+            executor_copy(executor, to + (i + j) * executor->embedding_stride,
+                          hidden + j * stride * bytes, executor->embedding_bytes);
+        }
+    }
+}
+
 /* ---- graphs -------------------------------------------------------------------------------- */
 
 /* 1, 2, 4, 8, then steps of an eighth to a half of the size: an eighth is what padding may cost. */
@@ -120,7 +139,8 @@ void executor_graphs_init(executor_t *executor)
     const uint32_t max_batch = executor->limits.max_slots < executor->limits.max_tokens
                                    ? executor->limits.max_slots
                                    : executor->limits.max_tokens;
-    if (!k_stream_has_graphs(executor->stream)) {
+    /* A graph would hold what goes between stages, whose ends may be exchanged. */
+    if (!k_stream_has_graphs(executor->stream) || model_shard(executor->model)->stages > 1) {
         return;
     }
     for (uint32_t n = 1; n < max_batch && graphs->n_batches + 1 < MAX_BATCH_BUCKETS;
@@ -199,14 +219,18 @@ static weft_event_t *mark(const executor_t *executor)
 
 static void run_plainly(executor_t *executor, const step_t *step)
 {
-    if (step->n_tokens > 0) {
-        run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
+    if (step->n_tokens == 0) {
+        return;
+    }
+    run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
+    if (model_shard_is_last(model_shard(executor->model))) {
         run_prompt_logprobs(executor, step);
         if (executor->slices.ranks > 1) {
             executor_slices_sample(executor, step);
         } else {
             run_sampling(executor, step->n_sampled);
         }
+        run_embeddings(executor, step);
     }
 }
 
@@ -235,7 +259,7 @@ static weft_status_t find_graph(executor_t *executor, step_t *step, const k_grap
 
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
-    outputs_t *outputs = &executor->outputs[executor->n_launched % STEPS_IN_FLIGHT];
+    outputs_t *outputs = &executor->outputs[executor->n_launched % executor->depth];
     const k_graph_t *graph;
     const weft_status_t status = find_graph(executor, step, &graph);
     if (status < 0) {

@@ -328,6 +328,11 @@ void model_set_tensor(model_t *model, coll_t *tensor)
     model->shard.tensor = tensor;
 }
 
+void model_set_world(model_t *model, coll_t *world)
+{
+    model->shard.world = world;
+}
+
 const model_shard_t *model_shard(const model_t *model)
 {
     return &model->shard;
@@ -363,17 +368,17 @@ void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batc
 {
     const graph_t graph = {model, stream, batch};
 
-    graph_embed(&graph);
+    graph_begin(&graph);
     for (uint32_t i = 0; i < model->config.layers; i++) {
         model->family->add_layer(&graph, i);
     }
+    graph_end(&graph);
 }
 
-void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
-                  float *logits)
+const void *model_hidden(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
+                         size_t *stride_out)
 {
     const model_activations_t *act = &model->act;
-    const uint32_t tokens = model->output.rows;
     const k_gather_rows_args_t gather = {
         .x = act->hidden,
         .index = rows,
@@ -397,8 +402,18 @@ void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint
     };
     stream->ops->gather_rows(stream, &gather);
     stream->ops->rms_norm(stream, &norm);
+    *stride_out = act->hidden_stride;
+    return act->chosen_normed;
+}
+
+void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
+                  float *logits)
+{
+    const uint32_t tokens = model->output.rows;
+    size_t stride;
+    const void *hidden = model_hidden(model, stream, rows, n, &stride);
     const graph_out_t out = {logits, K_F32, tokens, K_OUT_STORE};
-    graph_linear(stream, &model->output, act->chosen_normed, act->hidden_stride, &out, n);
+    graph_linear(stream, &model->output, hidden, stride, &out, n);
     if (model->config.logit_softcap > 0) {
         const k_softcap_args_t cap = {
             .x = logits,

@@ -50,19 +50,30 @@ void model_destroy(model_t *model); /* NULL is fine */
 
 /* The ranks have met anew. */
 void model_set_tensor(model_t *model, coll_t *tensor);
+void model_set_world(model_t *model, coll_t *world);
 
 const model_shard_t *model_shard(const model_t *model);
 const model_config_t *model_config(const model_t *model);       /* of the whole, as the file says */
 const model_config_t *model_local_config(const model_t *model); /* of what this rank computes */
 const model_limits_t *model_limits(const model_t *model);
 
-/* Enqueues the pass on the stream; the last hidden states of all its rows stay in the model. */
+/*
+ * Enqueues the pass on the stream; the last hidden states of all its rows stay in the model. A stage
+ * that is not the first waits for those of the stage before, one that is not the last sends them on.
+ */
 void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch);
+
+/*
+ * Enqueues the last hidden states of some rows of the last pass, normed: rows [n] device memory,
+ * n ≤ max_outputs. Returns where they will be until the next call: [n, *stride_out] activations.
+ */
+const void *model_hidden(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
+                         size_t *stride_out);
 
 /*
  * Enqueues the logits of some rows of the last pass: rows [n] device memory, n ≤ max_outputs;
  * logits [n, vocab] device memory, of a cut model those of this rank's tokens (model_shard_vocab). May
- * be called any number of times after a pass.
+ * be called any number of times after a pass. Last stage only.
  */
 void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
                   float *logits);

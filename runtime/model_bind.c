@@ -6,28 +6,42 @@
 #include "runtime/model_bind_priv.h"
 #include "runtime/rope_table.h"
 
-/* The embedding, and the output matrix, which may be the same. */
-static weft_status_t bind_vocabulary(model_binder_t *binder, const model_config_t *config,
-                                     model_t *model)
+static weft_status_t bind_embedding(model_binder_t *binder, model_t *model)
 {
     model_tensor_t table;
     weft_status_t status = model_bind_find(binder, MODEL_TENSOR_EMBEDDING, 0, &table);
     if (status >= 0) {
         status = model_bind_check_supported(binder, &table);
     }
-    if (status < 0) {
-        return status;
+    return status < 0 ? status
+                      : model_bind_weight(binder, &table, 1, K_WEIGHT_ROWS, &model->embedding);
+}
+
+static weft_status_t bind_output(model_binder_t *binder, const model_config_t *config,
+                                 model_t *model)
+{
+    const weft_status_t status =
+        model_bind_scaled(binder, MODEL_TENSOR_OUTPUT_NORM, 0, config->norm_offset,
+                          config->logit_scale, &model->output_norm);
+    if (status < 0 || !config->is_embedding_tied) {
+        return status < 0 ? status
+                          : model_bind_matrix(binder, MODEL_TENSOR_OUTPUT, 0, &model->output);
     }
-    status = model_bind_weight(binder, &table, 1, K_WEIGHT_ROWS, &model->embedding);
-    if (status < 0) {
-        return status;
+    model->output = (model_linear_t){
+        .parts = {model->embedding}, .n_parts = 1, .rows = model->embedding.rows};
+    return WEFT_OK;
+}
+
+/* The embedding is the first stage's and the output the last's; they may be the same matrix. */
+static weft_status_t bind_vocabulary(model_binder_t *binder, const model_config_t *config,
+                                     model_t *model)
+{
+    const bool is_last = model_shard_is_last(&model->shard);
+    weft_status_t status = WEFT_OK;
+    if (model_shard_is_first(&model->shard) || (is_last && config->is_embedding_tied)) {
+        status = bind_embedding(binder, model);
     }
-    if (config->is_embedding_tied) {
-        model->output = (model_linear_t){
-            .parts = {model->embedding}, .n_parts = 1, .rows = model->embedding.rows};
-        return WEFT_OK;
-    }
-    return model_bind_matrix(binder, MODEL_TENSOR_OUTPUT, 0, &model->output);
+    return status < 0 || !is_last ? status : bind_output(binder, config, model);
 }
 
 /* Divisors of the rotation's frequencies, in the second half of staging; NULL: none. */
@@ -93,10 +107,6 @@ static weft_status_t bind_all(model_binder_t *binder, model_t *model)
         if (status >= 0) {
             status = model_bind_ffn(binder, config, i, &model->layers[i]);
         }
-    }
-    if (status >= 0) {
-        status = model_bind_scaled(binder, MODEL_TENSOR_OUTPUT_NORM, 0, config->norm_offset,
-                                   config->logit_scale, &model->output_norm);
     }
     return status;
 }

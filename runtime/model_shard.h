@@ -30,6 +30,7 @@ typedef struct model_shard {
     uint32_t stages;     /* 0 or 1: all layers */
     bool splits_experts; /* whole experts are dealt out; else each one is cut */
     coll_t *tensor; /* of the tensor ranks of this stage; NULL where there is one, or to measure */
+    coll_t *world;  /* of all ranks, with several stages; as tensor */
 } model_shard_t;
 
 typedef struct model_range {
@@ -86,6 +87,12 @@ static inline bool model_shard_is_first(const model_shard_t *shard)
 static inline bool model_shard_is_last(const model_shard_t *shard)
 {
     return shard->stage + 1 >= shard->stages;
+}
+
+/* Ranks of world: that of this stage's tensor_rank in another stage. */
+static inline uint32_t model_shard_rank(const model_shard_t *shard, uint32_t stage)
+{
+    return stage * (shard->tensor_size > 1 ? shard->tensor_size : 1) + shard->tensor_rank;
 }
 
 static inline model_range_t model_shard_layers(const model_shard_t *shard,

@@ -269,7 +269,9 @@ weft_status_t model_tensors_visit(const model_config_t *config, model_file_kind_
 void model_tensor_name(const model_config_t *config, model_file_kind_t kind, model_tensor_key_t key,
                        char *name, size_t size)
 {
-    snprintf(name, size, name_of(config, kind, key.id), key.layer, key.expert);
+    const char *form = name_of(config, kind, key.id);
+    const bool is_bare = config->has_bare_names && strncmp(form, "model.", 6) == 0;
+    snprintf(name, size, is_bare ? form + 6 : form, key.layer, key.expert);
 }
 
 /* ---- what a rank takes --------------------------------------------------------------------- */

@@ -22,7 +22,8 @@ void graph_linear(k_stream_t *stream, const model_linear_t *linear, const void *
     }
 }
 
-void graph_embed(const graph_t *graph)
+/* hidden = embedding of the batch's ids */
+static void embed(const graph_t *graph)
 {
     const model_t *model = graph->model;
     const k_embed_args_t args = {
@@ -36,6 +37,33 @@ void graph_embed(const graph_t *graph)
     };
     graph->stream->ops->embed(graph->stream, &args);
     graph_sum_parts(graph, model->act.hidden); /* of zeros and a row */
+}
+
+static size_t hidden_bytes(const graph_t *graph)
+{
+    return graph->batch->rows * graph->model->act.hidden_stride * sizeof(float);
+}
+
+void graph_begin(const graph_t *graph)
+{
+    const model_t *model = graph->model;
+    const model_shard_t *shard = &model->shard;
+    if (model_shard_is_first(shard)) {
+        embed(graph);
+    } else {
+        coll_receive(shard->world, graph->stream->queue, model_shard_rank(shard, shard->stage - 1),
+                     model->act.hidden, hidden_bytes(graph));
+    }
+}
+
+void graph_end(const graph_t *graph)
+{
+    const model_t *model = graph->model;
+    const model_shard_t *shard = &model->shard;
+    if (!model_shard_is_last(shard)) {
+        coll_send(shard->world, graph->stream->queue, model_shard_rank(shard, shard->stage + 1),
+                  model->act.hidden, hidden_bytes(graph));
+    }
 }
 
 void graph_norm(const graph_t *graph, const float *w)

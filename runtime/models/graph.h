@@ -15,8 +15,10 @@ typedef struct graph {
     const model_batch_t *batch;
 } graph_t;
 
-/* hidden = embedding of the batch's ids */
-void graph_embed(const graph_t *graph);
+/* hidden = what this stage's layers begin with: embeddings, or what the stage before has come to */
+void graph_begin(const graph_t *graph);
+/* hidden is what they came to: the next stage's */
+void graph_end(const graph_t *graph);
 
 /* normed = rms_norm(hidden) · w */
 void graph_norm(const graph_t *graph, const float *w);

@@ -42,6 +42,8 @@ const weft_option_alias_t api_option_flags[] = {
     {"dpa", "data-parallel-address"},
     {"dpp", "data-parallel-rpc-port"},
     {"dpb", "data-parallel-backend"},
+    {"dpe", "data-parallel-external-lb"},
+    {"dph", "data-parallel-hybrid-lb"},
     {"n", "nnodes"},
     {"r", "node-rank"},
     {"q", "quantization"},
@@ -60,7 +62,6 @@ static weft_status_t check_ranks(const api_options_t *options, weft_diag_t *diag
     } counts[] = {
         {"tensor-parallel-size", options->tensor_parallel_size, 1},
         {"pipeline-parallel-size", options->pipeline_parallel_size, 1},
-        {"data-parallel-size", options->data_parallel_size, 1},
         {"decode-context-parallel-size", options->decode_context_parallel_size, 1},
         {"nnodes", options->nnodes, 1},
         {"node-rank", options->node_rank, 0},
@@ -71,11 +72,6 @@ static weft_status_t check_ranks(const api_options_t *options, weft_diag_t *diag
                              "--%s %u: this build runs on one rank; only %u is possible",
                              counts[i].flag, counts[i].value, counts[i].only);
         }
-    }
-    if (options->headless) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--headless: this build runs on one rank, which serves HTTP; there is no "
-                         "other to join");
     }
     return WEFT_OK;
 }

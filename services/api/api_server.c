@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "services/api/api_answers.h"
 #include "services/api/api_keys.h"
+#include "services/api/api_relay.h"
 #include "services/api/api_routes.h"
 #include "services/api/api_server_priv.h"
 #include "services/api/generation_run.h"
@@ -141,11 +142,19 @@ static void serve_call(api_call_t *call)
     }
     if (call->error.kind != API_ERROR_NONE) {
         api_call_fail(call);
+    } else if (api_relay_take(call)) {
+        return;
     } else if (route->prepare != NULL) {
         prepare_call(call);
     } else {
         route->answer(call);
     }
+}
+
+static uint32_t absent_routes(const api_server_t *server)
+{
+    return (server->options->server_dev_mode ? 0 : ROUTE_DEV) |
+           (engine_embeds(server->engine) ? ROUTE_GENERATE : ROUTE_EMBED);
 }
 
 static void on_request(void *user, weft_http_exchange_t *exchange)
@@ -159,8 +168,7 @@ static void on_request(void *user, weft_http_exchange_t *exchange)
         answer_preflight(exchange);
         return;
     }
-    const api_route_t *route =
-        api_routes_find(method, path, server->options->server_dev_mode, &error);
+    const api_route_t *route = api_routes_find(method, path, absent_routes(server), &error);
     api_call_t *call = route != NULL ? api_call_create(server, exchange, route) : NULL;
     if (call != NULL) {
         serve_call(call);
@@ -393,6 +401,7 @@ static weft_status_t start_http(api_server_t *server, weft_diag_t *diag)
     const weft_http_server_config_t config = {
         .host = options->host,
         .port = (uint16_t)options->port,
+        .listen_fd = (int)options->listen_fd,
         .tls_cert = has_tls ? options->ssl_certfile : NULL,
         .tls_key = has_tls ? options->ssl_keyfile : NULL,
         .max_body_bytes = options->max_request_bytes,
@@ -421,6 +430,16 @@ static void say_listening(const api_server_t *server)
     weft_buffer_free(&more);
 }
 
+static weft_status_t start_ranks(api_server_t *server, weft_diag_t *diag)
+{
+    const weft_status_t status = api_ranks_init(&server->ranks, server->options,
+                                                server->engine_options->data_parallel_rank, diag);
+
+    return status < 0 || server->ranks.all == NULL
+               ? status
+               : weft_http_client_create(server->loop, &server->rank_client);
+}
+
 /* The port and the certificate come before the model: they are cheap to have wrong. */
 static weft_status_t start_all(api_server_t *server, const char *path, weft_diag_t *diag)
 {
@@ -439,6 +458,9 @@ static weft_status_t start_all(api_server_t *server, const char *path, weft_diag
     if (status == WEFT_OK && server->options->otlp_traces_endpoint[0] != '\0') {
         status = span_export_create(server->loop, server->options->otlp_traces_endpoint, diag,
                                     &server->spans);
+    }
+    if (status == WEFT_OK) {
+        status = start_ranks(server, diag);
     }
     if (status == WEFT_OK) {
         status = start_http(server, diag);
@@ -507,6 +529,8 @@ void api_server_destroy(api_server_t *server)
     engine_destroy(server->engine);
     span_export_destroy(server->spans);
     weft_http_client_destroy(server->prefill_client);
+    weft_http_client_destroy(server->rank_client);
+    api_ranks_fini(&server->ranks);
     api_metrics_destroy(server->metrics);
     served_model_close(&server->model);
     weft_loop_unwatch(server->signal_watch);

@@ -41,7 +41,7 @@ static weft_status_t check_length(const generation_t *generation, uint32_t n_ids
 static weft_status_t check_max_tokens(const generation_t *generation, int64_t max_tokens,
                                       api_error_t *error)
 {
-    int64_t lowest = generation->echoes ? 0 : 1;
+    int64_t lowest = generation->echoes || generation->embeds ? 0 : 1;
 
     if (max_tokens != JSON_UNSET && max_tokens < lowest) {
         return api_error_set(error, API_ERROR_BAD_REQUEST, "max_tokens",

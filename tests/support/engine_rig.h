@@ -21,6 +21,7 @@ static inline engine_options_t engine_rig_options(void)
 {
     return (engine_options_t){
         .device = "cpu",
+        .runner = "auto",
         .cpu_isa = "auto",
         .threads = 2,
         .max_num_seqs = 8,

@@ -200,7 +200,7 @@ static weft_status_t open_port(const xfer_port_config_t *config, weft_diag_t *di
         return WEFT_ERR_NO_MEMORY;
     }
     port->base = (xfer_port_t){.backend = &xfer_backend_ucx, .config = *config};
-    weft_status_t status = xfer_ucx_load(param_of(port, "library"), diag, &port->ucx);
+    weft_status_t status = ucx_load(param_of(port, "library"), diag, &port->ucx);
     if (status == WEFT_OK) {
         status = read_error_mode(port, diag);
     }

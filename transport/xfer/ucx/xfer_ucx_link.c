@@ -216,7 +216,7 @@ weft_status_t xfer_ucx_import(xfer_link_t *base, const xfer_memory_t *memory, co
                               size_t bytes, void **handle_out)
 {
     ucx_link_t *link = (ucx_link_t *)base;
-    const xfer_ucx_functions_t *ucx = ucx_port_of(link)->ucx;
+    const ucx_functions_t *ucx = ucx_port_of(link)->ucx;
     ucp_rkey_h key;
 
     if (memory->space == XFER_FILE) {

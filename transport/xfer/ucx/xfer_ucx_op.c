@@ -178,7 +178,7 @@ static weft_status_t check_guard(const xfer_op_t *op)
 static ucs_status_ptr_t issue_slice(ucx_link_t *link, xfer_op_t *op, const xfer_extent_t *extent,
                                     uint64_t bytes)
 {
-    const xfer_ucx_functions_t *ucx = ucx_port_of(link)->ucx;
+    const ucx_functions_t *ucx = ucx_port_of(link)->ucx;
     void *local = (void *)(uintptr_t)(extent->local + op->offset);
     const uint64_t peer = extent->peer + op->offset;
     const ucp_rkey_h key = op->peer_handles[extent->peer_region];

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "transport/xfer/ucx/xfer_ucx_library.h"
+#include "transport/ucx/ucx_library.h"
 #include "transport/xfer/xfer_backend.h"
 
 #ifdef WEFT_UCX_LIBRARY
@@ -59,7 +59,7 @@ typedef struct ucx_ops {
 
 struct ucx_port {
     xfer_port_t base;
-    const xfer_ucx_functions_t *ucx;
+    const ucx_functions_t *ucx;
     ucp_context_h context;
     ucp_worker_h worker;
     int event_fd;

@@ -13,7 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "transport/xfer/ucx/xfer_ucx_library.h"
+#include "transport/ucx/ucx_library.h"
 #include "transport/xfer/xfer_backend.h"
 
 #ifndef WEFT_UCX_LIBRARY
@@ -202,11 +202,10 @@ static void fill_post(post_t *post, const rig_t *rig, xfer_direction_t direction
 
 static void xfer_ucx_names_the_library_that_is_missing(void **state)
 {
-    const xfer_ucx_functions_t *functions;
+    const ucx_functions_t *functions;
     weft_diag_t diag = {0};
     (void)state;
-    assert_int_equal(xfer_ucx_load("/nonexistent/libucp.so", &diag, &functions),
-                     WEFT_ERR_UNSUPPORTED);
+    assert_int_equal(ucx_load("/nonexistent/libucp.so", &diag, &functions), WEFT_ERR_UNSUPPORTED);
     assert_non_null(strstr(diag.text, "/nonexistent/libucp.so"));
     assert_non_null(strstr(diag.text, "pip install libucx"));
 }
@@ -305,7 +304,7 @@ static void xfer_ucx_stale_guard_of_before_moves_nothing(void **state)
 
 /* A worker that says what it likes. */
 typedef struct stranger {
-    const xfer_ucx_functions_t *ucx;
+    const ucx_functions_t *ucx;
     ucp_context_h context;
     ucp_worker_h worker;
     ucp_ep_h endpoint;
@@ -321,7 +320,7 @@ static void open_stranger(stranger_t *stranger, xfer_port_t *port)
     const ucp_worker_params_t worker_params = {0};
     weft_buffer_t address = {0};
 
-    assert_int_equal(xfer_ucx_load(NULL, NULL, &stranger->ucx), WEFT_OK);
+    assert_int_equal(ucx_load(NULL, NULL, &stranger->ucx), WEFT_OK);
     assert_int_equal(stranger->ucx->ucp_init_version(UCP_API_MAJOR, UCP_API_MINOR, &params, NULL,
                                                      &stranger->context),
                      UCS_OK);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * xfer_ucx_library: UCX's functions, from a library that is loaded when the first agent wants it and
- * stays loaded. Two copies of UCX in one process get in each other's way, so later agents take what
- * the first one found.
+ * ucx_library: UCX's functions, from a library that is loaded when the first agent of the fabric or
+ * group of ranks wants it and stays loaded. Two copies of UCX in one process get in each other's way,
+ * so later ones take what the first one found.
  *
  * Threads  any
  */
@@ -16,17 +16,16 @@
 
 #include "base/compiler.h"
 
-typedef struct xfer_ucx_functions {
+typedef struct ucx_functions {
 #define UCX_FUNCTION(name) weft_typeof(&(name)) name;
-#include "transport/xfer/ucx/xfer_ucx_functions.def"
+#include "transport/ucx/ucx_functions.def"
 #undef UCX_FUNCTION
-} xfer_ucx_functions_t;
+} ucx_functions_t;
 
 /*
  * path: that library or none; NULL: $WEFT_UCX_LIBRARY, else the one that the build found, else
  * libucp.so.0 of the system. WEFT_ERR_UNSUPPORTED: diag names what was tried and what to install.
  */
-weft_status_t xfer_ucx_load(const char *path, weft_diag_t *diag,
-                            const xfer_ucx_functions_t **functions_out);
+weft_status_t ucx_load(const char *path, weft_diag_t *diag, const ucx_functions_t **functions_out);
 
 #endif

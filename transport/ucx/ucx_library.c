@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "transport/xfer/ucx/xfer_ucx_library.h"
+#include "transport/ucx/ucx_library.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -10,14 +10,14 @@
 
 #include <ucs/config/types.h>
 
-#define WEFT_LOG_MODULE "xfer.ucx"
+#define WEFT_LOG_MODULE "ucx"
 #include "base/log.h"
 
 #define SYSTEM_LIBRARY "libucp.so.0"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static xfer_ucx_functions_t loaded; /* written once, guarded by lock until then */
-static bool is_loaded;              /* guarded by lock */
+static ucx_functions_t loaded; /* written once, guarded by lock until then */
+static bool is_loaded;         /* guarded by lock */
 
 /* What was tried, for people. */
 typedef struct attempts {
@@ -33,7 +33,7 @@ static void note_attempt(attempts_t *attempts, const char *path, const char *wha
     attempts->length += (size_t)n < room ? (size_t)n : room - 1;
 }
 
-static const char *find_functions(void *library, xfer_ucx_functions_t *functions)
+static const char *find_functions(void *library, ucx_functions_t *functions)
 {
     void *symbol;
 #define UCX_FUNCTION(name)                                                                         \
@@ -42,7 +42,7 @@ static const char *find_functions(void *library, xfer_ucx_functions_t *functions
         return #name;                                                                              \
     }                                                                                              \
     memcpy(&functions->name, &symbol, sizeof(symbol));
-#include "transport/xfer/ucx/xfer_ucx_functions.def"
+#include "transport/ucx/ucx_functions.def"
 #undef UCX_FUNCTION
     return NULL;
 }
@@ -108,7 +108,7 @@ static void take_log(void *library)
 /* A library that will not do stays open: UCX does not survive being unloaded. */
 static bool try_library(const char *path, attempts_t *attempts)
 {
-    xfer_ucx_functions_t functions;
+    ucx_functions_t functions;
     unsigned major;
     unsigned minor;
     unsigned release;
@@ -148,8 +148,7 @@ static bool try_libraries(const char *path, attempts_t *attempts)
     return try_library(WEFT_UCX_LIBRARY, attempts) || try_library(SYSTEM_LIBRARY, attempts);
 }
 
-weft_status_t xfer_ucx_load(const char *path, weft_diag_t *diag,
-                            const xfer_ucx_functions_t **functions_out)
+weft_status_t ucx_load(const char *path, weft_diag_t *diag, const ucx_functions_t **functions_out)
 {
     attempts_t attempts = {0};
     weft_status_t status = WEFT_OK;
