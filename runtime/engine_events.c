@@ -105,10 +105,11 @@ static void on_embedding(void *user, sched_seq_t *seq, const void *hidden)
 
 static void log_finish(const engine_sample_t *sample, engine_finish_t reason)
 {
-    static const char *const names[] = {"none", "stop", "length", "abort", "constraint", "error"};
+    static const char *const names[] = {"none",       "stop",  "length", "abort",
+                                        "constraint", "error", "lost"};
     const engine_request_t *r = sample->request;
-    if (reason == ENGINE_FINISH_ERROR) {
-        weft_log_warn("id=%s finish=error reason=\"%s\"", r->id,
+    if (reason == ENGINE_FINISH_ERROR || reason == ENGINE_FINISH_LOST) {
+        weft_log_warn("id=%s finish=%s reason=\"%s\"", r->id, names[reason],
                       sample->reason != NULL ? sample->reason : "the device failed");
         return;
     }
@@ -133,8 +134,10 @@ void engine_sample_finish(engine_sample_t *sample, engine_finish_t reason)
 
 static void on_finish(void *user, sched_seq_t *seq)
 {
-    (void)user;
     engine_sample_t *sample = seq->user;
+    if (seq->finish == ENGINE_FINISH_LOST) {
+        sample->reason = ((const engine_t *)user)->loss.text;
+    }
     if (seq->finish == ENGINE_FINISH_STOP) {
         const int32_t last = seq->tokens[seq->n_tokens - 1];
         const engine_request_t *r = sample->request;

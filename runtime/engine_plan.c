@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
 #include <string.h>
 
 #include "base/memory_limit.h"
@@ -192,11 +193,12 @@ static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
 }
 
 /* What the device may be asked for: a host is shared, a GPU has a part that is ours. */
-static size_t budget_of(const weft_device_t *device, const engine_options_t *options)
+static size_t budget_of(const weft_device_t *device, const engine_options_t *options,
+                        uint32_t on_host)
 {
     const size_t available = device->ops->memory_available(device);
     if (device->ops->is_host) {
-        return available;
+        return available / on_host;
     }
     const size_t total = device->ops->memory_total(device);
     const size_t kept = (size_t)((1 - options->gpu_memory_utilization) * (double)total);
@@ -294,12 +296,24 @@ uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t
                                                : 2048;
 }
 
+void engine_plan_lower(engine_plan_t *plan, uint32_t n_blocks, uint32_t max_context)
+{
+    assert(n_blocks <= plan->n_blocks && max_context <= plan->max_context);
+    plan->n_blocks = n_blocks;
+    plan->max_context = max_context;
+    plan->max_pinned_blocks = (uint32_t)(plan->pin_quota * n_blocks);
+    set_limits(plan, plan->limits.max_tokens, plan->layout.block_tokens);
+    (void)kv_layout_init(&plan->layout, n_blocks,
+                         NULL); /* fewer blocks of a layout that was fine */
+}
+
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
                                const model_source_t *source, const model_shard_t *shard,
-                               const weft_device_t *device, const k_ops_t *ops, weft_diag_t *diag)
+                               const weft_device_t *device, const k_ops_t *ops, uint32_t on_host,
+                               weft_diag_t *diag)
 {
     const model_config_t *config = model_source_config(source);
-    const size_t available = budget_of(device, options);
+    const size_t available = budget_of(device, options, on_host);
     const uint32_t step_tokens = engine_step_tokens(options, device);
     needs_t needs = {.host = device->ops->is_host ? options->kv_host_bytes : 0};
     weft_status_t status = check_options(options, config, diag);
@@ -336,7 +350,8 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         return status;
     }
     set_limits(plan, step_tokens, options->block_size);
-    plan->max_pinned_blocks = (uint32_t)(options->kv_pin_quota * plan->n_blocks);
+    plan->pin_quota = options->kv_pin_quota;
+    plan->max_pinned_blocks = (uint32_t)(plan->pin_quota * plan->n_blocks);
     needs.kv = plan->layout.block_bytes[0] * plan->n_blocks;
     status = measure(plan, source, shard, ops, diag, &needs);
     plan->needs_bytes = sum_of(&needs);

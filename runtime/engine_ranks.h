@@ -25,7 +25,7 @@ typedef struct engine_links {
 } engine_links_t;
 
 typedef struct engine_ranks {
-    model_shard_t shard; /* tensor: NULL, the links have it */
+    model_shard_t shard; /* tensor, world: NULL, the links have them */
     uint32_t restarts;   /* times that a lost group may form again */
     void *user;
     /*

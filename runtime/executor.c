@@ -149,8 +149,7 @@ static void list_pieces(const executor_t *executor, const outputs_t *outputs, pi
 {
     pieces[0] = (piece_t){outputs->rows, outputs->n_sampled * sizeof(k_sampled_t)};
     pieces[1] = (piece_t){outputs->prompt, outputs->n_prompt * sizeof(k_sampled_t)};
-    pieces[2] =
-        (piece_t){outputs->embeddings, outputs->n_embeddings * executor->embedding_stride};
+    pieces[2] = (piece_t){outputs->embeddings, outputs->n_embeddings * executor->embedding_stride};
 }
 
 /* The last stage's first rank; behind the copies, which are done where the device is the host. */
@@ -273,4 +272,11 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
     };
     executor->ended = outputs->ended;
     return WEFT_OK;
+}
+
+void executor_forget(executor_t *executor)
+{
+    (void)k_stream_sync(executor->stream);
+    executor->n_collected = executor->n_launched;
+    executor->ended = NULL;
 }

@@ -84,6 +84,9 @@ weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan);
  */
 weft_status_t executor_collect(executor_t *executor, step_result_t *result_out);
 
+/* Waits for steps that are out and drops their results: the ranks they were computed with are lost. */
+void executor_forget(executor_t *executor);
+
 /*
  * Bytes of slots and step buffers that executor_create would take; SIZE_MAX: beyond counting.
  * config: the rank's (model_local_config); shard NULL: the whole model.

@@ -138,6 +138,8 @@ static void make_labelled(api_metrics_t *metrics, const api_model_t *model)
     }
     metrics->waiting_for_capacity = with_label(metrics, METRIC_waiting_by_reason, "capacity");
     with_label(metrics, METRIC_waiting_by_reason, "deferred");
+    metrics->ranks_gone = with_label(metrics, METRIC_rank_failures, "gone");
+    metrics->ranks_timed_out = with_label(metrics, METRIC_rank_failures, "timeout");
     weft_series_set(with_label(metrics, METRIC_sleep_state, "awake"), 1);
     with_label(metrics, METRIC_sleep_state, "weights_offloaded");
     with_label(metrics, METRIC_sleep_state, "discard_all");

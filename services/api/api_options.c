@@ -60,11 +60,7 @@ static weft_status_t check_ranks(const api_options_t *options, weft_diag_t *diag
         uint32_t value;
         uint32_t only;
     } counts[] = {
-        {"tensor-parallel-size", options->tensor_parallel_size, 1},
-        {"pipeline-parallel-size", options->pipeline_parallel_size, 1},
         {"decode-context-parallel-size", options->decode_context_parallel_size, 1},
-        {"nnodes", options->nnodes, 1},
-        {"node-rank", options->node_rank, 0},
     };
     for (size_t i = 0; i < WEFT_ARRAY_LEN(counts); i++) {
         if (counts[i].value != counts[i].only) {

@@ -25,6 +25,7 @@
 #define MAX_QUEUED_BODY_BYTES ((size_t)256 << 20)
 #define FLUSH_POLL_NS         (5 * WEFT_NS_PER_MS)
 #define FLUSH_LIMIT_NS        (2 * WEFT_NS_PER_SECOND)
+#define LOST_ANSWER_NS        (5 * WEFT_NS_PER_SECOND)
 #define EXIT_SECOND_SIGNAL    1
 #define LEASE_POLL_NS         (20 * WEFT_NS_PER_MS)
 
@@ -292,6 +293,31 @@ static void drain(api_server_t *server, uint32_t number)
     weft_loop_timer_set(server->drain_timer, 0);
 }
 
+/* What runs has been answered, or is about to be; whoever placed the ranks has to place them anew. */
+static void leave_service(void *user)
+{
+    api_server_t *server = user;
+
+    if (server->is_draining) {
+        server->end_status = WEFT_ERR_PEER_GONE;
+        return;
+    }
+    weft_log_error("a rank was lost: the server ends requests=%u", server->n_calls);
+    server->end_status = WEFT_ERR_PEER_GONE;
+    server->is_draining = true;
+    server->drain_until_ns = weft_clock_ns() + LOST_ANSWER_NS;
+    weft_loop_timer_set(server->drain_timer, 0);
+}
+
+static void on_health(void *user, engine_health_t health)
+{
+    api_server_t *server = user;
+
+    if (health == ENGINE_LOST) {
+        (void)weft_loop_post(server->loop, leave_service, server); /* no memory: /health says it */
+    }
+}
+
 static void on_signal(void *user, uint32_t events)
 {
     api_server_t *server = user;
@@ -355,8 +381,9 @@ static weft_status_t start_engine(api_server_t *server, const char *path, weft_d
     weft_status_t status = served_model_open(server->options, path, diag, &server->model);
 
     if (status == WEFT_OK) {
-        status = engine_create(server->engine_options, server->model.source,
-                               server->model.tokenizer, diag, &server->engine);
+        status =
+            engine_create(server->engine_options, server->model.source, server->model.tokenizer,
+                          server->engine_ranks, diag, &server->engine);
     }
     if (status < 0) {
         return status;
@@ -374,6 +401,9 @@ static weft_status_t start_engine(api_server_t *server, const char *path, weft_d
     if (status == WEFT_OK) {
         const engine_observer_t observer = api_metrics_observer(server->metrics);
         engine_observe(server->engine, &observer);
+    }
+    if (status == WEFT_OK) {
+        engine_watch_health(server->engine, on_health, server);
     }
     if (status < 0 || server->options->prefill_urls.count == 0) {
         return status;
@@ -483,7 +513,8 @@ static weft_status_t start_all(api_server_t *server, const char *path, weft_diag
 
 weft_status_t api_server_create(const api_options_t *options,
                                 const engine_options_t *engine_options, const char *path,
-                                weft_diag_t *diag, api_server_t **server_out)
+                                const engine_ranks_t *ranks, weft_diag_t *diag,
+                                api_server_t **server_out)
 {
     api_server_t *server = weft_zalloc(sizeof(*server), "api.server");
 
@@ -492,6 +523,7 @@ weft_status_t api_server_create(const api_options_t *options,
     }
     server->options = options;
     server->engine_options = engine_options;
+    server->engine_ranks = ranks;
     server->signal_fd = -1;
     weft_status_t status = start_all(server, path, diag);
     if (status < 0) {
@@ -507,7 +539,7 @@ weft_status_t api_server_run(api_server_t *server)
     weft_status_t status = weft_loop_run(server->loop);
 
     weft_log_info("stopped");
-    return status;
+    return status < 0 ? status : server->end_status;
 }
 
 void api_server_destroy(api_server_t *server)

@@ -18,6 +18,7 @@
 struct api_server {
     const api_options_t *options;
     const engine_options_t *engine_options;
+    const engine_ranks_t *engine_ranks; /* NULL: this process has the whole model */
     served_model_t model;
     weft_loop_t *loop;
     weft_http_server_t *http;
@@ -44,6 +45,7 @@ struct api_server {
     bool is_waiting_for_readers; /* of blocks under leases, as was logged */
     uint64_t drain_until_ns;
     uint64_t flush_deadline_ns; /* 0: answers are still being made */
+    weft_status_t end_status;   /* of run */
 };
 
 /* ---- api_call.c ---- */
