@@ -13,7 +13,8 @@
 #define WEFT_INLINE                       static inline __attribute__((always_inline))
 #define weft_prefetch(address)            __builtin_prefetch(address)
 #define WEFT_CACHE_LINE                   64
-#define weft_lowest_bit(x)                ((unsigned)__builtin_ctzll(x)) /* x != 0 */
+#define weft_lowest_bit(x)                ((unsigned)__builtin_ctzll(x))                /* x != 0 */
+#define weft_leading_zeros(x)             ((x) == 0 ? 32U : (unsigned)__builtin_clz(x)) /* 32 bits */
 #define WEFT_ARRAY_LEN(a)                 (sizeof(a) / sizeof((a)[0]))
 #define WEFT_CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
 

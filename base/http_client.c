@@ -316,6 +316,7 @@ static CURLcode set_up(weft_http_call_t *call, const weft_http_request_t *reques
     }
     if (request->ca_file != NULL && code == CURLE_OK) {
         code = curl_easy_setopt(easy, CURLOPT_CAINFO, request->ca_file);
+        curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, request->is_pinned ? 0L : 2L);
     }
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, call->headers);
     curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)request->timeout_ms);

@@ -37,7 +37,8 @@ typedef struct weft_http_request {
     size_t length;
     uint32_t timeout_ms; /* of the whole call; 0: none */
     size_t max_answer_bytes;
-    const char *ca_file;         /* PEM of who is trusted; NULL: the system's */
+    const char *ca_file; /* PEM of who is trusted; NULL: the system's */
+    bool is_pinned;      /* ca_file has the server's own certificate: its name does not matter */
     weft_http_piece_fn on_piece; /* takes the body instead of the answer; NULL: it is kept whole */
 } weft_http_request_t;
 

@@ -47,7 +47,7 @@ static int open_and_bind(const struct addrinfo *address)
     return fd;
 }
 
-static uint16_t port_of(int fd)
+uint16_t http_port_of(int fd)
 {
     struct sockaddr_storage address = {0};
     socklen_t length = sizeof(address);
@@ -59,8 +59,8 @@ static uint16_t port_of(int fd)
                      : ((const struct sockaddr_in *)(const void *)&address)->sin_port);
 }
 
-weft_status_t http_listen(const char *host, uint16_t port, weft_diag_t *diag, int *fd_out,
-                          uint16_t *port_out)
+weft_status_t weft_http_listen(const char *host, uint16_t port, weft_diag_t *diag, int *fd_out,
+                               uint16_t *port_out)
 {
     const struct addrinfo hints = {.ai_family = AF_UNSPEC,
                                    .ai_socktype = SOCK_STREAM,
@@ -85,6 +85,6 @@ weft_status_t http_listen(const char *host, uint16_t port, weft_diag_t *diag, in
         return report_bind(host, port, bind_error, diag);
     }
     *fd_out = fd;
-    *port_out = port_of(fd);
+    *port_out = http_port_of(fd);
     return WEFT_OK;
 }

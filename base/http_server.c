@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/http_server.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -116,6 +117,23 @@ static struct MHD_Daemon *start_daemon(weft_http_server_t *server)
         tls, http_tls_retrieve, MHD_OPTION_END);
 }
 
+static weft_status_t take_socket(weft_http_server_t *server, weft_diag_t *diag)
+{
+    const weft_http_server_config_t *config = &server->config;
+    if (config->listen_fd <= 0) {
+        return weft_http_listen(config->host, config->port, diag, &server->listen_fd,
+                                &server->port);
+    }
+    server->port = http_port_of(config->listen_fd);
+    if (server->port == 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "descriptor %d is no listening socket",
+                         config->listen_fd);
+    }
+    (void)fcntl(config->listen_fd, F_SETFD, FD_CLOEXEC); /* it came over an exec, and ends here */
+    server->listen_fd = config->listen_fd;
+    return WEFT_OK;
+}
+
 static weft_status_t start(weft_http_server_t *server, weft_diag_t *diag)
 {
     const weft_http_server_config_t *config = &server->config;
@@ -124,7 +142,7 @@ static weft_status_t start(weft_http_server_t *server, weft_diag_t *diag)
         status = http_tls_create(config->tls_cert, config->tls_key, diag, &server->tls);
     }
     if (status >= 0) {
-        status = http_listen(config->host, config->port, diag, &server->listen_fd, &server->port);
+        status = take_socket(server, diag);
     }
     if (status < 0) {
         return status;

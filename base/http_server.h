@@ -30,8 +30,10 @@ typedef struct weft_http_header {
 } weft_http_header_t;
 
 typedef struct weft_http_server_config {
-    const char *host;     /* "0.0.0.0", "::", "127.0.0.1", a name */
-    uint16_t port;        /* 0: the system's choice, see weft_http_server_port */
+    const char *host; /* "0.0.0.0", "::", "127.0.0.1", a name */
+    uint16_t port;    /* 0: the system's choice, see weft_http_server_port */
+    int listen_fd;    /* above 0: one of weft_http_listen's, the server's from a start that succeeds
+                      on; host and port are not used */
     const char *tls_cert; /* PEM paths; NULL: plain HTTP. Reread when the files change */
     const char *tls_key;
     size_t max_body_bytes; /* larger bodies are dropped as they come; then reject() for the 413 */
@@ -47,6 +49,13 @@ typedef struct weft_http_server_config {
     void (*reject)(void *user, weft_http_exchange_t *exchange, uint32_t http_status);
     void *user;
 } weft_http_server_config_t;
+
+/*
+ * A socket that listens on host:port, for a server that starts later or in another process (it is
+ * closed on exec). Errors as of start.
+ */
+weft_status_t weft_http_listen(const char *host, uint16_t port, weft_diag_t *diag, int *fd_out,
+                               uint16_t *port_out);
 
 /* Serves from the next round of the loop on. WEFT_ERR_IN_USE, _DENIED, _NOT_FOUND (host), _MALFORMED (certificate): diag says which. */
 weft_status_t weft_http_server_start(weft_loop_t *loop, const weft_http_server_config_t *config,

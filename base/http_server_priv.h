@@ -69,6 +69,5 @@ bool http_exchange_is_dispatched(const weft_http_exchange_t *exchange);
 void http_exchanges_abandon(weft_http_server_t *server);
 void http_exchanges_free(weft_http_server_t *server);
 
-/* A socket that listens on host:port; http_listen.c. */
-weft_status_t http_listen(const char *host, uint16_t port, weft_diag_t *diag, int *fd_out,
-                          uint16_t *port_out);
+/* Where a socket is bound; http_listen.c. 0: nowhere. */
+uint16_t http_port_of(int fd);

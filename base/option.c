@@ -244,7 +244,7 @@ static weft_status_t read_sources(weft_option_set_t *set, int argc, char **argv,
         status = option_read_arguments(set, OPTION_FROM_ARGUMENTS, (uint32_t)argc - 1,
                                        (const char *const *)(argv + 1), diag);
     }
-    if (status >= 0) {
+    if (status >= 0 && !set->spec->ignores_environment) {
         status = option_read_environment(set, diag);
     }
     if (status >= 0 && set->config_path != NULL) {

@@ -121,6 +121,7 @@ typedef struct weft_option_spec {
     const char *extra_arguments_variable;
     uint32_t max_positional;
     bool has_config_file; /* --config FILE (YAML) */
+    bool ignores_environment;
 } weft_option_spec_t;
 
 typedef struct weft_option_set weft_option_set_t; /* owns every string of the filled structs */

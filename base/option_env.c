@@ -9,12 +9,13 @@
 #define PREFIX "WEFT_"
 
 /*
- * Variables of ours that are no options: for tests and builds, and what Kubernetes puts into every
- * pod beside a Service named "weft" (WEFT_PORT=tcp://… is known by its value).
+ * Variables of ours that are no options: for tests and builds, of a rank (launch_place.h), and what
+ * Kubernetes puts into every pod beside a Service named "weft" (WEFT_PORT=tcp://… is known by its
+ * value).
  */
 static const char *const not_options[] = {
-    "WEFT_TEST_",       "WEFT_CARGO_",   "WEFT_CACHE_DIR",
-    "WEFT_UCX_LIBRARY", "WEFT_SERVICE_", "WEFT_PORT_",
+    "WEFT_TEST_", "WEFT_CARGO_", "WEFT_CACHE_DIR",   "WEFT_UCX_LIBRARY", "WEFT_SERVICE_",
+    "WEFT_PORT_", "WEFT_SIZE=",  "WEFT_LOCAL_RANK=", "WEFT_LOCAL_SIZE=", "WEFT_EPOCH=",
 };
 
 static bool starts_with(const char *text, const char *start)

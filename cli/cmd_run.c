@@ -164,8 +164,8 @@ static weft_status_t load(run_t *run, weft_diag_t *diag)
     }
     if (status >= 0) {
         run->engine_options.max_num_seqs = 1;
-        status =
-            engine_create(&run->engine_options, run->source, run->tokenizer, diag, &run->engine);
+        status = engine_create(&run->engine_options, run->source, run->tokenizer, NULL, diag,
+                               &run->engine);
     }
     if (status >= 0) {
         status = engine_client_create(run->engine, &run->client);
@@ -303,6 +303,7 @@ static const char *finish_reason(const run_t *run, engine_finish_t finish)
         return "abort";
     case ENGINE_FINISH_CONSTRAINT:
     case ENGINE_FINISH_ERROR:
+    case ENGINE_FINISH_LOST:
         break;
     }
     return "error";

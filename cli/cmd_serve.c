@@ -3,7 +3,10 @@
 
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/data_parallel.h"
 #include "cli/option_tables.h"
+#include "cli/serve_ranks.h"
+#include "launcher/launch_options.h"
 #include "services/api/api_server.h"
 
 static weft_status_t find_model(const weft_option_set_t *set, const api_options_t *options,
@@ -24,22 +27,14 @@ static weft_status_t find_model(const weft_option_set_t *set, const api_options_
                            "or a folder)");
 }
 
-static weft_status_t serve(const weft_option_set_t *set, const api_options_t *options,
-                           const engine_options_t *engine_options, weft_diag_t *diag)
+/* With the whole model, or as the rank that leads. */
+static weft_status_t serve_http(const api_options_t *options,
+                                const engine_options_t *engine_options, const char *path,
+                                const engine_ranks_t *ranks, weft_diag_t *diag)
 {
-    weft_log_level_t level;
-    const char *path = NULL;
     api_server_t *server = NULL;
-    weft_status_t status = weft_log_level_parse(options->log_level, &level);
+    weft_status_t status = api_server_create(options, engine_options, path, ranks, diag, &server);
 
-    if (status < 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "--log-level %s: not a level", options->log_level);
-    }
-    weft_log_set_level(level);
-    status = find_model(set, options, diag, &path);
-    if (status == WEFT_OK) {
-        status = api_server_create(options, engine_options, path, diag, &server);
-    }
     if (status == WEFT_OK) {
         status = api_server_run(server);
     }
@@ -47,13 +42,54 @@ static weft_status_t serve(const weft_option_set_t *set, const api_options_t *op
     return status;
 }
 
+static weft_status_t serve_as_rank(const serve_ranks_config_t *config, weft_diag_t *diag)
+{
+    serve_ranks_t *ranks = NULL;
+    weft_status_t status = serve_ranks_create(config, diag, &ranks);
+
+    if (status < 0) {
+        return status;
+    }
+    if (ranks == NULL) {
+        return serve_http(config->api, config->engine, config->model, NULL, diag);
+    }
+    status = serve_ranks_is_leader(ranks) ? serve_http(config->api, config->engine, config->model,
+                                                       serve_ranks_for_engine(ranks), diag)
+                                          : serve_ranks_follow(ranks, diag);
+    serve_ranks_destroy(ranks);
+    return status;
+}
+
+static weft_status_t serve(const data_parallel_config_t *copies,
+                           const launch_options_t *launch_options, weft_diag_t *diag)
+{
+    weft_log_level_t level;
+    serve_ranks_config_t config = {
+        .launch = launch_options, .engine = copies->engine, .api = copies->api};
+    weft_status_t status = weft_log_level_parse(copies->api->log_level, &level);
+
+    if (status < 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--log-level %s: not a level",
+                         copies->api->log_level);
+    }
+    weft_log_set_level(level);
+    status = find_model(copies->set, copies->api, diag, &config.model);
+    if (status < 0) {
+        return status;
+    }
+    return data_parallel_is_asked(copies) ? data_parallel_run(copies, diag)
+                                          : serve_as_rank(&config, diag);
+}
+
 int cmd_serve(int argc, char **argv)
 {
     api_options_t options = {0};
     engine_options_t engine_options = {0};
+    launch_options_t launch_options = {0};
     const weft_option_group_t groups[] = {
         CLI_OPTION_GROUP(api, "HTTP", &options),
         CLI_OPTION_GROUP(engine, "Engine", &engine_options),
+        CLI_OPTION_GROUP(launch, "Ranks", &launch_options),
     };
     const weft_option_spec_t spec = {
         .usage = "weft serve MODEL [options]",
@@ -78,7 +114,9 @@ int cmd_serve(int argc, char **argv)
         return CLI_EXIT_OK;
     }
     if (status == WEFT_OK) {
-        status = serve(set, &options, &engine_options, &diag);
+        const data_parallel_config_t copies = {
+            .set = set, .api = &options, .engine = &engine_options, .words = argv, .n_words = argc};
+        status = serve(&copies, &launch_options, &diag);
     }
     weft_option_set_destroy(set);
     return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;

@@ -8,17 +8,18 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/memory_limit.h"
 #include "base/signal_pair.h"
+#include "cli/children.h"
 #include "cli/commands.h"
 #include "cli/option_tables.h"
 #include "cli/up.h"
-#include "kernels/k_cores.h"
+#include "services/front/front.h"
 
 #define WEFT_LOG_MODULE "up"
 #include "base/log.h"
 
 #define MAX_WORDS         256 /* of a worker's command line */
+#define MAX_WORKERS       32
 #define CHECK_INTERVAL_MS 1000
 #define DRAIN_POLL_NS     (10 * WEFT_NS_PER_MS)
 #define STEADY_NS         (60 * WEFT_NS_PER_SECOND) /* a worker that served so long was well */
@@ -30,6 +31,13 @@ const weft_option_t up_option_rows[] = {
 };
 const size_t up_option_count = WEFT_ARRAY_LEN(up_option_rows);
 
+typedef struct up_worker {
+    front_role_t role;
+    uint64_t listening_ns; /* since when it listens */
+    uint64_t restart_ns;   /* when it is to be started again; 0: not */
+    uint32_t restarts;     /* in a row */
+} up_worker_t;
+
 typedef struct up {
     const up_options_t *options;
     const char *model;
@@ -37,7 +45,8 @@ typedef struct up {
     int n_more;
     weft_loop_t *loop;
     front_t *front;
-    up_workers_t workers;
+    children_t children;
+    up_worker_t workers[MAX_WORKERS]; /* [children.n], one each */
     int signal_fd;
     weft_loop_watch_t *signal_watch;
     weft_loop_timer_t *drain_timer;
@@ -47,6 +56,7 @@ typedef struct up {
     uint32_t n_listening;
     bool is_stopping;
     bool is_failed; /* it stops because it cannot go on */
+    bool is_killed; /* by a second signal */
 } up_t;
 
 /* ---- a worker's command line ----------------------------------------------------------------- */
@@ -73,13 +83,11 @@ static void add_pair(words_t *words, const char *flag, const char *value)
     add(words, value);
 }
 
-/* Two workers leave each other enough as it is: one takes a third of the memory at most. */
 static void add_memory(const up_t *up, words_t *words)
 {
-    const uint32_t n = up->options->prefill + up->options->decode;
-    if (n > 2) {
-        snprintf(words->memory, sizeof(words->memory), "%zu",
-                 weft_memory_available("") / 3 * 2 / n);
+    const size_t bytes = children_cache_bytes(up->options->prefill + up->options->decode);
+    if (bytes > 0) {
+        snprintf(words->memory, sizeof(words->memory), "%zu", bytes);
         add_pair(words, "--kv-cache-memory-bytes", words->memory);
     }
 }
@@ -87,12 +95,9 @@ static void add_memory(const up_t *up, words_t *words)
 static void fill_words(const up_t *up, front_role_t role, words_t *words)
 {
     const up_options_t *o = up->options;
-    const uint32_t share = k_cores_usable() / (o->prefill + o->decode);
     *words = (words_t){.n = 0};
     snprintf(words->threads, sizeof(words->threads), "%u",
-             o->threads > 0 ? o->threads
-             : share > 0    ? share
-                            : 1);
+             o->threads > 0 ? o->threads : children_threads(o->prefill + o->decode));
     snprintf(words->role, sizeof(words->role),
              "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"%s\"}",
              role == FRONT_PREFILL ? "kv_producer" : "kv_consumer");
@@ -120,11 +125,15 @@ static void fill_words(const up_t *up, front_role_t role, words_t *words)
 
 static weft_status_t start_workers(up_t *up, front_role_t role, uint32_t n, weft_diag_t *diag)
 {
+    static const char *const roles[] = {"prefill", "decode"};
     words_t words;
+    char name[32];
     weft_status_t status = WEFT_OK;
     fill_words(up, role, &words);
     for (uint32_t i = 0; i < n && status == WEFT_OK; i++) {
-        status = up_workers_start(&up->workers, role, i, words.list, diag);
+        snprintf(name, sizeof(name), "%s-%u", roles[role], i);
+        up->workers[up->children.n].role = role;
+        status = children_start(&up->children, name, words.list, -1, diag);
     }
     return status;
 }
@@ -144,23 +153,28 @@ static void say_listening(const up_t *up)
     weft_buffer_free(&url);
 }
 
-static void on_listening(void *user, up_worker_t *worker, const char *url)
+static up_worker_t *worker_of(up_t *up, const child_t *child)
+{
+    return &up->workers[child - up->children.all];
+}
+
+static void on_listening(void *user, child_t *child, const char *url)
 {
     up_t *up = user;
+    up_worker_t *worker = worker_of(up, child);
     worker->listening_ns = weft_clock_ns();
-    if (front_add_worker(up->front, worker->role, worker->name, url) < 0) {
-        weft_log_error("worker=%s is left out: no memory", worker->name);
+    if (front_add_worker(up->front, worker->role, child->name, url) < 0) {
+        weft_log_error("worker=%s is left out: no memory", child->name);
         return;
     }
-    if (up->n_listening < up->workers.n && ++up->n_listening == up->workers.n) {
+    if (up->n_listening < up->children.n && ++up->n_listening == up->children.n) {
         say_listening(up);
     }
 }
 
 static void leave_when_all_have_ended(up_t *up)
 {
-    if (up->is_stopping && up_workers_alive(&up->workers, FRONT_PREFILL) == 0 &&
-        up_workers_alive(&up->workers, FRONT_DECODE) == 0) {
+    if (up->is_stopping && children_alive(&up->children) == 0) {
         weft_loop_stop(up->loop);
     }
 }
@@ -172,7 +186,7 @@ static void on_drain_timer(void *user)
     if (front_open_calls(up->front) > 0 && weft_clock_ns() < up->drain_until_ns) {
         weft_loop_timer_set(up->drain_timer, DRAIN_POLL_NS);
     } else {
-        up_workers_signal(&up->workers, SIGTERM);
+        children_signal(&up->children, SIGTERM);
         leave_when_all_have_ended(up); /* all may wait to be started again */
     }
 }
@@ -189,8 +203,8 @@ static void stop(up_t *up)
 static uint64_t next_restart_ns(const up_t *up, bool only_decode)
 {
     uint64_t next = 0;
-    for (uint32_t i = 0; i < up->workers.n; i++) {
-        const up_worker_t *worker = &up->workers.all[i];
+    for (uint32_t i = 0; i < up->children.n; i++) {
+        const up_worker_t *worker = &up->workers[i];
         const bool counts = !only_decode || worker->role == FRONT_DECODE;
         if (counts && worker->restart_ns != 0 && (next == 0 || worker->restart_ns < next)) {
             next = worker->restart_ns;
@@ -209,20 +223,21 @@ static void set_restart_timer(up_t *up)
 }
 
 /* One that dies again and again has a reason that starting it does not mend. */
-static void plan_restart(up_t *up, up_worker_t *worker)
+static void plan_restart(up_t *up, const child_t *child)
 {
+    up_worker_t *worker = worker_of(up, child);
     const uint64_t now = weft_clock_ns();
-    if (worker->is_listening && now - worker->listening_ns >= STEADY_NS) {
+    if (child->is_listening && now - worker->listening_ns >= STEADY_NS) {
         worker->restarts = 0;
     }
     if (worker->restarts >= up->options->max_restarts) {
-        weft_log_error("worker is given up name=%s restarts=%u", worker->name, worker->restarts);
+        weft_log_error("worker is given up name=%s restarts=%u", child->name, worker->restarts);
         return;
     }
     const uint64_t seconds = UINT64_C(1) << (worker->restarts < 6 ? worker->restarts : 6);
     worker->restarts++;
     worker->restart_ns = now + seconds * WEFT_NS_PER_SECOND;
-    weft_log_warn("worker will be started again name=%s seconds=%u restart=%u of %u", worker->name,
+    weft_log_warn("worker will be started again name=%s seconds=%u restart=%u of %u", child->name,
                   (unsigned)seconds, worker->restarts, up->options->max_restarts);
     set_restart_timer(up);
 }
@@ -233,9 +248,18 @@ static void fail(up_t *up)
     stop(up);
 }
 
+static uint32_t alive(const up_t *up, front_role_t role)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < up->children.n; i++) {
+        n += up->workers[i].role == role && up->children.all[i].pid > 0;
+    }
+    return n;
+}
+
 static bool has_decode_workers(const up_t *up)
 {
-    return up_workers_alive(&up->workers, FRONT_DECODE) > 0 || next_restart_ns(up, true) != 0;
+    return alive(up, FRONT_DECODE) > 0 || next_restart_ns(up, true) != 0;
 }
 
 static void on_restart_timer(void *user)
@@ -245,8 +269,9 @@ static void on_restart_timer(void *user)
     if (up->is_stopping) {
         return;
     }
-    for (uint32_t i = 0; i < up->workers.n; i++) {
-        up_worker_t *worker = &up->workers.all[i];
+    for (uint32_t i = 0; i < up->children.n; i++) {
+        up_worker_t *worker = &up->workers[i];
+        child_t *child = &up->children.all[i];
         weft_diag_t diag = {0};
         words_t words;
         if (worker->restart_ns == 0 || worker->restart_ns > now) {
@@ -254,9 +279,9 @@ static void on_restart_timer(void *user)
         }
         worker->restart_ns = 0;
         fill_words(up, worker->role, &words);
-        if (up_worker_restart(worker, words.list, &diag) < 0) {
+        if (child_restart(child, words.list, -1, &diag) < 0) {
             weft_log_error("%s", diag.text);
-            plan_restart(up, worker);
+            plan_restart(up, child);
         }
     }
     set_restart_timer(up);
@@ -266,19 +291,19 @@ static void on_restart_timer(void *user)
 }
 
 /* Before all serve, one that cannot start means that none can; later the others go on. */
-static void take_death(up_t *up, up_worker_t *worker, const char *how)
+static void take_death(up_t *up, const child_t *child, const char *how)
 {
     if (up->is_stopping) {
-        weft_log_info("worker has ended name=%s how=\"%s\"", worker->name, how);
+        weft_log_info("worker has ended name=%s how=\"%s\"", child->name, how);
         return;
     }
-    const bool is_early = up->n_listening < up->workers.n;
-    const uint32_t left = up_workers_alive(&up->workers, FRONT_DECODE);
-    weft_log_error("worker has died name=%s how=\"%s\" decode_workers_left=%u", worker->name, how,
+    const bool is_early = up->n_listening < up->children.n;
+    const uint32_t left = alive(up, FRONT_DECODE);
+    weft_log_error("worker has died name=%s how=\"%s\" decode_workers_left=%u", child->name, how,
                    left);
-    front_lose_worker(up->front, worker->name);
+    front_lose_worker(up->front, child->name);
     if (!is_early) {
-        plan_restart(up, worker);
+        plan_restart(up, child);
     }
     if (is_early || !has_decode_workers(up)) {
         fail(up);
@@ -288,9 +313,9 @@ static void take_death(up_t *up, up_worker_t *worker, const char *how)
 static void reap(up_t *up)
 {
     char how[96];
-    up_worker_t *worker;
-    while ((worker = up_workers_reap(&up->workers, how, sizeof(how))) != NULL) {
-        take_death(up, worker, how);
+    child_t *child;
+    while ((child = children_reap(&up->children, how, sizeof(how))) != NULL) {
+        take_death(up, child, how);
     }
     leave_when_all_have_ended(up);
 }
@@ -308,7 +333,8 @@ static void take_signal(up_t *up, int number)
         break;
     case WEFT_SIGNAL_SECOND:
         weft_log_warn("second signal: the workers are killed");
-        up_workers_signal(&up->workers, SIGKILL);
+        up->is_killed = true;
+        children_signal(&up->children, SIGKILL);
         break;
     }
 }
@@ -338,10 +364,10 @@ static weft_status_t check(const up_options_t *o, weft_diag_t *diag)
                          "possible",
                          o->tensor_parallel_size);
     }
-    if (o->decode < 1 || o->prefill + o->decode > UP_MAX_WORKERS || o->prefill > UP_MAX_WORKERS) {
+    if (o->decode < 1 || o->prefill + o->decode > MAX_WORKERS || o->prefill > MAX_WORKERS) {
         return weft_diag(diag, WEFT_ERR_INVALID,
                          "--prefill %u --decode %u: at least one to decode, %d workers at most",
-                         o->prefill, o->decode, UP_MAX_WORKERS);
+                         o->prefill, o->decode, MAX_WORKERS);
     }
     return o->port <= UINT16_MAX
                ? WEFT_OK
@@ -395,7 +421,8 @@ static weft_status_t start(up_t *up, weft_diag_t *diag)
         status = front_create(up->loop, &config, diag, &up->front);
     }
     set_environment();
-    up->workers = (up_workers_t){.loop = up->loop, .on_listening = on_listening, .user = up};
+    up->children = (children_t){
+        .loop = up->loop, .is_private = true, .on_listening = on_listening, .user = up};
     if (status == WEFT_OK) {
         status = start_workers(up, FRONT_PREFILL, o->prefill, diag);
     }
@@ -419,7 +446,7 @@ static weft_status_t run(up_t *up, weft_diag_t *diag)
         status = weft_loop_run(up->loop);
     }
     front_destroy(up->front);
-    up_workers_fini(&up->workers);
+    children_fini(&up->children);
     weft_loop_unwatch(up->signal_watch);
     weft_loop_timer_destroy(up->drain_timer);
     weft_loop_timer_destroy(up->restart_timer);
@@ -472,5 +499,8 @@ int cmd_up(int argc, char **argv)
         status = run(&up, &diag);
     }
     weft_option_set_destroy(set);
-    return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;
+    if (status < 0) {
+        return cli_fail(status, &diag);
+    }
+    return up.is_killed ? CLI_EXIT_FAILED : CLI_EXIT_OK;
 }

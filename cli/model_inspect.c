@@ -36,7 +36,7 @@ struct model_inspect {
     size_t template_bytes;
 };
 
-static const k_dtype_t kv_dtypes[] = {K_F32, K_F16, K_BF16};
+static const k_dtype_t kv_dtypes[] = {K_F32, K_F16, K_BF16, K_F8};
 
 /* ---- reckoning ----------------------------------------------------------------------------- */
 
@@ -72,7 +72,7 @@ static weft_status_t reckon_memory(model_inspect_t *inspect)
     const model_limits_t limits = {
         .max_rows = STEP_ROWS, .max_outputs = STEP_OUTPUTS, .max_context = inspect->max_model_len};
     inspect->isa = ops->name;
-    return model_memory(inspect->source, &limits, ops, NULL, &inspect->weights_bytes,
+    return model_memory(inspect->source, NULL, &limits, ops, NULL, &inspect->weights_bytes,
                         &inspect->activation_bytes);
 }
 
@@ -164,6 +164,28 @@ static const char *rope_kind(const model_rope_t *rope)
     return names[rope->kind];
 }
 
+static void print_mla(const model_mla_t *mla, FILE *file)
+{
+    fprintf(file,
+            "latents          %u elements a token and %u that rotate; heads of %u + %u, "
+            "values of %u",
+            mla->kv_latent, mla->rotary, mla->plain, mla->rotary, mla->value);
+    if (mla->q_latent > 0) {
+        fprintf(file, "; q by way of %u", mla->q_latent);
+    }
+    fputc('\n', file);
+}
+
+static void print_experts(const model_experts_t *experts, FILE *file)
+{
+    fprintf(file, "experts          %u a layer, %u used by a token, feed-forward %u",
+            experts->count, experts->used, experts->intermediate);
+    if (experts->shared_intermediate > 0) {
+        fprintf(file, ", one of %u for every token", experts->shared_intermediate);
+    }
+    fputc('\n', file);
+}
+
 static void print_shape(const model_config_t *config, FILE *file)
 {
     fprintf(file, "layers           %u\n", config->layers);
@@ -172,6 +194,12 @@ static void print_shape(const model_config_t *config, FILE *file)
             config->heads, config->kv_heads, config->head_dim,
             config->has_qkv_bias ? ", biases" : "",
             config->qk_norm != MODEL_QK_NORM_NONE ? ", q and k norms" : "");
+    if (config->mla.kv_latent > 0) {
+        print_mla(&config->mla, file);
+    }
+    if (config->experts.count > 0) {
+        print_experts(&config->experts, file);
+    }
     if (config->window > 0) {
         fprintf(file, "window           %u tokens\n", config->window);
     }
@@ -260,6 +288,38 @@ void model_inspect_print(const model_inspect_t *inspect, FILE *file)
 
 /* ---- JSON ---------------------------------------------------------------------------------- */
 
+/* null where the model has none, as experts. */
+static void put_mla(const model_mla_t *mla, weft_json_t *json)
+{
+    if (mla->kv_latent == 0) {
+        weft_json_put_null(json, "latents");
+        return;
+    }
+    weft_json_key(json, "latents");
+    weft_json_begin_object(json);
+    weft_json_put_u64(json, "kv", mla->kv_latent);
+    weft_json_put_u64(json, "q", mla->q_latent);
+    weft_json_put_u64(json, "plain", mla->plain);
+    weft_json_put_u64(json, "rotary", mla->rotary);
+    weft_json_put_u64(json, "value", mla->value);
+    weft_json_end_object(json);
+}
+
+static void put_experts(const model_experts_t *experts, weft_json_t *json)
+{
+    if (experts->count == 0) {
+        weft_json_put_null(json, "experts");
+        return;
+    }
+    weft_json_key(json, "experts");
+    weft_json_begin_object(json);
+    weft_json_put_u64(json, "count", experts->count);
+    weft_json_put_u64(json, "used", experts->used);
+    weft_json_put_u64(json, "intermediate", experts->intermediate);
+    weft_json_put_u64(json, "shared_intermediate", experts->shared_intermediate);
+    weft_json_end_object(json);
+}
+
 static void put_shape(const model_config_t *config, weft_json_t *json)
 {
     weft_json_put_u64(json, "layers", config->layers);
@@ -272,6 +332,8 @@ static void put_shape(const model_config_t *config, weft_json_t *json)
     weft_json_put_u64(json, "context", config->max_context);
     weft_json_put_u64(json, "window", config->window);
     weft_json_put_bool(json, "tied_embedding", config->is_embedding_tied);
+    put_mla(&config->mla, json);
+    put_experts(&config->experts, json);
     weft_json_key(json, "rope");
     weft_json_begin_object(json);
     weft_json_put_string(json, "kind", rope_kind(&config->rope));

@@ -14,6 +14,7 @@ pkg_check_modules(HWLOC REQUIRED IMPORTED_TARGET hwloc>=2.4)       # apt: libhwl
 pkg_check_modules(ZMQ REQUIRED IMPORTED_TARGET libzmq>=4.3)        # apt: libzmq3-dev
 pkg_check_modules(MSGPACK REQUIRED IMPORTED_TARGET msgpack>=4.0)   # apt: libmsgpack-dev
 pkg_check_modules(URING REQUIRED IMPORTED_TARGET liburing>=2.3)    # apt: liburing-dev
+pkg_check_modules(PROTOBUFC REQUIRED IMPORTED_TARGET libprotobuf-c>=1.3)  # apt: libprotobuf-c-dev
 pkg_check_modules(CMOCKA IMPORTED_TARGET cmocka>=1.1.5)            # apt: libcmocka-dev
 
 add_library(weft_libraries INTERFACE)
@@ -27,6 +28,15 @@ pkg_check_modules(OFI IMPORTED_TARGET libfabric>=1.14)             # apt: libfab
 if(OFI_FOUND)
     target_include_directories(weft_libraries SYSTEM INTERFACE ${OFI_INCLUDE_DIRS})
     target_compile_definitions(weft_libraries INTERFACE WEFT_HAS_OFI)
+    target_link_libraries(weft_libraries INTERFACE ${CMAKE_DL_LIBS})
+endif()
+
+# PMIx is opened at run time, where mpirun or srun brings it; only its headers are needed to build, and
+# without them ranks on several hosts take the leader's address from what mpirun puts in the environment.
+pkg_check_modules(PMIX IMPORTED_TARGET pmix>=3)                    # apt: libpmix-dev
+if(PMIX_FOUND)
+    target_include_directories(weft_libraries SYSTEM INTERFACE ${PMIX_INCLUDE_DIRS})
+    target_compile_definitions(weft_libraries INTERFACE WEFT_HAS_PMIX)
     target_link_libraries(weft_libraries INTERFACE ${CMAKE_DL_LIBS})
 endif()
 

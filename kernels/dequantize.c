@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/float8.h"
 #include "kernels/dequantize_priv.h"
 
 static void dequantize_f32(const uint8_t *block, float *y)
@@ -272,21 +273,9 @@ static void dequantize_nvfp4(const uint8_t *block, float *y)
     }
 }
 
-/* E4M3 without infinities: Micikevicius et al. 2022, "FP8 formats for deep learning". */
-static float e4m3(uint8_t code)
-{
-    const int exponent = code >> 3 & 15;
-    const float mantissa = (float)(code & 7);
-    float value = exponent == 0 ? ldexpf(mantissa, -9) : ldexpf(8 + mantissa, exponent - 10);
-    if ((code & 127) == 127) {
-        value = NAN;
-    }
-    return code & 128 ? -value : value;
-}
-
 static void dequantize_f8(const uint8_t *block, float *y)
 {
-    *y = e4m3(block[0]);
+    *y = weft_f8_to_f32(block[0]);
 }
 
 /* f32 scale, 32 E4M3 numbers. */
@@ -295,7 +284,7 @@ static void dequantize_f8_32(const uint8_t *block, float *y)
     float scale;
     dequantize_f32(block, &scale);
     for (int i = 0; i < 32; i++) {
-        y[i] = e4m3(block[4 + i]) * scale;
+        y[i] = weft_f8_to_f32(block[4 + i]) * scale;
     }
 }
 

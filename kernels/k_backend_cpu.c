@@ -59,6 +59,9 @@ static weft_status_t cpu_open(k_stream_t *stream, const char *isa, uint32_t thre
     if (status < 0) {
         return status;
     }
+    if (threads > K_TEAM_MAX) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--threads %u: at most %d", threads, K_TEAM_MAX);
+    }
     threads = threads > 0 ? threads : k_cores_usable();
     status = k_team_create(threads, &stream->team);
     return status < 0 ? weft_diag(diag, status, "cannot start %u compute threads", threads)

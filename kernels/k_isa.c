@@ -2,7 +2,9 @@
 #include "kernels/k_isa.h"
 
 #include <assert.h>
+#include <string.h>
 
+#include "base/float8.h"
 #include "kernels/k_team.h"
 
 uint32_t k_seq_rows(const k_seq_t *seqs, uint32_t n_seqs)
@@ -66,4 +68,26 @@ bool k_ops_has(const k_ops_t *ops, k_op_id_t op)
         break;
     }
     return false;
+}
+
+void k_kv_store(k_dtype_t dtype, void *to, const float *from, uint32_t n)
+{
+    uint16_t *half = to;
+    uint8_t *byte = to;
+    assert(dtype == K_F32 || dtype == K_F16 || dtype == K_BF16 || dtype == K_F8);
+    for (uint32_t i = 0; i < n; i++) {
+        switch (dtype) {
+        case K_F16:
+            half[i] = k_f32_to_f16(from[i]);
+            break;
+        case K_BF16:
+            half[i] = k_f32_to_bf16(from[i]);
+            break;
+        case K_F8:
+            byte[i] = weft_f32_to_f8(from[i]);
+            break;
+        default:
+            memcpy((float *)to + i, from + i, sizeof(float));
+        }
+    }
 }

@@ -3,6 +3,8 @@
  * k_sampling: one row of logits to a token, and its log-probabilities. Shared by the op tables of
  * the CPU.
  *
+ * Weights exp(scaled) are added as integers, 2^44 is 1: sums are exact, whatever their order.
+ *
  * A NaN logit counts as -inf, +inf as the largest float. A row where nothing is possible gives the
  * lowest allowed token, or the most likely one when the mask allows nothing.
  *
@@ -15,8 +17,8 @@
 
 #include "kernels/kernels.h"
 
-/* Scratch memory that k_sampling_pick needs. */
-size_t k_sampling_scratch_bytes(uint32_t vocab);
+/* Scratch memory that picking from so many tokens needs. */
+size_t k_sampling_scratch_bytes(uint32_t tokens);
 
 /* The token that params picks from logits [vocab], which are left alone. */
 int32_t k_sampling_pick(const float *logits, uint32_t vocab, const k_sample_row_t *params,

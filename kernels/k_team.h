@@ -15,6 +15,8 @@
 
 #include "base/status.h"
 
+#define K_TEAM_MAX 1024 /* threads */
+
 typedef struct k_team k_team_t;
 typedef void (*k_team_fn)(const void *arg, uint32_t item, uint32_t member);
 

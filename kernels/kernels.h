@@ -65,15 +65,32 @@ typedef struct k_weight_part {
 
 /* ---- ops ----------------------------------------------------------------------------------- */
 
-/* y[i] = table row ids[i], as f32.   ids [rows]; table [vocab, dim]; y [rows, dim] */
+/*
+ * y[i] = table row ids[i] - first_id, as f32; zeros where the table has no such row, so that the sum
+ * over a vocabulary's slices is the whole table's row.   ids [rows]; table [., dim]; y [rows, dim]
+ */
 typedef struct k_embed_args {
     const k_weight_t *table; /* packed by weight_pack, as for linear: tied weights are kept once */
     const int32_t *ids;
+    uint32_t first_id; /* of the table's first row */
     float *y;
     uint32_t rows;
     size_t y_stride;
     float scale; /* 1 unless the model scales its embeddings */
 } k_embed_args_t;
+
+/*
+ * sums[r] = Σ x[r]², of rows whose other parts lie elsewhere.   x [rows, dim] activations; dim may
+ * be 0
+ */
+typedef struct k_square_sums_args {
+    const void *x;
+    float *sums;
+    uint32_t rows;
+    uint32_t dim;
+    size_t x_stride;
+    size_t sums_stride;
+} k_square_sums_args_t;
 
 /*
  * y = x / sqrt(mean(x²) + eps) · w.   Zhang & Sennrich 2019, eq. 4.
@@ -91,6 +108,10 @@ typedef struct k_rms_norm_args {
     size_t x_stride;
     size_t y_stride;
     float eps;
+    /* Of one group, where x is a part of what is normed: Σ x² of all of it, and its elements. */
+    const float *sums; /* [rows]; NULL: x is all */
+    size_t sums_stride;
+    uint32_t sums_dim;
 } k_rms_norm_args_t;
 
 /* What a linear does with x Wᵀ + bias. */
@@ -120,7 +141,7 @@ typedef struct k_linear_args {
  */
 typedef struct k_kv_view {
     void *base;
-    k_dtype_t dtype; /* K_F32, K_F16 or K_BF16 */
+    k_dtype_t dtype; /* K_F32, K_F16, K_BF16 or K_F8 */
     uint32_t block_tokens;
     uint32_t heads;
     uint32_t head_dim;
@@ -154,7 +175,7 @@ typedef struct k_word {
     uint32_t value;
 } k_word_t;
 
-/* *words[i].at = words[i].value; no two of the same address. Single entries of block tables. */
+/* *words[i].at = words[i].value; no two of the same address. Single entries of block tables and histories. */
 typedef struct k_write_words_args {
     const k_word_t *words;
     uint32_t n_words;
@@ -372,11 +393,14 @@ typedef struct k_route_args {
  * y[s] = W_e x[s] + bias_e for the slots s of every expert e, as a linear of out K_OUT_STORE does.
  * x [slots, columns], or, where row_of_slot is given, [rows, columns]: then `gathered` [slots,
  * columns] takes each slot's row first. y [slots, W.rows]
+ *
+ * Where only a run of the experts is here: experts, bias and offsets begin at the first of them, and
+ * slots of others stay as they are.
  */
 typedef struct k_expert_linear_args {
     const k_weight_t *experts; /* [n_experts], host memory; all of one shape */
     const float *bias;         /* [n_experts, W.rows] f32 or NULL */
-    const uint32_t *offsets;   /* [n_experts + 1], as route wrote it */
+    const uint32_t *offsets;   /* [n_experts + 1] of what route wrote */
     const uint32_t *row_of_slot;
     const void *x;
     void *gathered;
@@ -387,17 +411,23 @@ typedef struct k_expert_linear_args {
     size_t y_stride;
 } k_expert_linear_args_t;
 
-/* y[r] += Σ_j weights[r, j] · x[slot_of[r, j]], j from first to last.   y: the residual stream */
+/*
+ * y[r] += Σ_j weights[r, j] · x[slot_of[r, j]], j from first to last.   y: the residual stream
+ * offsets: as expert_linear's, where only a run of the experts is here: slots of others are left out.
+ */
 typedef struct k_combine_args {
     const void *x; /* [slots, dim] activations */
     const float *weights;
     const uint32_t *slot_of;
+    const uint32_t *offsets; /* [n_experts + 1]; NULL: all slots count */
+    uint32_t n_experts;
     float *y;
     uint32_t rows;
     uint32_t used;
     uint32_t dim;
     size_t x_stride;
     size_t y_stride;
+    bool replaces; /* y = the sum, instead of adding it */
 } k_combine_args_t;
 
 /* ---- sampling ------------------------------------------------------------------------------ */
@@ -468,6 +498,157 @@ typedef struct k_sample_args {
     uint32_t vocab;
     size_t logits_stride;
 } k_sample_args_t;
+
+/* ---- sampling from slices -------------------------------------------------------------------- */
+
+/*
+ * sample and logprobs where a vocabulary is cut over ranks: each has the logits of tokens
+ * [first_token, first_token + tokens). An op on the slice writes a record a row; the caller gathers
+ * those of all ranks, in rank order; the op that merges them comes to the same on every rank:
+ *
+ *   slice_max, merge_max                decide greedy rows
+ *   slice_candidates, merge_candidates  the others; a row that stays open is asked again, for more
+ *   slice_logprobs, merge_logprobs      for rows that want log-probabilities
+ *
+ * Results are those of sample and logprobs on the whole rows: sums are of integers (2^44 is 1), and
+ * what is computed of a token only its own rank computes.
+ */
+
+/* A slice's largest. A token that is not there is -1. */
+typedef struct k_slice_max {
+    float max_logit; /* as the model gave it, as every `logit` here; NaN is -inf, +inf FLT_MAX */
+    int32_t max_token;
+    float target_logit; /* -inf on other ranks than the target's */
+    float z;            /* after mask, bias and penalties */
+    int32_t token;
+    float logit;
+    int32_t allowed; /* the lowest token that the mask allows */
+    float allowed_logit;
+} k_slice_max_t;
+
+/* What is known of a row, the same on all ranks. */
+typedef struct k_slice_row {
+    int32_t token; /* sampled, or the target; -1: open */
+    float logit;
+    float max_logit;
+    float max_z; /* of token `best`, before temperature */
+    int32_t best;
+    uint32_t n_top; /* log-probabilities wanted besides the token's own */
+    bool wants_logprob;
+} k_slice_row_t;
+
+/*
+ * logits, z [rows, tokens], stride elements a row: z takes the logits after mask, bias and
+ * penalties. params NULL: log-probabilities of targets are wanted, z is not written.
+ */
+typedef struct k_slice_max_args {
+    const float *logits;
+    const k_sample_row_t *params; /* [rows] */
+    const int32_t *targets;       /* [rows] */
+    float *z;
+    k_slice_max_t *out; /* [rows] */
+    uint32_t rows;
+    uint32_t first_token;
+    uint32_t tokens;
+    size_t stride;
+} k_slice_max_args_t;
+
+typedef struct k_merge_max_args {
+    const k_slice_max_t *maxima;  /* [ranks, rows] */
+    const k_sample_row_t *params; /* [rows]; NULL: of targets */
+    const int32_t *targets;       /* [rows] */
+    const uint32_t *n_top;        /* [rows], of targets */
+    k_slice_row_t *state;         /* [rows] */
+    k_sampled_t *out;             /* [rows]: tokens that are decided */
+    uint32_t rows;
+    uint32_t ranks;
+} k_merge_max_args_t;
+
+/* A token that may be sampled. */
+typedef struct k_candidate {
+    double value; /* scaled + noise; -inf: less than that of `best` */
+    float scaled; /* (z - max) / temperature */
+    float weight; /* exp(scaled) */
+    float logit;
+    int32_t token;
+} k_candidate_t;
+
+/* Without top_k and top_p the one of the largest value; else the best ones, most likely first. */
+typedef struct k_candidates {
+    uint64_t weight;   /* of all tokens of the slice; with top_p and no top_k */
+    uint32_t possible; /* tokens there would be */
+    uint32_t n;
+    k_candidate_t best[]; /* [most] */
+} k_candidates_t;
+
+static inline size_t k_candidates_bytes(uint32_t most)
+{
+    return sizeof(k_candidates_t) + most * sizeof(k_candidate_t);
+}
+
+/* Of open rows. z is scaled in place; a row that is asked again has it so already. */
+typedef struct k_slice_candidates_args {
+    const float *logits;
+    float *z; /* as slice_max left it */
+    const k_sample_row_t *params;
+    const k_slice_row_t *state;
+    void *out; /* [rows] k_candidates_t of `most` */
+    uint32_t most;
+    bool is_again;
+    uint32_t rows;
+    uint32_t first_token;
+    uint32_t tokens;
+    size_t stride;
+} k_slice_candidates_args_t;
+
+typedef struct k_merge_candidates_args {
+    const void *candidates; /* [ranks, rows] k_candidates_t of `most` */
+    const k_sample_row_t *params;
+    k_slice_row_t *state; /* rows whose candidates do not say enough stay open */
+    k_sampled_t *out;
+    uint32_t most;
+    uint32_t rows;
+    uint32_t ranks;
+} k_merge_candidates_args_t;
+
+typedef struct k_top {
+    float logit;
+    int32_t token;
+} k_top_t;
+
+/* A slice's share of what log-probabilities are made of. */
+typedef struct k_tally {
+    uint64_t weight; /* of exp(logit - max_logit) */
+    uint32_t larger; /* tokens before the row's own: larger logits, equal ones of lower ids */
+    uint32_t n_top;
+    k_top_t top[]; /* [max_top], most likely first, ties by lower id */
+} k_tally_t;
+
+static inline size_t k_tally_bytes(uint32_t max_top)
+{
+    return sizeof(k_tally_t) + max_top * sizeof(k_top_t);
+}
+
+/* Of rows that want log-probabilities; no row's n_top is more than max_top. */
+typedef struct k_slice_logprobs_args {
+    const float *logits;
+    const k_slice_row_t *state;
+    void *out; /* [rows] k_tally_t of max_top */
+    uint32_t max_top;
+    uint32_t rows;
+    uint32_t first_token;
+    uint32_t tokens;
+    size_t stride;
+} k_slice_logprobs_args_t;
+
+typedef struct k_merge_logprobs_args {
+    const void *tallies; /* [ranks, rows] k_tally_t of max_top */
+    const k_slice_row_t *state;
+    k_sampled_t *out;
+    uint32_t max_top;
+    uint32_t rows;
+    uint32_t ranks;
+} k_merge_logprobs_args_t;
 
 /* ---- the table ----------------------------------------------------------------------------- */
 

@@ -42,7 +42,7 @@ typedef struct kv_strides {
 typedef struct kv_layout {
     kv_order_t order;
     uint32_t block_tokens;
-    uint32_t element_bytes; /* 4 f32, 2 f16 and bf16 */
+    uint32_t element_bytes; /* 4 f32, 2 f16 and bf16, 1 fp8 */
     uint32_t n_groups;
     kv_group_t groups[KV_MAX_GROUPS];
     kv_strides_t strides[KV_MAX_GROUPS];

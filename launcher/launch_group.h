@@ -10,12 +10,14 @@
  *
  * While it lasts, a thread of the group exchanges heartbeats. on_lost is called once, on that
  * thread, with the rank that went: because its connection ended, its heartbeats stopped, or it said
- * so (launch_group_fail).
+ * so (launch_group_fail). A group that has lost a rank stays lost: leave it, and join again. Each time
+ * it forms it has an epoch of its own, and what belongs to another one is not heard.
  *
- * Threads  the caller's one, but for on_lost
+ * Threads  any, one at a time; launch_group_fail at any time, also from on_lost
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,11 +35,12 @@ typedef struct launch_fact {
 
 typedef struct launch_group_config {
     launch_place_t place;
-    const char *secret_file; /* "": none. Any bytes, at least 16; readable by nobody else */
-    const launch_fact_t *facts;
+    const char *secret_file;    /* "": none. Any bytes, at least 16; readable by nobody else */
+    const launch_fact_t *facts; /* besides weft's version */
     uint32_t n_facts;
-    uint32_t join_timeout_s; /* until all are there */
-    uint32_t lost_after_s;   /* without a heartbeat */
+    uint32_t join_timeout_s;         /* until all are there */
+    uint32_t lost_after_s;           /* without a heartbeat */
+    const atomic_bool *is_cancelled; /* ends a join when it becomes true; may be NULL */
     void (*on_lost)(void *user, uint32_t rank, const char *why);
     void *user;
 } launch_group_config_t;
@@ -45,23 +48,23 @@ typedef struct launch_group_config {
 /*
  * Returns when all ranks have joined. WEFT_ERR_DENIED: secret or facts differ (diag: how).
  * WEFT_ERR_TIMEOUT: diag names the ranks that did not come. WEFT_ERR_IN_USE: the leader's port, or
- * this rank, is taken.
+ * this rank, is taken. WEFT_ERR_CANCELLED. What config points to is not used afterwards, but for user.
  */
 weft_status_t launch_group_join(const launch_group_config_t *config, weft_diag_t *diag,
                                 launch_group_t **group_out);
 
-/* Says goodbye, so that nobody takes the end for a loss. NULL is fine. */
+/* Says goodbye, so that nobody takes the end for a loss. Not from on_lost. NULL is fine. */
 void launch_group_leave(launch_group_t *group);
 
 /*
  * Every rank's bytes to every rank, in rank order: all_out [size * bytes]. All must call it; it waits
  * join_timeout_s at most. Of the form that coll_exchange_t takes; group is the launch_group_t.
- * WEFT_ERR_PEER_GONE: a rank was lost meanwhile.
+ * WEFT_ERR_PEER_GONE: a rank was lost meanwhile, or has left.
  */
 weft_status_t launch_group_all_gather(void *group, const void *mine, size_t bytes, void *all_out,
                                       weft_diag_t *diag);
 
-/* Tells the others that this rank cannot go on. */
+/* Tells the others that this rank cannot go on; this one's on_lost is not called. */
 void launch_group_fail(launch_group_t *group, const char *why);
 
 uint32_t launch_group_rank(const launch_group_t *group);

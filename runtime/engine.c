@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/engine.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,6 +34,7 @@ static weft_status_t create_publisher(engine_t *engine, const engine_options_t *
     const kv_publisher_config_t config = {
         .events_config = options->kv_events_config,
         .encoding = options->kv_events_encoding,
+        .data_parallel_rank = options->data_parallel_rank,
         .block_tokens = engine->plan.layout.block_tokens,
         .algo = kv_hasher_algo(engine->hasher),
         .has_int_hashes = int_hashes == NULL || strcmp(int_hashes, "0") != 0,
@@ -103,40 +105,17 @@ static weft_status_t create_store(engine_t *engine, const engine_options_t *opti
     return kv_store_create(&config, diag, &engine->store);
 }
 
-static weft_status_t create_executor(engine_t *engine, const model_source_t *source,
-                                     weft_diag_t *diag)
-{
-    const engine_plan_t *plan = &engine->plan;
-    const kv_pool_t *pool = kv_store_pool(engine->store);
-    weft_status_t status =
-        model_create(source, &plan->model_limits, engine->stream, diag, &engine->model);
-    if (status < 0) {
-        return status;
-    }
-    const executor_config_t config = {
-        .model = engine->model,
-        .stream = engine->stream,
-        .limits = plan->limits,
-        .layout = kv_pool_layout(pool),
-        .kv_dtype = plan->kv_dtype,
-        .kv_base = kv_pool_memory(pool)->addr,
-    };
-    return executor_create(&config, diag, &engine->executor);
-}
-
 static weft_status_t create_scheduler(engine_t *engine, weft_diag_t *diag)
 {
     const sched_config_t config = {
         .store = engine->store,
         .hasher = engine->hasher,
         .limits = engine->plan.limits,
+        .stages = engine->n_ranks > 0 ? engine->group.ranks.shard.stages : 1,
         .events = engine_events(engine),
         .mover = engine->transfer == NULL ? NULL : &engine->mover,
     };
-    weft_status_t status = step_plan_create(&engine->plan.limits, &engine->step);
-    if (status == WEFT_OK) {
-        status = sched_create(&config, &engine->sched);
-    }
+    const weft_status_t status = sched_create(&config, &engine->sched);
     return status < 0 ? weft_diag(diag, status, "no memory for the scheduler") : WEFT_OK;
 }
 
@@ -164,24 +143,12 @@ static weft_status_t create_doors(engine_t *engine)
     return mailbox_init(&engine->mailbox);
 }
 
+/* What only the leader has, once it knows its sizes. */
 static weft_status_t create_parts(engine_t *engine, const engine_options_t *options,
                                   const model_source_t *source, const text_tokenizer_t *tokenizer,
                                   weft_diag_t *diag)
 {
-    weft_status_t status = weft_device_open(options->device, 0, diag, &engine->device);
-    if (status == WEFT_OK) {
-        /* The cpu's work is done when launch returns: nothing to overlap. */
-        engine->depth = engine->device->ops->is_host ? 1 : SCHED_MAX_IN_FLIGHT;
-        status = k_stream_create(engine->device, options->cpu_isa, options->threads, diag,
-                                 &engine->stream);
-    }
-    if (status == WEFT_OK) {
-        status = engine_plan_init(&engine->plan, options, source, engine->device,
-                                  engine->stream->ops, diag);
-    }
-    if (status == WEFT_OK) {
-        status = create_hasher(engine, options, diag);
-    }
+    weft_status_t status = create_hasher(engine, options, diag);
     engine->max_requests = engine->plan.max_slots + options->max_num_queued_reqs;
     if (status == WEFT_OK) {
         status = create_doors(engine);
@@ -196,14 +163,24 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
         status = engine_transfer_create(engine, options, source, diag);
     }
     if (status == WEFT_OK) {
-        status = create_executor(engine, source, diag);
+        status = engine_load_rank(engine, source, kv_store_pool(engine->store), diag);
     }
     if (status == WEFT_OK) {
         status = create_scheduler(engine, diag);
     }
-    if (status == WEFT_OK) {
-        status = create_grammars(engine, tokenizer, diag);
+    return status < 0 ? status : create_grammars(engine, tokenizer, diag);
+}
+
+static weft_status_t create_all(engine_t *engine, const engine_options_t *options,
+                                const model_source_t *source, const text_tokenizer_t *tokenizer,
+                                const engine_ranks_t *ranks, weft_diag_t *diag)
+{
+    weft_status_t status = engine_open_rank(engine, options, source, ranks, diag);
+    if (status < 0) {
+        return status;
     }
+    status = create_parts(engine, options, source, tokenizer, diag);
+    status = engine_join_ranks(engine, status, diag);
     return status < 0 ? status : engine_thread_start(engine);
 }
 
@@ -221,20 +198,21 @@ static void explain_no_memory(const engine_t *engine, weft_diag_t *diag)
 }
 
 weft_status_t engine_create(const engine_options_t *options, const model_source_t *source,
-                            const text_tokenizer_t *tokenizer, weft_diag_t *diag,
-                            engine_t **engine_out)
+                            const text_tokenizer_t *tokenizer, const engine_ranks_t *ranks,
+                            weft_diag_t *diag, engine_t **engine_out)
 {
+    assert(ranks == NULL || (ranks->shard.tensor_rank == 0 && ranks->shard.stage == 0));
     engine_t *engine = weft_zalloc(sizeof(*engine), "engine.engine");
     if (engine == NULL) {
         return weft_diag(diag, WEFT_ERR_NO_MEMORY, "no memory for the engine");
     }
     atomic_init(&engine->refs, 1);
-    atomic_init(&engine->is_healthy, true);
+    atomic_init(&engine->health, ENGINE_UP);
     engine->model_config = *model_source_config(source);
-    engine->mask_words = (engine->model_config.vocab + 31) / 32;
+    engine->mask_words = step_wire_mask_words(engine->model_config.vocab);
     engine->is_caching = options->enable_prefix_caching;
     engine->seed = options->seed;
-    const weft_status_t status = create_parts(engine, options, source, tokenizer, diag);
+    const weft_status_t status = create_all(engine, options, source, tokenizer, ranks, diag);
     if (status < 0) {
         if (status == WEFT_ERR_NO_MEMORY && diag != NULL) {
             explain_no_memory(engine, diag);
@@ -243,11 +221,12 @@ weft_status_t engine_create(const engine_options_t *options, const model_source_
         return status;
     }
     const engine_plan_t *plan = &engine->plan;
-    weft_log_info("engine is up isa=%s threads=%u max_model_len=%u max_num_seqs=%u kv_blocks=%u "
-                  "kv_mib=%zu",
-                  engine->stream->ops->name, k_stream_threads(engine->stream), plan->max_context,
-                  plan->max_slots, plan->n_blocks,
-                  (plan->layout.block_bytes[0] * plan->n_blocks) >> 20);
+    weft_log_info(
+        "engine is up ranks=%u isa=%s threads=%u max_model_len=%u max_num_seqs=%u kv_blocks=%u "
+        "kv_mib=%zu",
+        ranks == NULL ? 1 : engine->n_ranks, engine->stream->ops->name,
+        k_stream_threads(engine->stream), plan->max_context, plan->max_slots, plan->n_blocks,
+        (plan->layout.block_bytes[0] * plan->n_blocks) >> 20);
     *engine_out = engine;
     return WEFT_OK;
 }
@@ -281,6 +260,7 @@ void engine_destroy(engine_t *engine)
     kv_store_destroy(engine->store);       /* it wakes the mailbox, and tells the publisher */
     kv_publisher_destroy(engine->publisher);
     kv_hasher_destroy(engine->hasher);
+    engine_group_part(&engine->group); /* its collectives work on the device's memory */
     k_stream_destroy(engine->stream);
     weft_device_close(engine->device);
     engine_unref(engine);
@@ -289,6 +269,11 @@ void engine_destroy(engine_t *engine)
 void engine_drain(engine_t *engine)
 {
     atomic_store(&engine->is_draining, true);
+}
+
+bool engine_embeds(const engine_t *engine)
+{
+    return engine->plan.embeds;
 }
 
 const model_config_t *engine_model_config(const engine_t *engine)
@@ -303,7 +288,7 @@ uint32_t engine_max_context(const engine_t *engine)
 
 bool engine_is_healthy(const engine_t *engine)
 {
-    return atomic_load(&engine->is_healthy);
+    return atomic_load(&engine->health) == ENGINE_UP;
 }
 
 text_grammar_factory_t *engine_grammar_factory(engine_t *engine)
@@ -337,6 +322,10 @@ engine_stats_t engine_stats(const engine_t *engine)
         .pull_queries = atomic_load(&g->pull_queries),
         .pull_hits = atomic_load(&g->pull_hits),
         .preemptions = atomic_load(&g->preemptions),
+        .ranks = engine->n_ranks > 0 ? engine->n_ranks : 1,
+        .rank_losses = atomic_load(&g->rank_losses),
+        .rank_timeouts = atomic_load(&g->rank_timeouts),
+        .regroupings = atomic_load(&g->regroupings),
         .events = kv_publisher_stats(engine->publisher),
     };
     memcpy(&stats.store, store, sizeof(stats.store));

@@ -27,6 +27,7 @@
 #include "kernels/kernels.h"
 #include "kvstore/kv_store.h"
 #include "kvstore/transfer/kv_transfer.h"
+#include "runtime/engine_ranks.h"
 #include "runtime/model.h"
 #include "text/text.h"
 
@@ -51,6 +52,7 @@ typedef enum engine_finish {
     ENGINE_FINISH_ABORT,      /* engine_abort, engine_abort_sample, or shutdown */
     ENGINE_FINISH_CONSTRAINT, /* what constrains it lets no token follow, or is beyond its limits */
     ENGINE_FINISH_ERROR,
+    ENGINE_FINISH_LOST, /* a rank went, and the group with it: the same request may succeed later */
 } engine_finish_t;
 
 #define ENGINE_NO_SEED        UINT64_MAX
@@ -95,6 +97,7 @@ typedef struct engine_submit {
     bool pin_prompt;        /* the prompt's full blocks stay on the device, up to kv-pin-quota */
     uint64_t arrival_ns;    /* weft_clock_ns() when the server got it; 0: now */
     engine_sampling_t sampling;
+    bool wants_embedding;          /* with max_tokens 0, n 1; of engine_embeds() alone */
     const text_grammar_t *grammar; /* NULL: unconstrained */
     /* The prompt's blocks come from another worker, or are for one (sample 0's). NULL: neither. */
     const kv_transfer_params_t *transfer;
@@ -108,7 +111,7 @@ typedef struct engine_answer {
     uint32_t n_tokens;
     engine_finish_t finish;
     int32_t stop_token; /* the stop_token_ids entry that ended it, else -1 (also for EOS) */
-    const char *reason; /* of _CONSTRAINT and, if known, _ERROR, one line; NULL for any other */
+    const char *reason; /* of _CONSTRAINT and, if known, _ERROR or _LOST; NULL for any other */
 } engine_answer_t;
 
 typedef struct engine_timings {
@@ -122,24 +125,48 @@ typedef struct engine_timings {
     uint32_t preemptions;
 } engine_timings_t;
 
+/*
+ * What rank of size holds, by --tensor-parallel-size, --pipeline-parallel-size and
+ * --enable-expert-parallel. WEFT_ERR_INVALID: they do not make up size; diag says what would.
+ */
+weft_status_t engine_shard(const engine_options_t *options, uint32_t rank, uint32_t size,
+                           weft_diag_t *diag, model_shard_t *shard_out);
+
 /* Tokens of a step: the option, or what suits the device. */
 uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t *device);
 
 /*
  * Loads nothing: source and tokenizer come opened and outlive the engine (tokenizer may be NULL:
  * no grammars). Memory that does not fit: diag says how much is needed and what to change.
+ *
+ * ranks: NULL for a model that is here as a whole; else this is rank 0 of several, each of which calls
+ * engine_follow meanwhile. It returns when all are loaded; what ranks->user refers to outlives it.
  */
 weft_status_t engine_create(const engine_options_t *options, const model_source_t *source,
-                            const text_tokenizer_t *tokenizer, weft_diag_t *diag,
-                            engine_t **engine_out);
+                            const text_tokenizer_t *tokenizer, const engine_ranks_t *ranks,
+                            weft_diag_t *diag, engine_t **engine_out);
 void engine_destroy(engine_t *engine); /* aborts what runs; NULL is fine */
 
 /* No new work from now on (WEFT_ERR_STOPPING); what runs goes on. */
 void engine_drain(engine_t *engine);
 
 const model_config_t *engine_model_config(const engine_t *engine);
+bool engine_embeds(const engine_t *engine); /* requests get embeddings, and nothing else */
 uint32_t engine_max_context(const engine_t *engine);
-bool engine_is_healthy(const engine_t *engine);
+
+typedef enum engine_health {
+    ENGINE_UP,
+    ENGINE_FORMING, /* a rank was lost: the group forms again, what was submitted waits */
+    ENGINE_LOST,    /* a rank was lost, and the group will not form again */
+    ENGINE_FAILED,  /* the device, or a bug */
+} engine_health_t;
+
+engine_health_t engine_health(const engine_t *engine); /* any thread */
+bool engine_is_healthy(const engine_t *engine);        /* ENGINE_UP */
+
+/* Calls on_change on the engine thread whenever it is not up any more, or again. */
+void engine_watch_health(engine_t *engine, void (*on_change)(void *user, engine_health_t health),
+                         void *user);
 text_grammar_factory_t *engine_grammar_factory(engine_t *engine); /* NULL without a tokenizer */
 
 weft_status_t engine_client_create(engine_t *engine, engine_client_t **client_out);
@@ -155,7 +182,8 @@ engine_request_t *engine_client_wait(engine_client_t *client, int timeout_ms);
  * A sample ends when the context is full, if max_tokens is more than that.
  * WEFT_ERR_QUEUE_FULL: max-num-seqs requests may run and max-num-queued-reqs wait, and do.
  * WEFT_ERR_TOO_LARGE: prompt + 1 token over the context. WEFT_ERR_STOPPING: draining.
- * WEFT_ERR_INVALID: diag says which field. WEFT_ERR_DEVICE: the engine is not healthy.
+ * WEFT_ERR_INVALID: diag says which field. WEFT_ERR_PEER_GONE: a rank was lost, so the group forms
+ * again or is over. WEFT_ERR_DEVICE: the engine has failed.
  */
 weft_status_t engine_submit(engine_t *engine, engine_client_t *client,
                             const engine_submit_t *submit, weft_diag_t *diag,
@@ -184,6 +212,12 @@ const kv_transfer_params_t *engine_request_transfer(const engine_request_t *requ
 /* [n_prompt], entry 0 empty (nothing precedes it); NULL until the prompt is computed. */
 const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *request);
 
+/*
+ * [hidden] of the model, the normed last hidden state of the prompt's last token, not scaled. NULL
+ * until its sample has finished with ENGINE_FINISH_LENGTH.
+ */
+const float *engine_request_embedding(const engine_request_t *request);
+
 /* Read from any thread; set once a step, and when the engine falls idle. */
 typedef struct engine_stats {
     uint32_t running; /* samples */
@@ -200,6 +234,10 @@ typedef struct engine_stats {
     uint64_t pull_queries;      /* prompt tokens asked of other workers */
     uint64_t pull_hits;         /* of them, brought */
     uint64_t preemptions;
+    uint32_t ranks;         /* that run the model */
+    uint64_t rank_losses;   /* of ranks that went */
+    uint64_t rank_timeouts; /* of ranks that did not answer */
+    uint64_t regroupings;   /* times the group formed again */
     kv_store_stats_t store;
     kv_publisher_stats_t events;
 } engine_stats_t;

@@ -119,6 +119,23 @@ static weft_status_t check_tokens(const engine_t *engine, const engine_submit_t 
                       : check_ids(engine, diag, "bad_words", s->bad_words, bad_word_tokens(s));
 }
 
+/* What the model is loaded for. */
+static weft_status_t check_kind(const engine_t *engine, const engine_submit_t *submit,
+                                weft_diag_t *diag)
+{
+    const engine_sampling_t *s = &submit->sampling;
+    if (submit->wants_embedding != engine->plan.embeds) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         engine->plan.embeds ? "this model gives embeddings alone"
+                                             : "this model gives no embeddings");
+    }
+    if (submit->wants_embedding &&
+        (s->max_tokens > 0 || submit->n != 1 || s->wants_prompt_logprobs)) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "an embedding has no tokens and no logprobs");
+    }
+    return WEFT_OK;
+}
+
 weft_status_t engine_request_check(const engine_t *engine, const engine_submit_t *submit,
                                    weft_diag_t *diag)
 {
@@ -127,6 +144,9 @@ weft_status_t engine_request_check(const engine_t *engine, const engine_submit_t
     weft_status_t status = check_counts(submit, diag);
     if (status == WEFT_OK) {
         status = check_floats(s, diag);
+    }
+    if (status == WEFT_OK) {
+        status = check_kind(engine, submit, diag);
     }
     if (status == WEFT_OK && submit->n_prompt > engine->plan.max_context - room) {
         status = weft_diag(diag, WEFT_ERR_TOO_LARGE,
@@ -168,6 +188,7 @@ typedef struct parts {
     uint32_t *allowed;
     int32_t *bad_words;
     uint32_t *bad_word_lengths;
+    float *embedding;
     k_sampled_t *prompt_logprobs;
     int32_t *tokens;       /* [n][n_tokens] */
     kv_hash_t *hashes;     /* [n][n_hashes] */
@@ -177,6 +198,7 @@ typedef struct parts {
 } parts_t;
 
 typedef struct sizes {
+    uint32_t hidden;
     uint32_t n_prompt;
     uint32_t max_tokens; /* that fit the context */
     uint32_t n_tokens;
@@ -192,6 +214,7 @@ static sizes_t sizes_of(const engine_t *engine, const engine_submit_t *submit)
     const engine_sampling_t *s = &submit->sampling;
     const uint32_t room = engine->plan.max_context - submit->n_prompt;
     sizes_t sizes = {
+        .hidden = engine->model_config.hidden,
         .n_prompt = submit->n_prompt,
         .max_tokens = s->max_tokens < room ? s->max_tokens : room,
         .words = engine->mask_words,
@@ -236,6 +259,7 @@ static parts_t lay_out(carve_t *carve, const sizes_t *z, const engine_submit_t *
         .allowed = take_if(s->allowed_token_ids != NULL, carve, z->words, sizeof(uint32_t)),
         .bad_words = carve_take(carve, bad_word_tokens(s), sizeof(int32_t)),
         .bad_word_lengths = carve_take(carve, s->n_bad_words, sizeof(uint32_t)),
+        .embedding = take_if(submit->wants_embedding, carve, z->hidden, sizeof(float)),
         .prompt_logprobs =
             take_if(s->wants_prompt_logprobs, carve, z->n_prompt, sizeof(k_sampled_t)),
         .tokens = carve_take(carve, n * z->n_tokens, sizeof(int32_t)),
@@ -346,6 +370,7 @@ static void fill_request(engine_t *engine, const engine_submit_t *submit, const 
     r->bias = parts->bias;
     copy(parts->bias, submit->sampling.logit_bias, submit->sampling.n_logit_bias, sizeof(k_bias_t));
     r->diag = parts->diag;
+    r->embedding = parts->embedding;
     r->prompt_logprobs = parts->prompt_logprobs;
     if (parts->prompt_logprobs != NULL) {
         memset(parts->prompt_logprobs, 0, sizeof(k_sampled_t));
@@ -419,6 +444,7 @@ static void fill_sample(const engine_submit_t *submit, const sizes_t *sizes, con
         .stop_ids = r->stop_ids,
         .n_stop_ids = r->n_stop_ids,
         .wants_prompt_logprobs = submit->sampling.wants_prompt_logprobs && i == 0,
+        .wants_embedding = submit->wants_embedding,
         .has_mask = sizes->has_mask,
         .sibling = &parts->samples[(i + 1) % submit->n].seq,
         .user = sample,

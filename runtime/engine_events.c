@@ -96,12 +96,20 @@ static void on_prompt(void *user, sched_seq_t *seq, uint32_t first, const k_samp
     }
 }
 
+static void on_embedding(void *user, sched_seq_t *seq, const void *hidden)
+{
+    const engine_t *engine = user;
+    engine_request_t *r = ((engine_sample_t *)seq->user)->request;
+    k_dequantize(engine->stream->ops->act, hidden, r->embedding, engine->model_config.hidden);
+}
+
 static void log_finish(const engine_sample_t *sample, engine_finish_t reason)
 {
-    static const char *const names[] = {"none", "stop", "length", "abort", "constraint", "error"};
+    static const char *const names[] = {"none",       "stop",  "length", "abort",
+                                        "constraint", "error", "lost"};
     const engine_request_t *r = sample->request;
-    if (reason == ENGINE_FINISH_ERROR) {
-        weft_log_warn("id=%s finish=error reason=\"%s\"", r->id,
+    if (reason == ENGINE_FINISH_ERROR || reason == ENGINE_FINISH_LOST) {
+        weft_log_warn("id=%s finish=%s reason=\"%s\"", r->id, names[reason],
                       sample->reason != NULL ? sample->reason : "the device failed");
         return;
     }
@@ -126,8 +134,10 @@ void engine_sample_finish(engine_sample_t *sample, engine_finish_t reason)
 
 static void on_finish(void *user, sched_seq_t *seq)
 {
-    (void)user;
     engine_sample_t *sample = seq->user;
+    if (seq->finish == ENGINE_FINISH_LOST) {
+        sample->reason = ((const engine_t *)user)->loss.text;
+    }
     if (seq->finish == ENGINE_FINISH_STOP) {
         const int32_t last = seq->tokens[seq->n_tokens - 1];
         const engine_request_t *r = sample->request;
@@ -190,6 +200,7 @@ sched_events_t engine_events(engine_t *engine)
         .on_scheduled = on_scheduled,
         .on_token = on_token,
         .on_prompt = on_prompt,
+        .on_embedding = on_embedding,
         .on_finish = on_finish,
         .on_retired = on_retired,
         .mask_state = mask_state,

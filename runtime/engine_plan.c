@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
 #include <string.h>
 
 #include "base/memory_limit.h"
@@ -39,8 +40,9 @@ static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_d
         const char *name;
         k_dtype_t dtype;
     } names[] = {
-        {"f32", K_F32},     {"f16", K_F16},       {"bf16", K_BF16}, {"float32", K_F32},
-        {"float16", K_F16}, {"bfloat16", K_BF16}, {"fp16", K_F16},
+        {"f32", K_F32},     {"f16", K_F16},     {"bf16", K_BF16},
+        {"float32", K_F32}, {"float16", K_F16}, {"bfloat16", K_BF16},
+        {"fp16", K_F16},    {"fp8", K_F8},      {"fp8_e4m3", K_F8},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(name, names[i].name) == 0) {
@@ -49,7 +51,8 @@ static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_d
         }
     }
     return weft_diag(diag, WEFT_ERR_INVALID,
-                     "--kv-cache-dtype %s: unknown; auto, f32, f16 and bf16 are possible", name);
+                     "--kv-cache-dtype %s: unknown; auto, f32, f16, bf16 and fp8 are possible",
+                     name);
 }
 
 static weft_status_t check_options(const engine_options_t *o, const model_config_t *config,
@@ -75,6 +78,11 @@ static weft_status_t check_options(const engine_options_t *o, const model_config
     if ((o->block_size & (o->block_size - 1)) != 0) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--block-size %u: not a power of two",
                          o->block_size);
+    }
+    if (!(o->gpu_memory_utilization > 0 && o->gpu_memory_utilization <= 1)) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--gpu-memory-utilization %g: above 0 and up to 1 is possible",
+                         o->gpu_memory_utilization);
     }
     if (o->max_model_len > config->max_context) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-model-len %u: the model allows %u",
@@ -103,9 +111,30 @@ static weft_status_t check_store_options(engine_plan_t *plan, const engine_optio
     return WEFT_OK;
 }
 
+/* Whether requests get embeddings: what the file says, unless told. */
+static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *options,
+                                   const model_config_t *config, weft_diag_t *diag)
+{
+    const bool is_auto = strcmp(options->runner, "auto") == 0;
+    plan->embeds =
+        is_auto ? config->pooling != MODEL_POOL_NONE : strcmp(options->runner, "pooling") == 0;
+    if (!is_auto && !plan->embeds && strcmp(options->runner, "generate") != 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--runner %s: unknown; auto, generate and pooling are possible",
+                         options->runner);
+    }
+    if (plan->embeds && config->pooling == MODEL_POOL_OTHER) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "embeddings of this model are not its last token's hidden state, the only "
+                         "pooling there is; --runner generate serves it as a language model");
+    }
+    return WEFT_OK;
+}
+
 static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_tokens)
 {
     plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens);
+    plan->limits.max_embeddings = plan->embeds ? plan->max_slots : 0;
     plan->model_limits = (model_limits_t){
         .max_rows = plan->limits.max_tokens,
         .max_outputs = plan->limits.max_outputs,
@@ -132,22 +161,28 @@ static weft_status_t parse_order(const engine_options_t *options, weft_diag_t *d
 
 /* One KV block's layout; how many there will be is not known yet and does not matter to it. */
 static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *options,
-                                const model_config_t *config, weft_diag_t *diag)
+                                const model_source_t *source, const model_shard_t *shard,
+                                weft_diag_t *diag)
 {
     kv_order_t order;
-    const weft_status_t status = parse_order(options, diag, &order);
+    model_config_t local;
+    weft_status_t status = parse_order(options, diag, &order);
+    if (status >= 0) {
+        status = model_local_config_of(source, shard, diag, &local);
+    }
     if (status < 0) {
         return status;
     }
     plan->layout = (kv_layout_t){
         .order = order,
         .block_tokens = options->block_size,
-        .element_bytes = plan->kv_dtype == K_F32 ? 4 : 2,
+        .element_bytes = k_dtype_info(plan->kv_dtype)->block_bytes,
         .n_groups = 1,
-        .groups = {{.layers = config->layers,
-                    .heads = config->kv_heads,
-                    .head_dim = config->head_dim,
-                    .window = model_kv_window(config)}},
+        /* The window is that of all layers, whichever are here: ranks free blocks alike. */
+        .groups = {{.layers = local.layers,
+                    .heads = local.kv_heads,
+                    .head_dim = local.head_dim,
+                    .window = model_kv_window(model_source_config(source))}},
     };
     return kv_layout_init(&plan->layout, 1, diag);
 }
@@ -158,11 +193,12 @@ static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
 }
 
 /* What the device may be asked for: a host is shared, a GPU has a part that is ours. */
-static size_t budget_of(const weft_device_t *device, const engine_options_t *options)
+static size_t budget_of(const weft_device_t *device, const engine_options_t *options,
+                        uint32_t on_host)
 {
     const size_t available = device->ops->memory_available(device);
     if (device->ops->is_host) {
-        return available;
+        return available / on_host;
     }
     const size_t total = device->ops->memory_total(device);
     const size_t kept = (size_t)((1 - options->gpu_memory_utilization) * (double)total);
@@ -212,11 +248,16 @@ static weft_status_t count_blocks(engine_plan_t *plan, const engine_options_t *o
 }
 
 static weft_status_t measure(const engine_plan_t *plan, const model_source_t *source,
-                             const k_ops_t *ops, weft_diag_t *diag, needs_t *needs_out)
+                             const model_shard_t *shard, const k_ops_t *ops, weft_diag_t *diag,
+                             needs_t *needs_out)
 {
-    needs_out->steps =
-        executor_memory(&plan->limits, model_source_config(source), plan->layout.block_tokens);
-    return model_memory(source, &plan->model_limits, ops, diag, &needs_out->weights,
+    model_config_t local;
+    const weft_status_t status = model_local_config_of(source, shard, diag, &local);
+    if (status < 0) {
+        return status;
+    }
+    needs_out->steps = executor_memory(&plan->limits, &local, shard, plan->layout.block_tokens);
+    return model_memory(source, shard, &plan->model_limits, ops, diag, &needs_out->weights,
                         &needs_out->activations);
 }
 
@@ -236,15 +277,10 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, bool i
         (double)available / MIB, is_host ? "" : ", or raise --gpu-memory-utilization");
 }
 
-/* Options that mean something where the device's memory is not the host's. */
-static weft_status_t check_device_options(const engine_options_t *options, weft_diag_t *diag)
+/* The tier's memory where it is not part of what the device has. */
+static weft_status_t check_host_tier(const engine_options_t *options, weft_diag_t *diag)
 {
-    const double part = options->gpu_memory_utilization;
     const size_t available = weft_memory_available("");
-    if (!(part > 0 && part <= 1)) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "--gpu-memory-utilization %g: above 0 and up to 1 is possible", part);
-    }
     if (options->kv_host_bytes > available) {
         return weft_diag(diag, WEFT_ERR_NO_MEMORY,
                          "--kv-host-bytes: %.1f MiB, but the host has %.1f MiB available",
@@ -260,17 +296,29 @@ uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t
                                                : 2048;
 }
 
+void engine_plan_lower(engine_plan_t *plan, uint32_t n_blocks, uint32_t max_context)
+{
+    assert(n_blocks <= plan->n_blocks && max_context <= plan->max_context);
+    plan->n_blocks = n_blocks;
+    plan->max_context = max_context;
+    plan->max_pinned_blocks = (uint32_t)(plan->pin_quota * n_blocks);
+    set_limits(plan, plan->limits.max_tokens, plan->layout.block_tokens);
+    (void)kv_layout_init(&plan->layout, n_blocks,
+                         NULL); /* fewer blocks of a layout that was fine */
+}
+
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
-                               const model_source_t *source, const weft_device_t *device,
-                               const k_ops_t *ops, weft_diag_t *diag)
+                               const model_source_t *source, const model_shard_t *shard,
+                               const weft_device_t *device, const k_ops_t *ops, uint32_t on_host,
+                               weft_diag_t *diag)
 {
     const model_config_t *config = model_source_config(source);
-    const size_t available = budget_of(device, options);
+    const size_t available = budget_of(device, options, on_host);
     const uint32_t step_tokens = engine_step_tokens(options, device);
     needs_t needs = {.host = device->ops->is_host ? options->kv_host_bytes : 0};
     weft_status_t status = check_options(options, config, diag);
     if (status == WEFT_OK && !device->ops->is_host) {
-        status = check_device_options(options, diag);
+        status = check_host_tier(options, diag);
     }
     if (status < 0) {
         return status;
@@ -282,16 +330,19 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     };
     status = check_store_options(plan, options, diag);
     if (status == WEFT_OK) {
+        status = choose_runner(plan, options, config, diag);
+    }
+    if (status == WEFT_OK) {
         status = parse_kv_dtype(options->kv_cache_dtype, ops, diag, &plan->kv_dtype);
     }
     if (status == WEFT_OK) {
-        status = set_layout(plan, options, config, diag);
+        status = set_layout(plan, options, source, shard, diag);
     }
     if (status < 0) {
         return status;
     }
     set_limits(plan, step_tokens, options->block_size);
-    status = measure(plan, source, ops, diag, &needs);
+    status = measure(plan, source, shard, ops, diag, &needs);
     if (status == WEFT_OK) {
         status = count_blocks(plan, options, &needs, available, device->ops->is_host, diag);
     }
@@ -299,9 +350,10 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         return status;
     }
     set_limits(plan, step_tokens, options->block_size);
-    plan->max_pinned_blocks = (uint32_t)(options->kv_pin_quota * plan->n_blocks);
+    plan->pin_quota = options->kv_pin_quota;
+    plan->max_pinned_blocks = (uint32_t)(plan->pin_quota * plan->n_blocks);
     needs.kv = plan->layout.block_bytes[0] * plan->n_blocks;
-    status = measure(plan, source, ops, diag, &needs);
+    status = measure(plan, source, shard, ops, diag, &needs);
     plan->needs_bytes = sum_of(&needs);
     return status < 0 ? status : check_memory(&needs, available, device->ops->is_host, diag);
 }

@@ -18,6 +18,7 @@
 #include "kvstore/hash/kv_hash.h"
 #include "runtime/constraint.h"
 #include "runtime/engine.h"
+#include "runtime/engine_group.h"
 #include "runtime/executor.h"
 #include "runtime/mailbox.h"
 #include "runtime/model.h"
@@ -93,6 +94,7 @@ struct engine_request {
     kv_transfer_params_t held;
     atomic_bool is_give_up_posted;
     engine_command_t give_up_command;
+    float *embedding;             /* [hidden] or NULL; written before the finish is released */
     k_sampled_t *prompt_logprobs; /* [n_prompt] or NULL */
     atomic_bool has_prompt_logprobs;
 
@@ -128,7 +130,9 @@ typedef struct engine_plan {
     step_limits_t limits;
     model_limits_t model_limits;
     uint32_t max_pinned_blocks;
-    bool admits_all;    /* to the disk */
+    double pin_quota;
+    bool admits_all; /* to the disk */
+    bool embeds;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
 
@@ -156,8 +160,20 @@ typedef struct engine_gauges {
     atomic_uint_fast64_t pull_queries;
     atomic_uint_fast64_t pull_hits;
     atomic_uint_fast64_t preemptions;
+    atomic_uint_fast64_t rank_losses;
+    atomic_uint_fast64_t rank_timeouts;
+    atomic_uint_fast64_t regroupings;
     atomic_uint_fast64_t store[ENGINE_STORE_WORDS];
 } engine_gauges_t;
+
+/* The group forms again on a thread of its own, which alone touches engine->group meanwhile. */
+typedef struct engine_regroup {
+    pthread_t thread;
+    bool is_running;
+    atomic_bool is_done; /* released by the thread, acquired by the engine's: status and diag */
+    weft_status_t status;
+    weft_diag_t diag;
+} engine_regroup_t;
 
 struct engine {
     atomic_uint refs; /* its owner's, and one for each client */
@@ -169,6 +185,7 @@ struct engine {
     uint64_t seed;
 
     weft_device_t *device;
+    engine_group_t group; /* not formed: alone */
     k_stream_t *stream;
     model_t *model;
     kv_publisher_t *publisher; /* NULL: no events */
@@ -198,19 +215,48 @@ struct engine {
 
     atomic_bool is_draining;
     atomic_bool is_stopping;
-    atomic_bool is_healthy;
+    atomic_int health; /* engine_health_t */
+    uint32_t n_ranks;  /* of the group, whether or not it is formed now; 0: made without one */
+    uint32_t restarts_left;
+    weft_diag_t loss; /* why the last rank was lost */
+    engine_regroup_t regroup;
     atomic_uint n_requests; /* submitted, not finished */
     atomic_uint_fast64_t n_drawn_seeds;
     atomic_uint n_internal_ids;
     engine_gauges_t gauges;
     engine_observer_t observer;
+    void (*on_health)(void *user, engine_health_t health); /* NULL: nobody watches */
+    void *health_user;
     atomic_uint_fast64_t chaos; /* state of the disturber; 0: none */
 };
 
-/* engine_plan.c: sizes from options, model and memory; one clear line when they do not work out. */
+/*
+ * engine_plan.c: sizes from options, model and memory, which on_host ranks share; one clear line when
+ * they do not work out.
+ */
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
-                               const model_source_t *source, const weft_device_t *device,
-                               const k_ops_t *ops, weft_diag_t *diag);
+                               const model_source_t *source, const model_shard_t *shard,
+                               const weft_device_t *device, const k_ops_t *ops, uint32_t on_host,
+                               weft_diag_t *diag);
+
+/* What the ranks have agreed on is never more than what one of them planned. */
+void engine_plan_lower(engine_plan_t *plan, uint32_t n_blocks, uint32_t max_context);
+
+/*
+ * engine_rank.c: what every rank has, leading or following: device, links if there are other ranks,
+ * stream, plan; then model, executor and the plan of a step.
+ */
+weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options,
+                               const model_source_t *source, const engine_ranks_t *ranks,
+                               weft_diag_t *diag);
+weft_status_t engine_load_rank(engine_t *engine, const model_source_t *source,
+                               const kv_pool_t *pool, weft_diag_t *diag);
+/* The last step of both: all ranks are there. status: of what came before; alone that is all. */
+weft_status_t engine_join_ranks(engine_t *engine, weft_status_t status, weft_diag_t *diag);
+/* After a loss: the same meeting, with what is loaded kept. Blocks. */
+weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag);
+/* Whose fault it was that the group failed, in one line. */
+void engine_describe_loss(weft_status_t status, uint32_t rank, weft_diag_t *diag);
 
 /*
  * engine_fingerprint.c: of what two processes must agree on for a block of one to be one of the
@@ -234,6 +280,20 @@ void engine_transfer_open(engine_t *engine, sched_seq_t *seq);
 void engine_transfer_hold(engine_t *engine, sched_seq_t *seq, const kv_block_id_t *blocks,
                           uint32_t n, uint32_t n_tokens);
 void engine_do_decline(engine_t *engine, engine_command_t *command);
+
+/*
+ * engine_loss.c: what becomes of requests and group when a rank is lost. Engine thread.
+ *
+ * lose   a step, or the look at an idle group, has found it: the requests end with _LOST, or wait
+ *        for the group, which begins to form
+ * regain looks whether it has; true when it changed something
+ * end    for the last time: a forming group is cancelled, another one told to stop
+ */
+void engine_set_health(engine_t *engine, engine_health_t health);
+bool engine_has_lost_rank(const engine_t *engine);
+void engine_lose_rank(engine_t *engine);
+bool engine_regain_ranks(engine_t *engine);
+void engine_end_ranks(engine_t *engine);
 
 /* engine_thread.c */
 weft_status_t engine_thread_start(engine_t *engine);

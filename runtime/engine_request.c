@@ -7,8 +7,15 @@ weft_status_t engine_submit(engine_t *engine, engine_client_t *client,
                             const engine_submit_t *submit, weft_diag_t *diag,
                             engine_request_t **request_out)
 {
-    if (!atomic_load(&engine->is_healthy)) {
+    const engine_health_t health = engine_health(engine);
+    if (health == ENGINE_FAILED) {
         return weft_diag(diag, WEFT_ERR_DEVICE, "the engine has failed");
+    }
+    if (health != ENGINE_UP) {
+        return weft_diag(diag, WEFT_ERR_PEER_GONE, "%s",
+                         health == ENGINE_FORMING
+                             ? "a rank of this model was lost, its group forms again"
+                             : "a rank of this model was lost");
     }
     if (atomic_load(&engine->is_draining)) {
         return weft_diag(diag, WEFT_ERR_STOPPING, "shutting down, takes no new requests");
@@ -126,8 +133,10 @@ engine_answer_t engine_request_answer(const engine_request_t *request, uint32_t 
         .n_tokens = atomic_load_explicit(&s->n_tokens, memory_order_acquire),
         .finish = (engine_finish_t)finish,
         .stop_token = finish == ENGINE_FINISH_NONE ? -1 : s->stop_token,
-        .reason =
-            finish == ENGINE_FINISH_CONSTRAINT || finish == ENGINE_FINISH_ERROR ? s->reason : NULL,
+        .reason = finish == ENGINE_FINISH_CONSTRAINT || finish == ENGINE_FINISH_ERROR ||
+                          finish == ENGINE_FINISH_LOST
+                      ? s->reason
+                      : NULL,
     };
 }
 
@@ -146,6 +155,14 @@ engine_timings_t engine_request_timings(const engine_request_t *request)
         timings.cached_tokens_from[id] = atomic_load(&request->cached_tokens_from[id]);
     }
     return timings;
+}
+
+const float *engine_request_embedding(const engine_request_t *request)
+{
+    const engine_sample_t *sample = &request->samples[0];
+    return atomic_load_explicit(&sample->finish, memory_order_acquire) == ENGINE_FINISH_LENGTH
+               ? request->embedding
+               : NULL;
 }
 
 const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *request)

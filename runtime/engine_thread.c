@@ -6,7 +6,8 @@
 #include "base/compiler.h"
 #include "runtime/engine_priv.h"
 
-#define PREFILL_TOKENS 64 /* a step of so many tells what a prompt's tokens cost */
+#define PREFILL_TOKENS 64  /* a step of so many tells what a prompt's tokens cost */
+#define RANKS_POLL_MS  100 /* an idle group is looked at */
 
 #define WEFT_LOG_MODULE "engine"
 #include "base/log.h"
@@ -53,15 +54,18 @@ static void refuse_sample(engine_sample_t *sample, engine_finish_t reason)
 
 static void do_submit(engine_t *engine, engine_request_t *r)
 {
-    const bool is_healthy = atomic_load(&engine->is_healthy);
+    const engine_health_t health = engine_health(engine);
+    const bool is_served = health == ENGINE_UP || health == ENGINE_FORMING;
     const uint32_t n = r->n_samples; /* r may be gone after its last sample is refused */
     engine_sample_t *samples = r->samples;
     const bool is_stopping = atomic_load(&engine->is_stopping);
-    const bool is_wanted = is_healthy && !is_stopping && engine_transfer_begin(engine, r);
+    const bool is_wanted = is_served && !is_stopping && engine_transfer_begin(engine, r);
     for (uint32_t i = 0; i < n; i++) {
         engine_sample_t *sample = &samples[i];
         if (!is_wanted) {
-            refuse_sample(sample, is_stopping ? ENGINE_FINISH_ABORT : ENGINE_FINISH_ERROR);
+            refuse_sample(sample, is_stopping             ? ENGINE_FINISH_ABORT
+                                  : health == ENGINE_LOST ? ENGINE_FINISH_LOST
+                                                          : ENGINE_FINISH_ERROR);
             continue;
         }
         if (sample->constraint.matcher != NULL) {
@@ -167,8 +171,12 @@ static void publish_gauges(engine_t *engine)
 
 static void fail(engine_t *engine, weft_status_t status)
 {
+    if (engine_has_lost_rank(engine)) {
+        engine_lose_rank(engine);
+        return;
+    }
     weft_log_error("a step failed, the engine stops status=%s", weft_strerror(status));
-    atomic_store(&engine->is_healthy, false);
+    engine_set_health(engine, ENGINE_FAILED);
     sched_abort_all(engine->sched, ENGINE_FINISH_ERROR);
     sched_forget_flights(engine->sched);
 }
@@ -177,6 +185,14 @@ static weft_status_t launch(engine_t *engine, uint32_t tokens)
 {
     engine->launched[engine->n_launched++ % SCHED_MAX_IN_FLIGHT] =
         (engine_launched_t){.tokens = tokens, .begun_ns = weft_clock_ns()};
+    if (engine->n_ranks > 0) {
+        /* First, so that the others begin with us. */
+        const weft_status_t status =
+            engine_group_send(&engine->group, engine->step, executor_mask(engine->executor, 0));
+        if (status < 0) {
+            return status;
+        }
+    }
     return executor_launch(engine->executor, engine->step);
 }
 
@@ -196,7 +212,7 @@ static bool collect(engine_t *engine)
 {
     step_result_t result;
     const weft_status_t status = executor_collect(engine->executor, &result);
-    if (status < 0) {
+    if (status < 0 || engine_has_lost_rank(engine)) { /* then what it holds is not a result */
         fail(engine, status);
         return false;
     }
@@ -260,7 +276,7 @@ static void disturb(engine_t *engine)
         sched_set_budget(engine->sched,
                          1 + (uint32_t)(draw(engine) % engine->plan.limits.max_tokens));
     }
-    engine->depth = 1 + draw(engine) % SCHED_MAX_IN_FLIGHT;
+    engine->depth = 1 + draw(engine) % EXECUTOR_MIN_DEPTH;
     sched_check(engine->sched);
 }
 
@@ -276,6 +292,7 @@ static void close_down(engine_t *engine)
     sched_abort_all(engine->sched, ENGINE_FINISH_ABORT);
     while (sched_in_flight(engine->sched) > 0 && collect(engine)) {
     }
+    engine_end_ranks(engine);
     pthread_mutex_lock(&engine->call_lock);
     engine->is_closed = true;
     pthread_mutex_unlock(&engine->call_lock);
@@ -283,17 +300,36 @@ static void close_down(engine_t *engine)
     publish_gauges(engine);
 }
 
+/* False when there is nothing to do until somebody wakes the mailbox, or a rank is lost. */
+static bool work(engine_t *engine)
+{
+    switch (engine_health(engine)) {
+    case ENGINE_UP:
+        if (engine_has_lost_rank(engine)) {
+            engine_lose_rank(engine);
+            return true;
+        }
+        disturb(engine);
+        return do_step(engine);
+    case ENGINE_FORMING:
+        return engine_regain_ranks(engine);
+    case ENGINE_LOST:
+    case ENGINE_FAILED:
+        break;
+    }
+    return false;
+}
+
 static void *run(void *arg)
 {
     engine_t *engine = arg;
     while (!atomic_load(&engine->is_stopping)) {
         do_commands(engine);
-        disturb(engine);
-        const bool did_something = do_step(engine);
+        const bool did_something = work(engine);
         publish_gauges(engine);
         /* Looked at again: do_commands may have taken the wake that came with it. */
         if (!did_something && !atomic_load(&engine->is_stopping)) {
-            mailbox_wait(&engine->mailbox, -1);
+            mailbox_wait(&engine->mailbox, engine->n_ranks > 0 ? RANKS_POLL_MS : -1);
         }
     }
     close_down(engine);

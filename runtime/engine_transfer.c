@@ -110,7 +110,8 @@ weft_status_t engine_transfer_create(engine_t *engine, const engine_options_t *o
                          "workers yet",
                          engine->device->ops->name);
     }
-    status = kv_transfer_config_parse(options->kv_transfer_config, 0, diag, &config);
+    status = kv_transfer_config_parse(options->kv_transfer_config, options->data_parallel_rank,
+                                      diag, &config);
     if (status < 0) {
         return status;
     }

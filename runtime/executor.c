@@ -29,7 +29,7 @@ static weft_status_t check_config(const executor_config_t *config, weft_diag_t *
 {
     const step_limits_t *limits = &config->limits;
     const model_limits_t *model = model_limits(config->model);
-    const model_config_t *shape = model_config(config->model);
+    const model_config_t *shape = model_local_config(config->model);
     const kv_layout_t *layout = config->layout;
     const kv_group_t *group = &layout->groups[0];
 
@@ -71,7 +71,7 @@ static weft_status_t check_attention(const executor_config_t *config, weft_diag_
 weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag,
                               executor_t **executor_out)
 {
-    const model_config_t *shape = model_config(config->model);
+    const model_config_t *shape = model_local_config(config->model);
     weft_status_t status = check_config(config, diag);
     if (status >= 0) {
         status = check_attention(config, diag);
@@ -86,11 +86,15 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     executor->model = config->model;
     executor->stream = config->stream;
     executor->is_timed = config->is_timed;
-    executor_set_sizes(executor, &config->limits, shape, config->layout->block_tokens);
+    executor->depth = config->depth > 0 ? config->depth : EXECUTOR_MIN_DEPTH;
+    executor_set_sizes(executor, &config->limits, shape, model_shard(config->model),
+                       config->layout->block_tokens);
+    executor->embedding_bytes = shape->hidden * k_dtype_info(config->stream->ops->act)->block_bytes;
 
     status = executor_take_memory(executor, shape->layers, diag);
     if (status >= 0) {
-        status = k_stream_reserve(config->stream, config->limits.max_outputs, shape->vocab);
+        status =
+            k_stream_reserve(config->stream, config->limits.max_outputs, executor_widest(executor));
     }
     if (status < 0) {
         executor_destroy(executor);
@@ -126,26 +130,87 @@ static void count_sampled(executor_t *executor, const step_plan_t *plan)
     }
 }
 
+/* ---- between stages: what the last one sampled is the leader's, rank 0 ---- */
+
+static bool is_leader_of_stages(const model_shard_t *shard)
+{
+    return shard->stages > 1 && shard->stage == 0 && shard->tensor_rank == 0;
+}
+
+typedef struct piece {
+    void *at;
+    size_t bytes; /* 0: nothing to send */
+} piece_t;
+
+/* What goes from the last stage to the leader. */
+enum { OUTPUT_PIECES = 3 };
+
+static void list_pieces(const executor_t *executor, const outputs_t *outputs, piece_t *pieces)
+{
+    pieces[0] = (piece_t){outputs->rows, outputs->n_sampled * sizeof(k_sampled_t)};
+    pieces[1] = (piece_t){outputs->prompt, outputs->n_prompt * sizeof(k_sampled_t)};
+    pieces[2] = (piece_t){outputs->embeddings, outputs->n_embeddings * executor->embedding_stride};
+}
+
+/* The last stage's first rank; behind the copies, which are done where the device is the host. */
+static void send_outputs(const executor_t *executor, const outputs_t *outputs)
+{
+    const model_shard_t *shard = model_shard(executor->model);
+    piece_t pieces[OUTPUT_PIECES];
+    if (shard->stages <= 1 || shard->tensor_rank > 0) {
+        return;
+    }
+    list_pieces(executor, outputs, pieces);
+    for (uint32_t i = 0; i < OUTPUT_PIECES; i++) {
+        if (pieces[i].bytes > 0) {
+            coll_send(shard->world, executor->stream->queue, 0, pieces[i].at, pieces[i].bytes);
+        }
+    }
+}
+
+/* Waits until the step has gone through all stages. */
+static weft_status_t receive_outputs(const executor_t *executor, const outputs_t *outputs)
+{
+    const model_shard_t *shard = model_shard(executor->model);
+    piece_t pieces[OUTPUT_PIECES];
+    if (!is_leader_of_stages(shard)) {
+        return WEFT_OK;
+    }
+    const uint32_t last = model_shard_rank(shard, shard->stages - 1);
+    list_pieces(executor, outputs, pieces);
+    for (uint32_t i = 0; i < OUTPUT_PIECES; i++) {
+        if (pieces[i].bytes > 0) {
+            coll_receive(shard->world, executor->stream->queue, last, pieces[i].at,
+                         pieces[i].bytes);
+        }
+    }
+    return coll_status(shard->world, NULL);
+}
+
 static void fetch_outputs(executor_t *executor, const step_plan_t *plan, const step_t *step)
 {
-    outputs_t *outputs = &executor->outputs[executor->n_launched % STEPS_IN_FLIGHT];
+    outputs_t *outputs = &executor->outputs[executor->n_launched % executor->depth];
     outputs->step = plan->step;
     outputs->n_rows = plan->n_rows;
     outputs->n_sampled = step->n_sampled;
     outputs->n_prompt = step->n_prompt;
+    outputs->n_embeddings = step->n_embeddings;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         outputs->is_sampled[i] = (plan->rows[i].flags & STEP_ROW_SAMPLE) != 0;
     }
-    executor_copy(executor, outputs->rows, executor->device.sampled,
-                  step->n_sampled * sizeof(k_sampled_t));
-    executor_copy(executor, outputs->prompt, executor->device.prompt,
-                  step->n_prompt * sizeof(k_sampled_t));
+    if (model_shard_is_last(model_shard(executor->model))) {
+        executor_copy(executor, outputs->rows, executor->device.sampled,
+                      step->n_sampled * sizeof(k_sampled_t));
+        executor_copy(executor, outputs->prompt, executor->device.prompt,
+                      step->n_prompt * sizeof(k_sampled_t));
+        send_outputs(executor, outputs);
+    }
     outputs->done = executor->stream->device->ops->record(executor->stream->queue);
 }
 
 weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan)
 {
-    if (executor->n_launched - executor->n_collected == STEPS_IN_FLIGHT) {
+    if (executor->n_launched - executor->n_collected == executor->depth) {
         return WEFT_ERR_QUEUE_FULL;
     }
     step_t step;
@@ -179,12 +244,16 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
     if (executor->n_collected == executor->n_launched) {
         return WEFT_ERR_NOT_FOUND;
     }
-    outputs_t *outputs = &executor->outputs[executor->n_collected % STEPS_IN_FLIGHT];
-    const weft_status_t status = executor->stream->device->ops->wait(outputs->done);
+    outputs_t *outputs = &executor->outputs[executor->n_collected % executor->depth];
+    weft_status_t status = executor->stream->device->ops->wait(outputs->done);
     if (status < 0) {
         return status;
     }
-    executor->n_collected++;
+    executor->n_collected++; /* also of a step whose results will not come: its buffers are free */
+    status = receive_outputs(executor, outputs);
+    if (status < 0) {
+        return status;
+    }
     spread_rows(outputs);
     const weft_device_ops_t *device = executor->stream->device->ops;
     const bool is_timed = outputs->begun != NULL;
@@ -197,7 +266,17 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
         .rows = outputs->rows,
         .prompt = outputs->prompt,
         .n_prompt = outputs->n_prompt,
+        .embeddings = outputs->embeddings,
+        .embedding_stride = executor->embedding_stride,
+        .n_embeddings = outputs->n_embeddings,
     };
     executor->ended = outputs->ended;
     return WEFT_OK;
+}
+
+void executor_forget(executor_t *executor)
+{
+    (void)k_stream_sync(executor->stream);
+    executor->n_collected = executor->n_launched;
+    executor->ended = NULL;
 }

@@ -24,17 +24,22 @@
 
 typedef struct executor executor_t;
 
+#define EXECUTOR_MIN_DEPTH 2
+#define EXECUTOR_MAX_DEPTH 8
+
+/* Of a model that is cut, the executors of all its ranks carry out the same plans. */
 typedef struct executor_config {
     model_t *model;
     k_stream_t *stream;
     step_limits_t limits;
     const kv_layout_t *layout;
     k_dtype_t kv_dtype;
-    void *kv_base; /* the pool's memory */
-    bool is_timed; /* for benchmarks: results say how long the device took; it must have a clock */
+    void *kv_base;  /* the pool's memory */
+    uint32_t depth; /* steps that may be out; 0: EXECUTOR_MIN_DEPTH */
+    bool is_timed;  /* for benchmarks: results say how long the device took; it must have a clock */
 } executor_config_t;
 
-/* Results of one step, valid until its buffers are launched again (two steps later). */
+/* Results of one step, valid until its buffers are launched again (depth steps later). */
 typedef struct step_result {
     uint64_t step;
     uint32_t n_rows;         /* as in the plan */
@@ -44,6 +49,10 @@ typedef struct step_result {
      * of a history has none: nothing is known after it. */
     const k_sampled_t *prompt; /* [n_prompt] */
     uint32_t n_prompt;
+    /* Of rows that asked, in row order: the last hidden state of the row's last token, normed. */
+    const char *embeddings;  /* [n_embeddings], each [hidden] activations: k_ops.act */
+    size_t embedding_stride; /* bytes from one to the next */
+    uint32_t n_embeddings;
     /* With is_timed: from the first op of the step to its last, and from the last op of the step
      * before to the first of this one. */
     uint64_t busy_ns;
@@ -64,13 +73,23 @@ uint32_t *executor_mask(executor_t *executor, uint32_t slot);
  * The plan is read before the call returns. A row that samples ends at the newest token of its
  * slot's history, which then grows by the sampled one.
  * WEFT_ERR_INVALID: the plan breaks its limits or does not fit the slots (logged);
- * nothing ran. WEFT_ERR_QUEUE_FULL: two steps are out already.
+ * nothing ran. WEFT_ERR_QUEUE_FULL: depth steps are out already.
  */
 weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan);
 
-/* WEFT_ERR_NOT_FOUND: nothing was launched. WEFT_ERR_DEVICE: the rank cannot go on. */
+/*
+ * Of a model in stages the leader (rank 0) waits here for what the last stage sampled; others have no
+ * results of use, the last one apart. WEFT_ERR_NOT_FOUND: nothing was launched. WEFT_ERR_DEVICE: the
+ * rank cannot go on. WEFT_ERR_PEER_GONE, _TIMEOUT: another stage is lost.
+ */
 weft_status_t executor_collect(executor_t *executor, step_result_t *result_out);
 
-/* Bytes of slots and step buffers that executor_create would take; SIZE_MAX: beyond counting. */
+/* Waits for steps that are out and drops their results: the ranks they were computed with are lost. */
+void executor_forget(executor_t *executor);
+
+/*
+ * Bytes of slots and step buffers that executor_create would take; SIZE_MAX: beyond counting.
+ * config: the rank's (model_local_config); shard NULL: the whole model.
+ */
 size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
-                       uint32_t block_tokens);
+                       const model_shard_t *shard, uint32_t block_tokens);

@@ -6,13 +6,13 @@
  *   executor_memory.c  the arrays on host and device, laid out once
  *   executor_stage.c   from a plan to what is sent to the device: one struct, one copy
  *   executor_run.c     the ops of a step, enqueued one by one or as a graph
+ *   executor_slices.c  sampling where the vocabulary is cut over ranks
  */
 #pragma once
 
 #include "runtime/carve.h"
 #include "runtime/executor.h"
 
-#define STEPS_IN_FLIGHT      2
 #define MAX_BATCH_BUCKETS    64
 #define MAX_CONTEXT_BUCKETS  16
 #define FIRST_CONTEXT_BUCKET 256
@@ -47,6 +47,7 @@ typedef struct tail {
     size_t prompt_seqs; /* k_seq_t [n_prompt_seqs]: whose tokens are targets */
     size_t prompt_rows; /* uint32_t [n_prompt]: model rows whose tokens' successors are known */
     size_t prompt_tops; /* uint32_t [n_prompt] */
+    size_t embed_rows;  /* uint32_t [n_embeddings]: model rows whose hidden state is wanted */
 } tail_t;
 
 typedef struct device_state {
@@ -56,10 +57,22 @@ typedef struct device_state {
     inputs_t inputs;
     int32_t *ids;         /* [max_tokens] */
     int32_t *targets;     /* [max_tokens] */
-    float *logits;        /* [max_outputs, vocab] */
+    float *logits;        /* [max_outputs, vocab], or this rank's part of the vocabulary */
     k_sampled_t *sampled; /* [max_slots], of sample_rows */
     k_sampled_t *prompt;  /* [max_tokens], of prompt_rows */
 } device_state_t;
+
+/* Where the vocabulary is cut: this rank's part, and what ranks tell one another of theirs. */
+typedef struct slices {
+    uint32_t ranks; /* 1: it is not cut */
+    uint32_t rank;
+    model_range_t vocab;
+    uint32_t largest;     /* tokens that a rank has at most */
+    float *z;             /* [max_outputs, vocab.n] */
+    k_slice_row_t *state; /* [max_outputs] */
+    char *records;        /* [ranks] of up to `bytes` each */
+    size_t bytes;
+} slices_t;
 
 /* What a step answers, in pinned host memory. */
 typedef struct outputs {
@@ -70,8 +83,10 @@ typedef struct outputs {
     uint32_t n_rows;
     uint32_t n_sampled;
     uint32_t n_prompt;
+    uint32_t n_embeddings;
     k_sampled_t *rows;   /* [max_slots] */
     k_sampled_t *prompt; /* [max_tokens] */
+    char *embeddings;    /* [max_embeddings], embedding_stride apart */
     bool *is_sampled;    /* [max_slots] */
 } outputs_t;
 
@@ -87,6 +102,7 @@ typedef struct step {
     uint32_t n_prompt;
     uint32_t n_prompt_seqs;
     uint32_t n_sampled;
+    uint32_t n_embeddings;
 } step_t;
 
 /*
@@ -110,18 +126,22 @@ struct executor {
     uint32_t table_blocks;
     uint32_t mask_words;
     size_t tail_bytes;
+    size_t embedding_stride; /* bytes from one to the next in outputs */
+    size_t embedding_bytes;  /* of a hidden state, as activations */
     bool is_timed;
     weft_event_t *ended; /* of the step collected last; NULL: none */
 
     weft_mem_t memory;
     device_state_t device;
+    slices_t slices;
 
     weft_mem_t host_memory; /* pinned */
     slot_t *slots;          /* [max_slots] */
     uint32_t *masks;        /* [max_slots][mask_words] */
     k_kv_view_t *kv;        /* [layers] */
-    inputs_t inputs[STEPS_IN_FLIGHT];
-    outputs_t outputs[STEPS_IN_FLIGHT];
+    uint32_t depth;         /* steps that may be out */
+    inputs_t inputs[EXECUTOR_MAX_DEPTH];
+    outputs_t outputs[EXECUTOR_MAX_DEPTH];
     graphs_t graphs;
     uint64_t n_launched;
     uint64_t n_collected;
@@ -134,7 +154,9 @@ static inline void executor_copy(executor_t *executor, void *dst, const void *sr
 
 /* executor_memory.c */
 void executor_set_sizes(executor_t *executor, const step_limits_t *limits,
-                        const model_config_t *config, uint32_t block_tokens);
+                        const model_config_t *config, const model_shard_t *shard,
+                        uint32_t block_tokens);
+uint32_t executor_widest(const executor_t *executor); /* elements of a row of logits */
 weft_status_t executor_take_memory(executor_t *executor, uint32_t layers, weft_diag_t *diag);
 void executor_free_memory(executor_t *executor);
 
@@ -160,3 +182,14 @@ weft_status_t executor_stage(executor_t *executor, const step_plan_t *plan, step
 void executor_graphs_init(executor_t *executor);
 void executor_graphs_fini(executor_t *executor);
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step);
+
+/* How many of the rows from `first` on are done in one turn. */
+static inline uint32_t executor_turn(const executor_t *executor, uint32_t first, uint32_t n)
+{
+    return n - first < executor->limits.max_outputs ? n - first : executor->limits.max_outputs;
+}
+
+/* executor_slices.c: as the two of whole rows in executor_run.c */
+void executor_slices_lay_out(const executor_t *executor, carve_t *carve, slices_t *slices);
+void executor_slices_sample(executor_t *executor, const step_t *step);
+void executor_slices_prompt(executor_t *executor, const step_t *step);

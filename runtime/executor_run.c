@@ -59,12 +59,6 @@ static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint
     model_forward(executor->model, executor->stream, &batch);
 }
 
-/* How many of the rows from `first` on are done in one turn. */
-static uint32_t turn(const executor_t *executor, uint32_t first, uint32_t n)
-{
-    return n - first < executor->limits.max_outputs ? n - first : executor->limits.max_outputs;
-}
-
 static void run_prompt_logprobs(executor_t *executor, const step_t *step)
 {
     const device_state_t *device = &executor->device;
@@ -75,13 +69,17 @@ static void run_prompt_logprobs(executor_t *executor, const step_t *step)
         gather(executor, device_at(executor, step->tail.prompt_seqs), step->n_prompt_seqs,
                device->targets);
     }
-    for (uint32_t i = 0; i < n; i += turn(executor, i, n)) {
+    if (executor->slices.ranks > 1) {
+        executor_slices_prompt(executor, step);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i += executor_turn(executor, i, n)) {
         const k_logprobs_args_t args = {
             .logits = device->logits,
             .targets = device->targets + i,
             .n_top = tops + i,
             .out = device->prompt + i,
-            .rows = turn(executor, i, n),
+            .rows = executor_turn(executor, i, n),
             .vocab = executor->vocab,
             .logits_stride = executor->vocab,
         };
@@ -93,18 +91,37 @@ static void run_prompt_logprobs(executor_t *executor, const step_t *step)
 static void run_sampling(executor_t *executor, uint32_t n)
 {
     const device_state_t *device = &executor->device;
-    for (uint32_t i = 0; i < n; i += turn(executor, i, n)) {
+    for (uint32_t i = 0; i < n; i += executor_turn(executor, i, n)) {
         const k_sample_args_t args = {
             .logits = device->logits,
             .params = device->inputs.samples + i,
             .out = device->sampled + i,
-            .rows = turn(executor, i, n),
+            .rows = executor_turn(executor, i, n),
             .vocab = executor->vocab,
             .logits_stride = executor->vocab,
         };
         model_logits(executor->model, executor->stream, device->inputs.sample_rows + i, args.rows,
                      device->logits);
         executor->stream->ops->sample(executor->stream, &args);
+    }
+}
+
+/* Straight to the host: each turn overwrites the one before on the device. */
+static void run_embeddings(executor_t *executor, const step_t *step)
+{
+    const uint32_t *rows = device_at(executor, step->tail.embed_rows);
+    const uint32_t n = step->n_embeddings;
+    const size_t bytes = k_dtype_info(executor->stream->ops->act)->block_bytes;
+    char *to = executor->outputs[executor->n_launched % executor->depth].embeddings;
+    for (uint32_t i = 0; i < n; i += executor_turn(executor, i, n)) {
+        size_t stride = 0;
+        const uint32_t in_turn = executor_turn(executor, i, n);
+        const char *hidden =
+            model_hidden(executor->model, executor->stream, rows + i, in_turn, &stride);
+        for (uint32_t j = 0; j < in_turn; j++) {
+            executor_copy(executor, to + (i + j) * executor->embedding_stride,
+                          hidden + j * stride * bytes, executor->embedding_bytes);
+        }
     }
 }
 
@@ -122,7 +139,8 @@ void executor_graphs_init(executor_t *executor)
     const uint32_t max_batch = executor->limits.max_slots < executor->limits.max_tokens
                                    ? executor->limits.max_slots
                                    : executor->limits.max_tokens;
-    if (!k_stream_has_graphs(executor->stream)) {
+    /* A graph would hold what goes between stages, whose ends may be exchanged. */
+    if (!k_stream_has_graphs(executor->stream) || model_shard(executor->model)->stages > 1) {
         return;
     }
     for (uint32_t n = 1; n < max_batch && graphs->n_batches + 1 < MAX_BATCH_BUCKETS;
@@ -201,10 +219,18 @@ static weft_event_t *mark(const executor_t *executor)
 
 static void run_plainly(executor_t *executor, const step_t *step)
 {
-    if (step->n_tokens > 0) {
-        run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
+    if (step->n_tokens == 0) {
+        return;
+    }
+    run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
+    if (model_shard_is_last(model_shard(executor->model))) {
         run_prompt_logprobs(executor, step);
-        run_sampling(executor, step->n_sampled);
+        if (executor->slices.ranks > 1) {
+            executor_slices_sample(executor, step);
+        } else {
+            run_sampling(executor, step->n_sampled);
+        }
+        run_embeddings(executor, step);
     }
 }
 
@@ -233,7 +259,7 @@ static weft_status_t find_graph(executor_t *executor, step_t *step, const k_grap
 
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
-    outputs_t *outputs = &executor->outputs[executor->n_launched % STEPS_IN_FLIGHT];
+    outputs_t *outputs = &executor->outputs[executor->n_launched % executor->depth];
     const k_graph_t *graph;
     const weft_status_t status = find_graph(executor, step, &graph);
     if (status < 0) {

@@ -58,7 +58,8 @@ static void bind_slots(executor_t *executor, const step_plan_t *plan, step_t *st
 
 static weft_status_t append_blocks(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
-    step->tail.words = take(executor, step, plan->n_blocks * sizeof(k_word_t));
+    const uint32_t n_words = plan->n_blocks + step_plan_told(plan);
+    step->tail.words = take(executor, step, n_words * sizeof(k_word_t));
     k_word_t *words = host_at(step, step->tail.words);
     for (uint32_t i = 0; i < plan->n_blocks; i++) {
         const step_block_t *block = &plan->blocks[i];
@@ -76,6 +77,22 @@ static weft_status_t append_blocks(executor_t *executor, const step_plan_t *plan
         };
     }
     return WEFT_OK;
+}
+
+/* Tokens that another stage sampled join the histories; behind append_blocks' words. */
+static void append_told(executor_t *executor, const step_plan_t *plan, step_t *step)
+{
+    const int32_t *token = plan->tokens + plan->n_tokens - step_plan_told(plan);
+    k_word_t *words = host_at(step, step->tail.words);
+    for (uint32_t i = 0; i < plan->n_rows; i++) {
+        const step_row_t *row = &plan->rows[i];
+        if ((row->flags & STEP_ROW_TOLD) != 0) {
+            words[step->n_words++] = (k_word_t){
+                .at = (uint32_t *)executor_history(executor, row->slot) + row->start,
+                .value = (uint32_t)*token++,
+            };
+        }
+    }
 }
 
 /* ---- rows ---------------------------------------------------------------------------------- */
@@ -116,6 +133,8 @@ static void take_prompt_arrays(executor_t *executor, const step_plan_t *plan, st
             tokens += known_of(executor, &plan->rows[i]);
         }
     }
+    step->tail.embed_rows =
+        take(executor, step, executor->limits.max_embeddings * sizeof(uint32_t));
     step->tail.prompt_seqs = take(executor, step, rows * sizeof(k_seq_t));
     step->tail.prompt_rows = take(executor, step, tokens * sizeof(uint32_t));
     step->tail.prompt_tops = take(executor, step, tokens * sizeof(uint32_t));
@@ -204,6 +223,10 @@ static void stage_row(executor_t *executor, const step_row_t *row, step_t *step)
     if ((row->flags & STEP_ROW_SAMPLE) != 0) {
         stage_sample(executor, row, step);
     }
+    if ((row->flags & STEP_ROW_EMBED) != 0) {
+        uint32_t *rows = host_at(step, step->tail.embed_rows);
+        rows[step->n_embeddings++] = step->n_tokens + row->n_tokens - 1;
+    }
     step->n_tokens += row->n_tokens;
 }
 
@@ -215,7 +238,7 @@ weft_status_t executor_stage(executor_t *executor, const step_plan_t *plan, step
         weft_log_error("%s", diag.text);
         return status;
     }
-    step_t step = {.inputs = &executor->inputs[executor->n_launched % STEPS_IN_FLIGHT]};
+    step_t step = {.inputs = &executor->inputs[executor->n_launched % executor->depth]};
     bind_slots(executor, plan, &step);
     status = append_blocks(executor, plan, &step);
     for (uint32_t i = 0; status >= 0 && i < plan->n_rows; i++) {
@@ -224,6 +247,7 @@ weft_status_t executor_stage(executor_t *executor, const step_plan_t *plan, step
     if (status < 0) {
         return status;
     }
+    append_told(executor, plan, &step);
     take_prompt_arrays(executor, plan, &step);
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         stage_row(executor, &plan->rows[i], &step);

@@ -68,10 +68,19 @@ static void lay_out_mla(const model_config_t *config, size_t rows, size_t bytes,
     act->mla_attended = carve_take(carve, rows * act->mla_attended_stride, bytes);
 }
 
-static void lay_out_activations(const model_config_t *config, const model_limits_t *limits,
-                                k_dtype_t dtype, carve_t *carve, model_activations_t *act)
+/* Whether a layer's branch is something to keep before it meets the residual stream. */
+static bool has_branch(const model_t *model)
 {
-    const size_t rows = limits->max_rows;
+    return model->config.has_post_norms ||
+           (model_shard_is_cut(&model->shard) && model->config.residual_scale != 1);
+}
+
+static void lay_out_activations(const model_t *model, k_dtype_t dtype, carve_t *carve,
+                                model_activations_t *act)
+{
+    const model_config_t *config = &model->config;
+    const size_t outputs = model->limits.max_outputs;
+    const size_t rows = model->limits.max_rows;
     const size_t bytes = k_dtype_info(dtype)->block_bytes;
     act->hidden_stride = padded(config->hidden);
     act->qkv_stride = padded((size_t)model_q_dim(config) + 2 * (size_t)model_kv_dim(config));
@@ -88,12 +97,14 @@ static void lay_out_activations(const model_config_t *config, const model_limits
     act->attended = carve_take(carve, rows * act->attended_stride, bytes);
     act->ffn = carve_take(carve, rows * act->ffn_stride, bytes);
     act->branch =
-        config->has_post_norms ? carve_take(carve, rows * act->hidden_stride, sizeof(float)) : NULL;
+        has_branch(model) ? carve_take(carve, rows * act->hidden_stride, sizeof(float)) : NULL;
+    act->square_sums =
+        graph_adds_square_sums(model) ? carve_take(carve, rows * 2, sizeof(float)) : NULL;
     if (config->experts.count > 0) {
         lay_out_experts(config, rows, bytes, carve, act);
     }
-    act->chosen = carve_take(carve, limits->max_outputs * act->hidden_stride, sizeof(float));
-    act->chosen_normed = carve_take(carve, limits->max_outputs * act->hidden_stride, bytes);
+    act->chosen = carve_take(carve, outputs * act->hidden_stride, sizeof(float));
+    act->chosen_normed = carve_take(carve, outputs * act->hidden_stride, bytes);
 }
 
 /* Every op and kind of attention that the model takes, or the first one missing by name. */
@@ -101,7 +112,7 @@ static weft_status_t check_ops(const model_t *model, const model_source_t *sourc
                                const k_ops_t *ops, weft_diag_t *diag)
 {
     const model_config_t *config = &model->config;
-    const uint32_t needed = graph_ops_of(config);
+    const uint32_t needed = graph_ops_of(model);
     for (uint32_t op = 0; op < K_OP_COUNT; op++) {
         if ((needed >> op & 1) != 0 && !k_ops_has(ops, (k_op_id_t)op)) {
             return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
@@ -129,7 +140,7 @@ static weft_status_t check_ops(const model_t *model, const model_source_t *sourc
 static weft_status_t prepare_weights(model_t *model)
 {
     const size_t layers = model->config.layers;
-    const size_t experts = model->config.experts.count;
+    const size_t experts = model->cut.experts.n;
     const size_t heads = model->config.mla.kv_latent > 0 ? model->config.heads : 0;
     if (experts > 0) {
         model->expert_weights =
@@ -157,10 +168,17 @@ static weft_status_t prepare_weights(model_t *model)
 }
 
 /* A model without memory: its family found, its layers ready to be bound. */
-static weft_status_t prepare(const model_source_t *source, const model_limits_t *limits,
-                             const k_ops_t *ops, weft_diag_t *diag, model_t *model)
+static weft_status_t prepare(const model_source_t *source, const model_shard_t *shard,
+                             const model_limits_t *limits, const k_ops_t *ops, weft_diag_t *diag,
+                             model_t *model)
 {
-    model->config = *model_source_config(source);
+    weft_status_t status = model_source_cut(source, shard, diag, &model->cut);
+    if (status < 0) {
+        return status;
+    }
+    model->whole = model_source_config(source);
+    model->shard = shard == NULL ? (model_shard_t){0} : *shard;
+    model_shard_config(model->whole, &model->cut, &model->config);
     model->limits = *limits;
     model->family = find_family(model->config.family);
     if (model->family == NULL) {
@@ -175,7 +193,7 @@ static weft_status_t prepare(const model_source_t *source, const model_limits_t 
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s: %s of %u elements, at most %u",
                          model_source_path(source), is_mla ? "latents" : "heads", size, most);
     }
-    const weft_status_t status = check_ops(model, source, ops, diag);
+    status = check_ops(model, source, ops, diag);
     if (status < 0) {
         return status;
     }
@@ -192,18 +210,18 @@ static weft_status_t measure(model_t *model, const model_source_t *source, const
     if (status < 0) {
         return status;
     }
-    lay_out_activations(&model->config, &model->limits, ops->act, &activations, &model->act);
+    lay_out_activations(model, ops->act, &activations, &model->act);
     *weights_out = weights.used;
     *activations_out = activations.used;
     return WEFT_OK;
 }
 
-weft_status_t model_memory(const model_source_t *source, const model_limits_t *limits,
-                           const k_ops_t *ops, weft_diag_t *diag, size_t *weights_bytes_out,
-                           size_t *activation_bytes_out)
+weft_status_t model_memory(const model_source_t *source, const model_shard_t *shard,
+                           const model_limits_t *limits, const k_ops_t *ops, weft_diag_t *diag,
+                           size_t *weights_bytes_out, size_t *activation_bytes_out)
 {
     model_t model = {0};
-    weft_status_t status = prepare(source, limits, ops, diag, &model);
+    weft_status_t status = prepare(source, shard, limits, ops, diag, &model);
     if (status >= 0) {
         status = measure(&model, source, ops, diag, weights_bytes_out, activation_bytes_out);
     }
@@ -253,7 +271,7 @@ static weft_status_t load(model_t *model, const model_source_t *source, k_stream
     }
     if (status >= 0) {
         carve_t carve = {.base = model->activations_memory.addr};
-        lay_out_activations(&model->config, &model->limits, stream->ops->act, &carve, &model->act);
+        lay_out_activations(model, stream->ops->act, &carve, &model->act);
         status = reserve_scratch(model, stream);
     }
     if (status >= 0) {
@@ -263,8 +281,9 @@ static weft_status_t load(model_t *model, const model_source_t *source, k_stream
     return status < 0 ? status : k_stream_sync(stream);
 }
 
-weft_status_t model_create(const model_source_t *source, const model_limits_t *limits,
-                           k_stream_t *stream, weft_diag_t *diag, model_t **model_out)
+weft_status_t model_create(const model_source_t *source, const model_shard_t *shard,
+                           const model_limits_t *limits, k_stream_t *stream, weft_diag_t *diag,
+                           model_t **model_out)
 {
     model_t *model = weft_zalloc(sizeof(*model), "model.model");
     if (model == NULL) {
@@ -272,7 +291,7 @@ weft_status_t model_create(const model_source_t *source, const model_limits_t *l
     }
     model->device = stream->device;
 
-    weft_status_t status = prepare(source, limits, stream->ops, diag, model);
+    weft_status_t status = prepare(source, shard, limits, stream->ops, diag, model);
     if (status >= 0) {
         status = load(model, source, stream, diag);
     }
@@ -304,9 +323,40 @@ void model_destroy(model_t *model)
     weft_free(model);
 }
 
+void model_set_tensor(model_t *model, coll_t *tensor)
+{
+    model->shard.tensor = tensor;
+}
+
+void model_set_world(model_t *model, coll_t *world)
+{
+    model->shard.world = world;
+}
+
+const model_shard_t *model_shard(const model_t *model)
+{
+    return &model->shard;
+}
+
 const model_config_t *model_config(const model_t *model)
 {
+    return model->whole;
+}
+
+const model_config_t *model_local_config(const model_t *model)
+{
     return &model->config;
+}
+
+weft_status_t model_local_config_of(const model_source_t *source, const model_shard_t *shard,
+                                    weft_diag_t *diag, model_config_t *config_out)
+{
+    model_cut_t cut;
+    const weft_status_t status = model_source_cut(source, shard, diag, &cut);
+    if (status >= 0) {
+        model_shard_config(model_source_config(source), &cut, config_out);
+    }
+    return status;
 }
 
 const model_limits_t *model_limits(const model_t *model)
@@ -316,11 +366,17 @@ const model_limits_t *model_limits(const model_t *model)
 
 void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
 {
-    model->family->forward(model, stream, batch);
+    const graph_t graph = {model, stream, batch};
+
+    graph_begin(&graph);
+    for (uint32_t i = 0; i < model->config.layers; i++) {
+        model->family->add_layer(&graph, i);
+    }
+    graph_end(&graph);
 }
 
-void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
-                  float *logits)
+const void *model_hidden(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
+                         size_t *stride_out)
 {
     const model_activations_t *act = &model->act;
     const k_gather_rows_args_t gather = {
@@ -346,14 +402,24 @@ void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint
     };
     stream->ops->gather_rows(stream, &gather);
     stream->ops->rms_norm(stream, &norm);
-    const graph_out_t out = {logits, K_F32, model->config.vocab, K_OUT_STORE};
-    graph_linear(stream, &model->output, act->chosen_normed, act->hidden_stride, &out, n);
+    *stride_out = act->hidden_stride;
+    return act->chosen_normed;
+}
+
+void model_logits(model_t *model, k_stream_t *stream, const uint32_t *rows, uint32_t n,
+                  float *logits)
+{
+    const uint32_t tokens = model->output.rows;
+    size_t stride;
+    const void *hidden = model_hidden(model, stream, rows, n, &stride);
+    const graph_out_t out = {logits, K_F32, tokens, K_OUT_STORE};
+    graph_linear(stream, &model->output, hidden, stride, &out, n);
     if (model->config.logit_softcap > 0) {
         const k_softcap_args_t cap = {
             .x = logits,
             .rows = n,
-            .dim = model->config.vocab,
-            .x_stride = model->config.vocab,
+            .dim = tokens,
+            .x_stride = tokens,
             .cap = model->config.logit_softcap,
         };
         stream->ops->softcap(stream, &cap);

@@ -6,30 +6,42 @@
 #include "runtime/model_bind_priv.h"
 #include "runtime/rope_table.h"
 
-/* The embedding, and the output matrix, which may be the same. */
-static weft_status_t bind_vocabulary(model_binder_t *binder, const model_config_t *config,
-                                     model_t *model)
+static weft_status_t bind_embedding(model_binder_t *binder, model_t *model)
 {
     model_tensor_t table;
-    weft_status_t status =
-        model_bind_find(binder, MODEL_TENSOR_EMBEDDING, 0, config->vocab, config->hidden, &table);
+    weft_status_t status = model_bind_find(binder, MODEL_TENSOR_EMBEDDING, 0, &table);
     if (status >= 0) {
         status = model_bind_check_supported(binder, &table);
     }
-    if (status < 0) {
-        return status;
+    return status < 0 ? status
+                      : model_bind_weight(binder, &table, 1, K_WEIGHT_ROWS, &model->embedding);
+}
+
+static weft_status_t bind_output(model_binder_t *binder, const model_config_t *config,
+                                 model_t *model)
+{
+    const weft_status_t status =
+        model_bind_scaled(binder, MODEL_TENSOR_OUTPUT_NORM, 0, config->norm_offset,
+                          config->logit_scale, &model->output_norm);
+    if (status < 0 || !config->is_embedding_tied) {
+        return status < 0 ? status
+                          : model_bind_matrix(binder, MODEL_TENSOR_OUTPUT, 0, &model->output);
     }
-    status = model_bind_weight(binder, &table, 1, K_WEIGHT_ROWS, &model->embedding);
-    if (status < 0) {
-        return status;
+    model->output = (model_linear_t){
+        .parts = {model->embedding}, .n_parts = 1, .rows = model->embedding.rows};
+    return WEFT_OK;
+}
+
+/* The embedding is the first stage's and the output the last's; they may be the same matrix. */
+static weft_status_t bind_vocabulary(model_binder_t *binder, const model_config_t *config,
+                                     model_t *model)
+{
+    const bool is_last = model_shard_is_last(&model->shard);
+    weft_status_t status = WEFT_OK;
+    if (model_shard_is_first(&model->shard) || (is_last && config->is_embedding_tied)) {
+        status = bind_embedding(binder, model);
     }
-    if (config->is_embedding_tied) {
-        model->output =
-            (model_linear_t){.parts = {model->embedding}, .n_parts = 1, .rows = config->vocab};
-        return WEFT_OK;
-    }
-    return model_bind_matrix(binder, MODEL_TENSOR_OUTPUT, 0, config->vocab, config->hidden,
-                             &model->output);
+    return status < 0 || !is_last ? status : bind_output(binder, config, model);
 }
 
 /* Divisors of the rotation's frequencies, in the second half of staging; NULL: none. */
@@ -52,7 +64,7 @@ static weft_status_t read_factors(model_binder_t *binder, const model_rope_t *ro
     const model_tensor_id_t id = rope->kind == MODEL_ROPE_FACTORS ? MODEL_TENSOR_ROPE_FREQS
                                  : is_long                        ? MODEL_TENSOR_ROPE_LONG
                                                                   : MODEL_TENSOR_ROPE_SHORT;
-    const weft_status_t status = model_bind_find(binder, id, 0, 1, pairs, &tensor);
+    const weft_status_t status = model_bind_find(binder, id, 0, &tensor);
     if (status >= 0) {
         k_dequantize(tensor.dtype, tensor.data, factors, pairs);
         *factors_out = factors;
@@ -96,10 +108,6 @@ static weft_status_t bind_all(model_binder_t *binder, model_t *model)
             status = model_bind_ffn(binder, config, i, &model->layers[i]);
         }
     }
-    if (status >= 0) {
-        status = model_bind_scaled(binder, MODEL_TENSOR_OUTPUT_NORM, 0, config->hidden,
-                                   config->norm_offset, config->logit_scale, &model->output_norm);
-    }
     return status;
 }
 
@@ -142,13 +150,14 @@ static weft_status_t bind_to_memory(model_binder_t *binder, model_t *model)
 weft_status_t model_bind(model_t *model, const model_source_t *source, const k_ops_t *ops,
                          k_stream_t *stream, carve_t *carve, weft_diag_t *diag)
 {
-    const model_config_t *config = &model->config;
+    const model_config_t *config = model_source_config(source);
     const size_t factors = (size_t)config->rope.dim + config->local_rope.dim + 1;
     const size_t longest = (size_t)config->hidden + model_q_dim(config) + config->intermediate +
                            config->experts.intermediate + config->experts.count +
                            config->mla.q_latent + config->mla.kv_latent;
     model_binder_t binder = {
         .source = source,
+        .cut = &model->cut,
         .ops = ops,
         .stream = stream,
         .carve = carve,

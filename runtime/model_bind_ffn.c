@@ -7,14 +7,12 @@ static weft_status_t bind_gate_up(model_binder_t *binder, const model_config_t *
                                   uint32_t layer, model_linear_t *linear)
 {
     static const model_tensor_id_t ids[] = {MODEL_TENSOR_FFN_GATE, MODEL_TENSOR_FFN_UP};
-    const uint32_t rows[] = {config->intermediate, config->intermediate};
     model_tensor_t tensors[MODEL_LINEAR_PARTS];
+    uint32_t n;
     if (config->is_fused) {
-        return model_bind_matrix(binder, MODEL_TENSOR_FFN_GATE_UP, layer, rows[0] + rows[1],
-                                 config->hidden, linear);
+        return model_bind_matrix(binder, MODEL_TENSOR_FFN_GATE_UP, layer, linear);
     }
-    const weft_status_t status =
-        model_bind_find_parts(binder, ids, rows, 2, layer, config->hidden, tensors);
+    const weft_status_t status = model_bind_find_parts(binder, ids, 2, layer, tensors, &n);
     if (status < 0) {
         return status;
     }
@@ -34,19 +32,17 @@ static weft_status_t bind_dense(model_binder_t *binder, const model_config_t *co
 {
     const weft_status_t status = bind_gate_up(binder, config, index, &layer->gate_up);
     return status < 0 ? status
-                      : model_bind_matrix(binder, MODEL_TENSOR_FFN_DOWN, index, config->hidden,
-                                          config->intermediate, &layer->down);
+                      : model_bind_matrix(binder, MODEL_TENSOR_FFN_DOWN, index, &layer->down);
 }
 
 /* One weight of the n matrices of an expert; all of one type. */
 static weft_status_t bind_expert(model_binder_t *binder, const model_tensor_id_t *ids, uint32_t n,
-                                 uint32_t layer, uint32_t expert, uint32_t rows, uint32_t columns,
-                                 k_weight_t *weight)
+                                 uint32_t layer, uint32_t expert, k_weight_t *weight)
 {
     model_tensor_t tensors[MODEL_LINEAR_PARTS];
     for (uint32_t i = 0; i < n; i++) {
         const model_tensor_key_t key = {.id = ids[i], .layer = layer, .expert = expert};
-        weft_status_t status = model_bind_find_key(binder, key, rows, columns, &tensors[i]);
+        weft_status_t status = model_bind_find_key(binder, key, &tensors[i]);
         if (status >= 0) {
             status = model_bind_check_supported(binder, &tensors[i]);
         }
@@ -63,17 +59,16 @@ static weft_status_t bind_expert(model_binder_t *binder, const model_tensor_id_t
 }
 
 /* [experts, the rows of all n tensors]: each expert's biases one after another. */
-static weft_status_t bind_expert_bias(model_binder_t *binder, const model_config_t *config,
-                                      const model_tensor_id_t *ids, uint32_t n, uint32_t layer,
-                                      uint32_t columns, const float **bias_out)
+static weft_status_t bind_expert_bias(model_binder_t *binder, const model_tensor_id_t *ids,
+                                      uint32_t n, uint32_t layer, uint32_t columns,
+                                      const float **bias_out)
 {
-    const uint32_t experts = config->experts.count;
+    const uint32_t experts = binder->cut->experts.n;
     const model_place_t place = model_bind_take_vector(binder, (size_t)experts * n * columns);
     *bias_out = place.device;
     for (uint32_t i = 0; i < n; i++) {
         model_tensor_t tensor;
-        const weft_status_t status =
-            model_bind_find(binder, ids[i], layer, experts, columns, &tensor);
+        const weft_status_t status = model_bind_find(binder, ids[i], layer, &tensor);
         if (status < 0) {
             return status;
         }
@@ -94,15 +89,15 @@ static weft_status_t bind_expert_biases(model_binder_t *binder, const model_conf
                                                 MODEL_TENSOR_EXPERT_UP_BIAS};
     static const model_tensor_id_t down[] = {MODEL_TENSOR_EXPERT_DOWN_BIAS};
     const model_experts_t *experts = &config->experts;
-    weft_status_t status =
-        model_bind_bias(binder, router, &experts->count, 1, index, &layer->router);
+    const bool are_dealt_out = binder->cut->experts.n < experts->count;
+    weft_status_t status = model_bind_bias(binder, router, 1, index, &layer->router);
     if (status >= 0) {
-        status = bind_expert_bias(binder, config, gate_up, 2, index, experts->intermediate,
+        status = bind_expert_bias(binder, gate_up, 2, index, experts->intermediate,
                                   &layer->expert_gate_up_bias);
     }
-    if (status >= 0) {
-        status = bind_expert_bias(binder, config, down, 1, index, config->hidden,
-                                  &layer->expert_down_bias);
+    /* Of an expert whose parts are added up, one part has it. */
+    if (status >= 0 && (are_dealt_out || binder->cut->is_first)) {
+        status = bind_expert_bias(binder, down, 1, index, config->hidden, &layer->expert_down_bias);
     }
     return status;
 }
@@ -112,16 +107,14 @@ static weft_status_t bind_shared(model_binder_t *binder, const model_config_t *c
                                  uint32_t index, model_layer_t *layer)
 {
     static const model_tensor_id_t gate_up[] = {MODEL_TENSOR_SHARED_GATE, MODEL_TENSOR_SHARED_UP};
-    const uint32_t size = config->experts.shared_intermediate;
-    const uint32_t rows[] = {size, size};
-    if (size == 0) {
+    if (config->experts.shared_intermediate == 0) {
         return WEFT_OK;
     }
     const weft_status_t status =
-        model_bind_linear(binder, gate_up, rows, 2, index, config->hidden, &layer->shared_gate_up);
-    return status < 0 ? status
-                      : model_bind_matrix(binder, MODEL_TENSOR_SHARED_DOWN, index, config->hidden,
-                                          size, &layer->shared_down);
+        model_bind_linear(binder, gate_up, 2, index, &layer->shared_gate_up);
+    return status < 0
+               ? status
+               : model_bind_matrix(binder, MODEL_TENSOR_SHARED_DOWN, index, &layer->shared_down);
 }
 
 static weft_status_t bind_experts(model_binder_t *binder, const model_config_t *config,
@@ -130,24 +123,20 @@ static weft_status_t bind_experts(model_binder_t *binder, const model_config_t *
     static const model_tensor_id_t gate_up[] = {MODEL_TENSOR_EXPERT_GATE, MODEL_TENSOR_EXPERT_UP};
     static const model_tensor_id_t down[] = {MODEL_TENSOR_EXPERT_DOWN};
     const model_experts_t *experts = &config->experts;
-    weft_status_t status = model_bind_matrix(binder, MODEL_TENSOR_ROUTER, index, experts->count,
-                                             config->hidden, &layer->router);
+    weft_status_t status = model_bind_matrix(binder, MODEL_TENSOR_ROUTER, index, &layer->router);
     if (status >= 0 && experts->has_linear_bias) {
         status = bind_expert_biases(binder, config, index, layer);
     }
     if (status >= 0 && experts->has_bias) {
-        status = model_bind_vector(binder, MODEL_TENSOR_SCORE_BIAS, index, experts->count,
-                                   &layer->score_bias);
+        status = model_bind_vector(binder, MODEL_TENSOR_SCORE_BIAS, index, &layer->score_bias);
     }
     if (status >= 0) {
         status = bind_shared(binder, config, index, layer);
     }
-    for (uint32_t e = 0; status >= 0 && e < experts->count; e++) {
-        status = bind_expert(binder, gate_up, 2, index, e, experts->intermediate, config->hidden,
-                             &layer->expert_gate_up[e]);
+    for (uint32_t e = 0; status >= 0 && e < binder->cut->experts.n; e++) {
+        status = bind_expert(binder, gate_up, 2, index, e, &layer->expert_gate_up[e]);
         if (status >= 0) {
-            status = bind_expert(binder, down, 1, index, e, config->hidden, experts->intermediate,
-                                 &layer->expert_down[e]);
+            status = bind_expert(binder, down, 1, index, e, &layer->expert_down[e]);
         }
     }
     return status;
@@ -156,16 +145,15 @@ static weft_status_t bind_experts(model_binder_t *binder, const model_config_t *
 weft_status_t model_bind_ffn(model_binder_t *binder, const model_config_t *config, uint32_t index,
                              model_layer_t *layer)
 {
-    weft_status_t status =
-        model_bind_norm(binder, config, config->has_pre_norms, MODEL_TENSOR_FFN_NORM, index,
-                        config->hidden, &layer->ffn_norm);
+    weft_status_t status = model_bind_norm(binder, config, config->has_pre_norms,
+                                           MODEL_TENSOR_FFN_NORM, index, &layer->ffn_norm);
     if (status >= 0) {
         status = model_layer_has_experts(config, index) ? bind_experts(binder, config, index, layer)
                                                         : bind_dense(binder, config, index, layer);
     }
     if (status >= 0) {
         status = model_bind_norm(binder, config, config->has_post_norms, MODEL_TENSOR_FFN_POST_NORM,
-                                 index, config->hidden, &layer->ffn_post_norm);
+                                 index, &layer->ffn_post_norm);
     }
     return status;
 }

@@ -1,31 +1,82 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tensors found and brought to where they are computed with: vectors, matrices. */
+#include <assert.h>
 #include <inttypes.h>
 
 #include "base/alloc.h"
 #include "runtime/model_bind_priv.h"
 
-weft_status_t model_bind_find_key(model_binder_t *binder, model_tensor_key_t key, uint32_t rows,
-                                  uint32_t columns, model_tensor_t *tensor_out)
+/* ---- finding ------------------------------------------------------------------------------- */
+
+static weft_status_t find_whole(model_binder_t *binder, const model_tensor_share_t *share,
+                                model_tensor_t *tensor_out)
 {
-    const weft_status_t status = model_source_find(binder->source, key, binder->diag, tensor_out);
+    const weft_status_t status =
+        model_source_find(binder->source, share->key, binder->diag, tensor_out);
     if (status < 0) {
         return status;
     }
-    if (tensor_out->rows != rows || tensor_out->columns != columns) {
+    if (tensor_out->rows != share->rows || tensor_out->columns != share->columns) {
         return weft_diag(binder->diag, WEFT_ERR_MALFORMED,
-                         "%s: tensor %s: is [%" PRIu64 ", %" PRIu64 "], should be [%u, %u]",
+                         "%s: tensor %s: is [%" PRIu64 ", %" PRIu64 "], should be [%" PRIu64
+                         ", %" PRIu64 "]",
                          model_source_path(binder->source), tensor_out->name, tensor_out->rows,
-                         tensor_out->columns, rows, columns);
+                         tensor_out->columns, share->rows, share->columns);
     }
     return WEFT_OK;
 }
 
+static weft_status_t check_blocks(model_binder_t *binder, const model_tensor_t *tensor,
+                                  const model_range_t *columns)
+{
+    const uint32_t block = k_dtype_info(tensor->dtype)->block_elements;
+    if (columns->first % block == 0 && columns->n % block == 0) {
+        return WEFT_OK;
+    }
+    return weft_diag(binder->diag, WEFT_ERR_UNSUPPORTED,
+                     "%s: tensor %s: columns %u to %u, a rank's, begin or end within a block of %u",
+                     model_source_path(binder->source), tensor->name, columns->first,
+                     columns->first + columns->n, block);
+}
+
+/* One tensor's parts, a run of rows each. tensors [at most MODEL_TENSOR_RUNS] */
+static weft_status_t find_runs(model_binder_t *binder, model_tensor_key_t key,
+                               model_tensor_t *tensors, uint32_t *n_out)
+{
+    const model_config_t *config = model_source_config(binder->source);
+    const model_tensor_share_t share = model_tensor_share_of(config, binder->cut, key);
+    model_tensor_t whole;
+    weft_status_t status = find_whole(binder, &share, &whole);
+    if (status >= 0) {
+        status = check_blocks(binder, &whole, &share.column_run);
+    }
+    for (uint32_t i = 0; status >= 0 && i < share.n_row_runs; i++) {
+        tensors[i] = whole;
+        model_tensor_take_rows(&tensors[i], share.row_runs[i].first, share.row_runs[i].n);
+        model_tensor_take_columns(&tensors[i], share.column_run.first, share.column_run.n);
+    }
+    *n_out = share.n_row_runs;
+    return status;
+}
+
+weft_status_t model_bind_find_key(model_binder_t *binder, model_tensor_key_t key,
+                                  model_tensor_t *tensor_out)
+{
+    model_tensor_t runs[MODEL_TENSOR_RUNS];
+    uint32_t n = 0;
+    const weft_status_t status = find_runs(binder, key, runs, &n);
+    if (status >= 0) {
+        assert(n == 1);
+        *tensor_out = runs[0];
+    }
+    return status;
+}
+
 weft_status_t model_bind_find(model_binder_t *binder, model_tensor_id_t id, uint32_t layer,
-                              uint32_t rows, uint32_t columns, model_tensor_t *tensor_out)
+                              model_tensor_t *tensor_out)
 {
     const model_tensor_key_t key = {.id = id, .layer = layer};
-    return model_bind_find_key(binder, key, rows, columns, tensor_out);
+    return model_bind_find_key(binder, key, tensor_out);
 }
 
 /* ---- vectors ------------------------------------------------------------------------------- */
@@ -52,49 +103,48 @@ static void fill(const model_binder_t *binder, const model_tensor_t *tensor, flo
 }
 
 weft_status_t model_bind_scaled(model_binder_t *binder, model_tensor_id_t id, uint32_t layer,
-                                uint32_t n, float offset, float scale, const float **vector_out)
+                                float offset, float scale, const float **vector_out)
 {
     model_tensor_t tensor;
-    const weft_status_t status = model_bind_find(binder, id, layer, 1, n, &tensor);
+    const weft_status_t status = model_bind_find(binder, id, layer, &tensor);
     if (status < 0) {
         return status;
     }
-    const model_place_t place = model_bind_take_vector(binder, n);
+    const model_place_t place = model_bind_take_vector(binder, tensor.columns);
     *vector_out = place.device;
     fill(binder, &tensor, offset, scale, place.host);
     return WEFT_OK;
 }
 
 weft_status_t model_bind_vector(model_binder_t *binder, model_tensor_id_t id, uint32_t layer,
-                                uint32_t n, const float **vector_out)
+                                const float **vector_out)
 {
-    return model_bind_scaled(binder, id, layer, n, 0, 1, vector_out);
+    return model_bind_scaled(binder, id, layer, 0, 1, vector_out);
 }
 
 weft_status_t model_bind_norm(model_binder_t *binder, const model_config_t *config, bool is_there,
-                              model_tensor_id_t id, uint32_t layer, uint32_t n,
-                              const float **vector_out)
+                              model_tensor_id_t id, uint32_t layer, const float **vector_out)
 {
-    return is_there ? model_bind_scaled(binder, id, layer, n, config->norm_offset, 1, vector_out)
+    return is_there ? model_bind_scaled(binder, id, layer, config->norm_offset, 1, vector_out)
                     : WEFT_OK;
 }
 
-weft_status_t model_bind_bias(model_binder_t *binder, const model_tensor_id_t *ids,
-                              const uint32_t *rows, uint32_t n, uint32_t layer,
-                              model_linear_t *linear)
+weft_status_t model_bind_bias(model_binder_t *binder, const model_tensor_id_t *ids, uint32_t n,
+                              uint32_t layer, model_linear_t *linear)
 {
     const model_place_t place = model_bind_take_vector(binder, linear->rows);
-    uint32_t at = 0;
+    uint64_t at = 0;
     linear->bias = place.device;
     for (uint32_t i = 0; i < n; i++) {
         model_tensor_t tensor;
-        const weft_status_t status = model_bind_find(binder, ids[i], layer, 1, rows[i], &tensor);
+        const weft_status_t status = model_bind_find(binder, ids[i], layer, &tensor);
         if (status < 0) {
             return status;
         }
         fill(binder, &tensor, 0, 1, place.host == NULL ? NULL : place.host + at);
-        at += rows[i];
+        at += tensor.columns;
     }
+    assert(at == linear->rows);
     return WEFT_OK;
 }
 
@@ -202,14 +252,22 @@ static uint32_t fusable(const model_binder_t *binder, const model_tensor_t *tens
 }
 
 weft_status_t model_bind_find_parts(model_binder_t *binder, const model_tensor_id_t *ids,
-                                    const uint32_t *rows, uint32_t n, uint32_t layer,
-                                    uint32_t columns, model_tensor_t tensors[MODEL_LINEAR_PARTS])
+                                    uint32_t n, uint32_t layer,
+                                    model_tensor_t tensors[MODEL_LINEAR_PARTS], uint32_t *n_out)
 {
     weft_status_t status = WEFT_OK;
+    *n_out = 0;
     for (uint32_t i = 0; status >= 0 && i < n; i++) {
-        status = model_bind_find(binder, ids[i], layer, rows[i], columns, &tensors[i]);
+        const model_tensor_key_t key = {.id = ids[i], .layer = layer};
+        model_tensor_t runs[MODEL_TENSOR_RUNS];
+        uint32_t n_runs = 0;
+        status = find_runs(binder, key, runs, &n_runs);
         if (status >= 0) {
-            status = model_bind_check_supported(binder, &tensors[i]);
+            status = model_bind_check_supported(binder, &runs[0]);
+        }
+        for (uint32_t r = 0; status >= 0 && r < n_runs; r++) {
+            assert(*n_out < MODEL_LINEAR_PARTS);
+            tensors[(*n_out)++] = runs[r];
         }
     }
     return status;
@@ -230,18 +288,17 @@ weft_status_t model_bind_parts(model_binder_t *binder, const model_tensor_t *ten
     return status;
 }
 
-weft_status_t model_bind_linear(model_binder_t *binder, const model_tensor_id_t *ids,
-                                const uint32_t *rows, uint32_t n, uint32_t layer, uint32_t columns,
-                                model_linear_t *linear)
+weft_status_t model_bind_linear(model_binder_t *binder, const model_tensor_id_t *ids, uint32_t n,
+                                uint32_t layer, model_linear_t *linear)
 {
     model_tensor_t tensors[MODEL_LINEAR_PARTS];
-    const weft_status_t status =
-        model_bind_find_parts(binder, ids, rows, n, layer, columns, tensors);
-    return status < 0 ? status : model_bind_parts(binder, tensors, n, linear);
+    uint32_t parts;
+    const weft_status_t status = model_bind_find_parts(binder, ids, n, layer, tensors, &parts);
+    return status < 0 ? status : model_bind_parts(binder, tensors, parts, linear);
 }
 
 weft_status_t model_bind_matrix(model_binder_t *binder, model_tensor_id_t id, uint32_t layer,
-                                uint32_t rows, uint32_t columns, model_linear_t *linear)
+                                model_linear_t *linear)
 {
-    return model_bind_linear(binder, &id, &rows, 1, layer, columns, linear);
+    return model_bind_linear(binder, &id, 1, layer, linear);
 }

@@ -91,6 +91,13 @@ typedef enum model_int4 {
     MODEL_INT4_AWQ      /* Lin et al. 2023 */
 } model_int4_t;
 
+/* How hidden states become an embedding, where the file says so. */
+typedef enum model_pooling {
+    MODEL_POOL_NONE,
+    MODEL_POOL_LAST, /* that of the last token */
+    MODEL_POOL_OTHER
+} model_pooling_t;
+
 /* A set of layers. */
 typedef struct model_layers {
     uint64_t bits[MODEL_MAX_LAYERS / 64];
@@ -138,7 +145,9 @@ typedef struct model_config {
     uint32_t f8_tile_rows; /* of E4M3 weights with a scale a tile */
     uint32_t f8_tile_columns;
     model_int4_t int4;
-    uint32_t int4_group;        /* columns that share a scale; 0: all */
+    uint32_t int4_group; /* columns that share a scale; 0: all */
+    model_pooling_t pooling;
+    bool has_bare_names;        /* checkpoints of embedding models: tensors without "model." */
     int32_t bos;                /* -1: none */
     int32_t eos[MODEL_MAX_EOS]; /* generation ends at any of them */
     uint32_t n_eos;

@@ -198,6 +198,13 @@ static void read_experts(model_gguf_reader_t *f, model_config_t *config)
     experts->renormalizes = true;
 }
 
+/* 0: none; then the mean, the first token's, the last token's … */
+static void read_pooling(model_gguf_reader_t *f, model_config_t *config)
+{
+    const uint32_t type = model_gguf_u32(f, "pooling_type", 0);
+    config->pooling = type == 0 ? MODEL_POOL_NONE : type == 3 ? MODEL_POOL_LAST : MODEL_POOL_OTHER;
+}
+
 static void read_fields(model_gguf_reader_t *f, model_config_t *config)
 {
     read_name(f->gguf, config);
@@ -217,6 +224,7 @@ static void read_fields(model_gguf_reader_t *f, model_config_t *config)
     }
     read_experts(f, config);
     read_rope(f, config);
+    read_pooling(f, config);
 }
 
 /* ---- tokens -------------------------------------------------------------------------------- */

@@ -108,9 +108,10 @@ typedef struct rope_row {
     rope_read_fn read;
 } rope_row_t;
 
+/* Phi-3's first checkpoints call longrope "su". */
 static const rope_row_t rope_rows[] = {
     {"default", read_rope_plain}, {"linear", read_rope_linear}, {"llama3", read_rope_llama3},
-    {"yarn", read_rope_yarn},     {"longrope", read_rope_long},
+    {"yarn", read_rope_yarn},     {"longrope", read_rope_long}, {"su", read_rope_long},
 };
 
 static void read_scaling(json_reader_t *scaling, const char *kind, model_config_t *config)

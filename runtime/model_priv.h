@@ -42,10 +42,10 @@ typedef struct model_layer {
     const float *score_bias;
     model_linear_t shared_gate_up;
     model_linear_t shared_down;
-    k_weight_t *expert_gate_up;       /* [experts.count] */
-    k_weight_t *expert_down;          /* [experts.count] */
-    const float *expert_gate_up_bias; /* [experts.count, 2 · intermediate] */
-    const float *expert_down_bias;    /* [experts.count, hidden] */
+    k_weight_t *expert_gate_up;       /* [cut.experts.n] */
+    k_weight_t *expert_down;          /* [cut.experts.n] */
+    const float *expert_gate_up_bias; /* [cut.experts.n, 2 · intermediate] */
+    const float *expert_down_bias;    /* [cut.experts.n, hidden] */
 } model_layer_t;
 
 /* What choosing experts and computing them needs; all device memory. slots = rows · used */
@@ -67,7 +67,8 @@ typedef struct model_activations {
     void *qkv;
     void *attended;
     void *ffn;           /* gate, then up; or their product */
-    float *branch;       /* what a layer will add, before its norm; NULL without such norms */
+    float *branch;       /* what a layer will add, before its norm or scale; NULL without such */
+    float *square_sums;  /* [max_rows, 2] of q and k that are normed over all ranks; else NULL */
     float *chosen;       /* [max_outputs] rows of hidden */
     void *chosen_normed; /* [max_outputs] */
     size_t hidden_stride;
@@ -83,17 +84,23 @@ typedef struct model_activations {
     model_expert_act_t expert;
 } model_activations_t;
 
+struct graph; /* models/graph.h */
+
 /*
- * A row of models.def: the graph from token ids to the last hidden states, in runtime/models/<name>.c
- * beside model_family_config_<name>.
+ * A row of models.def: what a layer does to the hidden states, in runtime/models/<name>.c beside
+ * model_family_config_<name>.
  */
 typedef struct model_family {
     const char *name;
-    void (*forward)(model_t *model, k_stream_t *stream, const model_batch_t *batch);
+    void (*add_layer)(const struct graph *graph, uint32_t index);
 } model_family_t;
 
 struct model {
-    model_config_t config;
+    const model_config_t *whole; /* the source's */
+    model_shard_t shard;
+    model_cut_t cut;
+    model_config_t
+        config; /* of this rank: fewer layers, heads, widths; all graphs compute with it */
     model_limits_t limits;
     const model_family_t *family;
     weft_device_t *device;

@@ -242,6 +242,26 @@ static void name_after_path(model_source_t *source)
     snprintf(source->config.name, sizeof(source->config.name), "%.*s", (int)(end - start), start);
 }
 
+/*
+ * Models for embeddings come without the "model." of their tensors' names, and often without a head:
+ * nothing asks for one.
+ */
+static void settle_names(model_source_t *source)
+{
+    const model_tensor_key_t embedding = {.id = MODEL_TENSOR_EMBEDDING};
+    const model_tensor_key_t output = {.id = MODEL_TENSOR_OUTPUT};
+    model_tensor_t tensor;
+    if (source->gguf == NULL && model_source_find(source, embedding, NULL, &tensor) < 0) {
+        source->config.has_bare_names = true;
+        source->config.has_bare_names =
+            model_source_find(source, embedding, NULL, &tensor) == WEFT_OK;
+    }
+    if (source->config.pooling != MODEL_POOL_NONE &&
+        model_source_find(source, output, NULL, &tensor) < 0) {
+        source->config.is_embedding_tied = true;
+    }
+}
+
 static weft_status_t fill(model_source_t *source, const char *path, weft_diag_t *diag)
 {
     source->path = weft_arena_strdup(&source->arena, path);
@@ -251,6 +271,9 @@ static weft_status_t fill(model_source_t *source, const char *path, weft_diag_t 
     weft_status_t status = open_path(source, diag);
     if (status == WEFT_OK) {
         status = sort_tensors(source);
+    }
+    if (status == WEFT_OK) {
+        settle_names(source);
     }
     if (status == WEFT_OK && source->config.name[0] == '\0') {
         name_after_path(source);

@@ -36,6 +36,7 @@ typedef enum model_form {
     MODEL_FORM_F8_WIDE, /* E4M3 with scales, brought to F32: rows or (step 1) columns from start */
     MODEL_FORM_MXFP4,   /* nibbles in one tensor, scales in another: dtype is K_MXFP4 */
     MODEL_FORM_INT4,    /* packed numbers, zeros and scales in three tensors: dtype is K_I4_32 */
+    MODEL_FORM_SLICE,   /* as ROWS, but the next row begins a stride further */
     MODEL_FORM_STEPS,   /* element c of a row is number start + c · step there */
     MODEL_FORM_COLUMNS  /* rows are columns start + r · step of a matrix */
 } model_form_t;
@@ -51,7 +52,9 @@ typedef struct model_tensor {
     model_form_t form; /* other than ROWS: read rows by model_tensor_read */
     uint32_t start;
     uint32_t step;
-    uint64_t stride;         /* elements between the file's rows */
+    uint64_t stride;    /* elements between the file's rows; INT4: its rows */
+    uint64_t first_row; /* of a slice: where in the file's matrix it begins. F8, MXFP4, INT4 */
+    uint64_t first_column;
     const char *scales_name; /* NULL: none */
     const void *scales;
     k_dtype_t scales_dtype;
@@ -84,6 +87,14 @@ weft_status_t model_source_find(const model_source_t *source, model_tensor_key_t
 weft_status_t model_source_require(const model_source_t *source, model_tensor_key_t key,
                                    uint64_t rows, uint64_t columns, weft_diag_t *diag,
                                    model_tensor_t *tensor_out);
+
+/* Narrows it to some of its rows, or of its columns: these are whole blocks of its dtype. */
+void model_tensor_take_rows(model_tensor_t *tensor, uint64_t first, uint64_t n);
+void model_tensor_take_columns(model_tensor_t *tensor, uint64_t first, uint64_t n);
+
+/* What a rank holds of the model, given how the file's blocks lie: model_shard_cut. */
+weft_status_t model_source_cut(const model_source_t *source, const model_shard_t *shard,
+                               weft_diag_t *diag, model_cut_t *cut_out);
 
 /* Rows [first, first + n) of any form, in rows of its dtype. */
 void model_tensor_read(const model_tensor_t *tensor, uint64_t first, uint64_t n, void *rows_out);

@@ -103,9 +103,11 @@ static float scale_of(const model_tensor_t *tensor, uint64_t row, uint64_t colum
 
 static void read_f8(const model_tensor_t *tensor, uint64_t row, uint8_t *out)
 {
-    const uint8_t *from = (const uint8_t *)tensor->data + row * tensor->columns;
+    const uint64_t file_row = tensor->first_row + row;
+    const uint8_t *from =
+        (const uint8_t *)tensor->data + file_row * tensor->stride + tensor->first_column;
     for (uint64_t c = 0; c < tensor->columns; c += BLOCK) {
-        const float scale = scale_of(tensor, row, c);
+        const float scale = scale_of(tensor, file_row, tensor->first_column + c);
         memcpy(out, &scale, sizeof(scale));
         memcpy(out + sizeof(scale), from + c, BLOCK);
         out += sizeof(scale) + BLOCK;
@@ -201,10 +203,12 @@ static weft_status_t find_mxfp4(const model_source_t *source, const model_tensor
 /* Nibbles in order, to those of K_MXFP4: elements i and i + 16 share a byte. */
 static void read_mxfp4(const model_tensor_t *tensor, uint64_t row, uint8_t *out)
 {
-    const uint64_t at = (tensor->start + row * tensor->step) * tensor->stride;
+    const uint64_t file_row = tensor->start + (tensor->first_row + row) * tensor->step;
+    const uint64_t at = file_row * tensor->stride + tensor->first_column / BLOCK;
     const uint8_t *scales = (const uint8_t *)tensor->scales + at;
     const uint8_t *from = (const uint8_t *)tensor->data + at * (BLOCK / 2);
-    for (uint64_t b = 0; b < tensor->stride; b++, from += BLOCK / 2, out += 1 + BLOCK / 2) {
+    for (uint64_t b = 0; b < tensor->columns / BLOCK;
+         b++, from += BLOCK / 2, out += 1 + BLOCK / 2) {
         out[0] = scales[b];
         for (uint32_t i = 0; i < BLOCK / 2; i++) {
             const uint8_t low = from[i / 2] >> (i % 2 * 4) & 15;
@@ -318,6 +322,13 @@ static void read_elements(const model_tensor_t *tensor, uint64_t row, uint8_t *o
     }
 }
 
+static void read_slice(const model_tensor_t *tensor, uint64_t row, size_t row_bytes, uint8_t *out)
+{
+    const k_dtype_info_t *info = k_dtype_info(tensor->dtype);
+    const uint64_t stride_bytes = tensor->stride / info->block_elements * info->block_bytes;
+    memcpy(out, (const char *)tensor->data + row * stride_bytes, row_bytes);
+}
+
 void model_tensor_read(const model_tensor_t *tensor, uint64_t first, uint64_t n, void *rows_out)
 {
     size_t row_bytes = 0;
@@ -334,7 +345,9 @@ void model_tensor_read(const model_tensor_t *tensor, uint64_t first, uint64_t n,
         return;
     }
     for (uint64_t row = first; row < first + n; row++, out += row_bytes) {
-        if (tensor->form == MODEL_FORM_F8) {
+        if (tensor->form == MODEL_FORM_SLICE) {
+            read_slice(tensor, row, row_bytes, out);
+        } else if (tensor->form == MODEL_FORM_F8) {
             read_f8(tensor, row, out);
         } else if (tensor->form == MODEL_FORM_F8_WIDE) {
             read_f8_wide(tensor, row, out);

@@ -82,6 +82,7 @@ weft_status_t model_source_find_int4(const model_source_t *source, const char *n
         .data = words->data,
         .bytes = words->bytes,
         .form = MODEL_FORM_INT4,
+        .stride = is_awq ? words->columns * WORD : words->columns,
         .scales_name = scales->name,
         .scales = scales->data,
         .scales_dtype = scales->dtype,
@@ -103,19 +104,22 @@ weft_status_t model_source_find_int4(const model_source_t *source, const char *n
     return WEFT_OK;
 }
 
+/* ---- reading: row and column are those of the file, of which the tensor may be a slice -------- */
+
 static uint32_t number_at(const model_tensor_t *tensor, uint64_t row, uint64_t column)
 {
     if (tensor->packing == MODEL_INT4_AWQ) {
-        const uint32_t word = load_word(tensor->data, column * (tensor->rows / WORD) + row / WORD);
+        const uint32_t word =
+            load_word(tensor->data, column * (tensor->stride / WORD) + row / WORD);
         return word >> (4 * awq_place[row % WORD]) & 15;
     }
-    return load_word(tensor->data, column / WORD * tensor->rows + row) >> (4 * (column % WORD)) &
+    return load_word(tensor->data, column / WORD * tensor->stride + row) >> (4 * (column % WORD)) &
            15;
 }
 
 static uint8_t zero_at(const model_tensor_t *tensor, uint64_t row, uint64_t group)
 {
-    const uint32_t word = load_word(tensor->zeros, group * (tensor->rows / WORD) + row / WORD);
+    const uint32_t word = load_word(tensor->zeros, group * (tensor->stride / WORD) + row / WORD);
     const uint32_t place =
         tensor->packing == MODEL_INT4_AWQ ? awq_place[row % WORD] : (uint32_t)(row % WORD);
     return (uint8_t)((word >> (4 * place) & 15) + (tensor->packing == MODEL_INT4_GPTQ));
@@ -124,7 +128,7 @@ static uint8_t zero_at(const model_tensor_t *tensor, uint64_t row, uint64_t grou
 static void read_block(const model_tensor_t *tensor, uint64_t row, uint64_t column, uint8_t *out)
 {
     const uint64_t group = group_of(tensor, column);
-    memcpy(out, (const uint8_t *)tensor->scales + (group * tensor->rows + row) * 2, 2);
+    memcpy(out, (const uint8_t *)tensor->scales + (group * tensor->stride + row) * 2, 2);
     out[2] = zero_at(tensor, row, group);
     for (uint32_t i = 0; i < BLOCK / 2; i++) {
         const uint32_t low = number_at(tensor, row, column + i);
@@ -137,11 +141,13 @@ static void read_block(const model_tensor_t *tensor, uint64_t row, uint64_t colu
 void model_source_read_int4(const model_tensor_t *tensor, uint64_t first, uint64_t n, uint8_t *out)
 {
     const uint64_t row_bytes = tensor->columns / BLOCK * BLOCK_BYTES;
+    first += tensor->first_row;
     for (uint64_t tile = 0; tile < n; tile += TILE) {
         const uint64_t rows = n - tile < TILE ? n - tile : TILE;
         for (uint64_t b = 0; b < tensor->columns / BLOCK; b++) {
             for (uint64_t r = tile; r < tile + rows; r++) {
-                read_block(tensor, first + r, b * BLOCK, out + r * row_bytes + b * BLOCK_BYTES);
+                read_block(tensor, first + r, tensor->first_column + b * BLOCK,
+                           out + r * row_bytes + b * BLOCK_BYTES);
             }
         }
     }

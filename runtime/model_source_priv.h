@@ -31,6 +31,10 @@ weft_status_t model_source_open_gguf(model_source_t *source, const char *path, w
 weft_status_t model_source_open_safetensors(model_source_t *source, const char *folder,
                                             const char *file, weft_diag_t *diag);
 
+/* model_source_pooling.c: what lies beside a checkpoint says. NONE: nothing does. */
+weft_status_t model_source_read_pooling(const char *folder, weft_diag_t *diag,
+                                        model_pooling_t *pooling_out);
+
 /* Maps one more tensor file: source->files has room for it. */
 weft_status_t model_source_map(model_source_t *source, const char *path, weft_diag_t *diag,
                                const weft_mapped_file_t **file_out);

@@ -293,7 +293,9 @@ static weft_status_t read_config(opener_t *o)
     }
     weft_mapped_file_close(&generation);
     weft_mapped_file_close(&config);
-    return status;
+    return status == WEFT_OK
+               ? model_source_read_pooling(o->folder, o->diag, &o->source->config.pooling)
+               : status;
 }
 
 /* The text of the template: a string, or the "default" (else the first) of a list of named ones. */

@@ -22,7 +22,8 @@ typedef enum extent {
     VOCAB,
     ROPE_PAIRS, /* rope.dim / 2 */
     VALUES,     /* what attention gives: queries, or heads × mla.value */
-    EXPERTS,
+    EXPERTS,    /* that a token is routed among */
+    EACH,       /* a row an expert */
     EXPERT_FFN,
     SHARED_FFN,
     MLA_QUERIES, /* heads × (mla.plain + mla.rotary) */
@@ -121,6 +122,7 @@ static uint64_t extent_of(const model_config_t *config, extent_t extent)
     case ROPE_PAIRS:
         return config->rope.dim / 2;
     case EXPERTS:
+    case EACH:
         return config->experts.count;
     case EXPERT_FFN:
         return config->experts.intermediate;
@@ -267,7 +269,131 @@ weft_status_t model_tensors_visit(const model_config_t *config, model_file_kind_
 void model_tensor_name(const model_config_t *config, model_file_kind_t kind, model_tensor_key_t key,
                        char *name, size_t size)
 {
-    snprintf(name, size, name_of(config, kind, key.id), key.layer, key.expert);
+    const char *form = name_of(config, kind, key.id);
+    const bool is_bare = config->has_bare_names && strncmp(form, "model.", 6) == 0;
+    snprintf(name, size, is_bare ? form + 6 : form, key.layer, key.expert);
+}
+
+/* ---- what a rank takes --------------------------------------------------------------------- */
+
+static model_range_t scaled(const model_range_t *range, uint32_t unit, uint32_t offset)
+{
+    return (model_range_t){offset + range->first * unit, range->n * unit};
+}
+
+/* runs_out [MODEL_TENSOR_RUNS]; how many. */
+static uint32_t runs_of(const model_config_t *config, const model_cut_t *cut, extent_t extent,
+                        model_range_t *runs_out)
+{
+    const bool is_whole_norm = config->qk_norm == MODEL_QK_NORM_WHOLE;
+    const uint32_t dim = config->head_dim;
+    const uint32_t keys_at = config->heads * dim;
+    const model_mla_t *mla = &config->mla;
+    switch (extent) {
+    case VOCAB:
+        runs_out[0] = cut->vocab;
+        return 1;
+    case QKV:
+        runs_out[0] = scaled(&cut->heads, dim, 0);
+        runs_out[1] = scaled(&cut->kv_heads, dim, keys_at);
+        runs_out[2] = scaled(&cut->kv_heads, dim, keys_at + config->kv_heads * dim);
+        return 3;
+    case FFN_TWO:
+        runs_out[0] = cut->ffn;
+        runs_out[1] = scaled(&cut->ffn, 1, config->intermediate);
+        return 2;
+    case QUERIES:
+        runs_out[0] = scaled(&cut->heads, dim, 0);
+        return 1;
+    case KEYS:
+        runs_out[0] = scaled(&cut->kv_heads, dim, 0);
+        return 1;
+    case Q_NORM:
+        runs_out[0] = is_whole_norm ? scaled(&cut->heads, dim, 0) : (model_range_t){0, dim};
+        return 1;
+    case K_NORM:
+        runs_out[0] = is_whole_norm ? scaled(&cut->kv_heads, dim, 0) : (model_range_t){0, dim};
+        return 1;
+    case VALUES:
+        runs_out[0] = scaled(&cut->heads, mla->kv_latent > 0 ? mla->value : dim, 0);
+        return 1;
+    case MLA_QUERIES:
+        runs_out[0] = scaled(&cut->heads, mla->plain + mla->rotary, 0);
+        return 1;
+    case HEADS:
+        runs_out[0] = cut->heads;
+        return 1;
+    case FFN:
+        runs_out[0] = cut->ffn;
+        return 1;
+    case SHARED_FFN:
+        runs_out[0] = cut->shared_ffn;
+        return 1;
+    case EXPERT_FFN:
+        runs_out[0] = cut->expert_ffn;
+        return 1;
+    case EACH:
+        runs_out[0] = cut->experts;
+        return 1;
+    default:
+        runs_out[0] = (model_range_t){0, (uint32_t)extent_of(config, extent)};
+        return 1;
+    }
+}
+
+/* Neighbours become one: a tensor that is not cut is one run. */
+static uint32_t join_runs(model_range_t *runs, uint32_t n)
+{
+    uint32_t last = 0;
+    for (uint32_t i = 1; i < n; i++) {
+        if (runs[last].first + runs[last].n == runs[i].first) {
+            runs[last].n += runs[i].n;
+        } else {
+            runs[++last] = runs[i];
+        }
+    }
+    return last + 1;
+}
+
+static model_tensor_key_t key_in_file(const model_cut_t *cut, model_tensor_key_t key)
+{
+    const scope_t scope = table[key.id].scope;
+    key.layer += scope == MODEL ? 0 : cut->layers.first;
+    key.expert += scope == EXPERT ? cut->experts.first : scope == HEAD ? cut->heads.first : 0;
+    return key;
+}
+
+model_tensor_share_t model_tensor_share_of(const model_config_t *config, const model_cut_t *cut,
+                                           model_tensor_key_t key)
+{
+    const row_t *row = &table[key.id];
+    model_range_t columns[MODEL_TENSOR_RUNS];
+    model_tensor_share_t share = {
+        .key = key_in_file(cut, key),
+        .rows = extent_of(config, row->rows),
+        .columns = extent_of(config, row->columns),
+    };
+    share.n_row_runs = runs_of(config, cut, row->rows, share.row_runs);
+    share.n_row_runs = join_runs(share.row_runs, share.n_row_runs);
+    (void)runs_of(config, cut, row->columns, columns);
+    share.column_run = columns[0]; /* no side of several runs is one of columns */
+    return share;
+}
+
+model_block_t *model_tensor_block(model_tensor_id_t id, model_blocks_t *blocks)
+{
+    switch (table[id].columns) {
+    case VALUES:
+        return &blocks->values;
+    case FFN:
+        return &blocks->ffn;
+    case SHARED_FFN:
+        return &blocks->shared_ffn;
+    case EXPERT_FFN:
+        return &blocks->expert_ffn;
+    default:
+        return NULL;
+    }
 }
 
 bool model_tensor_is_scale(model_tensor_id_t id)

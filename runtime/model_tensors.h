@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * model_tensors: which tensors a configured model is made of, what they are called and how large
- * they are: model_tensors.def, read for one configuration.
+ * they are: model_tensors.def, read for one configuration. And what of each a rank takes.
  *
  * Who loads a model holds its file against this list, who synthesizes one writes it.
  */
@@ -13,6 +13,7 @@
 
 #include "base/status.h"
 #include "runtime/model_config.h"
+#include "runtime/model_shard.h"
 
 typedef enum model_tensor_id {
 #define TENSOR(name, scope, rows, columns, condition, gguf, hf) MODEL_TENSOR_##name,
@@ -54,3 +55,22 @@ bool model_tensor_is_scale(model_tensor_id_t id);
 
 /* Matrices of this kind in a layer: one for each expert or head, else 1. */
 uint32_t model_tensor_copies(const model_config_t *config, model_tensor_id_t id);
+
+#define MODEL_TENSOR_RUNS 3
+
+/* One tensor, and what a rank takes of it: runs of its rows, and of these a run of the columns. */
+typedef struct model_tensor_share {
+    model_tensor_key_t key; /* in the file */
+    uint64_t rows;          /* of the whole tensor */
+    uint64_t columns;
+    model_range_t row_runs[MODEL_TENSOR_RUNS]; /* q, k and v of a fused tensor are three */
+    uint32_t n_row_runs;
+    model_range_t column_run;
+} model_tensor_share_t;
+
+/* key: layer, expert and head counted from the rank's first. config: the whole model's. */
+model_tensor_share_t model_tensor_share_of(const model_config_t *config, const model_cut_t *cut,
+                                           model_tensor_key_t key);
+
+/* That one of the blocks which the tensor's columns lie in; NULL: no rank takes some of them alone. */
+model_block_t *model_tensor_block(model_tensor_id_t id, model_blocks_t *blocks);

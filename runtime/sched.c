@@ -16,7 +16,8 @@ static uint32_t blocks_of(uint32_t tokens, uint32_t block_tokens)
 step_limits_t sched_limits(uint32_t max_slots, uint32_t max_tokens, uint32_t max_context,
                            uint32_t block_tokens)
 {
-    /* Each bind brings a history and may end in a block begun; each row may begin one more. */
+    /* Each bind brings a history and may end in a block begun; each row may begin one more, and
+     * bring its token. */
     const uint32_t bind_tokens = max_context + max_tokens;
     return (step_limits_t){
         .max_slots = max_slots,
@@ -24,7 +25,7 @@ step_limits_t sched_limits(uint32_t max_slots, uint32_t max_tokens, uint32_t max
         .max_context = max_context,
         .max_blocks = blocks_of(bind_tokens, block_tokens) + blocks_of(max_tokens, block_tokens) +
                       2 * max_slots,
-        .max_bind_tokens = bind_tokens,
+        .max_bind_tokens = bind_tokens + max_slots,
         .max_biases = ENGINE_MAX_LOGIT_BIAS,
         .max_outputs = max_slots < MAX_OUTPUTS ? max_slots : MAX_OUTPUTS,
     };
@@ -220,7 +221,8 @@ void sched_set_budget(sched_t *sched, uint32_t tokens)
 
 uint32_t sched_goal(const sched_seq_t *seq)
 {
-    return seq->max_tokens == 0 ? seq->n_prompt - 1 : seq->n_tokens + seq->pending;
+    const bool is_prompt_alone = seq->max_tokens == 0 && !seq->wants_embedding;
+    return is_prompt_alone ? seq->n_prompt - 1 : seq->n_tokens + seq->pending;
 }
 
 bool sched_is_decode(const sched_seq_t *seq)

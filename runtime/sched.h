@@ -23,7 +23,10 @@
  * Leases     blocks of a sequence that another worker will read are told of as they fill, and handed
  *            to on_hold before they are given up
  * Pipeline   plan / execute / commit: up to SCHED_MAX_IN_FLIGHT plans may be out; commits come in
- *            plan order. Steps must execute in plan order: a block may be given away while the step
+ *            plan order. Where the model lies in stages, one on each of several ranks, a plan is to
+ *            leave work for those that follow: it has the decodes of a part of the running
+ *            sequences, and none whose newest token a plan in flight samples, since only the last
+ *            stage would know it. Steps must execute in plan order: a block may be given away while the step
  *            before still writes to it. What writes to blocks otherwise, a fetch or a pull, begins
  *            after settle when a step in flight has rows of a sequence that left its slot
  *
@@ -40,7 +43,7 @@
 #include "runtime/executor.h"
 #include "runtime/step_plan.h"
 
-#define SCHED_MAX_IN_FLIGHT 2
+#define SCHED_MAX_IN_FLIGHT 8
 #define SCHED_MAX_OVERTAKEN 64
 
 typedef struct sched sched_t;
@@ -69,6 +72,7 @@ struct sched_seq {
     const int32_t *stop_ids; /* any of them ends the answer; end tokens included, unless ignored */
     uint32_t n_stop_ids;
     bool wants_prompt_logprobs;
+    bool wants_embedding;  /* with max_tokens 0: of its last token */
     bool pins_prompt;      /* keeps its full blocks on the device, as far as the quota goes */
     bool has_mask;         /* sampled under a mask: see sched_events_t */
     sched_seq_t *sibling;  /* ring of the samples of one prompt; itself when alone */
@@ -134,6 +138,8 @@ typedef struct sched_events {
     /* About prompt tokens first … first + n - 1. */
     void (*on_prompt)(void *user, sched_seq_t *seq, uint32_t first, const k_sampled_t *entries,
                       uint32_t n);
+    /* Of a sequence with wants_embedding; hidden: its state as activations, valid during the call. */
+    void (*on_embedding)(void *user, sched_seq_t *seq, const void *hidden);
     void (*on_finish)(void *user, sched_seq_t *seq);  /* seq->finish says how; blocks are free */
     void (*on_retired)(void *user, sched_seq_t *seq); /* after on_finish: nothing refers to it */
     /* For sequences with has_mask. EMPTY and FAILED end the sequence. */
@@ -175,6 +181,7 @@ typedef struct sched_config {
     kv_store_t *store;   /* borrowed, so for each */
     kv_hasher_t *hasher; /* of sequences that have hashes */
     step_limits_t limits;
+    uint32_t stages; /* of the model; 0 or 1: one, which knows what it sampled */
     sched_events_t events;
     const sched_mover_t *mover; /* NULL: no sequence has a pull or a lease */
 } sched_config_t;

@@ -66,8 +66,9 @@ static bool land_row(sched_t *sched, const sched_row_t *row)
 
 /* The sequence may be gone when this returns. */
 static void commit_row(sched_t *sched, const sched_row_t *row, const k_sampled_t *sampled,
-                       const k_sampled_t *prompt, uint32_t n_prompt)
+                       const k_sampled_t *prompt, uint32_t n_prompt, const void *embedding)
 {
+    const sched_events_t *events = &sched->config.events;
     sched_seq_t *seq = row->seq;
     if (land_row(sched, row)) {
         return;
@@ -79,6 +80,9 @@ static void commit_row(sched_t *sched, const sched_row_t *row, const k_sampled_t
     }
     if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) != 0) {
         report_prompt(sched, row, prompt, n_prompt); /* true even if preempted meanwhile */
+    }
+    if ((row->flags & STEP_ROW_EMBED) != 0) {
+        events->on_embedding(events->user, seq, embedding);
     }
     if ((row->flags & STEP_ROW_SAMPLE) != 0) {
         take_token(sched, seq, sampled);
@@ -101,11 +105,15 @@ void sched_commit(sched_t *sched, const step_result_t *result)
 {
     const sched_flight_t *flight = pop_flight(sched);
     const k_sampled_t *prompt = result->prompt;
+    const char *embedding = result->embeddings;
     assert(result->step == flight->step && result->n_rows == flight->n_rows);
     for (uint32_t i = 0; i < flight->n_rows; i++) {
         const uint32_t n = prompt_entries(&flight->rows[i]);
-        commit_row(sched, &flight->rows[i], &result->rows[i], prompt, n);
+        commit_row(sched, &flight->rows[i], &result->rows[i], prompt, n, embedding);
         prompt += n;
+        if ((flight->rows[i].flags & STEP_ROW_EMBED) != 0) {
+            embedding += result->embedding_stride;
+        }
     }
     kv_store_flush(sched->config.store);
 }

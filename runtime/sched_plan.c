@@ -97,13 +97,35 @@ static uint32_t share_of(const sched_t *sched, const sched_seq_t *seq, bool has_
     return sched->left;
 }
 
+static bool wants_token(const sched_seq_t *seq)
+{
+    return sched_is_decode(seq) && remaining(seq) > 0;
+}
+
+/* Each of the steps that the stages work on at a time gets its part. */
+static uint32_t count_decodes(const sched_t *sched)
+{
+    const uint32_t parts = sched->config.stages;
+    uint32_t n = 0;
+    if (!sched_has_stages(sched)) {
+        return UINT32_MAX;
+    }
+    for (const sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
+        n += wants_token(seq);
+    }
+    return n / parts + (n % parts != 0);
+}
+
 static void grant_decodes(sched_t *sched)
 {
+    uint32_t left = count_decodes(sched);
     sched_seq_t *next = NULL;
-    for (sched_seq_t *seq = sched->running.first; seq != NULL && sched->left > 0; seq = next) {
+    for (sched_seq_t *seq = sched->running.first; seq != NULL && sched->left > 0 && left > 0;
+         seq = next) {
         next = seq->next;
-        const bool wants_token = sched_is_decode(seq) && remaining(seq) > 0;
-        if (wants_token && grant_decode(sched, seq)) {
+        const bool is_known = !sched_has_stages(sched) || seq->pending == 0;
+        if (wants_token(seq) && is_known && grant_decode(sched, seq)) {
+            left -= seq->grant > 0;
             next = seq->next; /* its follower may have been preempted */
         }
     }
@@ -251,8 +273,9 @@ static void grant_rest(sched_t *sched)
 static bool fits(const sched_t *sched, const step_plan_t *plan, const sched_seq_t *seq)
 {
     const step_limits_t *limits = &sched->config.limits;
+    const uint32_t bind_tokens = limits->max_bind_tokens - limits->max_slots; /* rows': one each */
     return seq->n_blocks - seq->n_told <= limits->max_blocks - plan->n_blocks &&
-           (seq->is_bound || (seq->n_tokens <= limits->max_bind_tokens - plan->n_tokens &&
+           (seq->is_bound || (seq->n_tokens <= bind_tokens - plan->n_tokens &&
                               seq->n_bias <= limits->max_biases - plan->n_biases));
 }
 
@@ -286,15 +309,19 @@ static void write_blocks(const sched_t *sched, step_plan_t *plan, sched_seq_t *s
     }
 }
 
-static uint32_t row_flags(const sched_seq_t *seq)
+static uint32_t row_flags(const sched_t *sched, const sched_seq_t *seq)
 {
     uint32_t flags = 0;
     if (seq->max_tokens > 0 && seq->planned + seq->grant == sched_goal(seq)) {
         flags |= STEP_ROW_SAMPLE;
         flags |= seq->has_mask ? STEP_ROW_MASKED : 0;
     }
+    if (seq->wants_embedding && seq->planned + seq->grant == sched_goal(seq)) {
+        flags |= STEP_ROW_EMBED;
+    }
     if (sched_is_decode(seq)) {
         flags |= STEP_ROW_FROM_SLOT;
+        flags |= sched_has_stages(sched) ? STEP_ROW_TOLD : 0;
     }
     if (seq->wants_prompt_logprobs && !seq->is_prompt_reported) {
         flags |= STEP_ROW_PROMPT_LOGPROBS;
@@ -305,7 +332,7 @@ static uint32_t row_flags(const sched_seq_t *seq)
 static void write_row(sched_t *sched, step_plan_t *plan, sched_flight_t *flight, sched_seq_t *seq)
 {
     const sched_events_t *events = &sched->config.events;
-    const uint32_t flags = row_flags(seq);
+    const uint32_t flags = row_flags(sched, seq);
     plan->rows[plan->n_rows++] = (step_row_t){
         .slot = seq->slot,
         .flags = flags,
@@ -329,6 +356,16 @@ static void write_row(sched_t *sched, step_plan_t *plan, sched_flight_t *flight,
     seq->pending += (flags & STEP_ROW_SAMPLE) != 0;
 }
 
+static void tell_tokens(step_plan_t *plan, const sched_flight_t *flight)
+{
+    for (uint32_t i = 0; i < flight->n_rows; i++) {
+        const sched_seq_t *seq = flight->rows[i].seq;
+        if ((flight->rows[i].flags & STEP_ROW_TOLD) != 0) {
+            plan->tokens[plan->n_tokens++] = seq->tokens[seq->n_tokens - 1];
+        }
+    }
+}
+
 static void write_plan(sched_t *sched, step_plan_t *plan, sched_flight_t *flight)
 {
     for (sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
@@ -341,6 +378,7 @@ static void write_plan(sched_t *sched, step_plan_t *plan, sched_flight_t *flight
         }
         seq->grant = 0;
     }
+    tell_tokens(plan, flight);
 }
 
 uint32_t sched_plan(sched_t *sched, step_plan_t *plan)

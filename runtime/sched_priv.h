@@ -49,6 +49,11 @@ struct sched {
     sched_stats_t stats;
 };
 
+static inline bool sched_has_stages(const sched_t *sched)
+{
+    return sched->config.stages > 1;
+}
+
 void sched_list_insert(sched_list_t *list, sched_seq_t *seq);
 void sched_list_remove(sched_list_t *list, sched_seq_t *seq);
 bool sched_is_before(const sched_seq_t *a, const sched_seq_t *b);

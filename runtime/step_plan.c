@@ -92,9 +92,20 @@ static bool is_bind_valid(const step_bind_t *bind, const step_plan_t *plan,
 
 static bool is_row_valid(const step_row_t *row, const step_limits_t *limits)
 {
-    const bool is_one = (row->flags & STEP_ROW_FROM_SLOT) == 0 || row->n_tokens == 1;
-    return row->slot < limits->max_slots && row->n_tokens >= 1 && is_one &&
+    const bool is_from_slot = (row->flags & STEP_ROW_FROM_SLOT) != 0;
+    const bool is_told = (row->flags & STEP_ROW_TOLD) != 0;
+    return row->slot < limits->max_slots && row->n_tokens >= 1 &&
+           (!is_from_slot || row->n_tokens == 1) && (!is_told || is_from_slot) &&
            is_within(row->start, row->n_tokens, limits->max_context);
+}
+
+uint32_t step_plan_told(const step_plan_t *plan)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < plan->n_rows; i++) {
+        n += (plan->rows[i].flags & STEP_ROW_TOLD) != 0;
+    }
+    return n;
 }
 
 weft_status_t step_plan_check(const step_plan_t *plan, const step_limits_t *limits,
@@ -120,11 +131,21 @@ weft_status_t step_plan_check(const step_plan_t *plan, const step_limits_t *limi
         }
     }
     uint64_t tokens = 0;
+    uint32_t embeddings = 0;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         if (!is_row_valid(&plan->rows[i], limits)) {
             return weft_diag(diag, WEFT_ERR_INVALID, "step plan: row %u breaks its limits", i);
         }
         tokens += plan->rows[i].n_tokens;
+        embeddings += (plan->rows[i].flags & STEP_ROW_EMBED) != 0;
+    }
+    if (embeddings > limits->max_embeddings) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "step plan: %u embeddings, at most %u", embeddings,
+                         limits->max_embeddings);
+    }
+    if (step_plan_told(plan) > plan->n_tokens) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "step plan: %u rows told of %u tokens",
+                         step_plan_told(plan), plan->n_tokens);
     }
     if (tokens > limits->max_tokens) {
         return weft_diag(diag, WEFT_ERR_INVALID, "step plan: %llu tokens in one step, at most %u",

@@ -17,10 +17,12 @@
 #define STEP_PLAN_VERSION 1
 
 /* Row flags */
-#define STEP_ROW_SAMPLE          UINT32_C(1) /* sample a token after the row's last token */
-#define STEP_ROW_FROM_SLOT       UINT32_C(2) /* the one input token is the slot's newest token */
-#define STEP_ROW_PROMPT_LOGPROBS UINT32_C(4) /* report log-probabilities of the row's tokens */
-#define STEP_ROW_MASKED          UINT32_C(8) /* sample under the slot's mask */
+#define STEP_ROW_SAMPLE          UINT32_C(1)  /* sample a token after the row's last token */
+#define STEP_ROW_FROM_SLOT       UINT32_C(2)  /* the one input token is the slot's newest token */
+#define STEP_ROW_PROMPT_LOGPROBS UINT32_C(4)  /* report log-probabilities of the row's tokens */
+#define STEP_ROW_MASKED          UINT32_C(8)  /* sample under the slot's mask */
+#define STEP_ROW_TOLD            UINT32_C(16) /* with FROM_SLOT: the plan has that token, see below */
+#define STEP_ROW_EMBED           UINT32_C(32) /* report the hidden state of the row's last token */
 
 /* Sampling parameters of a slot; meanings as k_sample_row_t. */
 typedef struct step_sampling {
@@ -69,6 +71,9 @@ typedef struct step_bias {
 } step_bias_t;
 
 /*
+ * tokens: the histories of the binds, then one for each row that is TOLD, in the rows' order: of a
+ * model in stages only the last one samples, and the first must know what.
+ *
  * The arrays lie in one buffer made at start, capacities from the scheduler's limits; a wire form
  * is the header and the used parts in this order.
  */
@@ -92,15 +97,19 @@ typedef struct step_limits {
     uint32_t max_tokens;      /* rows of the model in one step */
     uint32_t max_context;     /* tokens of one sequence */
     uint32_t max_blocks;      /* appended in one step */
-    uint32_t max_bind_tokens; /* history tokens carried by the binds of one step */
+    uint32_t max_bind_tokens; /* in tokens[] of one step */
     uint32_t max_biases;      /* in one step, and of one slot */
-    uint32_t max_outputs; /* rows of logits made at a time; a step that wants more takes turns */
+    uint32_t max_outputs;    /* rows of logits made at a time; a step that wants more takes turns */
+    uint32_t max_embeddings; /* rows of one step with STEP_ROW_EMBED; 0: no model for embeddings */
 } step_limits_t;
 
 /* Allocates the arrays for the limits. */
 weft_status_t step_plan_create(const step_limits_t *limits, step_plan_t **plan_out);
 void step_plan_destroy(step_plan_t *plan); /* NULL is fine */
 void step_plan_clear(step_plan_t *plan, uint64_t step);
+
+/* Rows that are TOLD: so many are the last of tokens[]. */
+uint32_t step_plan_told(const step_plan_t *plan);
 
 /*
  * Whether every count, offset and position is within the limits, so that a rank may follow the

@@ -485,7 +485,7 @@ static void check_shape(const shape_t &shape, k_cuda_linear_path_t path, const c
         }
         int32_t *dids = to_device(ids);
         float *y = device_array<float>((size_t)shape.rows * shape.columns);
-        CUDA(k_cuda_embed(&f.w, dids, y, shape.rows, shape.columns, 1.0f, nullptr));
+        CUDA(k_cuda_embed(&f.w, dids, 0, y, shape.rows, shape.columns, 1.0f, nullptr));
         const std::vector<float> rows = to_host(y, (size_t)shape.rows * shape.columns);
         if (std::memcmp(rows.data(), f.weights.data(), rows.size() * 4) != 0) {
             failures++;

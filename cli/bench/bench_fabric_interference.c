@@ -261,7 +261,7 @@ static weft_status_t open_engine(interference_t *run, const engine_options_t *en
         status = model_source_open(run->options->model, diag, &run->source);
     }
     if (status >= 0) {
-        status = engine_create(&options, run->source, NULL, diag, &run->engine);
+        status = engine_create(&options, run->source, NULL, NULL, diag, &run->engine);
     }
     if (status >= 0) {
         engine_observe(run->engine, &observer);

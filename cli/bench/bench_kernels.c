@@ -48,6 +48,8 @@ typedef struct bench {
 
 /* ---- lists --------------------------------------------------------------------------------- */
 
+static const char *const op_names[] = {"linear", "rms_norm", "attention", "sample"};
+
 /* The next name of a list with commas; false at its end. */
 static bool next_name(const char **list, char *name, size_t size)
 {
@@ -71,9 +73,29 @@ static bool has_name(const char *list, const char *name)
     return false;
 }
 
-static weft_status_t check_lists(const bench_kernels_options_t *options, weft_diag_t *diag)
+static bool is_op(const char *name)
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(op_names); i++) {
+        if (strcmp(op_names[i], name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static weft_status_t check_options(const bench_kernels_options_t *options, weft_diag_t *diag)
 {
     char name[32];
+    if (!(options->seconds >= 0 && options->seconds <= 3600)) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--seconds %g: 0 to 3600 are possible",
+                         options->seconds);
+    }
+    for (const char *list = options->ops; next_name(&list, name, sizeof(name));) {
+        if (!is_op(name)) {
+            return weft_diag(diag, WEFT_ERR_INVALID,
+                             "--ops: linear, rms_norm, attention or sample, not \"%s\"", name);
+        }
+    }
     for (const char *list = options->shapes; next_name(&list, name, sizeof(name));) {
         if (bench_shape_of(name) == NULL) {
             return weft_diag(diag, WEFT_ERR_INVALID, "--shapes: 135m, 1b or 8b, not \"%s\"", name);
@@ -214,7 +236,7 @@ static weft_status_t parse_options(bench_t *bench, int argc, char **argv, weft_d
         .n_groups = 1,
     };
     const weft_status_t status = weft_option_set_parse(&spec, argc, argv, diag, &bench->set);
-    return status < 0 ? status : check_lists(&bench->options, diag);
+    return status < 0 ? status : check_options(&bench->options, diag);
 }
 
 static weft_status_t open_stream(bench_t *bench, weft_diag_t *diag)

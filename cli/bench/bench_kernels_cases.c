@@ -354,6 +354,7 @@ weft_status_t bench_sample_cases(k_stream_t *stream, const bench_shape_t *shape,
         k_sample_row_t row;
     } kinds[] = {
         {"greedy", {.top_p = 1, .repetition_penalty = 1}},
+        {"noise", {.temperature = 1, .top_p = 1, .repetition_penalty = 1}},
         {"top-k 50", {.temperature = 1, .top_p = 1, .top_k = 50, .repetition_penalty = 1}},
         {"top-p 0.9", {.temperature = 1, .top_p = 0.9f, .repetition_penalty = 1}},
     };

@@ -67,7 +67,7 @@ static weft_status_t run_in_folder(bench_kv_grid_t *grid, bench_kv_run_t *run,
     bench_progress_t progress = {0};
     engine_t *created = NULL;
     write_label(run, label, sizeof(label));
-    weft_status_t status = engine_create(&options, source, NULL, diag, &created);
+    weft_status_t status = engine_create(&options, source, NULL, NULL, diag, &created);
     if (status >= 0) {
         status = bench_kv_trace_replay(&grid->trace, created, label, &progress, diag, &run->replay);
     }

@@ -189,7 +189,7 @@ static weft_status_t open_model(bench_t *bench, weft_diag_t *diag)
     const model_limits_t limits = {.max_rows = bench->limits.max_tokens,
                                    .max_outputs = bench->limits.max_outputs,
                                    .max_context = context};
-    return model_create(bench->source, &limits, bench->stream, diag, &bench->model);
+    return model_create(bench->source, NULL, &limits, bench->stream, diag, &bench->model);
 }
 
 static weft_status_t open_kv(bench_t *bench, weft_diag_t *diag)

@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "base/float8.h"
+
 #define ISA_NAME  avx2
 #define LANES     8
 #define Q8_OFFSET 0
@@ -49,6 +51,21 @@ static inline vf vf_load_f16(const void *from)
 static inline vf vf_load_bf16(const void *from)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(from)), 16));
+}
+static inline vf vf_load_f8(const void *from)
+{
+    const vi code = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from));
+    const vi size = _mm256_and_si256(code, _mm256_set1_epi32(0x7f));
+    const vi is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), size);
+    const vi is_nan = _mm256_cmpeq_epi32(size, _mm256_set1_epi32(0x7f));
+    const vi bias =
+        _mm256_blendv_epi8(_mm256_set1_epi32(120 << 23), _mm256_set1_epi32(121 << 23), is_small);
+    const vf wide = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(size, 20), bias));
+    const vf less = _mm256_and_ps(_mm256_castsi256_ps(is_small), _mm256_set1_ps(0x1p-6f));
+    const vi bits = _mm256_blendv_epi8(_mm256_castps_si256(_mm256_sub_ps(wide, less)),
+                                       _mm256_set1_epi32(0x7fc00000), is_nan);
+    const vi sign = _mm256_slli_epi32(_mm256_and_si256(code, _mm256_set1_epi32(0x80)), 24);
+    return _mm256_castsi256_ps(_mm256_or_si256(bits, sign));
 }
 static inline vf vf_bf16_even(vi pairs)
 {
@@ -257,6 +274,26 @@ static inline void vf_transpose(vf r[LANES])
     }
 }
 
+static inline void vf_store_f8(void *to, vf a)
+{
+    const vi bits = _mm256_castps_si256(a);
+    const vi size = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
+    const vi held = _mm256_min_epi32(size, _mm256_set1_epi32(0x43e00000));
+    const vi odd = _mm256_and_si256(_mm256_srli_epi32(held, 20), _mm256_set1_epi32(1));
+    const vi rounded = _mm256_add_epi32(held, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7ffff)));
+    const vi normal = _mm256_sub_epi32(_mm256_srli_epi32(rounded, 20), _mm256_set1_epi32(120 << 3));
+    const vi small =
+        _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_castsi256_ps(held), _mm256_set1_ps(512)));
+    const vi is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x3c800000), size);
+    const vi is_nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    vi code = _mm256_blendv_epi8(normal, small, is_small);
+    code = _mm256_blendv_epi8(code, _mm256_set1_epi32(WEFT_F8_NAN), is_nan);
+    code = _mm256_or_si256(code,
+                           _mm256_and_si256(_mm256_srli_epi32(bits, 24), _mm256_set1_epi32(0x80)));
+    const __m128i words =
+        _mm_packus_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
+    _mm_storel_epi64(to, _mm_packus_epi16(words, words));
+}
 static inline void vf_store_bf16(void *to, vf a)
 {
     const __m256i bits = _mm256_castps_si256(a);

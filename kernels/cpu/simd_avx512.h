@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "base/float8.h"
+
 #ifndef ISA_NAME
 #define ISA_NAME avx512
 #endif
@@ -52,6 +54,22 @@ static inline vf vf_load_bf16(const void *from)
 {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from)), 16));
+}
+/* As weft_f8_to_f32; where the exponent is 0, 2^-6 (1 + m/8) - 2^-6: no subnormal is computed with. */
+static inline vf vf_load_f8(const void *from)
+{
+    const vi code = _mm512_cvtepu8_epi32(_mm_loadu_si128(from));
+    const vi size = _mm512_and_si512(code, _mm512_set1_epi32(0x7f));
+    const __mmask16 is_small = _mm512_cmplt_epi32_mask(size, _mm512_set1_epi32(8));
+    const __mmask16 is_nan = _mm512_cmpeq_epi32_mask(size, _mm512_set1_epi32(0x7f));
+    const vi bias = _mm512_mask_blend_epi32(is_small, _mm512_set1_epi32(120 << 23),
+                                            _mm512_set1_epi32(121 << 23));
+    vf value = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(size, 20), bias));
+    value = _mm512_mask_sub_ps(value, is_small, value, _mm512_set1_ps(0x1p-6f));
+    const vi bits =
+        _mm512_mask_blend_epi32(is_nan, _mm512_castps_si512(value), _mm512_set1_epi32(0x7fc00000));
+    const vi sign = _mm512_slli_epi32(_mm512_and_si512(code, _mm512_set1_epi32(0x80)), 24);
+    return _mm512_castsi512_ps(_mm512_or_si512(bits, sign));
 }
 /* Of LANES pairs of bf16: the first of each, the second of each. */
 static inline vf vf_bf16_even(vi pairs)
@@ -268,6 +286,25 @@ static inline void vf_transpose(vf r[LANES])
         r[8 + c] = _mm512_shuffle_f32x4(even0, even1, 0xdd);
         r[12 + c] = _mm512_shuffle_f32x4(odd0, odd1, 0xdd);
     }
+}
+
+/* As weft_f32_to_f8. */
+static inline void vf_store_f8(void *to, vf a)
+{
+    const vi bits = _mm512_castps_si512(a);
+    const vi size = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
+    const vi held = _mm512_min_epi32(size, _mm512_set1_epi32(0x43e00000));
+    const vi odd = _mm512_and_si512(_mm512_srli_epi32(held, 20), _mm512_set1_epi32(1));
+    const vi rounded = _mm512_add_epi32(held, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7ffff)));
+    const vi normal = _mm512_sub_epi32(_mm512_srli_epi32(rounded, 20), _mm512_set1_epi32(120 << 3));
+    const vi small =
+        _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_castsi512_ps(held), _mm512_set1_ps(512)));
+    const __mmask16 is_small = _mm512_cmplt_epi32_mask(size, _mm512_set1_epi32(0x3c800000));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    vi code = _mm512_mask_blend_epi32(is_small, normal, small);
+    code = _mm512_mask_blend_epi32(is_nan, code, _mm512_set1_epi32(WEFT_F8_NAN));
+    const vi sign = _mm512_and_si512(_mm512_srli_epi32(bits, 24), _mm512_set1_epi32(0x80));
+    _mm_storeu_si128(to, _mm512_cvtepi32_epi8(_mm512_or_si512(code, sign)));
 }
 
 /* Round to nearest even, NaN stays NaN. */

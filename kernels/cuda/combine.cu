@@ -17,6 +17,10 @@ template <int N> static SIMT_KERNEL(THREADS, 8) combine(k_combine_args_t args)
     for (uint32_t j = 0; j < args.used; j++) {
         const size_t slot = args.slot_of[row * args.used + j];
         const float weight = args.weights[row * args.used + j];
+        if (args.offsets != nullptr &&
+            (slot < args.offsets[0] || slot >= args.offsets[args.n_experts])) {
+            continue; /* of an expert that is elsewhere */
+        }
         float x[N];
         k_rows_load((const __nv_bfloat16 *)args.x + slot * args.x_stride + at, x);
         SIMT_UNROLL
@@ -24,8 +28,10 @@ template <int N> static SIMT_KERNEL(THREADS, 8) combine(k_combine_args_t args)
             sum[i] = fmaf(weight, x[i], sum[i]);
         }
     }
-    float y[N];
-    k_rows_load(args.y + row * args.y_stride + at, y);
+    float y[N] = {};
+    if (!args.replaces) {
+        k_rows_load(args.y + row * args.y_stride + at, y);
+    }
     SIMT_UNROLL
     for (int i = 0; i < N; i++) {
         y[i] += sum[i];

@@ -65,9 +65,12 @@ int k_cuda_weight_clear(const k_cuda_weight_t *w, cudaStream_t stream);
 int k_cuda_weight_pack_rows(const k_cuda_weight_t *w, const void *src, uint32_t first, uint32_t n,
                             cudaStream_t stream);
 
-/* y[i] = row ids[i] of the matrix · scale, bit-equal to k_dequantize; y [n, columns] f32 */
-int k_cuda_embed(const k_cuda_weight_t *w, const int32_t *ids, float *y, uint32_t n,
-                 size_t y_stride, float scale, cudaStream_t stream);
+/*
+ * y[i] = row ids[i] - first_id of the matrix · scale, bit-equal to k_dequantize; zeros where there is
+ * none; y [n, columns] f32
+ */
+int k_cuda_embed(const k_cuda_weight_t *w, const int32_t *ids, uint32_t first_id, float *y,
+                 uint32_t n, size_t y_stride, float scale, cudaStream_t stream);
 
 /* ---- products ------------------------------------------------------------------------------ */
 

@@ -126,8 +126,8 @@ static void launch_linear(k_stream_t *stream, const k_linear_args_t *args)
 static void launch_embed(k_stream_t *stream, const k_embed_args_t *args)
 {
     const k_cuda_weight_t table = weight_of(args->table);
-    const int error = k_cuda_embed(&table, args->ids, args->y, args->rows, args->y_stride,
-                                   args->scale, stream_of(stream));
+    const int error = k_cuda_embed(&table, args->ids, args->first_id, args->y, args->rows,
+                                   args->y_stride, args->scale, stream_of(stream));
     note(stream, error, "kernel embed");
 }
 

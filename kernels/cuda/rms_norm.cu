@@ -33,9 +33,12 @@ template <int N> SIMT_DEVICE float add_squares(float sum, const float (&x)[N])
     return sum;
 }
 
-SIMT_DEVICE float scale_of(const k_rms_norm_args_t &args, float sum)
+/* sum: of this vector's squares; of a part of a row, the sums of all parts count */
+SIMT_DEVICE float scale_of(const k_rms_norm_args_t &args, uint32_t vector, float sum)
 {
-    return 1.0f / sqrtf(sum / (float)args.dim + args.eps);
+    const bool is_part = args.sums != nullptr;
+    const float all = is_part ? args.sums[vector * args.sums_stride] : sum;
+    return 1.0f / sqrtf(all / (float)(is_part ? args.sums_dim : args.dim) + args.eps);
 }
 
 template <int N>
@@ -69,7 +72,7 @@ static SIMT_KERNEL(LANES_THREADS, 8) norm_by_lanes(k_rms_norm_args_t args, uint3
     }
     const float sum = simt_warp_sum(add_squares(0, x), (int)lanes);
     if (is_mine) {
-        store_normed(y_vector(args, vector) + at, x, scale_of(args, sum), w);
+        store_normed(y_vector(args, vector) + at, x, scale_of(args, vector, sum), w);
     }
 }
 
@@ -107,7 +110,7 @@ static SIMT_KERNEL(CHUNKS == FEW_CHUNKS ? 1024 : 512, 1) norm_by_block(k_rms_nor
             sum = add_squares(sum, held[c]);
         }
     }
-    const float scale = scale_of(args, k_rows_block_sum(sum, partial));
+    const float scale = scale_of(args, blockIdx.x, k_rows_block_sum(sum, partial));
     if constexpr (CHUNKS != FEW_CHUNKS) {
         load_weights(args, w);
     }
@@ -179,6 +182,9 @@ int k_cuda_rms_norm(const k_cuda_launch_t *at, const k_rms_norm_args_t *args)
 {
     if (args->rows == 0 || args->groups == 0) {
         return cudaSuccess;
+    }
+    if (args->sums != NULL && args->groups != 1) {
+        return cudaErrorInvalidValue;
     }
     switch (args->x_dtype) {
     case K_F32:

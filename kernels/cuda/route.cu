@@ -52,16 +52,18 @@ SIMT_DEVICE void score_row(const k_route_args_t &args, uint32_t row, scores_t *s
         if (args.kind == K_ROUTE_SIGMOID) {
             scores->score[e] = 1.0f / (1.0f + expf(-logits[e]));
         }
-        scores->choice[e] = scores->score[e] + (args.bias == nullptr ? 0.0f : args.bias[e]);
+        scores->choice[e] = clean(scores->score[e] + (args.bias == nullptr ? 0.0f : args.bias[e]));
     }
 }
 
-/* The index of the largest of n values, the lower of equals, in every lane. */
+#define TAKEN NAN /* a value that is out of the choice; the others are clean */
+
+/* The index of the largest of n values that are not taken, the lower of equals, in every lane. */
 SIMT_DEVICE uint32_t best_of(const float *values, uint32_t n)
 {
     standing_t best = 0;
     for (uint32_t i = (uint32_t)simt_lane(); i < n; i += SIMT_WARP) {
-        const standing_t standing = standing_of(clean(values[i]), i);
+        const standing_t standing = isnan(values[i]) ? 0 : standing_of(values[i], i);
         best = standing > best ? standing : best;
     }
     return standing_token(warp_best(best));
@@ -88,14 +90,14 @@ SIMT_DEVICE void keep_groups(const k_route_args_t &args, scores_t *scores)
     simt_sync_warp();
     for (uint32_t g = (uint32_t)simt_lane(); g < args.n_groups; g += SIMT_WARP) {
         scores->group[g] =
-            score_group(scores->choice + (size_t)g * size, size, args.bias != nullptr);
+            clean(score_group(scores->choice + (size_t)g * size, size, args.bias != nullptr));
         scores->is_kept[g] = false;
     }
     for (uint32_t i = 0; i < args.groups_used; i++) {
         const uint32_t best = best_of(scores->group, args.n_groups);
         if (best % SIMT_WARP == (uint32_t)simt_lane()) {
             scores->is_kept[best] = true;
-            scores->group[best] = -INFINITY;
+            scores->group[best] = TAKEN;
         }
     }
     simt_sync_warp();
@@ -129,7 +131,7 @@ static SIMT_KERNEL(ROUTE_WARPS *SIMT_WARP, 4) route_rows(k_route_args_t args, ui
         const float score = scores->score[best];
         sum += score;
         if (best % SIMT_WARP == (uint32_t)simt_lane()) {
-            scores->choice[best] = -INFINITY;
+            scores->choice[best] = TAKEN;
             chosen[j] = best;
             weights[j] = score;
         }

@@ -74,6 +74,7 @@ typedef struct embed {
     const int32_t *ids;
     float *y;
     size_t y_stride;
+    uint32_t first_id;
     uint32_t w_rows;
     uint32_t columns;
     uint32_t k_blocks;
@@ -86,8 +87,15 @@ template <class W> static SIMT_KERNEL(256, 1) embed_kernel(const embed_t p)
 {
     simt_launch_next();
     simt_wait_previous();
-    const uint32_t row = weight_packed_row((uint32_t)p.ids[blockIdx.x], p.is_gate_up, p.w_rows);
+    const uint32_t id = (uint32_t)p.ids[blockIdx.x] - p.first_id;
+    const uint32_t row = weight_packed_row(id, p.is_gate_up, p.w_rows);
     float *const y = p.y + blockIdx.x * p.y_stride;
+    if (id >= p.w_rows) {
+        for (uint32_t k = threadIdx.x; k < p.columns; k += 256) {
+            y[k] = 0;
+        }
+        return;
+    }
     for (uint32_t k = threadIdx.x; k < p.columns; k += 256) {
         const uint8_t *block =
             W::block(p.data, row / LINEAR_UNIT_ROWS, k / LINEAR_K_BLOCK, p.k_blocks);
@@ -95,14 +103,16 @@ template <class W> static SIMT_KERNEL(256, 1) embed_kernel(const embed_t p)
     }
 }
 
-extern "C" int k_cuda_embed(const k_cuda_weight_t *w, const int32_t *ids, float *y, uint32_t n,
-                            size_t y_stride, float scale, cudaStream_t stream)
+extern "C" int k_cuda_embed(const k_cuda_weight_t *w, const int32_t *ids, uint32_t first_id,
+                            float *y, uint32_t n, size_t y_stride, float scale,
+                            cudaStream_t stream)
 {
     embed_t p = {};
     p.data = w->data;
     p.ids = ids;
     p.y = y;
     p.y_stride = y_stride;
+    p.first_id = first_id;
     p.w_rows = w->rows;
     p.columns = w->columns;
     p.k_blocks = linear_k_blocks(w->columns);

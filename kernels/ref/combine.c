@@ -2,6 +2,13 @@
 #include "kernels/k_team.h"
 #include "kernels/ref/ref_ops.h"
 
+/* Whether the slot's expert is here. */
+static bool counts(const k_combine_args_t *args, uint32_t slot)
+{
+    return args->offsets == NULL ||
+           (slot >= args->offsets[0] && slot < args->offsets[args->n_experts]);
+}
+
 static void combine_row(const void *arg, uint32_t row, uint32_t member)
 {
     (void)member;
@@ -12,9 +19,11 @@ static void combine_row(const void *arg, uint32_t row, uint32_t member)
     for (uint32_t i = 0; i < args->dim; i++) {
         float sum = 0;
         for (uint32_t j = 0; j < args->used; j++) {
-            sum += weights[j] * k_const_row(args->x, slots[j], args->x_stride)[i];
+            if (counts(args, slots[j])) {
+                sum += weights[j] * k_const_row(args->x, slots[j], args->x_stride)[i];
+            }
         }
-        y[i] += sum;
+        y[i] = args->replaces ? sum : y[i] + sum;
     }
 }
 

@@ -4,10 +4,11 @@
 #include "kernels/k_team.h"
 #include "kernels/ref/ref_ops.h"
 
-static void gather_slot(const void *arg, uint32_t slot, uint32_t member)
+static void gather_slot(const void *arg, uint32_t item, uint32_t member)
 {
     (void)member;
     const k_expert_linear_args_t *args = arg;
+    const uint32_t slot = args->offsets[0] + item;
     const uint32_t columns = args->experts[0].columns;
     memcpy(k_row(args->gathered, slot, args->x_stride),
            k_const_row(args->x, args->row_of_slot[slot], args->x_stride), columns * sizeof(float));
@@ -18,7 +19,8 @@ void k_ref_expert_linear(k_stream_t *stream, const k_expert_linear_args_t *args)
 {
     const void *x = args->x;
     if (args->row_of_slot != NULL) {
-        k_team_run(stream->team, args->slots, gather_slot, args);
+        const uint32_t slots = args->offsets[args->n_experts] - args->offsets[0];
+        k_team_run(stream->team, slots, gather_slot, args);
         x = args->gathered;
     }
     for (uint32_t e = 0; e < args->n_experts; e++) {

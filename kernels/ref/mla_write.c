@@ -24,19 +24,6 @@ static void rotate(const rotation_t *rotation, const k_mla_write_args_t *args, c
     }
 }
 
-static void store(const k_kv_view_t *kv, void *to, const float *from)
-{
-    float *wide = to;
-    uint16_t *half = to;
-    for (uint32_t i = 0; i < 2 * kv->head_dim; i++) {
-        if (kv->dtype == K_F32) {
-            wide[i] = from[i];
-        } else {
-            half[i] = kv->dtype == K_F16 ? k_f32_to_f16(from[i]) : k_f32_to_bf16(from[i]);
-        }
-    }
-}
-
 static void mla_write_row(const void *arg, uint32_t row, uint32_t member)
 {
     (void)member;
@@ -57,7 +44,8 @@ static void mla_write_row(const void *arg, uint32_t row, uint32_t member)
     }
     float *c = k_row(args->c, row, args->c_stride);
     rotate(&rotation, args, c + args->latent, c + args->latent);
-    store(&args->kv, k_kv_address(&args->kv, seq, position, 0, 0), c);
+    k_kv_store(args->kv.dtype, k_kv_address(&args->kv, seq, position, 0, 0), c,
+               2 * args->kv.head_dim);
 }
 
 void k_ref_mla_write(k_stream_t *stream, const k_mla_write_args_t *args)

@@ -15,7 +15,10 @@ static void norm_row(const void *arg, uint32_t row, uint32_t member)
         for (uint32_t i = 0; i < args->dim; i++) {
             sum += x[i] * x[i];
         }
-        const float scale = 1.0f / sqrtf(sum / (float)args->dim + args->eps);
+        const bool is_part = args->sums != NULL;
+        const float all = is_part ? args->sums[row * args->sums_stride] : sum;
+        const float n = (float)(is_part ? args->sums_dim : args->dim);
+        const float scale = 1.0f / sqrtf(all / n + args->eps);
         for (uint32_t i = 0; i < args->dim; i++) {
             y[i] = x[i] * scale * args->w[i];
         }

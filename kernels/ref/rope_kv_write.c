@@ -34,26 +34,6 @@ static void rotate_head(const rotation_t *rotation, const k_rope_kv_write_args_t
     }
 }
 
-static void store_head(const k_kv_view_t *kv, void *to, const float *from)
-{
-    uint16_t *half = to;
-    switch (kv->dtype) {
-    case K_F16:
-        for (uint32_t i = 0; i < kv->head_dim; i++) {
-            half[i] = k_f32_to_f16(from[i]);
-        }
-        break;
-    case K_BF16:
-        for (uint32_t i = 0; i < kv->head_dim; i++) {
-            half[i] = k_f32_to_bf16(from[i]);
-        }
-        break;
-    default:
-        assert(kv->dtype == K_F32);
-        memcpy(to, from, kv->head_dim * sizeof(float));
-    }
-}
-
 static void rope_kv_write_row(const void *arg, uint32_t row, uint32_t member)
 {
     (void)member;
@@ -73,8 +53,8 @@ static void rope_kv_write_row(const void *arg, uint32_t row, uint32_t member)
     for (uint32_t h = 0; h < kv->heads; h++) {
         const size_t offset = (size_t)h * kv->head_dim;
         rotate_head(&rotation, args, k + offset);
-        store_head(kv, k_kv_address(kv, seq, position, h, 0), k + offset);
-        store_head(kv, k_kv_address(kv, seq, position, h, 1), v + offset);
+        k_kv_store(kv->dtype, k_kv_address(kv, seq, position, h, 0), k + offset, kv->head_dim);
+        k_kv_store(kv->dtype, k_kv_address(kv, seq, position, h, 1), v + offset, kv->head_dim);
     }
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/compiler.h"
+#include "base/float8.h"
 
 typedef struct element_row {
     const char *name;
@@ -12,9 +13,10 @@ typedef struct element_row {
 } element_row_t;
 
 static const element_row_t names[] = {
-    {"f32", KV_ELEMENT_F32},   {"torch.float32", KV_ELEMENT_F32},
-    {"f16", KV_ELEMENT_F16},   {"torch.float16", KV_ELEMENT_F16},
-    {"bf16", KV_ELEMENT_BF16}, {"torch.bfloat16", KV_ELEMENT_BF16},
+    {"f32", KV_ELEMENT_F32},    {"torch.float32", KV_ELEMENT_F32},
+    {"f16", KV_ELEMENT_F16},    {"torch.float16", KV_ELEMENT_F16},
+    {"bf16", KV_ELEMENT_BF16},  {"torch.bfloat16", KV_ELEMENT_BF16},
+    {"f8_e4m3", KV_ELEMENT_F8},
 };
 
 bool kv_element_parse(const char *name, uint32_t length, kv_element_t *element_out)
@@ -30,7 +32,7 @@ bool kv_element_parse(const char *name, uint32_t length, kv_element_t *element_o
 
 uint32_t kv_element_bytes(kv_element_t element)
 {
-    return element == KV_ELEMENT_F32 ? 4 : 2;
+    return element == KV_ELEMENT_F32 ? 4 : element == KV_ELEMENT_F8 ? 1 : 2;
 }
 
 bool kv_head_form_is_same(const kv_head_form_t *a, const kv_head_form_t *b)
@@ -116,6 +118,9 @@ static float load(kv_element_t element, const char *at)
         memcpy(&word, at, sizeof(word));
         return float_of(word);
     }
+    if (element == KV_ELEMENT_F8) {
+        return weft_f8_to_f32((uint8_t)*at);
+    }
     memcpy(&half, at, sizeof(half));
     return element == KV_ELEMENT_F16 ? from_f16(half) : float_of((uint32_t)half << 16);
 }
@@ -124,6 +129,10 @@ static void store(kv_element_t element, char *at, float value)
 {
     if (element == KV_ELEMENT_F32) {
         memcpy(at, &value, sizeof(value));
+        return;
+    }
+    if (element == KV_ELEMENT_F8) {
+        *(uint8_t *)at = weft_f32_to_f8(value);
         return;
     }
     const uint16_t half = element == KV_ELEMENT_F16 ? to_f16(value) : to_bf16(value);

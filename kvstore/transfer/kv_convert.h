@@ -13,7 +13,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef enum kv_element { KV_ELEMENT_F32, KV_ELEMENT_F16, KV_ELEMENT_BF16 } kv_element_t;
+typedef enum kv_element {
+    KV_ELEMENT_F32,
+    KV_ELEMENT_F16,
+    KV_ELEMENT_BF16,
+    KV_ELEMENT_F8 /* E4M3: base/float8.h */
+} kv_element_t;
 
 typedef struct kv_head_form {
     kv_element_t element;
@@ -22,7 +27,7 @@ typedef struct kv_head_form {
     uint32_t head_dim;
 } kv_head_form_t;
 
-/* "f32", "f16", "bf16", and vLLM's "torch.float32" and so on; false: none of these. */
+/* "f32", "f16", "bf16", "f8_e4m3", and vLLM's "torch.float32" and so on; false: none of these. */
 bool kv_element_parse(const char *name, uint32_t length, kv_element_t *element_out);
 uint32_t kv_element_bytes(kv_element_t element);
 
@@ -31,7 +36,7 @@ bool kv_head_form_is_same(const kv_head_form_t *a, const kv_head_form_t *b);
 
 /*
  * Tokens from_token … of one head to to_token … of another, n of them. Narrower elements are rounded to
- * nearest, ties to even; what is too large becomes infinite.
+ * nearest, ties to even; what is too large becomes infinite, or the largest of fp8.
  */
 void kv_convert_head(const kv_head_form_t *from_form, const void *from, uint32_t from_token,
                      const kv_head_form_t *to_form, void *to, uint32_t to_token, uint32_t n);

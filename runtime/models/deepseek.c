@@ -96,20 +96,15 @@ void deepseek_from_gguf(model_gguf_reader_t *reader, model_config_t *config)
 
 /* ---- graph --------------------------------------------------------------------------------- */
 
-void deepseek_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
+void deepseek_add_layer(const graph_t *graph, uint32_t index)
 {
-    const graph_t graph = {model, stream, batch};
+    const model_layer_t *layer = &graph->model->layers[index];
 
-    graph_embed(&graph);
-    for (uint32_t i = 0; i < model->config.layers; i++) {
-        const model_layer_t *layer = &model->layers[i];
+    graph_norm(graph, layer->attn_norm);
+    graph_project_mla(graph, layer);
+    graph_attend_mla(graph, index);
+    graph_add_attention(graph, layer);
 
-        graph_norm(&graph, layer->attn_norm);
-        graph_project_mla(&graph, layer);
-        graph_attend_mla(&graph, i);
-        graph_add_attention(&graph, layer);
-
-        graph_norm(&graph, layer->ffn_norm);
-        graph_add_ffn(&graph, i);
-    }
+    graph_norm(graph, layer->ffn_norm);
+    graph_add_ffn(graph, index);
 }

@@ -11,4 +11,4 @@ void deepseek_read_groups(json_reader_t *root, model_config_t *config);
 /* Both: GGUF calls V3 "deepseek2", too. */
 void deepseek_from_gguf(model_gguf_reader_t *reader, model_config_t *config);
 
-void deepseek_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch);
+void deepseek_add_layer(const graph_t *graph, uint32_t index);

@@ -16,6 +16,7 @@ static void from_json(json_reader_t *root, model_config_t *config)
     }
 }
 
-const model_family_t model_family_deepseek2 = {.name = "deepseek2", .forward = deepseek_forward};
+const model_family_t model_family_deepseek2 = {.name = "deepseek2",
+                                               .add_layer = deepseek_add_layer};
 const model_family_config_t model_family_config_deepseek2 = {.from_json = from_json,
                                                              .from_gguf = deepseek_from_gguf};

@@ -10,5 +10,6 @@ static void from_json(json_reader_t *root, model_config_t *config)
     config->experts.has_bias = true;
 }
 
-const model_family_t model_family_deepseek3 = {.name = "deepseek3", .forward = deepseek_forward};
+const model_family_t model_family_deepseek3 = {.name = "deepseek3",
+                                               .add_layer = deepseek_add_layer};
 const model_family_config_t model_family_config_deepseek3 = {.from_json = from_json};

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * graph: the steps that model graphs are written in. Each enqueues one or a few ops on the arrays
- * of model->act; a family's file says which steps, in which order.
+ * of model->act; a family's file says which steps, in which order. That a model may be cut over
+ * ranks is known to the steps alone: what one adds to hidden is the sum of all ranks' parts.
  */
 #pragma once
 
@@ -14,8 +15,10 @@ typedef struct graph {
     const model_batch_t *batch;
 } graph_t;
 
-/* hidden = embedding of the batch's ids */
-void graph_embed(const graph_t *graph);
+/* hidden = what this stage's layers begin with: embeddings, or what the stage before has come to */
+void graph_begin(const graph_t *graph);
+/* hidden is what they came to: the next stage's */
+void graph_end(const graph_t *graph);
 
 /* normed = rms_norm(hidden) · w */
 void graph_norm(const graph_t *graph, const float *w);
@@ -45,13 +48,11 @@ void graph_add_attention(const graph_t *graph, const model_layer_t *layer);
 /* hidden += the layer's feed-forward of normed: its experts, or its one gated unit */
 void graph_add_ffn(const graph_t *graph, uint32_t index);
 
-/* The ops that these steps take in every model. */
-#define GRAPH_OPS                                                                                  \
-    (1U << K_OP_embed | 1U << K_OP_rms_norm | 1U << K_OP_linear | 1U << K_OP_gather_rows |         \
-     1U << K_OP_gather_tokens | 1U << K_OP_logprobs | 1U << K_OP_sample)
+/* The ops that a model takes: bits 1 << K_OP_*. */
+uint32_t graph_ops_of(const model_t *model);
 
-/* Those that a model of this configuration takes besides: bits 1 << K_OP_*. */
-uint32_t graph_ops_of(const model_config_t *config);
+/* Whether q and k are normed by sums over ranks. */
+bool graph_adds_square_sums(const model_t *model);
 
 /* Where a linear's outputs go. */
 typedef struct graph_out {

@@ -7,23 +7,18 @@ static void init(model_config_t *config)
     config->has_qkv_bias = true;
 }
 
-static void forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
+static void add_layer(const graph_t *graph, uint32_t index)
 {
-    const graph_t graph = {model, stream, batch};
+    const model_layer_t *layer = &graph->model->layers[index];
 
-    graph_embed(&graph);
-    for (uint32_t i = 0; i < model->config.layers; i++) {
-        const model_layer_t *layer = &model->layers[i];
+    graph_norm(graph, layer->attn_norm);
+    graph_project_qkv(graph, layer);
+    graph_attend(graph, index);
+    graph_add_attention(graph, layer);
 
-        graph_norm(&graph, layer->attn_norm);
-        graph_project_qkv(&graph, layer);
-        graph_attend(&graph, i);
-        graph_add_attention(&graph, layer);
-
-        graph_norm(&graph, layer->ffn_norm);
-        graph_add_ffn(&graph, i);
-    }
+    graph_norm(graph, layer->ffn_norm);
+    graph_add_ffn(graph, index);
 }
 
-const model_family_t model_family_qwen2 = {.name = "qwen2", .forward = forward};
+const model_family_t model_family_qwen2 = {.name = "qwen2", .add_layer = add_layer};
 const model_family_config_t model_family_config_qwen2 = {.init = init};

@@ -82,7 +82,9 @@ static weft_status_t find_shape(synth_t *synth, weft_diag_t *diag)
 
 static weft_status_t find_dtype(synth_t *synth, weft_diag_t *diag)
 {
-    const char *name = synth->options->dtype;
+    const char *usual = synth->kind == MODEL_FILE_GGUF ? "q4_0" : "bf16";
+    const bool is_auto = strcmp(synth->options->dtype, "auto") == 0;
+    const char *name = is_auto ? usual : synth->options->dtype;
     const weft_status_t status = k_dtype_from_name(name, &synth->dtype);
     if (status < 0 || !synth_values_has(synth->dtype)) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "weights of type \"%.64s\" cannot be made",

@@ -11,12 +11,11 @@
 #include "base/log.h"
 #include "services/api/api_answers.h"
 #include "services/api/api_id.h"
+#include "services/api/api_relay.h"
 #include "services/api/api_routes.h"
 #include "services/api/api_server_priv.h"
 #include "services/api/api_transfer.h"
 #include "services/api/generation_run.h"
-
-#define MAX_HEADERS 4
 
 generation_t *api_call_new_generation(api_call_t *call, const generation_format_t *format)
 {
@@ -151,6 +150,7 @@ static void end_call(api_call_t *call, uint32_t http_status)
     }
     generation_run_release(call);
     api_transfer_end(call);
+    api_relay_end(call);
     span_export_call(server->spans, call, http_status, now);
     generation_fini(call->generation);
     unlink_call(call);
@@ -166,8 +166,8 @@ void api_call_drop(api_call_t *call)
     end_call(call, 499); /* nginx's name for a client that closed first */
 }
 
-static size_t fill_headers(const api_call_t *call, uint32_t http_status,
-                           weft_http_header_t headers[MAX_HEADERS])
+size_t api_call_headers(const api_call_t *call, uint32_t http_status,
+                        weft_http_header_t headers[API_CALL_MAX_HEADERS])
 {
     size_t n = 0;
 
@@ -186,8 +186,8 @@ static size_t fill_headers(const api_call_t *call, uint32_t http_status,
 void api_call_send(api_call_t *call, uint32_t http_status, const char *content_type,
                    const void *body, size_t length)
 {
-    weft_http_header_t headers[MAX_HEADERS];
-    size_t n = fill_headers(call, http_status, headers);
+    weft_http_header_t headers[API_CALL_MAX_HEADERS];
+    size_t n = api_call_headers(call, http_status, headers);
 
     weft_http_respond(call->exchange, http_status, content_type, headers, n, body, length);
     call->exchange = NULL;
@@ -219,8 +219,8 @@ void api_call_respond(api_call_t *call)
 
 void api_call_begin_stream(api_call_t *call)
 {
-    weft_http_header_t headers[MAX_HEADERS + 1];
-    size_t n = fill_headers(call, 200, headers);
+    weft_http_header_t headers[API_CALL_MAX_HEADERS + 1];
+    size_t n = api_call_headers(call, 200, headers);
 
     headers[n++] = (weft_http_header_t){"Cache-Control", "no-cache"};
     call->is_streaming = true;

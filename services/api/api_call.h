@@ -12,8 +12,7 @@
 #include <stdatomic.h>
 
 #include "base/arena.h"
-#include "base/http_client.h"
-#include "base/http_server.h"
+#include "base/http_relay.h"
 #include "kvstore/transfer/kv_transfer_params.h"
 #include "services/api/api_error.h"
 #include "services/api/api_model.h"
@@ -57,6 +56,10 @@ struct api_call {
     kv_transfer_params_t transfer;
     char *prefill_body;            /* of the leg that is sent from here, or NULL; free() */
     weft_http_call_t *prefill_leg; /* under way, or NULL */
+    uint32_t rank;                 /* the data-parallel one that answers it, once chosen */
+    bool is_at_rank;               /* it is chosen, and counts this call */
+    weft_http_call_t *relay_leg;   /* to another rank, under way, or NULL */
+    weft_http_relay_t relay;       /* the other rank's answer */
     const char **abort_ids;        /* [n_abort_ids], of abort_requests */
     size_t n_abort_ids;
 };
@@ -70,6 +73,7 @@ void chat_prepare(api_call_t *call);
 void generate_prepare(api_call_t *call);
 void completion_render_prepare(api_call_t *call);
 void chat_render_prepare(api_call_t *call);
+void embedding_prepare(api_call_t *call);
 void tokenize_prepare(api_call_t *call);
 void detokenize_prepare(api_call_t *call);
 void abort_prepare(api_call_t *call);

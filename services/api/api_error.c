@@ -65,6 +65,9 @@ weft_status_t api_error_from(api_error_t *error, weft_status_t status, const wef
     case WEFT_ERR_STOPPING:
         return api_error_set(error, API_ERROR_UNAVAILABLE, NULL,
                              "The server is shutting down and takes no new requests.");
+    case WEFT_ERR_PEER_GONE:
+        return api_error_set(error, API_ERROR_RANK_LOST, NULL, "The model is out of service: %s.",
+                             text);
     case WEFT_ERR_QUEUE_FULL:
         return api_error_set(error, API_ERROR_QUEUE_FULL, NULL,
                              "The server's request queue is full (max_num_queued_reqs). "

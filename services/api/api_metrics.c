@@ -138,6 +138,8 @@ static void make_labelled(api_metrics_t *metrics, const api_model_t *model)
     }
     metrics->waiting_for_capacity = with_label(metrics, METRIC_waiting_by_reason, "capacity");
     with_label(metrics, METRIC_waiting_by_reason, "deferred");
+    metrics->ranks_gone = with_label(metrics, METRIC_rank_failures, "gone");
+    metrics->ranks_timed_out = with_label(metrics, METRIC_rank_failures, "timeout");
     weft_series_set(with_label(metrics, METRIC_sleep_state, "awake"), 1);
     with_label(metrics, METRIC_sleep_state, "weights_offloaded");
     with_label(metrics, METRIC_sleep_state, "discard_all");
@@ -152,14 +154,16 @@ static void make_cache_config(api_metrics_t *metrics, const engine_options_t *op
 {
     char block_size[16];
     char blocks[16];
+    char rank[16];
 
     snprintf(block_size, sizeof(block_size), "%u", options->block_size);
     snprintf(blocks, sizeof(blocks), "%u", engine_stats(engine).total_blocks);
+    snprintf(rank, sizeof(rank), "%u", options->data_parallel_rank);
     weft_series_set(
         api_metrics_labelled(metrics, METRIC_cache_config,
                              (const char *[]){block_size, blocks, options->kv_cache_dtype,
                                               options->enable_prefix_caching ? "True" : "False",
-                                              options->hash_algo, "0.9", "0"}),
+                                              options->hash_algo, "0.9", rank}),
         1);
 }
 
@@ -176,13 +180,14 @@ static void append_escaped(weft_buffer_t *out, const char *text)
     }
 }
 
-static weft_status_t make_registry(api_metrics_t *metrics, const api_model_t *model)
+static weft_status_t make_registry(api_metrics_t *metrics, const api_model_t *model, uint32_t rank)
 {
     weft_buffer_t labels = {0};
 
     weft_buffer_puts(&labels, "model_name=\"");
     append_escaped(&labels, model->names[0]);
-    weft_buffer_append(&labels, "\",engine=\"0\"", sizeof("\",engine=\"0\""));
+    weft_buffer_printf(&labels, "\",engine=\"%u\"", rank);
+    weft_buffer_append(&labels, "", 1);
     weft_status_t status = labels.is_failed ? WEFT_ERR_NO_MEMORY
                                             : weft_metrics_create(labels.data, &metrics->registry);
     weft_buffer_free(&labels);
@@ -197,7 +202,7 @@ weft_status_t api_metrics_create(const api_model_t *model, const engine_options_
     if (metrics == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    weft_status_t status = make_registry(metrics, model);
+    weft_status_t status = make_registry(metrics, model, options->data_parallel_rank);
     if (status < 0) {
         api_metrics_destroy(metrics);
         return status;

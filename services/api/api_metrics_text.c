@@ -143,6 +143,9 @@ static void add_engine_counts(api_metrics_t *metrics, const engine_stats_t *now)
     add(metrics, METRIC_steps, (double)(now->steps - seen->steps));
     add(metrics, METRIC_external_queries, (double)(now->pull_queries - seen->pull_queries));
     add(metrics, METRIC_external_hits, (double)(now->pull_hits - seen->pull_hits));
+    weft_series_add(metrics->ranks_gone, (double)(now->rank_losses - seen->rank_losses));
+    weft_series_add(metrics->ranks_timed_out, (double)(now->rank_timeouts - seen->rank_timeouts));
+    add(metrics, METRIC_regroupings, (double)(now->regroupings - seen->regroupings));
     add_store_counts(metrics, &now->store);
     add_event_counts(metrics, &now->events);
     metrics->stats = *now;
@@ -162,6 +165,8 @@ char *api_metrics_text(api_metrics_t *metrics, const engine_t *engine,
     set(metrics, METRIC_kv_usage, total > 0 ? 1 - stats.free_blocks / total : 0);
     set(metrics, METRIC_blocks_free, stats.free_blocks);
     set(metrics, METRIC_blocks_referenced, stats.referenced_blocks);
+    set(metrics, METRIC_group_ranks, stats.ranks);
+    set(metrics, METRIC_group_up, engine_is_healthy(engine));
     set(metrics, METRIC_connections, gauges->connections);
     set(metrics, METRIC_calls, gauges->open_calls);
     set_process(metrics);

@@ -22,6 +22,7 @@ typedef struct api_model {
     const text_tokenizer_t *tokenizer;
     text_grammar_factory_t *grammars; /* NULL: no constraints */
     uint32_t vocab;
+    uint32_t hidden;    /* numbers of an embedding */
     const int32_t *eos; /* [n_eos] end tokens */
     uint32_t n_eos;
     uint32_t max_context;

@@ -42,6 +42,8 @@ const weft_option_alias_t api_option_flags[] = {
     {"dpa", "data-parallel-address"},
     {"dpp", "data-parallel-rpc-port"},
     {"dpb", "data-parallel-backend"},
+    {"dpe", "data-parallel-external-lb"},
+    {"dph", "data-parallel-hybrid-lb"},
     {"n", "nnodes"},
     {"r", "node-rank"},
     {"q", "quantization"},
@@ -58,12 +60,7 @@ static weft_status_t check_ranks(const api_options_t *options, weft_diag_t *diag
         uint32_t value;
         uint32_t only;
     } counts[] = {
-        {"tensor-parallel-size", options->tensor_parallel_size, 1},
-        {"pipeline-parallel-size", options->pipeline_parallel_size, 1},
-        {"data-parallel-size", options->data_parallel_size, 1},
         {"decode-context-parallel-size", options->decode_context_parallel_size, 1},
-        {"nnodes", options->nnodes, 1},
-        {"node-rank", options->node_rank, 0},
     };
     for (size_t i = 0; i < WEFT_ARRAY_LEN(counts); i++) {
         if (counts[i].value != counts[i].only) {
@@ -71,11 +68,6 @@ static weft_status_t check_ranks(const api_options_t *options, weft_diag_t *diag
                              "--%s %u: this build runs on one rank; only %u is possible",
                              counts[i].flag, counts[i].value, counts[i].only);
         }
-    }
-    if (options->headless) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--headless: this build runs on one rank, which serves HTTP; there is no "
-                         "other to join");
     }
     return WEFT_OK;
 }

@@ -24,14 +24,14 @@ static bool path_matches(const api_route_t *route, const char *path)
     return strcmp(path, route->path) == 0;
 }
 
-const api_route_t *api_routes_find(const char *method, const char *path, bool is_dev,
+const api_route_t *api_routes_find(const char *method, const char *path, uint32_t absent,
                                    api_error_t *error)
 {
     bool is_known_path = false;
 
     for (size_t i = 0; i < WEFT_ARRAY_LEN(routes); i++) {
         const api_route_t *route = &routes[i];
-        if (((route->flags & ROUTE_DEV) != 0 && !is_dev) || !path_matches(route, path)) {
+        if ((route->flags & absent) != 0 || !path_matches(route, path)) {
             continue;
         }
         if (strcmp(route->method, method) == 0) {

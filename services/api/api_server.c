@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "services/api/api_answers.h"
 #include "services/api/api_keys.h"
+#include "services/api/api_relay.h"
 #include "services/api/api_routes.h"
 #include "services/api/api_server_priv.h"
 #include "services/api/generation_run.h"
@@ -24,6 +25,7 @@
 #define MAX_QUEUED_BODY_BYTES ((size_t)256 << 20)
 #define FLUSH_POLL_NS         (5 * WEFT_NS_PER_MS)
 #define FLUSH_LIMIT_NS        (2 * WEFT_NS_PER_SECOND)
+#define LOST_ANSWER_NS        (5 * WEFT_NS_PER_SECOND)
 #define EXIT_SECOND_SIGNAL    1
 #define LEASE_POLL_NS         (20 * WEFT_NS_PER_MS)
 
@@ -141,11 +143,19 @@ static void serve_call(api_call_t *call)
     }
     if (call->error.kind != API_ERROR_NONE) {
         api_call_fail(call);
+    } else if (api_relay_take(call)) {
+        return;
     } else if (route->prepare != NULL) {
         prepare_call(call);
     } else {
         route->answer(call);
     }
+}
+
+static uint32_t absent_routes(const api_server_t *server)
+{
+    return (server->options->server_dev_mode ? 0 : ROUTE_DEV) |
+           (engine_embeds(server->engine) ? ROUTE_GENERATE : ROUTE_EMBED);
 }
 
 static void on_request(void *user, weft_http_exchange_t *exchange)
@@ -159,8 +169,7 @@ static void on_request(void *user, weft_http_exchange_t *exchange)
         answer_preflight(exchange);
         return;
     }
-    const api_route_t *route =
-        api_routes_find(method, path, server->options->server_dev_mode, &error);
+    const api_route_t *route = api_routes_find(method, path, absent_routes(server), &error);
     api_call_t *call = route != NULL ? api_call_create(server, exchange, route) : NULL;
     if (call != NULL) {
         serve_call(call);
@@ -284,6 +293,31 @@ static void drain(api_server_t *server, uint32_t number)
     weft_loop_timer_set(server->drain_timer, 0);
 }
 
+/* What runs has been answered, or is about to be; whoever placed the ranks has to place them anew. */
+static void leave_service(void *user)
+{
+    api_server_t *server = user;
+
+    if (server->is_draining) {
+        server->end_status = WEFT_ERR_PEER_GONE;
+        return;
+    }
+    weft_log_error("a rank was lost: the server ends requests=%u", server->n_calls);
+    server->end_status = WEFT_ERR_PEER_GONE;
+    server->is_draining = true;
+    server->drain_until_ns = weft_clock_ns() + LOST_ANSWER_NS;
+    weft_loop_timer_set(server->drain_timer, 0);
+}
+
+static void on_health(void *user, engine_health_t health)
+{
+    api_server_t *server = user;
+
+    if (health == ENGINE_LOST) {
+        (void)weft_loop_post(server->loop, leave_service, server); /* no memory: /health says it */
+    }
+}
+
 static void on_signal(void *user, uint32_t events)
 {
     api_server_t *server = user;
@@ -347,8 +381,9 @@ static weft_status_t start_engine(api_server_t *server, const char *path, weft_d
     weft_status_t status = served_model_open(server->options, path, diag, &server->model);
 
     if (status == WEFT_OK) {
-        status = engine_create(server->engine_options, server->model.source,
-                               server->model.tokenizer, diag, &server->engine);
+        status =
+            engine_create(server->engine_options, server->model.source, server->model.tokenizer,
+                          server->engine_ranks, diag, &server->engine);
     }
     if (status < 0) {
         return status;
@@ -366,6 +401,9 @@ static weft_status_t start_engine(api_server_t *server, const char *path, weft_d
     if (status == WEFT_OK) {
         const engine_observer_t observer = api_metrics_observer(server->metrics);
         engine_observe(server->engine, &observer);
+    }
+    if (status == WEFT_OK) {
+        engine_watch_health(server->engine, on_health, server);
     }
     if (status < 0 || server->options->prefill_urls.count == 0) {
         return status;
@@ -393,6 +431,7 @@ static weft_status_t start_http(api_server_t *server, weft_diag_t *diag)
     const weft_http_server_config_t config = {
         .host = options->host,
         .port = (uint16_t)options->port,
+        .listen_fd = (int)options->listen_fd,
         .tls_cert = has_tls ? options->ssl_certfile : NULL,
         .tls_key = has_tls ? options->ssl_keyfile : NULL,
         .max_body_bytes = options->max_request_bytes,
@@ -421,6 +460,16 @@ static void say_listening(const api_server_t *server)
     weft_buffer_free(&more);
 }
 
+static weft_status_t start_ranks(api_server_t *server, weft_diag_t *diag)
+{
+    const weft_status_t status = api_ranks_init(&server->ranks, server->options,
+                                                server->engine_options->data_parallel_rank, diag);
+
+    return status < 0 || server->ranks.all == NULL
+               ? status
+               : weft_http_client_create(server->loop, &server->rank_client);
+}
+
 /* The port and the certificate come before the model: they are cheap to have wrong. */
 static weft_status_t start_all(api_server_t *server, const char *path, weft_diag_t *diag)
 {
@@ -439,6 +488,9 @@ static weft_status_t start_all(api_server_t *server, const char *path, weft_diag
     if (status == WEFT_OK && server->options->otlp_traces_endpoint[0] != '\0') {
         status = span_export_create(server->loop, server->options->otlp_traces_endpoint, diag,
                                     &server->spans);
+    }
+    if (status == WEFT_OK) {
+        status = start_ranks(server, diag);
     }
     if (status == WEFT_OK) {
         status = start_http(server, diag);
@@ -461,7 +513,8 @@ static weft_status_t start_all(api_server_t *server, const char *path, weft_diag
 
 weft_status_t api_server_create(const api_options_t *options,
                                 const engine_options_t *engine_options, const char *path,
-                                weft_diag_t *diag, api_server_t **server_out)
+                                const engine_ranks_t *ranks, weft_diag_t *diag,
+                                api_server_t **server_out)
 {
     api_server_t *server = weft_zalloc(sizeof(*server), "api.server");
 
@@ -470,6 +523,7 @@ weft_status_t api_server_create(const api_options_t *options,
     }
     server->options = options;
     server->engine_options = engine_options;
+    server->engine_ranks = ranks;
     server->signal_fd = -1;
     weft_status_t status = start_all(server, path, diag);
     if (status < 0) {
@@ -485,7 +539,7 @@ weft_status_t api_server_run(api_server_t *server)
     weft_status_t status = weft_loop_run(server->loop);
 
     weft_log_info("stopped");
-    return status;
+    return status < 0 ? status : server->end_status;
 }
 
 void api_server_destroy(api_server_t *server)
@@ -507,6 +561,8 @@ void api_server_destroy(api_server_t *server)
     engine_destroy(server->engine);
     span_export_destroy(server->spans);
     weft_http_client_destroy(server->prefill_client);
+    weft_http_client_destroy(server->rank_client);
+    api_ranks_fini(&server->ranks);
     api_metrics_destroy(server->metrics);
     served_model_close(&server->model);
     weft_loop_unwatch(server->signal_watch);

@@ -13,11 +13,17 @@
 
 typedef struct api_server api_server_t;
 
-/* Loads the model, starts the engine, listens. path: the model; options outlive the server. */
+/*
+ * Loads the model, starts the engine, listens. path: the model; ranks: NULL, or the others that run
+ * it (see engine_create). options and ranks outlive the server.
+ */
 weft_status_t api_server_create(const api_options_t *options,
                                 const engine_options_t *engine_options, const char *path,
-                                weft_diag_t *diag, api_server_t **server_out);
+                                const engine_ranks_t *ranks, weft_diag_t *diag,
+                                api_server_t **server_out);
 
-/* Serves until drained. */
+/*
+ * Serves until drained. WEFT_ERR_PEER_GONE: a rank was lost for good; what ran was answered with 503.
+ */
 weft_status_t api_server_run(api_server_t *server);
 void api_server_destroy(api_server_t *server); /* NULL is fine */

@@ -8,6 +8,7 @@
 #include "base/signal_pair.h"
 #include "services/api/api_call.h"
 #include "services/api/api_metrics.h"
+#include "services/api/api_ranks.h"
 #include "services/api/api_server.h"
 #include "services/api/prefill_peers.h"
 #include "services/api/request_worker.h"
@@ -17,6 +18,7 @@
 struct api_server {
     const api_options_t *options;
     const engine_options_t *engine_options;
+    const engine_ranks_t *engine_ranks; /* NULL: this process has the whole model */
     served_model_t model;
     weft_loop_t *loop;
     weft_http_server_t *http;
@@ -28,7 +30,9 @@ struct api_server {
     span_export_t *spans;               /* NULL: not asked for */
     weft_http_client_t *prefill_client; /* NULL: nobody may be asked */
     prefill_peers_t prefill_peers;
-    api_call_t *calls; /* open ones */
+    api_ranks_t ranks;
+    weft_http_client_t *rank_client; /* NULL: there is one rank */
+    api_call_t *calls;               /* open ones */
     uint32_t n_calls;
     uint32_t load;         /* of those, the ones GET /load counts */
     weft_buffer_t scratch; /* the event or body being written */
@@ -41,6 +45,7 @@ struct api_server {
     bool is_waiting_for_readers; /* of blocks under leases, as was logged */
     uint64_t drain_until_ns;
     uint64_t flush_deadline_ns; /* 0: answers are still being made */
+    weft_status_t end_status;   /* of run */
 };
 
 /* ---- api_call.c ---- */
@@ -55,6 +60,11 @@ void api_call_send(api_call_t *call, uint32_t http_status, const char *content_t
 
 /* Sends call->error and ends the call. */
 void api_call_fail(api_call_t *call);
+
+/* Headers of every answer to the call; returns how many. */
+#define API_CALL_MAX_HEADERS 4
+size_t api_call_headers(const api_call_t *call, uint32_t http_status,
+                        weft_http_header_t headers[API_CALL_MAX_HEADERS]);
 
 /* Starts an answer of events. */
 void api_call_begin_stream(api_call_t *call);

@@ -41,7 +41,7 @@ static weft_status_t check_length(const generation_t *generation, uint32_t n_ids
 static weft_status_t check_max_tokens(const generation_t *generation, int64_t max_tokens,
                                       api_error_t *error)
 {
-    int64_t lowest = generation->echoes ? 0 : 1;
+    int64_t lowest = generation->echoes || generation->embeds ? 0 : 1;
 
     if (max_tokens != JSON_UNSET && max_tokens < lowest) {
         return api_error_set(error, API_ERROR_BAD_REQUEST, "max_tokens",
@@ -361,6 +361,10 @@ uint32_t generation_take(generation_choice_t *choice, api_error_t *error)
         api_error_set(error, API_ERROR_INTERNAL, NULL, "The engine failed on this request%s%s.",
                       answer.reason != NULL ? ": " : "",
                       answer.reason != NULL ? answer.reason : "");
+    } else if (answer.finish == ENGINE_FINISH_LOST) {
+        api_error_set(error, API_ERROR_RANK_LOST, NULL,
+                      "The request was cut off, and may be sent again: %s.",
+                      answer.reason != NULL ? answer.reason : "a rank was lost");
     } else if (answer.finish == ENGINE_FINISH_CONSTRAINT && choice->stop_string < 0) {
         refuse_constraint(choice, &answer, error);
     } else if (choice->stop_string >= 0 || answer.finish != ENGINE_FINISH_NONE) {

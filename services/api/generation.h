@@ -88,6 +88,7 @@ typedef struct generation_format {
 extern const generation_format_t completion_format;
 extern const generation_format_t chat_format;
 extern const generation_format_t generate_format;
+extern const generation_format_t embedding_format;
 
 struct generation {
     struct api_call *call; /* whose answer this is; loop only */
@@ -121,6 +122,11 @@ struct generation {
     bool returns_token_ids;
     bool tokens_as_ids;
     bool detokenizes;
+    /* embeddings */
+    bool embeds;
+    bool normalizes;
+    bool is_base64;
+    uint32_t dimensions;
     /* chat */
     chat_tools_t tools;
     const char *tool_parser; /* NULL: calls are not looked for */

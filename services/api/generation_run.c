@@ -149,6 +149,7 @@ static weft_status_t submit_prompt(api_call_t *call, generation_prompt_t *prompt
         .pin_prompt = generation->pins_prompt,
         .arrival_ns = call->arrival_ns,
         .sampling = generation->sampling,
+        .wants_embedding = generation->embeds,
         .grammar = generation->grammar,
         .transfer = api_transfer_of_prompt(call, (uint32_t)(prompt - generation->prompts)),
         .user = prompt,

@@ -8,17 +8,14 @@
 
 #include "base/alloc.h"
 #include "base/arena.h"
-#include "base/buffer.h"
+#include "base/http_relay.h"
 #include "kvstore/transfer/kv_transfer_legs.h"
 #include "services/front/front_priv.h"
 
 #define WEFT_LOG_MODULE "front"
 #include "base/log.h"
 
-#define MAX_HEADERS      8
-#define MAX_TYPE_BYTES   128
-#define MAX_ANSWER_BYTES ((size_t)256 << 20)
-#define MAX_BEHIND_BYTES ((size_t)16 << 20) /* that a slow reader lets pile up */
+#define MAX_HEADERS 8
 
 struct front_call {
     front_call_t *previous; /* in the front's list of open calls */
@@ -32,12 +29,9 @@ struct front_call {
 
     weft_http_call_t *leg; /* under way, or NULL */
     front_worker_t *worker;
-    uint64_t tried;    /* set of workers that were asked */
-    json_t *to_decode; /* the decode leg's request; NULL: it is passed on as it came */
-    bool is_streaming; /* the decode leg's answer has begun to go to the client */
-    uint32_t http_status;
-    char content_type[MAX_TYPE_BYTES];
-    weft_buffer_t answer; /* one that is not streamed */
+    uint64_t tried;          /* set of workers that were asked */
+    json_t *to_decode;       /* the decode leg's request; NULL: it is passed on as it came */
+    weft_http_relay_t relay; /* the decode leg's answer */
 };
 
 static void send_prefill(front_call_t *call);
@@ -69,7 +63,7 @@ static void end_call(front_call_t *call)
     front->n_calls--;
     json_decref(call->request);
     json_decref(call->to_decode);
-    weft_buffer_free(&call->answer);
+    weft_http_relay_fini(&call->relay);
     weft_arena_free(&call->arena);
     weft_free(call);
 }
@@ -132,7 +126,7 @@ static bool send_leg(front_call_t *call, front_worker_t *worker, const void *bod
         .n_headers = call->n_headers,
         .body = length > 0 ? body : NULL,
         .length = length,
-        .max_answer_bytes = MAX_ANSWER_BYTES,
+        .max_answer_bytes = WEFT_HTTP_RELAY_MAX_BYTES,
         .on_piece = on_piece,
     };
     call->worker = worker;
@@ -235,41 +229,19 @@ static void send_prefill(front_call_t *call)
 
 /* ---- decode ---------------------------------------------------------------------------------- */
 
-static bool is_event_stream(const char *content_type)
-{
-    static const char type[] = "text/event-stream";
-    return content_type != NULL && strncmp(content_type, type, sizeof(type) - 1) == 0;
-}
-
 static bool take_piece(void *user, const weft_http_piece_t *piece)
 {
+    static const weft_http_header_t header = {"Cache-Control", "no-cache"};
     front_call_t *call = user;
-    if (!call->is_streaming && !is_event_stream(piece->content_type)) {
-        call->http_status = piece->http_status;
-        snprintf(call->content_type, sizeof(call->content_type), "%s",
-                 piece->content_type != NULL ? piece->content_type : "application/octet-stream");
-        weft_buffer_append(&call->answer, piece->data, piece->length);
-        return !call->answer.is_failed && call->answer.length <= MAX_ANSWER_BYTES;
-    }
-    if (!call->is_streaming) {
-        static const weft_http_header_t header = {"Cache-Control", "no-cache"};
-        call->is_streaming = true;
-        weft_http_stream_begin(call->exchange, piece->http_status, piece->content_type, &header, 1);
-    }
-    return weft_http_stream_write(call->exchange, piece->data, piece->length) >= 0 &&
-           weft_http_stream_pending(call->exchange) <= MAX_BEHIND_BYTES;
+    return weft_http_relay_take(&call->relay, call->exchange, &header, 1, piece);
 }
 
-/* The client has part of an answer: the rest can only be called off. */
 static void end_stream(front_call_t *call, const weft_http_answer_t *answer)
 {
-    static const char lost[] =
-        "data: {\"error\":{\"message\":\"The worker that served this request is gone.\","
-        "\"type\":\"InternalServerError\",\"param\":null,\"code\":500}}\n\ndata: [DONE]\n\n";
     if (answer->status < 0) {
         weft_log_warn("a stream broke off worker=%s reason=\"%s\"", call->worker->name,
                       answer->error);
-        (void)weft_http_stream_write(call->exchange, lost, sizeof(lost) - 1);
+        weft_http_relay_break_off(call->exchange);
     }
     weft_http_stream_end(call->exchange);
     call->exchange = NULL;
@@ -281,18 +253,19 @@ static void on_decoded(void *user, const weft_http_answer_t *answer)
     front_call_t *call = user;
     call->leg = NULL;
     count_leg(call, answer);
-    if (call->is_streaming) {
+    if (call->relay.is_streaming) {
         end_stream(call, answer);
     } else if (may_try_another(answer)) {
         note_failed_leg(call, answer);
         if (answer->status < 0) {
-            weft_buffer_clear(&call->answer);
+            weft_buffer_clear(&call->relay.answer);
         }
         send_decode(call);
     } else {
         respond(call, answer->http_status,
-                call->answer.length > 0 ? call->content_type : "application/json",
-                call->answer.length > 0 ? call->answer.data : "", call->answer.length);
+                call->relay.answer.length > 0 ? call->relay.content_type : "application/json",
+                call->relay.answer.length > 0 ? call->relay.answer.data : "",
+                call->relay.answer.length);
     }
 }
 
@@ -302,16 +275,17 @@ static void send_decode(front_call_t *call)
     size_t length = 0;
     const char *body = weft_http_body(call->exchange, &length);
     char *text = NULL;
-    if (worker == NULL && call->answer.length > 0) { /* all are full, and the last one said so */
-        respond(call, call->http_status, call->content_type, call->answer.data,
-                call->answer.length);
+    if (worker == NULL &&
+        call->relay.answer.length > 0) { /* all are full, and the last one said so */
+        respond(call, call->relay.http_status, call->relay.content_type, call->relay.answer.data,
+                call->relay.answer.length);
         return;
     }
     if (worker == NULL) {
         fail(call, 503, "ServiceUnavailableError", "No decode worker answers.");
         return;
     }
-    weft_buffer_clear(&call->answer);
+    weft_buffer_clear(&call->relay.answer);
     if (call->to_decode != NULL) {
         text = json_dumps(call->to_decode, JSON_COMPACT);
         if (text == NULL) {

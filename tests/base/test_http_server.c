@@ -2,6 +2,7 @@
 /* What is asked and what is answered. test_http_connection.c has the peers. */
 #include "base/http_server.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -249,6 +250,27 @@ static void names_and_ipv6_are_listened_on(void **state)
     weft_loop_destroy(other);
 }
 
+static void a_socket_that_listens_already_is_taken_over(void **state)
+{
+    (void)state;
+    weft_http_server_config_t config = http_rig_config(&rig);
+    weft_http_server_t *second = NULL;
+    weft_loop_t *other = NULL;
+    weft_diag_t diag = {0};
+    uint16_t port = 0;
+    assert_status(weft_loop_create(&other), WEFT_OK);
+    assert_status(weft_http_listen("127.0.0.1", 0, &diag, &config.listen_fd, &port), WEFT_OK);
+    config.host = "no such host"; /* is not used */
+    assert_status(weft_http_server_start(other, &config, &diag, &second), WEFT_OK);
+    assert_int_equal(weft_http_server_port(second), port);
+    weft_http_server_destroy(second);
+    config.listen_fd = open("/dev/null", O_RDONLY);
+    assert_status(weft_http_server_start(other, &config, &diag, &second), WEFT_ERR_INVALID);
+    http_rig_contains(diag.text, "no listening socket");
+    close(config.listen_fd);
+    weft_loop_destroy(other);
+}
+
 static void every_allocation_of_a_request_may_fail(void **state)
 {
     (void)state;
@@ -311,6 +333,7 @@ int main(void)
         SERVER_TEST(what_is_not_http_is_refused),
         SERVER_TEST(a_taken_port_and_a_strange_host_are_named),
         SERVER_TEST(names_and_ipv6_are_listened_on),
+        SERVER_TEST(a_socket_that_listens_already_is_taken_over),
         SERVER_TEST(every_allocation_of_a_request_may_fail),
         cmocka_unit_test(every_allocation_of_a_start_may_fail),
     };

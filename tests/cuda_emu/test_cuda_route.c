@@ -94,6 +94,15 @@ static routed_t route_on_gpu(k_route_args_t args)
     return routed;
 }
 
+static void assert_same_slots(const k_route_args_t *args, const routed_t *got,
+                              const routed_t *expected)
+{
+    const size_t slots = (size_t)args->rows * args->used;
+    assert_memory_equal(got->offsets, expected->offsets, (args->experts + 1) * sizeof(uint32_t));
+    assert_memory_equal(got->slot_of, expected->slot_of, slots * sizeof(uint32_t));
+    assert_memory_equal(got->row_of_slot, expected->row_of_slot, slots * sizeof(uint32_t));
+}
+
 static void route_round(test_random_t *random, k_route_args_t args)
 {
     const size_t slots = (size_t)args.rows * args.used;
@@ -106,9 +115,7 @@ static void route_round(test_random_t *random, k_route_args_t args)
     args.bias = args.kind == K_ROUTE_SIGMOID && test_random_below(random, 2) == 0 ? bias : NULL;
     routed_t expected = route_on_cpu(args);
     routed_t got = route_on_gpu(args);
-    assert_memory_equal(got.offsets, expected.offsets, (args.experts + 1) * sizeof(uint32_t));
-    assert_memory_equal(got.slot_of, expected.slot_of, slots * sizeof(uint32_t));
-    assert_memory_equal(got.row_of_slot, expected.row_of_slot, slots * sizeof(uint32_t));
+    assert_same_slots(&args, &got, &expected);
     for (size_t i = 0; i < slots; i++) {
         if (!(fabsf(got.weights[i] - expected.weights[i]) <= 1e-5f * expected.weights[i])) {
             fail_msg("weight %zu is %g, not %g", i, (double)got.weights[i],
@@ -138,6 +145,32 @@ static void route_orders_slots_as_the_reference_does(void **state)
     route_round(&random, many);
 }
 
+static void rows_without_a_number_choose_no_expert_twice(void **state)
+{
+    (void)state;
+    static float logits[3 * 12];
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(logits); i++) {
+        logits[i] = i < 12 ? NAN : i < 24 ? -INFINITY : INFINITY;
+    }
+    for (uint32_t groups = 1; groups <= 4; groups += 3) {
+        const k_route_args_t args = {.logits = logits,
+                                     .kind = K_ROUTE_SIGMOID,
+                                     .rows = 3,
+                                     .experts = 12,
+                                     .used = 5,
+                                     .n_groups = groups,
+                                     .groups_used = groups / 2,
+                                     .logits_stride = 12,
+                                     .scale = 1};
+        routed_t expected = route_on_cpu(args);
+        routed_t got = route_on_gpu(args);
+        assert_same_slots(&args, &got, &expected);
+        assert_int_equal(got.offsets[12], 15);
+        routed_free(&got);
+        routed_free(&expected);
+    }
+}
+
 static void combine_adds_weighted_slots(void **state)
 {
     (void)state;
@@ -157,24 +190,38 @@ static void combine_adds_weighted_slots(void **state)
         for (uint32_t i = 0; i < slots; i++) {
             slot_of[i] = (i * 7 + round) % slots;
         }
+        /* Sometimes slots [begin, end) alone are here, and sometimes y is replaced. */
+        const bool is_part = round % 3 == 0;
+        const bool replaces = round % 5 == 0;
+        const uint32_t begin = is_part ? test_random_below(&random, slots) : 0;
+        const uint32_t end = is_part ? test_random_between(&random, begin, slots) : slots;
+        const uint32_t offsets[] = {begin, begin, end};
         float *y = device_array(before, rows * stride * sizeof(*y));
         const k_combine_args_t args = {.x = device_array(x_bf16, slots * stride * sizeof(*x_bf16)),
                                        .weights = device_array(weights, slots * sizeof(*weights)),
                                        .slot_of = device_array(slot_of, sizeof(slot_of)),
+                                       .offsets =
+                                           is_part ? device_array(offsets, sizeof(offsets)) : NULL,
+                                       .n_experts = 2,
                                        .y = y,
                                        .rows = rows,
                                        .used = used,
                                        .dim = dim,
                                        .x_stride = stride,
-                                       .y_stride = stride};
+                                       .y_stride = stride,
+                                       .replaces = replaces};
         assert_cuda(k_cuda_combine(&at, &args));
         float *got = cuda_download(y, rows * stride * sizeof(*got));
         for (uint32_t i = 0; i < rows * stride; i++) {
             const uint32_t row = i / (uint32_t)stride;
-            double expected = (double)before[i];
+            const bool is_kept = !replaces || i % stride >= dim;
+            double expected = is_kept ? (double)before[i] : 0;
             for (uint32_t j = 0; i % stride < dim && j < used; j++) {
-                expected += (double)weights[row * used + j] *
-                            (double)x[slot_of[row * used + j] * stride + i % stride];
+                const uint32_t slot = slot_of[row * used + j];
+                if (slot >= begin && slot < end) {
+                    expected +=
+                        (double)weights[row * used + j] * (double)x[slot * stride + i % stride];
+                }
             }
             if (!(fabs((double)got[i] - expected) <= 1e-6 * (1 + used))) {
                 fail_msg("combine is %g, not %g", (double)got[i], expected);
@@ -194,6 +241,7 @@ int main(void)
     cuda_skip_without_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(route_orders_slots_as_the_reference_does),
+        cmocka_unit_test(rows_without_a_number_choose_no_expert_twice),
         cmocka_unit_test(combine_adds_weighted_slots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -121,6 +121,73 @@ static void rms_norm_divides_by_the_root_of_the_mean_square(void **state)
     norm_round(&random, false, 16384);
 }
 
+/* Columns [0, cut) and [cut, dim) of rows of bf16, each a part; the first may be empty. */
+static void parts_round(test_random_t *random)
+{
+    const k_cuda_launch_t at = device_launch(0);
+    const uint32_t rows = test_random_between(random, 1, 5);
+    const uint32_t dim = test_random_between(random, 2, 60) * 8;
+    const uint32_t cut =
+        test_random_below(random, 2) * (test_random_below(random, dim / 8) * 8 + 5);
+    const uint32_t end = cut < dim ? cut : 0;
+    const shape_t shape = {.rows = rows, .dim = dim, .stride = dim};
+    float *x = random_floats(random, (size_t)rows * dim);
+    float *w = random_floats(random, dim);
+    uint16_t *x_bf16 = bf16_of(x, (size_t)rows * dim);
+    uint16_t *device_x = device_array(x_bf16, (size_t)rows * dim * sizeof(*x_bf16));
+    uint16_t *y = device_array(NULL, (size_t)rows * dim * sizeof(*y));
+    const float *device_w = device_array(w, dim * sizeof(*w));
+    float *sums = device_array(NULL, rows * 2 * sizeof(*sums));
+    for (uint32_t i = 0; i < 2; i++) {
+        const k_square_sums_args_t args = {.x = device_x + (i == 0 ? 0 : end),
+                                           .sums = sums + i,
+                                           .rows = rows,
+                                           .dim = i == 0 ? end : dim - end,
+                                           .x_stride = dim,
+                                           .sums_stride = 2};
+        assert_cuda(k_cuda_square_sums(&at, &args));
+    }
+    float *both = cuda_download(sums, rows * 2 * sizeof(*both));
+    for (uint32_t row = 0; row < rows; row++) {
+        both[row] = both[2 * row] + both[2 * row + 1];
+    }
+    const float *all = device_array(both, rows * sizeof(*both));
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint32_t first = i == 0 ? 0 : end;
+        const k_rms_norm_args_t args = {.x = device_x + first,
+                                        .x_dtype = K_BF16,
+                                        .w = device_w + first,
+                                        .y = y + first,
+                                        .rows = i == 0 && end == 0 ? 0 : rows,
+                                        .groups = 1,
+                                        .dim = i == 0 ? end : dim - end,
+                                        .x_stride = dim,
+                                        .y_stride = dim,
+                                        .eps = 1e-5f,
+                                        .sums = all,
+                                        .sums_stride = 1,
+                                        .sums_dim = dim};
+        assert_cuda(k_cuda_rms_norm(&at, &args));
+    }
+    uint16_t *got = cuda_download(y, (size_t)rows * dim * sizeof(*got));
+    check_norm(x, w, got, shape, 1);
+    device_free_all();
+    test_free(got);
+    test_free(both);
+    test_free(x_bf16);
+    test_free(w);
+    test_free(x);
+}
+
+static void parts_of_a_row_are_normed_by_the_squares_of_all(void **state)
+{
+    (void)state;
+    test_random_t random = {test_seed(66)};
+    for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
+        parts_round(&random);
+    }
+}
+
 static void rms_norm_of_a_row_does_not_depend_on_the_others(void **state)
 {
     (void)state;
@@ -429,6 +496,7 @@ int main(void)
     cuda_skip_without_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rms_norm_divides_by_the_root_of_the_mean_square),
+        cmocka_unit_test(parts_of_a_row_are_normed_by_the_squares_of_all),
         cmocka_unit_test(rms_norm_of_a_row_does_not_depend_on_the_others),
         cmocka_unit_test(gated_ops_multiply_up_by_what_the_gate_lets_through),
         cmocka_unit_test(add_adds_scaled_activations),

@@ -208,13 +208,24 @@ static void free_layer(layer_t *layer)
     test_free(layer->bias);
 }
 
-/* y [rows, OUT] += the layer of rows [first, first + rows) */
-static void run_layer(k_stream_t *stream, const layer_t *layer, const routing_t *all,
-                      uint32_t first, uint32_t rows, const float *x, float *y)
+/* Experts [first, first + n), as a rank has them. */
+typedef struct run {
+    uint32_t first;
+    uint32_t n;
+    bool replaces;
+} run_t;
+
+/* y [rows, OUT] += the experts' of rows [first, first + rows) */
+static void run_experts(k_stream_t *stream, const layer_t *layer, const run_t *run,
+                        const routing_t *all, uint32_t first, uint32_t rows, const float *x,
+                        float *y)
 {
     static routing_t r;
     static float gathered[MAX_ROWS * MAX_USED * DIM];
     static float out[MAX_ROWS * MAX_USED * OUT];
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(out); i++) {
+        out[i] = NAN; /* what is not computed must not count */
+    }
     r = *all;
     r.args.logits = all->logits + first * all->args.experts;
     r.args.bias = all->args.bias == NULL ? NULL : r.bias;
@@ -224,14 +235,14 @@ static void run_layer(k_stream_t *stream, const layer_t *layer, const routing_t 
     r.args.row_of_slot = r.row_of_slot;
     r.args.offsets = r.offsets;
     stream->ops->route(stream, &r.args);
-    const k_expert_linear_args_t linear = {.experts = layer->experts,
-                                           .bias = layer->bias,
-                                           .offsets = r.offsets,
+    const k_expert_linear_args_t linear = {.experts = layer->experts + run->first,
+                                           .bias = layer->bias + (size_t)run->first * OUT,
+                                           .offsets = r.offsets + run->first,
                                            .row_of_slot = r.row_of_slot,
                                            .x = x + (size_t)first * DIM,
                                            .gathered = gathered,
                                            .y = out,
-                                           .n_experts = layer->n,
+                                           .n_experts = run->n,
                                            .slots = rows * r.args.used,
                                            .x_stride = DIM,
                                            .y_stride = OUT};
@@ -239,14 +250,24 @@ static void run_layer(k_stream_t *stream, const layer_t *layer, const routing_t 
     const k_combine_args_t combine = {.x = out,
                                       .weights = r.weights,
                                       .slot_of = r.slot_of,
+                                      .offsets = run->n < layer->n ? r.offsets + run->first : NULL,
+                                      .n_experts = run->n,
                                       .y = y + (size_t)first * OUT,
                                       .rows = rows,
                                       .used = r.args.used,
                                       .dim = OUT,
                                       .x_stride = OUT,
-                                      .y_stride = OUT};
+                                      .y_stride = OUT,
+                                      .replaces = run->replaces};
     stream->ops->combine(stream, &combine);
     assert_status(k_stream_sync(stream), WEFT_OK);
+}
+
+static void run_layer(k_stream_t *stream, const layer_t *layer, const routing_t *all,
+                      uint32_t first, uint32_t rows, const float *x, float *y)
+{
+    const run_t run = {0, layer->n, false};
+    run_experts(stream, layer, &run, all, first, rows, x, y);
 }
 
 /* Decision 7: alone, in pieces, on other numbers of threads, a row's bits are the same. */
@@ -286,12 +307,52 @@ static void experts_give_a_row_the_same_bits_in_any_batch(void **state)
     each_isa(check_alone, 42);
 }
 
+/* Dealt out over ranks: the first adds its experts to what is there, the second's replace. */
+static void check_runs(const char *isa, test_random_t *random)
+{
+    static routing_t r;
+    k_stream_t *stream = open_stream(isa, 2, 300, 768);
+    for (uint32_t round = 0; round < test_rounds(100); round++) {
+        layer_t layer;
+        random_routing(random, &r);
+        make_layer(stream, random, r.args.experts, K_F32, &layer);
+        const uint32_t cut = test_random_between(random, 1, layer.n - 1);
+        const run_t runs[] = {{0, cut, false}, {cut, layer.n - cut, true}};
+        const size_t n = (size_t)r.args.rows * OUT;
+        float *x = random_floats(random, MAX_ROWS * DIM);
+        float *whole = random_floats(random, n);
+        float *parts[] = {test_calloc(n, sizeof(float)), random_floats(random, n)};
+        memcpy(parts[0], whole, n * sizeof(float));
+        run_layer(stream, &layer, &r, 0, r.args.rows, x, whole);
+        for (uint32_t i = 0; i < 2; i++) {
+            run_experts(stream, &layer, &runs[i], &r, 0, r.args.rows, x, parts[i]);
+        }
+        for (size_t i = 0; i < n; i++) {
+            const double sum = (double)parts[0][i] + (double)parts[1][i];
+            assert_true(fabs(sum - (double)whole[i]) <= 1e-5 * (1 + fabs(sum)));
+        }
+        test_free(x);
+        test_free(whole);
+        test_free(parts[0]);
+        test_free(parts[1]);
+        free_layer(&layer);
+    }
+    k_stream_destroy(stream);
+}
+
+static void runs_of_experts_add_up_to_all_of_them(void **state)
+{
+    (void)state;
+    each_isa(check_runs, 44);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(route_chooses_what_a_naive_choice_does),
         cmocka_unit_test(route_never_chooses_an_expert_twice_even_without_numbers),
         cmocka_unit_test(experts_give_a_row_the_same_bits_in_any_batch),
+        cmocka_unit_test(runs_of_experts_add_up_to_all_of_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <float.h>
 
+#include "kernels/k_philox.h"
 #include "kernels/k_sampling.h"
 #include "tests/kernels/kernels_support.h"
 
@@ -101,6 +102,49 @@ static void draws_follow_the_softmax(void **state)
         assert_distributed(counts, p, VOCAB, DRAWS);
     }
     test_free(logits);
+}
+
+/* argmax over log p + noise, every token's noise computed. */
+static int32_t pick_by_definition(const float *logits, uint32_t vocab, const k_sample_row_t *params)
+{
+    const uint32_t key[2] = {(uint32_t)params->seed, (uint32_t)(params->seed >> 32)};
+    float max = -INFINITY;
+    double best = -INFINITY;
+    int32_t token = 0;
+    for (uint32_t t = 0; t < vocab; t++) {
+        max = logits[t] > max ? logits[t] : max;
+    }
+    for (uint32_t t = 0; t < vocab; t++) {
+        const uint32_t counter[4] = {(uint32_t)params->output_index,
+                                     (uint32_t)(params->output_index >> 32), t, 0};
+        uint32_t words[4];
+        k_philox4x32_10(counter, key, words);
+        const float scaled = (logits[t] - max) / params->temperature;
+        const double value = scaled - log(-log((words[0] + 0.5) * 0x1p-32));
+        token = value > best ? (int32_t)t : token;
+        best = value > best ? value : best;
+    }
+    return token;
+}
+
+static void no_token_is_passed_over_that_noise_would_lift(void **state)
+{
+    (void)state;
+    static const float spreads[] = {0.01f, 1, 5, 40};
+    test_random_t random = {test_seed(58)};
+    for (uint32_t round = 0; round < test_rounds(400); round++) {
+        const uint32_t vocab = test_random_between(&random, 1, MAX_VOCAB);
+        float *logits = random_floats(&random, vocab);
+        for (uint32_t t = 0; t < vocab; t++) {
+            logits[t] *= spreads[round % 4];
+        }
+        k_sample_row_t params = plain;
+        params.seed = test_random_u64(&random);
+        params.output_index = round;
+        params.temperature = 0.3f + (float)test_random_below(&random, 30) * 0.1f;
+        assert_int_equal(pick(logits, vocab, &params), pick_by_definition(logits, vocab, &params));
+        test_free(logits);
+    }
 }
 
 /* ---- what is kept, against a sort of everything -------------------------------------------- */
@@ -449,6 +493,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(draws_follow_the_softmax),
+        cmocka_unit_test(no_token_is_passed_over_that_noise_would_lift),
         cmocka_unit_test(filters_keep_what_a_sort_would_keep),
         cmocka_unit_test(draws_under_top_p_follow_the_renormalized_softmax),
         cmocka_unit_test(top_p_0_and_top_k_1_are_argmax_with_ties_to_the_lower_id),

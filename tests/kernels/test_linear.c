@@ -335,6 +335,26 @@ static void linear_gives_swiglu_the_bits_of_its_two_ops(void **state)
     each_isa(check_swiglu, 14);
 }
 
+/* Rows of ids before and behind a slice of the vocabulary. */
+static void check_no_rows(k_stream_t *stream, const k_weight_t *w, uint32_t first)
+{
+    const int32_t ids[] = {0, (int32_t)first - 1, (int32_t)(first + w->rows), INT32_MAX};
+    float *out = test_malloc(4 * w->columns * sizeof(*out));
+    memset(out, 0x5a, 4 * w->columns * sizeof(*out));
+    const k_embed_args_t args = {.table = w,
+                                 .ids = ids,
+                                 .first_id = first,
+                                 .y = out,
+                                 .rows = 4,
+                                 .y_stride = w->columns,
+                                 .scale = 2};
+    stream->ops->embed(stream, &args);
+    for (size_t i = 0; i < 4 * (size_t)w->columns; i++) {
+        assert_true(out[i] == 0);
+    }
+    test_free(out);
+}
+
 static void check_embed(const char *isa, test_random_t *random)
 {
     k_stream_t *stream = open_stream(isa, 2, 300, 768);
@@ -342,16 +362,23 @@ static void check_embed(const char *isa, test_random_t *random)
         linear_case_t c = random_case(random, dtype);
         weft_mem_t mem;
         const k_weight_t w = pack(stream, &c, &mem);
+        const uint32_t first = test_random_between(random, 1, 1000);
         int32_t *ids = test_malloc(c.n * sizeof(*ids));
         float *y = random_floats(random, c.n * c.y_stride + c.k);
         float *row = test_malloc(c.k * sizeof(*row));
         for (uint32_t i = 0; i < c.n; i++) {
-            ids[i] = (int32_t)(c.n - 1 - i);
+            ids[i] = (int32_t)(c.n - 1 - i + first);
         }
         const size_t stride = c.k;
         float *out = random_floats(random, c.n * stride);
-        const k_embed_args_t args = {
-            .table = &w, .ids = ids, .y = out, .rows = c.n, .y_stride = stride, .scale = 1};
+        const k_embed_args_t args = {.table = &w,
+                                     .ids = ids,
+                                     .first_id = first,
+                                     .y = out,
+                                     .rows = c.n,
+                                     .y_stride = stride,
+                                     .scale = 1};
+        check_no_rows(stream, &w, first);
         stream->ops->embed(stream, &args);
         size_t row_bytes = 0;
         k_dtype_row_bytes(c.dtype, c.k, &row_bytes);

@@ -59,6 +59,76 @@ static void rms_norm_divides_by_the_root_of_the_mean_square(void **state)
     each_isa(check_norm, 31);
 }
 
+/* Columns [first, first + n) of x, normed by what the sums of all columns say. */
+static void norm_part(k_stream_t *stream, const k_rms_norm_args_t *whole, uint32_t first,
+                      uint32_t n, const float *sums)
+{
+    k_rms_norm_args_t args = *whole;
+    args.x = (const float *)whole->x + first;
+    args.w = whole->w + first;
+    args.y = (float *)whole->y + first;
+    args.dim = n;
+    args.sums = sums;
+    args.sums_stride = 3;
+    args.sums_dim = whole->dim;
+    stream->ops->rms_norm(stream, &args);
+}
+
+/* A part of a row may be empty: keys that another rank counts. */
+static void check_parts(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 1, 1);
+    for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
+        const uint32_t rows = test_random_between(random, 1, 9);
+        const uint32_t dim = test_random_between(random, 2, 200);
+        const uint32_t cut = test_random_below(random, dim);
+        float *x = random_floats(random, (size_t)rows * dim);
+        float *w = random_floats(random, dim);
+        float *y = test_malloc((size_t)rows * dim * sizeof(*y));
+        float sums[2][9 * 3];
+        const k_rms_norm_args_t args = {.x = x,
+                                        .w = w,
+                                        .y = y,
+                                        .rows = rows,
+                                        .groups = 1,
+                                        .dim = dim,
+                                        .x_stride = dim,
+                                        .y_stride = dim,
+                                        .eps = 1e-5f};
+        for (uint32_t i = 0; i < 2; i++) {
+            const k_square_sums_args_t part = {x + (i == 0 ? 0 : cut),   sums[i], rows,
+                                               i == 0 ? cut : dim - cut, dim,     3};
+            stream->ops->square_sums(stream, &part);
+        }
+        for (uint32_t row = 0; row < rows; row++) {
+            sums[0][row * 3] += sums[1][row * 3];
+        }
+        norm_part(stream, &args, 0, cut, sums[0]);
+        norm_part(stream, &args, cut, dim - cut, sums[0]);
+        for (uint32_t i = 0; i < rows; i++) {
+            double squares = 0;
+            for (uint32_t j = 0; j < dim; j++) {
+                squares += (double)x[i * dim + j] * (double)x[i * dim + j];
+            }
+            const double scale = 1 / sqrt(squares / dim + (double)1e-5f);
+            for (uint32_t j = 0; j < dim; j++) {
+                const double expected = (double)x[i * dim + j] * scale * (double)w[j];
+                assert_near(y[i * dim + j], expected, 1e-5 * fabs(expected) + 1e-30, "part");
+            }
+        }
+        test_free(x);
+        test_free(w);
+        test_free(y);
+    }
+    k_stream_destroy(stream);
+}
+
+static void parts_of_a_row_are_normed_by_the_squares_of_all(void **state)
+{
+    (void)state;
+    each_isa(check_parts, 37);
+}
+
 /* Which gated activation is at test. */
 typedef enum gate { SILU, GELU, CLAMPED, GATES } gate_t;
 
@@ -273,6 +343,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rms_norm_divides_by_the_root_of_the_mean_square),
+        cmocka_unit_test(parts_of_a_row_are_normed_by_the_squares_of_all),
         cmocka_unit_test(gated_activations_hold_from_tiny_gates_to_huge_ones),
         cmocka_unit_test(softcap_bends_to_its_cap),
         cmocka_unit_test(add_and_gather_rows_are_exact),

@@ -410,7 +410,7 @@ static void what_does_not_fit_says_what_to_change(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         weft_diag_t diag = {0};
         engine_t *engine = NULL;
-        assert_status(engine_create(&cases[i].options, source, NULL, &diag, &engine),
+        assert_status(engine_create(&cases[i].options, source, NULL, NULL, &diag, &engine),
                       cases[i].status);
         if (strstr(diag.text, cases[i].text) == NULL) {
             fail_msg("\"%s\" lacks \"%s\"", diag.text, cases[i].text);
@@ -449,7 +449,7 @@ static void creation_survives_no_memory(void **state)
         weft_diag_t diag = {0};
         engine_t *engine = NULL;
         weft_alloc_fail_nth(n);
-        status = engine_create(&options, source, NULL, &diag, &engine);
+        status = engine_create(&options, source, NULL, NULL, &diag, &engine);
         weft_alloc_fail_nth(0);
         engine_destroy(engine);
         assert_true(n < 1000);

@@ -22,7 +22,7 @@ static void open_rig(grammar_rig_t *g)
     assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &g->rig.source),
                   WEFT_OK);
     assert_status(model_source_tokenizer(g->rig.source, &diag, &g->tokenizer), WEFT_OK);
-    if (engine_create(&options, g->rig.source, g->tokenizer, &diag, &g->rig.engine) < 0) {
+    if (engine_create(&options, g->rig.source, g->tokenizer, NULL, &diag, &g->rig.engine) < 0) {
         fail_msg("%s", diag.text);
     }
     assert_status(engine_client_create(g->rig.engine, &g->rig.client), WEFT_OK);

@@ -274,7 +274,7 @@ static void bad_settings_are_named(void **state)
         weft_diag_t diag = {0};
         engine_t *engine = NULL;
         options.kv_load_failure_policy = cases[i].policy;
-        assert_true(engine_create(&options, source, NULL, &diag, &engine) < 0);
+        assert_true(engine_create(&options, source, NULL, NULL, &diag, &engine) < 0);
         if (strstr(diag.text, cases[i].text) == NULL) {
             fail_msg("\"%s\" lacks \"%s\"", diag.text, cases[i].text);
         }

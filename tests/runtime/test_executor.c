@@ -1,242 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tests/support/executor_rig.h"
-#include "tests/support/random.h"
-
-#define VOCAB     320
-#define SEQUENCES 4
-#define LONGEST   100
-#define ANSWER    16
-#define N_TOP     5
-#define CONTEXT   128
-
-static const step_limits_t limits = {.max_slots = 6,
-                                     .max_tokens = 64,
-                                     .max_context = CONTEXT,
-                                     .max_blocks = 512,
-                                     .max_bind_tokens = 512,
-                                     .max_biases = 8,
-                                     .max_outputs = 3};
+#include "tests/support/executor_jobs.h"
 
 static void open_rig(executor_rig_t *rig, const char *name, const char *isa, uint32_t block_tokens,
                      k_dtype_t kv_dtype)
 {
-    executor_rig_open(rig,
-                      (model_rig_config_t){.path = tiny_model_path(name),
-                                           .isa = isa,
-                                           .threads = 2,
-                                           .kv_dtype = kv_dtype,
-                                           .block_tokens = block_tokens,
-                                           .n_blocks = SEQUENCES * CONTEXT / block_tokens + 1},
-                      &limits);
-}
-
-/* Slot `slot` owns the blocks of its CONTEXT tokens, in reverse order. */
-static void plan_all_blocks(executor_rig_t *rig, uint32_t slot)
-{
-    const uint32_t n = CONTEXT / rig->rig.layout.block_tokens;
-    for (uint32_t i = 0; i < n; i++) {
-        plan_block(rig->plan, slot, i, (slot % SEQUENCES + 1) * n - i);
-    }
+    jobs_open(rig, name, isa, block_tokens, kv_dtype, NULL);
 }
 
 /* ---- the same answers, alone and in company ------------------------------------------------- */
 
-typedef struct job {
-    int32_t prompt[LONGEST];
-    uint32_t n_prompt;
-    k_sampled_t prompt_logprobs[LONGEST];
-    uint32_t n_prompt_logprobs;
-    k_sampled_t answer[ANSWER];
-    uint32_t n_answer;
-} job_t;
-
-static void load_jobs(const char *name, job_t *jobs, int32_t greedy[SEQUENCES][ANSWER],
-                      double *logprob_sums, double *range)
-{
-    json_t *golden = load_golden(name);
-    const json_t *sequences = json_object_get(golden, "sequences");
-    assert_int_equal(json_array_size(sequences), SEQUENCES);
-    for (uint32_t i = 0; i < SEQUENCES; i++) {
-        const json_t *sequence = json_array_get(sequences, i);
-        jobs[i] = (job_t){0};
-        jobs[i].n_prompt = json_ids(json_object_get(sequence, "tokens"), jobs[i].prompt, LONGEST);
-        json_ids(json_object_get(sequence, "greedy"), greedy[i], ANSWER);
-        logprob_sums[i] = json_number_value(json_object_get(sequence, "logprob_sum"));
-    }
-    *range = json_number_value(json_object_get(golden, "logit_range"));
-    json_decref(golden);
-}
-
-static step_sampling_t sampling_of(uint32_t job, bool is_random)
-{
-    step_sampling_t sampling = greedy_sampling;
-    sampling.n_top = N_TOP;
-    sampling.n_prompt_top = 2;
-    if (is_random) {
-        sampling.temperature = 0.9f;
-        sampling.top_p = 0.95f;
-        sampling.presence_penalty = 0.5f;
-        sampling.repetition_penalty = 1.1f;
-        sampling.seed = 1000 + job;
-    }
-    return sampling;
-}
-
-static void take_prompt_logprobs(job_t *job, const k_sampled_t *from, uint32_t n)
-{
-    memcpy(job->prompt_logprobs + job->n_prompt_logprobs, from, n * sizeof(*from));
-    job->n_prompt_logprobs += n;
-}
-
-/* The whole prompt in as few steps as the limits allow, then token by token. */
-static void run_alone(executor_rig_t *rig, uint32_t index, job_t *job, bool is_random)
-{
-    const step_sampling_t sampling = sampling_of(index, is_random);
-    plan_bind(rig->plan, index, job->prompt, job->n_prompt, &sampling);
-    plan_all_blocks(rig, index);
-    for (uint32_t at = 0; at < job->n_prompt;) {
-        const uint32_t left = job->n_prompt - at;
-        const uint32_t n = left < limits.max_tokens ? left : limits.max_tokens;
-        const uint32_t last = n == left ? STEP_ROW_SAMPLE : 0;
-        plan_row(rig->plan, index, at, n, last | STEP_ROW_PROMPT_LOGPROBS, 0);
-        const step_result_t result = executor_rig_step(rig);
-        take_prompt_logprobs(job, result.prompt, result.n_prompt);
-        if (last != 0) {
-            job->answer[job->n_answer++] = result.rows[0];
-        }
-        at += n;
-    }
-    while (job->n_answer < ANSWER) {
-        plan_row(rig->plan, index, job->n_prompt + job->n_answer - 1, 1,
-                 STEP_ROW_SAMPLE | STEP_ROW_FROM_SLOT, job->n_answer);
-        job->answer[job->n_answer++] = executor_rig_step(rig).rows[0];
-    }
-}
-
-/* What one launched step will answer to whom. */
-typedef struct expectation {
-    uint32_t jobs[SEQUENCES];
-    uint32_t prompt_entries[SEQUENCES];
-    bool samples[SEQUENCES];
-    uint32_t n_rows;
-} expectation_t;
-
-typedef struct progress {
-    uint32_t slot;
-    uint32_t at; /* tokens that were run */
-    uint32_t n_launched;
-    bool is_bound;
-} progress_t;
-
-static void plan_job(executor_rig_t *rig, uint32_t index, const job_t *job, progress_t *progress,
-                     bool is_random, uint32_t budget, test_random_t *random,
-                     expectation_t *expectation)
-{
-    const step_sampling_t sampling = sampling_of(index, is_random);
-    if (!progress->is_bound) {
-        plan_bind(rig->plan, progress->slot, job->prompt, job->n_prompt, &sampling);
-        plan_all_blocks(rig, progress->slot);
-        progress->is_bound = true;
-    }
-    const uint32_t row = expectation->n_rows++;
-    expectation->jobs[row] = index;
-    if (progress->at >= job->n_prompt) {
-        plan_row(rig->plan, progress->slot, progress->at, 1, STEP_ROW_SAMPLE | STEP_ROW_FROM_SLOT,
-                 progress->n_launched);
-        expectation->prompt_entries[row] = 0;
-        expectation->samples[row] = true;
-        progress->at++;
-        progress->n_launched++;
-        return;
-    }
-    const uint32_t left = job->n_prompt - progress->at;
-    const uint32_t wanted = test_random_between(random, 1, budget);
-    const uint32_t n = wanted < left ? wanted : left;
-    const bool is_last = n == left;
-    plan_row(rig->plan, progress->slot, progress->at, n,
-             STEP_ROW_PROMPT_LOGPROBS | (is_last ? STEP_ROW_SAMPLE : 0), 0);
-    expectation->prompt_entries[row] = is_last ? n - 1 : n;
-    expectation->samples[row] = is_last;
-    progress->at += n;
-    progress->n_launched += is_last;
-}
-
-static void collect_step(executor_rig_t *rig, const expectation_t *expectation, job_t *jobs)
-{
-    const step_result_t result = executor_rig_collect(rig);
-    uint32_t prompt = 0;
-    assert_int_equal(result.n_rows, expectation->n_rows);
-    for (uint32_t i = 0; i < expectation->n_rows; i++) {
-        job_t *job = &jobs[expectation->jobs[i]];
-        take_prompt_logprobs(job, result.prompt + prompt, expectation->prompt_entries[i]);
-        prompt += expectation->prompt_entries[i];
-        if (expectation->samples[i]) {
-            job->answer[job->n_answer++] = result.rows[i];
-        }
-    }
-    assert_int_equal(result.n_prompt, prompt);
-}
-
-/* All jobs together, in random slots, order and pieces, each step launched before the last is read. */
-static void run_together(executor_rig_t *rig, job_t *jobs, bool is_random, test_random_t *random)
-{
-    progress_t progress[SEQUENCES] = {0};
-    expectation_t expectations[2];
-    uint32_t launched = 0;
-    const uint32_t shift = test_random_below(random, SEQUENCES);
-    for (uint32_t i = 0; i < SEQUENCES; i++) {
-        progress[i].slot = (i + shift) % SEQUENCES;
-    }
-    for (bool is_done = false; !is_done; launched++) {
-        expectation_t *expectation = &expectations[launched % 2];
-        *expectation = (expectation_t){0};
-        is_done = true;
-        for (uint32_t i = 0; i < SEQUENCES; i++) {
-            const uint32_t index = (i + launched) % SEQUENCES;
-            if (progress[index].n_launched < ANSWER) {
-                is_done = false;
-                if (test_random_below(random, 4) > 0) {
-                    plan_job(rig, index, &jobs[index], &progress[index], is_random,
-                             limits.max_tokens / SEQUENCES, random, expectation);
-                }
-            }
-        }
-        assert_status(executor_rig_launch(rig), WEFT_OK);
-        if (launched > 0) {
-            collect_step(rig, &expectations[(launched - 1) % 2], jobs);
-        }
-    }
-    collect_step(rig, &expectations[(launched - 1) % 2], jobs);
-}
-
-static bool is_same(const k_sampled_t *a, const k_sampled_t *b)
-{
-    return memcmp(&a->chosen, &b->chosen, sizeof(a->chosen)) == 0 && a->n_top == b->n_top &&
-           memcmp(a->top, b->top, a->n_top * sizeof(a->top[0])) == 0;
-}
-
-static void assert_same_job(const job_t *a, const job_t *b)
-{
-    assert_int_equal(a->n_answer, ANSWER);
-    assert_int_equal(b->n_answer, ANSWER);
-    assert_int_equal(a->n_prompt_logprobs, b->n_prompt_logprobs);
-    for (uint32_t i = 0; i < ANSWER; i++) {
-        assert_true(is_same(&a->answer[i], &b->answer[i]));
-    }
-    for (uint32_t i = 0; i < a->n_prompt_logprobs; i++) {
-        assert_true(is_same(&a->prompt_logprobs[i], &b->prompt_logprobs[i]));
-    }
-}
-
-static void forget_answers(job_t *jobs)
-{
-    for (uint32_t i = 0; i < SEQUENCES; i++) {
-        jobs[i].n_answer = 0;
-        jobs[i].n_prompt_logprobs = 0;
-    }
-}
-
-static void check_company(const char *isa, k_dtype_t kv_dtype, bool is_random,
+static void check_company(const char *isa, k_dtype_t kv_dtype, job_kind_t kind,
                           test_random_t *random)
 {
     static job_t alone[SEQUENCES];
@@ -249,7 +22,7 @@ static void check_company(const char *isa, k_dtype_t kv_dtype, bool is_random,
     load_jobs("llama-gguf-q8_0", alone, greedy, sums, &range);
     open_rig(&rig, "llama-gguf-q8_0", isa, 16, kv_dtype);
     for (uint32_t i = 0; i < SEQUENCES; i++) {
-        run_alone(&rig, i, &alone[i], is_random);
+        run_alone(&rig, i, &alone[i], kind);
     }
     executor_rig_close(&rig);
 
@@ -258,7 +31,7 @@ static void check_company(const char *isa, k_dtype_t kv_dtype, bool is_random,
         memcpy(together, alone, sizeof(together));
         forget_answers(together);
         open_rig(&rig, "llama-gguf-q8_0", isa, block_sizes[round], kv_dtype);
-        run_together(&rig, together, is_random, random);
+        run_together(&rig, together, kind, random);
         executor_rig_close(&rig);
         for (uint32_t i = 0; i < SEQUENCES; i++) {
             assert_same_job(&alone[i], &together[i]);
@@ -269,9 +42,9 @@ static void check_company(const char *isa, k_dtype_t kv_dtype, bool is_random,
 static void check_company_on(const char *isa)
 {
     test_random_t random = {test_seed(11)};
-    check_company(isa, K_F32, false, &random);
-    check_company(isa, K_F16, true, &random);
-    check_company(isa, K_BF16, true, &random);
+    check_company(isa, K_F32, JOBS_GREEDY, &random);
+    check_company(isa, K_F16, JOBS_FILTERED, &random);
+    check_company(isa, K_BF16, JOBS_WIDE, &random);
 }
 
 static void an_answer_is_the_same_alone_and_in_company(void **state)
@@ -296,7 +69,7 @@ static void answers_and_prompt_logprobs_are_the_references(void **state)
         open_rig(&rig, tiny_models[m], "ref", 16, K_F32);
         for (uint32_t i = 0; i < SEQUENCES; i++) {
             double sum = 0;
-            run_alone(&rig, i, &jobs[i], false);
+            run_alone(&rig, i, &jobs[i], JOBS_GREEDY);
             for (uint32_t j = 0; j < ANSWER; j++) {
                 assert_int_equal(jobs[i].answer[j].chosen.token, greedy[i][j]);
                 assert_int_equal(jobs[i].answer[j].chosen.rank, 1);
@@ -590,11 +363,11 @@ static void executor_memory_grows_with_what_it_is_made_of(void **state)
     executor_rig_t rig;
     open_rig(&rig, "llama", "ref", 16, K_F16);
     const model_config_t *config = model_config(rig.rig.model);
-    const size_t bytes = executor_memory(&limits, config, 16);
+    const size_t bytes = executor_memory(&limits, config, NULL, 16);
     step_limits_t larger = limits;
     larger.max_outputs = 100;
     assert_true(bytes > limits.max_outputs * VOCAB * sizeof(float));
-    assert_true(executor_memory(&larger, config, 16) - bytes >=
+    assert_true(executor_memory(&larger, config, NULL, 16) - bytes >=
                 (100 - limits.max_outputs - 1) * VOCAB * sizeof(float));
     executor_rig_close(&rig);
 }

@@ -4,6 +4,7 @@
 
 #include "base/buffer.h"
 #include "tests/support/model_rig.h"
+#include "tests/support/model_slices.h"
 #include "tests/support/random.h"
 #include "tests/support/scratch_folder.h"
 
@@ -230,6 +231,9 @@ static void check_kind(bool is_awq)
                                                .n_blocks = 1,
                                                .limits = {1, 1, 16}});
     check_down(rig.source, &c.down);
+    slices_t slices = {.source = rig.source, .random = &c.random};
+    assert_slices(&slices, MODEL_FILE_HF);
+    assert_int_equal(slices.n_of_form[MODEL_FORM_INT4], 7);
     model_rig_close(&rig);
 
     c.sorts_groups = true;

@@ -376,6 +376,66 @@ static void creation_survives_no_memory(void **state)
     sched_rig_fini(&rig);
 }
 
+/* Until every sequence is a decode, with nothing in flight. */
+static void prefill_all(sched_rig_t *rig, uint32_t n, uint32_t max_tokens)
+{
+    int32_t prompt[8];
+    for (uint32_t i = 0; i < n; i++) {
+        sched_rig_fill_prompt(prompt, 8, (int32_t)(10 * i));
+        sched_rig_submit(rig, sched_rig_add(rig, prompt, 8, max_tokens));
+    }
+    assert_int_equal(sched_rig_step(rig), n);
+}
+
+static void stages_work_on_different_sequences_at_a_time(void **state)
+{
+    (void)state;
+    sched_rig_t rig;
+    const sched_rig_shape_t shape = {
+        .block_tokens = 4, .n_blocks = 100, .slots = 8, .step_tokens = 64, .stages = 2};
+    sched_rig_init(&rig, &shape);
+    prefill_all(&rig, 5, 20);
+    assert_int_equal(sched_rig_launch(&rig), 3);
+    assert_int_equal(sched_rig_launch(&rig), 2);
+    assert_int_equal(sched_plan(rig.sched, rig.plan), 0); /* all wait for their tokens */
+    for (int i = 0; i < 6; i++) {
+        sched_rig_commit(&rig);
+        assert_int_equal(sched_in_flight(rig.sched), 1);
+        assert_int_equal(sched_rig_launch(&rig), i % 2 == 0 ? 3 : 2);
+        assert_int_equal(sched_in_flight(rig.sched), 2);
+    }
+    sched_rig_commit(&rig);
+    sched_rig_commit(&rig);
+    sched_rig_run(&rig);
+    sched_rig_fini(&rig);
+}
+
+static void chunks_of_a_prefill_follow_each_other_through_the_stages(void **state)
+{
+    (void)state;
+    sched_rig_t rig;
+    int32_t prompt[40];
+    const sched_rig_shape_t shape = {
+        .block_tokens = 4, .n_blocks = 100, .slots = 4, .step_tokens = 16, .stages = 2};
+    sched_rig_init(&rig, &shape);
+    sched_rig_fill_prompt(prompt, 40, 1);
+    sched_rig_submit(&rig, sched_rig_add(&rig, prompt, 40, 2));
+    assert_int_equal(sched_rig_launch(&rig), 1);
+    assert_int_equal(sched_rig_launch(&rig), 1);
+    assert_int_equal(rig.plan->rows[0].start, 16);
+    sched_rig_commit(&rig);
+    assert_int_equal(sched_rig_launch(&rig), 1);
+    assert_int_equal(rig.plan->rows[0].flags, STEP_ROW_SAMPLE);
+    assert_int_equal(sched_plan(rig.sched, rig.plan), 0);
+    sched_rig_commit(&rig);
+    sched_rig_commit(&rig);
+    assert_int_equal(sched_rig_launch(&rig), 1);
+    assert_int_equal(rig.plan->rows[0].flags, STEP_ROW_SAMPLE | STEP_ROW_FROM_SLOT | STEP_ROW_TOLD);
+    sched_rig_commit(&rig);
+    sched_rig_run(&rig);
+    sched_rig_fini(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -395,6 +455,8 @@ int main(void)
         cmocka_unit_test(the_next_step_can_be_planned_before_the_last_is_collected),
         cmocka_unit_test(reading_the_rest_does_not_push_out_the_beginning),
         cmocka_unit_test(creation_survives_no_memory),
+        cmocka_unit_test(stages_work_on_different_sequences_at_a_time),
+        cmocka_unit_test(chunks_of_a_prefill_follow_each_other_through_the_stages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

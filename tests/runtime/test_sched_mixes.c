@@ -118,6 +118,7 @@ static void run_mix(uint64_t seed, const kv_tier_ops_t *const *tiers, bool with_
         .is_cached = tiers != NULL || test_random_below(&random, 3) > 0,
         .host_blocks = tiers == NULL ? 0 : test_random_between(&random, 1, 80),
         .tiers = tiers,
+        .stages = test_random_below(&random, 2) == 0 ? 1 : test_random_between(&random, 2, 5),
     };
     sched_rig_init(&rig, &shape);
     rig.random = random;

@@ -5,6 +5,7 @@
  * held to the float32 reference; the others may round activations to 8 bits and are held to the
  * bounds its README gives for that.
  */
+#include "tests/support/coll_rig.h"
 #include "tests/support/executor_rig.h"
 
 #define VECTORS     WEFT_TEST_VECTORS "/smollm2/"
@@ -23,6 +24,7 @@ typedef struct bounds {
 
 static const bounds_t float32_bounds = {.margin = 0.02, .top10 = 0.01, .nll = 0.0005};
 static const bounds_t rounded_bounds = {.margin = 0.6, .top10 = 0.6, .nll = 0.005};
+static const bounds_t f8_bounds = {.margin = 2, .top10 = 1, .nll = 0.01}; /* a cache of fp8 */
 
 static const step_limits_t limits = {.max_slots = 2,
                                      .max_tokens = 256,
@@ -38,20 +40,28 @@ static bool is_long(void)
     return text != NULL && text[0] == '1';
 }
 
-static void open_smollm2(executor_rig_t *rig, const char *isa, k_dtype_t kv_dtype)
+static const char *smollm2_path(void)
 {
     const char *path = getenv("WEFT_TEST_MODEL");
     if (path == NULL || path[0] == '\0') {
         print_message("WEFT_TEST_MODEL is not set: no SmolLM2 to test with\n");
         skip();
     }
+    return path;
+}
+
+/* shard NULL: the whole model, on two threads. */
+static void open_smollm2(executor_rig_t *rig, const char *isa, k_dtype_t kv_dtype,
+                         const model_shard_t *shard)
+{
     executor_rig_open(rig,
-                      (model_rig_config_t){.path = path,
+                      (model_rig_config_t){.path = smollm2_path(),
                                            .isa = isa,
-                                           .threads = 2,
+                                           .threads = shard == NULL ? 2 : 1,
                                            .kv_dtype = kv_dtype,
                                            .block_tokens = 16,
-                                           .n_blocks = CONTEXT / 16},
+                                           .n_blocks = CONTEXT / 16,
+                                           .shard = shard},
                       &limits);
     assert_int_equal(model_config(rig->rig.model)->layers, 30);
 }
@@ -186,11 +196,12 @@ static void check_continuation(executor_rig_t *rig, const greedy_case_t *c, cons
 }
 
 /* max_prompt: longer cases are left out; the plain kernels take a while for them. */
-static void check_greedy(const char *isa, k_dtype_t kv_dtype, uint32_t max_prompt)
+static void check_greedy(const char *isa, k_dtype_t kv_dtype, uint32_t max_prompt,
+                         const model_shard_t *shard)
 {
     static greedy_case_t c;
     executor_rig_t rig;
-    open_smollm2(&rig, isa, kv_dtype);
+    open_smollm2(&rig, isa, kv_dtype, shard);
     const bounds_t bounds = bounds_of(&rig);
     json_t *json = load_json(VECTORS "greedy.json");
     uint32_t n = 0;
@@ -214,13 +225,13 @@ static void check_greedy(const char *isa, k_dtype_t kv_dtype, uint32_t max_promp
 static void plain_kernels_continue_as_the_float32_reference(void **state)
 {
     (void)state;
-    check_greedy("ref", K_F32, is_long() ? MAX_PROMPT : 5);
+    check_greedy("ref", K_F32, is_long() ? MAX_PROMPT : 5, NULL);
 }
 
 static void check_greedy_on(const char *isa)
 {
     if (strcmp(isa, "ref") != 0) {
-        check_greedy(isa, K_F16, MAX_PROMPT);
+        check_greedy(isa, K_F16, MAX_PROMPT, NULL);
     }
 }
 
@@ -228,6 +239,25 @@ static void fast_kernels_continue_within_the_bounds_of_rounding(void **state)
 {
     (void)state;
     for_each_isa(check_greedy_on);
+}
+
+/* 9 heads, 3 of keys: uneven parts on 2 ranks, shared keys on 4. */
+static void check_greedy_rank(coll_rig_rank_t *self)
+{
+    const uint32_t max_prompt = is_long() ? MAX_PROMPT : self->size == 2 ? 400 : 64;
+    coll_t *coll = coll_rig_create(self, "shm");
+    const model_shard_t shard = {
+        .tensor_rank = self->rank, .tensor_size = self->size, .tensor = coll};
+    check_greedy("auto", K_F16, max_prompt, &shard);
+    coll_destroy(coll);
+}
+
+static void tensor_ranks_continue_within_the_bounds_of_rounding(void **state)
+{
+    (void)state;
+    (void)smollm2_path(); /* skips here, not in a rank */
+    coll_rig_run(2, check_greedy_rank, NULL);
+    coll_rig_run(4, check_greedy_rank, NULL);
 }
 
 /* ---- perplexity ------------------------------------------------------------------------------ */
@@ -255,8 +285,8 @@ static void check_text(const char *isa, k_dtype_t kv_dtype, uint32_t n)
     static int32_t ids[TEXT_TOKENS];
     double first16[16];
     executor_rig_t rig;
-    open_smollm2(&rig, isa, kv_dtype);
-    const bounds_t bounds = bounds_of(&rig);
+    open_smollm2(&rig, isa, kv_dtype, NULL);
+    const bounds_t bounds = kv_dtype == K_F8 ? f8_bounds : bounds_of(&rig);
     json_t *json = load_json(VECTORS "ppl.json");
     assert_int_equal(json_ids(json_object_get(json, "text_ids"), ids, TEXT_TOKENS), TEXT_TOKENS);
     const json_t *hf = json_object_get(json_object_get(json, "hf_fp32"), "full_sequence");
@@ -267,8 +297,8 @@ static void check_text(const char *isa, k_dtype_t kv_dtype, uint32_t n)
         const double nll = json_number_value(json_array_get(expected, i));
         assert_true(fabs(first16[i] - nll) <= 2 * bounds.top10);
     }
-    print_message("%s: perplexity of %u tokens is %.4f\n", rig.rig.stream->ops->name, n,
-                  perplexity);
+    print_message("%s, %s cache: perplexity of %u tokens is %.4f\n", rig.rig.stream->ops->name,
+                  k_dtype_info(kv_dtype)->name, n, perplexity);
     if (n == TEXT_TOKENS) {
         const double whole = json_number_value(json_object_get(hf, "ppl"));
         assert_true(fabs(perplexity / whole - 1.0) <= bounds.nll);
@@ -296,13 +326,21 @@ static void fast_kernels_give_the_text_its_perplexity(void **state)
     for_each_isa(check_text_on);
 }
 
+static void a_cache_of_fp8_costs_a_hundredth_at_most(void **state)
+{
+    (void)state;
+    check_text("auto", K_F8, TEXT_TOKENS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_kernels_continue_as_the_float32_reference),
         cmocka_unit_test(fast_kernels_continue_within_the_bounds_of_rounding),
+        cmocka_unit_test(tensor_ranks_continue_within_the_bounds_of_rounding),
         cmocka_unit_test(plain_kernels_give_the_text_its_likelihood),
         cmocka_unit_test(fast_kernels_give_the_text_its_perplexity),
+        cmocka_unit_test(a_cache_of_fp8_costs_a_hundredth_at_most),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

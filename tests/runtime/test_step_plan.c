@@ -92,6 +92,16 @@ static void row_from_slot_with_two_tokens(step_plan_t *plan)
     plan->rows[1].start = 62;
     plan->rows[1].n_tokens = 2;
 }
+static void row_told_of_its_own_tokens(step_plan_t *plan)
+{
+    plan->rows[0].flags = STEP_ROW_TOLD;
+}
+static void rows_told_of_more_than_there_are(step_plan_t *plan)
+{
+    plan->rows[1].flags |= STEP_ROW_TOLD;
+    plan->n_binds = 0;
+    plan->n_tokens = 0;
+}
 static void row_past_the_context(step_plan_t *plan)
 {
     plan->rows[1].start = 64;
@@ -123,6 +133,8 @@ static void step_plan_check_refuses_every_broken_field(void **state)
         row_slot,
         row_without_tokens,
         row_from_slot_with_two_tokens,
+        row_told_of_its_own_tokens,
+        rows_told_of_more_than_there_are,
         row_past_the_context,
         rows_over_the_token_budget,
         too_many_rows,

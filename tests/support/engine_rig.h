@@ -21,8 +21,11 @@ static inline engine_options_t engine_rig_options(void)
 {
     return (engine_options_t){
         .device = "cpu",
+        .runner = "auto",
         .cpu_isa = "auto",
         .threads = 2,
+        .tensor_parallel_size = 1,
+        .pipeline_parallel_size = 1,
         .max_num_seqs = 8,
         .max_num_batched_tokens = 64,
         .gpu_memory_utilization = 0.5,
@@ -44,17 +47,22 @@ static inline engine_options_t engine_rig_options(void)
     };
 }
 
+static inline void engine_rig_path(const char *model, char *path, size_t size)
+{
+    const bool is_gguf = strstr(model, "gguf") != NULL;
+    snprintf(path, size, WEFT_TEST_VECTORS "/tiny-models/%s%s", model,
+             is_gguf ? "/model.gguf" : "");
+}
+
 static inline void engine_rig_open(engine_rig_t *rig, const char *model,
                                    const engine_options_t *options)
 {
     char path[512];
     weft_diag_t diag = {0};
-    const bool is_gguf = strstr(model, "gguf") != NULL;
-    snprintf(path, sizeof(path), WEFT_TEST_VECTORS "/tiny-models/%s%s", model,
-             is_gguf ? "/model.gguf" : "");
+    engine_rig_path(model, path, sizeof(path));
     *rig = (engine_rig_t){0};
     if (model_source_open(path, &diag, &rig->source) < 0 ||
-        engine_create(options, rig->source, NULL, &diag, &rig->engine) < 0) {
+        engine_create(options, rig->source, NULL, NULL, &diag, &rig->engine) < 0) {
         fail_msg("%s", diag.text);
     }
     assert_status(engine_client_create(rig->engine, &rig->client), WEFT_OK);

@@ -3,7 +3,10 @@
 
 #include <string.h>
 
+#include "runtime/sched.h"
 #include "tests/support/check.h"
+
+#define UNKNOWN (-1)
 
 typedef struct fake_slot {
     bool is_bound;
@@ -25,7 +28,8 @@ struct fake_executor {
     uint32_t vocab;
     uint64_t *kv; /* [n_blocks][block_tokens], borrowed */
     fake_slot_t *slots;
-    fake_step_t steps[2];
+    bool has_stages;
+    fake_step_t steps[SCHED_MAX_IN_FLIGHT];
     uint32_t n_launched;
     uint32_t n_collected;
 };
@@ -90,7 +94,7 @@ fake_executor_t *fake_executor_create(const step_limits_t *limits, uint64_t *kv,
         fake->slots[i].tokens = calloc(limits->max_context + 1, sizeof(int32_t));
         fake->slots[i].blocks = calloc(limits->max_context, sizeof(uint32_t));
     }
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < SCHED_MAX_IN_FLIGHT; i++) {
         fake->steps[i].rows = calloc(limits->max_slots, sizeof(k_sampled_t));
         fake->steps[i].prompt = calloc(limits->max_tokens, sizeof(k_sampled_t));
     }
@@ -103,12 +107,17 @@ void fake_executor_destroy(fake_executor_t *fake)
         free(fake->slots[i].tokens);
         free(fake->slots[i].blocks);
     }
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < SCHED_MAX_IN_FLIGHT; i++) {
         free(fake->steps[i].rows);
         free(fake->steps[i].prompt);
     }
     free(fake->slots);
     free(fake);
+}
+
+void fake_executor_set_stages(fake_executor_t *fake)
+{
+    fake->has_stages = true;
 }
 
 static uint64_t *kv_at(fake_executor_t *fake, const fake_slot_t *slot, uint32_t position)
@@ -139,6 +148,7 @@ static void run_row(fake_executor_t *fake, fake_step_t *step, const step_row_t *
         assert_true(*kv_at(fake, slot, i) == hash);
     }
     for (uint32_t i = row->start; i < row->start + row->n_tokens; i++) {
+        assert_int_not_equal(slot->tokens[i], UNKNOWN);
         hash = extend(hash, slot->tokens[i]);
         *kv_at(fake, slot, i) = hash;
         if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) != 0) {
@@ -151,7 +161,21 @@ static void run_row(fake_executor_t *fake, fake_step_t *step, const step_row_t *
     if ((row->flags & STEP_ROW_SAMPLE) != 0) {
         assert_int_equal(row->start + row->n_tokens, slot->n_tokens);
         out->chosen.token = sample(hash, slot->sampling.seed, row->output_index, fake->vocab);
-        slot->tokens[slot->n_tokens++] = out->chosen.token;
+        slot->tokens[slot->n_tokens++] = fake->has_stages ? UNKNOWN : out->chosen.token;
+    }
+}
+
+/* Where only a last stage samples, the first hears of it from the plan. */
+static void take_told(fake_executor_t *fake, const step_plan_t *plan)
+{
+    const int32_t *told = plan->tokens + plan->n_tokens - step_plan_told(plan);
+    for (uint32_t i = 0; i < plan->n_rows; i++) {
+        const step_row_t *row = &plan->rows[i];
+        const bool is_from_slot = (row->flags & STEP_ROW_FROM_SLOT) != 0;
+        assert_int_equal((row->flags & STEP_ROW_TOLD) != 0, fake->has_stages && is_from_slot);
+        if ((row->flags & STEP_ROW_TOLD) != 0) {
+            fake->slots[row->slot].tokens[row->start] = *told++;
+        }
     }
 }
 
@@ -178,11 +202,12 @@ void fake_executor_launch(fake_executor_t *fake, const step_plan_t *plan)
     if (step_plan_check(plan, &fake->limits, &diag) < 0) {
         fail_msg("%s", diag.text);
     }
-    assert_true(fake->n_launched - fake->n_collected < 2);
-    fake_step_t *step = &fake->steps[fake->n_launched++ % 2];
+    assert_true(fake->n_launched - fake->n_collected < SCHED_MAX_IN_FLIGHT);
+    fake_step_t *step = &fake->steps[fake->n_launched++ % SCHED_MAX_IN_FLIGHT];
     step->result = (step_result_t){
         .step = plan->step, .n_rows = plan->n_rows, .rows = step->rows, .prompt = step->prompt};
     apply_binds(fake, plan);
+    take_told(fake, plan);
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         run_row(fake, step, &plan->rows[i], &step->rows[i]);
     }
@@ -191,5 +216,5 @@ void fake_executor_launch(fake_executor_t *fake, const step_plan_t *plan)
 step_result_t fake_executor_collect(fake_executor_t *fake)
 {
     assert_true(fake->n_launched > fake->n_collected);
-    return fake->steps[fake->n_collected++ % 2].result;
+    return fake->steps[fake->n_collected++ % SCHED_MAX_IN_FLIGHT].result;
 }

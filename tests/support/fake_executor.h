@@ -18,6 +18,8 @@ typedef struct fake_executor fake_executor_t;
 /* kv [n_blocks][block_tokens]: the pool's memory, borrowed. */
 fake_executor_t *fake_executor_create(const step_limits_t *limits, uint64_t *kv,
                                       uint32_t block_tokens, uint32_t vocab);
+/* From now on it is a first stage, which does not know what it did not hear from a plan. */
+void fake_executor_set_stages(fake_executor_t *fake);
 void fake_executor_destroy(fake_executor_t *fake);
 void fake_executor_launch(fake_executor_t *fake, const step_plan_t *plan);
 step_result_t fake_executor_collect(fake_executor_t *fake);

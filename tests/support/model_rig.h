@@ -67,6 +67,7 @@ typedef struct model_rig_config {
     uint32_t block_tokens;
     uint32_t n_blocks;
     model_limits_t limits;
+    const model_shard_t *shard; /* NULL: the whole model */
 } model_rig_config_t;
 
 typedef struct model_rig {
@@ -102,8 +103,10 @@ static inline void model_rig_open_source(model_rig_t *rig, const model_rig_confi
 
 static inline void model_rig_open_kv(model_rig_t *rig, const model_rig_config_t *config)
 {
-    const model_config_t *shape = model_source_config(rig->source);
+    model_config_t local;
     weft_diag_t diag = {0};
+    model_rig_check(model_local_config_of(rig->source, config->shard, &diag, &local), &diag);
+    const model_config_t *shape = &local;
     rig->layout = (kv_layout_t){
         .order = KV_ORDER_BHLNC,
         .block_tokens = config->block_tokens,
@@ -121,8 +124,9 @@ static inline void model_rig_open(model_rig_t *rig, const model_rig_config_t *co
 {
     weft_diag_t diag = {0};
     model_rig_open_source(rig, config);
-    model_rig_check(model_create(rig->source, &config->limits, rig->stream, &diag, &rig->model),
-                    &diag);
+    model_rig_check(
+        model_create(rig->source, config->shard, &config->limits, rig->stream, &diag, &rig->model),
+        &diag);
     model_rig_open_kv(rig, config);
 }
 
@@ -130,7 +134,7 @@ static inline void model_rig_open(model_rig_t *rig, const model_rig_config_t *co
 static inline void model_rig_kv(const model_rig_t *rig, k_dtype_t kv_dtype, k_kv_view_t *kv_out,
                                 uint32_t max)
 {
-    const model_config_t *config = model_config(rig->model);
+    const model_config_t *config = model_local_config(rig->model);
     const kv_strides_t *strides = &rig->layout.strides[0];
     assert_true(config->layers <= max);
     for (uint32_t i = 0; i < config->layers; i++) {
@@ -146,6 +150,31 @@ static inline void model_rig_kv(const model_rig_t *rig, k_dtype_t kv_dtype, k_kv
             .part_stride = strides->part,
         };
     }
+}
+
+/*
+ * model_logits of whole rows: logits [n, vocab], of a cut model all ranks' parts put together. On the
+ * host, done when it returns.
+ */
+static inline void model_rig_logits(const model_rig_t *rig, const uint32_t *rows, uint32_t n,
+                                    float *logits)
+{
+    const uint32_t vocab = model_config(rig->model)->vocab;
+    const model_shard_t *shard = model_shard(rig->model);
+    const model_range_t own = model_shard_vocab(shard, model_config(rig->model));
+    if (!model_shard_is_cut(shard)) {
+        model_logits(rig->model, rig->stream, rows, n, logits);
+        return;
+    }
+    float *part = test_malloc((size_t)n * own.n * sizeof(*part));
+    model_logits(rig->model, rig->stream, rows, n, part);
+    memset(logits, 0, (size_t)n * vocab * sizeof(*logits));
+    for (uint32_t i = 0; i < n; i++) {
+        memcpy(logits + (size_t)i * vocab + own.first, part + (size_t)i * own.n,
+               own.n * sizeof(*part));
+    }
+    coll_all_reduce(shard->tensor, rig->stream->queue, logits, logits, (size_t)n * vocab, COLL_F32);
+    test_free(part);
 }
 
 static inline void model_rig_close(model_rig_t *rig)

@@ -136,6 +136,7 @@ void sched_rig_init(sched_rig_t *rig, const sched_rig_shape_t *shape)
         .store = rig->store,
         .hasher = rig->hasher,
         .limits = rig->limits,
+        .stages = shape->stages,
         .events = {.user = rig,
                    .settle = settle,
                    .on_scheduled = note_scheduled,
@@ -153,6 +154,9 @@ void sched_rig_init(sched_rig_t *rig, const sched_rig_shape_t *shape)
     assert_status(step_plan_create(&rig->limits, &rig->plan), WEFT_OK);
     rig->fake = fake_executor_create(&rig->limits, kv_pool_memory(rig->pool)->addr,
                                      shape->block_tokens, SCHED_RIG_VOCAB);
+    if (shape->stages > 1) {
+        fake_executor_set_stages(rig->fake);
+    }
 }
 
 static bool is_reading(const sched_rig_t *rig)

@@ -63,6 +63,7 @@ typedef struct sched_rig_shape {
     uint32_t step_tokens;
     bool is_cached;
     uint32_t host_blocks;              /* of a tier below, 0: none */
+    uint32_t stages;                   /* of the model; 0 or 1: one */
     const kv_tier_ops_t *const *tiers; /* NULL: the store's own */
 } sched_rig_shape_t;
 

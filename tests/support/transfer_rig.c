@@ -181,7 +181,7 @@ static float content(uint64_t prompt, uint32_t layer, uint32_t head, uint32_t to
                  ((uint64_t)head << 32) + ((uint64_t)token << 8) + element;
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return (float)((int)(z >> 56) - 128);
+    return (float)((int)(z >> 59) - 16);
 }
 
 void transfer_rig_token(uint64_t prompt, uint32_t layer, uint32_t head, uint32_t token,

@@ -274,7 +274,7 @@ static void embed_gives_back_what_was_packed(void **state)
         static const int32_t ids[] = {36, 0, 17, 5, 17};
         int32_t *ids_device = cuda_upload(ids, sizeof(ids));
         float *y = cuda_upload(NULL, 5 * k * sizeof(*y));
-        assert_cuda((cudaError_t)k_cuda_embed(&c.w, ids_device, y, 5, k, 1.0f, NULL));
+        assert_cuda((cudaError_t)k_cuda_embed(&c.w, ids_device, 0, y, 5, k, 1.0f, NULL));
         float *rows = cuda_download(y, 5 * k * sizeof(*y));
         for (int i = 0; i < 5; i++) {
             assert_same_bits(rows + i * k, c.weights + (size_t)ids[i] * k, k,

@@ -55,7 +55,7 @@ static void too_little_memory_says_what_to_change(void **state)
         assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source),
                       WEFT_OK);
         emu_fail_alloc(failures + 1);
-        status = engine_create(&options, source, NULL, &diag, &engine);
+        status = engine_create(&options, source, NULL, NULL, &diag, &engine);
         emu_fail_alloc(0);
         if (status < 0) {
             assert_status(status, WEFT_ERR_NO_MEMORY);
@@ -78,7 +78,7 @@ static void a_model_of_ops_that_are_missing_is_refused_by_name(void **state)
     engine_t *engine = NULL;
     assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/mixtral", &diag, &source),
                   WEFT_OK);
-    assert_status(engine_create(&options, source, NULL, &diag, &engine), WEFT_ERR_UNSUPPORTED);
+    assert_status(engine_create(&options, source, NULL, NULL, &diag, &engine), WEFT_ERR_UNSUPPORTED);
     assert_non_null(strstr(diag.text, "expert_linear"));
     assert_non_null(strstr(diag.text, "cuda"));
     model_source_close(source);
@@ -95,7 +95,7 @@ static void a_cache_that_cannot_be_attended_is_refused(void **state)
     assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source),
                   WEFT_OK);
     options.num_gpu_blocks = 32;
-    assert_status(engine_create(&options, source, NULL, &diag, &engine), WEFT_ERR_UNSUPPORTED);
+    assert_status(engine_create(&options, source, NULL, NULL, &diag, &engine), WEFT_ERR_UNSUPPORTED);
     assert_non_null(strstr(diag.text, "blocks of 4 tokens"));
     model_source_close(source);
 }

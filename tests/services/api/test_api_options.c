@@ -73,7 +73,6 @@ static void flags_that_change_nothing_are_taken(void **state)
         "--disable-access-log-for-endpoints /health /metrics --enable-log-deltas",
         "--no-enable-log-deltas --disable-hybrid-kv-cache-manager",
         "--lora-modules a=/x b=/y --enable-lora",
-        "--master-addr 10.0.0.1 --master-port 29500",
     };
 
     for (size_t i = 0; i < WEFT_ARRAY_LEN(lines); i++) {
@@ -85,21 +84,17 @@ static void short_names_stand_for_long_ones(void **state)
 {
     (void)state;
     assert_taken("-q fp8 -O 3 -O3 -O.mode=3 -cc '{}' -cc.mode 3 -ep -dpl 1 -dpr 0 -dpa host "
-                 "-dpb mp -dpn 0 -dpp 13345 -dcp 1 -n 1 -r 0 -tp 1 -pp 1 -dp 1");
+                 "-dpb mp -dpp 13345 -dcp 1 -tp 1 -pp 1 -dp 1");
     assert_refused("-dcp 2", "--decode-context-parallel-size 2: ");
-    assert_refused("-n 2", "--nnodes 2: ");
-    assert_refused("-r 1", "--node-rank 1: ");
 }
 
 static void values_that_would_change_answers_are_refused(void **state)
 {
     (void)state;
-    assert_taken("--max-num-queued-tokens 0 --logprobs-mode raw_logprobs --nnodes 1 --node-rank 0");
+    assert_taken("--max-num-queued-tokens 0 --logprobs-mode raw_logprobs");
     assert_refused("--max-num-queued-tokens 4096", "--max-num-queued-tokens 4096: ");
     assert_refused("--logprobs-mode processed_logits", "--logprobs-mode processed_logits: ");
     assert_refused("--ssl-ciphers ECDHE", "--ssl-ciphers: ");
-    assert_refused("--headless", "--headless: ");
-    assert_refused("--tensor-parallel-size 2", "--tensor-parallel-size 2: ");
 }
 
 static void the_number_of_workers_is_bounded(void **state)

@@ -1,0 +1,515 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/data_parallel.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/arena.h"
+#include "base/clock.h"
+#include "base/http_server.h"
+#include "base/signal_pair.h"
+#include "cli/children.h"
+#include "cli/data_parallel_machines.h"
+#include "services/api/start_guard.h"
+
+#define WEFT_LOG_MODULE "data-parallel"
+#include "base/log.h"
+
+#define JOIN_TIMEOUT_S 600
+#define MAX_MORE       24 /* words that a rank gets besides those given here */
+
+typedef struct rank {
+    uint32_t number;
+    int listen_fd;
+    uint16_t port;
+} rank_t;
+
+typedef struct data_parallel {
+    const data_parallel_config_t *config;
+    weft_arena_t arena; /* words of command lines */
+    uint32_t first;     /* rank of this machine */
+    uint32_t n;         /* ranks of it */
+    rank_t ranks[CHILDREN_MAX];
+    const char **peers; /* [n_peers] "RANK=URL" */
+    uint32_t n_peers;
+    data_parallel_machines_t *machines; /* NULL: nothing is known of others */
+    children_t children;
+    weft_loop_t *loop;
+    int signal_fd;
+    weft_loop_watch_t *signal_watch;
+    weft_signal_pair_t signals;
+    uint32_t n_listening;
+    bool is_stopping;
+    weft_diag_t why;  /* it stops; "": it was told to */
+    weft_diag_t loss; /* of another machine; written before it is posted */
+} data_parallel_t;
+
+/* ---- what is asked --------------------------------------------------------------------------- */
+
+bool data_parallel_is_asked(const data_parallel_config_t *config)
+{
+    const api_options_t *o = config->api;
+    const bool is_one = weft_option_is_given(config->set, "data-parallel-rank");
+    return o->listen_fd == 0 && (o->headless || (o->data_parallel_size > 1 && !is_one));
+}
+
+static weft_status_t check_ranks(const data_parallel_t *dp, weft_diag_t *diag)
+{
+    const api_options_t *o = dp->config->api;
+    if (o->data_parallel_size <= 1) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--headless: with --data-parallel-size %u there is no other machine",
+                         o->data_parallel_size);
+    }
+    if (dp->first + (uint64_t)dp->n > o->data_parallel_size || dp->n == 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--data-parallel-start-rank %u and --data-parallel-size-local %u: with "
+                         "--data-parallel-size %u ranks end at %u",
+                         dp->first, o->data_parallel_size_local, o->data_parallel_size,
+                         o->data_parallel_size - 1);
+    }
+    return dp->n <= CHILDREN_MAX
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_INVALID, "%u ranks on one machine: %d at most", dp->n,
+                           CHILDREN_MAX);
+}
+
+static weft_status_t check_balance(const data_parallel_t *dp, weft_diag_t *diag)
+{
+    const api_options_t *o = dp->config->api;
+    if (o->data_parallel_external_lb && o->data_parallel_hybrid_lb) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--data-parallel-external-lb and --data-parallel-hybrid-lb: one of them");
+    }
+    if (o->headless && (o->data_parallel_external_lb || o->data_parallel_hybrid_lb)) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--headless: its ranks get requests from the machine with rank 0, which "
+                         "--data-parallel-external-lb and --data-parallel-hybrid-lb preclude");
+    }
+    if (o->headless && weft_option_is_given(dp->config->set, "data-parallel-rank")) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--headless: --data-parallel-start-rank says which ranks are here, not "
+                         "--data-parallel-rank");
+    }
+    return WEFT_OK;
+}
+
+/* Port of a rank; 0: the system's choice. */
+static uint32_t port_of(const data_parallel_t *dp, uint32_t rank)
+{
+    const api_options_t *o = dp->config->api;
+    if (o->headless) {
+        return o->data_parallel_rpc_port + 1 + rank;
+    }
+    return o->port > 0 ? o->port + rank - dp->first : 0;
+}
+
+static weft_status_t check_ports(const data_parallel_t *dp, weft_diag_t *diag)
+{
+    const uint32_t last = dp->first + dp->n - 1;
+    return port_of(dp, last) <= UINT16_MAX
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_INVALID, "rank %u would have port %u: ports end at 65535",
+                           last, port_of(dp, last));
+}
+
+static weft_status_t check(data_parallel_t *dp, weft_diag_t *diag)
+{
+    const api_options_t *o = dp->config->api;
+    dp->first = o->data_parallel_start_rank;
+    dp->n = o->data_parallel_size_local > 0     ? o->data_parallel_size_local
+            : dp->first < o->data_parallel_size ? o->data_parallel_size - dp->first
+                                                : 0;
+    weft_status_t status = check_ranks(dp, diag);
+    if (status == WEFT_OK) {
+        status = check_balance(dp, diag);
+    }
+    return status < 0 ? status : check_ports(dp, diag);
+}
+
+/* ---- where ranks listen ---------------------------------------------------------------------- */
+
+static bool is_any(const char *host)
+{
+    return host[0] == '\0' || strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
+}
+
+static weft_status_t add_peer(data_parallel_t *dp, const char *host, const rank_t *rank)
+{
+    const bool has_tls = dp->config->api->ssl_certfile[0] != '\0';
+    const bool is_v6 = strchr(host, ':') != NULL;
+    const char *peer =
+        weft_arena_printf(&dp->arena, "%u=http%s://%s%s%s:%u", rank->number, has_tls ? "s" : "",
+                          is_v6 ? "[" : "", host, is_v6 ? "]" : "", rank->port);
+    if (peer == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    dp->peers[dp->n_peers++] = peer;
+    return WEFT_OK;
+}
+
+/* All ports at first: one that is taken is said before any model loads. */
+static weft_status_t listen_all(data_parallel_t *dp, weft_diag_t *diag)
+{
+    const char *host = dp->config->api->host;
+    weft_status_t status = WEFT_OK;
+    for (uint32_t i = 0; i < dp->n && status == WEFT_OK; i++) {
+        rank_t *rank = &dp->ranks[i];
+        rank->number = dp->first + i;
+        status = weft_http_listen(host, (uint16_t)port_of(dp, rank->number), diag, &rank->listen_fd,
+                                  &rank->port);
+    }
+    return status;
+}
+
+static weft_status_t name_peers(data_parallel_t *dp)
+{
+    const char *host = dp->config->api->host;
+    weft_status_t status = WEFT_OK;
+    dp->peers =
+        weft_arena_calloc(&dp->arena, dp->config->api->data_parallel_size, sizeof(*dp->peers));
+    if (dp->peers == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    for (uint32_t i = 0; i < dp->n && status == WEFT_OK; i++) {
+        status = add_peer(dp, is_any(host) ? "127.0.0.1" : host, &dp->ranks[i]);
+    }
+    return status;
+}
+
+/* ---- other machines --------------------------------------------------------------------------- */
+
+static void stop(data_parallel_t *dp, const char *why);
+
+static void take_loss(void *user)
+{
+    data_parallel_t *dp = user;
+    if (!dp->is_stopping) {
+        weft_log_error("%s: this machine's ranks are ended", dp->loss.text);
+        weft_diag(&dp->why, WEFT_ERR_PEER_GONE, "%s", dp->loss.text);
+        stop(dp, dp->loss.text);
+    }
+}
+
+/* On a thread of the group's. */
+static void on_machine_lost(void *user, const char *why)
+{
+    data_parallel_t *dp = user;
+    weft_diag(&dp->loss, WEFT_ERR_PEER_GONE, "%s", why);
+    if (weft_loop_post(dp->loop, take_loss, dp) < 0) {
+        weft_log_error("%s", why);
+    }
+}
+
+/* Whether the first port is to balance over ranks of other machines. */
+static bool has_machines(const data_parallel_t *dp)
+{
+    const api_options_t *o = dp->config->api;
+    return !o->data_parallel_external_lb && !o->data_parallel_hybrid_lb &&
+           dp->n < o->data_parallel_size;
+}
+
+static weft_status_t add_others(data_parallel_t *dp, const data_parallel_peer_t *peers)
+{
+    for (uint32_t rank = 0; rank < dp->config->api->data_parallel_size; rank++) {
+        if (rank >= dp->first && rank - dp->first < dp->n) {
+            continue; /* by another address */
+        }
+        const char *peer = weft_arena_strdup(&dp->arena, peers[rank].text);
+        if (peer == NULL) {
+            return WEFT_ERR_NO_MEMORY;
+        }
+        dp->peers[dp->n_peers++] = peer;
+    }
+    return WEFT_OK;
+}
+
+/* May take as long as the last machine needs to come; a signal ends it and the process. */
+static weft_status_t meet(data_parallel_t *dp, weft_diag_t *diag)
+{
+    uint16_t ports[CHILDREN_MAX];
+    start_guard_t *guard = NULL;
+    data_parallel_peer_t *peers =
+        weft_calloc(dp->config->api->data_parallel_size, sizeof(*peers), "cli.peers");
+    const data_parallel_machines_config_t config = {
+        .options = dp->config->api,
+        .first = dp->first,
+        .n = dp->n,
+        .ports = ports,
+        .secret_file = "",
+        .join_timeout_s = JOIN_TIMEOUT_S,
+        .on_lost = on_machine_lost,
+        .user = dp,
+    };
+    for (uint32_t i = 0; i < dp->n; i++) {
+        ports[i] = dp->ranks[i].port;
+    }
+    weft_status_t status =
+        peers == NULL ? WEFT_ERR_NO_MEMORY : start_guard_begin(dp->signal_fd, &guard);
+    if (status == WEFT_OK) {
+        status = data_parallel_machines_join(&config, diag, peers, &dp->machines);
+    }
+    start_guard_end(guard);
+    if (status == WEFT_OK) {
+        status = add_others(dp, peers);
+    }
+    weft_free(peers);
+    return status;
+}
+
+/* ---- a rank's command line ------------------------------------------------------------------- */
+
+typedef struct words {
+    weft_arena_t *arena;
+    const char **list;
+    uint32_t n;
+    bool is_failed;
+} words_t;
+
+static void add(words_t *words, const char *word)
+{
+    words->is_failed |= word == NULL;
+    words->list[words->n++] = word;
+}
+
+static void add_number(words_t *words, const char *flag, uint64_t number)
+{
+    add(words, flag);
+    add(words, weft_arena_printf(words->arena, "%" PRIu64, number));
+}
+
+/* Of what all ranks of a machine share, unless it is said what each gets. */
+static void add_shares(const data_parallel_t *dp, const rank_t *rank, words_t *words)
+{
+    const weft_option_set_t *set = dp->config->set;
+    const engine_options_t *o = dp->config->engine;
+    const size_t cache_bytes = children_cache_bytes(dp->n);
+    if (o->threads == 0) {
+        add_number(words, "--threads", children_threads(dp->n));
+    }
+    if (cache_bytes > 0 && !weft_option_is_given(set, "kv-cache-memory-bytes") &&
+        !weft_option_is_given(set, "num-gpu-blocks-override")) {
+        add_number(words, "--kv-cache-memory-bytes", cache_bytes);
+    }
+    if (o->kv_disk_path[0] != '\0') { /* one process has a folder at a time */
+        add(words, "--kv-disk-path");
+        add(words, weft_arena_printf(words->arena, "%s/rank-%u", o->kv_disk_path, rank->number));
+    }
+    if (strcmp(o->device, "cuda") == 0) {
+        add(words, "--device");
+        add(words, weft_arena_printf(words->arena, "cuda:%u", rank->number - dp->first));
+    }
+}
+
+/* What was given here, then what makes it this rank: the last of two wins. */
+static char **words_of(data_parallel_t *dp, const rank_t *rank)
+{
+    const data_parallel_config_t *config = dp->config;
+    const size_t n = (size_t)config->n_words + dp->n_peers + MAX_MORE;
+    words_t words = {.arena = &dp->arena,
+                     .list = weft_arena_calloc(&dp->arena, n, sizeof(*words.list))};
+    if (words.list == NULL) {
+        return NULL;
+    }
+    add(&words, "weft");
+    int given = 0;
+    while (given < config->n_words && strcmp(config->words[given], "--") != 0) {
+        add(&words, config->words[given++]);
+    }
+    add_number(&words, "--data-parallel-rank", rank->number);
+    add_number(&words, "--listen-fd", (uint64_t)rank->listen_fd);
+    add_shares(dp, rank, &words);
+    if (dp->n_peers > 0) {
+        add(&words, "--data-parallel-peers");
+    }
+    for (uint32_t i = 0; i < dp->n_peers; i++) {
+        add(&words, dp->peers[i]);
+    }
+    while (given < config->n_words) {
+        add(&words, config->words[given++]);
+    }
+    return words.is_failed ? NULL : (char **)words.list;
+}
+
+static weft_status_t start_ranks(data_parallel_t *dp, weft_diag_t *diag)
+{
+    weft_status_t status = WEFT_OK;
+    for (uint32_t i = 0; i < dp->n && status == WEFT_OK; i++) {
+        rank_t *rank = &dp->ranks[i];
+        char name[32];
+        char **words = words_of(dp, rank);
+        snprintf(name, sizeof(name), "rank-%u", rank->number);
+        status = words == NULL ? WEFT_ERR_NO_MEMORY
+                               : children_start(&dp->children, name, words, rank->listen_fd, diag);
+        close(rank->listen_fd); /* the rank's now: nobody else keeps its port open */
+        rank->listen_fd = -1;
+    }
+    return status;
+}
+
+/* ---- what happens ---------------------------------------------------------------------------- */
+
+static void on_listening(void *user, child_t *child, const char *url)
+{
+    data_parallel_t *dp = user;
+    (void)child;
+    (void)url;
+    if (++dp->n_listening == dp->n) {
+        weft_log_info("all ranks of this machine serve ranks=%u-%u of=%u", dp->first,
+                      dp->first + dp->n - 1, dp->config->api->data_parallel_size);
+    }
+}
+
+static void leave_when_all_have_ended(data_parallel_t *dp)
+{
+    if (dp->is_stopping && children_alive(&dp->children) == 0) {
+        weft_loop_stop(dp->loop);
+    }
+}
+
+/* A service is all of its machines: the others hear that this one goes. */
+static void stop(data_parallel_t *dp, const char *why)
+{
+    dp->is_stopping = true;
+    if (dp->machines != NULL) {
+        data_parallel_machines_fail(dp->machines, why);
+    }
+    children_signal(&dp->children, SIGTERM);
+    leave_when_all_have_ended(dp);
+}
+
+/* Requests are spread over all ranks: without one of them the others are no service. */
+static void take_end(data_parallel_t *dp, const child_t *child, const char *how)
+{
+    if (dp->is_stopping) {
+        weft_log_info("%s has ended how=\"%s\"", child->name, how);
+        return;
+    }
+    weft_log_error("%s has ended by itself how=\"%s\": the others are ended", child->name, how);
+    weft_diag(&dp->why, WEFT_ERR_PEER_GONE, "data-parallel %s has ended: %s", child->name, how);
+    stop(dp, dp->why.text);
+}
+
+static void reap(data_parallel_t *dp)
+{
+    char how[96];
+    const child_t *child;
+    while ((child = children_reap(&dp->children, how, sizeof(how))) != NULL) {
+        take_end(dp, child, how);
+    }
+    leave_when_all_have_ended(dp);
+}
+
+static void take_signal(data_parallel_t *dp, int number)
+{
+    switch (weft_signal_take(&dp->signals, number, weft_clock_ns())) {
+    case WEFT_SIGNAL_FIRST:
+        weft_log_info("stopping signal=%d", number);
+        if (!dp->is_stopping) {
+            stop(dp, "it was told to stop");
+        }
+        break;
+    case WEFT_SIGNAL_ECHO:
+        break;
+    case WEFT_SIGNAL_SECOND:
+        weft_log_warn("second signal: the ranks are killed");
+        weft_diag(&dp->why, WEFT_ERR_CANCELLED, "ended by a second signal");
+        children_signal(&dp->children, SIGKILL);
+        break;
+    }
+}
+
+static void on_signal(void *user, uint32_t events)
+{
+    data_parallel_t *dp = user;
+    struct signalfd_siginfo info;
+    (void)events;
+    if (read(dp->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info)) {
+        return;
+    }
+    if (info.ssi_signo == SIGCHLD) {
+        reap(dp);
+    } else {
+        take_signal(dp, (int)info.ssi_signo);
+    }
+}
+
+/* ---- starting and ending --------------------------------------------------------------------- */
+
+static weft_status_t watch_signals(data_parallel_t *dp)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    dp->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    return dp->signal_fd < 0 ? WEFT_ERR_NO_MEMORY
+                             : weft_loop_watch(dp->loop, dp->signal_fd, WEFT_LOOP_READ, on_signal,
+                                               dp, &dp->signal_watch);
+}
+
+static weft_status_t start(data_parallel_t *dp, weft_diag_t *diag)
+{
+    weft_status_t status = check(dp, diag);
+    if (status == WEFT_OK) {
+        status = weft_loop_create(&dp->loop);
+    }
+    if (status == WEFT_OK) {
+        status = watch_signals(dp);
+    }
+    if (status == WEFT_OK) {
+        status = listen_all(dp, diag);
+    }
+    if (status == WEFT_OK) {
+        status = name_peers(dp);
+    }
+    if (status == WEFT_OK && has_machines(dp)) {
+        status = meet(dp, diag);
+    }
+    dp->children = (children_t){.loop = dp->loop, .on_listening = on_listening, .user = dp};
+    return status < 0 ? status : start_ranks(dp, diag);
+}
+
+static void fini(data_parallel_t *dp)
+{
+    children_fini(&dp->children);
+    data_parallel_machines_leave(dp->machines);
+    for (uint32_t i = 0; i < CHILDREN_MAX; i++) {
+        if (dp->ranks[i].listen_fd > 0) {
+            close(dp->ranks[i].listen_fd);
+        }
+    }
+    weft_loop_unwatch(dp->signal_watch);
+    if (dp->signal_fd >= 0) {
+        close(dp->signal_fd);
+    }
+    weft_loop_destroy(dp->loop);
+    weft_arena_free(&dp->arena);
+}
+
+weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_t *diag)
+{
+    data_parallel_t *dp = weft_zalloc(sizeof(*dp), "cli.data_parallel");
+    if (dp == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    dp->config = config;
+    dp->signal_fd = -1;
+    weft_status_t status = start(dp, diag);
+    if (status == WEFT_OK) {
+        status = weft_loop_run(dp->loop);
+    }
+    if (status == WEFT_OK && dp->why.text[0] != '\0') {
+        status = weft_diag(diag, WEFT_ERR_PEER_GONE, "%s", dp->why.text);
+    }
+    fini(dp);
+    weft_free(dp);
+    return status;
+}

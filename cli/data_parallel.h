@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * data_parallel: `weft serve --data-parallel-size N`: a process for each rank of this machine, with a
+ * part of its threads and memory, and this one, which starts them, hands them signals, and ends all
+ * when one ends. docs/parallel.md has the rules.
+ *
+ * Threads  one, until it returns
+ */
+#pragma once
+
+#include "base/option.h"
+#include "runtime/engine.h"
+#include "services/api/api_options.h"
+
+typedef struct data_parallel_config {
+    const weft_option_set_t *set; /* what was given; outlives the call */
+    const api_options_t *api;
+    const engine_options_t *engine;
+    char *const *words; /* [n_words] of the command line, the subcommand first */
+    int n_words;
+} data_parallel_config_t;
+
+/* Whether these options ask for it: several ranks, and it is not said which this process is. */
+bool data_parallel_is_asked(const data_parallel_config_t *config);
+
+/* Until all ranks have ended. WEFT_ERR_PEER_GONE: one did so by itself; diag names it. */
+weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_t *diag);

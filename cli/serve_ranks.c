@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/serve_ranks.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "cli/serve_facts.h"
+#include "cli/serve_signals.h"
+#include "launcher/launch_group.h"
+#include "runtime/engine_follower.h"
+
+#define WEFT_LOG_MODULE "ranks"
+#include "base/log.h"
+
+struct serve_ranks {
+    serve_ranks_config_t config;
+    launch_place_t place;
+    serve_facts_t facts;
+    engine_ranks_t engine;
+    atomic_bool is_cancelled;
+
+    pthread_mutex_t lock;
+    /* guarded by lock; what a loss, a failure and the end all reach for */
+    launch_group_t *group;
+    coll_t *world;
+    coll_t *tensor; /* NULL: one rank a stage; world itself where there is one stage */
+    bool is_forming;
+    uint32_t lost; /* COLL_NO_RANK: none */
+};
+
+/* ---- what the engine asks for ---------------------------------------------------------------- */
+
+static void abort_colls(serve_ranks_t *ranks)
+{
+    if (ranks->lost != COLL_NO_RANK && ranks->world != NULL) {
+        coll_abort(ranks->world, ranks->lost);
+    }
+    if (ranks->lost != COLL_NO_RANK && ranks->tensor != NULL) {
+        coll_abort(ranks->tensor, ranks->lost);
+    }
+}
+
+/* On the group's thread, perhaps before the group has been returned. */
+static void on_lost(void *user, uint32_t rank, const char *why)
+{
+    serve_ranks_t *ranks = user;
+    (void)why; /* logged by the group */
+    pthread_mutex_lock(&ranks->lock);
+    ranks->lost = rank;
+    abort_colls(ranks);
+    pthread_mutex_unlock(&ranks->lock);
+}
+
+static weft_status_t join(serve_ranks_t *ranks, weft_diag_t *diag)
+{
+    const launch_options_t *options = ranks->config.launch;
+    const launch_group_config_t config = {
+        .place = ranks->place,
+        .secret_file = options->secret_file,
+        .facts = ranks->facts.facts,
+        .n_facts = ranks->facts.n,
+        .join_timeout_s = options->join_timeout,
+        .lost_after_s = options->coll_timeout,
+        .is_cancelled = &ranks->is_cancelled,
+        .on_lost = on_lost,
+        .user = ranks,
+    };
+    launch_group_t *group = NULL;
+    const weft_status_t status = launch_group_join(&config, diag, &group);
+    pthread_mutex_lock(&ranks->lock);
+    ranks->group = group;
+    pthread_mutex_unlock(&ranks->lock);
+    return status;
+}
+
+static weft_status_t make_world(serve_ranks_t *ranks, weft_device_t *device, weft_diag_t *diag,
+                                coll_t **world_out)
+{
+    const coll_config_t config = {
+        .backend = ranks->config.launch->coll_backend,
+        .rank = ranks->place.rank,
+        .size = ranks->place.size,
+        .device = device,
+        .timeout_ns = ranks->config.launch->coll_timeout * WEFT_NS_PER_SECOND,
+        .is_deterministic = ranks->config.engine->deterministic,
+        .exchange = {.user = ranks->group, .all_gather = launch_group_all_gather},
+    };
+    return coll_create(&config, diag, world_out);
+}
+
+/* The tensor ranks of a stage; with one stage those are all. */
+static weft_status_t make_tensor(const serve_ranks_t *ranks, coll_t *world, weft_diag_t *diag,
+                                 coll_t **tensor_out)
+{
+    const model_shard_t *shard = &ranks->engine.shard;
+    if (shard->stages <= 1) {
+        *tensor_out = world;
+        return WEFT_OK;
+    }
+    coll_t *tensor = NULL;
+    const weft_status_t status = coll_split(world, shard->stage, diag, &tensor);
+    *tensor_out = tensor;
+    return status;
+}
+
+static weft_status_t connect_ranks(serve_ranks_t *ranks, weft_device_t *device, weft_diag_t *diag)
+{
+    coll_t *world = NULL;
+    coll_t *tensor = NULL;
+    weft_status_t status = make_world(ranks, device, diag, &world);
+    if (status == WEFT_OK) {
+        status = make_tensor(ranks, world, diag, &tensor);
+    }
+    pthread_mutex_lock(&ranks->lock);
+    ranks->world = world;
+    ranks->tensor = tensor;
+    abort_colls(ranks); /* a rank went meanwhile */
+    pthread_mutex_unlock(&ranks->lock);
+    return status;
+}
+
+static void set_forming(serve_ranks_t *ranks, bool is_forming)
+{
+    pthread_mutex_lock(&ranks->lock);
+    ranks->is_forming = is_forming;
+    if (is_forming) {
+        ranks->lost = COLL_NO_RANK;
+    }
+    pthread_mutex_unlock(&ranks->lock);
+}
+
+static void part(void *user);
+
+static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
+                          engine_links_t *links_out)
+{
+    serve_ranks_t *ranks = user;
+    set_forming(ranks, true);
+    weft_status_t status = join(ranks, diag);
+    if (status == WEFT_OK) {
+        status = connect_ranks(ranks, device, diag);
+    }
+    set_forming(ranks, false);
+    if (status < 0) {
+        part(ranks);
+        return status;
+    }
+    weft_log_info("group has formed rank=%u ranks=%u collectives=%s", ranks->place.rank,
+                  ranks->place.size, coll_backend_name(ranks->world));
+    *links_out = (engine_links_t){
+        .world = ranks->world,
+        .tensor = ranks->engine.shard.tensor_size > 1 ? ranks->tensor : NULL,
+        .exchange = {.user = ranks->group, .all_gather = launch_group_all_gather},
+    };
+    return WEFT_OK;
+}
+
+/* The group first: its thread may be at the collectives. */
+static void part(void *user)
+{
+    serve_ranks_t *ranks = user;
+    pthread_mutex_lock(&ranks->lock);
+    launch_group_t *group = ranks->group;
+    ranks->group = NULL;
+    pthread_mutex_unlock(&ranks->lock);
+    launch_group_leave(group);
+
+    if (ranks->tensor != ranks->world) {
+        coll_destroy(ranks->tensor);
+    }
+    coll_destroy(ranks->world);
+    ranks->tensor = NULL;
+    ranks->world = NULL;
+}
+
+static void fail(void *user, const char *why)
+{
+    serve_ranks_t *ranks = user;
+    pthread_mutex_lock(&ranks->lock);
+    if (ranks->group != NULL) {
+        launch_group_fail(ranks->group, why);
+    }
+    pthread_mutex_unlock(&ranks->lock);
+}
+
+static void cancel(void *user)
+{
+    serve_ranks_t *ranks = user;
+    atomic_store_explicit(&ranks->is_cancelled, true, memory_order_relaxed);
+    pthread_mutex_lock(&ranks->lock);
+    if (ranks->is_forming && ranks->group != NULL) {
+        launch_group_fail(ranks->group, "it ends");
+    }
+    pthread_mutex_unlock(&ranks->lock);
+}
+
+/* ---- where this process stands --------------------------------------------------------------- */
+
+/*
+ * Without flags of its own a server whose model is not cut takes no part in what only its surroundings
+ * say: copies of a model in a LeaderWorkerSet are no group.
+ */
+static bool stands_alone(const serve_ranks_config_t *config)
+{
+    return config->engine->tensor_parallel_size == 1 &&
+           config->engine->pipeline_parallel_size == 1 && config->api->data_parallel_size > 1 &&
+           !launch_options_name_ranks(config->launch);
+}
+
+static weft_status_t place(serve_ranks_t *ranks, weft_diag_t *diag)
+{
+    weft_status_t status = launch_options_place(ranks->config.launch, diag, &ranks->place);
+    if (status == WEFT_OK) {
+        status = engine_shard(ranks->config.engine, ranks->place.rank, ranks->place.size, diag,
+                              &ranks->engine.shard);
+    }
+    if (status == WEFT_OK && ranks->place.size > 1) {
+        status = serve_facts_make(ranks->config.model, ranks->config.engine, ranks->config.launch,
+                                  diag, &ranks->facts);
+    }
+    return status;
+}
+
+weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t *diag,
+                                 serve_ranks_t **ranks_out)
+{
+    *ranks_out = NULL;
+    if (stands_alone(config)) {
+        return WEFT_OK;
+    }
+    serve_ranks_t *ranks = weft_zalloc(sizeof(*ranks), "serve_ranks");
+    if (ranks == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    ranks->config = *config;
+    ranks->lost = COLL_NO_RANK;
+    pthread_mutex_init(&ranks->lock, NULL);
+    const weft_status_t status = place(ranks, diag);
+    if (status < 0 || ranks->place.size == 1) {
+        serve_ranks_destroy(ranks);
+        return status;
+    }
+    ranks->engine.restarts = ranks->place.restarts;
+    ranks->engine.user = ranks;
+    ranks->engine.form = form;
+    ranks->engine.part = part;
+    ranks->engine.cancel = cancel;
+    ranks->engine.fail = fail;
+    *ranks_out = ranks;
+    return WEFT_OK;
+}
+
+void serve_ranks_destroy(serve_ranks_t *ranks)
+{
+    if (ranks != NULL) {
+        part(ranks);
+        pthread_mutex_destroy(&ranks->lock);
+        weft_free(ranks);
+    }
+}
+
+bool serve_ranks_is_leader(const serve_ranks_t *ranks)
+{
+    return ranks->place.rank == 0;
+}
+
+const engine_ranks_t *serve_ranks_for_engine(const serve_ranks_t *ranks)
+{
+    return &ranks->engine;
+}
+
+/* ---- followers ------------------------------------------------------------------------------- */
+
+weft_status_t serve_ranks_follow(serve_ranks_t *ranks, weft_diag_t *diag)
+{
+    model_source_t *source = NULL;
+    serve_signals_t *signals = NULL;
+    weft_status_t status =
+        serve_signals_begin(&ranks->engine, ranks->config.api->shutdown_timeout, &signals);
+    if (status == WEFT_OK) {
+        status = model_source_open(ranks->config.model, diag, &source);
+    }
+    if (status == WEFT_OK) {
+        status = engine_follow(ranks->config.engine, source, &ranks->engine, diag);
+    }
+    serve_signals_end(signals);
+    model_source_close(source);
+    return status;
+}

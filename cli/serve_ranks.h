@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * serve_ranks: `weft serve` as one of several ranks: where it stands among them, how they meet and what
+ * joins them (launcher's group, transport's collectives), as the engine asks for it (engine_ranks.h).
+ *
+ * Threads  create, follow and destroy on one; the engine's calls as engine_ranks.h says
+ */
+#pragma once
+
+#include "launcher/launch_options.h"
+#include "runtime/engine.h"
+#include "runtime/engine_ranks.h"
+#include "services/api/api_options.h"
+
+typedef struct serve_ranks serve_ranks_t;
+
+typedef struct serve_ranks_config {
+    const launch_options_t *launch; /* all outlive the ranks */
+    const engine_options_t *engine;
+    const api_options_t *api;
+    const char *model; /* its file or folder */
+} serve_ranks_config_t;
+
+/*
+ * NULL in ranks_out: this process has the model by itself. WEFT_ERR_INVALID: the environment is
+ * contradictory, or the ranks are not as many as the model is cut for.
+ */
+weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t *diag,
+                                 serve_ranks_t **ranks_out);
+void serve_ranks_destroy(serve_ranks_t *ranks); /* NULL is fine */
+
+bool serve_ranks_is_leader(const serve_ranks_t *ranks);
+const engine_ranks_t *serve_ranks_for_engine(const serve_ranks_t *ranks);
+
+/*
+ * What a rank but the first does: until rank 0 stops, or the group is lost. The first SIGTERM or SIGINT
+ * leaves it to rank 0, which drains; a second one, or --shutdown-timeout and some seconds, end this
+ * rank, and the others hear it.
+ */
+weft_status_t serve_ranks_follow(serve_ranks_t *ranks, weft_diag_t *diag);

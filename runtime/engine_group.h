@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * engine_group: the ranks of an engine as one of them sees them, from the first meeting to the last
+ * message. Leader and followers call the same functions in the same order:
+ *
+ *   form   links are made; who shares this host's memory and this process's cores is told
+ *   agree  sizes that must be equal are made so, or the difference is named
+ *   open   all ranks are loaded; the feed of plans is there
+ *   part   what form and open made is gone
+ *
+ * A rank that fails on its way calls the next of agree and open all the same, with its status, so
+ * that the others end with its reason and not with a timeout.
+ *
+ * Threads  one at a time; state and cancel: any
+ */
+#pragma once
+
+#include "kernels/kernels.h"
+#include "runtime/engine_ranks.h"
+#include "runtime/step_plan_wire.h"
+#include "transport/coll/coll_feed.h"
+
+/* What a step needs on every rank alike; a rank's KV cache may hold more than it is used for. */
+typedef struct engine_terms {
+    uint32_t n_blocks; /* the smallest counts, so for the next */
+    uint32_t max_context;
+    uint32_t max_slots; /* these are equal, or the ranks cannot run together */
+    uint32_t max_tokens;
+    uint32_t block_tokens;
+    uint32_t kv_dtype;
+    uint32_t vocab;
+} engine_terms_t;
+
+typedef struct engine_group {
+    engine_ranks_t ranks;
+    engine_links_t links; /* world NULL: not formed */
+    coll_feed_t *feed;    /* NULL: not open */
+    uint32_t size;
+    uint32_t rank;
+    uint32_t on_host;  /* ranks that take memory of this host */
+    uint32_t on_cores; /* of them, those that may use just the same cores */
+    step_wire_bounds_t bounds;
+} engine_group_t;
+
+weft_status_t engine_group_form(engine_group_t *group, weft_device_t *device, weft_diag_t *diag);
+
+/* status: of what came before on this rank, diag its reason. terms become those that hold for all. */
+weft_status_t engine_group_agree(engine_group_t *group, weft_status_t status, weft_diag_t *diag,
+                                 engine_terms_t *terms);
+
+/* The same; takes as long as the slowest rank. bounds: of the messages. */
+weft_status_t engine_group_open(engine_group_t *group, weft_status_t status,
+                                const step_wire_bounds_t *bounds, weft_diag_t *diag);
+
+void engine_group_part(engine_group_t *group); /* one that is not formed is fine */
+
+static inline bool engine_group_is_formed(const engine_group_t *group)
+{
+    return group->links.world != NULL;
+}
+
+/* WEFT_OK, or why a collective or the group failed; rank_out: whose fault, or COLL_NO_RANK. */
+weft_status_t engine_group_state(const engine_group_t *group, uint32_t *rank_out);
+
+/* Leader: the plan, to all others; masks as step_wire_encode takes them. */
+weft_status_t engine_group_send(engine_group_t *group, const step_plan_t *plan,
+                                const uint32_t *masks);
+
+/* Collective: the leader says that it ends; returns when all others have heard it, or one is lost. */
+void engine_group_stop(engine_group_t *group, k_stream_t *stream);
+
+/* Others: waits for the next plan; is_stop_out: there will be none. */
+weft_status_t engine_group_receive(engine_group_t *group, weft_diag_t *diag, step_plan_t *plan,
+                                   uint32_t *masks, bool *is_stop_out);

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define WEFT_LOG_MODULE "engine"
+#include "base/log.h"
+#include "kernels/k_cores.h"
+#include "runtime/engine_priv.h"
+
+/* ---- what ranks do not do together (yet) ----------------------------------------------------- */
+
+static weft_status_t check_options(const engine_options_t *options, const engine_ranks_t *ranks,
+                                   weft_diag_t *diag)
+{
+    model_shard_t shard;
+    if (ranks == NULL) {
+        return engine_shard(options, 0, 1, diag, &shard);
+    }
+    if (options->kv_host_bytes > 0 || options->kv_disk_bytes > 0) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--%s: each rank has its part of a block, and only rank 0 could keep its "
+                         "own below the device: leave it out with more than one rank",
+                         options->kv_host_bytes > 0 ? "kv-host-bytes" : "kv-disk-bytes");
+    }
+    if (options->kv_transfer_config[0] != '\0') {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--kv-transfer-config: each rank has its part of a block, and only rank 0 "
+                         "could send its own: leave it out with more than one rank");
+    }
+    return WEFT_OK;
+}
+
+/* What of the model is here; NULL: all. Its collectives are those of the links that there are. */
+static const model_shard_t *shard_of(const engine_t *engine)
+{
+    return engine->n_ranks > 0 ? &engine->group.ranks.shard : NULL;
+}
+
+/*
+ * Steps in flight: one for each stage, so that all have work. The cpu's work is done when launch
+ * returns: nothing else to overlap.
+ */
+static uint32_t depth_of(const engine_t *engine)
+{
+    const uint32_t least = engine->device->ops->is_host ? 1 : EXECUTOR_MIN_DEPTH;
+    const uint32_t stages = engine->n_ranks > 0 ? engine->group.ranks.shard.stages : 1;
+    const uint32_t most = EXECUTOR_MAX_DEPTH;
+    return stages <= least ? least : stages < most ? stages : most;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+/* Ranks that may use just the same cores divide them, unless told how many each has. */
+static uint32_t threads_of(const engine_t *engine, const engine_options_t *options)
+{
+    const uint32_t sharers = engine->group.on_cores;
+    if (options->threads > 0 || sharers < 2) {
+        return options->threads;
+    }
+    const uint32_t cores = k_cores_usable();
+    return cores > sharers ? cores / sharers : 1;
+}
+
+static engine_terms_t terms_of(const engine_t *engine)
+{
+    const engine_plan_t *plan = &engine->plan;
+    return (engine_terms_t){
+        .n_blocks = plan->n_blocks,
+        .max_context = plan->max_context,
+        .max_slots = plan->max_slots,
+        .max_tokens = plan->limits.max_tokens,
+        .block_tokens = plan->layout.block_tokens,
+        .kv_dtype = (uint32_t)plan->kv_dtype,
+        .vocab = engine->model_config.vocab,
+    };
+}
+
+static weft_status_t agree(engine_t *engine, weft_status_t status, weft_diag_t *diag)
+{
+    engine_terms_t terms = terms_of(engine);
+    status = engine_group_agree(&engine->group, status, diag, &terms);
+    if (status >= 0) {
+        engine_plan_lower(&engine->plan, terms.n_blocks, terms.max_context);
+    }
+    return status;
+}
+
+weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options,
+                               const model_source_t *source, const engine_ranks_t *ranks,
+                               weft_diag_t *diag)
+{
+    weft_status_t status = check_options(options, ranks, diag);
+    if (status >= 0) {
+        status = weft_device_open(options->device, 0, diag, &engine->device);
+    }
+    if (status >= 0 && ranks != NULL) {
+        engine->group.ranks = *ranks;
+        engine->restarts_left = ranks->restarts;
+        status = engine_group_form(&engine->group, engine->device, diag);
+        engine->n_ranks = engine->group.size;
+    }
+    if (status < 0) {
+        return status;
+    }
+    engine->depth = depth_of(engine);
+    status = k_stream_create(engine->device, options->cpu_isa, threads_of(engine, options), diag,
+                             &engine->stream);
+    if (status >= 0) {
+        const uint32_t on_host = ranks == NULL ? 1 : engine->group.on_host;
+        status = engine_plan_init(&engine->plan, options, source, shard_of(engine), engine->device,
+                                  engine->stream->ops, on_host, diag);
+    }
+    return ranks == NULL ? status : agree(engine, status, diag);
+}
+
+weft_status_t engine_load_rank(engine_t *engine, const model_source_t *source,
+                               const kv_pool_t *pool, weft_diag_t *diag)
+{
+    const engine_plan_t *plan = &engine->plan;
+    weft_status_t status = model_create(source, shard_of(engine), &plan->model_limits,
+                                        engine->stream, diag, &engine->model);
+    if (status < 0) {
+        return status;
+    }
+    const executor_config_t config = {
+        .model = engine->model,
+        .stream = engine->stream,
+        .limits = plan->limits,
+        .layout = kv_pool_layout(pool),
+        .kv_dtype = plan->kv_dtype,
+        .kv_base = kv_pool_memory(pool)->addr,
+        .depth = engine->depth < EXECUTOR_MIN_DEPTH ? EXECUTOR_MIN_DEPTH : engine->depth,
+    };
+    status = executor_create(&config, diag, &engine->executor);
+    if (status >= 0 && step_plan_create(&plan->limits, &engine->step) < 0) {
+        status = weft_diag(diag, WEFT_ERR_NO_MEMORY, "no memory for the plan of a step");
+    }
+    return status;
+}
+
+/* ---- meeting --------------------------------------------------------------------------------- */
+
+static step_wire_bounds_t bounds_of(const engine_t *engine)
+{
+    return (step_wire_bounds_t){
+        .limits = engine->plan.limits,
+        .vocab = engine->model_config.vocab,
+        .n_blocks = engine->plan.n_blocks,
+    };
+}
+
+weft_status_t engine_join_ranks(engine_t *engine, weft_status_t status, weft_diag_t *diag)
+{
+    if (!engine_group_is_formed(&engine->group)) {
+        return status;
+    }
+    const step_wire_bounds_t bounds = bounds_of(engine);
+    return engine_group_open(&engine->group, status, &bounds, diag);
+}
+
+/* Blocks and context were settled when this rank was loaded; a rank that is new may have less. */
+static weft_status_t agree_again(engine_t *engine, weft_diag_t *diag)
+{
+    const engine_terms_t had = terms_of(engine);
+    engine_terms_t terms = had;
+    const weft_status_t status = engine_group_agree(&engine->group, WEFT_OK, diag, &terms);
+    if (status < 0) {
+        return status;
+    }
+    if (terms.n_blocks < had.n_blocks || terms.max_context < had.max_context) {
+        return weft_diag(diag, WEFT_ERR_NO_MEMORY,
+                         "a rank that was started again has room for %u KV blocks and a context of "
+                         "%u, the others have %u and %u: say how many with "
+                         "--num-gpu-blocks-override",
+                         terms.n_blocks, terms.max_context, had.n_blocks, had.max_context);
+    }
+    return WEFT_OK;
+}
+
+weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag)
+{
+    engine_group_t *group = &engine->group;
+    engine_group_part(group);
+    weft_status_t status = engine_group_form(group, engine->device, diag);
+    if (status < 0) {
+        return status;
+    }
+    model_set_tensor(engine->model, group->links.tensor);
+    model_set_world(engine->model, group->ranks.shard.world);
+    status = agree_again(engine, diag);
+    return engine_join_ranks(engine, status, diag);
+}
+
+void engine_describe_loss(weft_status_t status, uint32_t rank, weft_diag_t *diag)
+{
+    if (rank == COLL_NO_RANK) {
+        weft_diag(diag, status, "the group of ranks failed: %s", weft_strerror(status));
+    } else {
+        weft_diag(diag, status, "rank %u was lost: %s", rank, weft_strerror(status));
+    }
+}

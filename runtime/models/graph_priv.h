@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* graph_priv: what the files of the steps share. */
+#pragma once
+
+#include "runtime/models/graph.h"
+
+/* The array from element `at` on. */
+static inline void *graph_element(void *array, k_dtype_t dtype, size_t at)
+{
+    return (char *)array + at * k_dtype_info(dtype)->block_bytes;
+}
+
+static inline void *graph_activation(const graph_t *graph, void *array, size_t at)
+{
+    return graph_element(array, graph->stream->ops->act, at);
+}
+
+static inline bool graph_is_cut(const graph_t *graph)
+{
+    return model_shard_is_cut(&graph->model->shard);
+}
+
+/*
+ * A layer's branch where the tensor ranks have a part of it each: the first rank adds its part to the
+ * residual stream, the others' parts take the stream's place; graph_sum_parts of it makes the new
+ * stream of all. So the residual costs nothing to add.
+ */
+static inline bool graph_replaces_hidden(const graph_t *graph)
+{
+    return !graph->model->cut.is_first;
+}
+
+/* x [rows of the batch, hidden] = the sum of all tensor ranks' x; nothing where there is one rank. */
+void graph_sum_parts(const graph_t *graph, float *x);
+
+/*
+ * hidden += scale · norm(linear(x) of all ranks), at once where there is neither. normed is
+ * overwritten. is_second: a part of this branch is in the stream already.
+ */
+void graph_add_branch(const graph_t *graph, const model_linear_t *linear, const void *x,
+                      size_t x_stride, const float *post_norm, bool is_second);
