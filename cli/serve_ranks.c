@@ -36,7 +36,7 @@ struct serve_ranks {
     coll_t *world;
     coll_t *tensor; /* NULL: one rank a stage; world itself where there is one stage */
     bool is_forming;
-    bool has_formed; /* once */
+    bool has_formed;   /* once */
     uint32_t lost;     /* COLL_NO_RANK: none */
     weft_diag_t ended; /* how a rank of local ended before all had met; "": none */
 };
