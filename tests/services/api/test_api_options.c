@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/compiler.h"
 #include "base/log.h"
+#include "runtime/engine.h"
 #include "services/api/api_options.h"
 
 static api_options_t options;
@@ -18,13 +20,19 @@ static weft_diag_t diag;
 /* What `weft serve` says of these words of a shell. */
 static weft_status_t check(const char *words)
 {
-    const weft_option_group_t group = {
-        .title = "HTTP", .rows = api_option_rows, .n_rows = api_option_count, .config = &options};
+    engine_options_t engine_options;
+    const weft_option_group_t groups[] = {
+        {.title = "HTTP", .rows = api_option_rows, .n_rows = api_option_count, .config = &options},
+        {.title = "Engine",
+         .rows = engine_option_rows,
+         .n_rows = engine_option_count,
+         .config = &engine_options},
+    };
     const weft_option_spec_t spec = {
         .usage = "",
         .about = "",
-        .groups = &group,
-        .n_groups = 1,
+        .groups = groups,
+        .n_groups = WEFT_ARRAY_LEN(groups),
         .flags = api_option_flags,
         .n_flags = api_option_flag_count,
         .ignored = api_option_ignored,
