@@ -14,12 +14,12 @@
 
 #define MAX_SSH_WORDS 64
 
-const weft_option_t launch_option_rows[] = {
-#define OPTION(...) WEFT_OPTION_ROW(launch_options_t, __VA_ARGS__)
+const weft_option_t launch_command_option_rows[] = {
+#define OPTION(...) WEFT_OPTION_ROW(launch_command_options_t, __VA_ARGS__)
 #include "cli/launch.def"
 #undef OPTION
 };
-const size_t launch_option_count = WEFT_ARRAY_LEN(launch_option_rows);
+const size_t launch_command_option_count = WEFT_ARRAY_LEN(launch_command_option_rows);
 
 static const weft_option_alias_t aliases[] = {
     {"n", "np"}, {"c", "np"}, {"H", "host"}, {"machinefile", "hostfile"}};
@@ -43,8 +43,8 @@ static bool takes_no_value(const char *name, size_t length)
         name += 3;
         length -= 3;
     }
-    for (size_t i = 0; i < launch_option_count; i++) {
-        const weft_option_t *row = &launch_option_rows[i];
+    for (size_t i = 0; i < launch_command_option_count; i++) {
+        const weft_option_t *row = &launch_command_option_rows[i];
         if (row->type == WEFT_OPTION_BOOL && strlen(row->flag) == length &&
             strncmp(row->flag, name, length) == 0) {
             return true;
@@ -84,7 +84,8 @@ typedef struct launch {
     launch_job_config_t job;
 } launch_t;
 
-static weft_status_t read_hosts(const launch_options_t *o, launch_t *launch, weft_diag_t *diag)
+static weft_status_t read_hosts(const launch_command_options_t *o, launch_t *launch,
+                                weft_diag_t *diag)
 {
     const bool has_file = o->hostfile[0] != '\0';
     const bool has_list = o->host[0] != '\0';
@@ -121,7 +122,8 @@ static weft_status_t read_variable(launch_t *launch, const char *word, const cha
     return *entry_out != NULL ? WEFT_OK : weft_diag(diag, WEFT_ERR_NO_MEMORY, "out of memory");
 }
 
-static weft_status_t read_variables(const launch_options_t *o, launch_t *launch, weft_diag_t *diag)
+static weft_status_t read_variables(const launch_command_options_t *o, launch_t *launch,
+                                    weft_diag_t *diag)
 {
     const char **entries =
         weft_arena_calloc(&launch->arena, (size_t)o->x.count + 1, sizeof(*entries));
@@ -136,7 +138,8 @@ static weft_status_t read_variables(const launch_options_t *o, launch_t *launch,
 }
 
 /* Parted at blanks; who needs more writes a script. */
-static weft_status_t read_ssh(const launch_options_t *o, launch_t *launch, weft_diag_t *diag)
+static weft_status_t read_ssh(const launch_command_options_t *o, launch_t *launch,
+                              weft_diag_t *diag)
 {
     launch->job.ssh = usual_ssh;
     launch->job.n_ssh = WEFT_ARRAY_LEN(usual_ssh);
@@ -163,7 +166,8 @@ static weft_status_t read_ssh(const launch_options_t *o, launch_t *launch, weft_
     return WEFT_OK;
 }
 
-static weft_status_t fill_job(const launch_options_t *o, launch_t *launch, weft_diag_t *diag)
+static weft_status_t fill_job(const launch_command_options_t *o, launch_t *launch,
+                              weft_diag_t *diag)
 {
     launch_job_config_t *job = &launch->job;
     job->hosts = &launch->hosts;
@@ -199,8 +203,8 @@ static weft_status_t fill_job(const launch_options_t *o, launch_t *launch, weft_
     return status < 0 ? status : read_ssh(o, launch, diag);
 }
 
-static weft_status_t run(const launch_options_t *options, int argc, char **argv, int *exit_code,
-                         weft_diag_t *diag)
+static weft_status_t run(const launch_command_options_t *options, int argc, char **argv,
+                         int *exit_code, weft_diag_t *diag)
 {
     launch_t launch = {.job = {.argv = argv, .argc = (uint32_t)(argc > 0 ? argc : 0)}};
     weft_status_t status = WEFT_OK;
@@ -228,8 +232,8 @@ static int run_agent(void)
 
 int cmd_launch(int argc, char **argv)
 {
-    launch_options_t options = {0};
-    const weft_option_group_t group = CLI_OPTION_GROUP(launch, "Launch", &options);
+    launch_command_options_t options = {0};
+    const weft_option_group_t group = CLI_OPTION_GROUP(launch_command, "Launch", &options);
     const weft_option_spec_t spec = {
         .usage = "weft launch [options] [--] PROGRAM [arguments]",
         .about = "Runs a program as the ranks of one job, here and on other hosts, and ends it as "

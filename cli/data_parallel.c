@@ -20,8 +20,7 @@
 #define WEFT_LOG_MODULE "data-parallel"
 #include "base/log.h"
 
-#define JOIN_TIMEOUT_S 600
-#define MAX_MORE       24 /* words that a rank gets besides those given here */
+#define MAX_MORE 24 /* words that a rank gets besides those given here */
 
 typedef struct rank {
     uint32_t number;
@@ -241,8 +240,9 @@ static weft_status_t meet(data_parallel_t *dp, weft_diag_t *diag)
         .first = dp->first,
         .n = dp->n,
         .ports = ports,
-        .secret_file = "",
-        .join_timeout_s = JOIN_TIMEOUT_S,
+        .secret_file = dp->config->launch->secret_file,
+        .join_timeout_s = dp->config->launch->join_timeout,
+        .lost_after_s = dp->config->launch->coll_timeout,
         .on_lost = on_machine_lost,
         .user = dp,
     };
@@ -473,6 +473,7 @@ static weft_status_t start(data_parallel_t *dp, weft_diag_t *diag)
     if (status == WEFT_OK && has_machines(dp)) {
         status = meet(dp, diag);
     }
+    launch_place_forget(); /* what LWS and others say is of machines, not of a copy's ranks */
     dp->children = (children_t){.loop = dp->loop, .on_listening = on_listening, .user = dp};
     return status < 0 ? status : start_ranks(dp, diag);
 }

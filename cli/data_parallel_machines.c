@@ -14,8 +14,6 @@
 #define WEFT_LOG_MODULE "data-parallel"
 #include "base/log.h"
 
-#define LOST_AFTER_S 10
-
 struct data_parallel_machines {
     launch_group_t *group;
     uint32_t n; /* ranks of each */
@@ -133,7 +131,7 @@ static weft_status_t join(const data_parallel_machines_config_t *config, weft_di
         .facts = facts,
         .n_facts = sizeof(facts) / sizeof(facts[0]),
         .join_timeout_s = config->join_timeout_s,
-        .lost_after_s = LOST_AFTER_S,
+        .lost_after_s = config->lost_after_s,
         .on_lost = on_lost,
         .user = machines,
     };

@@ -28,6 +28,7 @@ typedef struct data_parallel_machines_config {
     const uint16_t *ports; /* [n], where they listen */
     const char *secret_file;
     uint32_t join_timeout_s;
+    uint32_t lost_after_s;                        /* without a sign of life */
     void (*on_lost)(void *user, const char *why); /* once, on a thread of its own */
     void *user;
 } data_parallel_machines_config_t;

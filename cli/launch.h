@@ -4,8 +4,8 @@
 
 #include "base/option.h"
 
-typedef struct launch_options {
+typedef struct launch_command_options {
 #define OPTION WEFT_OPTION_FIELD
 #include "cli/launch.def"
 #undef OPTION
-} launch_options_t;
+} launch_command_options_t;

@@ -5,10 +5,12 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "cli/serve_facts.h"
+#include "cli/serve_local.h"
 #include "cli/serve_signals.h"
 #include "launcher/launch_group.h"
 #include "runtime/engine_follower.h"
@@ -16,9 +18,14 @@
 #define WEFT_LOG_MODULE "ranks"
 #include "base/log.h"
 
+#define PORT_TRIES    100
+#define PORT_PAUSE_NS 50000000
+#define LOCAL_GRACE_S 10 /* from the leader's stop to the last rank's end */
+
 struct serve_ranks {
     serve_ranks_config_t config;
     launch_place_t place;
+    serve_local_t *local; /* NULL: others start the ranks */
     serve_facts_t facts;
     engine_ranks_t engine;
     atomic_bool is_cancelled;
@@ -29,7 +36,9 @@ struct serve_ranks {
     coll_t *world;
     coll_t *tensor; /* NULL: one rank a stage; world itself where there is one stage */
     bool is_forming;
-    uint32_t lost; /* COLL_NO_RANK: none */
+    bool has_formed;   /* once */
+    uint32_t lost;     /* COLL_NO_RANK: none */
+    weft_diag_t ended; /* how a rank of local ended before all had met; "": none */
 };
 
 /* ---- what the engine asks for ---------------------------------------------------------------- */
@@ -70,7 +79,12 @@ static weft_status_t join(serve_ranks_t *ranks, weft_diag_t *diag)
         .user = ranks,
     };
     launch_group_t *group = NULL;
-    const weft_status_t status = launch_group_join(&config, diag, &group);
+    weft_status_t status = launch_group_join(&config, diag, &group);
+    /* Our own port of the group before: a child being started may hold it for a moment. */
+    for (uint32_t i = 0; status == WEFT_ERR_IN_USE && ranks->has_formed && i < PORT_TRIES; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = PORT_PAUSE_NS}, NULL);
+        status = launch_group_join(&config, diag, &group);
+    }
     pthread_mutex_lock(&ranks->lock);
     ranks->group = group;
     pthread_mutex_unlock(&ranks->lock);
@@ -135,6 +149,17 @@ static void set_forming(serve_ranks_t *ranks, bool is_forming)
 
 static void part(void *user);
 
+/* That the ranks do not meet has a better reason than that they have not come. */
+static weft_status_t explain(serve_ranks_t *ranks, weft_status_t status, weft_diag_t *diag)
+{
+    pthread_mutex_lock(&ranks->lock);
+    if (ranks->ended.text[0] != '\0') {
+        status = weft_diag(diag, WEFT_ERR_PEER_GONE, "%s", ranks->ended.text);
+    }
+    pthread_mutex_unlock(&ranks->lock);
+    return status;
+}
+
 static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
                           engine_links_t *links_out)
 {
@@ -147,8 +172,9 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
     set_forming(ranks, false);
     if (status < 0) {
         part(ranks);
-        return status;
+        return explain(ranks, status, diag);
     }
+    ranks->has_formed = true;
     weft_log_info("group has formed rank=%u ranks=%u collectives=%s", ranks->place.rank,
                   ranks->place.size, coll_backend_name(ranks->world));
     *links_out = (engine_links_t){
@@ -211,9 +237,45 @@ static bool stands_alone(const serve_ranks_config_t *config)
            !launch_options_name_ranks(config->launch);
 }
 
+/* Nobody else will start it again; who waits for it must not wait for long. */
+static void on_local_end(void *user, uint32_t rank, const char *how)
+{
+    serve_ranks_t *ranks = user;
+    pthread_mutex_lock(&ranks->lock);
+    const bool is_missed = ranks->group == NULL;
+    if (is_missed) {
+        weft_diag(&ranks->ended, WEFT_ERR_PEER_GONE, "rank %u has ended before all had met: %s",
+                  rank, how);
+    }
+    pthread_mutex_unlock(&ranks->lock);
+    if (is_missed) {
+        cancel(ranks);
+    }
+}
+
+static weft_status_t start_local(serve_ranks_t *ranks, uint32_t size, weft_diag_t *diag)
+{
+    const serve_local_config_t config = {
+        .size = size,
+        .restarts = ranks->config.launch->restarts,
+        .words = ranks->config.words,
+        .n_words = ranks->config.n_words,
+        .on_end = on_local_end,
+        .user = ranks,
+    };
+    return serve_local_create(&config, diag, &ranks->place, &ranks->local);
+}
+
 static weft_status_t place(serve_ranks_t *ranks, weft_diag_t *diag)
 {
+    const engine_options_t *engine = ranks->config.engine;
+    const uint64_t wanted = (uint64_t)engine->tensor_parallel_size * engine->pipeline_parallel_size;
     weft_status_t status = launch_options_place(ranks->config.launch, diag, &ranks->place);
+    const bool is_alone =
+        ranks->place.size == 1 && !launch_options_name_ranks(ranks->config.launch);
+    if (status == WEFT_OK && is_alone && wanted > 1 && wanted <= SERVE_LOCAL_MAX) {
+        status = start_local(ranks, (uint32_t)wanted, diag);
+    }
     if (status == WEFT_OK) {
         status = engine_shard(ranks->config.engine, ranks->place.rank, ranks->place.size, diag,
                               &ranks->engine.shard);
@@ -241,9 +303,10 @@ weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t
     pthread_mutex_init(&ranks->lock, NULL);
     const weft_status_t status = place(ranks, diag);
     if (status < 0 || ranks->place.size == 1) {
-        serve_ranks_destroy(ranks);
+        serve_ranks_destroy(ranks, false);
         return status;
     }
+    ranks->engine.device_index = ranks->place.local_rank;
     ranks->engine.restarts = ranks->place.restarts;
     ranks->engine.user = ranks;
     ranks->engine.form = form;
@@ -254,10 +317,11 @@ weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t
     return WEFT_OK;
 }
 
-void serve_ranks_destroy(serve_ranks_t *ranks)
+void serve_ranks_destroy(serve_ranks_t *ranks, bool was_well)
 {
     if (ranks != NULL) {
         part(ranks);
+        serve_local_destroy(ranks->local, was_well ? LOCAL_GRACE_S : 0);
         pthread_mutex_destroy(&ranks->lock);
         weft_free(ranks);
     }

@@ -18,16 +18,20 @@ typedef struct serve_ranks_config {
     const launch_options_t *launch; /* all outlive the ranks */
     const engine_options_t *engine;
     const api_options_t *api;
-    const char *model; /* its file or folder */
+    const char *model;  /* its file or folder */
+    char *const *words; /* [n_words] of the command line, for ranks that are started here */
+    int n_words;
 } serve_ranks_config_t;
 
 /*
+ * Alone, with a model cut for several ranks, the others are started on this host.
  * NULL in ranks_out: this process has the model by itself. WEFT_ERR_INVALID: the environment is
  * contradictory, or the ranks are not as many as the model is cut for.
  */
 weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t *diag,
                                  serve_ranks_t **ranks_out);
-void serve_ranks_destroy(serve_ranks_t *ranks); /* NULL is fine */
+/* was_well: the others have been told to stop, and get some time to. NULL is fine. */
+void serve_ranks_destroy(serve_ranks_t *ranks, bool was_well);
 
 bool serve_ranks_is_leader(const serve_ranks_t *ranks);
 const engine_ranks_t *serve_ranks_for_engine(const serve_ranks_t *ranks);

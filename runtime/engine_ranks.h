@@ -25,8 +25,9 @@ typedef struct engine_links {
 } engine_links_t;
 
 typedef struct engine_ranks {
-    model_shard_t shard; /* tensor, world: NULL, the links have them */
-    uint32_t restarts;   /* times that a lost group may form again */
+    model_shard_t shard;   /* tensor, world: NULL, the links have them */
+    uint32_t device_index; /* of a --device that names none: ranks of one host have one GPU each */
+    uint32_t restarts;     /* times that a lost group may form again */
     void *user;
     /*
      * The ranks meet. Called by one thread at a time, not always the same one; blocks. Each call but

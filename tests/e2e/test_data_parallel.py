@@ -296,14 +296,15 @@ def test_ranks_reach_each_other_behind_tls(start_ranks, tmp_path):
 @pytest.fixture
 def machines(start_ranks):
     """One with rank 0 and a headless one with rank 1, started in either order."""
-    def start(*arguments, headless_first=False, more=()):
+    def start(*arguments, headless_first=False, more=(), env=({}, {})):
         rpc = free_ports(3)
         common = ["--data-parallel-size-local", "1", "--data-parallel-rpc-port", str(rpc),
                   *arguments]
         leader = [*common]
         headless = [*common, "--headless", "--data-parallel-start-rank", "1", *more]
-        pair = [start_ranks(*flags, wait=0)
-                for flags in ([headless, leader] if headless_first else [leader, headless])]
+        sides = [(leader, env[0]), (headless, env[1])]
+        pair = [start_ranks(*flags, wait=0, env=variables)
+                for flags, variables in (sides[::-1] if headless_first else sides)]
         if headless_first:
             pair.reverse()
         return pair, rpc
@@ -324,6 +325,21 @@ def test_a_headless_machine_works_for_the_one_with_rank_0(machines, headless_fir
     leader.process.send_signal(signal.SIGTERM)
     headless.process.send_signal(signal.SIGTERM)
     assert leader.process.wait(60) in (0, 1) and headless.process.wait(60) in (0, 1)
+
+
+def test_a_leader_worker_set_starts_it(machines, tmp_path):
+    """As KServe's data-parallel presets do: its variables count machines, not ranks of a copy."""
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of more than sixteen bytes")
+    secret.chmod(0o600)
+    lws = [{"LWS_LEADER_ADDRESS": "127.0.0.1", "LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": str(i)}
+           for i in range(2)]
+    (leader, headless), _ = machines("--secret-file", str(secret), "-tp", "2", "--cpu-isa", "ref",
+                                     env=lws)
+    leader.wait_until_all_listen(1)
+    headless.wait_until_all_listen(1)
+    for rank in (0, 1):
+        assert tokens(ask(leader.urls[0], GOLDEN[0], rank)) == GOLDEN[0]["greedy"]
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -36,7 +36,7 @@ END_SECONDS = 60
 STOPPED_AFTER = 2     # seconds, as given to the launcher
 CUTS = (0.2, 1, 4)    # seconds that a link is down
 CLIENTS = 4
-TOKENS = 24
+TOKENS = 120  # so many that faults come in the middle of answers
 PROMPTS = tuple([1 + (31 * i + 7 * k) % 200 for k in range(length)]
                 for i, length in enumerate((3, 17, 40, 90)))
 FAULTS = {"shm": ("kill", "stop"), "netns": ("kill", "stop", "cut")}
@@ -94,8 +94,14 @@ class Job:
         return {int(env["WEFT_RANK"]): (pid, env) for pid, env in self.relatives().items()
                 if "WEFT_RANK" in env}
 
+    def is_alive(self):
+        if self.process.poll() is not None:
+            raise Failure("the launcher has ended")
+        return True
+
     def wait_until_started(self):
-        ranks = wait_for(lambda: 0 in self.ranks() and self.ranks(), START_SECONDS, "rank 0")
+        ranks = wait_for(lambda: self.is_alive() and 0 in self.ranks() and self.ranks(), START_SECONDS,
+                         "rank 0")
         self.host = ranks[0][1]["WEFT_LEADER"].rsplit(":", 1)[0]
 
     @property
@@ -153,12 +159,12 @@ class Campaign:
         raise Failure(f"prompt {number}: a stream ended without [DONE] and without an error")
 
     def ask(self, client, number, is_streamed):
-        """What became of one request: right, refused or cut."""
+        """What became of one request: right, refused or closed."""
         try:
             text = (self.streamed if is_streamed else self.whole)(client, number)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError,
                 httpx.WriteError):
-            return "cut"  # rank 0 is gone, or its link
+            return "closed"  # rank 0 is gone, or its link
         except httpx.TimeoutException as error:
             raise Failure(f"prompt {number}: no answer in {REQUEST_SECONDS} s") from error
         if text is None:
@@ -210,8 +216,7 @@ class Campaign:
                  f"the end of rank {rank}")
 
     def is_back(self):
-        if self.job.process.poll() is not None:
-            raise Failure("the launcher has ended")
+        self.job.is_alive()
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(self.job.url + "/health", timeout=5).status_code != 200:
                 return False
@@ -246,8 +251,7 @@ class Campaign:
                 self.known[number] = self.whole(client, number)
 
     def is_healthy(self):
-        if self.job.process.poll() is not None:
-            raise Failure("the launcher has ended")
+        self.job.is_alive()
         with contextlib.suppress(httpx.TransportError):
             return httpx.get(self.job.url + "/health", timeout=5).status_code == 200
         return False
