@@ -233,7 +233,7 @@ static int run_agent(void)
 int cmd_launch(int argc, char **argv)
 {
     launch_command_options_t options = {0};
-    const weft_option_group_t group = CLI_OPTION_GROUP(launch, "Launch", &options);
+    const weft_option_group_t group = CLI_OPTION_GROUP(launch_command, "Launch", &options);
     const weft_option_spec_t spec = {
         .usage = "weft launch [options] [--] PROGRAM [arguments]",
         .about = "Runs a program as the ranks of one job, here and on other hosts, and ends it as "

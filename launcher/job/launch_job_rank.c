@@ -9,7 +9,7 @@
 #include "base/compiler.h"
 #include "launcher/job/launch_job_priv.h"
 
-#define STEADY_NS      (60 * WEFT_NS_PER_SECOND) /* a rank that ran so long was well */
+#define STEADY_NS      (10 * WEFT_NS_PER_SECOND) /* a rank that ran so long was well */
 #define FIRST_DELAY_NS (200 * WEFT_NS_PER_MS)    /* before the second restart in a row */
 #define MAX_DOUBLINGS  5
 #define VARIABLES      7
@@ -147,8 +147,14 @@ static int exit_code_of(launch_exit_t end)
 static void on_restart(void *user)
 {
     job_rank_t *rank = user;
-    if (rank->job->state == JOB_RUNNING && rank->is_due && !rank->job->is_restarting_all) {
-        rank->job->epoch++;
+    job_t *job = rank->job;
+    if (job->state != JOB_RUNNING || !rank->is_due) {
+        return;
+    }
+    job->epoch++;
+    if (job->is_restarting_all) {
+        job_start_ranks(job);
+    } else {
         start_rank(rank);
     }
 }
@@ -168,6 +174,7 @@ static void restart_all(job_t *job)
     job->is_restarting_all = true;
     for (uint32_t i = 0; i < job->n_ranks; i++) {
         job->ranks[i].is_due = true;
+        job->ranks[i].is_timed = false;
         weft_loop_timer_clear(job->ranks[i].restart);
     }
     job_signal_all(job, SIGTERM);
@@ -221,23 +228,36 @@ static void take_end(job_rank_t *rank, launch_exit_t end)
     }
 }
 
-void job_settle_ranks(job_t *job)
+static void time_restart(job_rank_t *rank)
+{
+    if (rank->is_due && !rank->is_timed) {
+        rank->is_timed = true;
+        weft_loop_timer_set(rank->restart, restart_delay(rank));
+    }
+}
+
+static void time_restarts(job_t *job)
 {
     bool is_any_busy = false;
     for (uint32_t i = 0; i < job->n_ranks; i++) {
         job_rank_t *rank = &job->ranks[i];
         is_any_busy |= is_busy(rank);
-        if (rank->is_due && !rank->is_timed && !is_busy(rank) && !job->is_restarting_all &&
-            job->state == JOB_RUNNING) {
-            rank->is_timed = true;
-            weft_loop_timer_set(rank->restart, restart_delay(rank));
+        if (!job->is_restarting_all && !is_busy(rank)) {
+            time_restart(rank);
         }
     }
-    if (job->is_restarting_all && !is_any_busy && job->state == JOB_RUNNING) {
+    if (job->is_restarting_all && !is_any_busy) {
         weft_loop_timer_clear(job->kill_timer);
-        job->epoch++;
-        job_start_ranks(job);
-    } else if (!job_has_busy_ranks(job) && job->state != JOB_CONNECTING) {
+        time_restart(&job->ranks[0]); /* and all with it */
+    }
+}
+
+void job_settle_ranks(job_t *job)
+{
+    if (job->state == JOB_RUNNING) {
+        time_restarts(job);
+    }
+    if (!job_has_busy_ranks(job) && job->state != JOB_CONNECTING) {
         job_leave(job);
     }
 }

@@ -123,7 +123,7 @@ static void run_with_neighbour(const model_rig_t *rig, const int32_t *tokens, ui
     const model_batch_t batch = {
         .ids = ids, .rows = n + OTHER, .seqs = seqs, .n_seqs = 2, .max_tokens = n, .kv = placed.kv};
     model_forward(rig->model, rig->stream, &batch);
-    model_logits(rig->model, rig->stream, rows, n, logits);
+    model_rig_logits(rig, rows, n, logits);
     assert_status(k_stream_sync(rig->stream), WEFT_OK);
 }
 
