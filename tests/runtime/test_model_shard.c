@@ -158,8 +158,8 @@ static void random_shapes_are_dealt_out_once_and_whole(void **state)
     for (uint32_t round = 0; round < test_rounds(400); round++) {
         const uint32_t block = sizes[test_random_below(&random, WEFT_ARRAY_LEN(sizes))];
         const uint32_t narrow = sizes[test_random_below(&random, 2)];
-        model_config_t config = {
-            .layers = 2, .vocab = 1000, .head_dim = 16U << test_random_below(&random, 4)};
+        model_config_t config = {.layers = 2, .head_dim = 16U << test_random_below(&random, 4)};
+        config.vocab = test_random_between(&random, 60, 1000);
         config.kv_heads = test_random_between(&random, 1, 8);
         config.heads = config.kv_heads * test_random_between(&random, 1, 6);
         while (config.heads * config.head_dim % block != 0) {
@@ -253,6 +253,15 @@ static void what_cannot_be_cut_is_refused_with_what_would_do(void **state)
                    "the model's 6 experts can be dealt out among at most 6 ranks");
 }
 
+static void more_ranks_than_tokens_are_refused(void **state)
+{
+    (void)state;
+    model_config_t config = smollm2;
+    config.vocab = 3;
+    assert_refused(&config, NULL, &(model_shard_t){.tensor_size = 4}, WEFT_ERR_UNSUPPORTED,
+                   "the model's 3 tokens can be dealt out among at most 3 ranks");
+}
+
 static void ranks_and_stages_that_are_none_are_refused(void **state)
 {
     (void)state;
@@ -339,6 +348,7 @@ int main(void)
         cmocka_unit_test(latent_heads_are_dealt_out_and_their_cache_is_everyones),
         cmocka_unit_test(a_stage_has_a_run_of_layers_counted_from_its_first),
         cmocka_unit_test(what_cannot_be_cut_is_refused_with_what_would_do),
+        cmocka_unit_test(more_ranks_than_tokens_are_refused),
         cmocka_unit_test(ranks_and_stages_that_are_none_are_refused),
         cmocka_unit_test(parts_of_tensors_read_as_those_of_the_whole),
         cmocka_unit_test(memory_is_counted_of_the_part),

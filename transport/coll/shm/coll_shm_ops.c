@@ -9,6 +9,8 @@
 #define ONE_SHOT_BYTES ((size_t)16 << 10)
 /* Of an output that no cache would hold anyway. */
 #define STREAMED_BYTES ((size_t)8 << 20)
+/* Of a broadcast: the root writes one while the others read the one before. */
+#define PIECE_BYTES ((size_t)128 << 10)
 
 static size_t smaller(size_t a, size_t b)
 {
@@ -247,10 +249,10 @@ void coll_shm_broadcast(coll_t *coll, weft_queue_t *queue, void *buffer, size_t 
                         uint32_t root)
 {
     coll_shm_t *shm = (coll_shm_t *)coll;
+    const size_t piece = smaller(PIECE_BYTES, shm->slot_bytes);
     (void)queue;
-    for (size_t at = 0; at < bytes; at += shm->slot_bytes) {
-        if (!broadcast_chunk(shm, (char *)buffer + at, smaller(bytes - at, shm->slot_bytes),
-                             root)) {
+    for (size_t at = 0; at < bytes; at += piece) {
+        if (!broadcast_chunk(shm, (char *)buffer + at, smaller(bytes - at, piece), root)) {
             return;
         }
     }
