@@ -113,6 +113,14 @@ static void the_number_of_workers_is_bounded(void **state)
     assert_refused("--request-workers 65", "--request-workers 65: 1 to 64");
 }
 
+static void the_number_of_copies_is_bounded(void **state)
+{
+    (void)state;
+    assert_taken("--data-parallel-size 1024");
+    assert_refused("--data-parallel-size 0", "--data-parallel-size 0: 1 to 1024");
+    assert_refused("-dp 4000000000", "--data-parallel-size 4000000000: 1 to 1024");
+}
+
 static void prefill_urls_are_addresses_or_any(void **state)
 {
     (void)state;
@@ -131,6 +139,7 @@ int main(void)
         cmocka_unit_test(short_names_stand_for_long_ones),
         cmocka_unit_test(values_that_would_change_answers_are_refused),
         cmocka_unit_test(the_number_of_workers_is_bounded),
+        cmocka_unit_test(the_number_of_copies_is_bounded),
         cmocka_unit_test(prefill_urls_are_addresses_or_any),
     };
     weft_log_set_level(WEFT_LOG_ERROR);
