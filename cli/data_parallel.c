@@ -34,8 +34,7 @@ typedef struct data_parallel {
     uint32_t first;     /* rank of this machine */
     uint32_t n;         /* ranks of it */
     rank_t ranks[CHILDREN_MAX];
-    const char **peers; /* [n_peers] "RANK=URL" */
-    uint32_t n_peers;
+    data_parallel_peer_t *peers;        /* [data_parallel_size] */
     data_parallel_machines_t *machines; /* NULL: nothing is known of others */
     children_t children;
     weft_loop_t *loop;
@@ -124,7 +123,10 @@ static weft_status_t check(data_parallel_t *dp, weft_diag_t *diag)
     dp->n = o->data_parallel_size_local > 0     ? o->data_parallel_size_local
             : dp->first < o->data_parallel_size ? o->data_parallel_size - dp->first
                                                 : 0;
-    weft_status_t status = check_ranks(dp, diag);
+    weft_status_t status = api_options_check(o, diag);
+    if (status == WEFT_OK) {
+        status = check_ranks(dp, diag);
+    }
     if (status == WEFT_OK) {
         status = check_balance(dp, diag);
     }
@@ -132,25 +134,6 @@ static weft_status_t check(data_parallel_t *dp, weft_diag_t *diag)
 }
 
 /* ---- where ranks listen ---------------------------------------------------------------------- */
-
-static bool is_any(const char *host)
-{
-    return host[0] == '\0' || strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
-}
-
-static weft_status_t add_peer(data_parallel_t *dp, const char *host, const rank_t *rank)
-{
-    const bool has_tls = dp->config->api->ssl_certfile[0] != '\0';
-    const bool is_v6 = strchr(host, ':') != NULL;
-    const char *peer =
-        weft_arena_printf(&dp->arena, "%u=http%s://%s%s%s:%u", rank->number, has_tls ? "s" : "",
-                          is_v6 ? "[" : "", host, is_v6 ? "]" : "", rank->port);
-    if (peer == NULL) {
-        return WEFT_ERR_NO_MEMORY;
-    }
-    dp->peers[dp->n_peers++] = peer;
-    return WEFT_OK;
-}
 
 /* All ports at first: one that is taken is said before any model loads. */
 static weft_status_t listen_all(data_parallel_t *dp, weft_diag_t *diag)
@@ -166,19 +149,15 @@ static weft_status_t listen_all(data_parallel_t *dp, weft_diag_t *diag)
     return status;
 }
 
-static weft_status_t name_peers(data_parallel_t *dp)
+/* This machine's ranks, as they reach each other. */
+static void name_own_peers(data_parallel_t *dp)
 {
     const char *host = dp->config->api->host;
-    weft_status_t status = WEFT_OK;
-    dp->peers =
-        weft_arena_calloc(&dp->arena, dp->config->api->data_parallel_size, sizeof(*dp->peers));
-    if (dp->peers == NULL) {
-        return WEFT_ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < dp->n; i++) {
+        data_parallel_peer_write(dp->config->api, dp->ranks[i].number,
+                                 data_parallel_is_any_host(host) ? "127.0.0.1" : host,
+                                 dp->ranks[i].port, &dp->peers[dp->ranks[i].number]);
     }
-    for (uint32_t i = 0; i < dp->n && status == WEFT_OK; i++) {
-        status = add_peer(dp, is_any(host) ? "127.0.0.1" : host, &dp->ranks[i]);
-    }
-    return status;
 }
 
 /* ---- other machines --------------------------------------------------------------------------- */
@@ -213,28 +192,11 @@ static bool has_machines(const data_parallel_t *dp)
            dp->n < o->data_parallel_size;
 }
 
-static weft_status_t add_others(data_parallel_t *dp, const data_parallel_peer_t *peers)
-{
-    for (uint32_t rank = 0; rank < dp->config->api->data_parallel_size; rank++) {
-        if (rank >= dp->first && rank - dp->first < dp->n) {
-            continue; /* by another address */
-        }
-        const char *peer = weft_arena_strdup(&dp->arena, peers[rank].text);
-        if (peer == NULL) {
-            return WEFT_ERR_NO_MEMORY;
-        }
-        dp->peers[dp->n_peers++] = peer;
-    }
-    return WEFT_OK;
-}
-
 /* May take as long as the last machine needs to come; a signal ends it and the process. */
 static weft_status_t meet(data_parallel_t *dp, weft_diag_t *diag)
 {
     uint16_t ports[CHILDREN_MAX];
     start_guard_t *guard = NULL;
-    data_parallel_peer_t *peers =
-        weft_calloc(dp->config->api->data_parallel_size, sizeof(*peers), "cli.peers");
     const data_parallel_machines_config_t config = {
         .options = dp->config->api,
         .first = dp->first,
@@ -249,16 +211,11 @@ static weft_status_t meet(data_parallel_t *dp, weft_diag_t *diag)
     for (uint32_t i = 0; i < dp->n; i++) {
         ports[i] = dp->ranks[i].port;
     }
-    weft_status_t status =
-        peers == NULL ? WEFT_ERR_NO_MEMORY : start_guard_begin(dp->signal_fd, &guard);
+    weft_status_t status = start_guard_begin(dp->signal_fd, &guard);
     if (status == WEFT_OK) {
-        status = data_parallel_machines_join(&config, diag, peers, &dp->machines);
+        status = data_parallel_machines_join(&config, diag, dp->peers, &dp->machines);
     }
     start_guard_end(guard);
-    if (status == WEFT_OK) {
-        status = add_others(dp, peers);
-    }
-    weft_free(peers);
     return status;
 }
 
@@ -310,7 +267,8 @@ static void add_shares(const data_parallel_t *dp, const rank_t *rank, words_t *w
 static char **words_of(data_parallel_t *dp, const rank_t *rank)
 {
     const data_parallel_config_t *config = dp->config;
-    const size_t n = (size_t)config->n_words + dp->n_peers + MAX_MORE;
+    const uint32_t size = config->api->data_parallel_size;
+    const size_t n = (size_t)config->n_words + size + MAX_MORE;
     words_t words = {.arena = &dp->arena,
                      .list = weft_arena_calloc(&dp->arena, n, sizeof(*words.list))};
     if (words.list == NULL) {
@@ -324,11 +282,11 @@ static char **words_of(data_parallel_t *dp, const rank_t *rank)
     add_number(&words, "--data-parallel-rank", rank->number);
     add_number(&words, "--listen-fd", (uint64_t)rank->listen_fd);
     add_shares(dp, rank, &words);
-    if (dp->n_peers > 0) {
-        add(&words, "--data-parallel-peers");
-    }
-    for (uint32_t i = 0; i < dp->n_peers; i++) {
-        add(&words, dp->peers[i]);
+    add(&words, "--data-parallel-peers");
+    for (uint32_t i = 0; i < size; i++) {
+        if (dp->peers[i].text[0] != '\0') {
+            add(&words, dp->peers[i].text);
+        }
     }
     while (given < config->n_words) {
         add(&words, config->words[given++]);
@@ -459,7 +417,9 @@ static weft_status_t start(data_parallel_t *dp, weft_diag_t *diag)
 {
     weft_status_t status = check(dp, diag);
     if (status == WEFT_OK) {
-        status = weft_loop_create(&dp->loop);
+        dp->peers =
+            weft_calloc(dp->config->api->data_parallel_size, sizeof(*dp->peers), "cli.peers");
+        status = dp->peers == NULL ? WEFT_ERR_NO_MEMORY : weft_loop_create(&dp->loop);
     }
     if (status == WEFT_OK) {
         status = watch_signals(dp);
@@ -467,15 +427,16 @@ static weft_status_t start(data_parallel_t *dp, weft_diag_t *diag)
     if (status == WEFT_OK) {
         status = listen_all(dp, diag);
     }
-    if (status == WEFT_OK) {
-        status = name_peers(dp);
-    }
     if (status == WEFT_OK && has_machines(dp)) {
         status = meet(dp, diag);
     }
+    if (status < 0) {
+        return status;
+    }
+    name_own_peers(dp);    /* not as other machines reach them */
     launch_place_forget(); /* what LWS and others say is of machines, not of a copy's ranks */
     dp->children = (children_t){.loop = dp->loop, .on_listening = on_listening, .user = dp};
-    return status < 0 ? status : start_ranks(dp, diag);
+    return start_ranks(dp, diag);
 }
 
 static void fini(data_parallel_t *dp)
@@ -492,6 +453,7 @@ static void fini(data_parallel_t *dp)
         close(dp->signal_fd);
     }
     weft_loop_destroy(dp->loop);
+    weft_free(dp->peers);
     weft_arena_free(&dp->arena);
 }
 

@@ -47,16 +47,25 @@ static bool address_towards(const char *host, uint16_t port, char *out, size_t s
     return is_found;
 }
 
-static bool is_any(const char *host)
+bool data_parallel_is_any_host(const char *host)
 {
     return host[0] == '\0' || strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
+}
+
+void data_parallel_peer_write(const api_options_t *options, uint32_t rank, const char *host,
+                              uint16_t port, data_parallel_peer_t *peer_out)
+{
+    const bool has_tls = options->ssl_certfile[0] != '\0';
+    const bool is_v6 = strchr(host, ':') != NULL;
+    snprintf(peer_out->text, sizeof(peer_out->text), "%u=http%s://%s%s%s:%u", rank,
+             has_tls ? "s" : "", is_v6 ? "[" : "", host, is_v6 ? "]" : "", port);
 }
 
 static weft_status_t own_host(const data_parallel_machines_config_t *config, weft_diag_t *diag,
                               char *out, size_t size)
 {
     const api_options_t *o = config->options;
-    if (!is_any(o->host)) {
+    if (!data_parallel_is_any_host(o->host)) {
         snprintf(out, size, "%s", o->host);
         return WEFT_OK;
     }
@@ -72,18 +81,12 @@ static weft_status_t name_own(const data_parallel_machines_config_t *config, wef
                               data_parallel_peer_t *peers_out)
 {
     char host[256];
-    const bool has_tls = config->options->ssl_certfile[0] != '\0';
     const weft_status_t status = own_host(config, diag, host, sizeof(host));
-    if (status < 0) {
-        return status;
+    for (uint32_t i = 0; status >= 0 && i < config->n; i++) {
+        data_parallel_peer_write(config->options, config->first + i, host, config->ports[i],
+                                 &peers_out[i]);
     }
-    const bool is_v6 = strchr(host, ':') != NULL;
-    for (uint32_t i = 0; i < config->n; i++) {
-        snprintf(peers_out[i].text, sizeof(peers_out[i].text), "%u=http%s://%s%s%s:%u",
-                 config->first + i, has_tls ? "s" : "", is_v6 ? "[" : "", host, is_v6 ? "]" : "",
-                 config->ports[i]);
-    }
-    return WEFT_OK;
+    return status;
 }
 
 /* ---- meeting --------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/diag.h"
@@ -16,10 +17,17 @@
 
 typedef struct data_parallel_machines data_parallel_machines_t;
 
-/* "RANK=URL", as --data-parallel-peers takes it */
+/* "RANK=URL", as --data-parallel-peers takes it; "": not known */
 typedef struct data_parallel_peer {
     char text[DATA_PARALLEL_PEER_BYTES];
 } data_parallel_peer_t;
+
+/* Of a rank that listens there. */
+void data_parallel_peer_write(const api_options_t *options, uint32_t rank, const char *host,
+                              uint16_t port, data_parallel_peer_t *peer_out);
+
+/* Whether to listen on host is to listen on every address: none that another could ask for. */
+bool data_parallel_is_any_host(const char *host);
 
 typedef struct data_parallel_machines_config {
     const api_options_t *options;

@@ -157,10 +157,11 @@ def write_secret(folder, name, text):
 
 
 def test_mpirun_on_two_hosts_tells_them_by_pmix_where_the_leader_is(start, expected, tmp_path):
-    """Hosts that are this one: what would be ssh runs its command here."""
+    """Hosts that are this one: what would be ssh runs its command here, each in a folder of its own."""
     need("mpirun")
     agent = tmp_path / "agent"
-    agent.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
+    agent.write_text(f'#!/bin/sh\nexport TMPDIR={tmp_path}/$1\nmkdir "$TMPDIR"\nshift\n'
+                     'exec sh -c "$*"\n')
     agent.chmod(0o755)
     secret = write_secret(tmp_path, "secret", "correct horse battery staple")
     job = start(["mpirun", *as_root(), "-mca", "plm_rsh_agent", str(agent), "-H",
@@ -318,7 +319,7 @@ def test_another_secret_is_refused_and_the_right_one_let_in(start, expected, tmp
     bad = write_secret(tmp_path, "bad", "incorrect horse battery staple")
     leader = start([*by_flags(port, 0), "--secret-file", good])
     wait_for_line(leader, "they need the secret")
-    refused(start([*by_flags(port, 1), "--secret-file", bad]), "secret is another one")
+    refused(start([*by_flags(port, 1), "--secret-file", bad]), "it has another secret or none")
     refused(start(by_flags(port, 1)), "secret")
     start([*by_flags(port, 1), "--secret-file", good])
     assert answer(leader.wait_until_listening()) == expected
