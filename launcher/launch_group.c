@@ -108,7 +108,7 @@ void launch_group_end_gather(launch_group_t *group, uint64_t sequence, weft_stat
             status = WEFT_ERR_INVALID;
             reason = "ranks gave different numbers of bytes";
         }
-        if (status == WEFT_OK) {
+        if (status == WEFT_OK && n > 0) {
             memcpy(gather->all, all, n);
         }
         gather->status = status < 0 ? weft_diag(&gather->diag, status, "%s", reason) : WEFT_OK;
