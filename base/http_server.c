@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/http_server.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -128,6 +129,7 @@ static weft_status_t take_socket(weft_http_server_t *server, weft_diag_t *diag)
         return weft_diag(diag, WEFT_ERR_INVALID, "descriptor %d is no listening socket",
                          config->listen_fd);
     }
+    (void)fcntl(config->listen_fd, F_SETFD, FD_CLOEXEC); /* it came over an exec, and ends here */
     server->listen_fd = config->listen_fd;
     return WEFT_OK;
 }

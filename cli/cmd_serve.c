@@ -63,12 +63,20 @@ static weft_status_t serve_as_rank(const serve_ranks_config_t *config, weft_diag
     return status;
 }
 
-static weft_status_t serve(const data_parallel_config_t *copies,
-                           const launch_options_t *launch_options, weft_diag_t *diag)
+/* A copy of a model that is not cut: what LWS and others say is of the machines of all copies. */
+static bool is_whole_copy(const serve_ranks_config_t *config)
+{
+    const engine_options_t *o = config->engine;
+
+    return config->api->data_parallel_size > 1 && o->tensor_parallel_size == 1 &&
+           o->pipeline_parallel_size == 1;
+}
+
+static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *diag)
 {
     weft_log_level_t level;
     serve_ranks_config_t config = {
-        .launch = launch_options,
+        .launch = copies->launch,
         .engine = copies->engine,
         .api = copies->api,
         .words = copies->words,
@@ -85,8 +93,11 @@ static weft_status_t serve(const data_parallel_config_t *copies,
     if (status < 0) {
         return status;
     }
-    return data_parallel_is_asked(copies) ? data_parallel_run(copies, diag)
-                                          : serve_as_rank(&config, diag);
+    if (data_parallel_is_asked(copies)) {
+        return data_parallel_run(copies, diag);
+    }
+    return is_whole_copy(&config) ? serve_http(config.api, config.engine, config.model, NULL, diag)
+                                  : serve_as_rank(&config, diag);
 }
 
 int cmd_serve(int argc, char **argv)
@@ -122,9 +133,13 @@ int cmd_serve(int argc, char **argv)
         return CLI_EXIT_OK;
     }
     if (status == WEFT_OK) {
-        const data_parallel_config_t copies = {
-            .set = set, .api = &options, .engine = &engine_options, .words = argv, .n_words = argc};
-        status = serve(&copies, &launch_options, &diag);
+        const data_parallel_config_t copies = {.set = set,
+                                               .api = &options,
+                                               .engine = &engine_options,
+                                               .launch = &launch_options,
+                                               .words = argv,
+                                               .n_words = argc};
+        status = serve(&copies, &diag);
     }
     weft_option_set_destroy(set);
     return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;

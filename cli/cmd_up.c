@@ -359,10 +359,11 @@ static void on_signal(void *user, uint32_t events)
 static weft_status_t check(const up_options_t *o, weft_diag_t *diag)
 {
     if (o->tensor_parallel_size != 1) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--tensor-parallel-size %u: this build runs on one rank; only 1 is "
-                         "possible",
-                         o->tensor_parallel_size);
+        return weft_diag(
+            diag, WEFT_ERR_UNSUPPORTED,
+            "--tensor-parallel-size %u: workers that exchange KV blocks are of one rank "
+            "each; weft serve takes several",
+            o->tensor_parallel_size);
     }
     if (o->decode < 1 || o->prefill + o->decode > MAX_WORKERS || o->prefill > MAX_WORKERS) {
         return weft_diag(diag, WEFT_ERR_INVALID,

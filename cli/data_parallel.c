@@ -14,6 +14,8 @@
 #include "base/http_server.h"
 #include "base/signal_pair.h"
 #include "cli/children.h"
+#include "cli/data_parallel_machines.h"
+#include "services/api/start_guard.h"
 
 #define WEFT_LOG_MODULE "data-parallel"
 #include "base/log.h"
@@ -32,8 +34,8 @@ typedef struct data_parallel {
     uint32_t first;     /* rank of this machine */
     uint32_t n;         /* ranks of it */
     rank_t ranks[CHILDREN_MAX];
-    const char **peers; /* [n_peers] "RANK=URL" */
-    uint32_t n_peers;
+    data_parallel_peer_t *peers;        /* [data_parallel_size] */
+    data_parallel_machines_t *machines; /* NULL: nothing is known of others */
     children_t children;
     weft_loop_t *loop;
     int signal_fd;
@@ -41,7 +43,8 @@ typedef struct data_parallel {
     weft_signal_pair_t signals;
     uint32_t n_listening;
     bool is_stopping;
-    weft_diag_t why; /* it stops; "": it was told to */
+    weft_diag_t why;  /* it stops; "": it was told to */
+    weft_diag_t loss; /* of another machine; written before it is posted */
 } data_parallel_t;
 
 /* ---- what is asked --------------------------------------------------------------------------- */
@@ -113,22 +116,6 @@ static weft_status_t check_ports(const data_parallel_t *dp, weft_diag_t *diag)
                            last, port_of(dp, last));
 }
 
-/* Without others that balance, the machines' ranks would have to know each other. */
-static weft_status_t check_machines(const data_parallel_t *dp, weft_diag_t *diag)
-{
-    const api_options_t *o = dp->config->api;
-    const bool is_balanced = !o->data_parallel_external_lb && !o->data_parallel_hybrid_lb;
-    if (is_balanced && (o->headless || dp->n < o->data_parallel_size)) {
-        return weft_diag(
-            diag, WEFT_ERR_UNSUPPORTED,
-            "%u of %u data-parallel ranks on this machine: requests cannot be balanced "
-            "over several machines yet; --data-parallel-hybrid-lb balances over the "
-            "ranks of each",
-            dp->n, o->data_parallel_size);
-    }
-    return WEFT_OK;
-}
-
 static weft_status_t check(data_parallel_t *dp, weft_diag_t *diag)
 {
     const api_options_t *o = dp->config->api;
@@ -136,36 +123,17 @@ static weft_status_t check(data_parallel_t *dp, weft_diag_t *diag)
     dp->n = o->data_parallel_size_local > 0     ? o->data_parallel_size_local
             : dp->first < o->data_parallel_size ? o->data_parallel_size - dp->first
                                                 : 0;
-    weft_status_t status = check_ranks(dp, diag);
+    weft_status_t status = api_options_check(o, diag);
     if (status == WEFT_OK) {
-        status = check_balance(dp, diag);
+        status = check_ranks(dp, diag);
     }
     if (status == WEFT_OK) {
-        status = check_machines(dp, diag);
+        status = check_balance(dp, diag);
     }
     return status < 0 ? status : check_ports(dp, diag);
 }
 
 /* ---- where ranks listen ---------------------------------------------------------------------- */
-
-static bool is_any(const char *host)
-{
-    return host[0] == '\0' || strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
-}
-
-static weft_status_t add_peer(data_parallel_t *dp, const char *host, const rank_t *rank)
-{
-    const bool has_tls = dp->config->api->ssl_certfile[0] != '\0';
-    const bool is_v6 = strchr(host, ':') != NULL;
-    const char *peer =
-        weft_arena_printf(&dp->arena, "%u=http%s://%s%s%s:%u", rank->number, has_tls ? "s" : "",
-                          is_v6 ? "[" : "", host, is_v6 ? "]" : "", rank->port);
-    if (peer == NULL) {
-        return WEFT_ERR_NO_MEMORY;
-    }
-    dp->peers[dp->n_peers++] = peer;
-    return WEFT_OK;
-}
 
 /* All ports at first: one that is taken is said before any model loads. */
 static weft_status_t listen_all(data_parallel_t *dp, weft_diag_t *diag)
@@ -181,18 +149,73 @@ static weft_status_t listen_all(data_parallel_t *dp, weft_diag_t *diag)
     return status;
 }
 
-static weft_status_t name_peers(data_parallel_t *dp)
+/* This machine's ranks, as they reach each other. */
+static void name_own_peers(data_parallel_t *dp)
 {
     const char *host = dp->config->api->host;
-    weft_status_t status = WEFT_OK;
-    dp->peers =
-        weft_arena_calloc(&dp->arena, dp->config->api->data_parallel_size, sizeof(*dp->peers));
-    if (dp->peers == NULL) {
-        return WEFT_ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < dp->n; i++) {
+        data_parallel_peer_write(dp->config->api, dp->ranks[i].number,
+                                 data_parallel_is_any_host(host) ? "127.0.0.1" : host,
+                                 dp->ranks[i].port, &dp->peers[dp->ranks[i].number]);
     }
-    for (uint32_t i = 0; i < dp->n && status == WEFT_OK; i++) {
-        status = add_peer(dp, is_any(host) ? "127.0.0.1" : host, &dp->ranks[i]);
+}
+
+/* ---- other machines --------------------------------------------------------------------------- */
+
+static void stop(data_parallel_t *dp, const char *why);
+
+static void take_loss(void *user)
+{
+    data_parallel_t *dp = user;
+    if (!dp->is_stopping) {
+        weft_log_error("%s: this machine's ranks are ended", dp->loss.text);
+        weft_diag(&dp->why, WEFT_ERR_PEER_GONE, "%s", dp->loss.text);
+        stop(dp, dp->loss.text);
     }
+}
+
+/* On a thread of the group's. */
+static void on_machine_lost(void *user, const char *why)
+{
+    data_parallel_t *dp = user;
+    weft_diag(&dp->loss, WEFT_ERR_PEER_GONE, "%s", why);
+    if (weft_loop_post(dp->loop, take_loss, dp) < 0) {
+        weft_log_error("%s", why);
+    }
+}
+
+/* Whether the first port is to balance over ranks of other machines. */
+static bool has_machines(const data_parallel_t *dp)
+{
+    const api_options_t *o = dp->config->api;
+    return !o->data_parallel_external_lb && !o->data_parallel_hybrid_lb &&
+           dp->n < o->data_parallel_size;
+}
+
+/* May take as long as the last machine needs to come; a signal ends it and the process. */
+static weft_status_t meet(data_parallel_t *dp, weft_diag_t *diag)
+{
+    uint16_t ports[CHILDREN_MAX];
+    start_guard_t *guard = NULL;
+    const data_parallel_machines_config_t config = {
+        .options = dp->config->api,
+        .first = dp->first,
+        .n = dp->n,
+        .ports = ports,
+        .secret_file = dp->config->launch->secret_file,
+        .join_timeout_s = dp->config->launch->join_timeout,
+        .lost_after_s = dp->config->launch->coll_timeout,
+        .on_lost = on_machine_lost,
+        .user = dp,
+    };
+    for (uint32_t i = 0; i < dp->n; i++) {
+        ports[i] = dp->ranks[i].port;
+    }
+    weft_status_t status = start_guard_begin(dp->signal_fd, &guard);
+    if (status == WEFT_OK) {
+        status = data_parallel_machines_join(&config, diag, dp->peers, &dp->machines);
+    }
+    start_guard_end(guard);
     return status;
 }
 
@@ -244,7 +267,8 @@ static void add_shares(const data_parallel_t *dp, const rank_t *rank, words_t *w
 static char **words_of(data_parallel_t *dp, const rank_t *rank)
 {
     const data_parallel_config_t *config = dp->config;
-    const size_t n = (size_t)config->n_words + dp->n_peers + MAX_MORE;
+    const uint32_t size = config->api->data_parallel_size;
+    const size_t n = (size_t)config->n_words + size + MAX_MORE;
     words_t words = {.arena = &dp->arena,
                      .list = weft_arena_calloc(&dp->arena, n, sizeof(*words.list))};
     if (words.list == NULL) {
@@ -258,11 +282,11 @@ static char **words_of(data_parallel_t *dp, const rank_t *rank)
     add_number(&words, "--data-parallel-rank", rank->number);
     add_number(&words, "--listen-fd", (uint64_t)rank->listen_fd);
     add_shares(dp, rank, &words);
-    if (dp->n_peers > 0) {
-        add(&words, "--data-parallel-peers");
-    }
-    for (uint32_t i = 0; i < dp->n_peers; i++) {
-        add(&words, dp->peers[i]);
+    add(&words, "--data-parallel-peers");
+    for (uint32_t i = 0; i < size; i++) {
+        if (dp->peers[i].text[0] != '\0') {
+            add(&words, dp->peers[i].text);
+        }
     }
     while (given < config->n_words) {
         add(&words, config->words[given++]);
@@ -306,9 +330,13 @@ static void leave_when_all_have_ended(data_parallel_t *dp)
     }
 }
 
-static void stop(data_parallel_t *dp)
+/* A service is all of its machines: the others hear that this one goes. */
+static void stop(data_parallel_t *dp, const char *why)
 {
     dp->is_stopping = true;
+    if (dp->machines != NULL) {
+        data_parallel_machines_fail(dp->machines, why);
+    }
     children_signal(&dp->children, SIGTERM);
     leave_when_all_have_ended(dp);
 }
@@ -322,7 +350,7 @@ static void take_end(data_parallel_t *dp, const child_t *child, const char *how)
     }
     weft_log_error("%s has ended by itself how=\"%s\": the others are ended", child->name, how);
     weft_diag(&dp->why, WEFT_ERR_PEER_GONE, "data-parallel %s has ended: %s", child->name, how);
-    stop(dp);
+    stop(dp, dp->why.text);
 }
 
 static void reap(data_parallel_t *dp)
@@ -341,7 +369,7 @@ static void take_signal(data_parallel_t *dp, int number)
     case WEFT_SIGNAL_FIRST:
         weft_log_info("stopping signal=%d", number);
         if (!dp->is_stopping) {
-            stop(dp);
+            stop(dp, "it was told to stop");
         }
         break;
     case WEFT_SIGNAL_ECHO:
@@ -389,7 +417,9 @@ static weft_status_t start(data_parallel_t *dp, weft_diag_t *diag)
 {
     weft_status_t status = check(dp, diag);
     if (status == WEFT_OK) {
-        status = weft_loop_create(&dp->loop);
+        dp->peers =
+            weft_calloc(dp->config->api->data_parallel_size, sizeof(*dp->peers), "cli.peers");
+        status = dp->peers == NULL ? WEFT_ERR_NO_MEMORY : weft_loop_create(&dp->loop);
     }
     if (status == WEFT_OK) {
         status = watch_signals(dp);
@@ -397,16 +427,22 @@ static weft_status_t start(data_parallel_t *dp, weft_diag_t *diag)
     if (status == WEFT_OK) {
         status = listen_all(dp, diag);
     }
-    if (status == WEFT_OK) {
-        status = name_peers(dp);
+    if (status == WEFT_OK && has_machines(dp)) {
+        status = meet(dp, diag);
     }
+    if (status < 0) {
+        return status;
+    }
+    name_own_peers(dp);    /* not as other machines reach them */
+    launch_place_forget(); /* what LWS and others say is of machines, not of a copy's ranks */
     dp->children = (children_t){.loop = dp->loop, .on_listening = on_listening, .user = dp};
-    return status < 0 ? status : start_ranks(dp, diag);
+    return start_ranks(dp, diag);
 }
 
 static void fini(data_parallel_t *dp)
 {
     children_fini(&dp->children);
+    data_parallel_machines_leave(dp->machines);
     for (uint32_t i = 0; i < CHILDREN_MAX; i++) {
         if (dp->ranks[i].listen_fd > 0) {
             close(dp->ranks[i].listen_fd);
@@ -417,6 +453,7 @@ static void fini(data_parallel_t *dp)
         close(dp->signal_fd);
     }
     weft_loop_destroy(dp->loop);
+    weft_free(dp->peers);
     weft_arena_free(&dp->arena);
 }
 

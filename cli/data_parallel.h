@@ -9,6 +9,7 @@
 #pragma once
 
 #include "base/option.h"
+#include "launcher/launch_options.h"
 #include "runtime/engine.h"
 #include "services/api/api_options.h"
 
@@ -16,6 +17,7 @@ typedef struct data_parallel_config {
     const weft_option_set_t *set; /* what was given; outlives the call */
     const api_options_t *api;
     const engine_options_t *engine;
+    const launch_options_t *launch;
     char *const *words; /* [n_words] of the command line, the subcommand first */
     int n_words;
 } data_parallel_config_t;

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -17,6 +18,8 @@
 #define WEFT_LOG_MODULE "ranks"
 #include "base/log.h"
 
+#define PORT_TRIES    100
+#define PORT_PAUSE_NS 50000000
 #define LOCAL_GRACE_S 10 /* from the leader's stop to the last rank's end */
 
 struct serve_ranks {
@@ -33,6 +36,7 @@ struct serve_ranks {
     coll_t *world;
     coll_t *tensor; /* NULL: one rank a stage; world itself where there is one stage */
     bool is_forming;
+    bool has_formed;   /* once */
     uint32_t lost;     /* COLL_NO_RANK: none */
     weft_diag_t ended; /* how a rank of local ended before all had met; "": none */
 };
@@ -75,7 +79,12 @@ static weft_status_t join(serve_ranks_t *ranks, weft_diag_t *diag)
         .user = ranks,
     };
     launch_group_t *group = NULL;
-    const weft_status_t status = launch_group_join(&config, diag, &group);
+    weft_status_t status = launch_group_join(&config, diag, &group);
+    /* Our own port of the group before: a child being started may hold it for a moment. */
+    for (uint32_t i = 0; status == WEFT_ERR_IN_USE && ranks->has_formed && i < PORT_TRIES; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = PORT_PAUSE_NS}, NULL);
+        status = launch_group_join(&config, diag, &group);
+    }
     pthread_mutex_lock(&ranks->lock);
     ranks->group = group;
     pthread_mutex_unlock(&ranks->lock);
@@ -165,6 +174,7 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
         part(ranks);
         return explain(ranks, status, diag);
     }
+    ranks->has_formed = true;
     weft_log_info("group has formed rank=%u ranks=%u collectives=%s", ranks->place.rank,
                   ranks->place.size, coll_backend_name(ranks->world));
     *links_out = (engine_links_t){

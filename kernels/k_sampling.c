@@ -72,9 +72,7 @@ static void penalize(const k_sample_row_t *params, uint32_t count, float *z)
 static void add_penalties(const k_sample_row_t *params, uint32_t first, uint32_t n,
                           uint32_t *counts, float *z)
 {
-    if (params->history == NULL ||
-        (params->repetition_penalty == 1.0f && params->frequency_penalty == 0.0f &&
-         params->presence_penalty == 0.0f)) {
+    if (!k_has_penalties(params)) {
         return;
     }
     memset(counts, 0, n * sizeof(*counts));
@@ -101,7 +99,7 @@ void k_sampling_filter(const float *logits, uint32_t first, uint32_t n,
     add_penalties(params, first, n, counts, z);
 }
 
-/* In lanes, so that a compiler may keep them in a vector. */
+/* In lanes, so that a compiler may keep them in a vector. No NaN is larger than anything. */
 static float max_of(const float *z, uint32_t n)
 {
     float lanes[LANES];
@@ -121,17 +119,30 @@ static float max_of(const float *z, uint32_t n)
     for (uint32_t i = 0; i < LANES; i++) {
         max = lanes[i] > max ? lanes[i] : max;
     }
-    return max;
+    return k_clean_logit(max);
 }
 
-uint32_t k_sampling_argmax(const float *z, uint32_t n)
+/* Whether one of LANES is `value`, cleaned: without a branch for each. */
+static bool has_value(const float *z, float value)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < LANES; i++) {
+        n += k_clean_logit(z[i]) == value;
+    }
+    return n > 0;
+}
+
+k_top_t k_sampling_max(const float *z, uint32_t first, uint32_t n)
 {
     const float max = max_of(z, n);
     uint32_t best = 0;
-    while (best < n && z[best] != max) {
+    while (best + LANES <= n && !has_value(z + best, max)) {
+        best += LANES;
+    }
+    while (best < n && k_clean_logit(z[best]) != max) {
         best++;
     }
-    return best < n ? best : 0;
+    return (k_top_t){max, (int32_t)(first + best)};
 }
 
 void k_sampling_scale(const k_sample_row_t *params, float max, uint32_t n, float *z)
@@ -143,15 +154,14 @@ void k_sampling_scale(const k_sample_row_t *params, float max, uint32_t n, float
     }
 }
 
-static int32_t pick_impossible(const float *logits, uint32_t vocab, const uint32_t *mask, float *z)
+static int32_t pick_impossible(const float *logits, uint32_t vocab, const uint32_t *mask)
 {
     for (uint32_t t = 0; mask != NULL && t < vocab; t++) {
         if (k_mask_allows(mask, t)) {
             return (int32_t)t;
         }
     }
-    load_logits(logits, 0, vocab, NULL, z);
-    return (int32_t)k_sampling_argmax(z, vocab);
+    return k_sampling_max(logits, 0, vocab).token;
 }
 
 /* ---- noise --------------------------------------------------------------------------------- */
@@ -198,20 +208,22 @@ void k_sampling_compete(const k_sample_row_t *params, float scaled, int32_t toke
 int32_t k_sampling_pick(const float *logits, uint32_t vocab, const k_sample_row_t *params,
                         void *memory)
 {
+    if (k_sampling_is_plain(params)) {
+        return k_sampling_max(logits, 0, vocab).token;
+    }
     const k_sampling_scratch_t scratch = k_sampling_split(memory, vocab);
     float *z = scratch.z;
     k_sampling_filter(logits, 0, vocab, params, scratch.counts, z);
 
-    const uint32_t best = k_sampling_argmax(z, vocab);
-    const float max = z[best];
-    if (max == -INFINITY) {
-        return pick_impossible(logits, vocab, params->mask, z);
+    const k_top_t best = k_sampling_max(z, 0, vocab);
+    if (best.logit == -INFINITY) {
+        return pick_impossible(logits, vocab, params->mask);
     }
     if (!(params->temperature > 0)) {
-        return (int32_t)best;
+        return best.token;
     }
-    k_sampling_scale(params, max, vocab, z);
-    k_winner_t winner = {-INFINITY, (int32_t)best};
+    k_sampling_scale(params, best.logit, vocab, z);
+    k_winner_t winner = {-INFINITY, best.token};
     if (k_sampling_selects(params)) {
         const uint32_t n = k_sampling_select(params, z, vocab, &scratch);
         for (uint32_t i = 0; i < n; i++) {
@@ -219,7 +231,7 @@ int32_t k_sampling_pick(const float *logits, uint32_t vocab, const k_sample_row_
                                &winner);
         }
     } else {
-        k_sampling_compete(params, 0, (int32_t)best, &winner); /* the rest is passed over sooner */
+        k_sampling_compete(params, 0, best.token, &winner); /* the rest is passed over sooner */
         for (uint32_t t = 0; t < vocab; t++) {
             k_sampling_compete(params, z[t], (int32_t)t, &winner);
         }

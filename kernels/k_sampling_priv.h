@@ -79,11 +79,25 @@ static inline uint64_t k_weight_of(float scaled)
 void k_sampling_filter(const float *logits, uint32_t first, uint32_t n,
                        const k_sample_row_t *params, uint32_t *counts, float *z);
 
-/* The first of the largest; 0 when n is 0. */
-uint32_t k_sampling_argmax(const float *z, uint32_t n);
+/* The first of the largest, cleaned; of logits, or of z. */
+k_top_t k_sampling_max(const float *z, uint32_t first, uint32_t n);
 
 /* z = (z - max) / temperature; -inf below min_p and where nothing can be */
 void k_sampling_scale(const k_sample_row_t *params, float max, uint32_t n, float *z);
+
+static inline bool k_has_penalties(const k_sample_row_t *params)
+{
+    return params->history != NULL &&
+           (params->repetition_penalty != 1.0f || params->frequency_penalty != 0.0f ||
+            params->presence_penalty != 0.0f);
+}
+
+/* Whether the largest logit, as it is, decides. */
+static inline bool k_sampling_is_plain(const k_sample_row_t *params)
+{
+    return !(params->temperature > 0) && params->mask == NULL && params->n_bias == 0 &&
+           !k_has_penalties(params);
+}
 
 static inline bool k_sampling_selects(const k_sample_row_t *params)
 {
@@ -108,9 +122,6 @@ uint32_t k_sampling_best(const float *scaled, uint32_t first, uint32_t n, uint32
 uint64_t k_sampling_total(const float *scaled, uint32_t n);
 
 /* ---- k_sampling_report.c --------------------------------------------------------------------- */
-
-/* The first of the largest, cleaned. */
-k_top_t k_sampling_max_logit(const float *logits, uint32_t first, uint32_t n);
 
 /* Puts one, of a higher id than those there, in its place among the n_top best. */
 void k_sampling_insert_top(k_tally_t *tally, uint32_t n_top, k_top_t one);

@@ -1,18 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/k_sampling_priv.h"
 
-k_top_t k_sampling_max_logit(const float *logits, uint32_t first, uint32_t n)
-{
-    k_top_t max = {-INFINITY, (int32_t)first};
-    for (uint32_t t = 0; t < n; t++) {
-        const float value = k_clean_logit(logits[t]);
-        if (value > max.logit) {
-            max = (k_top_t){value, (int32_t)(first + t)};
-        }
-    }
-    return max;
-}
-
 void k_sampling_insert_top(k_tally_t *tally, uint32_t n_top, k_top_t one)
 {
     uint32_t at = tally->n_top;
@@ -70,7 +58,7 @@ void k_sampling_report(const float *logits, uint32_t vocab, int32_t target, uint
         k_tally_t tally;
         char room[sizeof(k_tally_t) + K_MAX_LOGPROBS * sizeof(k_top_t)];
     } all;
-    const float max = k_sampling_max_logit(logits, 0, vocab).logit;
+    const float max = k_sampling_max(logits, 0, vocab).logit;
     const k_top_t token = {k_clean_logit(logits[target]), target};
     n_top = n_top < K_MAX_LOGPROBS ? n_top : K_MAX_LOGPROBS;
     k_sampling_tally(logits, 0, vocab, max, token, n_top, &all.tally);

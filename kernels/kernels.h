@@ -539,7 +539,8 @@ typedef struct k_slice_row {
 
 /*
  * logits, z [rows, tokens], stride elements a row: z takes the logits after mask, bias and
- * penalties. params NULL: log-probabilities of targets are wanted, z is not written.
+ * penalties, of rows where more than the largest logit counts. params NULL: log-probabilities of
+ * targets are wanted, z is not written.
  */
 typedef struct k_slice_max_args {
     const float *logits;

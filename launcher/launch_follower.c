@@ -369,6 +369,25 @@ static void receive(follower_t *follower)
 
 /* ---- what happens to the connection ---------------------------------------------------------- */
 
+/*
+ * Another secret looks like this, but so does a proxy before a leader that is not up yet: without a
+ * secret it is tried for as long as there is time.
+ */
+static void broken_off(follower_t *follower)
+{
+    const launch_group_t *group = follower->group;
+    if (!group->has_secret) {
+        rest(follower, "the handshake was broken off: it has a secret, or is no leader");
+    } else if (++follower->curt_ends < CURT_ENDS) {
+        rest(follower, "the handshake was broken off");
+    } else {
+        launch_group_end(follower->group, WEFT_ERR_DENIED,
+                         "whoever listens at %s:%u breaks off the handshake: it has another secret "
+                         "or none, or is no leader",
+                         group->place.leader_host, group->place.leader_port);
+    }
+}
+
 static void handshake_failed(follower_t *follower, const launch_event_t *event)
 {
     launch_group_t *group = follower->group;
@@ -383,13 +402,8 @@ static void handshake_failed(follower_t *follower, const launch_event_t *event)
                          "secrets differ: rank %u has %s --secret-file, the leader has %s",
                          group->place.rank, group->has_secret ? "a" : "no",
                          group->has_secret ? "none" : "one");
-    } else if (group->has_secret && ++follower->curt_ends >= CURT_ENDS) {
-        launch_group_end(group, WEFT_ERR_DENIED,
-                         "whoever listens at %s:%u breaks off the handshake: its secret is another "
-                         "one, or it is no leader",
-                         group->place.leader_host, group->place.leader_port);
     } else {
-        rest(follower, "the handshake was broken off");
+        broken_off(follower);
     }
 }
 
@@ -399,7 +413,7 @@ static void connection_ended(follower_t *follower)
     if (follower->phase == MEMBER) {
         part(follower, 0, "its connection ended");
     } else if (follower->phase == REACHING) {
-        rest(follower, "nobody listens there");
+        broken_off(follower);
     } else if (follower->phase == ASKING || follower->phase == WAITING) {
         rest(follower, "the leader went before all had come");
     }
@@ -418,7 +432,11 @@ static void look_at_connection(follower_t *follower)
         case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
             handshake_failed(follower, &event);
             break;
-        case ZMQ_EVENT_CLOSED:
+        case ZMQ_EVENT_CLOSED: /* without having been connected */
+            if (follower->phase == REACHING) {
+                rest(follower, "nobody listens there");
+            }
+            break;
         case ZMQ_EVENT_DISCONNECTED:
             connection_ended(follower);
             break;

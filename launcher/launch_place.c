@@ -23,7 +23,7 @@ typedef struct source {
     const char *local_size;
     const char *leader; /* host or host:port */
     const char *port;
-    const char *job[2]; /* what tells it from another job on the same hosts */
+    const char *job[3]; /* what tells it from another job on the same hosts */
     const char *needs;  /* a variable without which these are not its own */
     bool is_common;     /* names that others use as well: they count only together */
     weft_status_t (*find_leader)(const launch_place_t *place, weft_diag_t *diag,
@@ -64,7 +64,7 @@ static const source_t sources[] = {
      .rank = "SLURM_PROCID",
      .size = "SLURM_STEP_NUM_TASKS",
      .local_rank = "SLURM_LOCALID",
-     .job = {"SLURM_JOB_ID", "SLURM_STEP_ID"},
+     .job = {"SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_STEP_ID"},
      .needs = "SLURM_STEP_ID",
      .is_common = true,
      .find_leader = launch_leader_of_slurm},
@@ -302,4 +302,16 @@ weft_status_t launch_place_read(const launch_place_flags_t *flags, weft_diag_t *
     }
     *place_out = place;
     return WEFT_OK;
+}
+
+void launch_place_forget(void)
+{
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(sources); i++) {
+        const char *const names[] = {sources[i].rank, sources[i].size, sources[i].needs};
+        for (size_t j = 0; j < WEFT_ARRAY_LEN(names); j++) {
+            if (names[j] != NULL) {
+                (void)unsetenv(names[j]);
+            }
+        }
+    }
 }

@@ -58,3 +58,9 @@ typedef struct launch_place_flags {
  */
 weft_status_t launch_place_read(const launch_place_flags_t *flags, weft_diag_t *diag,
                                 launch_place_t *place_out);
+
+/*
+ * Takes what says so out of the environment: a process that is started from here is not the rank that
+ * this one is. Before there are threads.
+ */
+void launch_place_forget(void);

@@ -27,7 +27,7 @@ static weft_status_t launch(follower_t *follower)
 {
     engine_t *engine = follower->engine;
     weft_status_t status = WEFT_OK;
-    if (follower->in_flight == EXECUTOR_MIN_DEPTH) {
+    if (follower->in_flight == engine->max_depth) {
         status = collect(follower);
     }
     if (status >= 0) {

@@ -12,8 +12,11 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "runtime/executor.h"
 
-#define FEED_DEPTH 4 /* plans ahead of the slowest follower: two in flight, one read, one written */
+/* Plans ahead of the slowest follower: those in flight, one read, one written. A leader that waited for
+ * space here could be who the last stage waits for. */
+#define FEED_DEPTH (EXECUTOR_MAX_DEPTH + 2)
 
 /* ---- gathering ----------------------------------------------------------------------------- */
 

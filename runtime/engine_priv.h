@@ -206,8 +206,9 @@ struct engine {
     bool has_call_lock;
     pthread_mutex_t call_lock;
     pthread_cond_t call_done;
-    bool is_closed; /* guarded by call_lock: the thread takes no more calls */
-    uint32_t depth; /* steps in flight */
+    bool is_closed;     /* guarded by call_lock: the thread takes no more calls */
+    uint32_t depth;     /* steps in flight */
+    uint32_t max_depth; /* that the executor takes */
     engine_launched_t launched[SCHED_MAX_IN_FLIGHT];
     uint64_t n_launched;
     uint64_t n_collected;

@@ -13,6 +13,11 @@ static weft_status_t check_options(const engine_options_t *options, const engine
     if (ranks == NULL) {
         return engine_shard(options, 0, 1, diag, &shard);
     }
+    if (ranks->shard.stages > EXECUTOR_MAX_DEPTH) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--pipeline-parallel-size %u: at most %u, a step in flight for each",
+                         ranks->shard.stages, EXECUTOR_MAX_DEPTH);
+    }
     if (options->kv_host_bytes > 0 || options->kv_disk_bytes > 0) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                          "--%s: each rank has its part of a block, and only rank 0 could keep its "
@@ -102,6 +107,13 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
     if (status >= 0) {
         status = open_device(engine, options, ranks, diag);
     }
+    if (status >= 0 && ranks != NULL && ranks->shard.stages > 1 && !engine->device->ops->is_host) {
+        status =
+            weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                      "--pipeline-parallel-size %u: stages are for CPUs so far, not for device "
+                      "%s",
+                      ranks->shard.stages, engine->device->ops->name);
+    }
     if (status >= 0 && ranks != NULL) {
         engine->group.ranks = *ranks;
         engine->restarts_left = ranks->restarts;
@@ -112,6 +124,7 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
         return status;
     }
     engine->depth = depth_of(engine);
+    engine->max_depth = engine->depth < EXECUTOR_MIN_DEPTH ? EXECUTOR_MIN_DEPTH : engine->depth;
     status = k_stream_create(engine->device, options->cpu_isa, threads_of(engine, options), diag,
                              &engine->stream);
     if (status >= 0) {
@@ -138,7 +151,7 @@ weft_status_t engine_load_rank(engine_t *engine, const model_source_t *source,
         .layout = kv_pool_layout(pool),
         .kv_dtype = plan->kv_dtype,
         .kv_base = kv_pool_memory(pool)->addr,
-        .depth = engine->depth < EXECUTOR_MIN_DEPTH ? EXECUTOR_MIN_DEPTH : engine->depth,
+        .depth = engine->max_depth,
     };
     status = executor_create(&config, diag, &engine->executor);
     if (status >= 0 && step_plan_create(&plan->limits, &engine->step) < 0) {

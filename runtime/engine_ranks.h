@@ -36,7 +36,10 @@ typedef struct engine_ranks {
     weft_status_t (*form)(void *user, weft_device_t *device, weft_diag_t *diag,
                           engine_links_t *links_out);
     void (*part)(void *user); /* destroys the links; this rank is going, or about to form again */
-    /* A form under way ends soon, any that follows at once, with WEFT_ERR_CANCELLED. Any thread. */
+    /*
+     * A form under way ends soon, any that follows at once, with WEFT_ERR_CANCELLED. Any thread. Not
+     * called without restarts.
+     */
     void (*cancel)(void *user);
     /* This rank cannot go on: the others hear it at once. Any thread. NULL is fine. */
     void (*fail)(void *user, const char *why);

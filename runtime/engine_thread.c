@@ -240,7 +240,8 @@ static bool do_step(engine_t *engine)
         }
     }
     const uint32_t in_flight = sched_in_flight(engine->sched);
-    const uint32_t most = rows == 0 ? 0 : engine->depth - 1; /* that may stay in flight */
+    /* When nothing can be planned, one result may change that: stages are not left without work. */
+    const uint32_t most = rows > 0 ? engine->depth - 1 : in_flight > 0 ? in_flight - 1 : 0;
     for (uint32_t i = most; i < in_flight; i++) {
         if (!collect(engine)) {
             return false;
@@ -276,7 +277,7 @@ static void disturb(engine_t *engine)
         sched_set_budget(engine->sched,
                          1 + (uint32_t)(draw(engine) % engine->plan.limits.max_tokens));
     }
-    engine->depth = 1 + draw(engine) % EXECUTOR_MIN_DEPTH;
+    engine->depth = 1 + (uint32_t)(draw(engine) % engine->max_depth);
     sched_check(engine->sched);
 }
 

@@ -27,7 +27,10 @@ typedef struct executor executor_t;
 #define EXECUTOR_MIN_DEPTH 2
 #define EXECUTOR_MAX_DEPTH 8
 
-/* Of a model that is cut, the executors of all its ranks carry out the same plans. */
+/*
+ * Of a model that is cut, the executors of all its ranks carry out the same plans. What a step gives
+ * counts only as long as the ranks' group has not failed (coll_status).
+ */
 typedef struct executor_config {
     model_t *model;
     k_stream_t *stream;

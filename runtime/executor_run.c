@@ -139,8 +139,9 @@ void executor_graphs_init(executor_t *executor)
     const uint32_t max_batch = executor->limits.max_slots < executor->limits.max_tokens
                                    ? executor->limits.max_slots
                                    : executor->limits.max_tokens;
-    /* A graph would hold what goes between stages, whose ends may be exchanged. */
-    if (!k_stream_has_graphs(executor->stream) || model_shard(executor->model)->stages > 1) {
+    /* A graph would hold what goes between ranks, whose ends may be exchanged. */
+    const model_shard_t *shard = model_shard(executor->model);
+    if (!k_stream_has_graphs(executor->stream) || shard->stages > 1 || model_shard_is_cut(shard)) {
         return;
     }
     for (uint32_t n = 1; n < max_batch && graphs->n_batches + 1 < MAX_BATCH_BUCKETS;

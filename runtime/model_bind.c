@@ -27,8 +27,8 @@ static weft_status_t bind_output(model_binder_t *binder, const model_config_t *c
         return status < 0 ? status
                           : model_bind_matrix(binder, MODEL_TENSOR_OUTPUT, 0, &model->output);
     }
-    model->output = (model_linear_t){
-        .parts = {model->embedding}, .n_parts = 1, .rows = model->embedding.rows};
+    model->output =
+        (model_linear_t){.parts = {model->embedding}, .n_parts = 1, .rows = model->embedding.rows};
     return WEFT_OK;
 }
 

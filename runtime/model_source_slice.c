@@ -83,6 +83,7 @@ void model_tensor_take_columns(model_tensor_t *tensor, uint64_t first, uint64_t 
 
 typedef struct scan {
     const model_source_t *source;
+    weft_diag_t *diag;
     model_blocks_t blocks;
 } scan_t;
 
@@ -95,7 +96,7 @@ static weft_status_t see_tensor(void *context, const model_tensor_want_t *want)
         return WEFT_OK;
     }
     model_tensor_t tensor;
-    const weft_status_t status = model_source_find(scan->source, want->key, NULL, &tensor);
+    const weft_status_t status = model_source_find(scan->source, want->key, scan->diag, &tensor);
     if (status < 0) {
         return status;
     }
@@ -112,16 +113,17 @@ weft_status_t model_source_cut(const model_source_t *source, const model_shard_t
 {
     const model_config_t *config = &source->config;
     const model_file_kind_t kind = source->gguf != NULL ? MODEL_FILE_GGUF : MODEL_FILE_HF;
-    scan_t scan = {.source = source};
+    scan_t scan = {.source = source, .diag = diag};
     weft_status_t status = WEFT_OK;
     if (shard != NULL && model_shard_is_cut(shard)) {
         status = model_tensors_visit(config, kind, see_tensor, &scan);
     }
-    if (status >= 0) {
-        status = model_shard_cut(config, &scan.blocks, shard, diag, cut_out);
-        if (status < 0) {
-            weft_diag_prefix(diag, "%s", source->path);
-        }
+    if (status < 0) {
+        return status;
+    }
+    status = model_shard_cut(config, &scan.blocks, shard, diag, cut_out);
+    if (status < 0) {
+        weft_diag_prefix(diag, "%s", source->path);
     }
     return status;
 }

@@ -228,7 +228,10 @@ uint32_t sched_in_flight(const sched_t *sched);
 /* Applies the result of the oldest plan in flight. */
 void sched_commit(sched_t *sched, const step_result_t *result);
 
-/* No result of a plan in flight will come: the device failed. After sched_abort_all. */
+/*
+ * No result of a plan in flight will come: the device failed, or a rank was lost. sched_abort_all or
+ * sched_preempt_all goes with it.
+ */
 void sched_forget_flights(sched_t *sched);
 
 sched_stats_t sched_stats(const sched_t *sched);

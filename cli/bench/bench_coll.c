@@ -5,6 +5,8 @@
 #include "cli/commands.h"
 #include "cli/option_tables.h"
 
+#define ALONE_RANKS 2
+
 const weft_option_t bench_coll_option_rows[] = {
 #define OPTION(...) WEFT_OPTION_ROW(bench_coll_options_t, __VA_ARGS__)
 #include "cli/bench/bench_coll.def"
@@ -35,13 +37,29 @@ static weft_status_t check_options(const bench_coll_options_t *options, weft_dia
     return WEFT_OK;
 }
 
+static weft_status_t run(bench_coll_options_t *options, weft_diag_t *diag)
+{
+    const launch_place_flags_t flags = {.rank = UINT32_MAX, .leader = ""};
+    launch_place_t place = {.size = 1};
+    weft_status_t status = WEFT_OK;
+    if (options->ranks == 0) {
+        status = launch_place_read(&flags, diag, &place);
+        options->ranks = place.size > 1 ? place.size : ALONE_RANKS;
+    }
+    status = status < 0 ? status : check_options(options, diag);
+    if (status < 0) {
+        return status;
+    }
+    return place.size > 1 ? bench_coll_join(options, &place, diag) : bench_coll_fork(options, diag);
+}
+
 int bench_coll(int argc, char **argv)
 {
     bench_coll_options_t options;
     const weft_option_group_t groups[] = {CLI_OPTION_GROUP(bench_coll, "Measurement", &options)};
     const weft_option_spec_t spec = {
         .usage = "weft bench coll [--op all_gather] [--ranks 4] [-b 8 -e 64M -f 2]",
-        .about = "Measures collective operations of ranks on this host, in nccl-tests' columns.",
+        .about = "Measures collective operations of ranks, in nccl-tests' columns.",
         .groups = groups,
         .n_groups = WEFT_ARRAY_LEN(groups),
         .flags = aliases,
@@ -56,10 +74,7 @@ int bench_coll(int argc, char **argv)
         return CLI_EXIT_OK;
     }
     if (status >= 0) {
-        status = check_options(&options, &diag);
-    }
-    if (status >= 0) {
-        status = bench_coll_run(&options, &diag);
+        status = run(&options, &diag);
     }
     weft_option_set_destroy(set);
     return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * bench_coll: the parts of `weft bench coll`: processes that are ranks (bench_coll_ranks.c), what they
- * measure (bench_coll_sweep.c) and how rank 0 prints it (bench_coll_report.c).
+ * bench_coll: the parts of `weft bench coll`: processes that are ranks (bench_coll_ranks.c) or that
+ * somebody else started (bench_coll_join.c), what they measure (bench_coll_sweep.c) and how rank 0 prints it (bench_coll_report.c).
  */
 #pragma once
 
@@ -10,6 +10,7 @@
 
 #include "base/diag.h"
 #include "base/option.h"
+#include "launcher/launch_place.h"
 #include "transport/coll/coll.h"
 
 typedef struct bench_coll_options {
@@ -40,8 +41,16 @@ typedef struct bench_coll_row {
     bench_coll_figure_t in_place;
 } bench_coll_row_t;
 
-/* Runs the sweep in options->ranks processes, this one among them as rank 0; prints there. */
-weft_status_t bench_coll_run(const bench_coll_options_t *options, weft_diag_t *diag);
+/* As one of options->ranks; rank 0 prints. */
+weft_status_t bench_coll_run(const bench_coll_options_t *options, const bench_coll_rank_t *rank,
+                             weft_diag_t *diag);
+
+/* In options->ranks processes, this one among them as rank 0. */
+weft_status_t bench_coll_fork(const bench_coll_options_t *options, weft_diag_t *diag);
+
+/* With the other ranks of place, which are options->ranks. */
+weft_status_t bench_coll_join(const bench_coll_options_t *options, const launch_place_t *place,
+                              weft_diag_t *diag);
 
 /* Collective. on_row is called on rank 0. */
 typedef void bench_coll_row_fn(void *user, const char *backend, const bench_coll_row_t *row);

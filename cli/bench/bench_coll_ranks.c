@@ -101,14 +101,29 @@ static weft_status_t bind_rank(const char *cpus, uint32_t rank, weft_diag_t *dia
                : weft_diag(diag, WEFT_ERR_INVALID, "--cpus %s: %s", cpus, strerror(errno));
 }
 
+weft_status_t bench_coll_run(const bench_coll_options_t *options, const bench_coll_rank_t *rank,
+                             weft_diag_t *diag)
+{
+    bench_coll_report_t *report = NULL;
+    weft_status_t status = bind_rank(options->cpus, rank->rank, diag);
+    if (status >= 0 && rank->rank == 0) {
+        status = bench_coll_report_create(options, &report);
+    }
+    status =
+        status < 0 ? status : bench_coll_sweep(options, rank, bench_coll_report_row, report, diag);
+    if (status >= 0 && rank->rank == 0) {
+        status = bench_coll_report_finish(report);
+    }
+    bench_coll_report_destroy(report);
+    return status;
+}
+
 static weft_status_t run_rank(const bench_coll_options_t *options, ranks_t *ranks,
-                              bench_coll_report_t *report, weft_diag_t *diag)
+                              weft_diag_t *diag)
 {
     const bench_coll_rank_t self = {.rank = ranks->rank,
                                     .exchange = {.user = ranks, .all_gather = all_gather}};
-    const weft_status_t status = bind_rank(options->cpus, ranks->rank, diag);
-    return status < 0 ? status
-                      : bench_coll_sweep(options, &self, bench_coll_report_row, report, diag);
+    return bench_coll_run(options, &self, diag);
 }
 
 /* In the child: only its own socket stays open, so that others see when it ends. */
@@ -122,7 +137,7 @@ static _Noreturn void be_rank(const bench_coll_options_t *options, ranks_t *rank
     }
     ranks->rank = rank;
     ranks->sockets[0] = socket;
-    const weft_status_t status = run_rank(options, ranks, NULL, &diag);
+    const weft_status_t status = run_rank(options, ranks, &diag);
     if (status < 0) {
         fprintf(stderr, "weft: error: rank %u: %s\n", rank,
                 diag.text[0] != '\0' ? diag.text : weft_strerror(status));
@@ -174,25 +189,19 @@ static bool end_ranks(ranks_t *ranks, bool is_good)
     return is_good;
 }
 
-weft_status_t bench_coll_run(const bench_coll_options_t *options, weft_diag_t *diag)
+weft_status_t bench_coll_fork(const bench_coll_options_t *options, weft_diag_t *diag)
 {
     ranks_t ranks = {.size = options->ranks,
                      .sockets = weft_calloc(options->ranks, sizeof(int), "bench.coll"),
                      .pids = weft_calloc(options->ranks, sizeof(pid_t), "bench.coll")};
-    bench_coll_report_t *report = NULL;
     weft_status_t status = WEFT_ERR_NO_MEMORY;
     if (ranks.sockets != NULL && ranks.pids != NULL) {
         status = start_ranks(options, &ranks, diag);
-        status = status < 0 ? status : bench_coll_report_create(options, &report);
-        status = status < 0 ? status : run_rank(options, &ranks, report, diag);
+        status = status < 0 ? status : run_rank(options, &ranks, diag);
         if (!end_ranks(&ranks, status >= 0) && status >= 0) {
             status = weft_diag(diag, WEFT_ERR_PEER_GONE, "a rank failed");
         }
     }
-    if (status >= 0) {
-        status = bench_coll_report_finish(report);
-    }
-    bench_coll_report_destroy(report);
     weft_free(ranks.pids);
     weft_free(ranks.sockets);
     return status;

@@ -84,11 +84,11 @@ void graph_norm(const graph_t *graph, const float *w)
     graph->stream->ops->rms_norm(graph->stream, &args);
 }
 
-void graph_take_hidden(const graph_t *graph)
+static void narrow(const graph_t *graph, const float *x)
 {
     const model_activations_t *act = &graph->model->act;
     const k_narrow_args_t args = {
-        .x = act->hidden,
+        .x = x,
         .y = act->normed,
         .rows = graph->batch->rows,
         .dim = graph->model->config.hidden,
@@ -96,6 +96,11 @@ void graph_take_hidden(const graph_t *graph)
         .y_stride = act->hidden_stride,
     };
     graph->stream->ops->narrow(graph->stream, &args);
+}
+
+void graph_take_hidden(const graph_t *graph)
+{
+    narrow(graph, graph->model->act.hidden);
 }
 
 /* ---- what a layer adds --------------------------------------------------------------------- */
@@ -143,20 +148,6 @@ static void norm_branch(const graph_t *graph, const float *w)
     graph->stream->ops->rms_norm(graph->stream, &args);
 }
 
-static void narrow_branch(const graph_t *graph)
-{
-    const model_activations_t *act = &graph->model->act;
-    const k_narrow_args_t args = {
-        .x = act->branch,
-        .y = act->normed,
-        .rows = graph->batch->rows,
-        .dim = graph->model->config.hidden,
-        .x_stride = act->hidden_stride,
-        .y_stride = act->hidden_stride,
-    };
-    graph->stream->ops->narrow(graph->stream, &args);
-}
-
 /* hidden += linear(x) */
 static void add_plain(const graph_t *graph, const model_linear_t *linear, const void *x,
                       size_t x_stride, bool is_second)
@@ -189,7 +180,7 @@ void graph_add_branch(const graph_t *graph, const model_linear_t *linear, const 
     if (post_norm != NULL) {
         norm_branch(graph, post_norm);
     } else if (has_branch) {
-        narrow_branch(graph);
+        narrow(graph, act->branch);
     }
     add_scaled(graph);
 }

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#define MAX_COPIES          1024
 #define MAX_REQUEST_WORKERS 64 /* each may need a stack to compile a grammar on */
 
 const weft_option_t api_option_rows[] = {
@@ -70,6 +71,14 @@ static weft_status_t check_ranks(const api_options_t *options, weft_diag_t *diag
         }
     }
     return WEFT_OK;
+}
+
+static weft_status_t check_copies(const api_options_t *options, weft_diag_t *diag)
+{
+    return options->data_parallel_size >= 1 && options->data_parallel_size <= MAX_COPIES
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_INVALID, "--data-parallel-size %u: 1 to %d",
+                           options->data_parallel_size, MAX_COPIES);
 }
 
 static weft_status_t check_word(const char *value, const char *flag, const char *const *known,
@@ -150,6 +159,9 @@ weft_status_t api_options_check(const api_options_t *options, weft_diag_t *diag)
 {
     weft_status_t status = check_ranks(options, diag);
 
+    if (status == WEFT_OK) {
+        status = check_copies(options, diag);
+    }
     if (status == WEFT_OK) {
         status = check_words(options, diag);
     }

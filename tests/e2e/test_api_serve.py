@@ -88,7 +88,7 @@ def test_a_vllm_command_line_starts_it(start_server, tmp_path):
 
 
 @pytest.mark.parametrize("arguments,text", [
-    (["--tensor-parallel-size", "2"], "tensor-parallel-size"), (["-pp", "2"], "pipeline-parallel-size"),
+    (["--tensor-parallel-size", "0"], "tensor-parallel-size"), (["-pp", "0"], "pipeline-parallel-size"),
     (["--max-logprobs", "-2"], "max-logprobs"), (["--max-model-len", "-2"], "max-model-len"),
     (["--no-such-flag"], "no-such-flag"), (["--port", "70000"], "port"),
     (["--max-num-seqs", "many"], "max-num-seqs"), (["--ssl-certfile", "x"], "ssl-keyfile"),

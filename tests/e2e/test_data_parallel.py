@@ -31,12 +31,12 @@ class Ranks(Server):
                           *arguments], env)
         self.urls = {}
 
-    def wait_until_all_listen(self):
+    def wait_until_all_listen(self, n=2):
         wait_for(lambda: any("all ranks" in line for line in self.lines)
                  or self.process.poll() is not None, what="all ranks")
         said = r"rank-(\d+) .*listening on (https?://[^ ]+)"
         assert self.process.poll() is None, "".join(self.lines)
-        wait_for(lambda: len(re.findall(said, "".join(self.lines))) > 1, what="addresses")
+        wait_for(lambda: len(re.findall(said, "".join(self.lines))) >= n, what="addresses")
         self.urls = {int(rank): url for rank, url in re.findall(said, "".join(self.lines))}
         return self
 
@@ -55,10 +55,10 @@ def start_ranks():
         pytest.skip("WEFT_TEST_BINARY is not set")
     started = []
 
-    def start(*arguments, wait=True, **more):
+    def start(*arguments, wait=2, **more):
         server = Ranks("--data-parallel-size", "2", *arguments, **more)
         started.append(server)
-        return server.wait_until_all_listen() if wait else server
+        return server.wait_until_all_listen(wait) if wait else server
 
     yield start
     for server in started:
@@ -225,7 +225,7 @@ def test_each_rank_has_an_event_port_and_a_side_channel_of_its_own(start_ranks):
 
 
 def test_one_rank_is_started_by_others(start_ranks):
-    server = start_ranks("-dpn", "1", wait=False).wait_until_listening()
+    server = start_ranks("-dpn", "1", wait=0).wait_until_listening()
     assert tokens(ask(server.url, GOLDEN[0])) == GOLDEN[0]["greedy"]
     assert served(server.url) == ("1", 1)
     answer = ask(server.url, GOLDEN[0], 0)
@@ -290,6 +290,78 @@ def test_ranks_reach_each_other_behind_tls(start_ranks, tmp_path):
         assert tokens(answer) == GOLDEN[0]["greedy"]
 
 
+# ---- several machines, which are one here ---------------------------------------------------------
+
+
+@pytest.fixture
+def machines(start_ranks):
+    """One with rank 0 and a headless one with rank 1, started in either order."""
+    def start(*arguments, headless_first=False, more=(), env=({}, {})):
+        rpc = free_ports(3)
+        common = ["--data-parallel-size-local", "1", "--data-parallel-rpc-port", str(rpc),
+                  *arguments]
+        leader = [*common]
+        headless = [*common, "--headless", "--data-parallel-start-rank", "1", *more]
+        sides = [(leader, env[0]), (headless, env[1])]
+        pair = [start_ranks(*flags, wait=0, env=variables)
+                for flags, variables in (sides[::-1] if headless_first else sides)]
+        if headless_first:
+            pair.reverse()
+        return pair, rpc
+
+    return start
+
+
+@pytest.mark.parametrize("headless_first", [False, True])
+def test_a_headless_machine_works_for_the_one_with_rank_0(machines, headless_first):
+    (leader, headless), rpc = machines(headless_first=headless_first)
+    leader.wait_until_all_listen(1)
+    headless.wait_until_all_listen(1)
+    assert headless.urls == {1: f"http://127.0.0.1:{rpc + 2}"}
+    for i in range(4):
+        assert tokens(ask(leader.urls[0], GOLDEN[i % 2])) == GOLDEN[i % 2]["greedy"]
+    assert tokens(ask(leader.urls[0], GOLDEN[0], 1)) == GOLDEN[0]["greedy"]
+    assert served(leader.urls[0]) == ("0", 2) and served(headless.urls[1]) == ("1", 3)
+    leader.process.send_signal(signal.SIGTERM)
+    headless.process.send_signal(signal.SIGTERM)
+    assert leader.process.wait(60) in (0, 1) and headless.process.wait(60) in (0, 1)
+
+
+def test_a_leader_worker_set_starts_it(machines, tmp_path):
+    """As KServe's data-parallel presets do: its variables count machines, not ranks of a copy."""
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of more than sixteen bytes")
+    secret.chmod(0o600)
+    lws = [{"LWS_LEADER_ADDRESS": "127.0.0.1", "LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": str(i)}
+           for i in range(2)]
+    (leader, headless), _ = machines("--secret-file", str(secret), "-tp", "2", "--cpu-isa", "ref",
+                                     env=lws)
+    leader.wait_until_all_listen(1)
+    headless.wait_until_all_listen(1)
+    for rank in (0, 1):
+        assert tokens(ask(leader.urls[0], GOLDEN[0], rank)) == GOLDEN[0]["greedy"]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_machine_that_is_lost_ends_the_others(machines, which):
+    pair, _ = machines()
+    for server in pair:
+        server.wait_until_all_listen(1)
+    os.kill(pair[which].pid(which), signal.SIGKILL)
+    for server in pair:
+        assert server.process.wait(60) == 1
+    other = pair[1 - which]
+    wait_for(lambda: f"ranks {which}-{which} is lost" in "".join(other.lines), what="its name")
+
+
+def test_machines_that_differ_are_refused(machines):
+    pair, _ = machines(more=("--data-parallel-size", "4"))
+    wait_for(lambda: pair[1].process.poll() is not None, what="a refusal")
+    wait_for(lambda: "number of ranks" in "".join(pair[1].lines), what="the difference")
+    assert pair[0].process.poll() is None
+    assert pair[0].stop(signal.SIGINT) == 128 + signal.SIGINT
+
+
 @pytest.mark.parametrize("flags, said", [
     (["--data-parallel-start-rank", "2"], "ranks end at 1"),
     (["--data-parallel-size-local", "3"], "ranks end at 1"),
@@ -299,8 +371,9 @@ def test_ranks_reach_each_other_behind_tls(start_ranks, tmp_path):
     (["--headless", "--data-parallel-external-lb"], "--headless"),
     (["--headless", "--data-parallel-size", "1"], "no other machine"),
     (["--headless", "--data-parallel-rank", "1"], "--data-parallel-start-rank"),
+    (["--data-parallel-size", "3", "--data-parallel-size-local", "2"], "as many ranks each"),
 ])
 def test_what_cannot_be_is_refused(start_ranks, flags, said):
-    server = start_ranks(*flags, wait=False)
+    server = start_ranks(*flags, wait=0)
     assert server.process.wait(30) == 2
     wait_for(lambda: said in "".join(server.lines), what=said)

@@ -83,6 +83,8 @@ static void recorded_environments_give_their_places(void **state)
         } else {
             assert_in_range(place.leader_port, 20000, 28999);
         }
+        launch_place_forget();
+        assert_int_equal(place_now(&no_flags).size, 1);
     }
 }
 

@@ -178,10 +178,36 @@ static void more_ranks_than_kv_heads_answer_the_same_disturbed_or_not(void **sta
     disturbed_ranks_answer_as_undisturbed_ones("qwen3", 4, 1);
 }
 
+/* Each stage computes what one engine would, in the same order: to the last bit. */
+static void stages_answer_as_one_engine_alone(void **state)
+{
+    (void)state;
+    request_case_t cases[N_CASES];
+    engine_rig_t alone;
+    ranks_rig_t rig;
+    ranks_rig_config_t config = config_of("llama", 3);
+    config.stages = 3;
+    config.options.tensor_parallel_size = 1;
+    fill_cases(cases);
+    engine_rig_open(&alone, config.model, &config.options);
+    answer_one_by_one(&alone, cases);
+    engine_rig_close(&alone);
+    config.options.pipeline_parallel_size = 3;
+    ranks_rig_open(&rig, &config);
+    check_all_at_once(&rig.rig, cases);
+    ranks_rig_close(&rig);
+}
+
 static void stages_answer_the_same_disturbed_or_not(void **state)
 {
     (void)state;
     disturbed_ranks_answer_as_undisturbed_ones("llama", 2, 2);
+}
+
+static void stages_of_ranks_answer_the_same_disturbed_or_not(void **state)
+{
+    (void)state;
+    disturbed_ranks_answer_as_undisturbed_ones("llama", 4, 2);
 }
 
 /* ---- starting -------------------------------------------------------------------------------- */
@@ -445,7 +471,9 @@ int main(void)
         cmocka_unit_test(replicas_answer_as_one_engine_alone),
         cmocka_unit_test(two_ranks_answer_the_same_disturbed_or_not),
         cmocka_unit_test(more_ranks_than_kv_heads_answer_the_same_disturbed_or_not),
+        cmocka_unit_test(stages_answer_as_one_engine_alone),
         cmocka_unit_test(stages_answer_the_same_disturbed_or_not),
+        cmocka_unit_test(stages_of_ranks_answer_the_same_disturbed_or_not),
         cmocka_unit_test(sizes_are_those_of_the_smallest_rank),
         cmocka_unit_test(ranks_that_differ_are_refused_by_what_differs),
         cmocka_unit_test(a_rank_that_cannot_start_is_everybodys_reason),

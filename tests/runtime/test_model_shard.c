@@ -36,6 +36,7 @@ static void no_shard_is_the_whole_model(void **state)
     (void)state;
     const model_cut_t cut = cut_of(&smollm2, NULL, NULL);
     assert_range(cut.layers, 0, 30);
+    assert_range(cut.vocab, 0, 49152);
     assert_range(cut.heads, 0, 9);
     assert_range(cut.kv_heads, 0, 3);
     assert_range(cut.ffn, 0, 1536);
@@ -85,6 +86,7 @@ static uint32_t expect_next(model_range_t range, uint32_t next)
 static void check_partition(const model_config_t *config, const model_blocks_t *blocks,
                             uint32_t size, bool splits_experts)
 {
+    uint32_t vocab = 0;
     uint32_t heads = 0;
     uint32_t ffn = 0;
     uint32_t experts = 0;
@@ -93,6 +95,7 @@ static void check_partition(const model_config_t *config, const model_blocks_t *
         const model_shard_t shard = {
             .tensor_rank = rank, .tensor_size = size, .splits_experts = splits_experts};
         const model_cut_t cut = cut_of(config, blocks, &shard);
+        vocab = expect_next(cut.vocab, vocab);
         heads = expect_next(cut.heads, heads);
         ffn = expect_next(cut.ffn, ffn);
         if (splits_experts) {
@@ -112,6 +115,7 @@ static void check_partition(const model_config_t *config, const model_blocks_t *
         assert_int_equal(cut.ffn.first % blocks->ffn.columns, 0);
         first_heads += cut.has_first_heads ? cut.kv_heads.n : 0;
     }
+    assert_int_equal(vocab, config->vocab);
     assert_int_equal(heads, config->heads);
     assert_int_equal(ffn, config->intermediate);
     assert_int_equal(experts,
@@ -155,6 +159,7 @@ static void random_shapes_are_dealt_out_once_and_whole(void **state)
         const uint32_t block = sizes[test_random_below(&random, WEFT_ARRAY_LEN(sizes))];
         const uint32_t narrow = sizes[test_random_below(&random, 2)];
         model_config_t config = {.layers = 2, .head_dim = 16U << test_random_below(&random, 4)};
+        config.vocab = test_random_between(&random, 60, 1000);
         config.kv_heads = test_random_between(&random, 1, 8);
         config.heads = config.kv_heads * test_random_between(&random, 1, 6);
         while (config.heads * config.head_dim % block != 0) {
@@ -248,6 +253,15 @@ static void what_cannot_be_cut_is_refused_with_what_would_do(void **state)
                    "the model's 6 experts can be dealt out among at most 6 ranks");
 }
 
+static void more_ranks_than_tokens_are_refused(void **state)
+{
+    (void)state;
+    model_config_t config = smollm2;
+    config.vocab = 3;
+    assert_refused(&config, NULL, &(model_shard_t){.tensor_size = 4}, WEFT_ERR_UNSUPPORTED,
+                   "the model's 3 tokens can be dealt out among at most 3 ranks");
+}
+
 static void ranks_and_stages_that_are_none_are_refused(void **state)
 {
     (void)state;
@@ -334,6 +348,7 @@ int main(void)
         cmocka_unit_test(latent_heads_are_dealt_out_and_their_cache_is_everyones),
         cmocka_unit_test(a_stage_has_a_run_of_layers_counted_from_its_first),
         cmocka_unit_test(what_cannot_be_cut_is_refused_with_what_would_do),
+        cmocka_unit_test(more_ranks_than_tokens_are_refused),
         cmocka_unit_test(ranks_and_stages_that_are_none_are_refused),
         cmocka_unit_test(parts_of_tensors_read_as_those_of_the_whole),
         cmocka_unit_test(memory_is_counted_of_the_part),

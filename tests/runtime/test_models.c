@@ -175,12 +175,10 @@ static void what_a_backend_lacks_is_refused_at_load_by_name(void **state)
     assert_model_refused("gpt-oss", remove_features, "attention with sinks");
 }
 
-static void a_failed_allocation_leaves_nothing_behind(void **state)
+static void fail_each_allocation(const char *name, const model_shard_t *shard)
 {
-    (void)state;
     model_rig_t rig;
-    model_rig_open_source(
-        &rig, &(model_rig_config_t){.path = tiny_model_path("gpt-oss-mxfp4"), .isa = "ref"});
+    model_rig_open_source(&rig, &(model_rig_config_t){.path = tiny_model_path(name), .isa = "ref"});
     const size_t before = weft_alloc_live_bytes();
     weft_status_t status = WEFT_ERR_NO_MEMORY;
     uint64_t failures = 0;
@@ -188,7 +186,7 @@ static void a_failed_allocation_leaves_nothing_behind(void **state)
         weft_diag_t diag = {0};
         model_t *model = NULL;
         weft_alloc_fail_nth(failures + 1);
-        status = model_create(rig.source, NULL, &small, rig.stream, &diag, &model);
+        status = model_create(rig.source, shard, &small, rig.stream, &diag, &model);
         weft_alloc_fail_nth(0);
         if (status < 0) {
             assert_status(status, WEFT_ERR_NO_MEMORY);
@@ -200,6 +198,14 @@ static void a_failed_allocation_leaves_nothing_behind(void **state)
     }
     assert_true(failures >= 3);
     model_rig_close(&rig);
+}
+
+static void a_failed_allocation_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    const model_shard_t half = {.tensor_rank = 1, .tensor_size = 2};
+    fail_each_allocation("gpt-oss-mxfp4", NULL);
+    fail_each_allocation("llama-fp8-block", &half);
 }
 
 int main(void)

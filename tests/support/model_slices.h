@@ -2,6 +2,8 @@
 /* model_slices: a part of a tensor reads as that part of the whole does, in whatever form it lies. */
 #pragma once
 
+#include <string.h>
+
 #include "runtime/model_source.h"
 #include "tests/support/check.h"
 #include "tests/support/random.h"

@@ -129,6 +129,21 @@ static weft_status_t all_gather(void *user, const void *mine, size_t bytes, void
 
 /* ---- links ----------------------------------------------------------------------------------- */
 
+static uint32_t tensor_size_of(const ranks_rig_config_t *config)
+{
+    return config->size / (config->stages > 0 ? config->stages : 1);
+}
+
+static void abort_groups(const ranks_seat_t *seat, uint32_t rank)
+{
+    const uint32_t tensor_size = tensor_size_of(seat->config);
+    const bool is_of_stage = rank / tensor_size == seat->rank / tensor_size;
+    coll_abort(seat->world, rank);
+    if (seat->tensor != NULL) {
+        coll_abort(seat->tensor, is_of_stage ? rank % tensor_size : COLL_NO_RANK);
+    }
+}
+
 static void *watch(void *arg)
 {
     ranks_seat_t *seat = arg;
@@ -140,7 +155,7 @@ static void *watch(void *arg)
     (void)poll(fds, RANKS_RIG_MAX + 1, -1);
     for (uint32_t i = 0; i < RANKS_RIG_MAX && fds[RANKS_RIG_MAX].revents == 0; i++) {
         if (fds[i].revents != 0) {
-            coll_abort(seat->world, i);
+            abort_groups(seat, i);
             break;
         }
     }
@@ -153,11 +168,19 @@ static void count_up(int event)
     assert_int_equal(write(event, &one, sizeof(one)), sizeof(one));
 }
 
-/* Only of one stage: the whole is its tensor group then. */
 static coll_t *tensor_group(const ranks_seat_t *seat)
 {
     const ranks_rig_config_t *config = seat->config;
-    return config->is_replicated || config->stages > 1 ? NULL : seat->world;
+    return config->is_replicated || config->stages > 1 ? seat->tensor : seat->world;
+}
+
+static weft_status_t split_stages(ranks_seat_t *seat, weft_diag_t *diag)
+{
+    const ranks_rig_config_t *config = seat->config;
+    const uint32_t tensor_size = tensor_size_of(config);
+    return config->stages <= 1 || tensor_size == 1
+               ? WEFT_OK
+               : coll_split(seat->world, seat->rank / tensor_size, diag, &seat->tensor);
 }
 
 static void part(void *user)
@@ -170,8 +193,9 @@ static void part(void *user)
         assert_int_equal(read(seat->wake, &count, sizeof(count)), sizeof(count));
         seat->is_watching = false;
     }
+    coll_destroy(seat->tensor);
     coll_destroy(seat->world);
-    seat->world = NULL;
+    seat->world = seat->tensor = NULL;
     close_sockets(seat);
 }
 
@@ -194,6 +218,9 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
     weft_status_t status = seat->rank == 0 ? accept_all(seat) : connect_all(seat);
     if (status >= 0) {
         status = coll_create(&coll, diag, &seat->world);
+    }
+    if (status >= 0) {
+        status = split_stages(seat, diag);
     }
     if (status >= 0) {
         seat->is_watching = pthread_create(&seat->watcher, NULL, watch, seat) == 0;
@@ -253,7 +280,7 @@ static engine_ranks_t ranks_of(ranks_seat_t *seat, const engine_options_t *optio
 static model_shard_t shard_of(const ranks_rig_config_t *config, uint32_t rank)
 {
     const uint32_t stages = config->stages > 0 ? config->stages : 1;
-    const uint32_t tensor_size = config->size / stages;
+    const uint32_t tensor_size = tensor_size_of(config);
     return config->is_replicated ? (model_shard_t){0}
                                  : (model_shard_t){.tensor_rank = rank % tensor_size,
                                                    .tensor_size = tensor_size,

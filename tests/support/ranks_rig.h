@@ -40,6 +40,7 @@ typedef struct ranks_seat {
     bool is_watching;
     pthread_t watcher;
     coll_t *world;
+    coll_t *tensor; /* the stage's part of world, where there are several of several; else NULL */
 } ranks_seat_t;
 
 typedef struct ranks_rig {

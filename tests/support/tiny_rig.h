@@ -60,7 +60,7 @@ static inline void tiny_run(const model_rig_t *rig, const tiny_sequence_t *seque
         rows[i] = i;
     }
     model_forward(rig->model, rig->stream, &batch);
-    model_logits(rig->model, rig->stream, rows, n, logits);
+    model_rig_logits(rig, rows, n, logits);
     assert_status(k_stream_sync(rig->stream), WEFT_OK);
 }
 

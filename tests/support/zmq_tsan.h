@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * zmq_tsan: for a test program with sockets: libzmq is not compiled for ThreadSanitizer, which cannot
- * see how its threads take turns. Defines a function: included once a program.
+ * see how its threads take turns, nor the libraries that fill its messages and read them. Defines a function: included once a program.
  */
 #pragma once
 
@@ -9,6 +9,9 @@
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
-    return "called_from_lib:libzmq.so";
+    return "called_from_lib:libzmq.so\n"
+           "called_from_lib:libsodium.so\n"
+           "called_from_lib:libpgm-5.3.so\n"
+           "called_from_lib:libprotobuf-c.so";
 }
 #endif

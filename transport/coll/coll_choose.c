@@ -66,12 +66,12 @@ static weft_status_t check_same_name(const coll_config_t *config, weft_diag_t *d
     return status;
 }
 
-/* Appends what a row lacks. */
-static void add_reason(char *reasons, const coll_backend_t *backend, const char *who,
+/* Appends what a row lacks; as much of it as a diag has room for. */
+static void add_reason(weft_diag_t *reasons, const coll_backend_t *backend, const char *who,
                        const char *why)
 {
-    const size_t used = strlen(reasons);
-    (void)snprintf(reasons + used, WEFT_DIAG_BYTES - used, "; %s: %s%s", backend->name, who, why);
+    const weft_diag_t before = *reasons;
+    (void)weft_diag(reasons, WEFT_OK, "%s; %s: %s%s", before.text, backend->name, who, why);
 }
 
 /*
@@ -79,7 +79,8 @@ static void add_reason(char *reasons, const coll_backend_t *backend, const char 
  * nothing more can be agreed upon.
  */
 static weft_status_t ask_all(const coll_config_t *config, const coll_backend_t *backend,
-                             int32_t *votes, weft_diag_t *diag, char *reasons, bool *has_all_out)
+                             int32_t *votes, weft_diag_t *diag, weft_diag_t *reasons,
+                             bool *has_all_out)
 {
     weft_diag_t why = {.text = ""};
     const int32_t mine = backend->probe(config, &why);
@@ -102,13 +103,13 @@ static weft_status_t ask_all(const coll_config_t *config, const coll_backend_t *
 static weft_status_t choose(const coll_config_t *config, const coll_backend_t *only, int32_t *votes,
                             weft_diag_t *diag, const coll_backend_t **backend_out)
 {
-    char reasons[WEFT_DIAG_BYTES] = "";
+    weft_diag_t reasons = {.text = ""};
     for (size_t i = 0; i < N_BACKENDS; i++) {
         bool has_all = false;
         if (only != NULL && backends[i] != only) {
             continue;
         }
-        const weft_status_t status = ask_all(config, backends[i], votes, diag, reasons, &has_all);
+        const weft_status_t status = ask_all(config, backends[i], votes, diag, &reasons, &has_all);
         if (status < 0) {
             return status;
         }
@@ -118,7 +119,7 @@ static weft_status_t choose(const coll_config_t *config, const coll_backend_t *o
         }
     }
     return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "no collective backend for these %u ranks%s",
-                     config->size, reasons);
+                     config->size, reasons.text);
 }
 
 weft_status_t coll_choose_backend(const coll_config_t *config, weft_diag_t *diag,

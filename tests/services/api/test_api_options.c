@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "launcher/launch_options.h"
+#include "runtime/engine.h"
 #include "services/api/api_options.h"
 
 static api_options_t options;
@@ -18,13 +20,18 @@ static weft_diag_t diag;
 /* What `weft serve` says of these words of a shell. */
 static weft_status_t check(const char *words)
 {
-    const weft_option_group_t group = {
-        .title = "HTTP", .rows = api_option_rows, .n_rows = api_option_count, .config = &options};
+    engine_options_t engine;
+    launch_options_t launch;
+    const weft_option_group_t groups[] = {
+        {"HTTP", api_option_rows, api_option_count, &options},
+        {"Engine", engine_option_rows, engine_option_count, &engine},
+        {"Ranks", launch_option_rows, launch_option_count, &launch},
+    };
     const weft_option_spec_t spec = {
         .usage = "",
         .about = "",
-        .groups = &group,
-        .n_groups = 1,
+        .groups = groups,
+        .n_groups = WEFT_ARRAY_LEN(groups),
         .flags = api_option_flags,
         .n_flags = api_option_flag_count,
         .ignored = api_option_ignored,
@@ -84,7 +91,7 @@ static void short_names_stand_for_long_ones(void **state)
 {
     (void)state;
     assert_taken("-q fp8 -O 3 -O3 -O.mode=3 -cc '{}' -cc.mode 3 -ep -dpl 1 -dpr 0 -dpa host "
-                 "-dpb mp -dpp 13345 -dcp 1 -tp 1 -pp 1 -dp 1");
+                 "-dpb mp -dpn 0 -dpp 13345 -dcp 1 -n 1 -r 0 -tp 1 -pp 1 -dp 1");
     assert_refused("-dcp 2", "--decode-context-parallel-size 2: ");
 }
 
@@ -106,6 +113,14 @@ static void the_number_of_workers_is_bounded(void **state)
     assert_refused("--request-workers 65", "--request-workers 65: 1 to 64");
 }
 
+static void the_number_of_copies_is_bounded(void **state)
+{
+    (void)state;
+    assert_taken("--data-parallel-size 1024");
+    assert_refused("--data-parallel-size 0", "--data-parallel-size 0: 1 to 1024");
+    assert_refused("-dp 4000000000", "--data-parallel-size 4000000000: 1 to 1024");
+}
+
 static void prefill_urls_are_addresses_or_any(void **state)
 {
     (void)state;
@@ -124,6 +139,7 @@ int main(void)
         cmocka_unit_test(short_names_stand_for_long_ones),
         cmocka_unit_test(values_that_would_change_answers_are_refused),
         cmocka_unit_test(the_number_of_workers_is_bounded),
+        cmocka_unit_test(the_number_of_copies_is_bounded),
         cmocka_unit_test(prefill_urls_are_addresses_or_any),
     };
     weft_log_set_level(WEFT_LOG_ERROR);

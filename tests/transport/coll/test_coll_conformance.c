@@ -5,6 +5,7 @@
 #include "base/device.h"
 #include "tests/support/coll_model.h"
 #include "tests/support/coll_rig.h"
+#include "transport/coll/coll_feed.h"
 
 #define MAX_RANKS 4
 #define MAX_BYTES ((size_t)3 << 20)
@@ -303,6 +304,100 @@ static void sends_go_ahead_and_arrive_in_order(void **state)
     coll_rig_each_backend(claim_pairs);
 }
 
+/* ---- more than any buffer ----------------------------------------------------------------------- */
+
+#define HUGE_ELEMENTS ((size_t)2300003)
+#define HUGE_BYTES    (((size_t)65 << 20) + 3)
+
+static void run_huge_sum(coll_rig_rank_t *self)
+{
+    coll_t *coll = coll_rig_create(self, self->user);
+    float *in = weft_calloc(HUGE_ELEMENTS + 1, sizeof(float), "test.in");
+    float *out = weft_calloc(HUGE_ELEMENTS + 1, sizeof(float), "test.out");
+    assert_non_null(in);
+    assert_non_null(out);
+    coll_model_input(1, self->rank, COLL_F32, in, 0, HUGE_ELEMENTS);
+    coll_all_reduce(coll, self->queue, in, out + 1, HUGE_ELEMENTS, COLL_F32);
+    coll_all_reduce(coll, self->queue, in, in, HUGE_ELEMENTS, COLL_F32);
+    assert_status(coll_status(coll, NULL), WEFT_OK);
+    for (size_t i = 0; i < HUGE_ELEMENTS; i++) {
+        float expected;
+        coll_model_sum(1, self->size, COLL_F32, &expected, i, 1);
+        assert_true(out[1 + i] == expected && in[i] == expected);
+    }
+    coll_barrier(coll, self->queue);
+    coll_destroy(coll);
+    weft_free(out);
+    weft_free(in);
+}
+
+static void run_huge_message(coll_rig_rank_t *self)
+{
+    coll_t *coll = coll_rig_create(self, self->user);
+    char *data = weft_alloc(HUGE_BYTES, "test.data");
+    assert_non_null(data);
+    if (self->rank == 0) {
+        fill(3, 0, data, HUGE_BYTES);
+        coll_send(coll, self->queue, 1, data, HUGE_BYTES);
+    } else {
+        char *expected = weft_alloc(HUGE_BYTES, "test.expected");
+        assert_non_null(expected);
+        fill(3, 0, expected, HUGE_BYTES);
+        coll_receive(coll, self->queue, 0, data, HUGE_BYTES);
+        assert_int_equal(memcmp(data, expected, HUGE_BYTES), 0);
+        weft_free(expected);
+    }
+    coll_barrier(coll, self->queue);
+    assert_status(coll_status(coll, NULL), WEFT_OK);
+    coll_destroy(coll);
+    weft_free(data);
+}
+
+static void what_fits_no_buffer_goes_in_pieces(void **state)
+{
+    (void)state;
+    coll_rig_run_each(3, 0, run_huge_sum);
+    coll_rig_run_each(2, 0, run_huge_message);
+}
+
+/* ---- no memory ---------------------------------------------------------------------------------- */
+
+static bool try_alone(coll_rig_rank_t *self)
+{
+    const coll_config_t config = coll_rig_config(self, self->user);
+    coll_t *coll = NULL;
+    coll_feed_t *feed = NULL;
+    const float one = 1;
+    float sum = 0;
+    const weft_status_t status = coll_create(&config, NULL, &coll);
+    if (status >= 0 && coll_feed_create(coll, 100, 2, NULL, &feed) >= 0) {
+        coll_all_reduce(coll, self->queue, &one, &sum, 1, COLL_F32);
+        assert_true(sum == 1);
+    }
+    coll_feed_destroy(feed);
+    coll_destroy(coll);
+    return sum == 1;
+}
+
+static void run_without_memory(coll_rig_rank_t *self)
+{
+    bool is_done = false;
+    for (uint64_t n = 1; !is_done; n++) {
+        const size_t held = weft_alloc_live_bytes();
+        (void)weft_alloc_fail_nth(n);
+        is_done = try_alone(self);
+        (void)weft_alloc_fail_nth(0);
+        assert_int_equal(weft_alloc_live_bytes(), held);
+        assert_true(n < 1000);
+    }
+}
+
+static void every_allocation_may_fail(void **state)
+{
+    (void)state;
+    coll_rig_run(1, run_without_memory, (void *)(uintptr_t)"shm");
+}
+
 /* ---- parts ------------------------------------------------------------------------------------- */
 
 /* Colors of 1, 2 and 3 members; a part works beside its parent. */
@@ -393,6 +488,8 @@ int main(void)
         cmocka_unit_test(gathers_and_broadcasts_bring_every_byte),
         cmocka_unit_test(any_sequence_of_operations_is_as_the_model),
         cmocka_unit_test(sends_go_ahead_and_arrive_in_order),
+        cmocka_unit_test(what_fits_no_buffer_goes_in_pieces),
+        cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(ranks_of_one_color_make_a_group),
         cmocka_unit_test(ranks_that_name_different_backends_are_told),
         cmocka_unit_test(an_unknown_backend_is_answered_with_the_known_ones),

@@ -4,7 +4,7 @@
 #include "base/alloc.h"
 #include "transport/coll/shm/coll_shm_priv.h"
 
-#define SPINS 4000 /* some ten microseconds */
+#define SPINS 1000 /* some ten microseconds */
 
 extern const coll_backend_t coll_backend_shm;
 

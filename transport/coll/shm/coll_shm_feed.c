@@ -142,48 +142,97 @@ static weft_status_t await(shm_feed_t *feed, atomic_uint *word, uint32_t target,
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
-static weft_status_t feed_open(coll_t *coll, size_t max_bytes, uint32_t depth, weft_diag_t *diag,
-                               coll_feed_t **feed_out)
+static void feed_close(coll_feed_t *base)
 {
-    coll_shm_t *shm = (coll_shm_t *)coll;
-    const uint32_t n_messages = power_above(depth);
-    const size_t message_bytes = sizeof(message_t) + round_up(max_bytes, WEFT_CACHE_LINE);
-    const size_t head_bytes = sizeof(ring_head_t) + coll->config.size * sizeof(counter_t);
-    if (depth > COLL_SHM_MAX_DEPTH || max_bytes > COLL_SHM_MAX_MESSAGE) {
+    shm_feed_t *feed = (shm_feed_t *)base;
+    if (feed->head != NULL) {
+        munmap(feed->head, feed->mapped_bytes);
+    }
+    weft_free(feed);
+}
+
+/* What fails on one rank fails on all. */
+static weft_status_t agree(coll_t *coll, weft_status_t mine, weft_diag_t *diag)
+{
+    int32_t status = mine;
+    int32_t *all = weft_calloc(coll->config.size, sizeof(*all), "coll.shm.feed");
+    if (all == NULL) {
+        coll_shm_fail((coll_shm_t *)coll, WEFT_ERR_NO_MEMORY, coll->config.rank);
+        return WEFT_ERR_NO_MEMORY;
+    }
+    coll_shm_all_gather(coll, NULL, &status, all, sizeof(status));
+    const weft_status_t failure = coll_status(coll, NULL);
+    for (uint32_t rank = 0; failure >= 0 && status >= 0 && rank < coll->config.size; rank++) {
+        if (all[rank] < 0) {
+            status = weft_diag(diag, (weft_status_t)all[rank], "shm: rank %u has no feed: %s", rank,
+                               weft_strerror((weft_status_t)all[rank]));
+        }
+    }
+    weft_free(all);
+    return failure < 0 ? failure : (weft_status_t)status;
+}
+
+/* The same on all ranks. */
+static weft_status_t check_size(const coll_shm_t *shm, size_t max_bytes, uint32_t depth,
+                                weft_diag_t *diag)
+{
+    if (depth > COLL_SHM_MAX_DEPTH || max_bytes > COLL_SHM_MAX_MESSAGE ||
+        (power_above(depth) + 1) * (sizeof(message_t) + max_bytes + PAGE_BYTES) >
+            coll_shm_feeds_left(shm)) {
         return weft_diag(diag, WEFT_ERR_TOO_LARGE, "shm: a feed of %u messages of %zu bytes", depth,
                          max_bytes);
     }
+    return WEFT_OK;
+}
+
+static weft_status_t make_feed(coll_shm_t *shm, size_t max_bytes, uint32_t depth, weft_diag_t *diag,
+                               shm_feed_t **feed_out)
+{
+    const size_t head_bytes = sizeof(ring_head_t) + shm->base.config.size * sizeof(counter_t);
+    const size_t message_bytes = sizeof(message_t) + round_up(max_bytes, WEFT_CACHE_LINE);
+    const uint32_t n_messages = power_above(depth);
     const size_t bytes = round_up(head_bytes + n_messages * message_bytes, PAGE_BYTES);
-    if (bytes > coll_shm_feeds_left(shm)) {
-        return weft_diag(diag, WEFT_ERR_TOO_LARGE, "shm: no room for a feed of %zu bytes", bytes);
-    }
+    const size_t offset = shm->feed_offset;
+    shm->feed_offset += bytes; /* also when it cannot be mapped: as on the other ranks */
     shm_feed_t *feed = weft_zalloc(sizeof(*feed), "coll.shm.feed");
     if (feed == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    feed->base = (coll_feed_t){.ops = &coll_shm_feed_ops, .coll = coll};
-    feed->n_messages = n_messages;
-    feed->message_bytes = message_bytes;
-    feed->max_bytes = max_bytes;
-    feed->mapped_bytes = bytes;
-    feed->depth = depth;
-    feed->head = coll_shm_map(shm, shm->feed_offset, bytes);
-    shm->feed_offset += bytes; /* also when it could not be mapped: as on the other ranks */
+    *feed = (shm_feed_t){.base = {.ops = &coll_shm_feed_ops, .coll = &shm->base},
+                         .head = coll_shm_map(shm, offset, bytes),
+                         .n_messages = n_messages,
+                         .message_bytes = message_bytes,
+                         .max_bytes = max_bytes,
+                         .mapped_bytes = bytes,
+                         .depth = depth};
     if (feed->head == NULL) {
         weft_free(feed);
         return weft_diag(diag, WEFT_ERR_NO_MEMORY, "shm: %zu bytes cannot be mapped: %s", bytes,
                          strerror(errno));
     }
     feed->ring = (char *)feed->head + head_bytes;
-    *feed_out = &feed->base;
+    *feed_out = feed;
     return WEFT_OK;
 }
 
-static void feed_close(coll_feed_t *base)
+static weft_status_t feed_open(coll_t *coll, size_t max_bytes, uint32_t depth, weft_diag_t *diag,
+                               coll_feed_t **feed_out)
 {
-    shm_feed_t *feed = (shm_feed_t *)base;
-    munmap(feed->head, feed->mapped_bytes);
-    weft_free(feed);
+    coll_shm_t *shm = (coll_shm_t *)coll;
+    shm_feed_t *feed = NULL;
+    weft_status_t status = check_size(shm, max_bytes, depth, diag);
+    if (status < 0) {
+        return status;
+    }
+    status = agree(coll, make_feed(shm, max_bytes, depth, diag, &feed), diag);
+    if (status < 0) {
+        if (feed != NULL) {
+            feed_close(&feed->base);
+        }
+        return status;
+    }
+    *feed_out = &feed->base;
+    return WEFT_OK;
 }
 
 static void *feed_begin(coll_feed_t *base)

@@ -2,10 +2,15 @@
 #include <string.h>
 
 #include "transport/coll/coll_sum.h"
+#include "transport/coll/shm/coll_shm_copy.h"
 #include "transport/coll/shm/coll_shm_priv.h"
 
-#define ONE_SHOT_BYTES                                                                             \
-    ((size_t)16 << 10) /* of all that a rank reads; above, each adds a part only */
+/* Of all that a rank reads: up to here each adds everything, above a part. */
+#define ONE_SHOT_BYTES ((size_t)16 << 10)
+/* Of an output that no cache would hold anyway. */
+#define STREAMED_BYTES ((size_t)8 << 20)
+/* Of a broadcast: the root writes one while the others read the one before. */
+#define PIECE_BYTES ((size_t)128 << 10)
 
 static size_t smaller(size_t a, size_t b)
 {
@@ -51,10 +56,43 @@ static size_t part_begin(const coll_shm_t *shm, size_t n, size_t dtype_bytes, ui
     return smaller(units * rank / shm->base.config.size * unit, n);
 }
 
-/* Each rank adds its part of the chunk of all and gathers the others' parts. */
-static bool reduce_chunk(coll_shm_t *shm, const char *in, char *out, size_t n, coll_dtype_t dtype)
+typedef void copy_fn(void *dst, const void *src, size_t bytes);
+
+static void copy_plain(void *dst, const void *src, size_t bytes)
+{
+    memcpy(dst, src, bytes);
+}
+
+/* All but this rank's part of the chunk. */
+static void give_chunk(coll_shm_t *shm, const char *in, size_t begin, size_t end, size_t bytes)
+{
+    char *slot = coll_shm_slot(shm, shm->base.config.rank, shm->step + 1);
+    memcpy(slot, in, begin);
+    memcpy(slot + end, in + end, bytes - end);
+    coll_shm_say(shm);
+}
+
+/* This rank's part is in its slot, too: out is written once, by one kind of copy. */
+static bool take_parts(coll_shm_t *shm, char *out, size_t n, size_t width, copy_fn *copy)
 {
     const uint32_t size = shm->base.config.size;
+    for (uint32_t i = 0; i < size; i++) {
+        const uint32_t peer = (shm->base.config.rank + i) % size;
+        const size_t from = part_begin(shm, n, width, peer) * width;
+        const size_t to = part_begin(shm, n, width, peer + 1) * width;
+        if (!coll_shm_await(shm, peer)) {
+            return false;
+        }
+        copy(out + from, coll_shm_slot(shm, peer, shm->step) + from, to - from);
+    }
+    shm->settled = shm->step;
+    return true;
+}
+
+/* Each rank adds its part of the chunk of all and gathers the others' parts. */
+static bool reduce_chunk(coll_shm_t *shm, const char *in, char *out, size_t n, coll_dtype_t dtype,
+                         copy_fn *copy)
+{
     const uint32_t rank = shm->base.config.rank;
     const size_t width = coll_dtype_bytes(dtype);
     const size_t begin = part_begin(shm, n, width, rank) * width;
@@ -62,49 +100,45 @@ static bool reduce_chunk(coll_shm_t *shm, const char *in, char *out, size_t n, c
     if (!coll_shm_begin(shm)) {
         return false;
     }
-    char *slot = coll_shm_slot(shm, rank, shm->step + 1);
-    memcpy(slot, in, begin);
-    memcpy(slot + end, in + end, n * width - end);
-    coll_shm_say(shm);
+    give_chunk(shm, in, begin, end, n * width);
     if (!coll_shm_await_all(shm)) {
         return false;
     }
-    coll_sum(dtype, out + begin, coll_shm_slot(shm, rank, shm->step + 1) + begin,
-             find_sources(shm, false, begin, in + begin), size, (end - begin) / width);
+    coll_sum(dtype, coll_shm_slot(shm, rank, shm->step + 1) + begin, NULL,
+             find_sources(shm, false, begin, in + begin), shm->base.config.size,
+             (end - begin) / width);
     coll_shm_say(shm);
-    for (uint32_t i = 1; i < size; i++) {
-        const uint32_t peer = (rank + i) % size;
-        const size_t from = part_begin(shm, n, width, peer) * width;
-        const size_t to = part_begin(shm, n, width, peer + 1) * width;
-        if (!coll_shm_await(shm, peer)) {
-            return false;
-        }
-        memcpy(out + from, coll_shm_slot(shm, peer, shm->step) + from, to - from);
+    return take_parts(shm, out, n, width, copy);
+}
+
+static void reduce_in_chunks(coll_shm_t *shm, const char *in, char *out, size_t n,
+                             coll_dtype_t dtype)
+{
+    const size_t width = coll_dtype_bytes(dtype);
+    const size_t chunk = shm->slot_bytes / width;
+    const bool is_streamed = n * width >= STREAMED_BYTES;
+    bool is_good = true;
+    for (size_t at = 0; is_good && at < n; at += chunk) {
+        is_good = reduce_chunk(shm, in + at * width, out + at * width, smaller(n - at, chunk),
+                               dtype, is_streamed ? coll_shm_stream : copy_plain);
     }
-    shm->settled = shm->step;
-    return true;
+    if (is_streamed) {
+        coll_shm_stream_end();
+    }
 }
 
 void coll_shm_all_reduce(coll_t *coll, weft_queue_t *queue, const void *in, void *out, size_t n,
                          coll_dtype_t dtype)
 {
     coll_shm_t *shm = (coll_shm_t *)coll;
-    const size_t width = coll_dtype_bytes(dtype);
-    const size_t chunk = shm->slot_bytes / width;
+    const size_t bytes = n * coll_dtype_bytes(dtype);
     (void)queue;
     if (coll->config.size == 1) {
-        memmove(out, in, n * width);
-        return;
-    }
-    if (n * width <= ONE_SHOT_BYTES / (coll->config.size - 1)) {
+        memmove(out, in, bytes);
+    } else if (bytes <= smaller(ONE_SHOT_BYTES / (coll->config.size - 1), shm->slot_bytes)) {
         reduce_at_once(shm, in, out, n, dtype);
-        return;
-    }
-    for (size_t at = 0; at < n; at += chunk) {
-        if (!reduce_chunk(shm, (const char *)in + at * width, (char *)out + at * width,
-                          smaller(n - at, chunk), dtype)) {
-            return;
-        }
+    } else {
+        reduce_in_chunks(shm, in, out, n, dtype);
     }
 }
 
@@ -215,10 +249,10 @@ void coll_shm_broadcast(coll_t *coll, weft_queue_t *queue, void *buffer, size_t 
                         uint32_t root)
 {
     coll_shm_t *shm = (coll_shm_t *)coll;
+    const size_t piece = smaller(PIECE_BYTES, shm->slot_bytes);
     (void)queue;
-    for (size_t at = 0; at < bytes; at += shm->slot_bytes) {
-        if (!broadcast_chunk(shm, (char *)buffer + at, smaller(bytes - at, shm->slot_bytes),
-                             root)) {
+    for (size_t at = 0; at < bytes; at += piece) {
+        if (!broadcast_chunk(shm, (char *)buffer + at, smaller(bytes - at, piece), root)) {
             return;
         }
     }

@@ -91,6 +91,9 @@ void coll_shm_wake(coll_shm_t *shm, atomic_uint *word);
 /* Fails the group here and, through the segment, on the other ranks. */
 void coll_shm_fail(coll_shm_t *shm, weft_status_t status, uint32_t rank);
 
+/* The other ranks hear of this one's failure, if it has one. */
+void coll_shm_tell_failure(coll_shm_t *shm);
+
 /* Whether this rank knows of a failure; one of another rank becomes its own. Any thread. */
 bool coll_shm_has_failed(coll_shm_t *shm);
 

@@ -12,8 +12,8 @@
 #include "transport/coll/shm/coll_shm_priv.h"
 
 #define PAGE_BYTES ((size_t)4096)
-#define MAX_SLOT   ((size_t)128 << 10)
-#define ALL_SLOTS  ((size_t)256 << 20) /* of all ranks together at most */
+#define MAX_SLOT   ((size_t)1 << 20)
+#define ALL_SLOTS  ((size_t)16 << 20) /* of all ranks together: less than a last cache */
 #define FEEDS_BYTES                                                                                \
     ((size_t)1 << 36) /* of the file, behind the channels: address space, not memory */
 
@@ -262,7 +262,7 @@ weft_status_t coll_shm_meet(coll_shm_t *shm, weft_diag_t *diag)
 void coll_shm_leave(coll_shm_t *shm)
 {
     if (shm->head != NULL) {
-        (void)coll_shm_has_failed(shm);
+        coll_shm_tell_failure(shm); /* else its end would look like the cause */
         munmap(shm->head, shm->mapped_bytes);
     }
     if (shm->fd >= 0) {

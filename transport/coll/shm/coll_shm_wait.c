@@ -31,12 +31,19 @@ bool coll_shm_has_failed(coll_shm_t *shm)
     return failure != 0;
 }
 
-void coll_shm_fail(coll_shm_t *shm, weft_status_t status, uint32_t rank)
+void coll_shm_tell_failure(coll_shm_t *shm)
 {
     uint64_t none = 0;
-    (void)coll_fail(&shm->base, status, rank);
     const uint64_t failure = atomic_load(&shm->base.failure);
-    (void)atomic_compare_exchange_strong(&shm->head->failure, &none, failure);
+    if (failure != 0) {
+        (void)atomic_compare_exchange_strong(&shm->head->failure, &none, failure);
+    }
+}
+
+void coll_shm_fail(coll_shm_t *shm, weft_status_t status, uint32_t rank)
+{
+    (void)coll_fail(&shm->base, status, rank);
+    coll_shm_tell_failure(shm);
 }
 
 void coll_shm_wake(coll_shm_t *shm, atomic_uint *word)

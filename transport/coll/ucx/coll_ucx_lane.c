@@ -12,7 +12,7 @@
 #include "base/log.h"
 
 /* Looks in vain, then for how long the processor is offered to others between looks, then sleep. */
-#define SPINS    32
+#define SPINS    16
 #define YIELD_NS WEFT_NS_PER_MS
 #define SLEEP_MS 100 /* at a time: then coll_abort is noticed */
 
@@ -20,7 +20,7 @@
  * A peer that closed its end may just be done with the group. It is a loss if it is waited for, or if
  * so long after it any other is: that one is likely to have failed for the first one's sake.
  */
-#define GRACE_NS (100 * WEFT_NS_PER_MS)
+#define GRACE_NS WEFT_NS_PER_SECOND
 
 /* How long a lane that closes lets what was sent last go out, and gets memory back from UCX. */
 #define CLOSE_NS   (200 * WEFT_NS_PER_MS)
@@ -34,7 +34,7 @@ static void on_endpoint_error(void *arg, ucp_ep_h endpoint, ucs_status_t status)
     coll_ucx_lane_t *lane = end->lane;
 
     (void)endpoint;
-    weft_log_debug("rank=%u lost: %s", end->rank, lane->coll->ucx->ucs_status_string(status));
+    weft_log_debug("rank=%u closed: %s", end->rank, lane->coll->ucx->ucs_status_string(status));
     end->is_lost = true;
     if (lane->lost == COLL_NO_RANK) {
         lane->lost = end->rank;
@@ -99,6 +99,17 @@ static uint32_t culprit(const coll_ucx_lane_t *lane, uint32_t rank)
     return lane->lost != COLL_NO_RANK ? lane->lost : rank;
 }
 
+/* The first to say so logs it. */
+static weft_status_t lose(coll_ucx_lane_t *lane, weft_status_t status, uint32_t rank)
+{
+    coll_t *coll = &lane->coll->base;
+
+    if (!coll_has_failed(coll)) {
+        weft_log_warn("rank=%u lost: %s", rank, weft_strerror(status));
+    }
+    return coll_fail(coll, status, rank);
+}
+
 static void note_end(coll_ucx_request_t *request, ucs_status_t status)
 {
     coll_ucx_lane_t *lane = request->lane;
@@ -115,7 +126,7 @@ static void note_end(coll_ucx_request_t *request, ucs_status_t status)
     }
     weft_log_debug("rank=%u %s failed: %s", request->peer, request->is_receive ? "receive" : "send",
                    lane->coll->ucx->ucs_status_string(status));
-    (void)coll_fail(coll, WEFT_ERR_PEER_GONE, culprit(lane, request->peer));
+    (void)lose(lane, WEFT_ERR_PEER_GONE, culprit(lane, request->peer));
 }
 
 static void note_received(coll_ucx_request_t *request, ucs_status_t status, size_t bytes)
@@ -288,7 +299,7 @@ static weft_status_t be_patient(coll_ucx_lane_t *lane, patience_t *patience, uin
     const uint32_t lost = lane->lost;
     coll_ucx_unlock(lane);
     if (is_lost) {
-        return coll_fail(coll, WEFT_ERR_PEER_GONE, lost);
+        return lose(lane, WEFT_ERR_PEER_GONE, lost);
     }
     if (++patience->idle < SPINS) {
         weft_cpu_relax();
@@ -303,7 +314,7 @@ static weft_status_t be_patient(coll_ucx_lane_t *lane, patience_t *patience, uin
         return WEFT_ERR_TIMEOUT;
     }
     if (lost != COLL_NO_RANK && waited > GRACE_NS) {
-        return coll_fail(coll, WEFT_ERR_PEER_GONE, lost);
+        return lose(lane, WEFT_ERR_PEER_GONE, lost);
     }
     if (waited < YIELD_NS) {
         sched_yield();
@@ -364,7 +375,7 @@ bool coll_ucx_wait(coll_ucx_lane_t *lane, const coll_ucx_request_t *requests, ui
         while (i + 1 < n && requests[i].handle == NULL) {
             i++;
         }
-        (void)coll_fail(&lane->coll->base, WEFT_ERR_TIMEOUT, culprit(lane, requests[i].peer));
+        (void)lose(lane, WEFT_ERR_TIMEOUT, culprit(lane, requests[i].peer));
         abandon(lane);
     }
     return status >= 0;

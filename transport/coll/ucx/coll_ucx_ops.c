@@ -9,8 +9,8 @@
 #include "transport/coll/ucx/coll_ucx_priv.h"
 
 /*
- * Up to so many bytes, sent to all others together, an all-reduce is one exchange of whole inputs:
- * one wait instead of two, for more adding.
+ * Up to so many bytes, sent to all others together, an all-reduce is an exchange of whole inputs: one
+ * wait instead of two, for more adding. Of two ranks it always is: they send no more that way.
  */
 #define ONE_SHOT_BYTES ((size_t)64 * 1024)
 
@@ -70,7 +70,7 @@ typedef struct plan {
     size_t n;        /* elements in all */
     size_t per_rank; /* elements of a part, but the last ones of the last step */
     size_t steps;
-    size_t in_stride; /* reduce-scatter: elements between what is for one rank and the next */
+    size_t row_stride; /* elements between what is for one rank and the next; 0: all get the same */
 } plan_t;
 
 static size_t round_up(size_t n, size_t multiple)
@@ -119,24 +119,55 @@ static void add_parts(const plan_t *plan, size_t step, const uint8_t *mine, uint
     coll_sum(plan->dtype, out, NULL, coll->sources, coll->base.config.size, n);
 }
 
-/* ---- all-reduce ------------------------------------------------------------------------------ */
+/* ---- rows: everyone adds a whole row of all -------------------------------------------------- */
 
-static void reduce_whole(const plan_t *plan)
+/* Everyone sends each other the other's row of its input. */
+static void scatter_rows(const plan_t *plan, size_t step)
 {
     coll_ucx_t *coll = plan->coll;
-    const uint32_t size = coll->base.config.size;
-    const size_t bytes = plan->n * plan->element;
+    size_t first;
 
-    for (uint32_t i = 1; i < size; i++) {
-        batch_receive(coll, 0, other(coll, i), part_of(coll, 0, other(coll, i)), bytes);
+    const size_t bytes = part_extent(plan, step, &first) * plan->element;
+    for (uint32_t i = 1; i < coll->base.config.size; i++) {
+        const uint32_t from = other(coll, i);
+        batch_receive(coll, step % 2, from, part_of(coll, step, from), bytes);
     }
-    for (uint32_t i = 1; i < size; i++) {
-        batch_send(coll, 0, other(coll, i), plan->in, bytes);
-    }
-    if (batch_wait(coll, 0)) {
-        add_parts(plan, 0, plan->in, plan->out, plan->n);
+    for (uint32_t i = 1; i < coll->base.config.size; i++) {
+        const uint32_t to = other(coll, i);
+        const size_t at = to * plan->row_stride + first;
+        batch_send(coll, step % 2, to, plan->in + at * plan->element, bytes);
     }
 }
+
+static void add_rows(const plan_t *plan)
+{
+    const size_t row = plan->coll->base.config.rank * plan->row_stride;
+    size_t first;
+
+    scatter_rows(plan, 0);
+    for (size_t step = 0; step < plan->steps && batch_wait(plan->coll, step % 2); step++) {
+        const size_t n = part_extent(plan, step, &first);
+        if (step + 1 < plan->steps) {
+            scatter_rows(plan, step + 1);
+        }
+        add_parts(plan, step, plan->in + (row + first) * plan->element,
+                  plan->out + first * plan->element, n);
+    }
+}
+
+void coll_ucx_reduce_scatter(coll_t *base, weft_queue_t *queue, const void *in, void *out, size_t n,
+                             coll_dtype_t dtype)
+{
+    coll_ucx_t *coll = coll_ucx_of(base);
+    plan_t plan = plan_steps(coll, in, out, n, 1, dtype);
+
+    (void)queue;
+    coll->one_way = 0;
+    plan.row_stride = n;
+    add_rows(&plan);
+}
+
+/* ---- all-reduce ------------------------------------------------------------------------------ */
 
 /* Everyone sends each other its input of the other's part. */
 static void scatter(const plan_t *plan, size_t step)
@@ -209,56 +240,16 @@ void coll_ucx_all_reduce(coll_t *base, weft_queue_t *queue, const void *in, void
 {
     coll_ucx_t *coll = coll_ucx_of(base);
     const uint32_t size = base->config.size;
-    const plan_t plan = plan_steps(coll, in, out, n, size, dtype);
-    const size_t bytes = n * plan.element;
+    const size_t bytes = n * coll_dtype_bytes(dtype);
+    const bool is_whole = size <= 2 || bytes * (size - 1) <= ONE_SHOT_BYTES;
+    const plan_t plan = plan_steps(coll, in, out, n, is_whole ? 1 : size, dtype);
 
     (void)queue;
     coll->one_way = 0;
-    if (bytes <= coll->part_bytes && bytes * (size - 1) <= ONE_SHOT_BYTES) {
-        reduce_whole(&plan);
+    if (is_whole) {
+        add_rows(&plan);
     } else {
         reduce_in_steps(&plan);
-    }
-}
-
-/* ---- reduce-scatter -------------------------------------------------------------------------- */
-
-static void scatter_rows(const plan_t *plan, size_t step)
-{
-    coll_ucx_t *coll = plan->coll;
-    size_t first;
-
-    const size_t bytes = part_extent(plan, step, &first) * plan->element;
-    for (uint32_t i = 1; i < coll->base.config.size; i++) {
-        const uint32_t from = other(coll, i);
-        batch_receive(coll, step % 2, from, part_of(coll, step, from), bytes);
-    }
-    for (uint32_t i = 1; i < coll->base.config.size; i++) {
-        const uint32_t to = other(coll, i);
-        const size_t at = to * plan->in_stride + first;
-        batch_send(coll, step % 2, to, plan->in + at * plan->element, bytes);
-    }
-}
-
-void coll_ucx_reduce_scatter(coll_t *base, weft_queue_t *queue, const void *in, void *out, size_t n,
-                             coll_dtype_t dtype)
-{
-    coll_ucx_t *coll = coll_ucx_of(base);
-    plan_t plan = plan_steps(coll, in, out, n, 1, dtype);
-
-    (void)queue;
-    coll->one_way = 0;
-    plan.in_stride = n;
-    scatter_rows(&plan, 0);
-    for (size_t step = 0; step < plan.steps && batch_wait(coll, step % 2); step++) {
-        size_t first;
-        const size_t here = part_extent(&plan, step, &first);
-        const size_t mine = base->config.rank * n + first;
-        if (step + 1 < plan.steps) {
-            scatter_rows(&plan, step + 1);
-        }
-        add_parts(&plan, step, plan.in + mine * plan.element, plan.out + first * plan.element,
-                  here);
     }
 }
 
