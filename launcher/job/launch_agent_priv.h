@@ -45,6 +45,7 @@ struct agent {
     uint32_t n_ranks;
     launch_binding_t *binding; /* once a rank is to be bound */
     struct rlimit open_files;  /* of ranks */
+    bool has_noted_folder;
 };
 
 /* To be called after frames were appended to agent->out. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -260,6 +261,22 @@ static weft_status_t open_pipes(bool has_input, pipes_t *pipes, weft_diag_t *dia
     return WEFT_OK;
 }
 
+/* Once: a rank that finds no file would be a riddle. */
+static void note_folder(agent_t *agent, const launch_start_t *start)
+{
+    weft_diag_t note = {0};
+    char here[PATH_MAX];
+    if (start->folder[0] == '\0' || agent->has_noted_folder || access(start->folder, X_OK) == 0) {
+        return;
+    }
+    agent->has_noted_folder = true;
+    const int error = errno;
+    weft_diag(&note, WEFT_OK, "%s: %s; ranks run in %s", start->folder, strerror(error),
+              getcwd(here, sizeof(here)) != NULL ? here : "its own folder");
+    launch_frame_append(&agent->out, LAUNCH_FRAME_NOTE, LAUNCH_ALL, note.text,
+                        strlen(note.text) + 1);
+}
+
 static weft_status_t spawn(agent_rank_t *rank, const launch_start_t *start, const pipes_t *pipes,
                            weft_diag_t *diag)
 {
@@ -290,6 +307,7 @@ static weft_status_t spawn(agent_rank_t *rank, const launch_start_t *start, cons
 static weft_status_t start_rank(agent_rank_t *rank, const launch_start_t *start, weft_diag_t *diag)
 {
     pipes_t pipes;
+    note_folder(rank->agent, start);
     weft_status_t status = open_pipes(start->has_input != 0, &pipes, diag);
     if (status == WEFT_OK) {
         status = spawn(rank, start, &pipes, diag);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "launcher/job/launch_job.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -135,9 +136,12 @@ static void on_written(void *user)
 }
 
 /* As a program that writes into a pipe nobody reads. */
-static void on_broken(void *user, launch_stream_t stream)
+static void on_broken(void *user, launch_stream_t stream, int error)
 {
     job_t *job = user;
+    if (stream == LAUNCH_STDOUT && error != EPIPE) {
+        launch_output_say(job->output, "standard output: %s", strerror(error));
+    }
     if (stream == LAUNCH_STDOUT) {
         job_fail(job, 128 + SIGPIPE);
     }

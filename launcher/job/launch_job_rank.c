@@ -310,11 +310,17 @@ static void take_stop(job_rank_t *rank)
 
 /* ---- frames ---------------------------------------------------------------------------------- */
 
-static void take_output(job_rank_t *rank, launch_stream_t stream, const launch_frame_t *frame)
+static weft_status_t take_output(job_rank_t *rank, launch_stream_t stream,
+                                 const launch_frame_t *frame)
 {
-    host_of(rank)->owed += frame->length;
+    job_host_t *host = host_of(rank);
+    if (frame->length > LAUNCH_WINDOW - host->owed) { /* more than it had credit for */
+        return WEFT_ERR_MALFORMED;
+    }
+    host->owed += frame->length;
     launch_output_take(rank->job->output, rank->number, stream, frame->payload, frame->length);
     job_give_credit(rank->job);
+    return WEFT_OK;
 }
 
 static void end_stream(job_rank_t *rank, launch_stream_t stream)
@@ -357,11 +363,9 @@ static weft_status_t take_frame(job_rank_t *rank, const launch_frame_t *frame)
     case LAUNCH_FRAME_REFUSED:
         return take_refusal(rank, frame);
     case LAUNCH_FRAME_OUT:
-        take_output(rank, LAUNCH_STDOUT, frame);
-        return WEFT_OK;
+        return take_output(rank, LAUNCH_STDOUT, frame);
     case LAUNCH_FRAME_ERR:
-        take_output(rank, LAUNCH_STDERR, frame);
-        return WEFT_OK;
+        return take_output(rank, LAUNCH_STDERR, frame);
     case LAUNCH_FRAME_OUT_END:
         end_stream(rank, LAUNCH_STDOUT);
         return WEFT_OK;

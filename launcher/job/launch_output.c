@@ -70,11 +70,11 @@ static void on_written(void *user)
     config->on_written(config->user);
 }
 
-static void on_broken(void *user)
+static void on_broken(void *user, int error)
 {
     const outlet_t *outlet = user;
     const launch_output_config_t *config = &outlet->output->config;
-    config->on_broken(config->user, outlet->stream);
+    config->on_broken(config->user, outlet->stream, error);
     on_written(user);
 }
 

@@ -29,10 +29,10 @@ typedef enum launch_stream {
 
 typedef struct launch_output_config {
     uint32_t n_ranks;
-    bool is_tagged;                                        /* "[3]<stdout>: " before a line */
-    const char *folder;                                    /* made if it is not there; "": none */
-    void (*on_written)(void *user);                        /* less is pending than before */
-    void (*on_broken)(void *user, launch_stream_t stream); /* nobody reads it any more */
+    bool is_tagged;                 /* "[3]<stdout>: " before a line */
+    const char *folder;             /* made if it is not there; "": none */
+    void (*on_written)(void *user); /* less is pending than before */
+    void (*on_broken)(void *user, launch_stream_t stream, int error); /* what comes is dropped */
     void *user;
 } launch_output_config_t;
 

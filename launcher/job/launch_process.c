@@ -29,7 +29,8 @@ static bool take_fds(const launch_program_t *program)
 {
     int fds[3];
     for (int i = 0; i < 3; i++) { /* above 2, so that no dup2 below closes one still needed */
-        const int fd = program->fds[i] >= 0 ? program->fds[i] : open("/dev/null", O_RDWR);
+        const int fd =
+            program->fds[i] >= 0 ? program->fds[i] : open("/dev/null", O_RDWR | O_CLOEXEC);
         fds[i] = fcntl(fd, F_DUPFD_CLOEXEC, 3);
         if (fds[i] < 0) {
             return false;

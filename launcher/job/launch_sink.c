@@ -71,11 +71,11 @@ static void drop_all(launch_sink_t *sink)
     unwatch(sink);
 }
 
-static void break_off(launch_sink_t *sink)
+static void break_off(launch_sink_t *sink, int error)
 {
     sink->is_broken = true;
     drop_all(sink);
-    sink->events.on_broken(sink->events.user);
+    sink->events.on_broken(sink->events.user, error);
 }
 
 /* Bytes written; 0: none now; -1: never again. */
@@ -103,7 +103,7 @@ static void write_plain(launch_sink_t *sink)
     while (launch_sink_pending(sink) > 0) {
         const ssize_t n = write_some(sink, launch_sink_pending(sink));
         if (n < 0) {
-            break_off(sink);
+            break_off(sink, errno);
             return;
         }
         advance(sink, (size_t)n);
@@ -119,7 +119,7 @@ static void on_writable(void *user, uint32_t events)
     }
     const ssize_t n = write_some(sink, pending < SURE_BYTES ? pending : SURE_BYTES);
     if (n < 0) {
-        break_off(sink);
+        break_off(sink, errno);
     } else if (n > 0) {
         advance(sink, (size_t)n);
         sink->events.on_written(sink->events.user);
@@ -130,7 +130,7 @@ static void on_writable(void *user, uint32_t events)
 static void wake(launch_sink_t *sink)
 {
     if (sink->queue.is_failed) { /* lost for want of memory: as good as a reader that went */
-        break_off(sink);
+        break_off(sink, ENOMEM);
     } else if (sink->watch != NULL || launch_sink_pending(sink) == 0) {
         return;
     } else if (sink->is_plain || weft_loop_watch(sink->loop, sink->fd, WEFT_LOOP_WRITE, on_writable,

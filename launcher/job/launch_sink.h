@@ -17,7 +17,8 @@ typedef struct launch_sink launch_sink_t;
 
 typedef struct launch_sink_events {
     void (*on_written)(void *user); /* less is pending than before */
-    void (*on_broken)(void *user);  /* nobody reads any more: what is put from now on is dropped */
+    void (*on_broken)(void *user,
+                      int error); /* nobody reads any more: what is put from now on is dropped */
     void *user;
 } launch_sink_events_t;
 

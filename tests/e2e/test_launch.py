@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import uuid
@@ -18,6 +19,7 @@ import pytest
 from conftest import BINARY, wait_for
 
 SECONDS = 60  # deadline of everything
+LIVES = ("S", "R", "D")  # states of a process, as /proc has them
 LOOP = "while :; do read -t 1 x <> /dev/zero || :; done"
 
 pytestmark = pytest.mark.skipif(not BINARY, reason="WEFT_TEST_BINARY is not set")
@@ -110,6 +112,12 @@ def test_ranks_know_their_places(done):
     host, port = leaders.pop().rsplit(":", 1)
     assert host == "127.0.0.1" and 0 < int(port) < 65536
     assert {tuple(field[3:]) for field in fields} == {("none", "0")}
+
+
+def test_ranks_have_no_descriptors_but_their_own(done):
+    code, lines, _ = done("-np", "3", "python3", "-c",
+                          "import os; print(sorted(map(int, os.listdir('/proc/self/fd'))))")
+    assert (code, lines) == (0, ["[0, 1, 2, 3]"] * 3)
 
 
 def test_the_programs_options_are_its_own(done):
@@ -221,6 +229,13 @@ def test_a_reader_that_leaves_ends_the_job():
         assert process.stdout.readline() == b"y\n"
         process.stdout.close()
         assert process.wait(SECONDS) == 128 + signal.SIGPIPE
+
+
+def test_a_disk_that_is_full_is_said():
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run([BINARY, "launch", "-np", "2", "yes"], stdout=full, stderr=subprocess.PIPE,
+                                text=True, check=False, timeout=SECONDS)
+    assert result.returncode == 141 and "standard output: No space left on device" in result.stderr
 
 
 def test_each_rank_and_stream_has_its_file(done, tmp_path):
@@ -353,7 +368,7 @@ def test_children_of_the_shell_before_are_spared():
     with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as process:
         pid = int(process.stdout.readline())
         assert process.wait(SECONDS) == 0
-        assert state(pid) == "S"
+        assert state(pid) in LIVES
         os.kill(pid, signal.SIGKILL)
 
 
@@ -364,7 +379,7 @@ def test_a_helper_that_a_rank_detached_may_work_on(done, tmp_path):
               "leader=$(cut -d' ' -f5 /proc/$pid/stat); while [ -d /proc/$leader ]; do :; done; "
               "cut -d' ' -f3 /proc/$pid/stat")
     code, lines, _ = done("-np", "1", "sh", "-c", script, cwd=tmp_path)
-    assert (code, lines) == (0, ["S"])
+    assert code == 0 and lines[0] in LIVES
 
 
 # ---- restarts --------------------------------------------------------------------------------
@@ -550,6 +565,74 @@ def test_a_real_ssh_that_dies_takes_its_ranks(launch, sshd):
     os.kill(int(children[0]), signal.SIGKILL)
     assert one.wait() == 1
     wait_for(lambda: not one.relatives(), SECONDS, "the end of all processes")
+
+
+# ---- an agent by itself ----------------------------------------------------------------------
+
+START, READY, OUT, EXITED, NOTE, ALL = 1, 64, 67, 71, 75, 0xffffffff
+
+
+def frame(kind, rank, payload=b""):
+    return struct.pack("<2sBBII", b"WL", 1, kind, rank, len(payload)) + payload
+
+
+def start_frame(rank, *argv, folder=""):
+    texts = b"".join(word.encode() + b"\0" for word in (folder, *argv))
+    return frame(START, rank, struct.pack("<4BIII", 0, 0, 0, 0, 0, len(argv), 0) + texts)
+
+
+@pytest.fixture
+def agent(tmp_path):
+    process = subprocess.Popen([BINARY, "launch", "--agent"], stdin=subprocess.PIPE, bufsize=0,
+                               stdout=subprocess.PIPE, cwd=tmp_path)
+    yield process
+    process.stdin.close()
+    assert process.wait(SECONDS) is not None
+    process.stdout.close()
+
+
+def read_some(agent, n):
+    data = b""
+    while len(data) < n:
+        more = agent.stdout.read(n - len(data))
+        assert more, "the agent has ended"
+        data += more
+    return data
+
+
+def read_frames(agent, *kinds):
+    """Until one of each kind has come: their ranks and payloads, in the order of kinds."""
+    found = {}
+    while not found.keys() >= set(kinds):
+        _, _, kind, rank, length = struct.unpack("<2sBBII", read_some(agent, 12))
+        found.setdefault(kind, (rank, read_some(agent, length)))
+    return [found[kind] for kind in kinds]
+
+
+def test_a_folder_that_is_missing_on_a_host_is_said(agent, tmp_path):
+    agent.stdin.write(start_frame(3, "pwd", folder="/nonexistent-folder"))
+    ready, note, out, end = read_frames(agent, READY, NOTE, OUT, EXITED)
+    assert ready[0] == ALL
+    text = note[1].decode()
+    assert "/nonexistent-folder: No such file or directory" in text and str(tmp_path) in text
+    assert out == (3, f"{tmp_path}\n".encode())
+    assert end == (3, struct.pack("<II", 0, 0))
+
+
+@pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", frame(READY, ALL), frame(77, 0),
+                                   frame(START, 0, b"short"), start_frame(0)])
+def test_an_agent_ends_with_its_ranks_when_it_hears_nonsense(agent, noise):
+    agent.stdin.write(start_frame(0, "sh", "-c", "echo $$; exec sleep 1000"))
+    pid = int(read_frames(agent, OUT)[0][1])
+    agent.stdin.write(noise)
+    agent.wait(SECONDS)
+    assert state(pid) is None
+
+
+def test_output_waits_for_credit_and_ends_do_not(agent):
+    agent.stdin.write(start_frame(0, "sh", "-c", "yes | head -c 1000000"))
+    agent.stdin.write(start_frame(1, "true"))
+    assert read_frames(agent, EXITED)[0][0] == 1
 
 
 # ---- network namespaces ----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 /* Streams cut into lines (launch_lines) and brought together in one file (launch_sink). */
 #include "launcher/job/launch_lines.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
@@ -109,7 +110,7 @@ typedef struct rig {
     weft_loop_t *loop;
     launch_sink_t *sink;
     int fds[2]; /* a pipe */
-    bool is_broken;
+    int error;  /* why it broke; 0: it did not */
 } rig_t;
 
 static void on_written(void *user)
@@ -120,10 +121,10 @@ static void on_written(void *user)
     }
 }
 
-static void on_broken(void *user)
+static void on_broken(void *user, int error)
 {
     rig_t *rig = user;
-    rig->is_broken = true;
+    rig->error = error;
     weft_loop_stop(rig->loop);
 }
 
@@ -215,7 +216,7 @@ static void a_reader_that_went_is_told_once_and_the_rest_dropped(void **state)
     close(rig.fds[0]);
     put(&rig, 1, "", "nobody reads this\n");
     assert_status(weft_loop_run(rig.loop), WEFT_OK);
-    assert_true(rig.is_broken);
+    assert_int_equal(rig.error, EPIPE);
     put(&rig, 1, "", "nor this\n");
     assert_int_equal(launch_sink_pending(rig.sink), 0);
     rig.fds[0] = open("/dev/null", O_RDONLY);
