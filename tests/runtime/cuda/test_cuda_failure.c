@@ -78,7 +78,8 @@ static void a_model_of_ops_that_are_missing_is_refused_by_name(void **state)
     engine_t *engine = NULL;
     assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/mixtral", &diag, &source),
                   WEFT_OK);
-    assert_status(engine_create(&options, source, NULL, NULL, &diag, &engine), WEFT_ERR_UNSUPPORTED);
+    assert_status(engine_create(&options, source, NULL, NULL, &diag, &engine),
+                  WEFT_ERR_UNSUPPORTED);
     assert_non_null(strstr(diag.text, "expert_linear"));
     assert_non_null(strstr(diag.text, "cuda"));
     model_source_close(source);
@@ -95,7 +96,8 @@ static void a_cache_that_cannot_be_attended_is_refused(void **state)
     assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source),
                   WEFT_OK);
     options.num_gpu_blocks = 32;
-    assert_status(engine_create(&options, source, NULL, NULL, &diag, &engine), WEFT_ERR_UNSUPPORTED);
+    assert_status(engine_create(&options, source, NULL, NULL, &diag, &engine),
+                  WEFT_ERR_UNSUPPORTED);
     assert_non_null(strstr(diag.text, "blocks of 4 tokens"));
     model_source_close(source);
 }
