@@ -17,10 +17,10 @@
 #define STEP_PLAN_VERSION 1
 
 /* Row flags */
-#define STEP_ROW_SAMPLE          UINT32_C(1)  /* sample a token after the row's last token */
-#define STEP_ROW_FROM_SLOT       UINT32_C(2)  /* the one input token is the slot's newest token */
-#define STEP_ROW_PROMPT_LOGPROBS UINT32_C(4)  /* report log-probabilities of the row's tokens */
-#define STEP_ROW_MASKED          UINT32_C(8)  /* sample under the slot's mask */
+#define STEP_ROW_SAMPLE          UINT32_C(1) /* sample a token after the row's last token */
+#define STEP_ROW_FROM_SLOT       UINT32_C(2) /* the one input token is the slot's newest token */
+#define STEP_ROW_PROMPT_LOGPROBS UINT32_C(4) /* report log-probabilities of the row's tokens */
+#define STEP_ROW_MASKED          UINT32_C(8) /* sample under the slot's mask */
 #define STEP_ROW_TOLD            UINT32_C(16) /* with FROM_SLOT: the plan has that token, see below */
 #define STEP_ROW_EMBED           UINT32_C(32) /* report the hidden state of the row's last token */
 
