@@ -104,8 +104,7 @@ template <class W> static SIMT_KERNEL(256, 1) embed_kernel(const embed_t p)
 }
 
 extern "C" int k_cuda_embed(const k_cuda_weight_t *w, const int32_t *ids, uint32_t first_id,
-                            float *y, uint32_t n, size_t y_stride, float scale,
-                            cudaStream_t stream)
+                            float *y, uint32_t n, size_t y_stride, float scale, cudaStream_t stream)
 {
     embed_t p = {};
     p.data = w->data;
