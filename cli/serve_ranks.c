@@ -149,7 +149,7 @@ static void set_forming(serve_ranks_t *ranks, bool is_forming)
 
 static void part(void *user);
 
-/* That the ranks do not meet has a better reason than that they have not come. */
+/* Why the ranks did not meet, where there is a better reason than that they have not come. */
 static weft_status_t explain(serve_ranks_t *ranks, weft_status_t status, weft_diag_t *diag)
 {
     pthread_mutex_lock(&ranks->lock);
@@ -166,13 +166,11 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
     serve_ranks_t *ranks = user;
     set_forming(ranks, true);
     weft_status_t status = join(ranks, diag);
-    if (status == WEFT_OK) {
-        status = connect_ranks(ranks, device, diag);
-    }
+    status = status == WEFT_OK ? connect_ranks(ranks, device, diag) : explain(ranks, status, diag);
     set_forming(ranks, false);
     if (status < 0) {
         part(ranks);
-        return explain(ranks, status, diag);
+        return status;
     }
     ranks->has_formed = true;
     weft_log_info("group has formed rank=%u ranks=%u collectives=%s", ranks->place.rank,
