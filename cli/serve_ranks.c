@@ -29,6 +29,7 @@ struct serve_ranks {
     serve_facts_t facts;
     engine_ranks_t engine;
     atomic_bool is_cancelled;
+    bool has_formed; /* once */
 
     pthread_mutex_t lock;
     /* guarded by lock; what a loss, a failure and the end all reach for */
@@ -36,7 +37,6 @@ struct serve_ranks {
     coll_t *world;
     coll_t *tensor; /* NULL: one rank a stage; world itself where there is one stage */
     bool is_forming;
-    bool has_formed;   /* once */
     uint32_t lost;     /* COLL_NO_RANK: none */
     weft_diag_t ended; /* how a rank of local ended before all had met; "": none */
 };
