@@ -224,17 +224,6 @@ static void cancel(void *user)
 
 /* ---- where this process stands --------------------------------------------------------------- */
 
-/*
- * Without flags of its own a server whose model is not cut takes no part in what only its surroundings
- * say: copies of a model in a LeaderWorkerSet are no group.
- */
-static bool stands_alone(const serve_ranks_config_t *config)
-{
-    return config->engine->tensor_parallel_size == 1 &&
-           config->engine->pipeline_parallel_size == 1 && config->api->data_parallel_size > 1 &&
-           !launch_options_name_ranks(config->launch);
-}
-
 /* Nobody else will start it again; who waits for it must not wait for long. */
 static void on_local_end(void *user, uint32_t rank, const char *how)
 {
@@ -289,9 +278,6 @@ weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t
                                  serve_ranks_t **ranks_out)
 {
     *ranks_out = NULL;
-    if (stands_alone(config)) {
-        return WEFT_OK;
-    }
     serve_ranks_t *ranks = weft_zalloc(sizeof(*ranks), "serve_ranks");
     if (ranks == NULL) {
         return WEFT_ERR_NO_MEMORY;
