@@ -98,22 +98,28 @@ static weft_status_t check_balance(const data_parallel_t *dp, weft_diag_t *diag)
 }
 
 /* Port of a rank; 0: the system's choice. */
-static uint32_t port_of(const data_parallel_t *dp, uint32_t rank)
+static uint64_t port_of(const data_parallel_t *dp, uint32_t rank)
 {
     const api_options_t *o = dp->config->api;
     if (o->headless) {
-        return o->data_parallel_rpc_port + 1 + rank;
+        return (uint64_t)o->data_parallel_rpc_port + 1 + rank;
     }
-    return o->port > 0 ? o->port + rank - dp->first : 0;
+    return o->port > 0 ? (uint64_t)o->port + rank - dp->first : 0;
 }
 
 static weft_status_t check_ports(const data_parallel_t *dp, weft_diag_t *diag)
 {
+    const uint32_t rpc_port = dp->config->api->data_parallel_rpc_port;
     const uint32_t last = dp->first + dp->n - 1;
+    if (rpc_port == 0 || rpc_port > UINT16_MAX) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--data-parallel-rpc-port %u: none of 1 to 65535",
+                         rpc_port);
+    }
     return port_of(dp, last) <= UINT16_MAX
                ? WEFT_OK
-               : weft_diag(diag, WEFT_ERR_INVALID, "rank %u would have port %u: ports end at 65535",
-                           last, port_of(dp, last));
+               : weft_diag(diag, WEFT_ERR_INVALID,
+                           "rank %u would have port %" PRIu64 ": ports end at 65535", last,
+                           port_of(dp, last));
 }
 
 static weft_status_t check(data_parallel_t *dp, weft_diag_t *diag)
@@ -124,6 +130,9 @@ static weft_status_t check(data_parallel_t *dp, weft_diag_t *diag)
             : dp->first < o->data_parallel_size ? o->data_parallel_size - dp->first
                                                 : 0;
     weft_status_t status = api_options_check(o, diag);
+    if (status == WEFT_OK) {
+        status = launch_options_check(dp->config->launch, diag);
+    }
     if (status == WEFT_OK) {
         status = check_ranks(dp, diag);
     }
