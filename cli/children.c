@@ -72,18 +72,42 @@ static void close_out(child_t *child)
     }
 }
 
-static void on_output(void *user, uint32_t events)
+/* It says no more: what is left is a line, too. */
+static void end_out(child_t *child)
 {
-    child_t *child = user;
+    if (child->line.length > 0) {
+        take_line(child, child->line.data, child->line.length);
+        weft_buffer_clear(&child->line);
+    }
+    close_out(child);
+}
+
+/* False: there is no more for now, or at all. */
+static bool take_some(child_t *child)
+{
     char bytes[4096];
-    (void)events;
     const ssize_t n = read(child->out_fd, bytes, sizeof(bytes));
     if (n > 0) {
         weft_buffer_append(&child->line, bytes, (size_t)n);
         take_lines(child);
     } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
-        close_out(child);
+        end_out(child);
     }
+    return n > 0;
+}
+
+static void on_output(void *user, uint32_t events)
+{
+    (void)events;
+    (void)take_some(user);
+}
+
+/* Those of a process that has ended; one that it started may hold its pipe and say more. */
+static void take_last_words(child_t *child)
+{
+    while (child->out_fd >= 0 && take_some(child)) {
+    }
+    end_out(child);
 }
 
 /* ---- starting -------------------------------------------------------------------------------- */
@@ -182,10 +206,7 @@ child_t *children_reap(children_t *children, char *how, size_t size)
         int status;
         if (child->pid > 0 && waitpid(child->pid, &status, WNOHANG) == child->pid) {
             child->pid = 0;
-            if (child->out_fd >= 0) {
-                on_output(child, WEFT_LOOP_READ); /* its last words */
-            }
-            close_out(child);
+            take_last_words(child);
             describe(status, how, size);
             return child;
         }

@@ -20,7 +20,8 @@
 #define WEFT_LOG_MODULE "data-parallel"
 #include "base/log.h"
 
-#define MAX_MORE 24 /* words that a rank gets besides those given here */
+#define MAX_MORE     24 /* words that a rank gets besides those given here */
+#define KILL_AFTER_S 10 /* from when ranks should have ended at the latest */
 
 typedef struct rank {
     uint32_t number;
@@ -43,8 +44,10 @@ typedef struct data_parallel {
     weft_signal_pair_t signals;
     uint32_t n_listening;
     bool is_stopping;
-    weft_diag_t why;  /* it stops; "": it was told to */
-    weft_diag_t loss; /* of another machine; written before it is posted */
+    weft_loop_timer_t *deadline; /* of a stop */
+    weft_status_t status;        /* with why */
+    weft_diag_t why;             /* it stops; "": it was told to */
+    weft_diag_t loss;            /* of another machine; written before it is posted */
 } data_parallel_t;
 
 /* ---- what is asked --------------------------------------------------------------------------- */
@@ -98,22 +101,28 @@ static weft_status_t check_balance(const data_parallel_t *dp, weft_diag_t *diag)
 }
 
 /* Port of a rank; 0: the system's choice. */
-static uint32_t port_of(const data_parallel_t *dp, uint32_t rank)
+static uint64_t port_of(const data_parallel_t *dp, uint32_t rank)
 {
     const api_options_t *o = dp->config->api;
     if (o->headless) {
-        return o->data_parallel_rpc_port + 1 + rank;
+        return (uint64_t)o->data_parallel_rpc_port + 1 + rank;
     }
-    return o->port > 0 ? o->port + rank - dp->first : 0;
+    return o->port > 0 ? (uint64_t)o->port + rank - dp->first : 0;
 }
 
 static weft_status_t check_ports(const data_parallel_t *dp, weft_diag_t *diag)
 {
+    const uint32_t rpc_port = dp->config->api->data_parallel_rpc_port;
     const uint32_t last = dp->first + dp->n - 1;
+    if (rpc_port == 0 || rpc_port > UINT16_MAX) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--data-parallel-rpc-port %u: none of 1 to 65535",
+                         rpc_port);
+    }
     return port_of(dp, last) <= UINT16_MAX
                ? WEFT_OK
-               : weft_diag(diag, WEFT_ERR_INVALID, "rank %u would have port %u: ports end at 65535",
-                           last, port_of(dp, last));
+               : weft_diag(diag, WEFT_ERR_INVALID,
+                           "rank %u would have port %" PRIu64 ": ports end at 65535", last,
+                           port_of(dp, last));
 }
 
 static weft_status_t check(data_parallel_t *dp, weft_diag_t *diag)
@@ -124,6 +133,9 @@ static weft_status_t check(data_parallel_t *dp, weft_diag_t *diag)
             : dp->first < o->data_parallel_size ? o->data_parallel_size - dp->first
                                                 : 0;
     weft_status_t status = api_options_check(o, diag);
+    if (status == WEFT_OK) {
+        status = launch_options_check(dp->config->launch, diag);
+    }
     if (status == WEFT_OK) {
         status = check_ranks(dp, diag);
     }
@@ -169,7 +181,7 @@ static void take_loss(void *user)
     data_parallel_t *dp = user;
     if (!dp->is_stopping) {
         weft_log_error("%s: this machine's ranks are ended", dp->loss.text);
-        weft_diag(&dp->why, WEFT_ERR_PEER_GONE, "%s", dp->loss.text);
+        dp->status = weft_diag(&dp->why, WEFT_ERR_PEER_GONE, "%s", dp->loss.text);
         stop(dp, dp->loss.text);
     }
 }
@@ -330,6 +342,20 @@ static void leave_when_all_have_ended(data_parallel_t *dp)
     }
 }
 
+static void kill_all(data_parallel_t *dp, weft_status_t status, const char *why)
+{
+    weft_log_warn("%s: the ranks are killed", why);
+    if (dp->status == WEFT_OK) { /* else there is a reason already that came first */
+        dp->status = weft_diag(&dp->why, status, "%s", why);
+    }
+    children_signal(&dp->children, SIGKILL);
+}
+
+static void on_deadline(void *user)
+{
+    kill_all(user, WEFT_ERR_TIMEOUT, "ranks did not end in time");
+}
+
 /* A service is all of its machines: the others hear that this one goes. */
 static void stop(data_parallel_t *dp, const char *why)
 {
@@ -338,6 +364,9 @@ static void stop(data_parallel_t *dp, const char *why)
         data_parallel_machines_fail(dp->machines, why);
     }
     children_signal(&dp->children, SIGTERM);
+    children_signal(&dp->children, SIGCONT); /* one that is stopped hears nothing else */
+    weft_loop_timer_set(dp->deadline, ((uint64_t)dp->config->api->shutdown_timeout + KILL_AFTER_S) *
+                                          WEFT_NS_PER_SECOND);
     leave_when_all_have_ended(dp);
 }
 
@@ -349,7 +378,8 @@ static void take_end(data_parallel_t *dp, const child_t *child, const char *how)
         return;
     }
     weft_log_error("%s has ended by itself how=\"%s\": the others are ended", child->name, how);
-    weft_diag(&dp->why, WEFT_ERR_PEER_GONE, "data-parallel %s has ended: %s", child->name, how);
+    dp->status =
+        weft_diag(&dp->why, WEFT_ERR_PEER_GONE, "data-parallel %s has ended: %s", child->name, how);
     stop(dp, dp->why.text);
 }
 
@@ -375,9 +405,7 @@ static void take_signal(data_parallel_t *dp, int number)
     case WEFT_SIGNAL_ECHO:
         break;
     case WEFT_SIGNAL_SECOND:
-        weft_log_warn("second signal: the ranks are killed");
-        weft_diag(&dp->why, WEFT_ERR_CANCELLED, "ended by a second signal");
-        children_signal(&dp->children, SIGKILL);
+        kill_all(dp, WEFT_ERR_CANCELLED, "ended by a second signal");
         break;
     }
 }
@@ -425,6 +453,9 @@ static weft_status_t start(data_parallel_t *dp, weft_diag_t *diag)
         status = watch_signals(dp);
     }
     if (status == WEFT_OK) {
+        status = weft_loop_timer_create(dp->loop, on_deadline, dp, &dp->deadline);
+    }
+    if (status == WEFT_OK) {
         status = listen_all(dp, diag);
     }
     if (status == WEFT_OK && has_machines(dp)) {
@@ -449,6 +480,7 @@ static void fini(data_parallel_t *dp)
         }
     }
     weft_loop_unwatch(dp->signal_watch);
+    weft_loop_timer_destroy(dp->deadline);
     if (dp->signal_fd >= 0) {
         close(dp->signal_fd);
     }
@@ -469,8 +501,8 @@ weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_
     if (status == WEFT_OK) {
         status = weft_loop_run(dp->loop);
     }
-    if (status == WEFT_OK && dp->why.text[0] != '\0') {
-        status = weft_diag(diag, WEFT_ERR_PEER_GONE, "%s", dp->why.text);
+    if (status == WEFT_OK && dp->status < 0) {
+        status = weft_diag(diag, dp->status, "%s", dp->why.text);
     }
     fini(dp);
     weft_free(dp);

@@ -25,5 +25,8 @@ typedef struct data_parallel_config {
 /* Whether these options ask for it: several ranks, and it is not said which this process is. */
 bool data_parallel_is_asked(const data_parallel_config_t *config);
 
-/* Until all ranks have ended. WEFT_ERR_PEER_GONE: one did so by itself; diag names it. */
+/*
+ * Until all ranks have ended. WEFT_ERR_PEER_GONE: a rank or another machine did so by itself; diag names
+ * it. WEFT_ERR_CANCELLED, WEFT_ERR_TIMEOUT: told to stop they were killed, by a second signal or for being late.
+ */
 weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_t *diag);

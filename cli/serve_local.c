@@ -64,27 +64,44 @@ static weft_status_t find_port(uint16_t *port_out)
     return is_found ? WEFT_OK : WEFT_ERR_IO;
 }
 
+/* Whether it is one of those that a rank is told: of two of a name the first counts. */
+static bool is_told(const local_rank_t *rank, const char *entry)
+{
+    const size_t length = strcspn(entry, "=") + 1;
+    for (size_t i = 0; i < PLACE_VARIABLES; i++) {
+        if (strncmp(entry, rank->variables[i], length) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static weft_status_t write_environment(const serve_local_t *local, uint16_t port,
                                        local_rank_t *rank)
 {
     const uint32_t size = local->config.size;
+    size_t n_ours = 0;
     size_t n = 0;
-    while (environ[n] != NULL) {
-        n++;
+    while (environ[n_ours] != NULL) {
+        n_ours++;
     }
-    rank->environment =
-        weft_calloc(n + PLACE_VARIABLES + 1, sizeof(*rank->environment), "serve_local.environment");
+    rank->environment = weft_calloc(n_ours + PLACE_VARIABLES + 1, sizeof(*rank->environment),
+                                    "serve_local.environment");
     if (rank->environment == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    memcpy(rank->environment, environ, n * sizeof(*environ));
     snprintf(rank->variables[0], VARIABLE_BYTES, "WEFT_RANK=%u", rank->rank);
     snprintf(rank->variables[1], VARIABLE_BYTES, "WEFT_SIZE=%u", size);
     snprintf(rank->variables[2], VARIABLE_BYTES, "WEFT_LOCAL_RANK=%u", rank->rank);
     snprintf(rank->variables[3], VARIABLE_BYTES, "WEFT_LOCAL_SIZE=%u", size);
     snprintf(rank->variables[4], VARIABLE_BYTES, "WEFT_LEADER=127.0.0.1:%u", port);
+    for (size_t i = 0; i < n_ours; i++) {
+        if (!is_told(rank, environ[i])) {
+            rank->environment[n++] = environ[i];
+        }
+    }
     for (size_t i = 0; i < PLACE_VARIABLES; i++) {
-        rank->environment[n + i] = rank->variables[i];
+        rank->environment[n++] = rank->variables[i];
     }
     return WEFT_OK;
 }

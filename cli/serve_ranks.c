@@ -29,6 +29,7 @@ struct serve_ranks {
     serve_facts_t facts;
     engine_ranks_t engine;
     atomic_bool is_cancelled;
+    bool has_formed; /* once */
 
     pthread_mutex_t lock;
     /* guarded by lock; what a loss, a failure and the end all reach for */
@@ -36,7 +37,6 @@ struct serve_ranks {
     coll_t *world;
     coll_t *tensor; /* NULL: one rank a stage; world itself where there is one stage */
     bool is_forming;
-    bool has_formed;   /* once */
     uint32_t lost;     /* COLL_NO_RANK: none */
     weft_diag_t ended; /* how a rank of local ended before all had met; "": none */
 };
@@ -149,7 +149,7 @@ static void set_forming(serve_ranks_t *ranks, bool is_forming)
 
 static void part(void *user);
 
-/* That the ranks do not meet has a better reason than that they have not come. */
+/* Why the ranks did not meet, where there is a better reason than that they have not come. */
 static weft_status_t explain(serve_ranks_t *ranks, weft_status_t status, weft_diag_t *diag)
 {
     pthread_mutex_lock(&ranks->lock);
@@ -166,13 +166,11 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
     serve_ranks_t *ranks = user;
     set_forming(ranks, true);
     weft_status_t status = join(ranks, diag);
-    if (status == WEFT_OK) {
-        status = connect_ranks(ranks, device, diag);
-    }
+    status = status == WEFT_OK ? connect_ranks(ranks, device, diag) : explain(ranks, status, diag);
     set_forming(ranks, false);
     if (status < 0) {
         part(ranks);
-        return explain(ranks, status, diag);
+        return status;
     }
     ranks->has_formed = true;
     weft_log_info("group has formed rank=%u ranks=%u collectives=%s", ranks->place.rank,
@@ -225,17 +223,6 @@ static void cancel(void *user)
 }
 
 /* ---- where this process stands --------------------------------------------------------------- */
-
-/*
- * Without flags of its own a server whose model is not cut takes no part in what only its surroundings
- * say: copies of a model in a LeaderWorkerSet are no group.
- */
-static bool stands_alone(const serve_ranks_config_t *config)
-{
-    return config->engine->tensor_parallel_size == 1 &&
-           config->engine->pipeline_parallel_size == 1 && config->api->data_parallel_size > 1 &&
-           !launch_options_name_ranks(config->launch);
-}
 
 /* Nobody else will start it again; who waits for it must not wait for long. */
 static void on_local_end(void *user, uint32_t rank, const char *how)
@@ -291,9 +278,6 @@ weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t
                                  serve_ranks_t **ranks_out)
 {
     *ranks_out = NULL;
-    if (stands_alone(config)) {
-        return WEFT_OK;
-    }
     serve_ranks_t *ranks = weft_zalloc(sizeof(*ranks), "serve_ranks");
     if (ranks == NULL) {
         return WEFT_ERR_NO_MEMORY;

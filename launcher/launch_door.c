@@ -186,11 +186,12 @@ static weft_status_t set_keys(const launch_door_t *door)
 /* The loopback alone when that is where the leader is looked for; else every address. */
 static void endpoint_of(const launch_place_t *place, char *text, size_t size)
 {
-    if (strcmp(place->leader_host, "::1") == 0) {
-        snprintf(text, size, "tcp://[::1]:%u", place->leader_port);
-    } else if (strcmp(place->leader_host, "localhost") == 0 ||
-               launch_address_is_loopback(place->leader_host)) {
+    const char *host = place->leader_host;
+    if (strcmp(host, "localhost") == 0) {
         snprintf(text, size, "tcp://127.0.0.1:%u", place->leader_port);
+    } else if (launch_address_is_loopback(host)) { /* of 127.0.0.0/8 it may be any */
+        snprintf(text, size, strchr(host, ':') != NULL ? "tcp://[%s]:%u" : "tcp://%s:%u", host,
+                 place->leader_port);
     } else {
         snprintf(text, size, "tcp://*:%u", place->leader_port);
     }

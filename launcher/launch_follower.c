@@ -433,6 +433,7 @@ static void look_at_connection(follower_t *follower)
             handshake_failed(follower, &event);
             break;
         case ZMQ_EVENT_CLOSED: /* without having been connected */
+            follower->curt_ends = 0;
             if (follower->phase == REACHING) {
                 rest(follower, "nobody listens there");
             }

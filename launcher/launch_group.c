@@ -45,9 +45,11 @@ launch_state_t launch_group_state(launch_group_t *group)
 void launch_group_set_joined(launch_group_t *group, uint64_t epoch)
 {
     pthread_mutex_lock(&group->lock);
-    group->state = LAUNCH_JOINED;
-    group->epoch = epoch;
-    pthread_cond_broadcast(&group->changed);
+    if (group->state == LAUNCH_MEETING) { /* else it has come to nothing meanwhile */
+        group->state = LAUNCH_JOINED;
+        group->epoch = epoch;
+        pthread_cond_broadcast(&group->changed);
+    }
     pthread_mutex_unlock(&group->lock);
 }
 

@@ -62,6 +62,15 @@ static void forget_part(launch_member_t *member)
     member->part = NULL;
 }
 
+/* The place that another one came for is free now: it may ask again. */
+static void answer_challenger(launch_leader_t *leader, launch_member_t *member)
+{
+    if (member->has_challenger) {
+        member->has_challenger = false;
+        refuse(leader, &member->challenger, WEFT_ERR_IN_USE, false, "the first one has just gone");
+    }
+}
+
 static void lose(launch_leader_t *leader, uint32_t rank, const char *why)
 {
     Weft__Rendezvous__Lost body = WEFT__RENDEZVOUS__LOST__INIT;
@@ -70,6 +79,7 @@ static void lose(launch_leader_t *leader, uint32_t rank, const char *why)
     body.rank = rank;
     body.why = (char *)why;
     leader->members[rank].is_here = false;
+    answer_challenger(leader, &leader->members[rank]);
     send_to_all(leader, &message);
     launch_group_lose(leader->group, rank, why);
 }
@@ -79,10 +89,7 @@ static void drop(launch_leader_t *leader, uint32_t rank, const char *why)
 {
     launch_member_t *member = &leader->members[rank];
     forget_part(member);
-    if (member->has_challenger) {
-        member->has_challenger = false;
-        refuse(leader, &member->challenger, WEFT_ERR_IN_USE, false, "the first one has just gone");
-    }
+    answer_challenger(leader, member);
     if (leader->is_formed && !member->has_left) {
         lose(leader, rank, why);
         return;
@@ -217,6 +224,7 @@ static void take_join(launch_leader_t *leader, const Weft__Rendezvous__Join *joi
 
 /* ---- what members say ------------------------------------------------------------------------ */
 
+/* It lives, and means to stay. */
 static void heard(launch_leader_t *leader, uint32_t rank)
 {
     launch_member_t *member = &leader->members[rank];
@@ -272,6 +280,12 @@ static void take_of_member(launch_leader_t *leader, uint32_t rank, const launch_
     }
 }
 
+static bool is_last_word(const launch_message_t *message)
+{
+    return message->body_case == WEFT__RENDEZVOUS__MESSAGE__BODY_GOODBYE ||
+           message->body_case == WEFT__RENDEZVOUS__MESSAGE__BODY_LOST;
+}
+
 static uint32_t rank_of(const launch_leader_t *leader, const launch_route_t *route)
 {
     for (uint32_t rank = 1; rank < leader->group->place.size; rank++) {
@@ -295,7 +309,9 @@ static void take_message(launch_leader_t *leader, zmq_msg_t *payload, const laun
     if (message->body_case == WEFT__RENDEZVOUS__MESSAGE__BODY_JOIN) {
         take_join(leader, message->join, from);
     } else if (rank > 0) {
-        heard(leader, rank);
+        if (!is_last_word(message)) {
+            heard(leader, rank);
+        }
         take_of_member(leader, rank, message);
     } else {
         weft_log_debug("a message of nobody who has joined from=%s", from->address);

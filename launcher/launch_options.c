@@ -19,7 +19,7 @@ bool launch_options_name_ranks(const launch_options_t *options)
     return options->rank >= 0 || options->world_size > 0 || options->nnodes > 1;
 }
 
-static weft_status_t check(const launch_options_t *o, weft_diag_t *diag)
+weft_status_t launch_options_check(const launch_options_t *o, weft_diag_t *diag)
 {
     if (o->rank < -1 || o->rank >= UINT32_MAX) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--rank %lld: no rank", (long long)o->rank);
@@ -65,7 +65,7 @@ weft_status_t launch_options_place(const launch_options_t *o, weft_diag_t *diag,
         .size = o->world_size,
         .leader = o->leader,
     };
-    weft_status_t status = check(o, diag);
+    weft_status_t status = launch_options_check(o, diag);
     if (status < 0) {
         return status;
     }

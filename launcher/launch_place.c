@@ -307,7 +307,10 @@ weft_status_t launch_place_read(const launch_place_flags_t *flags, weft_diag_t *
 void launch_place_forget(void)
 {
     for (size_t i = 0; i < WEFT_ARRAY_LEN(sources); i++) {
-        const char *const names[] = {sources[i].rank, sources[i].size, sources[i].needs};
+        const source_t *source = &sources[i];
+        const char *const names[] = {source->rank,       source->size,       source->needs,
+                                     source->local_rank, source->local_size, source->leader,
+                                     source->port};
         for (size_t j = 0; j < WEFT_ARRAY_LEN(names); j++) {
             if (names[j] != NULL) {
                 (void)unsetenv(names[j]);

@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "launcher/job/launch_job_priv.h"
+#include "launcher/launch_place.h"
 
 /* ---- signals --------------------------------------------------------------------------------- */
 
@@ -55,12 +56,19 @@ static bool is_all_here(const job_t *job)
     return true;
 }
 
+/* Told, or one that its host found free; that may find none. */
+static uint16_t find_leader_port(const job_t *job, const job_host_t *host)
+{
+    const uint16_t port =
+        job->config->leader_port != 0 ? job->config->leader_port : host->free_port;
+    return port != 0 ? port : LAUNCH_DEFAULT_PORT;
+}
+
 static void find_leader(job_t *job)
 {
     const uint32_t number = job->ranks[0].spot.host;
     const job_host_t *host = &job->hosts[number];
-    const uint16_t port =
-        job->config->leader_port != 0 ? job->config->leader_port : host->free_port;
+    const uint16_t port = find_leader_port(job, host);
     char own[LAUNCH_NAME_BYTES] = "localhost";
     const char *name = job->config->leader_host;
     if (name[0] != '\0') {

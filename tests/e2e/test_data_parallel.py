@@ -372,6 +372,8 @@ def test_machines_that_differ_are_refused(machines):
     (["--headless", "--data-parallel-size", "1"], "no other machine"),
     (["--headless", "--data-parallel-rank", "1"], "--data-parallel-start-rank"),
     (["--data-parallel-size", "3", "--data-parallel-size-local", "2"], "as many ranks each"),
+    (["--data-parallel-rpc-port", "65536"], "--data-parallel-rpc-port 65536"),
+    (["--coll-timeout", "0"], "--coll-timeout 0"),
 ])
 def test_what_cannot_be_is_refused(start_ranks, flags, said):
     server = start_ranks(*flags, wait=0)

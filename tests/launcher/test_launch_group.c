@@ -248,6 +248,19 @@ static void a_group_can_form_again_on_its_port(void **state)
     }
 }
 
+/* Debian's name of a host is 127.0.1.1. */
+static void any_address_of_the_loopback_will_do(void **state)
+{
+    rank_t ranks[2];
+    (void)state;
+    init_all(ranks, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        strcpy(ranks[i].config.place.leader_host, "127.0.1.1");
+    }
+    join_all(ranks, 2);
+    leave_all(ranks, 2);
+}
+
 static void ranks_that_do_not_come_are_named(void **state)
 {
     rank_t ranks[4];
@@ -728,6 +741,7 @@ int main(void)
         cmocka_unit_test(ranks_that_give_different_sizes_are_told),
         cmocka_unit_test(a_process_alone_is_a_group),
         cmocka_unit_test(a_group_can_form_again_on_its_port),
+        cmocka_unit_test(any_address_of_the_loopback_will_do),
         cmocka_unit_test(ranks_that_do_not_come_are_named),
         cmocka_unit_test(a_leader_that_does_not_come_is_named),
         cmocka_unit_test(a_name_that_does_not_resolve_yet_is_tried_again),

@@ -97,6 +97,21 @@ static void recorded_environments_give_their_places(void **state)
     }
 }
 
+/* Who is started from here may get variables of these names behind them, and reads the first. */
+static void what_is_forgotten_leaves_nothing_of_a_place(void **state)
+{
+    static const char *const names[] = {"WEFT_RANK", "WEFT_SIZE", "WEFT_LOCAL_RANK",
+                                        "WEFT_LOCAL_SIZE", "WEFT_LEADER"};
+    (void)state;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
+        setenv(names[i], "1", 1);
+    }
+    launch_place_forget();
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
+        assert_null(getenv(names[i]));
+    }
+}
+
 /* The server of the recording is gone, so PMIx cannot tell. */
 static void ranks_of_mpirun_on_several_hosts_fall_back_to_its_own(void **state)
 {
@@ -301,6 +316,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(recorded_environments_give_their_places, set_up),
+        cmocka_unit_test_setup(what_is_forgotten_leaves_nothing_of_a_place, set_up),
         cmocka_unit_test_setup(ranks_of_mpirun_on_several_hosts_fall_back_to_its_own, set_up),
         cmocka_unit_test_setup(a_shell_of_a_batch_job_is_alone, set_up),
         cmocka_unit_test_setup(an_empty_environment_is_alone, set_up),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * coll_feed: messages from rank 0 of a group to all others, in order: a ring in shared memory on one
- * host, active messages between hosts.
+ * host, tagged messages between hosts.
  *
  * The writer runs ahead of its readers by `depth` messages at most. A reader may wait for the next
  * message as long as it takes: awake for some microseconds, then asleep. The group's failure or

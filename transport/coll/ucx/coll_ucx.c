@@ -188,7 +188,7 @@ static weft_status_t probe(const coll_config_t *config, weft_diag_t *diag)
     const ucx_functions_t *ucx;
 
     if (!config->device->ops->is_host) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "ucx: is for memory of the host, not of %s",
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "device %s is not host memory",
                          config->device->ops->name);
     }
     return ucx_load(NULL, diag, &ucx);

@@ -365,17 +365,27 @@ weft_status_t coll_ucx_wait_for(coll_ucx_lane_t *lane, const coll_ucx_request_t 
     return status;
 }
 
+/* Who is to blame for the first of them that is pending. */
+static uint32_t find_late(coll_ucx_lane_t *lane, const coll_ucx_request_t *requests, uint32_t n)
+{
+    uint32_t i = 0;
+
+    coll_ucx_lock(lane);
+    while (i + 1 < n && requests[i].handle == NULL) {
+        i++;
+    }
+    const uint32_t rank = culprit(lane, requests[i].peer);
+    coll_ucx_unlock(lane);
+    return rank;
+}
+
 bool coll_ucx_wait(coll_ucx_lane_t *lane, const coll_ucx_request_t *requests, uint32_t n)
 {
     const weft_status_t status =
         coll_ucx_wait_for(lane, requests, n, lane->coll->base.config.timeout_ns);
 
-    if (status == WEFT_ERR_TIMEOUT && !coll_has_failed(&lane->coll->base)) {
-        uint32_t i = 0;
-        while (i + 1 < n && requests[i].handle == NULL) {
-            i++;
-        }
-        (void)lose(lane, WEFT_ERR_TIMEOUT, culprit(lane, requests[i].peer));
+    if (status == WEFT_ERR_TIMEOUT) { /* whether or not the group has failed meanwhile */
+        (void)lose(lane, WEFT_ERR_TIMEOUT, find_late(lane, requests, n));
         abandon(lane);
     }
     return status >= 0;
