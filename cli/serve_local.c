@@ -174,11 +174,11 @@ static local_rank_t *find_rank(serve_local_t *local, pid_t pid)
 }
 
 /* False: it runs again, or is not missed. */
-static bool take_end(serve_local_t *local, local_rank_t *rank, const char *how)
+static bool take_end(serve_local_t *local, local_rank_t *rank, int status, const char *how)
 {
     rank->pid = 0;
     local->n_alive--;
-    if (local->is_stopping) {
+    if (local->is_stopping || status == 0) { /* 0: rank 0 has told it to */
         return false;
     }
     weft_log_error("rank %u of %u has ended: %s", rank->rank, local->config.size, how);
@@ -199,7 +199,7 @@ static void wait_for_ends(serve_local_t *local)
         pthread_mutex_lock(&local->lock);
         local_rank_t *rank = pid > 0 ? find_rank(local, pid) : NULL;
         describe_end(status, how, sizeof(how));
-        const bool is_missed = rank != NULL && take_end(local, rank, how);
+        const bool is_missed = rank != NULL && take_end(local, rank, status, how);
         pthread_cond_broadcast(&local->changed);
         pthread_mutex_unlock(&local->lock);
         if (is_missed) {
