@@ -267,6 +267,13 @@ def test_ctrl_c_lets_answers_end(start_ranks):
     assert server.process.wait(60) == 0
 
 
+def test_a_rank_that_is_stopped_ends_as_well(start_ranks):
+    server = start_ranks()
+    os.kill(server.pid(1), signal.SIGSTOP)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 0
+
+
 def test_ranks_end_with_the_process_that_started_them(start_ranks):
     server = start_ranks()
     pids = [server.pid(rank) for rank in (0, 1)]
