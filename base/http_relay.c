@@ -41,7 +41,7 @@ void weft_http_relay_break_off(weft_http_exchange_t *exchange)
 {
     static const char lost[] =
         "data: {\"error\":{\"message\":\"The worker that served this request is gone.\","
-        "\"type\":\"InternalServerError\",\"param\":null,\"code\":500}}\n\ndata: [DONE]\n\n";
+        "\"type\":\"ServiceUnavailableError\",\"param\":null,\"code\":503}}\n\ndata: [DONE]\n\n";
     (void)weft_http_stream_write(exchange, lost, sizeof(lost) - 1);
 }
 

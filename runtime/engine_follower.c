@@ -173,7 +173,14 @@ static weft_status_t recover(follower_t *follower, weft_status_t status, weft_di
         return status;
     }
     engine_describe_loss(loss, rank, diag);
-    return engine->restarts_left > 0 ? rejoin(follower, diag) : loss;
+    status = loss;
+    bool may_rejoin = engine->restarts_left > 0;
+    while (
+        may_rejoin) { /* and again when a rank is lost on the way; one that does not come is not */
+        status = rejoin(follower, diag);
+        may_rejoin = status == WEFT_ERR_PEER_GONE && engine->restarts_left > 0;
+    }
+    return status;
 }
 
 weft_status_t engine_follow(const engine_options_t *options, const model_source_t *source,

@@ -28,6 +28,7 @@ typedef struct word {
         struct {
             uint64_t host;
             uint64_t cores;
+            uint64_t is_loaded; /* 0 or 1 */
         } place;
         engine_terms_t terms;
     };
@@ -114,12 +115,13 @@ static void count_neighbours(engine_group_t *group, const word_t *words)
     group->on_host = group->on_cores = 0;
     for (uint32_t i = 0; i < group->size; i++) {
         const bool is_here = words[i].place.host == mine->place.host;
-        group->on_host += is_here;
+        group->on_host += is_here && words[i].place.is_loaded == 0;
         group->on_cores += is_here && words[i].place.cores == mine->place.cores;
     }
 }
 
-weft_status_t engine_group_form(engine_group_t *group, weft_device_t *device, weft_diag_t *diag)
+weft_status_t engine_group_form(engine_group_t *group, weft_device_t *device, bool is_loaded,
+                                weft_diag_t *diag)
 {
     word_t *words = NULL;
     weft_status_t status = group->ranks.form(group->ranks.user, device, diag, &group->links);
@@ -130,7 +132,7 @@ weft_status_t engine_group_form(engine_group_t *group, weft_device_t *device, we
     group->ranks.shard.world = group->ranks.shard.stages > 1 ? group->links.world : NULL;
     group->rank = coll_rank(group->links.world);
     group->size = coll_size(group->links.world);
-    word_t mine = {.place = {.host = host_id(), .cores = cores_id()}};
+    word_t mine = {.place = {.host = host_id(), .cores = cores_id(), .is_loaded = is_loaded}};
     status = gather(group, WEFT_OK, &mine, diag, &words);
     if (status >= 0) {
         count_neighbours(group, words);
@@ -173,6 +175,20 @@ static weft_status_t check_equal(const engine_group_t *group, const word_t *word
     return WEFT_OK;
 }
 
+/* Ranks that are settled were so together: with the same. */
+static void settle(engine_terms_t *terms, const engine_terms_t *other)
+{
+    if (terms->is_settled != 0) {
+        return;
+    }
+    if (other->is_settled != 0) {
+        *terms = *other;
+        return;
+    }
+    terms->n_blocks = least(terms->n_blocks, other->n_blocks);
+    terms->max_context = least(terms->max_context, other->max_context);
+}
+
 weft_status_t engine_group_agree(engine_group_t *group, weft_status_t status, weft_diag_t *diag,
                                  engine_terms_t *terms)
 {
@@ -184,8 +200,7 @@ weft_status_t engine_group_agree(engine_group_t *group, weft_status_t status, we
     }
     status = check_equal(group, words, diag);
     for (uint32_t i = 0; i < group->size; i++) {
-        terms->n_blocks = least(terms->n_blocks, words[i].terms.n_blocks);
-        terms->max_context = least(terms->max_context, words[i].terms.max_context);
+        settle(terms, &words[i].terms);
     }
     weft_free(words);
     return status;

@@ -22,9 +22,10 @@
 
 /* What a step needs on every rank alike; a rank's KV cache may hold more than it is used for. */
 typedef struct engine_terms {
-    uint32_t n_blocks; /* the smallest counts, so for the next */
+    uint32_t n_blocks; /* the smallest counts, so for the next; or that of a rank that is settled */
     uint32_t max_context;
-    uint32_t max_slots; /* these are equal, or the ranks cannot run together */
+    uint32_t is_settled; /* 1: it is loaded, and keeps these two */
+    uint32_t max_slots;  /* these are equal, or the ranks cannot run together */
     uint32_t max_tokens;
     uint32_t block_tokens;
     uint32_t kv_dtype;
@@ -37,12 +38,14 @@ typedef struct engine_group {
     coll_feed_t *feed;    /* NULL: not open */
     uint32_t size;
     uint32_t rank;
-    uint32_t on_host;  /* ranks that take memory of this host */
-    uint32_t on_cores; /* of them, those that may use just the same cores */
+    uint32_t on_host;  /* ranks that have yet to take memory of this host */
+    uint32_t on_cores; /* ranks here that may use just the same cores */
     step_wire_bounds_t bounds;
 } engine_group_t;
 
-weft_status_t engine_group_form(engine_group_t *group, weft_device_t *device, weft_diag_t *diag);
+/* is_loaded: this rank has its memory already. */
+weft_status_t engine_group_form(engine_group_t *group, weft_device_t *device, bool is_loaded,
+                                weft_diag_t *diag);
 
 /* status: of what came before on this rank, diag its reason. terms become those that hold for all. */
 weft_status_t engine_group_agree(engine_group_t *group, weft_status_t status, weft_diag_t *diag,

@@ -125,6 +125,21 @@ static void join_regrouping(engine_t *engine)
     }
 }
 
+/* A rank that is lost on the way is a loss like any other. */
+static void end_failed_regrouping(engine_t *engine)
+{
+    const engine_regroup_t *again = &engine->regroup;
+    const bool may_begin = again->status == WEFT_ERR_PEER_GONE && engine->restarts_left > 0 &&
+                           !atomic_load(&engine->is_stopping);
+    weft_log_error("the group of ranks does not form again: %s restarts_left=%u",
+                   again->diag.text[0] != '\0' ? again->diag.text : weft_strerror(again->status),
+                   engine->restarts_left);
+    atomic_fetch_add(&engine->gauges.rank_losses, again->status == WEFT_ERR_PEER_GONE);
+    if (!may_begin || !begin_regrouping(engine)) {
+        give_up(engine);
+    }
+}
+
 bool engine_regain_ranks(engine_t *engine)
 {
     engine_regroup_t *again = &engine->regroup;
@@ -133,10 +148,7 @@ bool engine_regain_ranks(engine_t *engine)
     }
     join_regrouping(engine);
     if (again->status < 0) {
-        weft_log_error("the group of ranks does not form again: %s",
-                       again->diag.text[0] != '\0' ? again->diag.text
-                                                   : weft_strerror(again->status));
-        give_up(engine);
+        end_failed_regrouping(engine);
         return true;
     }
     weft_log_info("the group of ranks has formed again ranks=%u restarts_left=%u",
@@ -146,16 +158,29 @@ bool engine_regain_ranks(engine_t *engine)
     return true;
 }
 
+/* cancel ends a form alone; fail, what may follow it: ranks that wait for one another's word. */
+static void cancel_regrouping(engine_t *engine)
+{
+    const engine_ranks_t *ranks = &engine->group.ranks;
+    ranks->cancel(ranks->user);
+    if (!atomic_load(&engine->regroup.is_done) && ranks->fail != NULL) {
+        ranks->fail(ranks->user, "it ends");
+    }
+}
+
 void engine_end_ranks(engine_t *engine)
 {
     if (engine->n_ranks == 0) {
         return;
     }
     if (engine->regroup.is_running) {
-        engine->group.ranks.cancel(engine->group.ranks.user);
+        cancel_regrouping(engine);
         join_regrouping(engine);
     }
-    if (engine_group_is_formed(&engine->group) && engine->group.feed != NULL &&
+    /* After a failure of its own the others have heard that, and gone. */
+    const bool has_told =
+        engine_health(engine) == ENGINE_FAILED && engine->group.ranks.fail != NULL;
+    if (engine_group_is_formed(&engine->group) && engine->group.feed != NULL && !has_told &&
         !engine_has_lost_rank(engine)) {
         engine_group_stop(&engine->group, engine->stream);
     }

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <assert.h>
 #include <string.h>
 
 #include "base/memory_limit.h"
@@ -193,12 +192,12 @@ static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
 }
 
 /* What the device may be asked for: a host is shared, a GPU has a part that is ours. */
-static size_t budget_of(const weft_device_t *device, const engine_options_t *options,
-                        uint32_t on_host)
+static size_t budget_of(const engine_place_t *place, const engine_options_t *options)
 {
+    const weft_device_t *device = place->device;
     const size_t available = device->ops->memory_available(device);
     if (device->ops->is_host) {
-        return available / on_host;
+        return available / place->on_host;
     }
     const size_t total = device->ops->memory_total(device);
     const size_t kept = (size_t)((1 - options->gpu_memory_utilization) * (double)total);
@@ -248,17 +247,17 @@ static weft_status_t count_blocks(engine_plan_t *plan, const engine_options_t *o
 }
 
 static weft_status_t measure(const engine_plan_t *plan, const model_source_t *source,
-                             const model_shard_t *shard, const k_ops_t *ops, weft_diag_t *diag,
-                             needs_t *needs_out)
+                             const engine_place_t *place, weft_diag_t *diag, needs_t *needs_out)
 {
     model_config_t local;
-    const weft_status_t status = model_local_config_of(source, shard, diag, &local);
+    const weft_status_t status = model_local_config_of(source, place->shard, diag, &local);
     if (status < 0) {
         return status;
     }
-    needs_out->steps = executor_memory(&plan->limits, &local, shard, plan->layout.block_tokens);
-    return model_memory(source, shard, &plan->model_limits, ops, diag, &needs_out->weights,
-                        &needs_out->activations);
+    needs_out->steps = executor_memory(&plan->limits, &local, place->shard,
+                                       plan->layout.block_tokens, place->depth);
+    return model_memory(source, place->shard, &plan->model_limits, place->ops, diag,
+                        &needs_out->weights, &needs_out->activations);
 }
 
 static weft_status_t check_memory(const needs_t *needs, size_t available, bool is_host,
@@ -296,24 +295,37 @@ uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t
                                                : 2048;
 }
 
-void engine_plan_lower(engine_plan_t *plan, uint32_t n_blocks, uint32_t max_context)
+/* With the KV blocks that the plan has. */
+static weft_status_t measure_all(engine_plan_t *plan, const model_source_t *source,
+                                 const engine_place_t *place, weft_diag_t *diag, needs_t *needs)
 {
-    assert(n_blocks <= plan->n_blocks && max_context <= plan->max_context);
+    plan->max_pinned_blocks = (uint32_t)(plan->pin_quota * plan->n_blocks);
+    needs->kv = plan->layout.block_bytes[0] * plan->n_blocks;
+    const weft_status_t status = measure(plan, source, place, diag, needs);
+    plan->needs_bytes = sum_of(needs);
+    return status < 0 ? status
+                      : check_memory(needs, plan->budget_bytes, place->device->ops->is_host, diag);
+}
+
+weft_status_t engine_plan_settle(engine_plan_t *plan, const model_source_t *source,
+                                 const engine_place_t *place, uint32_t n_blocks,
+                                 uint32_t max_context, weft_diag_t *diag)
+{
+    needs_t needs = {0}; /* ranks have no tier on the host */
     plan->n_blocks = n_blocks;
     plan->max_context = max_context;
-    plan->max_pinned_blocks = (uint32_t)(plan->pin_quota * n_blocks);
     set_limits(plan, plan->limits.max_tokens, plan->layout.block_tokens);
-    (void)kv_layout_init(&plan->layout, n_blocks,
-                         NULL); /* fewer blocks of a layout that was fine */
+    const weft_status_t status = kv_layout_init(&plan->layout, n_blocks, diag);
+    return status < 0 ? status : measure_all(plan, source, place, diag, &needs);
 }
 
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
-                               const model_source_t *source, const model_shard_t *shard,
-                               const weft_device_t *device, const k_ops_t *ops, uint32_t on_host,
+                               const model_source_t *source, const engine_place_t *place,
                                weft_diag_t *diag)
 {
     const model_config_t *config = model_source_config(source);
-    const size_t available = budget_of(device, options, on_host);
+    const weft_device_t *device = place->device;
+    const size_t available = budget_of(place, options);
     const uint32_t step_tokens = engine_step_tokens(options, device);
     needs_t needs = {.host = device->ops->is_host ? options->kv_host_bytes : 0};
     weft_status_t status = check_options(options, config, diag);
@@ -327,22 +339,23 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         /* Every running sequence decodes one token in each step. */
         .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
+        .budget_bytes = available,
     };
     status = check_store_options(plan, options, diag);
     if (status == WEFT_OK) {
         status = choose_runner(plan, options, config, diag);
     }
     if (status == WEFT_OK) {
-        status = parse_kv_dtype(options->kv_cache_dtype, ops, diag, &plan->kv_dtype);
+        status = parse_kv_dtype(options->kv_cache_dtype, place->ops, diag, &plan->kv_dtype);
     }
     if (status == WEFT_OK) {
-        status = set_layout(plan, options, source, shard, diag);
+        status = set_layout(plan, options, source, place->shard, diag);
     }
     if (status < 0) {
         return status;
     }
     set_limits(plan, step_tokens, options->block_size);
-    status = measure(plan, source, shard, ops, diag, &needs);
+    status = measure(plan, source, place, diag, &needs);
     if (status == WEFT_OK) {
         status = count_blocks(plan, options, &needs, available, device->ops->is_host, diag);
     }
@@ -351,9 +364,5 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     }
     set_limits(plan, step_tokens, options->block_size);
     plan->pin_quota = options->kv_pin_quota;
-    plan->max_pinned_blocks = (uint32_t)(plan->pin_quota * plan->n_blocks);
-    needs.kv = plan->layout.block_bytes[0] * plan->n_blocks;
-    status = measure(plan, source, shard, ops, diag, &needs);
-    plan->needs_bytes = sum_of(&needs);
-    return status < 0 ? status : check_memory(&needs, available, device->ops->is_host, diag);
+    return measure_all(plan, source, place, diag, &needs);
 }

@@ -133,6 +133,7 @@ typedef struct engine_plan {
     double pin_quota;
     bool admits_all; /* to the disk */
     bool embeds;
+    size_t budget_bytes;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
 
@@ -231,17 +232,24 @@ struct engine {
     atomic_uint_fast64_t chaos; /* state of the disturber; 0: none */
 };
 
-/*
- * engine_plan.c: sizes from options, model and memory, which on_host ranks share; one clear line when
- * they do not work out.
- */
+/* Where a rank's part of the model is to be. */
+typedef struct engine_place {
+    const model_shard_t *shard; /* NULL: all of it */
+    const weft_device_t *device;
+    const k_ops_t *ops;
+    uint32_t on_host; /* ranks that have yet to take memory of this host, this one among them */
+    uint32_t depth;   /* of the executor */
+} engine_place_t;
+
+/* engine_plan.c: sizes from options, model and memory; one clear line when they do not work out. */
 weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *options,
-                               const model_source_t *source, const model_shard_t *shard,
-                               const weft_device_t *device, const k_ops_t *ops, uint32_t on_host,
+                               const model_source_t *source, const engine_place_t *place,
                                weft_diag_t *diag);
 
-/* What the ranks have agreed on is never more than what one of them planned. */
-void engine_plan_lower(engine_plan_t *plan, uint32_t n_blocks, uint32_t max_context);
+/* What the ranks have agreed on; more than was planned when the others have more, if it fits. */
+weft_status_t engine_plan_settle(engine_plan_t *plan, const model_source_t *source,
+                                 const engine_place_t *place, uint32_t n_blocks,
+                                 uint32_t max_context, weft_diag_t *diag);
 
 /*
  * engine_rank.c: what every rank has, leading or following: device, links if there are other ranks,

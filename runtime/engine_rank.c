@@ -75,6 +75,20 @@ static weft_status_t open_device(engine_t *engine, const engine_options_t *optio
     return weft_device_open(options->device, 0, diag, &engine->device);
 }
 
+/* Ranks that each have the whole model may have any device. */
+static weft_status_t check_device(const weft_device_t *device, const model_shard_t *shard,
+                                  weft_diag_t *diag)
+{
+    const bool is_whole = !model_shard_is_cut(shard) && shard->stages <= 1;
+    return is_whole || device->ops->is_host
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                           "--tensor-parallel-size %u --pipeline-parallel-size %u: a model over "
+                           "several ranks runs on CPUs so far, not on device %s; give --device cpu",
+                           shard->tensor_size > 1 ? shard->tensor_size : 1,
+                           shard->stages > 1 ? shard->stages : 1, device->ops->name);
+}
+
 static engine_terms_t terms_of(const engine_t *engine)
 {
     const engine_plan_t *plan = &engine->plan;
@@ -89,14 +103,30 @@ static engine_terms_t terms_of(const engine_t *engine)
     };
 }
 
-static weft_status_t agree(engine_t *engine, weft_status_t status, weft_diag_t *diag)
+static engine_place_t place_of(const engine_t *engine)
+{
+    return (engine_place_t){
+        .shard = shard_of(engine),
+        .device = engine->device,
+        .ops = engine->stream->ops,
+        .on_host = engine->n_ranks > 0 ? engine->group.on_host : 1,
+        .depth = engine->max_depth,
+    };
+}
+
+static weft_status_t agree(engine_t *engine, const model_source_t *source, weft_status_t status,
+                           weft_diag_t *diag)
 {
     engine_terms_t terms = terms_of(engine);
     status = engine_group_agree(&engine->group, status, diag, &terms);
-    if (status >= 0) {
-        engine_plan_lower(&engine->plan, terms.n_blocks, terms.max_context);
+    if (status < 0) {
+        return status;
     }
-    return status;
+    const engine_place_t place = place_of(engine);
+    status =
+        engine_plan_settle(&engine->plan, source, &place, terms.n_blocks, terms.max_context, diag);
+    /* The others have agreed: they hear it where all say that they are loaded. */
+    return status < 0 ? engine_join_ranks(engine, status, diag) : WEFT_OK;
 }
 
 weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options,
@@ -107,17 +137,13 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
     if (status >= 0) {
         status = open_device(engine, options, ranks, diag);
     }
-    if (status >= 0 && ranks != NULL && ranks->shard.stages > 1 && !engine->device->ops->is_host) {
-        status =
-            weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                      "--pipeline-parallel-size %u: stages are for CPUs so far, not for device "
-                      "%s",
-                      ranks->shard.stages, engine->device->ops->name);
+    if (status >= 0 && ranks != NULL) {
+        status = check_device(engine->device, &ranks->shard, diag);
     }
     if (status >= 0 && ranks != NULL) {
         engine->group.ranks = *ranks;
         engine->restarts_left = ranks->restarts;
-        status = engine_group_form(&engine->group, engine->device, diag);
+        status = engine_group_form(&engine->group, engine->device, false, diag);
         engine->n_ranks = engine->group.size;
     }
     if (status < 0) {
@@ -128,11 +154,10 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
     status = k_stream_create(engine->device, options->cpu_isa, threads_of(engine, options), diag,
                              &engine->stream);
     if (status >= 0) {
-        const uint32_t on_host = ranks == NULL ? 1 : engine->group.on_host;
-        status = engine_plan_init(&engine->plan, options, source, shard_of(engine), engine->device,
-                                  engine->stream->ops, on_host, diag);
+        const engine_place_t place = place_of(engine);
+        status = engine_plan_init(&engine->plan, options, source, &place, diag);
     }
-    return ranks == NULL ? status : agree(engine, status, diag);
+    return ranks == NULL ? status : agree(engine, source, status, diag);
 }
 
 weft_status_t engine_load_rank(engine_t *engine, const model_source_t *source,
@@ -180,30 +205,19 @@ weft_status_t engine_join_ranks(engine_t *engine, weft_status_t status, weft_dia
     return engine_group_open(&engine->group, status, &bounds, diag);
 }
 
-/* Blocks and context were settled when this rank was loaded; a rank that is new may have less. */
+/* Blocks and context were settled when this rank was loaded: a rank that is new takes them. */
 static weft_status_t agree_again(engine_t *engine, weft_diag_t *diag)
 {
-    const engine_terms_t had = terms_of(engine);
-    engine_terms_t terms = had;
-    const weft_status_t status = engine_group_agree(&engine->group, WEFT_OK, diag, &terms);
-    if (status < 0) {
-        return status;
-    }
-    if (terms.n_blocks < had.n_blocks || terms.max_context < had.max_context) {
-        return weft_diag(diag, WEFT_ERR_NO_MEMORY,
-                         "a rank that was started again has room for %u KV blocks and a context of "
-                         "%u, the others have %u and %u: say how many with "
-                         "--num-gpu-blocks-override",
-                         terms.n_blocks, terms.max_context, had.n_blocks, had.max_context);
-    }
-    return WEFT_OK;
+    engine_terms_t terms = terms_of(engine);
+    terms.is_settled = 1;
+    return engine_group_agree(&engine->group, WEFT_OK, diag, &terms);
 }
 
 weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag)
 {
     engine_group_t *group = &engine->group;
     engine_group_part(group);
-    weft_status_t status = engine_group_form(group, engine->device, diag);
+    weft_status_t status = engine_group_form(group, engine->device, true, diag);
     if (status < 0) {
         return status;
     }

@@ -31,7 +31,7 @@ typedef struct engine_ranks {
     void *user;
     /*
      * The ranks meet. Called by one thread at a time, not always the same one; blocks. Each call but
-     * the first is preceded by part.
+     * the first is preceded by part, or by one that failed, which leaves nothing to part.
      */
     weft_status_t (*form)(void *user, weft_device_t *device, weft_diag_t *diag,
                           engine_links_t *links_out);

@@ -63,6 +63,9 @@ static void do_submit(engine_t *engine, engine_request_t *r)
     for (uint32_t i = 0; i < n; i++) {
         engine_sample_t *sample = &samples[i];
         if (!is_wanted) {
+            if (health == ENGINE_LOST) {
+                sample->reason = engine->loss.text;
+            }
             refuse_sample(sample, is_stopping             ? ENGINE_FINISH_ABORT
                                   : health == ENGINE_LOST ? ENGINE_FINISH_LOST
                                                           : ENGINE_FINISH_ERROR);
@@ -176,6 +179,9 @@ static void fail(engine_t *engine, weft_status_t status)
         return;
     }
     weft_log_error("a step failed, the engine stops status=%s", weft_strerror(status));
+    if (engine->n_ranks > 0 && engine->group.ranks.fail != NULL) {
+        engine->group.ranks.fail(engine->group.ranks.user, weft_strerror(status));
+    }
     engine_set_health(engine, ENGINE_FAILED);
     sched_abort_all(engine->sched, ENGINE_FINISH_ERROR);
     sched_forget_flights(engine->sched);

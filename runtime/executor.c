@@ -157,7 +157,7 @@ static void send_outputs(const executor_t *executor, const outputs_t *outputs)
 {
     const model_shard_t *shard = model_shard(executor->model);
     piece_t pieces[OUTPUT_PIECES];
-    if (shard->stages <= 1 || shard->tensor_rank > 0) {
+    if (shard->stages <= 1 || shard->tensor_rank > 0 || !model_shard_holds(shard)) {
         return;
     }
     list_pieces(executor, outputs, pieces);

@@ -92,7 +92,7 @@ void executor_forget(executor_t *executor);
 
 /*
  * Bytes of slots and step buffers that executor_create would take; SIZE_MAX: beyond counting.
- * config: the rank's (model_local_config); shard NULL: the whole model.
+ * config: the rank's (model_local_config); shard NULL: the whole model. depth: as the config's.
  */
 size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
-                       const model_shard_t *shard, uint32_t block_tokens);
+                       const model_shard_t *shard, uint32_t block_tokens, uint32_t depth);

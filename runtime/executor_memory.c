@@ -108,9 +108,9 @@ static void measure(executor_t *executor, uint32_t layers, size_t *device_out, s
 }
 
 size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
-                       const model_shard_t *shard, uint32_t block_tokens)
+                       const model_shard_t *shard, uint32_t block_tokens, uint32_t depth)
 {
-    executor_t executor = {.depth = EXECUTOR_MIN_DEPTH};
+    executor_t executor = {.depth = depth > 0 ? depth : EXECUTOR_MIN_DEPTH};
     size_t device;
     size_t host;
     executor_set_sizes(&executor, limits, config, shard, block_tokens);

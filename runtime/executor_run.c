@@ -180,7 +180,7 @@ static uint32_t bucket_of(const uint32_t *buckets, uint32_t n, uint32_t value)
 static bool is_decode(const step_t *step)
 {
     return step->n_seqs > 0 && step->n_tokens == step->n_seqs && step->n_sampled == step->n_seqs &&
-           step->n_prompt == 0;
+           step->n_prompt == 0 && step->n_embeddings == 0;
 }
 
 /* Sequences without rows; what is computed for their place in the batch is not looked at. */

@@ -165,6 +165,46 @@ static weft_status_t cut_heads(const cutter_t *cutter, model_cut_t *cut)
     return WEFT_OK;
 }
 
+/* ---- between stages ------------------------------------------------------------------------ */
+
+/* The ranks of a stage follow one another in the world. */
+static uint32_t first_of_stage(const model_shard_t *shard)
+{
+    return shard->stage * shard->tensor_size;
+}
+
+static uint32_t world_rank_of(const model_shard_t *shard, uint32_t tensor_rank)
+{
+    return tensor_rank == COLL_NO_RANK ? COLL_NO_RANK : first_of_stage(shard) + tensor_rank;
+}
+
+static uint32_t tensor_rank_of(const model_shard_t *shard, uint32_t rank)
+{
+    const uint32_t first = first_of_stage(shard);
+    const bool is_here = rank != COLL_NO_RANK && rank >= first && rank - first < shard->tensor_size;
+    return is_here ? rank - first : COLL_NO_RANK;
+}
+
+bool model_shard_holds(const model_shard_t *shard)
+{
+    uint32_t rank = COLL_NO_RANK;
+    const bool has_world = shard->world == NULL || coll_status(shard->world, &rank) >= 0;
+    if (shard->tensor == NULL) {
+        return has_world;
+    }
+    if (!has_world) {
+        coll_abort(shard->tensor, tensor_rank_of(shard, rank));
+        return false;
+    }
+    if (coll_status(shard->tensor, &rank) >= 0) {
+        return true;
+    }
+    if (shard->world != NULL) {
+        coll_abort(shard->world, world_rank_of(shard, rank));
+    }
+    return false;
+}
+
 /* ---- all of it ----------------------------------------------------------------------------- */
 
 static weft_status_t check_shard(const model_config_t *config, const model_shard_t *shard,

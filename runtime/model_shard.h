@@ -109,6 +109,13 @@ static inline model_range_t model_shard_vocab(const model_shard_t *shard,
 }
 
 /*
+ * Whether what this rank computed may go to another stage. A failure of the stage's group is made the
+ * world's as well, and the other way round: neither carries on with what the other left undone. To be
+ * asked after a receive and before a send, where the device is the host.
+ */
+bool model_shard_holds(const model_shard_t *shard);
+
+/*
  * config: the whole model's. shard NULL: all of it.
  * WEFT_ERR_INVALID: no such rank. WEFT_ERR_UNSUPPORTED: it cannot be cut so; diag says what does not
  * divide, and among how many ranks it would.

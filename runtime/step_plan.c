@@ -95,8 +95,8 @@ static bool is_row_valid(const step_row_t *row, const step_limits_t *limits)
     const bool is_from_slot = (row->flags & STEP_ROW_FROM_SLOT) != 0;
     const bool is_told = (row->flags & STEP_ROW_TOLD) != 0;
     return row->slot < limits->max_slots && row->n_tokens >= 1 &&
-           (!is_from_slot || row->n_tokens == 1) && (!is_told || is_from_slot) &&
-           is_within(row->start, row->n_tokens, limits->max_context);
+           (row->flags & ~STEP_ROW_ALL) == 0 && (!is_from_slot || row->n_tokens == 1) &&
+           (!is_told || is_from_slot) && is_within(row->start, row->n_tokens, limits->max_context);
 }
 
 uint32_t step_plan_told(const step_plan_t *plan)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * step_plan: what every rank does in one step. Fixed-size structs with a version, so that it can be
- * sent through a shared-memory ring or a wire as it is.
+ * step_plan: what every rank does in one step. It has a version and no pointers but those to its own
+ * arrays of fixed-size structs; step_plan_wire.h says how other ranks get it.
  *
  * A slot is a running sequence's place in every rank's mirrored state: its block table, its token
  * history, its sampling parameters. Plans carry changes only. Order within a plan: binds, then
@@ -23,6 +23,7 @@
 #define STEP_ROW_MASKED          UINT32_C(8) /* sample under the slot's mask */
 #define STEP_ROW_TOLD            UINT32_C(16) /* with FROM_SLOT: the plan has that token, see below */
 #define STEP_ROW_EMBED           UINT32_C(32) /* report the hidden state of the row's last token */
+#define STEP_ROW_ALL             UINT32_C(63) /* of these */
 
 /* Sampling parameters of a slot; meanings as k_sample_row_t. */
 typedef struct step_sampling {
@@ -74,8 +75,8 @@ typedef struct step_bias {
  * tokens: the histories of the binds, then one for each row that is TOLD, in the rows' order: of a
  * model in stages only the last one samples, and the first must know what.
  *
- * The arrays lie in one buffer made at start, capacities from the scheduler's limits; a wire form
- * is the header and the used parts in this order.
+ * The arrays lie in one buffer made at start, capacities from the scheduler's limits. The order on
+ * the wire is another: step_plan_wire.h.
  */
 typedef struct step_plan {
     uint32_t version;

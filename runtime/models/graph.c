@@ -53,6 +53,7 @@ void graph_begin(const graph_t *graph)
     } else {
         coll_receive(shard->world, graph->stream->queue, model_shard_rank(shard, shard->stage - 1),
                      model->act.hidden, hidden_bytes(graph));
+        (void)model_shard_holds(shard); /* what did not come adds nothing to the stage's sums */
     }
 }
 
@@ -60,7 +61,7 @@ void graph_end(const graph_t *graph)
 {
     const model_t *model = graph->model;
     const model_shard_t *shard = &model->shard;
-    if (!model_shard_is_last(shard)) {
+    if (!model_shard_is_last(shard) && model_shard_holds(shard)) {
         coll_send(shard->world, graph->stream->queue, model_shard_rank(shard, shard->stage + 1),
                   model->act.hidden, hidden_bytes(graph));
     }

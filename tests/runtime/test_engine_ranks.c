@@ -2,8 +2,10 @@
 /* An engine over several ranks: what it answers, and what becomes of it when one of them goes. */
 #include <semaphore.h>
 #include <signal.h>
+#include <sys/wait.h>
 
 #include "runtime/engine_priv.h"
+#include "runtime/executor_priv.h"
 #include "tests/support/ranks_rig.h"
 
 #define N_CASES    8
@@ -401,6 +403,34 @@ static void an_idle_group_notices_a_loss_too(void **state)
     ranks_rig_close(&rig);
 }
 
+/* It takes no step any more. */
+static void break_executor(void *user, uint32_t tokens)
+{
+    executor_t *executor = user;
+    (void)tokens;
+    executor->limits.max_slots = 0;
+}
+
+static void a_leader_that_fails_tells_the_others(void **state)
+{
+    (void)state;
+    ranks_rig_t rig;
+    int status = 0;
+    const ranks_rig_config_t config = replicated(2);
+    ranks_rig_open(&rig, &config);
+    engine_t *engine = rig.rig.engine;
+    engine_observe(engine,
+                   &(engine_observer_t){.user = engine->executor, .on_step = break_executor});
+    engine_request_t *request = engine_rig_greedy(&rig.rig, 30);
+    assert_int_equal(engine_request_answer(request, 0).finish, ENGINE_FINISH_ERROR);
+    assert_int_equal(engine_health(engine), ENGINE_FAILED);
+    assert_int_equal(waitpid(rig.pids[1], &status, 0), rig.pids[1]); /* of itself */
+    assert_true(WIFEXITED(status));
+    rig.pids[1] = 0;
+    engine_request_release(request);
+    ranks_rig_close(&rig);
+}
+
 /* A stopped process keeps its connections: only its silence tells. */
 static void a_rank_that_hangs_is_lost_by_timeout(void **state)
 {
@@ -453,6 +483,66 @@ static void a_group_that_forms_again_goes_on_with_the_same_tokens(void **state)
     ranks_rig_close(&rig); /* rank 2, which lived, and the spare both end well */
 }
 
+/* Once the others have theirs there is less memory to be planned with. */
+static void a_new_rank_takes_the_sizes_that_are_settled(void **state)
+{
+    (void)state;
+    ranks_rig_t rig;
+    gate_t gate;
+    ranks_rig_config_t config = replicated(2);
+    config.restarts = 1;
+    config.spare_options = config.options;
+    config.spare_options.max_model_len = 0; /* it is lowered to what the blocks hold */
+    config.spare_options.num_gpu_blocks = 2;
+    ranks_rig_open(&rig, &config);
+    const uint32_t n_blocks = engine_stats(rig.rig.engine).total_blocks;
+    engine_request_t *request = kill_while_it_runs(&rig, &gate, 60);
+    ranks_rig_replace(&rig, 1);
+    engine_rig_wait(&rig.rig, request);
+    assert_int_equal(engine_request_answer(request, 0).finish, ENGINE_FINISH_LENGTH);
+    assert_int_equal(engine_stats(rig.rig.engine).total_blocks, n_blocks);
+    assert_int_equal(engine_max_context(rig.rig.engine), config.options.max_model_len);
+    engine_request_release(request);
+    ranks_rig_close(&rig);
+}
+
+static void a_loss_while_the_group_forms_again_takes_a_restart(void **state)
+{
+    (void)state;
+    ranks_rig_t rig;
+    gate_t gate;
+    ranks_rig_config_t config = replicated(3);
+    config.restarts = 2;
+    config.losses_again = 1;
+    ranks_rig_open(&rig, &config);
+    engine_request_t *request = kill_while_it_runs(&rig, &gate, 30);
+    ranks_rig_replace(&rig, 1);
+    engine_rig_wait(&rig.rig, request);
+    assert_int_equal(engine_request_answer(request, 0).finish, ENGINE_FINISH_LENGTH);
+    const engine_stats_t stats = engine_stats(rig.rig.engine);
+    assert_int_equal(stats.rank_losses, 2);
+    assert_int_equal(stats.regroupings, 1);
+    engine_request_release(request);
+    ranks_rig_close(&rig);
+}
+
+static void a_loss_beyond_the_restarts_is_the_last(void **state)
+{
+    (void)state;
+    ranks_rig_t rig;
+    gate_t gate;
+    ranks_rig_config_t config = replicated(2);
+    config.restarts = 2;
+    config.losses_again = 2;
+    ranks_rig_open(&rig, &config);
+    engine_request_t *request = kill_while_it_runs(&rig, &gate, 30);
+    engine_rig_wait(&rig.rig, request);
+    assert_int_equal(engine_request_answer(request, 0).finish, ENGINE_FINISH_LOST);
+    assert_int_equal(engine_health(rig.rig.engine), ENGINE_LOST);
+    engine_request_release(request);
+    ranks_rig_close(&rig);
+}
+
 static void an_engine_that_forms_again_can_be_destroyed(void **state)
 {
     (void)state;
@@ -481,8 +571,12 @@ int main(void)
         cmocka_unit_test(sizes_that_do_not_make_up_the_ranks_are_refused),
         cmocka_unit_test(a_lost_rank_ends_what_runs_and_refuses_what_comes),
         cmocka_unit_test(an_idle_group_notices_a_loss_too),
+        cmocka_unit_test(a_leader_that_fails_tells_the_others),
         cmocka_unit_test(a_rank_that_hangs_is_lost_by_timeout),
         cmocka_unit_test(a_group_that_forms_again_goes_on_with_the_same_tokens),
+        cmocka_unit_test(a_new_rank_takes_the_sizes_that_are_settled),
+        cmocka_unit_test(a_loss_while_the_group_forms_again_takes_a_restart),
+        cmocka_unit_test(a_loss_beyond_the_restarts_is_the_last),
         cmocka_unit_test(an_engine_that_forms_again_can_be_destroyed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

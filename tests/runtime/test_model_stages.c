@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Models in stages: ranks that are processes, each with an executor that carries out the same plans. */
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -247,6 +248,86 @@ static void a_stage_that_is_lost_is_an_error(void **state)
     coll_rig_run_with_deaths(2, 1U << 1, die_in_a_stage, &job);
 }
 
+/* ---- links of one rank that fail one by one ---- */
+
+enum { LAST_STAGE_RANKS = 2, FAILED_RANK = 3, FAILED_TENSOR_RANK = 1 };
+
+typedef struct watcher {
+    coll_t *world;
+    const _Atomic uint32_t *n_done;
+} watcher_t;
+
+/* What the launcher's group tells the leader in the end. */
+static void *give_up_on_the_last_stage(void *arg)
+{
+    const watcher_t *watcher = arg;
+    coll_rig_await(watcher->n_done, LAST_STAGE_RANKS);
+    coll_abort(watcher->world, FAILED_RANK);
+    return NULL;
+}
+
+static void collect_nothing(rank_t *rank, const _Atomic uint32_t *n_done)
+{
+    watcher_t watcher = {.world = rank->world, .n_done = n_done};
+    pthread_t thread;
+    step_result_t result;
+    assert_int_equal(pthread_create(&thread, NULL, give_up_on_the_last_stage, &watcher), 0);
+    assert_status(executor_collect(rank->rig.executor, &result), WEFT_ERR_PEER_GONE);
+    pthread_join(thread, NULL);
+}
+
+static void decode_with_a_failed_last_stage(coll_rig_rank_t *self)
+{
+    _Atomic uint32_t *n_done = self->shared;
+    rank_t rank;
+    uint32_t who = COLL_NO_RANK;
+    open_rank(&rank, self);
+    plan_prefills(&rank, 0);
+    collect(&rank, 0, 0);
+    if (rank.shard.stage == 1) {
+        coll_abort(rank.tensor, FAILED_TENSOR_RANK);
+    }
+    plan_decodes(&rank, 0, 0);
+    if (self->rank == 0) {
+        collect_nothing(&rank, n_done);
+    } else if (rank.shard.stage == 1) {
+        assert_status(coll_status(rank.world, &who), WEFT_ERR_PEER_GONE);
+        assert_int_equal(who, FAILED_RANK);
+        atomic_fetch_add(n_done, 1);
+    }
+    close_rank(&rank);
+}
+
+static void a_stage_whose_tensor_group_failed_sends_nothing(void **state)
+{
+    (void)state;
+    job_t job = {.model = "llama", .stages = 2, .tensor_size = 2};
+    coll_rig_run(4, decode_with_a_failed_last_stage, &job);
+}
+
+static void decode_without_input(coll_rig_rank_t *self)
+{
+    rank_t rank;
+    uint32_t who = 0;
+    open_rank(&rank, self);
+    plan_prefills(&rank, 0);
+    collect(&rank, 0, 0);
+    if (self->rank == FAILED_RANK) {
+        coll_abort(rank.world, 1);
+        plan_decodes(&rank, 0, 0);
+        assert_status(coll_status(rank.tensor, &who), WEFT_ERR_PEER_GONE);
+        assert_int_equal(who, COLL_NO_RANK); /* it was one of another stage */
+    }
+    close_rank(&rank);
+}
+
+static void a_rank_that_got_nothing_adds_nothing(void **state)
+{
+    (void)state;
+    job_t job = {.model = "llama", .stages = 2, .tensor_size = 2};
+    coll_rig_run(4, decode_without_input, &job);
+}
+
 /* A rank's share of the model, as bytes of weights. */
 static size_t weights_of(const model_source_t *source, const k_ops_t *ops, uint32_t stage,
                          uint32_t stages)
@@ -288,6 +369,8 @@ int main(void)
         cmocka_unit_test(more_stages_and_stages_cut_over_ranks_give_the_tokens),
         cmocka_unit_test(two_steps_are_on_their_way_at_a_time),
         cmocka_unit_test(a_stage_that_is_lost_is_an_error),
+        cmocka_unit_test(a_stage_whose_tensor_group_failed_sends_nothing),
+        cmocka_unit_test(a_rank_that_got_nothing_adds_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -92,6 +92,10 @@ static void row_from_slot_with_two_tokens(step_plan_t *plan)
     plan->rows[1].start = 62;
     plan->rows[1].n_tokens = 2;
 }
+static void row_with_a_flag_that_is_none(step_plan_t *plan)
+{
+    plan->rows[0].flags = STEP_ROW_ALL + 1;
+}
 static void row_told_of_its_own_tokens(step_plan_t *plan)
 {
     plan->rows[0].flags = STEP_ROW_TOLD;
@@ -133,6 +137,7 @@ static void step_plan_check_refuses_every_broken_field(void **state)
         row_slot,
         row_without_tokens,
         row_from_slot_with_two_tokens,
+        row_with_a_flag_that_is_none,
         row_told_of_its_own_tokens,
         rows_told_of_more_than_there_are,
         row_past_the_context,

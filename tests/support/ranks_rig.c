@@ -144,16 +144,29 @@ static void abort_groups(const ranks_seat_t *seat, uint32_t rank)
     }
 }
 
+static void shut_down(int fd)
+{
+    if (fd >= 0) {
+        (void)shutdown(fd, SHUT_RDWR);
+    }
+}
+
 static void *watch(void *arg)
 {
+    enum { WAKE = RANKS_RIG_MAX, FAIL, EVENTS };
     ranks_seat_t *seat = arg;
-    struct pollfd fds[RANKS_RIG_MAX + 1];
+    struct pollfd fds[EVENTS];
     for (uint32_t i = 0; i < RANKS_RIG_MAX; i++) {
         fds[i] = (struct pollfd){.fd = seat->live[i], .events = POLLIN};
     }
-    fds[RANKS_RIG_MAX] = (struct pollfd){.fd = seat->wake, .events = POLLIN};
-    (void)poll(fds, RANKS_RIG_MAX + 1, -1);
-    for (uint32_t i = 0; i < RANKS_RIG_MAX && fds[RANKS_RIG_MAX].revents == 0; i++) {
+    fds[WAKE] = (struct pollfd){.fd = seat->wake, .events = POLLIN};
+    fds[FAIL] = (struct pollfd){.fd = seat->fail, .events = POLLIN};
+    (void)poll(fds, EVENTS, -1);
+    for (uint32_t i = 0; i < RANKS_RIG_MAX && fds[FAIL].revents != 0; i++) {
+        shut_down(seat->live[i]);
+        shut_down(seat->meet[i]);
+    }
+    for (uint32_t i = 0; i < RANKS_RIG_MAX && fds[WAKE].revents == 0; i++) {
         if (fds[i].revents != 0) {
             abort_groups(seat, i);
             break;
@@ -199,6 +212,12 @@ static void part(void *user)
     close_sockets(seat);
 }
 
+static bool loses_again(ranks_seat_t *seat)
+{
+    const uint32_t nth = seat->n_forms++;
+    return seat->rank == 0 && nth > 0 && nth <= seat->config->losses_again;
+}
+
 static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
                           engine_links_t *links_out)
 {
@@ -215,6 +234,9 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
         .is_deterministic = true,
         .exchange = exchange,
     };
+    if (loses_again(seat)) {
+        return weft_diag(diag, WEFT_ERR_PEER_GONE, "a rank went on the way");
+    }
     weft_status_t status = seat->rank == 0 ? accept_all(seat) : connect_all(seat);
     if (status >= 0) {
         status = coll_create(&coll, diag, &seat->world);
@@ -243,6 +265,12 @@ static void cancel(void *user)
     count_up(((ranks_seat_t *)user)->cancel);
 }
 
+static void tell_of_failure(void *user, const char *why)
+{
+    (void)why;
+    count_up(((ranks_seat_t *)user)->fail);
+}
+
 /* ---- processes ------------------------------------------------------------------------------- */
 
 static void open_seat(ranks_seat_t *seat, const ranks_rig_config_t *config)
@@ -250,6 +278,7 @@ static void open_seat(ranks_seat_t *seat, const ranks_rig_config_t *config)
     *seat = (ranks_seat_t){.config = config,
                            .wake = -1,
                            .cancel = -1,
+                           .fail = -1,
                            .address = {.sun_family = AF_UNIX},
                            .address_bytes = sizeof(sa_family_t)};
     struct sockaddr *address = (struct sockaddr *)&seat->address;
@@ -274,6 +303,7 @@ static engine_ranks_t ranks_of(ranks_seat_t *seat, const engine_options_t *optio
         .form = form,
         .part = part,
         .cancel = cancel,
+        .fail = tell_of_failure,
     };
 }
 
@@ -292,7 +322,15 @@ static void open_events(ranks_seat_t *seat)
 {
     seat->wake = eventfd(0, EFD_CLOEXEC);
     seat->cancel = eventfd(0, EFD_CLOEXEC);
-    assert_true(seat->wake >= 0 && seat->cancel >= 0);
+    seat->fail = eventfd(0, EFD_CLOEXEC);
+    assert_true(seat->wake >= 0 && seat->cancel >= 0 && seat->fail >= 0);
+}
+
+static const engine_options_t *options_of(const ranks_rig_config_t *config, bool is_spare)
+{
+    return is_spare && config->spare_options.device != NULL ? &config->spare_options
+           : config->follower_options.device != NULL        ? &config->follower_options
+                                                            : &config->options;
 }
 
 /* The whole life of a follower; it never returns to the test. */
@@ -303,8 +341,7 @@ static void be_follower(ranks_rig_t *rig, uint32_t rank, int gate)
     weft_diag_t diag = {0};
     model_source_t *source = NULL;
     const ranks_rig_config_t *config = &rig->config;
-    const engine_options_t *options =
-        config->follower_options.device != NULL ? &config->follower_options : &config->options;
+    const engine_options_t *options = options_of(config, gate >= 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (gate >= 0 && read(gate, &go, 1) != 1) {
         _exit(FOLLOWER_ENDED_ILL); /* a spare waits until it is needed, or killed */
@@ -408,6 +445,7 @@ static void wait_for_followers(ranks_rig_t *rig, bool must_be_well)
     }
     close(rig->seat.wake);
     close(rig->seat.cancel);
+    close(rig->seat.fail);
     close(rig->seat.listener);
 }
 

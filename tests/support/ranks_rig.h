@@ -21,9 +21,11 @@ typedef struct ranks_rig_config {
     bool is_replicated; /* every rank has the whole model */
     uint32_t stages;    /* that the model lies in; 0: one */
     uint32_t restarts;
-    uint32_t timeout_ms; /* of a collective; 0: a minute */
+    uint32_t losses_again; /* times that the leader's forming again ends with a rank lost */
+    uint32_t timeout_ms;   /* of a collective; 0: a minute */
     engine_options_t options;
     engine_options_t follower_options; /* device NULL: those of the leader */
+    engine_options_t spare_options;    /* device NULL: those of the rank it takes the place of */
 } ranks_rig_config_t;
 
 /* What a rank meets the others by. */
@@ -37,6 +39,8 @@ typedef struct ranks_seat {
     int live[RANKS_RIG_MAX]; /* the same; nothing is sent: it ends with its process */
     int wake;                /* an eventfd that ends the watcher */
     int cancel;              /* one that ends a form */
+    int fail;                /* one that tells the others that this rank is lost */
+    uint32_t n_forms;        /* so far */
     bool is_watching;
     pthread_t watcher;
     coll_t *world;
