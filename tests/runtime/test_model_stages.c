@@ -307,12 +307,16 @@ static void a_stage_whose_tensor_group_failed_sends_nothing(void **state)
 
 static void decode_without_input(coll_rig_rank_t *self)
 {
+    _Atomic uint32_t *n_done = self->shared;
     rank_t rank;
     uint32_t who = 0;
     open_rank(&rank, self);
     plan_prefills(&rank, 0);
     collect(&rank, 0, 0);
-    if (self->rank == FAILED_RANK) {
+    if (self->rank == 0) {
+        atomic_fetch_add(n_done, 1); /* the failure, which all hear of, may come now */
+    } else if (self->rank == FAILED_RANK) {
+        coll_rig_await(n_done, 1);
         coll_abort(rank.world, 1);
         plan_decodes(&rank, 0, 0);
         assert_status(coll_status(rank.tensor, &who), WEFT_ERR_PEER_GONE);
