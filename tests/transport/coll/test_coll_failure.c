@@ -49,11 +49,15 @@ static void work_until_failure(coll_rig_rank_t *self, coll_t *coll)
     }
 }
 
-static void expect_failure(coll_t *coll, weft_status_t expected)
+/* Returns when all n survivors have seen it: who ended before would look like a death. */
+static void expect_failure(coll_rig_rank_t *self, coll_t *coll, weft_status_t expected, uint32_t n)
 {
+    board_t *board = self->shared;
     uint32_t rank = COLL_NO_RANK;
     assert_status(coll_status(coll, &rank), expected);
     assert_int_equal(rank, LOST);
+    atomic_fetch_add(&board->n_failed, 1);
+    coll_rig_await(&board->n_failed, n);
 }
 
 /* ---- death ------------------------------------------------------------------------------------- */
@@ -84,7 +88,7 @@ static void run_death(coll_rig_rank_t *self)
         start_killer(self, 1 + test_random_below(&random, 60));
     }
     work_until_failure(self, coll);
-    expect_failure(coll, WEFT_ERR_PEER_GONE);
+    expect_failure(self, coll, WEFT_ERR_PEER_GONE, N_RANKS - 1);
     coll_destroy(coll);
 }
 
@@ -119,7 +123,7 @@ static void run_pair_death(coll_rig_rank_t *self)
     } else {
         coll_receive(coll, self->queue, LOST, big, sizeof(big));
     }
-    expect_failure(coll, WEFT_ERR_PEER_GONE);
+    expect_failure(self, coll, WEFT_ERR_PEER_GONE, 2);
     coll_destroy(coll);
 }
 
@@ -133,7 +137,6 @@ static void senders_and_receivers_see_the_death_of_their_peer(void **state)
 
 static void run_stop(coll_rig_rank_t *self)
 {
-    board_t *board = self->shared;
     coll_config_t config = coll_rig_config(self, self->user);
     weft_diag_t diag = {.text = ""};
     coll_t *coll = NULL;
@@ -146,12 +149,10 @@ static void run_stop(coll_rig_rank_t *self)
     }
     memset(out, 0x11, sizeof(out));
     coll_all_reduce(coll, self->queue, in, out, N_ELEMENTS, COLL_F32);
-    expect_failure(coll, WEFT_ERR_TIMEOUT);
+    expect_failure(self, coll, WEFT_ERR_TIMEOUT, N_RANKS - 1);
     coll_all_reduce(coll, self->queue, in, out, 1, COLL_F32); /* nothing happens any more */
     assert_int_equal(*(const unsigned char *)out, 0x11);
-    atomic_fetch_add(&board->n_failed, 1);
     if (self->rank == 0) {
-        coll_rig_await(&board->n_failed, N_RANKS - 1);
         (void)kill(self->pids[LOST], SIGKILL);
     }
     coll_destroy(coll);
@@ -183,10 +184,8 @@ static void run_abort(coll_rig_rank_t *self)
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, abort_group, coll), 0);
     coll_barrier(coll, self->queue);
-    expect_failure(coll, WEFT_ERR_PEER_GONE);
+    expect_failure(self, coll, WEFT_ERR_PEER_GONE, N_RANKS - 1);
     assert_int_equal(pthread_join(thread, NULL), 0);
-    atomic_fetch_add(&board->n_failed, 1);
-    coll_rig_await(&board->n_failed, N_RANKS - 1); /* before ending looks like a death */
     coll_destroy(coll);
 }
 
