@@ -408,7 +408,7 @@ static void break_executor(void *user, uint32_t tokens)
 {
     executor_t *executor = user;
     (void)tokens;
-    executor->limits.max_slots = 0;
+    executor->limits.max_tokens = 0;
 }
 
 static void a_leader_that_fails_tells_the_others(void **state)

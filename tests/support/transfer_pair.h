@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "tests/support/transfer_rig.h"
+#include "tests/support/zmq_tsan.h"
 
 enum { TOKENS = 16, PROMPT = 5 * TOKENS - 3, PROMPT_BLOCKS = 5 };
 
