@@ -22,6 +22,12 @@ collect_ignore = [] if os.environ.get("WEFT_TEST_INTEROP") else ["interop"]
 NAME = "smollm2"
 
 
+# What runs the tests in the background may have had these ignored, which every program inherits.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
+
+
 def wait_for(condition, seconds=60, what="the condition"):
     """Polls until condition() is true, and returns what it said."""
     deadline = time.monotonic() + seconds
