@@ -2,13 +2,11 @@
 #include "cli/data_parallel_machines.h"
 
 #include <arpa/inet.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
+#include "launcher/launch_address.h"
 #include "launcher/launch_group.h"
 
 #define WEFT_LOG_MODULE "data-parallel"
@@ -22,30 +20,6 @@ struct data_parallel_machines {
 };
 
 /* ---- this machine's address ------------------------------------------------------------------ */
-
-/* What this machine is to who listens at host:port; no packet is sent to find out. */
-static bool address_towards(const char *host, uint16_t port, char *out, size_t size)
-{
-    const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_DGRAM};
-    struct addrinfo *found = NULL;
-    struct sockaddr_storage own;
-    socklen_t length = sizeof(own);
-    char service[8];
-    snprintf(service, sizeof(service), "%u", port);
-    if (getaddrinfo(host, service, &hints, &found) != 0) {
-        return false;
-    }
-    const int fd = socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    const bool is_found = fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
-                          getsockname(fd, (struct sockaddr *)&own, &length) == 0 &&
-                          getnameinfo((struct sockaddr *)&own, length, out, (socklen_t)size, NULL,
-                                      0, NI_NUMERICHOST) == 0;
-    if (fd >= 0) {
-        close(fd);
-    }
-    freeaddrinfo(found);
-    return is_found;
-}
 
 bool data_parallel_is_any_host(const char *host)
 {
@@ -69,7 +43,7 @@ static weft_status_t own_host(const data_parallel_machines_config_t *config, wef
         snprintf(out, size, "%s", o->host);
         return WEFT_OK;
     }
-    return address_towards(o->data_parallel_address, (uint16_t)o->data_parallel_rpc_port, out, size)
+    return launch_address_towards(o->data_parallel_address, out, size)
                ? WEFT_OK
                : weft_diag(diag, WEFT_ERR_NOT_FOUND,
                            "--data-parallel-address %s: no way there; --host names the address of "

@@ -3,9 +3,14 @@
 
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <netdb.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/compiler.h"
+
+#define SOME_PORT "9" /* nothing is sent there */
 
 /* Digits alone: strtoul would take signs and blanks. */
 static bool parse_port(const char *text, uint16_t *port_out)
@@ -136,4 +141,27 @@ bool launch_address_is_private(const char *address)
 {
     return launch_address_is_loopback(address) ||
            is_in_any(address, private_networks, WEFT_ARRAY_LEN(private_networks));
+}
+
+bool launch_address_towards(const char *host, char *out, size_t size)
+{
+    const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_DGRAM};
+    struct addrinfo *list = NULL;
+    struct sockaddr_storage mine;
+    socklen_t length = sizeof(mine);
+    bool is_found = false;
+    if (getaddrinfo(host, SOME_PORT, &hints, &list) != 0) {
+        return false;
+    }
+    const int fd = socket(list->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, list->ai_addr, list->ai_addrlen) == 0 &&
+        getsockname(fd, (struct sockaddr *)&mine, &length) == 0) {
+        is_found = getnameinfo((struct sockaddr *)&mine, length, out, (socklen_t)size, NULL, 0,
+                               NI_NUMERICHOST) == 0;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    freeaddrinfo(list);
+    return is_found;
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/diag.h"
@@ -31,3 +32,6 @@ weft_status_t launch_address_parse(const char *text, weft_diag_t *diag,
  */
 bool launch_address_is_private(const char *address);
 bool launch_address_is_loopback(const char *address);
+
+/* The address of ours by which the system would send to host; nothing is sent to find out. */
+bool launch_address_towards(const char *host, char *out, size_t size);

@@ -16,8 +16,7 @@
 #define WEFT_LOG_MODULE "ranks"
 #include "base/log.h"
 
-#define LOOPBACK  "127.0.0.1"
-#define SOME_PORT "9" /* nothing is sent there */
+#define LOOPBACK "127.0.0.1"
 
 /* ---- mpirun ---------------------------------------------------------------------------------- */
 
@@ -48,30 +47,6 @@ static bool host_of_mpirun(char host_out[LAUNCH_HOST_BYTES])
     return true;
 }
 
-/* The address of ours by which the system would send to host. */
-static bool address_towards(const char *host, char host_out[LAUNCH_HOST_BYTES])
-{
-    const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_DGRAM};
-    struct addrinfo *list = NULL;
-    struct sockaddr_storage mine;
-    socklen_t length = sizeof(mine);
-    bool is_found = false;
-    if (getaddrinfo(host, SOME_PORT, &hints, &list) != 0) {
-        return false;
-    }
-    const int fd = socket(list->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, list->ai_addr, list->ai_addrlen) == 0 &&
-        getsockname(fd, (struct sockaddr *)&mine, &length) == 0) {
-        is_found = getnameinfo((struct sockaddr *)&mine, length, host_out, LAUNCH_HOST_BYTES, NULL,
-                               0, NI_NUMERICHOST) == 0;
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
-    freeaddrinfo(list);
-    return is_found;
-}
-
 /* The first of our addresses that is not for this host alone. */
 static bool first_address(char host_out[LAUNCH_HOST_BYTES])
 {
@@ -95,7 +70,7 @@ static bool first_address(char host_out[LAUNCH_HOST_BYTES])
 static void my_address(char host_out[LAUNCH_HOST_BYTES])
 {
     char mpirun[LAUNCH_HOST_BYTES];
-    if (host_of_mpirun(mpirun) && address_towards(mpirun, host_out)) {
+    if (host_of_mpirun(mpirun) && launch_address_towards(mpirun, host_out, LAUNCH_HOST_BYTES)) {
         return;
     }
     if (!first_address(host_out) && gethostname(host_out, LAUNCH_HOST_BYTES) != 0) {
