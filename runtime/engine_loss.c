@@ -107,6 +107,7 @@ void engine_lose_rank(engine_t *engine)
 {
     note_loss(engine);
     forget_steps(engine);
+    engine_kv_lose(engine);
     if (engine->restarts_left == 0 || atomic_load(&engine->is_stopping) ||
         !begin_regrouping(engine)) {
         give_up(engine);
@@ -147,6 +148,9 @@ bool engine_regain_ranks(engine_t *engine)
         return false;
     }
     join_regrouping(engine);
+    if (again->status >= 0) {
+        again->status = engine_kv_meet(engine, &again->diag);
+    }
     if (again->status < 0) {
         end_failed_regrouping(engine);
         return true;

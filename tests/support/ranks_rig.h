@@ -57,6 +57,13 @@ typedef struct ranks_rig {
     int spare_gates[RANKS_RIG_MAX];
 } ranks_rig_t;
 
+/*
+ * The two halves of try, for several rigs in one test: all fork before one leads, since processes are
+ * forked before there are threads.
+ */
+void ranks_rig_fork(ranks_rig_t *rig, const ranks_rig_config_t *config);
+weft_status_t ranks_rig_lead(ranks_rig_t *rig, weft_diag_t *diag);
+
 /* The status engine_create ended with is given back; all but WEFT_OK: only end is to be called. */
 weft_status_t ranks_rig_try(ranks_rig_t *rig, const ranks_rig_config_t *config, weft_diag_t *diag);
 void ranks_rig_open(ranks_rig_t *rig, const ranks_rig_config_t *config);
