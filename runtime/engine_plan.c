@@ -132,7 +132,7 @@ static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *
 
 static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_tokens)
 {
-    plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens);
+    plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens, 0);
     plan->limits.max_embeddings = plan->embeds ? plan->max_slots : 0;
     plan->model_limits = (model_limits_t){
         .max_rows = plan->limits.max_tokens,
