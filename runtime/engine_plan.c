@@ -151,6 +151,7 @@ static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_
         .max_rows = plan->limits.max_tokens,
         .max_outputs = plan->limits.max_outputs,
         .max_context = plan->max_context,
+        .max_lora_rank = plan->max_lora_rank,
     };
 }
 
@@ -353,6 +354,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
         .budget_bytes = available,
+        .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
     };
     status = check_store_options(plan, options, diag);
     if (status == WEFT_OK) {
