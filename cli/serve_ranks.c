@@ -328,7 +328,7 @@ weft_status_t serve_ranks_follow(serve_ranks_t *ranks, weft_diag_t *diag)
     model_source_t *source = NULL;
     serve_signals_t *signals = NULL;
     weft_status_t status =
-        serve_signals_begin(&ranks->engine, ranks->config.api->shutdown_timeout, &signals);
+        serve_signals_begin(&ranks->engine, ranks->config.shutdown_timeout_s, &signals);
     if (status == WEFT_OK) {
         status = model_source_open(ranks->config.model, diag, &source);
     }

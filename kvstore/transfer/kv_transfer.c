@@ -265,6 +265,16 @@ uint16_t kv_transfer_port(const kv_transfer_t *transfer)
     return kv_side_channel_port(transfer->channel);
 }
 
+uint32_t kv_transfer_tp_size(const kv_transfer_t *transfer)
+{
+    return transfer->setup.tp_size;
+}
+
+uint32_t kv_transfer_pp_size(const kv_transfer_t *transfer)
+{
+    return transfer->setup.pp_size;
+}
+
 kv_side_channel_t *kv_transfer_side_channel(kv_transfer_t *transfer)
 {
     return transfer->channel;

@@ -75,6 +75,8 @@ void kv_transfer_destroy(kv_transfer_t *transfer);
 const kv_transfer_config_t *kv_transfer_config(const kv_transfer_t *transfer);
 const char *kv_transfer_engine_id(const kv_transfer_t *transfer);
 uint16_t kv_transfer_port(const kv_transfer_t *transfer); /* of the side channel */
+uint32_t kv_transfer_tp_size(const kv_transfer_t *transfer);
+uint32_t kv_transfer_pp_size(const kv_transfer_t *transfer);
 kv_side_channel_t *kv_transfer_side_channel(kv_transfer_t *transfer);
 
 /* ---- ranks ----------------------------------------------------------------------------------- */
