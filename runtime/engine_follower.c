@@ -177,7 +177,7 @@ static weft_status_t recover(follower_t *follower, weft_status_t status, weft_di
 {
     engine_t *engine = follower->engine;
     uint32_t rank = COLL_NO_RANK;
-    const weft_status_t loss = engine_group_state(&engine->group, &rank);
+    const weft_status_t loss = engine_group_cause(&engine->group, &rank);
     if (loss >= 0) { /* it is this rank */
         const char *why = diag->text[0] != '\0' ? diag->text : weft_strerror(status);
         weft_log_error("rank=%u cannot go on: %s", engine->group.rank, why);

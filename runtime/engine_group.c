@@ -329,6 +329,17 @@ weft_status_t engine_group_state(const engine_group_t *group, uint32_t *rank_out
     return tensor;
 }
 
+/* Who hangs is found by the collective that waited for it; who went, by the first connection to end. */
+weft_status_t engine_group_cause(const engine_group_t *group, uint32_t *rank_out)
+{
+    const engine_ranks_t *ranks = &group->ranks;
+    const weft_status_t status = engine_group_state(group, rank_out);
+    if (status == WEFT_ERR_PEER_GONE && ranks->find_cause != NULL) {
+        *rank_out = ranks->find_cause(ranks->user, *rank_out);
+    }
+    return status;
+}
+
 weft_status_t engine_group_send(engine_group_t *group, const step_plan_t *plan,
                                 const uint32_t *masks)
 {

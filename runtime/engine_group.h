@@ -78,6 +78,9 @@ static inline bool engine_group_is_formed(const engine_group_t *group)
 /* WEFT_OK, or why a collective or the group failed; rank_out: whose fault, or COLL_NO_RANK. */
 weft_status_t engine_group_state(const engine_group_t *group, uint32_t *rank_out);
 
+/* The same, once it has failed: the first cause, where it can be told. May wait a moment. */
+weft_status_t engine_group_cause(const engine_group_t *group, uint32_t *rank_out);
+
 /* Leader: the plan, to all others; masks as step_wire_encode takes them. */
 weft_status_t engine_group_send(engine_group_t *group, const step_plan_t *plan,
                                 const uint32_t *masks);

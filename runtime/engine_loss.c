@@ -53,7 +53,7 @@ bool engine_has_lost_rank(const engine_t *engine)
 static void note_loss(engine_t *engine)
 {
     uint32_t rank = COLL_NO_RANK;
-    const weft_status_t status = engine_group_state(&engine->group, &rank);
+    const weft_status_t status = engine_group_cause(&engine->group, &rank);
     engine_describe_loss(status, rank, &engine->loss);
     atomic_fetch_add(status == WEFT_ERR_TIMEOUT ? &engine->gauges.rank_timeouts
                                                 : &engine->gauges.rank_losses,

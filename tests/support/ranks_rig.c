@@ -265,6 +265,12 @@ static void cancel(void *user)
     count_up(((ranks_seat_t *)user)->cancel);
 }
 
+static uint32_t name_cause(void *user, uint32_t suspect)
+{
+    const ranks_seat_t *seat = user;
+    return seat->config->cause > 0 ? seat->config->cause : suspect;
+}
+
 static void tell_of_failure(void *user, const char *why)
 {
     (void)why;
@@ -303,6 +309,7 @@ static engine_ranks_t ranks_of(ranks_seat_t *seat, const engine_options_t *optio
         .form = form,
         .part = part,
         .cancel = cancel,
+        .find_cause = name_cause,
         .fail = tell_of_failure,
     };
 }

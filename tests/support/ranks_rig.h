@@ -23,6 +23,7 @@ typedef struct ranks_rig_config {
     uint32_t restarts;
     uint32_t losses_again; /* times that the leader's forming again ends with a rank lost */
     uint32_t timeout_ms;   /* of a collective; 0: a minute */
+    uint32_t cause;        /* the rank that the leader's group knows to be lost first; 0: no word */
     engine_options_t options;
     engine_options_t follower_options; /* device NULL: those of the leader */
     engine_options_t spare_options;    /* device NULL: those of the rank it takes the place of */
