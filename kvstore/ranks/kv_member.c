@@ -13,9 +13,11 @@
 #include "base/log.h"
 #include "kvstore/ranks/kv_tier_ranks.h"
 
-#define INSIST_NS    (5 * WEFT_NS_PER_SECOND) /* that puts wait for a busy tier, in all */
-#define PAUSE_NS     100000
-#define UNSENT_RETRY 1000000 /* until reports that could not be sent are tried again, in ns */
+#define INSIST_NS (5 * WEFT_NS_PER_SECOND) /* that puts wait for a busy tier, in all */
+#define PAUSE_NS  100000
+#define UNSENT_NS WEFT_NS_PER_MS /* until reports that could not be sent are tried again */
+#define PULLING_NS                                                                                 \
+    (100 * WEFT_NS_PER_MS) /* from one look at peers that are read from to the next */
 
 /* A reading that rank 0 waits for. */
 typedef struct read {
@@ -57,23 +59,18 @@ void kv_member_wake(void *user)
     pthread_mutex_unlock(&member->wake_lock);
 }
 
-/* False: it is to stop. */
-static bool wait_for_wake(kv_member_t *member, bool has_unsent)
+/* Until woken, or patience_ns has passed (0: for ever). False: it is to stop. */
+static bool wait_for_wake(kv_member_t *member, uint64_t patience_ns)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += UNSENT_RETRY;
-    if (until.tv_nsec >= (long)WEFT_NS_PER_SECOND) {
-        until.tv_nsec -= (long)WEFT_NS_PER_SECOND;
-        until.tv_sec++;
-    }
+    const uint64_t until_ns = weft_clock_ns() + patience_ns;
+    const struct timespec until = {.tv_sec = (time_t)(until_ns / WEFT_NS_PER_SECOND),
+                                   .tv_nsec = (long)(until_ns % WEFT_NS_PER_SECOND)};
+    int error = 0;
     pthread_mutex_lock(&member->wake_lock);
-    while (!member->is_woken && !member->is_stopping) {
-        if (!has_unsent) {
-            pthread_cond_wait(&member->woken, &member->wake_lock);
-        } else if (pthread_cond_timedwait(&member->woken, &member->wake_lock, &until) != 0) {
-            break;
-        }
+    while (!member->is_woken && !member->is_stopping && error == 0) {
+        error = patience_ns == 0
+                    ? pthread_cond_wait(&member->woken, &member->wake_lock)
+                    : pthread_cond_timedwait(&member->woken, &member->wake_lock, &until);
     }
     member->is_woken = false;
     const bool goes_on = !member->is_stopping;
@@ -294,6 +291,9 @@ weft_status_t kv_member_obey(kv_member_t *member, const void *bytes, size_t n, w
         status = kv_crew_flush(member->config.crew);
     }
     pthread_mutex_unlock(&member->lock);
+    if (member->transfer != NULL) {
+        kv_member_wake(member); /* it may have to look sooner now */
+    }
     return status < 0 ? weft_diag(diag, status, "orders of rank 0 for KV blocks: %s",
                                   weft_strerror(status))
                       : WEFT_OK;
@@ -301,7 +301,15 @@ weft_status_t kv_member_obey(kv_member_t *member, const void *bytes, size_t n, w
 
 /* ---- the thread ------------------------------------------------------------------------------ */
 
-static bool poll_all(kv_member_t *member)
+/* When to look again at the latest: that a peer is gone nobody wakes us for. */
+static uint64_t patience_of(const kv_member_t *member)
+{
+    return kv_crew_has_unsent(member->config.crew)                                ? UNSENT_NS
+           : member->transfer != NULL && kv_transfer_is_pulling(member->transfer) ? PULLING_NS
+                                                                                  : 0;
+}
+
+static uint64_t poll_all(kv_member_t *member)
 {
     pthread_mutex_lock(&member->lock);
     poll_tiers(member);
@@ -309,17 +317,17 @@ static bool poll_all(kv_member_t *member)
         (void)kv_transfer_poll(member->transfer);
     }
     (void)kv_crew_flush(member->config.crew); /* what is missing is said where orders are taken */
-    const bool has_unsent = kv_crew_has_unsent(member->config.crew);
+    const uint64_t patience_ns = patience_of(member);
     pthread_mutex_unlock(&member->lock);
-    return has_unsent;
+    return patience_ns;
 }
 
 static void *run(void *user)
 {
     kv_member_t *member = user;
-    bool has_unsent = false;
-    while (wait_for_wake(member, has_unsent)) {
-        has_unsent = poll_all(member);
+    uint64_t patience_ns = 0;
+    while (wait_for_wake(member, patience_ns)) {
+        patience_ns = poll_all(member);
     }
     return NULL;
 }

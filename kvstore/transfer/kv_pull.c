@@ -346,6 +346,11 @@ void kv_pull_end(kv_pull_t *pull)
     kv_transfer_plan_wake(transfer);
 }
 
+bool kv_transfer_is_pulling(const kv_transfer_t *transfer)
+{
+    return transfer->pulls != NULL;
+}
+
 uint32_t kv_transfer_landing_blocks(const kv_transfer_t *transfer)
 {
     return transfer->landing_blocks;

@@ -181,6 +181,7 @@ uint32_t kv_pull_tokens_in_the_end(const kv_pull_t *pull);
 
 /* Done or given up; the peer is told that its blocks may go. pull is dead. NULL is fine. */
 void kv_pull_end(kv_pull_t *pull);
+bool kv_transfer_is_pulling(const kv_transfer_t *transfer); /* some pull has not ended */
 /* Blocks of ended pulls that are still written to: free soon, wake says when. */
 uint32_t kv_transfer_landing_blocks(const kv_transfer_t *transfer);
 
