@@ -322,6 +322,9 @@ engine_stats_t engine_stats(const engine_t *engine)
         .pull_queries = atomic_load(&g->pull_queries),
         .pull_hits = atomic_load(&g->pull_hits),
         .preemptions = atomic_load(&g->preemptions),
+        .max_drafts = engine->plan.draft.n_tokens,
+        .drafts = atomic_load(&g->drafts),
+        .draft_tokens = atomic_load(&g->draft_tokens),
         .ranks = engine->n_ranks > 0 ? engine->n_ranks : 1,
         .rank_losses = atomic_load(&g->rank_losses),
         .rank_timeouts = atomic_load(&g->rank_timeouts),
@@ -329,6 +332,10 @@ engine_stats_t engine_stats(const engine_t *engine)
         .events = kv_publisher_stats(engine->publisher),
     };
     memcpy(&stats.store, store, sizeof(stats.store));
+    static_assert(ENGINE_MAX_DRAFTS == STEP_MAX_DRAFTS, "one for each place");
+    for (uint32_t i = 0; i < ENGINE_MAX_DRAFTS; i++) {
+        stats.accepted[i] = atomic_load(&g->accepted[i]);
+    }
     return stats;
 }
 

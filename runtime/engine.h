@@ -218,6 +218,8 @@ const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *reques
  */
 const float *engine_request_embedding(const engine_request_t *request);
 
+#define ENGINE_MAX_DRAFTS 16 /* tokens of one guess */
+
 /* Read from any thread; set once a step, and when the engine falls idle. */
 typedef struct engine_stats {
     uint32_t running; /* samples */
@@ -234,10 +236,15 @@ typedef struct engine_stats {
     uint64_t pull_queries;      /* prompt tokens asked of other workers */
     uint64_t pull_hits;         /* of them, brought */
     uint64_t preemptions;
-    uint32_t ranks;         /* that run the model */
-    uint64_t rank_losses;   /* of ranks that went */
-    uint64_t rank_timeouts; /* of ranks that did not answer */
-    uint64_t regroupings;   /* times the group formed again */
+    uint32_t max_drafts;   /* of a guess; 0: none are made */
+    uint64_t drafts;       /* rows whose following tokens were guessed */
+    uint64_t draft_tokens; /* guessed */
+    uint64_t
+        accepted[ENGINE_MAX_DRAFTS]; /* of them, those that were right, by place in the guess */
+    uint32_t ranks;                  /* that run the model */
+    uint64_t rank_losses;            /* of ranks that went */
+    uint64_t rank_timeouts;          /* of ranks that did not answer */
+    uint64_t regroupings;            /* times the group formed again */
     kv_store_stats_t store;
     kv_publisher_stats_t events;
 } engine_stats_t;

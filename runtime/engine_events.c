@@ -205,6 +205,7 @@ sched_events_t engine_events(engine_t *engine)
         .on_retired = on_retired,
         .mask_state = mask_state,
         .write_mask = write_mask,
+        .draft = engine_draft,
         .on_pull_failed = on_pull_failed,
         .on_hold = on_hold,
         .settle = engine->device->ops->is_host ? NULL : settle,

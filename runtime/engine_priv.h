@@ -17,6 +17,7 @@
 
 #include "kvstore/hash/kv_hash.h"
 #include "runtime/constraint.h"
+#include "runtime/draft_config.h"
 #include "runtime/engine.h"
 #include "runtime/engine_group.h"
 #include "runtime/executor.h"
@@ -133,6 +134,7 @@ typedef struct engine_plan {
     double pin_quota;
     bool admits_all; /* to the disk */
     bool embeds;
+    draft_config_t draft;
     size_t budget_bytes;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
@@ -161,6 +163,9 @@ typedef struct engine_gauges {
     atomic_uint_fast64_t pull_queries;
     atomic_uint_fast64_t pull_hits;
     atomic_uint_fast64_t preemptions;
+    atomic_uint_fast64_t drafts;
+    atomic_uint_fast64_t draft_tokens;
+    atomic_uint_fast64_t accepted[STEP_MAX_DRAFTS];
     atomic_uint_fast64_t rank_losses;
     atomic_uint_fast64_t rank_timeouts;
     atomic_uint_fast64_t regroupings;
@@ -278,6 +283,10 @@ weft_status_t engine_fingerprint(const engine_t *engine, const model_source_t *s
 /* The same of the model alone: blocks of one can be made into blocks of the other. */
 weft_status_t engine_model_fingerprint(const engine_t *engine, const model_source_t *source,
                                        uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES]);
+
+/* engine_draft.c: whether a request's tokens may be guessed; guesses for sequences (sched_events_t). */
+bool engine_may_draft(const engine_t *engine, const step_sampling_t *sampling, bool has_mask);
+void engine_draft(void *user, sched_seq_t *const *seqs, uint32_t n);
 
 /* engine_transfer.c: nothing without --kv-transfer-config. */
 weft_status_t engine_transfer_create(engine_t *engine, const engine_options_t *options,

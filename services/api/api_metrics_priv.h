@@ -41,6 +41,7 @@ struct api_metrics {
     weft_series_t *tiers[KV_TIER_COUNT][TIER_ROWS];
     weft_series_t *tier_read_time[KV_TIER_COUNT];
     weft_series_t *waiting_for_capacity;
+    weft_series_t *accepted[ENGINE_MAX_DRAFTS]; /* made with the first look, as many as guessed */
     weft_series_t *ranks_gone;
     weft_series_t *ranks_timed_out;
     weft_series_t *rejected;
