@@ -44,12 +44,6 @@ static size_t product(size_t a, size_t b, bool *overflow)
     return a * b;
 }
 
-static size_t sum(size_t a, size_t b, bool *overflow)
-{
-    *overflow = *overflow || b > SIZE_MAX - a;
-    return *overflow ? 0 : a + b;
-}
-
 /* One head of one layer of a block; sets s->scales. */
 static size_t size_slice(const kv_layout_t *layout, kv_strides_t *s, bool *overflow)
 {
@@ -57,9 +51,8 @@ static size_t size_slice(const kv_layout_t *layout, kv_strides_t *s, bool *overf
     if (layout->scale_bytes == 0) {
         return tokens;
     }
-    const size_t scales = product(2 * (size_t)layout->scale_bytes, layout->block_tokens, overflow);
-    s->scales = sum(tokens, 3, overflow) / 4 * 4;
-    return sum(s->scales, scales, overflow);
+    s->scales = tokens;
+    return product(layout->block_tokens, s->token + 2 * (size_t)layout->scale_bytes, overflow);
 }
 
 static kv_strides_t strides_of(const kv_layout_t *layout, const kv_group_t *group,
@@ -111,6 +104,11 @@ static weft_status_t check_extents(const kv_layout_t *layout, uint32_t n_blocks,
             return weft_diag(diag, WEFT_ERR_INVALID,
                              "KV layout: group %u has %u layers, %u heads of %u elements", i,
                              group->layers, group->heads, group->head_dim);
+        }
+        if (layout->scale_bytes > 0 && group->head_dim % 2 != 0) {
+            return weft_diag(diag, WEFT_ERR_INVALID,
+                             "KV layout: heads of %u elements with scales: not an even number",
+                             group->head_dim);
         }
     }
     return WEFT_OK;

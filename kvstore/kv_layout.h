@@ -11,7 +11,7 @@
  * head. They follow the tokens of their head of a layer, so that what a slice of heads is stays one
  * extent:
  *
- *   N C elements [token][K, V][head_dim], filled up to a multiple of 4 bytes; then f32 [K, V][token]
+ *   N C elements [token][K, V][head_dim], then f32 [K, V][token]; head_dim is even
  *
  * Bytes of a block = heads × layers × tokens × 2 × (head_dim × element size + scale size), summed over
  * nothing else: each group has its own blocks.
@@ -60,7 +60,8 @@ typedef struct kv_layout {
 /*
  * Fills strides and block_bytes from the other fields. n_blocks matters to KV_ORDER_LBHNC alone,
  * where a layer holds all blocks.
- * WEFT_ERR_INVALID: a zero extent, block_tokens not a power of two. WEFT_ERR_TOO_LARGE: overflow.
+ * WEFT_ERR_INVALID: a zero extent, block_tokens not a power of two, scales where head_dim is odd.
+ * WEFT_ERR_TOO_LARGE: overflow.
  */
 weft_status_t kv_layout_init(kv_layout_t *layout, uint32_t n_blocks, weft_diag_t *diag);
 

@@ -69,7 +69,7 @@ SIMT_DEVICE float *scale_at(const k_cuda_head_form_t &form, uint64_t head, uint3
                             uint32_t part)
 {
     const uint64_t codes = (uint64_t)form.block_tokens * 2 * form.head_dim;
-    return reinterpret_cast<float *>(head + (codes + 3) / 4 * 4) + part * form.block_tokens + token;
+    return reinterpret_cast<float *>(head + codes) + part * form.block_tokens + token;
 }
 
 SIMT_DEVICE float read_element(const k_cuda_head_form_t &form, uint64_t head, uint32_t token,

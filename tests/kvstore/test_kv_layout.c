@@ -55,7 +55,6 @@ static void default_order_keeps_a_block_and_its_heads_contiguous(void **state)
     assert_int_equal(layout.strides[0].part, 8 * 2);
 }
 
-/* Orders, an odd number of elements: scales begin at a multiple of 4 behind the tokens of their head. */
 static void scales_follow_the_tokens_of_their_head(void **state)
 {
     (void)state;
@@ -65,13 +64,15 @@ static void scales_follow_the_tokens_of_their_head(void **state)
         layout.element_bytes = 1;
         layout.scale_bytes = 4;
         layout.block_tokens = 1;
-        layout.groups[0].head_dim = 7;
+        layout.groups[0].head_dim = 6;
         assert_int_equal(kv_layout_init(&layout, 5, NULL), WEFT_OK);
         const kv_strides_t *s = &layout.strides[0];
         const size_t slice = orders[o] == KV_ORDER_BHLNC ? s->layer : s->head;
-        assert_int_equal(s->scales, 16);
-        assert_int_equal(slice, 16 + 2 * 4);
+        assert_int_equal(s->scales, 12);
+        assert_int_equal(slice, 12 + 2 * 4);
         assert_int_equal(layout.block_bytes[0], 3 * 2 * slice);
+        layout.groups[0].head_dim = 7;
+        assert_int_equal(kv_layout_init(&layout, 5, NULL), WEFT_ERR_INVALID);
     }
     kv_layout_t plain = small_layout(KV_ORDER_BHLNC);
     assert_int_equal(kv_layout_init(&plain, 5, NULL), WEFT_OK);
