@@ -44,13 +44,31 @@ static size_t product(size_t a, size_t b, bool *overflow)
     return a * b;
 }
 
+static size_t sum(size_t a, size_t b, bool *overflow)
+{
+    *overflow = *overflow || b > SIZE_MAX - a;
+    return *overflow ? 0 : a + b;
+}
+
+/* One head of one layer of a block; sets s->scales. */
+static size_t size_slice(const kv_layout_t *layout, kv_strides_t *s, bool *overflow)
+{
+    const size_t tokens = product(layout->block_tokens, s->token, overflow);
+    if (layout->scale_bytes == 0) {
+        return tokens;
+    }
+    const size_t scales = product(2 * (size_t)layout->scale_bytes, layout->block_tokens, overflow);
+    s->scales = sum(tokens, 3, overflow) / 4 * 4;
+    return sum(s->scales, scales, overflow);
+}
+
 static kv_strides_t strides_of(const kv_layout_t *layout, const kv_group_t *group,
                                uint32_t n_blocks, bool *overflow)
 {
     kv_strides_t s = {0};
     s.part = product(group->head_dim, layout->element_bytes, overflow);
     s.token = product(2, s.part, overflow);
-    const size_t head = product(layout->block_tokens, s.token, overflow);
+    const size_t head = size_slice(layout, &s, overflow);
 
     switch (layout->order) {
     case KV_ORDER_BHLNC:
@@ -109,7 +127,7 @@ weft_status_t kv_layout_init(kv_layout_t *layout, uint32_t n_blocks, weft_diag_t
         bool overflow = false;
         const kv_strides_t strides = strides_of(layout, group, n_blocks, &overflow);
         const size_t slices = product(group->layers, group->heads, &overflow);
-        const size_t slice = product(layout->block_tokens, strides.token, &overflow);
+        const size_t slice = layout->order == KV_ORDER_BHLNC ? strides.layer : strides.head;
         const size_t bytes = product(slices, slice, &overflow);
         (void)product(n_blocks, bytes, &overflow);
         if (overflow) {
