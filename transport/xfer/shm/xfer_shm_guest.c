@@ -44,7 +44,7 @@ weft_status_t xfer_shm_map(xfer_port_t *base, const xfer_memory_t *memory, weft_
     const bool is_vram = memory->space == XFER_VRAM;
     weft_status_t status = WEFT_OK;
     if (is_vram) {
-        status = memory->fd < 0 ? WEFT_ERR_UNSUPPORTED : xfer_shm_vram_open(port, memory->device);
+        status = xfer_shm_vram_open(port, memory->device);
     } else if (memory->space != XFER_DRAM) {
         status = WEFT_ERR_UNSUPPORTED;
     }
@@ -60,7 +60,7 @@ weft_status_t xfer_shm_map(xfer_port_t *base, const xfer_memory_t *memory, weft_
                                   .fd = -1,
                                   .fd_offset = memory->fd_offset,
                                   .is_vram = is_vram};
-    if (is_vram || is_mappable(memory)) {
+    if (is_vram ? memory->fd >= 0 : is_mappable(memory)) {
         region->fd = fcntl(memory->fd, F_DUPFD_CLOEXEC, 0); /* failed: it goes by the kernel */
     }
     const xfer_shm_key_t key = {
