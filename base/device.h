@@ -46,8 +46,11 @@ typedef struct weft_device_ops {
     const char *name; /* as in --device */
     bool is_host;     /* its memory is the host's */
 
+    int (*count)(void); /* how many there are to be opened; NULL: one */
     weft_status_t (*open)(int index, weft_diag_t *diag, weft_device_t **device_out);
     void (*close)(weft_device_t *device);
+    /* Of the hardware: the same in every process of this host; NULL: there is one. */
+    uint64_t (*id)(const weft_device_t *device);
     /* Zeroed, aligned to 4096 bytes. WEFT_ERR_NO_MEMORY before touching what does not fit. */
     weft_status_t (*alloc)(weft_device_t *device, size_t bytes, uint32_t flags,
                            weft_mem_t *mem_out);
@@ -90,7 +93,8 @@ struct weft_device {
 
 /*
  * name: "cuda", "cpu", or "auto" for the best one this machine has; with ":1" and so on that index
- * instead of the argument's. Unknown names: the known ones listed.
+ * instead of the argument's, which counts on from the first again where there are fewer. Unknown names:
+ * the known ones listed.
  */
 weft_status_t weft_device_open(const char *name, int index, weft_diag_t *diag,
                                weft_device_t **device_out);

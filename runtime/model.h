@@ -48,9 +48,8 @@ weft_status_t model_create(const model_source_t *source, const model_shard_t *sh
                            model_t **model_out);
 void model_destroy(model_t *model); /* NULL is fine */
 
-/* The ranks have met anew. */
-void model_set_tensor(model_t *model, coll_t *tensor);
-void model_set_world(model_t *model, coll_t *world);
+/* The ranks have met anew: the groups of this shard instead of those there were. */
+void model_set_groups(model_t *model, const model_shard_t *shard);
 
 const model_shard_t *model_shard(const model_t *model);
 const model_config_t *model_config(const model_t *model);       /* of the whole, as the file says */
