@@ -35,6 +35,13 @@ typedef struct weft_mem {
     int fd; /* what another process can map: a memfd (cpu), an allocation's (cuda); -1: none */
 } weft_mem_t;
 
+/* One of many copies. */
+typedef struct weft_copy {
+    uint64_t to; /* the device's addresses, multiples of 16, as is bytes */
+    uint64_t from;
+    uint64_t bytes;
+} weft_copy_t;
+
 typedef struct weft_device_ops {
     const char *name; /* as in --device */
     bool is_host;     /* its memory is the host's */
@@ -51,6 +58,7 @@ typedef struct weft_device_ops {
     /*
      * Maps memory that another process exported (its fd, received over a socket; stays the
      * caller's). WEFT_ERR_MALFORMED: smaller than bytes, or it could still be cut short under us.
+     * Nothing uses it any more when it is freed.
      */
     weft_status_t (*import)(weft_device_t *device, int fd, size_t bytes, weft_mem_t *mem_out);
     size_t (*memory_available)(const weft_device_t *device); /* bytes; a container's limit counts */
@@ -60,6 +68,13 @@ typedef struct weft_device_ops {
     void (*close_queue)(weft_queue_t *queue);
     /* dst and src may each be host or device memory. */
     void (*copy)(weft_queue_t *queue, void *dst, const void *src, size_t bytes);
+    /*
+     * copies [n], up to 65535 that do not overlap and are not longer than max_bytes, as one piece of
+     * work. The list lies where the device reads it and stays until then. Sides are memory of devices,
+     * or WEFT_MEM_HOST. NULL: there is only copy.
+     */
+    void (*copy_many)(weft_queue_t *queue, const weft_copy_t *copies, uint32_t n,
+                      uint64_t max_bytes);
     void (*fill)(weft_queue_t *queue, void *dst, uint8_t value, size_t bytes);
     weft_event_t *(*record)(weft_queue_t *queue); /* one of a ring of 64; no allocation */
     /* What is enqueued from now on begins after the event, which may be another queue's. */

@@ -362,6 +362,16 @@ static void cuda_copy(weft_queue_t *queue, void *dst, const void *src, size_t by
     }
 }
 
+static void cuda_copy_many(weft_queue_t *queue, const weft_copy_t *copies, uint32_t n,
+                           uint64_t max_bytes)
+{
+    if (use(queue)) {
+        (void)note(queue,
+                   (cudaError_t)weft_device_cuda_copy_many(copies, n, max_bytes, queue->stream),
+                   "a copy of many pieces");
+    }
+}
+
 static void cuda_fill(weft_queue_t *queue, void *dst, uint8_t value, size_t bytes)
 {
     if (bytes > 0 && use(queue)) {
@@ -436,6 +446,7 @@ const weft_device_ops_t weft_device_cuda = {
     .open_queue = cuda_open_queue,
     .close_queue = cuda_close_queue,
     .copy = cuda_copy,
+    .copy_many = cuda_copy_many,
     .fill = cuda_fill,
     .record = cuda_record,
     .follow = cuda_follow,

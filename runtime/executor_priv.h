@@ -115,8 +115,8 @@ typedef struct step {
     uint32_t n_prompt_seqs;
     uint32_t n_sampled;
     uint32_t n_embeddings;
-    uint32_t sampling; /* SAMPLING_* where the vocabulary is cut, else 0 */
     bool has_adapters;
+    uint32_t sampling; /* SAMPLING_* where the vocabulary is cut, else 0 */
 } step_t;
 
 /*
