@@ -359,7 +359,7 @@ static void a_killed_peer_is_gone(void **state)
 int main(void)
 {
     static size_t numbers[2] = {0, 1};
-    for (size_t i = 0; i < 1; i++) {
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(children); i++) {
         fabric_config_t config = config_of(backends[i]);
         config.has_thread = true;
         if (!fabric_child_start(&config, NULL, &children[i])) {
@@ -367,6 +367,6 @@ int main(void)
             return 77;
         }
     }
-    const struct CMUnitTest tests[] = {TESTS_OF(0)};
+    const struct CMUnitTest tests[] = {TESTS_OF(0), TESTS_OF(1)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
