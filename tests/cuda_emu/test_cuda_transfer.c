@@ -116,8 +116,8 @@ static engine_options_t options_of(const char *device, const char *role, uint32_
     static char configs[2][128];
     engine_options_t options = engine_rig_options();
     char *config = configs[strcmp(role, "kv_consumer") == 0];
-    snprintf(config, sizeof(configs[0]),
-             "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"%s\"}", role);
+    snprintf(config, sizeof(configs[0]), "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"%s\"}",
+             role);
     options.device = device;
     options.max_model_len = 96;
     options.kv_transfer_config = config;

@@ -14,13 +14,15 @@
 
 #define BATCHES     16 /* on their way; fewer than a queue keeps events */
 #define LIST_PIECES 8192
-#define BATCH_BYTES (UINT64_C(128) << 20) /* a cancelled transfer waits for no more than some of these */
-#define SMALL_BYTES (UINT64_C(16) << 20)  /* from here on the device's own copy is as fast */
-#define SLICE_BYTES (UINT64_C(256) << 10) /* of a list: the kernel's grid is as wide as the longest */
-#define DMA_FROM    (UINT64_C(64) << 10)  /* between host and device, engines are better then */
-#define AWAKE_NS    WEFT_NS_PER_MS
-#define LOOK_NS     50000
-#define ALIGNMENT   16
+#define BATCH_BYTES                                                                                \
+    (UINT64_C(128) << 20) /* a cancelled transfer waits for no more than some of these */
+#define SMALL_BYTES (UINT64_C(16) << 20) /* from here on the device's own copy is as fast */
+#define SLICE_BYTES                                                                                \
+    (UINT64_C(256) << 10)              /* of a list: the kernel's grid is as wide as the longest */
+#define DMA_FROM  (UINT64_C(64) << 10) /* between host and device, engines are better then */
+#define AWAKE_NS  WEFT_NS_PER_MS
+#define LOOK_NS   50000
+#define ALIGNMENT 16
 
 struct xfer_vram {
     weft_device_t *device;

@@ -301,8 +301,8 @@ void *xfer_tcp_find_memory(const xfer_tcp_port_t *port, const xfer_tcp_piece_t *
                            bool *is_vram_io)
 {
     const xfer_tcp_region_t *region = find_region(port, piece->region);
-    if (region == NULL || (region->is_vram && is_vram_io == NULL) || piece->offset > region->bytes ||
-        piece->bytes > region->bytes - piece->offset) {
+    if (region == NULL || (region->is_vram && is_vram_io == NULL) ||
+        piece->offset > region->bytes || piece->bytes > region->bytes - piece->offset) {
         return NULL;
     }
     if (region->is_vram) {

@@ -360,7 +360,7 @@ struct xfer_tcp_guest {
     struct {
         uint8_t slice;
         int8_t status;
-        uint64_t batch; /* of the GPU, that has to end before */
+        uint64_t batch;          /* of the GPU, that has to end before */
     } acks[XFER_TCP_MAX_SLICES]; /* [n_acks], of writes, to be sent */
     unsigned n_acks;
     bool has_to_confirm; /* notifications */

@@ -160,8 +160,7 @@ weft_status_t xfer_tcp_serve_trailer(xfer_tcp_guest_t *guest, const xfer_tcp_eve
     }
     guest->acks[guest->n_acks].batch = 0;
     if (status == WEFT_OK && guest->received_slot > 0) {
-        guest->acks[guest->n_acks].batch =
-            xfer_tcp_stage_land(&guest->stage, guest->received_slot);
+        guest->acks[guest->n_acks].batch = xfer_tcp_stage_land(&guest->stage, guest->received_slot);
         guest->received_slot = 0;
     }
     drop_slot(guest, &guest->received_slot);

@@ -12,8 +12,7 @@ weft_status_t xfer_tcp_stage_open(xfer_tcp_stage_t *stage, xfer_vram_t *vram)
     }
     weft_device_t *device = xfer_vram_space(vram);
     if (stage->slots == NULL) {
-        stage->slots =
-            weft_calloc(XFER_TCP_STAGE_SLOTS, sizeof(*stage->slots), "xfer_tcp.stage");
+        stage->slots = weft_calloc(XFER_TCP_STAGE_SLOTS, sizeof(*stage->slots), "xfer_tcp.stage");
     }
     if (stage->slots == NULL) {
         return WEFT_ERR_NO_MEMORY;
