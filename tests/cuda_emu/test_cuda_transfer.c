@@ -4,7 +4,6 @@
  * block sizes; and two engines on the GPU, of which one prefills and the other decodes.
  */
 #include "base/log.h"
-#include "runtime/engine_priv.h"
 #include "tests/cuda_emu/cuda_check.h"
 #include "tests/support/engine_rig.h"
 #include "tests/support/transfer_pair.h"
