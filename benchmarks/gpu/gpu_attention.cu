@@ -3,7 +3,7 @@
  * gpu_attention: paged attention on a real GPU: is it right, are its bits the same however a row is
  * computed, how fast is it. Under a minute.
  *
- *   gpu_attention [--path=auto|mma|hopper] [--only=bits,check,decode,prefill,rope,copy]
+ *   gpu_attention [--path=auto|mma|hopper] [--only=bits,check,decode,spread,prefill,rope,copy]
  *                 [--copy-gbs=N] [--matmul-tflops=N] [--block=TOKENS]
  *
  * The ceilings are measured (copy) or given (matmul: what cuBLAS reaches on this card). Exit code 1:
@@ -503,6 +503,7 @@ static bool has_same_bits(const shape_t &shape, const char *name, const std::vec
 
 static const way_t ways[] = {
     {"decode", 1, true, true, true, K_CUDA_ATTENTION_MMA},
+    {"decode auto", 1, true, true, true, K_CUDA_ATTENTION_AUTO},
     {"decode unsplit", 1, true, false, false, K_CUDA_ATTENTION_MMA},
     {"verify 4", 4, true, true, true, K_CUDA_ATTENTION_MMA},
     {"verify 11", 11, true, true, false, K_CUDA_ATTENTION_MMA},
@@ -743,6 +744,25 @@ static void bench_decode(void)
     }
 }
 
+/* How many sequences are too few for one block an item. */
+static void bench_spread(void)
+{
+    const k_cuda_attention_path_t before = options.path;
+    printf("decode, one block an item and spread, us\n");
+    for (uint32_t batch : {1u, 2u, 4u, 8u, 16u}) {
+        for (uint32_t tokens : {256u, 1024u, 4096u}) {
+            load_t load = load_make(batch, tokens, 1);
+            options.path = K_CUDA_ATTENTION_HOPPER;
+            const double one = time_load(load, 1, 5, 20);
+            options.path = K_CUDA_ATTENTION_SPREAD;
+            const double spread = time_load(load, 1, 5, 20);
+            printf("  batch %2u x %5u: %6.2f %6.2f\n", batch, tokens, one, spread);
+            load_free(&load);
+        }
+    }
+    options.path = before;
+}
+
 static void bench_prefill(void)
 {
     printf("prefill (8B shape, bf16, causal, blocks of %u; ceiling %.0f TFLOP/s)\n", options.block,
@@ -857,11 +877,15 @@ int main(int argc, char **argv)
     if (is_wanted("check")) {
         check_shapes();
     }
-    if (is_wanted("copy") || is_wanted("decode") || is_wanted("prefill") || is_wanted("rope")) {
+    if (is_wanted("copy") || is_wanted("decode") || is_wanted("spread") || is_wanted("prefill") ||
+        is_wanted("rope")) {
         bench_copy();
     }
     if (is_wanted("decode")) {
         bench_decode();
+    }
+    if (is_wanted("spread")) {
+        bench_spread();
     }
     if (is_wanted("prefill")) {
         bench_prefill();
