@@ -7,7 +7,7 @@
  * were packed as lanes want their fragments; its part of x lies beside. The parts are added
  * in order. Many tokens: each warp has a unit of its own and all of K; stages of x are shared.
  */
-#include "kernels/cuda/linear_mma.cuh"
+#include "kernels/cuda/linear_ring.cuh"
 
 /* ---- few tokens ------------------------------------------------------------------------------ */
 
