@@ -206,9 +206,10 @@ uint32_t graph_ops_of(const model_t *model)
     const model_config_t *config = &model->config;
     const bool is_cut = model_shard_is_cut(&model->shard);
     const bool scales_sums = is_cut && config->residual_scale != 1 && !config->has_post_norms;
-    const uint32_t attention = config->mla.kv_latent > 0
-                                   ? 1U << K_OP_mla_write | 1U << K_OP_mla_attention
-                                   : 1U << K_OP_rope_kv_write | 1U << K_OP_attention;
+    const uint32_t attention =
+        config->mla.kv_latent > 0
+            ? 1U << K_OP_head_linear | 1U << K_OP_mla_write | 1U << K_OP_mla_attention
+            : 1U << K_OP_rope_kv_write | 1U << K_OP_attention;
     uint32_t ops = ALWAYS | attention | activations[config->activation];
     ops |= is_cut ? OF_SLICES : OF_WHOLE_ROWS;
     if (config->has_post_norms || config->residual_scale != 1) {

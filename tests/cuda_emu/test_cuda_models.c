@@ -12,8 +12,18 @@ enum { VOCAB = 320, LONGEST = 116, BLOCK = 16, SEQUENCES = 4 };
 #define ROUNDED     0.06  /* of the range of logits: any logit, so half the gap of a clear choice */
 #define ROUNDED_SUM 0.004 /* the same of a token's log-probability, on average over a sequence */
 
-static const char *const models[] = {"llama", "llama-rope-llama3", "mistral",        "qwen2",
-                                     "qwen3", "llama-gguf-f32",    "llama-gguf-q8_0"};
+static const char *const models[] = {"llama",
+                                     "llama-rope-llama3",
+                                     "mistral",
+                                     "qwen2",
+                                     "qwen3",
+                                     "llama-gguf-f32",
+                                     "llama-gguf-q8_0",
+                                     "mixtral",
+                                     "qwen3-moe",
+                                     "gpt-oss-mxfp4",
+                                     "deepseek-v2",
+                                     "deepseek-v3"};
 
 static const step_limits_t limits = {.max_slots = 1,
                                      .max_tokens = 128,
