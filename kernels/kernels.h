@@ -159,6 +159,7 @@ typedef struct k_seq {
     uint32_t row;
     uint32_t rows;
     uint32_t start;              /* tokens of the sequence already in the cache */
+    uint32_t adapter;            /* of the tables of k_lora_t, counted from 1; 0: none */
     const uint32_t *block_table; /* block ids; entry i holds tokens [i·block_tokens, …) */
     const int32_t *history; /* token ids of the sequence from position 0; gather_tokens reads it */
 } k_seq_t;
@@ -329,6 +330,58 @@ typedef struct k_clamped_mul_args {
     size_t y_stride;
     float limit;
 } k_clamped_mul_args_t;
+
+/*
+ * What an adapter adds to a linear: y += scale · b (a x) (LoRA: Hu et al. 2021). Device memory.
+ * Entry i of a table of them is adapter i + 1; rank 0: that one leaves this linear alone.
+ */
+typedef struct k_lora {
+    const float *a; /* [rank, in] */
+    const float *b; /* [rank, out]: transposed, as it is read */
+    uint32_t rank;
+    float scale;
+} k_lora_t;
+
+/* low = a x, for the rows whose sequence has an adapter.   x [rows, in] activations */
+typedef struct k_lora_shrink_args {
+    const k_lora_t *table;
+    const k_seq_t *seqs; /* covering the rows in order */
+    uint32_t n_seqs;
+    uint32_t rows;
+    const void *x;
+    size_t x_stride;
+    uint32_t in;
+    float *low; /* [rows, max_rank] */
+    uint32_t max_rank;
+} k_lora_shrink_args_t;
+
+/* y += scale · b low, for the same rows.   y [rows, out] of y_dtype: f32 or activations */
+typedef struct k_lora_expand_args {
+    const k_lora_t *table;
+    const k_seq_t *seqs;
+    uint32_t n_seqs;
+    uint32_t rows;
+    const float *low; /* [rows, max_rank] */
+    uint32_t max_rank;
+    void *y;
+    k_dtype_t y_dtype;
+    size_t y_stride;
+    uint32_t out;
+} k_lora_expand_args_t;
+
+/* The adapter's entry for a row, NULL: none, or it leaves the linear alone. */
+static inline const k_lora_t *k_lora_of_row(const k_lora_t *table, const k_seq_t *seqs,
+                                            uint32_t n_seqs, uint32_t row)
+{
+    uint32_t first = 0; /* the last sequence that begins at or before the row */
+    for (uint32_t n = n_seqs; n > 1;) {
+        const uint32_t half = n / 2;
+        first += seqs[first + half].row <= row ? half : 0;
+        n -= half;
+    }
+    const uint32_t adapter = seqs[first].adapter;
+    return adapter > 0 && table[adapter - 1].rank > 0 ? &table[adapter - 1] : NULL;
+}
 
 /* x = cap · tanh(x / cap).   x [rows, dim] f32: logits */
 typedef struct k_softcap_args {

@@ -110,6 +110,18 @@ static weft_status_t check_store_options(engine_plan_t *plan, const engine_optio
     return WEFT_OK;
 }
 
+static weft_status_t plan_drafts(engine_plan_t *plan, const engine_options_t *options,
+                                 const model_shard_t *shard, weft_diag_t *diag)
+{
+    const weft_status_t status =
+        draft_config_parse(options->speculative_config, diag, &plan->draft);
+    if (status >= 0 && plan->draft.n_tokens > 0 && shard != NULL && shard->stages > 1) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--speculative-config: not with --pipeline-parallel-size yet");
+    }
+    return status;
+}
+
 /* Whether requests get embeddings: what the file says, unless told. */
 static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *options,
                                    const model_config_t *config, weft_diag_t *diag)
@@ -132,12 +144,14 @@ static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *
 
 static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_tokens)
 {
-    plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens);
+    plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens,
+                                plan->draft.n_tokens);
     plan->limits.max_embeddings = plan->embeds ? plan->max_slots : 0;
     plan->model_limits = (model_limits_t){
         .max_rows = plan->limits.max_tokens,
         .max_outputs = plan->limits.max_outputs,
         .max_context = plan->max_context,
+        .max_lora_rank = plan->max_lora_rank,
     };
 }
 
@@ -340,8 +354,12 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
         .budget_bytes = available,
+        .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
     };
     status = check_store_options(plan, options, diag);
+    if (status == WEFT_OK) {
+        status = plan_drafts(plan, options, place->shard, diag);
+    }
     if (status == WEFT_OK) {
         status = choose_runner(plan, options, config, diag);
     }

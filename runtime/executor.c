@@ -127,7 +127,8 @@ static void count_sampled(executor_t *executor, const step_plan_t *plan)
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         const step_row_t *row = &plan->rows[i];
         if ((row->flags & STEP_ROW_SAMPLE) != 0) {
-            executor->slots[row->slot].n_tokens++;
+            executor->slots[row->slot].n_tokens += 1 + row->n_drafts;
+            executor->slots[row->slot].n_unsure = row->n_drafts;
         }
     }
 }
@@ -198,7 +199,8 @@ static void fetch_outputs(executor_t *executor, const step_plan_t *plan, const s
     outputs->n_prompt = step->n_prompt;
     outputs->n_embeddings = step->n_embeddings;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
-        outputs->is_sampled[i] = (plan->rows[i].flags & STEP_ROW_SAMPLE) != 0;
+        const bool is_sampled = (plan->rows[i].flags & STEP_ROW_SAMPLE) != 0;
+        outputs->n_samples[i] = is_sampled ? 1 + plan->rows[i].n_drafts : 0;
     }
     if (model_shard_is_last(model_shard(executor->model))) {
         executor_copy(executor, outputs->rows, executor->device.sampled,
@@ -229,12 +231,27 @@ weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan)
     return WEFT_OK;
 }
 
+/* What follows drafts moves out from among the rows' first samples. */
+static uint32_t part_drafted(outputs_t *outputs)
+{
+    uint32_t n = 0;
+    uint32_t n_drafted = 0;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < outputs->n_rows; i++) {
+        for (uint32_t j = 0; j < outputs->n_samples[i]; j++, at++) {
+            k_sampled_t *to = j == 0 ? &outputs->rows[n++] : &outputs->drafted[n_drafted++];
+            *to = outputs->rows[at];
+        }
+    }
+    return n;
+}
+
 /* The sampled rows lie packed at the front; from the last on, each moves to its row's place. */
 static void spread_rows(outputs_t *outputs)
 {
-    uint32_t sampled = outputs->n_sampled;
+    uint32_t sampled = part_drafted(outputs);
     for (uint32_t i = outputs->n_rows; i-- > 0;) {
-        if (outputs->is_sampled[i]) {
+        if (outputs->n_samples[i] > 0) {
             sampled--;
             outputs->rows[i] = outputs->rows[sampled];
         }
@@ -266,6 +283,7 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
         .step = outputs->step,
         .n_rows = outputs->n_rows,
         .rows = outputs->rows,
+        .drafted = outputs->drafted,
         .prompt = outputs->prompt,
         .n_prompt = outputs->n_prompt,
         .embeddings = outputs->embeddings,

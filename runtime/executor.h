@@ -47,6 +47,8 @@ typedef struct step_result {
     uint64_t step;
     uint32_t n_rows;         /* as in the plan */
     const k_sampled_t *rows; /* [n_rows]; of rows with STEP_ROW_SAMPLE */
+    /* What was sampled after drafts, [n_drafts] of each row, in row order. */
+    const k_sampled_t *drafted;
     /* Prompt log-probabilities, for rows that asked, in row order: entry j of a row with start s
      * is about history token s + j + 1. A row has one for each of its tokens, but the newest token
      * of a history has none: nothing is known after it. */

@@ -20,9 +20,11 @@
 /* What the host knows of a sequence; its tokens and block table lie on the device. */
 typedef struct slot {
     uint32_t n_tokens; /* of its history; a sampled token counts from its launch on */
+    uint32_t n_unsure; /* the last of them, sampled after drafts: the next row tells which are */
     uint32_t prompt_tokens;
     uint32_t n_blocks; /* of its block table */
     uint32_t n_bias;
+    uint32_t adapter;
     step_sampling_t sampling;
     uint64_t step; /* the last one with a row of it */
 } slot_t;
@@ -33,8 +35,8 @@ typedef struct slot {
  */
 typedef struct inputs {
     k_seq_t *seqs;           /* [max_slots] */
-    k_sample_row_t *samples; /* [max_slots] */
-    uint32_t *sample_rows;   /* [max_slots] model rows that sample */
+    k_sample_row_t *samples; /* [max_samples] */
+    uint32_t *sample_rows;   /* [max_samples] model rows that sample */
     char *tail;              /* [tail_bytes] arrays of this step: see tail_t */
 } inputs_t;
 
@@ -58,7 +60,7 @@ typedef struct device_state {
     int32_t *ids;         /* [max_tokens] */
     int32_t *targets;     /* [max_tokens] */
     float *logits;        /* [max_outputs, vocab], or this rank's part of the vocabulary */
-    k_sampled_t *sampled; /* [max_slots], of sample_rows */
+    k_sampled_t *sampled; /* [max_samples], of sample_rows */
     k_sampled_t *prompt;  /* [max_tokens], of prompt_rows */
 } device_state_t;
 
@@ -84,10 +86,11 @@ typedef struct outputs {
     uint32_t n_sampled;
     uint32_t n_prompt;
     uint32_t n_embeddings;
-    k_sampled_t *rows;   /* [max_slots] */
-    k_sampled_t *prompt; /* [max_tokens] */
-    char *embeddings;    /* [max_embeddings], embedding_stride apart */
-    bool *is_sampled;    /* [max_slots] */
+    k_sampled_t *rows;    /* [max_samples] as they were sampled; then [max_slots], a row's first */
+    k_sampled_t *drafted; /* [max_samples] the others */
+    k_sampled_t *prompt;  /* [max_tokens] */
+    char *embeddings;     /* [max_embeddings], embedding_stride apart */
+    uint32_t *n_samples;  /* [max_slots] of each row */
 } outputs_t;
 
 /* The step being made. */
@@ -103,6 +106,7 @@ typedef struct step {
     uint32_t n_prompt_seqs;
     uint32_t n_sampled;
     uint32_t n_embeddings;
+    bool has_adapters;
 } step_t;
 
 /*
@@ -124,6 +128,7 @@ struct executor {
     uint32_t vocab;
     uint32_t block_tokens;
     uint32_t table_blocks;
+    uint32_t max_samples; /* of one step */
     uint32_t mask_words;
     size_t tail_bytes;
     size_t embedding_stride; /* bytes from one to the next in outputs */

@@ -419,7 +419,7 @@ static std::vector<float> scene_reference(const scene_t *s)
 {
     const size_t n = (size_t)s->shape.tokens * s->shape.q_heads * s->shape.dim;
     k_attention_args_t args = scene_args(s);
-    const k_seq_t seq = {0, s->shape.tokens, 0, s->table, nullptr};
+    const k_seq_t seq = {0, s->shape.tokens, 0, 0, s->table, nullptr};
     CHECK(cudaMemcpy(s->seqs, &seq, sizeof(seq), cudaMemcpyHostToDevice));
     float *o = device_alloc<float>(n);
     const simt_grid_t grid = {
