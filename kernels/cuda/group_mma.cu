@@ -3,11 +3,11 @@
  * Products with many matrices by mma.sync, in the steps of linear_mma.cuh.
  *
  * Few rows a matrix: blocks share out (tile of rows, unit) evenly, each a run of neighbours, so that it
- * seldom takes other rows of x; its rings of weights run on over the ends of units and matrices.
+ * seldom takes other rows of x; its loads of weights run on over the ends of units and matrices.
  * Many: a block has 64 rows and a unit for each warp.
  */
 #include "kernels/cuda/group_walk.cuh"
-#include "kernels/cuda/linear_ring.cuh"
+#include "kernels/cuda/linear_mma.cuh"
 
 typedef struct group_mma {
     linear_mma_t one; /* the first matrix; x and store are the walk's */
@@ -61,26 +61,17 @@ SIMT_DEVICE void begin_item(const group_mma_t &p, const part_t &part, const item
                   : nullptr;
 }
 
-/* Blocks that should share a multiprocessor: the walk takes registers too. */
-template <class W, int NT> constexpr int group_blocks()
-{
-    return NT > 1 ? 1 : few_blocks<W>() < 3 ? few_blocks<W>() : 3;
-}
-
 template <class W, int NT>
-static SIMT_KERNEL(32 * SPLITS, (group_blocks<W, NT>())) group_mma_few(const group_mma_t p)
+static SIMT_KERNEL(32 * SPLITS, (few_blocks<W, NT>())) group_mma_few(const group_mma_t p)
 {
-    constexpr uint32_t DEPTH = ring_depth<W>();
     SIMT_SHARED(float, parts, [2][SPLITS][NT][4][SIMT_WARP]);
     GROUP_WALK_SHARED(before);
     SIMT_DYN_SHARED(uint8_t, shared);
-    const uint32_t split = (uint32_t)simt_warp();
-    uint8_t *ring = shared + split * DEPTH * W::BYTES;
-    const part_t part = part_of(p.one, split, p.walk.tile_rows, shared + SPLITS * DEPTH * W::BYTES);
+    const part_t part = part_of(p.one, (uint32_t)simt_warp(), p.walk.tile_rows, shared);
+    typename W::raw held[held_blocks<W>()] = {};
     const uint8_t *x[NT];
     float acc[NT][4] = {};
     ahead_t ahead = {};
-    uint32_t stage = 0;
     linear_store_t store = {};
 
     simt_launch_next();
@@ -92,9 +83,7 @@ static SIMT_KERNEL(32 * SPLITS, (group_blocks<W, NT>())) group_mma_few(const gro
         begin_item<W>(p, part, coming, at);
     };
     begin_item<W>(p, part, coming, ahead);
-    for (uint32_t i = 0; i + 1 < DEPTH; i++) {
-        ring_copy<W>(part, ring, ahead, next);
-    }
+    hold_first<W>(part, held, ahead, next);
     for (uint32_t turn = 0; item.left > 0; next_item(p, before, &item), turn++) {
         if (turn == 0 || item.unit == 0) {
             const group_tile_t tile = walk_tile(p.walk, before, item.tile);
@@ -103,10 +92,9 @@ static SIMT_KERNEL(32 * SPLITS, (group_blocks<W, NT>())) group_mma_few(const gro
             point_x<NT>(part, tile.rows, x);
             store = walk_store(p.walk, tile);
         }
-        multiply_part<W, NT>(part, ring, stage, ahead, x, acc, next);
+        multiply_part<W, NT>(part, held, ahead, x, acc, next);
         finish<NT>(store, parts[turn % 2], item.unit, turn * NT, acc);
     }
-    simt_cp_async_wait<0>();
 }
 
 /* ---- many rows ------------------------------------------------------------------------------- */
@@ -127,8 +115,7 @@ template <class W> static SIMT_KERNEL(32 * WIDE_UNITS, 1) group_mma_wide(const g
     const group_tile_t tile = walk_tile(p.walk, before, blockIdx.x);
     linear_mma_t one = p.one;
     one.weights = static_cast<const char *>(p.one.weights) + tile.group * p.w_step;
-    const typename W::raw first = W::load(W::block(one.weights, at, 0, one.k_blocks),
-                                          (uint32_t)simt_lane() / 4, (uint32_t)simt_lane() % 4);
+    const typename W::raw first = load_block<W>(W::block(one.weights, at, 0, one.k_blocks));
     wide_multiply<W>(one, stages, at, first, sum,
                      [&](uint32_t i) { return i < tile.rows ? walk_x(p.walk, tile, i) : nullptr; });
     if (unit < one.units) {
@@ -160,13 +147,15 @@ template <class W, int NT>
 static cudaError_t launch_few(const group_mma_t &p, uint32_t most_tiles,
                               const linear_device_t &device, cudaStream_t stream)
 {
-    const uint32_t blocks = device.processors * group_blocks<W, NT>();
+    const uint32_t x_bytes = shared_x_bytes(p.walk.tile_rows, p.one.k_blocks);
+    const uint32_t fit = device.shared_bytes / (few_parts_bytes<NT>() + GROUP_WALK_BYTES + x_bytes);
+    const uint32_t most = few_blocks<W, NT>();
+    const uint32_t blocks = device.processors * (fit < 1 ? 1 : fit < most ? fit : most);
     const uint64_t items = (uint64_t)most_tiles * p.one.units;
     return simt_launch(group_mma_few<W, NT>,
                        {.grid = {items < blocks ? (uint32_t)items : blocks},
                         .block = {32 * SPLITS},
-                        .shared_bytes = SPLITS * ring_depth<W>() * W::BYTES +
-                                        shared_x_bytes(p.walk.tile_rows, p.one.k_blocks),
+                        .shared_bytes = x_bytes,
                         .stream = stream,
                         .overlaps_previous = true},
                        p);
@@ -197,9 +186,8 @@ static cudaError_t launch(const k_cuda_groups_t *args, const linear_device_t &de
                           cudaStream_t stream)
 {
     const uint32_t mean = groups_mean_rows(args);
-    /* the walk's array and the parts lie beside */
     const uint32_t fit =
-        few_rows<W>(linear_k_blocks(args->w.columns), device.shared_bytes - (GROUPS_MAX + 32) * 4);
+        few_rows(linear_k_blocks(args->w.columns), device.shared_bytes - GROUP_WALK_BYTES);
     if (mean > 16 || fit == 0) {
         return launch_wide<W>(args, device, stream);
     }

@@ -27,6 +27,7 @@ typedef struct group_walk {
 
 /* The shared memory of walk_begin: tiles before each matrix, and of all. */
 #define GROUP_WALK_SHARED(name) SIMT_SHARED(uint32_t, name, [GROUPS_MAX + 1])
+#define GROUP_WALK_BYTES        ((GROUPS_MAX + 32) * 4)
 
 /* One tile. */
 typedef struct group_tile {

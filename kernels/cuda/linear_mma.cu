@@ -3,11 +3,12 @@
  * y = x Wᵀ by mma.sync, any dtype, any GPU since sm_80.
  *
  * Few tokens: a block of 8 warps makes one unit of 16 rows of W after the other. Each warp walks one
- * of the fixed parts of K: its ring in shared memory has several k blocks of W on their way, which
- * were packed as lanes want their fragments; its part of x lies beside. The parts are added
- * in order. Many tokens: each warp has a unit of its own and all of K; stages of x are shared.
+ * of the fixed parts of K: several k blocks of W, which were packed as lanes want their fragments, are
+ * on their way to its registers, over the ends of units too; its part of x lies in shared memory. The
+ * parts are added in order. Many tokens: each warp has a unit of its own and all of K; stages of x
+ * are shared.
  */
-#include "kernels/cuda/linear_ring.cuh"
+#include "kernels/cuda/linear_mma.cuh"
 
 /* ---- few tokens ------------------------------------------------------------------------------ */
 
@@ -19,33 +20,28 @@ SIMT_DEVICE void begin_unit(const linear_mma_t &p, const part_t &part, ahead_t &
     at.from = unit < p.units ? W::block(p.weights, unit, part.first, p.k_blocks) : nullptr;
 }
 
-/* Units blockIdx.x, + gridDim.x, …; each warp's ring runs on over their ends. */
+/* Units blockIdx.x, + gridDim.x, … */
 template <class W, int NT>
-static SIMT_KERNEL(32 * SPLITS, NT == 1 ? few_blocks<W>() : 1) linear_mma_few(const linear_mma_t p)
+static SIMT_KERNEL(32 * SPLITS, (few_blocks<W, NT>())) linear_mma_few(const linear_mma_t p)
 {
-    constexpr uint32_t DEPTH = ring_depth<W>();
     SIMT_SHARED(float, parts, [2][SPLITS][NT][4][SIMT_WARP]);
     SIMT_DYN_SHARED(uint8_t, shared);
-    const uint32_t split = (uint32_t)simt_warp();
-    uint8_t *ring = shared + split * DEPTH * W::BYTES;
-    const part_t part = part_of(p, split, p.store.rows, shared + SPLITS * DEPTH * W::BYTES);
+    const part_t part = part_of(p, (uint32_t)simt_warp(), p.store.rows, shared);
     const auto next = [&](ahead_t &at) { begin_unit<W>(p, part, at, at.unit + gridDim.x); };
+    typename W::raw held[held_blocks<W>()] = {};
     const uint8_t *x[NT];
     float acc[NT][4] = {};
     ahead_t ahead = {};
-    uint32_t stage = 0;
 
     simt_launch_next();
     point_x<NT>(part, p.store.rows, x);
     begin_unit<W>(p, part, ahead, part.first < part.last ? blockIdx.x : p.units);
-    for (uint32_t i = 0; i + 1 < DEPTH; i++) {
-        ring_copy<W>(part, ring, ahead, next);
-    }
+    hold_first<W>(part, held, ahead, next);
     simt_wait_previous(); /* x and y are its; the weights are nobody's */
     copy_x(p, part, p.store.rows, [&](uint32_t row) { return p.x + row * p.x_stride; });
     uint32_t turn = 0;
     for (uint32_t unit = blockIdx.x; unit < p.units; unit += gridDim.x, turn++) {
-        multiply_part<W, NT>(part, ring, stage, ahead, x, acc, next);
+        multiply_part<W, NT>(part, held, ahead, x, acc, next);
         finish<NT>(p.store, parts[turn % 2], unit, turn * NT, acc);
     }
 }
@@ -62,8 +58,7 @@ template <class W> static SIMT_KERNEL(32 * WIDE_UNITS, 1) linear_mma_wide(const 
     float sum[WIDE_TOKENS / 2] = {};
 
     simt_launch_next();
-    const typename W::raw first = W::load(W::block(p.weights, at, 0, p.k_blocks),
-                                          (uint32_t)simt_lane() / 4, (uint32_t)simt_lane() % 4);
+    const typename W::raw first = load_block<W>(W::block(p.weights, at, 0, p.k_blocks));
     simt_wait_previous();
     wide_multiply<W>(p, stages, at, first, sum, [&](uint32_t i) {
         return token + i < p.store.rows ? p.x + (token + i) * p.x_stride : nullptr;
@@ -79,12 +74,14 @@ template <class W, int NT>
 static cudaError_t launch_few(const linear_mma_t &p, const linear_device_t &device,
                               cudaStream_t stream)
 {
-    const uint32_t blocks = device.processors * (NT == 1 ? few_blocks<W>() : 1);
+    const uint32_t x_bytes = shared_x_bytes(p.store.rows, p.k_blocks);
+    const uint32_t fit = device.shared_bytes / (few_parts_bytes<NT>() + x_bytes);
+    const uint32_t most = few_blocks<W, NT>();
+    const uint32_t blocks = device.processors * (fit < 1 ? 1 : fit < most ? fit : most);
     return simt_launch(linear_mma_few<W, NT>,
                        {.grid = {p.units < blocks ? p.units : blocks},
                         .block = {32 * SPLITS},
-                        .shared_bytes = SPLITS * ring_depth<W>() * W::BYTES +
-                                        shared_x_bytes(p.store.rows, p.k_blocks),
+                        .shared_bytes = x_bytes,
                         .stream = stream,
                         .overlaps_previous = true},
                        p);
@@ -113,7 +110,7 @@ template <class W>
 static cudaError_t launch_rows(linear_mma_t p, const linear_device_t &device, cudaStream_t stream)
 {
     const uint32_t rows = p.store.rows;
-    const uint32_t fit = few_rows<W>(p.k_blocks, device.shared_bytes);
+    const uint32_t fit = few_rows(p.k_blocks, device.shared_bytes);
     if (rows > 16 || fit == 0) {
         return launch_wide<W>(p, device, stream);
     }
