@@ -138,10 +138,13 @@ typedef struct k_linear_args {
  * One layer of the paged KV cache. Element (block b, head h, token t, part p of {K, V}, i) lies at
  * base + b·block_stride + h·head_stride + t·token_stride + p·part_stride + i·element size, all
  * strides in bytes; base already includes the layer's offset.
+ *
+ * K_I8: an element is its code times a scale of the token's K, or V, in this head (base/int8.h); those
+ * are f32, at base + b·block_stride + h·head_stride + scale_offset + (p·block_tokens + t)·4.
  */
 typedef struct k_kv_view {
     void *base;
-    k_dtype_t dtype; /* K_F32, K_F16, K_BF16 or K_F8 */
+    k_dtype_t dtype; /* K_F32, K_F16, K_BF16, K_F8 or K_I8 */
     uint32_t block_tokens;
     uint32_t heads;
     uint32_t head_dim;
@@ -149,7 +152,14 @@ typedef struct k_kv_view {
     size_t head_stride;
     size_t token_stride;
     size_t part_stride;
+    size_t scale_offset; /* K_I8 alone */
 } k_kv_view_t;
+
+/* What a token's K, and its V, of a head take besides elements of a type. */
+static inline uint32_t k_kv_scale_bytes(k_dtype_t dtype)
+{
+    return dtype == K_I8 ? sizeof(float) : 0;
+}
 
 /*
  * The rows [row, row + rows) of the step belong to one sequence, at positions start...

@@ -19,6 +19,7 @@ static void view_kv(const executor_config_t *config, uint32_t layers, k_kv_view_
             .head_stride = strides->head,
             .token_stride = strides->token,
             .part_stride = strides->part,
+            .scale_offset = strides->scales,
         };
     }
 }

@@ -17,7 +17,7 @@ static uint32_t units_in(size_t bytes, uint32_t q_heads, uint32_t head_dim)
 
 bool k_cuda_attention_is_supported(k_dtype_t kv, uint32_t head_dim)
 {
-    const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32;
+    const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32 || kv == K_F8 || kv == K_I8;
     return has_type && (head_dim == 16 || head_dim == 32 || head_dim == 64 || head_dim == 80 ||
                         head_dim == 96 || head_dim == 128 || head_dim == 192 || head_dim == 256);
 }
@@ -89,10 +89,11 @@ static bool is_possible(const k_attention_args_t *args)
 {
     const k_kv_view_t *kv = &args->kv;
     const uint32_t tokens = kv->block_tokens;
-    const bool is_aligned = (reinterpret_cast<uintptr_t>(kv->base) | kv->block_stride |
-                             kv->head_stride | kv->token_stride | kv->part_stride) %
-                                16 ==
-                            0;
+    const bool is_aligned =
+        (reinterpret_cast<uintptr_t>(kv->base) | kv->block_stride | kv->head_stride |
+         kv->token_stride | kv->part_stride | kv->scale_offset) %
+            16 ==
+        0;
     return k_cuda_attention_is_supported(kv->dtype, kv->head_dim) && is_aligned && tokens >= 8 &&
            tokens <= K_CUDA_ATTENTION_SEGMENT && (tokens & (tokens - 1)) == 0 &&
            args->q_heads % kv->heads == 0 && args->scale > 0;
