@@ -34,7 +34,8 @@ endif()
 
 file(GLOB weft_cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
 file(GLOB weft_cuda_host_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c
-    ${CMAKE_SOURCE_DIR}/base/*_cuda*.c ${CMAKE_SOURCE_DIR}/transport/*/*_cuda*.c)
+    ${CMAKE_SOURCE_DIR}/base/*_cuda*.c ${CMAKE_SOURCE_DIR}/transport/*/*_cuda*.c
+    ${CMAKE_SOURCE_DIR}/transport/*/cuda/*.c ${CMAKE_SOURCE_DIR}/transport/*/nccl/*.c)
 
 # The emulator's fibers and hooks are written for GCC on x86-64, and sanitizers cannot follow them.
 set(WEFT_CUDA_EMULATED OFF)

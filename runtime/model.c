@@ -349,14 +349,11 @@ void model_set_adapters(model_t *model, const adapter_table_t *adapters)
     model->adapters = adapters;
 }
 
-void model_set_tensor(model_t *model, coll_t *tensor)
+void model_set_groups(model_t *model, const model_shard_t *shard)
 {
-    model->shard.tensor = tensor;
-}
-
-void model_set_world(model_t *model, coll_t *world)
-{
-    model->shard.world = world;
+    model->shard.tensor = shard->tensor;
+    model->shard.world = shard->world;
+    model->shard.results = shard->results;
 }
 
 const model_shard_t *model_shard(const model_t *model)

@@ -196,7 +196,8 @@ void graph_add_branch(const graph_t *graph, const model_linear_t *linear, const 
 #define OF_WHOLE_ROWS (1U << K_OP_logprobs | 1U << K_OP_sample)
 #define OF_SLICES                                                                                  \
     (1U << K_OP_slice_max | 1U << K_OP_merge_max | 1U << K_OP_slice_candidates |                   \
-     1U << K_OP_merge_candidates | 1U << K_OP_slice_logprobs | 1U << K_OP_merge_logprobs)
+     1U << K_OP_merge_candidates | 1U << K_OP_slice_masses | 1U << K_OP_merge_masses |             \
+     1U << K_OP_slice_logprobs | 1U << K_OP_merge_logprobs)
 
 uint32_t graph_ops_of(const model_t *model)
 {

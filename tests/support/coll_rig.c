@@ -25,6 +25,13 @@ typedef struct rig {
 
 #define PIDS_BYTES ((size_t)4096)
 
+static const char *device_name = "cpu";
+
+void coll_rig_use_device(const char *name)
+{
+    device_name = name;
+}
+
 /* ---- the exchange: rank 0 gathers and gives all to everyone ------------------------------------- */
 
 static bool send_all(int fd, const void *data, size_t n)
@@ -114,7 +121,7 @@ static _Noreturn void run_rank(const rig_t *rig, uint32_t rank, coll_rig_fn *fn,
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* not back into the test's runner, which is another's */
     take_sockets(rig, rank, self.sockets);
-    assert_status(weft_device_open("cpu", 0, NULL, &self.device), WEFT_OK);
+    assert_status(weft_device_open(device_name, 0, NULL, &self.device), WEFT_OK);
     assert_status(self.device->ops->open_queue(self.device, &self.queue), WEFT_OK);
     fn(&self);
     self.device->ops->close_queue(self.queue);
@@ -235,7 +242,7 @@ static bool can_be_had(const char *backend)
 }
 
 static const char *const names[] = {
-#define BACKEND(name) #name,
+#define BACKEND(name, weak) #name,
 #include "transport/coll/coll_backends.def"
 #undef BACKEND
 };
