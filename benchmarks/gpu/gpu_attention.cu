@@ -292,7 +292,16 @@ typedef struct scene {
 
 static size_t element_bytes(k_dtype_t type)
 {
-    return k_dtype_info(type)->block_bytes;
+    return type == K_F32 ? 4 : type == K_F8 || type == K_I8 ? 1 : 2;
+}
+
+static const char *type_name(k_dtype_t type)
+{
+    return type == K_BF16  ? "bf16"
+           : type == K_F16 ? "f16"
+           : type == K_F8  ? "fp8"
+           : type == K_I8  ? "int8"
+                           : "f32";
 }
 
 static void scene_init(scene_t *s, const shape_t &shape, uint32_t seed)
@@ -573,7 +582,7 @@ static void check_shape(const shape_t &shape, std::vector<uint16_t> *across)
     }
     *across = base;
     printf("check: %s dim %u heads %u/%u tokens %u block %u window %u %s: %s\n",
-           k_dtype_info(shape.type)->name, shape.dim, shape.q_heads, shape.kv_heads, shape.tokens,
+           type_name(shape.type), shape.dim, shape.q_heads, shape.kv_heads, shape.tokens,
            shape.block_tokens, shape.window, orders[shape.order], wrong == 0 ? "ok" : "FAILED");
     fflush(stdout);
     failures += wrong > 0;
@@ -795,8 +804,8 @@ static void bench_copy(void)
 
 static void bench_decode(void)
 {
-    printf("decode (8B shape, %s, blocks of %u, ceiling %.0f GB/s)\n",
-           k_dtype_info(options.type)->name, options.block, options.copy_gbs);
+    printf("decode (8B shape, %s, blocks of %u, ceiling %.0f GB/s)\n", type_name(options.type),
+           options.block, options.copy_gbs);
     for (uint32_t batch : {1u, 16u, 64u}) {
         for (uint32_t tokens : {1024u, 8192u, 32768u}) {
             const double bytes = (double)batch * tokens * KV_HEADS * (double)token_bytes() +
@@ -817,7 +826,7 @@ static void bench_decode(void)
 static void bench_prefill(void)
 {
     printf("prefill (8B shape, %s, causal, blocks of %u; ceiling %.0f TFLOP/s)\n",
-           k_dtype_info(options.type)->name, options.block, options.matmul_tflops);
+           type_name(options.type), options.block, options.matmul_tflops);
     for (uint32_t tokens : {512u, 2048u, 8192u, 16384u}) {
         load_t load = load_make(1, tokens, tokens);
         const double us = time_load(load, tokens, 7, 3);
