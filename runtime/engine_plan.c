@@ -83,6 +83,18 @@ static weft_status_t check_store_options(engine_plan_t *plan, const engine_optio
     return WEFT_OK;
 }
 
+static weft_status_t plan_drafts(engine_plan_t *plan, const engine_options_t *options,
+                                 const model_shard_t *shard, weft_diag_t *diag)
+{
+    const weft_status_t status =
+        draft_config_parse(options->speculative_config, diag, &plan->draft);
+    if (status >= 0 && plan->draft.n_tokens > 0 && shard != NULL && shard->stages > 1) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--speculative-config: not with --pipeline-parallel-size yet");
+    }
+    return status;
+}
+
 /* Whether requests get embeddings: what the file says, unless told. */
 static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *options,
                                    const model_config_t *config, weft_diag_t *diag)
@@ -105,12 +117,14 @@ static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *
 
 static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_tokens)
 {
-    plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens);
+    plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens,
+                                plan->draft.n_tokens);
     plan->limits.max_embeddings = plan->embeds ? plan->max_slots : 0;
     plan->model_limits = (model_limits_t){
         .max_rows = plan->limits.max_tokens,
         .max_outputs = plan->limits.max_outputs,
         .max_context = plan->max_context,
+        .max_lora_rank = plan->max_lora_rank,
     };
 }
 
@@ -165,17 +179,18 @@ static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
     return tokens / block_tokens + (tokens % block_tokens != 0);
 }
 
-/* What the device may be asked for: a host is shared, a GPU has a part that is ours. */
+/*
+ * What the device may be asked for: a host is shared, a GPU has a part that is ours. Ranks with the
+ * same device have yet to take theirs, all alike.
+ */
 static size_t budget_of(const engine_place_t *place, const engine_options_t *options)
 {
     const weft_device_t *device = place->device;
     const size_t available = device->ops->memory_available(device);
-    if (device->ops->is_host) {
-        return available / place->on_host;
-    }
-    const size_t total = device->ops->memory_total(device);
-    const size_t kept = (size_t)((1 - options->gpu_memory_utilization) * (double)total);
-    return available > kept ? available - kept : 0;
+    const double left_out = device->ops->is_host ? 0 : 1 - options->gpu_memory_utilization;
+    const size_t kept =
+        left_out > 0 ? (size_t)(left_out * (double)device->ops->memory_total(device)) : 0;
+    return available > kept ? (available - kept) / place->on_device : 0;
 }
 
 /* As many as all slots could fill, within what the rest leaves; of a host, a third at most. */
@@ -228,8 +243,9 @@ static weft_status_t measure(const engine_plan_t *plan, const model_source_t *so
     if (status < 0) {
         return status;
     }
-    needs_out->steps = executor_memory(&plan->limits, &local, place->shard,
-                                       plan->layout.block_tokens, place->depth);
+    needs_out->steps =
+        executor_memory(&plan->limits, &local, place->shard, plan->layout.block_tokens,
+                        place->depth, place->device->ops->is_host);
     return model_memory(source, place->shard, &plan->model_limits, place->ops, diag,
                         &needs_out->weights, &needs_out->activations);
 }
@@ -314,8 +330,12 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
         .budget_bytes = available,
+        .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
     };
     status = check_store_options(plan, options, diag);
+    if (status == WEFT_OK) {
+        status = plan_drafts(plan, options, place->shard, diag);
+    }
     if (status == WEFT_OK) {
         status = choose_runner(plan, options, config, diag);
     }

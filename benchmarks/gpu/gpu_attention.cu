@@ -3,7 +3,7 @@
  * gpu_attention: paged attention on a real GPU: is it right, are its bits the same however a row is
  * computed, how fast is it. Under a minute.
  *
- *   gpu_attention [--path=auto|mma|hopper] [--only=bits,check,decode,prefill,rope,copy]
+ *   gpu_attention [--path=auto|mma|hopper] [--only=bits,check,decode,spread,prefill,rope,copy]
  *                 [--copy-gbs=N] [--matmul-tflops=N] [--block=TOKENS] [--type=bf16|fp8|int8]
  *
  * --type: of the cache that is measured, and, other than bf16, the only one that is checked.
@@ -461,7 +461,7 @@ static std::vector<float> scene_reference(const scene_t *s)
 {
     const size_t n = (size_t)s->shape.tokens * s->shape.q_heads * s->shape.dim;
     k_attention_args_t args = scene_args(s);
-    const k_seq_t seq = {0, s->shape.tokens, 0, s->table, nullptr};
+    const k_seq_t seq = {0, s->shape.tokens, 0, 0, s->table, nullptr};
     CHECK(cudaMemcpy(s->seqs, &seq, sizeof(seq), cudaMemcpyHostToDevice));
     float *o = device_alloc<float>(n);
     const simt_grid_t grid = {
@@ -545,6 +545,7 @@ static bool has_same_bits(const shape_t &shape, const char *name, const std::vec
 
 static const way_t ways[] = {
     {"decode", 1, true, true, true, K_CUDA_ATTENTION_MMA},
+    {"decode auto", 1, true, true, true, K_CUDA_ATTENTION_AUTO},
     {"decode unsplit", 1, true, false, false, K_CUDA_ATTENTION_MMA},
     {"decode of the device", 1, true, true, true, K_CUDA_ATTENTION_AUTO},
     {"verify 3 of the device", 3, true, false, false, K_CUDA_ATTENTION_AUTO},
@@ -823,6 +824,25 @@ static void bench_decode(void)
     }
 }
 
+/* How many sequences are too few for one block an item. */
+static void bench_spread(void)
+{
+    const k_cuda_attention_path_t before = options.path;
+    printf("decode, one block an item and spread, us\n");
+    for (uint32_t batch : {1u, 2u, 4u, 8u, 16u}) {
+        for (uint32_t tokens : {256u, 1024u, 4096u}) {
+            load_t load = load_make(batch, tokens, 1);
+            options.path = K_CUDA_ATTENTION_HOPPER;
+            const double one = time_load(load, 1, 5, 20);
+            options.path = K_CUDA_ATTENTION_SPREAD;
+            const double spread = time_load(load, 1, 5, 20);
+            printf("  batch %2u x %5u: %6.2f %6.2f\n", batch, tokens, one, spread);
+            load_free(&load);
+        }
+    }
+    options.path = before;
+}
+
 static void bench_prefill(void)
 {
     printf("prefill (8B shape, %s, causal, blocks of %u; ceiling %.0f TFLOP/s)\n",
@@ -940,11 +960,15 @@ int main(int argc, char **argv)
     if (is_wanted("check")) {
         check_shapes();
     }
-    if (is_wanted("copy") || is_wanted("decode") || is_wanted("prefill") || is_wanted("rope")) {
+    if (is_wanted("copy") || is_wanted("decode") || is_wanted("spread") || is_wanted("prefill") ||
+        is_wanted("rope")) {
         bench_copy();
     }
     if (is_wanted("decode")) {
         bench_decode();
+    }
+    if (is_wanted("spread")) {
+        bench_spread();
     }
     if (is_wanted("prefill")) {
         bench_prefill();

@@ -6,6 +6,8 @@
 /* Shared memory of a block, less the barriers'. */
 #define RING_BYTES (224u << 10)
 #define MAX_STAGES 32
+/* Rows of x that mma.sync takes before wgmma is faster. */
+#define FEW_ROWS 8
 
 /* Bytes of a unit × k block; 0: no kernel. weight_formats.h has the same numbers. */
 static size_t block_bytes(k_dtype_t dtype)
@@ -149,11 +151,33 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
     return plan;
 }
 
+/* ---- weights with scales -------------------------------------------------------------------- */
+
+static linear_scaled_shape_t scaled_shape(uint32_t units, uint32_t rows, uint32_t processors)
+{
+    if (rows <= 16) {
+        return LINEAR_SCALED_16;
+    }
+    if (rows <= 32) {
+        return LINEAR_SCALED_32;
+    }
+    if (rows <= 64) {
+        return divide_up(units, 4) <= processors ? LINEAR_SCALED_64 : LINEAR_SCALED_64_WIDE;
+    }
+    return LINEAR_SCALED_128;
+}
+
 /* ---- dispatch -------------------------------------------------------------------------------- */
 
-static bool wgmma_fits(const k_cuda_linear_t *args)
+/* TMA can fetch x. */
+static bool x_fits(const k_cuda_linear_t *args)
 {
-    return args->w.dtype == K_BF16 && args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
+    return args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
+}
+
+static bool has_scales(k_dtype_t dtype)
+{
+    return dtype != K_BF16 && dtype != K_F16 && dtype != K_F32;
 }
 
 static int attribute(enum cudaDeviceAttr name, int device, int *value_out)
@@ -190,18 +214,24 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
     if (error != cudaSuccess) {
         return error;
     }
-    const bool by_wgmma = args->path != K_CUDA_LINEAR_MMA && device.is_hopper && wgmma_fits(args);
-    if (!by_wgmma && args->path == K_CUDA_LINEAR_WGMMA) {
+    const uint32_t units = linear_units(args->w.is_gate_up, args->w.rows);
+    const bool is_scaled = has_scales(args->w.dtype);
+    const bool can = args->path != K_CUDA_LINEAR_MMA && device.is_hopper && x_fits(args) &&
+                     (is_scaled || args->w.dtype == K_BF16);
+    if (!can && args->path == K_CUDA_LINEAR_WGMMA) {
         return cudaErrorNotSupported;
     }
     if (args->rows == 0) {
         return cudaSuccess;
     }
-    if (!by_wgmma) {
+    if (can && is_scaled && (args->path == K_CUDA_LINEAR_WGMMA || args->rows > FEW_ROWS)) {
+        return k_cuda_linear_scaled(args, scaled_shape(units, args->rows, device.processors),
+                                    stream);
+    }
+    if (!can || is_scaled) {
         return k_cuda_linear_mma(args, &device, stream);
     }
     const linear_wgmma_plan_t plan =
-        linear_wgmma_plan(linear_units(args->w.is_gate_up, args->w.rows),
-                          linear_k_blocks(args->w.columns), args->rows, device.processors);
+        linear_wgmma_plan(units, linear_k_blocks(args->w.columns), args->rows, device.processors);
     return k_cuda_linear_wgmma(args, &plan, stream);
 }

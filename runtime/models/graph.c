@@ -158,6 +158,7 @@ static void add_plain(const graph_t *graph, const model_linear_t *linear, const 
     const graph_out_t out = {act->hidden, K_F32, act->hidden_stride,
                              replaces ? K_OUT_STORE : K_OUT_ADD};
     graph_linear(graph->stream, linear, x, x_stride, &out, graph->batch->rows);
+    graph_add_adapters(graph, linear, x, x_stride, &out);
     graph_sum_parts(graph, act->hidden);
 }
 
@@ -173,8 +174,9 @@ void graph_add_branch(const graph_t *graph, const model_linear_t *linear, const 
         return;
     }
     const bool has_branch = post_norm != NULL || graph_is_cut(graph);
-    graph_linear(graph->stream, linear, x, x_stride, has_branch ? &branch : &normed,
-                 graph->batch->rows);
+    const graph_out_t *out = has_branch ? &branch : &normed;
+    graph_linear(graph->stream, linear, x, x_stride, out, graph->batch->rows);
+    graph_add_adapters(graph, linear, x, x_stride, out);
     if (has_branch) {
         graph_sum_parts(graph, act->branch);
     }
@@ -194,7 +196,8 @@ void graph_add_branch(const graph_t *graph, const model_linear_t *linear, const 
 #define OF_WHOLE_ROWS (1U << K_OP_logprobs | 1U << K_OP_sample)
 #define OF_SLICES                                                                                  \
     (1U << K_OP_slice_max | 1U << K_OP_merge_max | 1U << K_OP_slice_candidates |                   \
-     1U << K_OP_merge_candidates | 1U << K_OP_slice_logprobs | 1U << K_OP_merge_logprobs)
+     1U << K_OP_merge_candidates | 1U << K_OP_slice_masses | 1U << K_OP_merge_masses |             \
+     1U << K_OP_slice_logprobs | 1U << K_OP_merge_logprobs)
 
 uint32_t graph_ops_of(const model_t *model)
 {
@@ -210,6 +213,9 @@ uint32_t graph_ops_of(const model_t *model)
                                    ? 1U << K_OP_mla_write | 1U << K_OP_mla_attention
                                    : 1U << K_OP_rope_kv_write | 1U << K_OP_attention;
     uint32_t ops = ALWAYS | attention | activations[config->activation];
+    if (model->limits.max_lora_rank > 0) {
+        ops |= 1U << K_OP_lora_shrink | 1U << K_OP_lora_expand;
+    }
     ops |= is_cut ? OF_SLICES : OF_WHOLE_ROWS;
     if (config->has_post_norms || config->residual_scale != 1) {
         ops |= 1U << K_OP_add;
