@@ -435,7 +435,7 @@ static std::vector<uint16_t> scene_run(const scene_t *s, const way_t &way)
     const size_t n = (size_t)tokens * s->shape.q_heads * s->shape.dim;
     std::vector<k_seq_t> seqs;
     for (uint32_t row = 0; row < tokens; row += rows) {
-        seqs.push_back({row, std::min(rows, tokens - row), row, s->table, nullptr});
+        seqs.push_back({row, std::min(rows, tokens - row), row, 0, s->table, nullptr});
         if (way.is_batch && row % 3 == 1) {
             seqs.push_back({}); /* padding */
         }
@@ -746,7 +746,7 @@ static load_t load_make(uint32_t batch, uint32_t tokens, uint32_t rows)
     for (uint32_t set = 0; set < sets; set++) {
         std::vector<k_seq_t> seqs(batch);
         for (uint32_t i = 0; i < batch; i++) {
-            seqs[i] = {i * rows, rows, tokens - rows, table + (set * batch + i) * each, nullptr};
+            seqs[i] = {i * rows, rows, tokens - rows, 0, table + (set * batch + i) * each, nullptr};
         }
         load.sets.push_back(device_copy(seqs));
         load.owned.push_back(load.sets.back());
