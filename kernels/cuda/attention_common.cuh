@@ -25,6 +25,7 @@ typedef struct attention_params {
     size_t q_stride;
     size_t o_stride;
     uint32_t q_heads;
+    uint32_t o_dim; /* elements of a head in o */
     uint32_t group; /* q heads of a KV head */
     float scale_log2;
     uint32_t window;    /* 1 << 31 when there is none */
@@ -37,7 +38,7 @@ typedef struct attention_params {
     const k_seq_t *seqs;
     uint32_t n_seqs;
     /* Partial results of segments: unit u is one row of one segment. */
-    float *partial_o;    /* [units][q_heads][head_dim] */
+    float *partial_o;    /* [units][q_heads][o_dim] */
     float2 *partial_sum; /* [units][q_heads]: maximum, sum */
     uint32_t units;
     float4 *spread_scores; /* of attention_spread; NULL: not to be used */
