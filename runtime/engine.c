@@ -166,6 +166,9 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
         status = engine_load_rank(engine, source, kv_store_pool(engine->store), diag);
     }
     if (status == WEFT_OK) {
+        status = engine_adapters_init(engine, options, source, diag);
+    }
+    if (status == WEFT_OK) {
         status = create_scheduler(engine, diag);
     }
     return status < 0 ? status : create_grammars(engine, tokenizer, diag);
@@ -256,6 +259,7 @@ void engine_destroy(engine_t *engine)
     step_plan_destroy(engine->step);
     executor_destroy(engine->executor);
     model_destroy(engine->model);
+    engine_adapters_fini(engine);
     kv_transfer_destroy(engine->transfer); /* it holds blocks, and wakes the mailbox */
     kv_store_destroy(engine->store);       /* it wakes the mailbox, and tells the publisher */
     kv_publisher_destroy(engine->publisher);

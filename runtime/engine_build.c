@@ -384,6 +384,7 @@ static void fill_request(engine_t *engine, const engine_submit_t *submit, const 
     engine_request_t *r = parts->request;
     r->engine = engine;
     r->user = submit->user;
+    r->adapter = engine_adapter_acquire(submit->adapter);
     r->id = submit->id == NULL ? "" : strcpy(parts->id, submit->id);
     atomic_init(&r->refs, 2); /* the owner's and the engine's */
     r->n_prompt = submit->n_prompt;
@@ -451,6 +452,7 @@ static void fill_sample(const engine_submit_t *submit, const sizes_t *sizes, con
         .n_stop_ids = r->n_stop_ids,
         .wants_prompt_logprobs = submit->sampling.wants_prompt_logprobs && i == 0,
         .wants_embedding = submit->wants_embedding,
+        .adapter = engine_adapter_number(r->adapter),
         .has_mask = sizes->has_mask,
         .drafts = parts->drafts == NULL ? NULL : parts->drafts + (size_t)i * sizes->max_drafts,
         .sibling = &parts->samples[(i + 1) % submit->n].seq,
@@ -520,7 +522,10 @@ weft_status_t engine_request_create(engine_t *engine, const engine_submit_t *sub
     memset(parts.request, 0, sizeof(*parts.request));
     memset(parts.samples, 0, submit->n * sizeof(*parts.samples));
     fill_request(engine, submit, &sizes, &parts);
-    weft_status_t status = kv_extra_create(submit->cache_salt, NULL, NULL, &parts.request->extra);
+    const char *adapter = submit->adapter == NULL ? NULL : engine_adapter_name(submit->adapter);
+    const char *path = submit->adapter == NULL ? NULL : engine_adapter_path(submit->adapter);
+    weft_status_t status =
+        kv_extra_create(submit->cache_salt, adapter, path, &parts.request->extra);
     fill_samples(engine, submit, &sizes, &parts);
     if (status == WEFT_OK) {
         status = fill_transfer(engine, submit, &parts);
@@ -535,6 +540,7 @@ weft_status_t engine_request_create(engine_t *engine, const engine_submit_t *sub
         engine_request_free(parts.request);
         return status;
     }
+    engine_adapter_waits(submit->adapter, submit->n);
     *request_out = parts.request;
     return WEFT_OK;
 }

@@ -39,9 +39,17 @@ static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_d
         const char *name;
         k_dtype_t dtype;
     } names[] = {
-        {"f32", K_F32},     {"f16", K_F16},     {"bf16", K_BF16},
-        {"float32", K_F32}, {"float16", K_F16}, {"bfloat16", K_BF16},
-        {"fp16", K_F16},    {"fp8", K_F8},      {"fp8_e4m3", K_F8},
+        {"f32", K_F32},
+        {"f16", K_F16},
+        {"bf16", K_BF16},
+        {"float32", K_F32},
+        {"float16", K_F16},
+        {"bfloat16", K_BF16},
+        {"fp16", K_F16},
+        {"fp8", K_F8},
+        {"fp8_e4m3", K_F8},
+        {"int8", K_I8},
+        {"int8_per_token_head", K_I8},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(name, names[i].name) == 0) {
@@ -49,9 +57,22 @@ static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_d
             return WEFT_OK;
         }
     }
-    return weft_diag(diag, WEFT_ERR_INVALID,
-                     "--kv-cache-dtype %s: unknown; auto, f32, f16, bf16 and fp8 are possible",
-                     name);
+    return weft_diag(
+        diag, WEFT_ERR_INVALID,
+        "--kv-cache-dtype %s: unknown; auto, f32, f16, bf16, fp8 and int8 are possible", name);
+}
+
+/* The scales of int8 are of K and of V apart; latents are both. */
+static weft_status_t check_kv_dtype(const engine_plan_t *plan, const model_config_t *config,
+                                    weft_diag_t *diag)
+{
+    if (plan->kv_dtype == K_I8 && config->mla.kv_latent > 0) {
+        return weft_diag(
+            diag, WEFT_ERR_UNSUPPORTED,
+            "--kv-cache-dtype int8: not for latent attention (%s); use bf16, f16 or fp8",
+            config->architecture);
+    }
+    return WEFT_OK;
 }
 
 static weft_status_t check_options(const engine_options_t *o, const model_config_t *config,
@@ -151,6 +172,7 @@ static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_
         .max_rows = plan->limits.max_tokens,
         .max_outputs = plan->limits.max_outputs,
         .max_context = plan->max_context,
+        .max_lora_rank = plan->max_lora_rank,
     };
 }
 
@@ -189,6 +211,7 @@ static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *opt
         .order = order,
         .block_tokens = options->block_size,
         .element_bytes = k_dtype_info(plan->kv_dtype)->block_bytes,
+        .scale_bytes = k_kv_scale_bytes(plan->kv_dtype),
         .n_groups = 1,
         /* The window is that of all layers, whichever are here: ranks free blocks alike. */
         .groups = {{.layers = local.layers,
@@ -353,6 +376,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
         .budget_bytes = available,
+        .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
     };
     status = check_store_options(plan, options, diag);
     if (status == WEFT_OK) {
@@ -363,6 +387,9 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     }
     if (status == WEFT_OK) {
         status = parse_kv_dtype(options->kv_cache_dtype, place->ops, diag, &plan->kv_dtype);
+    }
+    if (status == WEFT_OK) {
+        status = check_kv_dtype(plan, config, diag);
     }
     if (status == WEFT_OK) {
         status = set_layout(plan, options, source, place->shard, diag);

@@ -149,6 +149,10 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
     if (status < 0) {
         return status;
     }
+    status = engine_adapters_check(engine, options, diag);
+    if (status < 0) {
+        return status;
+    }
     engine->depth = depth_of(engine);
     engine->max_depth = engine->depth < EXECUTOR_MIN_DEPTH ? EXECUTOR_MIN_DEPTH : engine->depth;
     status = k_stream_create(engine->device, options->cpu_isa, threads_of(engine, options), diag,

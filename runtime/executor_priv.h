@@ -24,6 +24,7 @@ typedef struct slot {
     uint32_t prompt_tokens;
     uint32_t n_blocks; /* of its block table */
     uint32_t n_bias;
+    uint32_t adapter;
     step_sampling_t sampling;
     uint64_t step; /* the last one with a row of it */
 } slot_t;
@@ -105,6 +106,7 @@ typedef struct step {
     uint32_t n_prompt_seqs;
     uint32_t n_sampled;
     uint32_t n_embeddings;
+    bool has_adapters;
 } step_t;
 
 /*

@@ -43,7 +43,7 @@ static void gather(executor_t *executor, const k_seq_t *seqs, uint32_t n, int32_
 /* ---- the model and what follows ------------------------------------------------------------ */
 
 static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint32_t max_tokens,
-                      uint32_t max_rows)
+                      uint32_t max_rows, bool has_adapters)
 {
     const device_state_t *device = &executor->device;
     gather(executor, device->inputs.seqs, n_seqs, device->ids);
@@ -55,6 +55,7 @@ static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint
         .max_tokens = max_tokens,
         .max_rows = max_rows,
         .kv = executor->kv,
+        .has_adapters = has_adapters,
     };
     model_forward(executor->model, executor->stream, &batch);
 }
@@ -180,7 +181,7 @@ static uint32_t bucket_of(const uint32_t *buckets, uint32_t n, uint32_t value)
 static bool is_decode(const step_t *step)
 {
     return step->n_seqs > 0 && step->n_tokens == step->n_seqs && step->n_sampled == step->n_seqs &&
-           step->n_prompt == 0 && step->n_embeddings == 0;
+           step->n_prompt == 0 && step->n_embeddings == 0 && !step->has_adapters;
 }
 
 /* Sequences without rows; what is computed for their place in the batch is not looked at. */
@@ -205,7 +206,7 @@ static weft_status_t make_graph(executor_t *executor, uint32_t batch, uint32_t c
     if (status < 0) {
         return status;
     }
-    run_model(executor, batch, batch, context, 1);
+    run_model(executor, batch, batch, context, 1, false);
     run_sampling(executor, batch);
     return k_stream_end_capture(executor->stream, graph_out);
 }
@@ -223,7 +224,8 @@ static void run_plainly(executor_t *executor, const step_t *step)
     if (step->n_tokens == 0) {
         return;
     }
-    run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
+    run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows,
+              step->has_adapters);
     if (model_shard_is_last(model_shard(executor->model))) {
         run_prompt_logprobs(executor, step);
         if (executor->slices.ranks > 1) {

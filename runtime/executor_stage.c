@@ -51,6 +51,7 @@ static void bind_slots(executor_t *executor, const step_plan_t *plan, step_t *st
             .n_tokens = bind->n_tokens,
             .prompt_tokens = bind->prompt_tokens,
             .n_bias = bind->n_bias,
+            .adapter = bind->adapter,
             .sampling = bind->sampling,
         };
     }
@@ -223,11 +224,13 @@ static void stage_row(executor_t *executor, const step_row_t *row, step_t *step)
         .row = step->n_tokens,
         .rows = n_tokens,
         .start = row->start,
+        .adapter = executor->slots[row->slot].adapter,
         .block_table = executor_block_table(executor, row->slot),
         /* It holds sampled tokens as soon as they are: STEP_ROW_FROM_SLOT needs no more. */
         .history = executor_history(executor, row->slot),
     };
     const uint32_t end = row->start + n_tokens;
+    step->has_adapters |= executor->slots[row->slot].adapter > 0;
     step->max_tokens = step->max_tokens < end ? end : step->max_tokens;
     step->max_rows = step->max_rows < n_tokens ? n_tokens : step->max_rows;
     if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) != 0) {

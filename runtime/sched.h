@@ -73,6 +73,7 @@ struct sched_seq {
     step_sampling_t sampling;
     const k_bias_t *bias;
     uint32_t n_bias;
+    uint32_t adapter;        /* as k_seq_t has it */
     const int32_t *stop_ids; /* any of them ends the answer; end tokens included, unless ignored */
     uint32_t n_stop_ids;
     bool wants_prompt_logprobs;

@@ -327,6 +327,7 @@ static void write_bind(step_plan_t *plan, sched_seq_t *seq)
         .n_tokens = seq->n_tokens,
         .first_bias = plan->n_biases,
         .n_bias = seq->n_bias,
+        .adapter = seq->adapter,
         .sampling = seq->sampling,
     };
     memcpy(plan->tokens + plan->n_tokens, seq->tokens, seq->n_tokens * sizeof(int32_t));

@@ -50,6 +50,8 @@ typedef struct step_bind {
     uint32_t n_tokens;
     uint32_t first_bias; /* offset into biases */
     uint32_t n_bias;
+    uint32_t adapter;  /* as k_seq_t has it */
+    uint32_t reserved; /* 0 */
     step_sampling_t sampling;
 } step_bind_t;
 

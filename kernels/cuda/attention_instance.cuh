@@ -22,6 +22,12 @@ template <int D> cudaError_t attention_mma_launch(const attention_launch_t &laun
         if (is_small && launch.uses_hopper && launch.kv == K_F16) {
             return attention_decode_launch<D, __half>(launch);
         }
+        if (is_small && launch.uses_hopper && launch.kv == K_F8) {
+            return attention_decode_launch<D, __nv_fp8_e4m3>(launch);
+        }
+        if (is_small && launch.uses_hopper && launch.kv == K_I8) {
+            return attention_decode_launch<D, int8_t>(launch);
+        }
     }
     return is_small ? attention_mma_launch_rows<D, 1, 1>(launch)
                     : attention_mma_launch_rows<D, tiles, 2>(launch);

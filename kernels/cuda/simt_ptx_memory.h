@@ -241,6 +241,12 @@ SIMT_FN float2 simt_unpack_e4m3(uint16_t pair)
     return __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3)));
 }
 
+SIMT_FN uint32_t simt_widen_e4m3(uint16_t pair)
+{
+    const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3);
+    return (uint32_t)h.x | (uint32_t)h.y << 16;
+}
+
 SIMT_FN float2 simt_unpack_e5m2(uint16_t pair)
 {
     return __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(pair, __NV_E5M2)));

@@ -158,6 +158,7 @@ static void add_plain(const graph_t *graph, const model_linear_t *linear, const 
     const graph_out_t out = {act->hidden, K_F32, act->hidden_stride,
                              replaces ? K_OUT_STORE : K_OUT_ADD};
     graph_linear(graph->stream, linear, x, x_stride, &out, graph->batch->rows);
+    graph_add_adapters(graph, linear, x, x_stride, &out);
     graph_sum_parts(graph, act->hidden);
 }
 
@@ -173,8 +174,9 @@ void graph_add_branch(const graph_t *graph, const model_linear_t *linear, const 
         return;
     }
     const bool has_branch = post_norm != NULL || graph_is_cut(graph);
-    graph_linear(graph->stream, linear, x, x_stride, has_branch ? &branch : &normed,
-                 graph->batch->rows);
+    const graph_out_t *out = has_branch ? &branch : &normed;
+    graph_linear(graph->stream, linear, x, x_stride, out, graph->batch->rows);
+    graph_add_adapters(graph, linear, x, x_stride, out);
     if (has_branch) {
         graph_sum_parts(graph, act->branch);
     }
@@ -206,10 +208,14 @@ uint32_t graph_ops_of(const model_t *model)
     const model_config_t *config = &model->config;
     const bool is_cut = model_shard_is_cut(&model->shard);
     const bool scales_sums = is_cut && config->residual_scale != 1 && !config->has_post_norms;
-    const uint32_t attention = config->mla.kv_latent > 0
-                                   ? 1U << K_OP_mla_write | 1U << K_OP_mla_attention
-                                   : 1U << K_OP_rope_kv_write | 1U << K_OP_attention;
+    const uint32_t attention =
+        config->mla.kv_latent > 0
+            ? 1U << K_OP_head_linear | 1U << K_OP_mla_write | 1U << K_OP_mla_attention
+            : 1U << K_OP_rope_kv_write | 1U << K_OP_attention;
     uint32_t ops = ALWAYS | attention | activations[config->activation];
+    if (model->limits.max_lora_rank > 0) {
+        ops |= 1U << K_OP_lora_shrink | 1U << K_OP_lora_expand;
+    }
     ops |= is_cut ? OF_SLICES : OF_WHOLE_ROWS;
     if (config->has_post_norms || config->residual_scale != 1) {
         ops |= 1U << K_OP_add;

@@ -177,8 +177,8 @@ static void add_engine_counts(api_metrics_t *metrics, const engine_stats_t *now)
     metrics->stats = *now;
 }
 
-char *api_metrics_text(api_metrics_t *metrics, const engine_t *engine,
-                       const api_metrics_gauges_t *gauges, size_t *length_out)
+char *api_metrics_text(api_metrics_t *metrics, engine_t *engine, const api_metrics_gauges_t *gauges,
+                       size_t *length_out)
 {
     engine_stats_t stats = engine_stats(engine);
     double total = stats.total_blocks;
@@ -196,5 +196,8 @@ char *api_metrics_text(api_metrics_t *metrics, const engine_t *engine,
     set(metrics, METRIC_connections, gauges->connections);
     set(metrics, METRIC_calls, gauges->open_calls);
     set_process(metrics);
-    return weft_metrics_text(metrics->registry, length_out);
+    char *text = weft_metrics_text(metrics->registry, length_out);
+    return text != NULL && engine_has_adapters(engine)
+               ? api_metrics_add_adapters(metrics, engine, text, length_out)
+               : text;
 }

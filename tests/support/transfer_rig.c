@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/transfer_rig.h"
 
+#include <math.h>
 #include <semaphore.h>
 #include <string.h>
 #include <time.h>
@@ -41,12 +42,14 @@ static void open_pool(transfer_worker_t *worker, const transfer_worker_config_t 
     const uint32_t n_blocks = config->n_blocks == 0 ? TRANSFER_RIG_BLOCKS : config->n_blocks;
     assert_true(kv_heads_of(TRANSFER_RIG_HEADS, config->tp_size == 0 ? 1 : config->tp_size,
                             config->tp_rank, &worker->first_head, &heads));
+    worker->tolerance = config->tolerance;
     worker->form = (kv_head_form_t){.block_tokens = tokens, .head_dim = TRANSFER_RIG_HEAD_DIM};
     assert_true(kv_element_parse(dtype, (uint32_t)strlen(dtype), &worker->form.element));
     kv_pool_config_t pool = {.device = worker->device,
                              .layout = {.order = config->order,
                                         .block_tokens = tokens,
                                         .element_bytes = kv_element_bytes(worker->form.element),
+                                        .scale_bytes = kv_element_scale_bytes(worker->form.element),
                                         .n_groups = 1,
                                         .groups = {{.layers = TRANSFER_RIG_LAYERS,
                                                     .heads = heads,
@@ -219,6 +222,16 @@ void transfer_worker_write(transfer_worker_t *worker, const kv_block_id_t *block
     }
 }
 
+static bool are_near(const float *a, const float *b, float tolerance)
+{
+    for (uint32_t i = 0; i < 2 * TRANSFER_RIG_HEAD_DIM; i++) {
+        if (!(fabsf(a[i] - b[i]) <= tolerance)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool transfer_worker_has(const transfer_worker_t *worker, const kv_block_id_t *blocks,
                          uint32_t first, uint32_t n, uint64_t prompt)
 {
@@ -231,7 +244,7 @@ bool transfer_worker_has(const transfer_worker_t *worker, const kv_block_id_t *b
                 transfer_rig_token(prompt, layer, head + worker->first_head, token, expected);
                 kv_convert_head(&worker->form, head_of(worker, blocks, layer, head, token),
                                 token % worker->form.block_tokens, &plain, elements, 0, 1);
-                if (memcmp(elements, expected, sizeof(elements)) != 0) {
+                if (!are_near(elements, expected, worker->tolerance)) {
                     return false;
                 }
             }

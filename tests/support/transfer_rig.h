@@ -32,6 +32,7 @@ typedef struct transfer_worker_config {
     uint16_t port;                   /* of the side channel; 0: any */
     uint8_t model;                   /* another number: other weights */
     const char *dtype;               /* NULL: f32 */
+    float tolerance;                 /* of transfer_worker_has; 0: elements are exact */
 } transfer_worker_config_t;
 
 typedef struct transfer_worker {
@@ -40,6 +41,7 @@ typedef struct transfer_worker {
     kv_transfer_t *transfer;
     uint32_t first_head;
     kv_head_form_t form;
+    float tolerance;
     kv_pull_report_t last_report;
     uint32_t n_reports;
 } transfer_worker_t;
