@@ -227,17 +227,18 @@ static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
     return tokens / block_tokens + (tokens % block_tokens != 0);
 }
 
-/* What the device may be asked for: a host is shared, a GPU has a part that is ours. */
+/*
+ * What the device may be asked for: a host is shared, a GPU has a part that is ours. Ranks with the
+ * same device have yet to take theirs, all alike.
+ */
 static size_t budget_of(const engine_place_t *place, const engine_options_t *options)
 {
     const weft_device_t *device = place->device;
     const size_t available = device->ops->memory_available(device);
-    if (device->ops->is_host) {
-        return available / place->on_host;
-    }
-    const size_t total = device->ops->memory_total(device);
-    const size_t kept = (size_t)((1 - options->gpu_memory_utilization) * (double)total);
-    return available > kept ? available - kept : 0;
+    const double left_out = device->ops->is_host ? 0 : 1 - options->gpu_memory_utilization;
+    const size_t kept =
+        left_out > 0 ? (size_t)(left_out * (double)device->ops->memory_total(device)) : 0;
+    return available > kept ? (available - kept) / place->on_device : 0;
 }
 
 /* As many as all slots could fill, within what the rest leaves; of a host, a third at most. */
@@ -290,8 +291,9 @@ static weft_status_t measure(const engine_plan_t *plan, const model_source_t *so
     if (status < 0) {
         return status;
     }
-    needs_out->steps = executor_memory(&plan->limits, &local, place->shard,
-                                       plan->layout.block_tokens, place->depth);
+    needs_out->steps =
+        executor_memory(&plan->limits, &local, place->shard, plan->layout.block_tokens,
+                        place->depth, place->device->ops->is_host);
     return model_memory(source, place->shard, &plan->model_limits, place->ops, diag,
                         &needs_out->weights, &needs_out->activations);
 }

@@ -255,8 +255,8 @@ typedef struct engine_place {
     const model_shard_t *shard; /* NULL: all of it */
     const weft_device_t *device;
     const k_ops_t *ops;
-    uint32_t on_host; /* ranks that have yet to take memory of this host, this one among them */
-    uint32_t depth;   /* of the executor */
+    uint32_t on_device; /* ranks that have yet to take its memory, this one among them */
+    uint32_t depth;     /* of the executor */
 } engine_place_t;
 
 /* engine_plan.c: sizes from options, model and memory; one clear line when they do not work out. */

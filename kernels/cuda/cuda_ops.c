@@ -274,7 +274,9 @@ static size_t scratch_bytes(uint32_t rows, uint32_t width, uint32_t threads)
 {
     (void)threads;
     const size_t sampling = k_cuda_sample_scratch_bytes(turn(0, rows), width);
-    return sampling > ATTENTION_SCRATCH_BYTES ? sampling : ATTENTION_SCRATCH_BYTES;
+    const size_t slices = k_cuda_slices_scratch_bytes(rows, width);
+    const size_t logits = sampling > slices ? sampling : slices;
+    return logits > ATTENTION_SCRATCH_BYTES ? logits : ATTENTION_SCRATCH_BYTES;
 }
 
 const k_ops_t k_ops_cuda = {

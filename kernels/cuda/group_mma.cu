@@ -61,8 +61,14 @@ SIMT_DEVICE void begin_item(const group_mma_t &p, const part_t &part, const item
                   : nullptr;
 }
 
+/* Blocks that should share a multiprocessor: the walk takes registers too. */
+template <class W, int NT> constexpr int group_blocks()
+{
+    return sizeof(typename W::raw) < 32 || few_blocks<W, NT>() < 2 ? few_blocks<W, NT>() : 2;
+}
+
 template <class W, int NT>
-static SIMT_KERNEL(32 * SPLITS, (few_blocks<W, NT>())) group_mma_few(const group_mma_t p)
+static SIMT_KERNEL(32 * SPLITS, (group_blocks<W, NT>())) group_mma_few(const group_mma_t p)
 {
     SIMT_SHARED(float, parts, [2][SPLITS][NT][4][SIMT_WARP]);
     GROUP_WALK_SHARED(before);
@@ -149,7 +155,7 @@ static cudaError_t launch_few(const group_mma_t &p, uint32_t most_tiles,
 {
     const uint32_t x_bytes = shared_x_bytes(p.walk.tile_rows, p.one.k_blocks);
     const uint32_t fit = device.shared_bytes / (few_parts_bytes<NT>() + GROUP_WALK_BYTES + x_bytes);
-    const uint32_t most = few_blocks<W, NT>();
+    const uint32_t most = group_blocks<W, NT>();
     const uint32_t blocks = device.processors * (fit < 1 ? 1 : fit < most ? fit : most);
     const uint64_t items = (uint64_t)most_tiles * p.one.units;
     return simt_launch(group_mma_few<W, NT>,

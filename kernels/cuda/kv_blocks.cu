@@ -50,6 +50,14 @@ int k_cuda_copy_extents(const k_cuda_extent_t *extents, uint32_t n, uint64_t max
     return simt_launch(copy_extents_kernel, grid, extents, n);
 }
 
+/* base/device.h's weft_copy_t is a k_cuda_extent_t by another name. */
+extern "C" int weft_device_cuda_copy_many(const void *copies, uint32_t n, uint64_t max_bytes,
+                                          void *stream)
+{
+    return k_cuda_copy_extents(static_cast<const k_cuda_extent_t *>(copies), n, max_bytes,
+                               static_cast<cudaStream_t>(stream));
+}
+
 /* ---- heads ----------------------------------------------------------------------------------- */
 
 /* Index of element `i` of part `part` of a token in its head. */

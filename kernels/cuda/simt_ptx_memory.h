@@ -73,6 +73,13 @@ SIMT_FN void simt_spin(void)
     __nanosleep(20);
 }
 
+SIMT_FN uint64_t simt_clock_ns(void)
+{
+    uint64_t ns;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+    return ns;
+}
+
 SIMT_FN uint32_t simt_atomic_add(uint32_t *p, uint32_t v)
 {
     return atomicAdd(p, v);

@@ -52,3 +52,12 @@ bool kv_head_form_is_same(const kv_head_form_t *a, const kv_head_form_t *b);
  */
 void kv_convert_head(const kv_head_form_t *from_form, const void *from, uint32_t from_token,
                      const kv_head_form_t *to_form, void *to, uint32_t to_token, uint32_t n);
+
+/* The same as a device is asked for it: heads by the addresses of their first elements. */
+typedef struct kv_head_move {
+    uint64_t to;
+    uint64_t from;
+    uint32_t to_token;
+    uint32_t from_token;
+    uint32_t tokens;
+} kv_head_move_t;

@@ -135,7 +135,7 @@ typedef struct region_items {
 } region_items_t;
 
 /* Names as vLLM has them, so that regions are sorted alike. */
-static void pack_regions(uint32_t first_layer, uint32_t n, region_items_t *items)
+static void pack_regions(uint32_t first_layer, uint32_t n, const char *space, region_items_t *items)
 {
     msgpack_packer groups = {.data = &items->groups, .callback = append};
     msgpack_packer names = {.data = &items->names, .callback = append};
@@ -151,7 +151,7 @@ static void pack_regions(uint32_t first_layer, uint32_t n, region_items_t *items
         msgpack_pack_str(&names, (size_t)length);
         msgpack_pack_str_body(&names, name, (size_t)length);
         msgpack_pack_str(&types, 4);
-        msgpack_pack_str_body(&types, "DRAM", 4);
+        msgpack_pack_str_body(&types, space, 4);
     }
 }
 
@@ -189,12 +189,14 @@ static void encode_agent(kv_transfer_t *transfer, const weft_buffer_t *blob,
     static const char empty_map = (char)0x80;
     const kv_layout_t *layout = kv_pool_layout(exported_pool(transfer));
     const char *backend = transfer->config.attn_backend_name;
+    const weft_device_t *device = kv_pool_device(exported_pool(transfer));
     const uint32_t n = regions->n;
     region_items_t items = {0};
-    pack_regions(transfer->shape.first_layer, n, &items);
+    pack_regions(transfer->shape.first_layer, n, device->ops->is_host ? "DRAM" : "VRAM", &items);
     const kv_agent_meta_t meta = {
         .engine_id = kv_wire_text(transfer->config.engine_id),
         .agent_metadata = item_of(blob),
+        .device_id = (uint64_t)device->index,
         .kv_caches_base_addr = {regions->bases, n},
         .num_blocks = regions->blocks[0],
         .block_lens = {regions->lens, n},

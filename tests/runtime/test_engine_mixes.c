@@ -15,7 +15,6 @@
 #define TEST_DEVICE    "cpu"
 #define TEST_ROUNDS    200
 #define SMALLEST_BLOCK 0 /* a power of two */
-#define ALL_OPS
 #else
 #define SMALLEST_BLOCK 3
 #endif
@@ -23,12 +22,10 @@
 enum { CONTEXT = 96, MAX_REQUESTS = 8, MAX_N = 3, VOCAB = 320 };
 
 static const char *const models[] = {
-    "llama",           "qwen2",          "qwen3",           "mistral",     "llama-rope-llama3",
-    "qwen3-gguf-q8_0", "llama-gguf-f32", "gemma2",          "gemma3",      "granite",
-    "olmo2",           "phi3",           "llama-fp8-block",
-#ifdef ALL_OPS /* CUDA has no experts and no latent attention yet */
-    "mixtral",         "qwen3-moe",      "gpt-oss-mxfp4",   "deepseek-v2", "deepseek-v3",
-#endif
+    "llama",           "qwen2",          "qwen3",           "mistral", "llama-rope-llama3",
+    "qwen3-gguf-q8_0", "llama-gguf-f32", "gemma2",          "gemma3",  "granite",
+    "olmo2",           "phi3",           "llama-fp8-block", "mixtral", "qwen3-moe",
+    "gpt-oss-mxfp4",   "deepseek-v2",    "deepseek-v3",
 };
 
 typedef struct answer {

@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "kernels/kernels.h"
 #include "kvstore/transfer/kv_convert.h"
 #include "kvstore/transfer/kv_transfer.h"
 #include "tests/support/check.h"
@@ -33,10 +34,13 @@ typedef struct transfer_worker_config {
     uint8_t model;                   /* another number: other weights */
     const char *dtype;               /* NULL: f32 */
     float tolerance;                 /* of transfer_worker_has; 0: elements are exact */
+    const char *device;              /* NULL: cpu */
 } transfer_worker_config_t;
 
 typedef struct transfer_worker {
     weft_device_t *device;
+    k_stream_t *stream; /* where the device is not the host, so below */
+    char *mirror;       /* the pool's bytes, as the host last saw them */
     kv_pool_t *pool;
     kv_transfer_t *transfer;
     uint32_t first_head;
