@@ -43,8 +43,8 @@ typedef struct engine_group {
     coll_feed_t *feed;    /* NULL: not open */
     uint32_t size;
     uint32_t rank;
-    uint32_t on_host;  /* ranks that have yet to take memory of this host */
-    uint32_t on_cores; /* ranks here that may use just the same cores */
+    uint32_t on_device; /* ranks that have yet to take memory of this device, or of this host */
+    uint32_t on_cores;  /* ranks here that may use just the same cores */
     step_wire_bounds_t bounds;
 } engine_group_t;
 
@@ -92,11 +92,11 @@ weft_status_t engine_group_send_orders(engine_group_t *group, const void *orders
 void engine_group_stop(engine_group_t *group, k_stream_t *stream);
 
 /*
- * Others: waits for the next plan; is_stop_out: there will be none. obey gets the orders that come
- * before it; its failure is this one's.
+ * Others: waits for the next plan, -1: for ever; is_stop_out: there will be none. WEFT_ERR_TIMEOUT: it
+ * has not come. obey gets the orders that come before it; its failure is this one's.
  */
-weft_status_t engine_group_receive(engine_group_t *group, weft_diag_t *diag, step_plan_t *plan,
-                                   uint32_t *masks, bool *is_stop_out,
+weft_status_t engine_group_receive(engine_group_t *group, int timeout_ms, weft_diag_t *diag,
+                                   step_plan_t *plan, uint32_t *masks, bool *is_stop_out,
                                    weft_status_t (*obey)(void *user, const void *orders,
                                                          size_t bytes, weft_diag_t *diag),
                                    void *user);

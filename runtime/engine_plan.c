@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/memory_limit.h"
+#include "runtime/engine_kv_dtype.h"
 #include "runtime/engine_priv.h"
 
 #define MIB ((double)(1 << 20))
@@ -24,34 +25,6 @@ static size_t sum_of(const needs_t *needs)
 {
     return add(add(add(needs->weights, needs->activations), add(needs->steps, needs->kv)),
                needs->host);
-}
-
-static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_diag_t *diag,
-                                    k_dtype_t *dtype_out)
-{
-    /* Half precision costs no quality and half the memory; GPUs compute with bf16 anyway. */
-    if (strcmp(name, "auto") == 0) {
-        *dtype_out = ops->act == K_BF16 ? K_BF16 : K_F16;
-        return WEFT_OK;
-    }
-    /* The right-hand names are vLLM's. */
-    static const struct {
-        const char *name;
-        k_dtype_t dtype;
-    } names[] = {
-        {"f32", K_F32},     {"f16", K_F16},     {"bf16", K_BF16},
-        {"float32", K_F32}, {"float16", K_F16}, {"bfloat16", K_BF16},
-        {"fp16", K_F16},    {"fp8", K_F8},      {"fp8_e4m3", K_F8},
-    };
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strcmp(name, names[i].name) == 0) {
-            *dtype_out = names[i].dtype;
-            return WEFT_OK;
-        }
-    }
-    return weft_diag(diag, WEFT_ERR_INVALID,
-                     "--kv-cache-dtype %s: unknown; auto, f32, f16, bf16 and fp8 are possible",
-                     name);
 }
 
 static weft_status_t check_options(const engine_options_t *o, const model_config_t *config,
@@ -82,6 +55,11 @@ static weft_status_t check_options(const engine_options_t *o, const model_config
         return weft_diag(diag, WEFT_ERR_INVALID,
                          "--gpu-memory-utilization %g: above 0 and up to 1 is possible",
                          o->gpu_memory_utilization);
+    }
+    if (o->step_time_target != -1 && o->step_time_target != 0 && !(o->step_time_target > 1)) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--step-time-target %g: above 1, 0 and -1 are possible",
+                         o->step_time_target);
     }
     if (o->max_model_len > config->max_context) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-model-len %u: the model allows %u",
@@ -190,6 +168,7 @@ static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *opt
         .order = order,
         .block_tokens = options->block_size,
         .element_bytes = k_dtype_info(plan->kv_dtype)->block_bytes,
+        .scale_bytes = k_kv_scale_bytes(plan->kv_dtype),
         .n_groups = 1,
         /* The window is that of all layers, whichever are here: ranks free blocks alike. */
         .groups = {{.layers = local.layers,
@@ -205,17 +184,18 @@ static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
     return tokens / block_tokens + (tokens % block_tokens != 0);
 }
 
-/* What the device may be asked for: a host is shared, a GPU has a part that is ours. */
+/*
+ * What the device may be asked for: a host is shared, a GPU has a part that is ours. Ranks with the
+ * same device have yet to take theirs, all alike.
+ */
 static size_t budget_of(const engine_place_t *place, const engine_options_t *options)
 {
     const weft_device_t *device = place->device;
     const size_t available = device->ops->memory_available(device);
-    if (device->ops->is_host) {
-        return available / place->on_host;
-    }
-    const size_t total = device->ops->memory_total(device);
-    const size_t kept = (size_t)((1 - options->gpu_memory_utilization) * (double)total);
-    return available > kept ? available - kept : 0;
+    const double left_out = device->ops->is_host ? 0 : 1 - options->gpu_memory_utilization;
+    const size_t kept =
+        left_out > 0 ? (size_t)(left_out * (double)device->ops->memory_total(device)) : 0;
+    return available > kept ? (available - kept) / place->on_device : 0;
 }
 
 /* As many as all slots could fill, within what the rest leaves; of a host, a third at most. */
@@ -268,8 +248,9 @@ static weft_status_t measure(const engine_plan_t *plan, const model_source_t *so
     if (status < 0) {
         return status;
     }
-    needs_out->steps = executor_memory(&plan->limits, &local, place->shard,
-                                       plan->layout.block_tokens, place->depth);
+    needs_out->steps =
+        executor_memory(&plan->limits, &local, place->shard, plan->layout.block_tokens,
+                        place->depth, place->device->ops->is_host);
     return model_memory(source, place->shard, &plan->model_limits, place->ops, diag,
                         &needs_out->weights, &needs_out->activations);
 }
@@ -365,7 +346,12 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         status = choose_runner(plan, options, config, diag);
     }
     if (status == WEFT_OK) {
-        status = parse_kv_dtype(options->kv_cache_dtype, place->ops, diag, &plan->kv_dtype);
+        /* Half precision costs no quality and half the memory; GPUs compute with bf16 anyway. */
+        const k_dtype_t if_auto = place->ops->act == K_BF16 ? K_BF16 : K_F16;
+        status = engine_kv_dtype_parse(options->kv_cache_dtype, if_auto, diag, &plan->kv_dtype);
+    }
+    if (status == WEFT_OK) {
+        status = engine_kv_dtype_check(plan->kv_dtype, config, diag);
     }
     if (status == WEFT_OK) {
         status = set_layout(plan, options, source, place->shard, diag);

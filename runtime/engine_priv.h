@@ -25,6 +25,7 @@
 #include "runtime/mailbox.h"
 #include "runtime/model.h"
 #include "runtime/sched.h"
+#include "runtime/step_pace.h"
 
 typedef enum engine_command_kind {
     ENGINE_COMMAND_SUBMIT,
@@ -160,6 +161,7 @@ static_assert(sizeof(kv_store_stats_t) % sizeof(uint64_t) == 0, "published in 64
 /* A step whose result has not come. */
 typedef struct engine_launched {
     uint32_t tokens;
+    uint32_t prompt_tokens; /* of them */
     uint64_t begun_ns;
 } engine_launched_t;
 
@@ -243,6 +245,7 @@ struct engine {
     uint32_t depth;     /* steps in flight */
     uint32_t max_depth; /* that the executor takes */
     engine_launched_t launched[SCHED_MAX_IN_FLIGHT];
+    step_pace_t pace;
     uint64_t n_launched;
     uint64_t n_collected;
     uint64_t collected_ns; /* when the last one's result came */
@@ -269,8 +272,8 @@ typedef struct engine_place {
     const model_shard_t *shard; /* NULL: all of it */
     const weft_device_t *device;
     const k_ops_t *ops;
-    uint32_t on_host; /* ranks that have yet to take memory of this host, this one among them */
-    uint32_t depth;   /* of the executor */
+    uint32_t on_device; /* ranks that have yet to take its memory, this one among them */
+    uint32_t depth;     /* of the executor */
 } engine_place_t;
 
 /* engine_plan.c: sizes from options, model and memory; one clear line when they do not work out. */

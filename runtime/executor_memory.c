@@ -4,12 +4,14 @@
 #include "runtime/executor_priv.h"
 
 /* The rank's share of the vocabulary, and the largest one. */
-static void set_slices(slices_t *slices, const model_config_t *config, const model_shard_t *shard)
+static void set_slices(slices_t *slices, const model_config_t *config, const model_shard_t *shard,
+                       bool is_host)
 {
     static const model_shard_t whole = {0};
     model_shard_t part = shard == NULL ? whole : *shard;
     slices->ranks = model_shard_is_cut(&part) ? part.tensor_size : 1;
     slices->rank = part.tensor_rank;
+    slices->has_lists = is_host;
     slices->vocab = model_shard_vocab(&part, config);
     for (part.tensor_rank = 0; part.tensor_rank < slices->ranks; part.tensor_rank++) {
         const uint32_t n = model_shard_vocab(&part, config).n;
@@ -19,9 +21,9 @@ static void set_slices(slices_t *slices, const model_config_t *config, const mod
 
 void executor_set_sizes(executor_t *executor, const step_limits_t *limits,
                         const model_config_t *config, const model_shard_t *shard,
-                        uint32_t block_tokens)
+                        uint32_t block_tokens, bool is_host)
 {
-    set_slices(&executor->slices, config, shard);
+    set_slices(&executor->slices, config, shard, is_host);
     executor->limits = *limits;
     executor->max_samples = step_limits_samples(limits);
     executor->vocab = config->vocab;
@@ -110,12 +112,13 @@ static void measure(executor_t *executor, uint32_t layers, size_t *device_out, s
 }
 
 size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
-                       const model_shard_t *shard, uint32_t block_tokens, uint32_t depth)
+                       const model_shard_t *shard, uint32_t block_tokens, uint32_t depth,
+                       bool is_host)
 {
     executor_t executor = {.depth = depth > 0 ? depth : EXECUTOR_MIN_DEPTH};
     size_t device;
     size_t host;
-    executor_set_sizes(&executor, limits, config, shard, block_tokens);
+    executor_set_sizes(&executor, limits, config, shard, block_tokens, is_host);
     measure(&executor, config->layers, &device, &host);
     return device > SIZE_MAX - host ? SIZE_MAX : device + host;
 }

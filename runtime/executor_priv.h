@@ -70,11 +70,20 @@ typedef struct slices {
     uint32_t rank;
     model_range_t vocab;
     uint32_t largest;     /* tokens that a rank has at most */
+    bool has_lists;       /* of candidates, which the host looks at: where it can; else cuts */
     float *z;             /* [max_outputs, vocab.n] */
     k_slice_row_t *state; /* [max_outputs] */
+    k_slice_cuts_t *cuts; /* [max_outputs]; NULL: lists */
     char *records;        /* [ranks] of up to `bytes` each */
     size_t bytes;
 } slices_t;
+
+/* What ranks exchange to sample a step besides the largest: bits, as its rows' parameters want. */
+#define SAMPLING_DRAWS   UINT32_C(1)
+#define SAMPLING_TOP_K   UINT32_C(2)
+#define SAMPLING_TOP_P   UINT32_C(4)
+#define SAMPLING_REPORTS UINT32_C(8)
+#define SAMPLING_KINDS   16
 
 /* What a step answers, in pinned host memory. */
 typedef struct outputs {
@@ -107,18 +116,20 @@ typedef struct step {
     uint32_t n_sampled;
     uint32_t n_embeddings;
     bool has_adapters;
+    uint32_t sampling; /* SAMPLING_* where the vocabulary is cut, else 0 */
 } step_t;
 
 /*
  * Graphs of decode steps, one token and one sample a sequence: made for a number of sequences, which
- * a step is filled up to with empty ones, and for the longest context. Made when first needed.
+ * a step is filled up to with empty ones, for the longest context and for what ranks exchange. Made when
+ * first needed, by all ranks for the same step.
  */
 typedef struct graphs {
     uint32_t n_batches;
     uint32_t n_contexts;
     uint32_t batches[MAX_BATCH_BUCKETS];
     uint32_t contexts[MAX_CONTEXT_BUCKETS];
-    k_graph_t *made[MAX_BATCH_BUCKETS][MAX_CONTEXT_BUCKETS];
+    k_graph_t *made[MAX_BATCH_BUCKETS][MAX_CONTEXT_BUCKETS][SAMPLING_KINDS];
 } graphs_t;
 
 struct executor {
@@ -160,7 +171,7 @@ static inline void executor_copy(executor_t *executor, void *dst, const void *sr
 /* executor_memory.c */
 void executor_set_sizes(executor_t *executor, const step_limits_t *limits,
                         const model_config_t *config, const model_shard_t *shard,
-                        uint32_t block_tokens);
+                        uint32_t block_tokens, bool is_host);
 uint32_t executor_widest(const executor_t *executor); /* elements of a row of logits */
 weft_status_t executor_take_memory(executor_t *executor, uint32_t layers, weft_diag_t *diag);
 void executor_free_memory(executor_t *executor);
@@ -185,7 +196,7 @@ weft_status_t executor_stage(executor_t *executor, const step_plan_t *plan, step
 
 /* executor_run.c */
 void executor_graphs_init(executor_t *executor);
-void executor_graphs_fini(executor_t *executor);
+void executor_graphs_drop(executor_t *executor);
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step);
 
 /* How many of the rows from `first` on are done in one turn. */
@@ -194,7 +205,8 @@ static inline uint32_t executor_turn(const executor_t *executor, uint32_t first,
     return n - first < executor->limits.max_outputs ? n - first : executor->limits.max_outputs;
 }
 
-/* executor_slices.c: as the two of whole rows in executor_run.c */
+/* executor_slices.c: as the two of whole rows in executor_run.c; what a row of a step wants */
+uint32_t executor_slices_wants(const k_sample_row_t *row);
 void executor_slices_lay_out(const executor_t *executor, carve_t *carve, slices_t *slices);
 void executor_slices_sample(executor_t *executor, const step_t *step);
 void executor_slices_prompt(executor_t *executor, const step_t *step);

@@ -213,6 +213,9 @@ static void stage_sample(executor_t *executor, const step_row_t *row, uint32_t n
         .mask = is_masked ? stage_mask(executor, row->slot, step) : NULL,
         .append_to = history + slot->n_tokens + n_drafts,
     };
+    if (executor->slices.ranks > 1) {
+        step->sampling |= executor_slices_wants(&step->inputs->samples[step->n_sampled]);
+    }
     step->inputs->sample_rows[step->n_sampled] = step->n_tokens + row->n_tokens - 1 + n_drafts;
     step->n_sampled++;
 }

@@ -55,9 +55,8 @@ void model_destroy(model_t *model); /* NULL is fine */
 /* With max_lora_rank: what sequences with an adapter add. Borrowed; before the first pass. */
 void model_set_adapters(model_t *model, const adapter_table_t *adapters);
 
-/* The ranks have met anew. */
-void model_set_tensor(model_t *model, coll_t *tensor);
-void model_set_world(model_t *model, coll_t *world);
+/* The ranks have met anew: the groups of this shard instead of those there were. */
+void model_set_groups(model_t *model, const model_shard_t *shard);
 
 const model_shard_t *model_shard(const model_t *model);
 const model_config_t *model_config(const model_t *model);       /* of the whole, as the file says */

@@ -29,6 +29,7 @@
 
 #include "kvstore/kv_pool.h"
 #include "kvstore/ranks/kv_crew.h"
+#include "kvstore/transfer/kv_landing.h"
 #include "kvstore/transfer/kv_transfer_config.h"
 #include "kvstore/transfer/kv_transfer_params.h"
 
@@ -62,6 +63,7 @@ typedef struct kv_transfer_setup {
     kv_crew_t *crew; /* of the engine's ranks, with which this one leads or follows; NULL: alone */
     void (*wake)(void *user); /* any thread: poll has something, or a lease is over */
     void (*on_pulled)(void *user, const kv_pull_report_t *report); /* by poll; may be NULL */
+    kv_landing_convert_fn convert; /* where the pool is a device's; NULL: of unlike peers nothing */
     void *user;
 } kv_transfer_setup_t;
 
