@@ -269,6 +269,7 @@ typedef struct k_mla_write_args {
     k_kv_view_t kv;
     const k_seq_t *seqs;
     uint32_t n_seqs;
+    uint32_t rows; /* as rope_kv_write's */
 } k_mla_write_args_t;
 
 /*
@@ -287,7 +288,24 @@ typedef struct k_mla_attention_args {
     const k_seq_t *seqs;
     uint32_t n_seqs;
     uint32_t max_tokens; /* as attention's */
+    uint32_t max_rows;
 } k_mla_attention_args_t;
+
+/*
+ * y[r, h] = W_h x[r, h], a matrix a head, as a linear of out K_OUT_STORE does.
+ * x [rows, .], head h's columns from h · x_dim on; y [rows, .] by y_dim
+ */
+typedef struct k_head_linear_args {
+    const k_weight_t *heads; /* [n_heads], host memory; all of one shape */
+    const void *x;
+    void *y;
+    uint32_t n_heads;
+    uint32_t x_dim;
+    uint32_t y_dim; /* elements from one head of y to the next: W.rows or more */
+    uint32_t rows;
+    size_t x_stride;
+    size_t y_stride;
+} k_head_linear_args_t;
 
 /* y = silu(gate) · up, silu(x) = x / (1 + exp(−x)).   all [rows, dim] activations; y may be gate */
 typedef struct k_silu_mul_args {
@@ -816,7 +834,8 @@ typedef struct k_ops {
     bool (*is_supported)(void);
     k_dtype_t act;                             /* of activations between ops */
     uint32_t attention_features;               /* K_ATTENTION_*: what its attention heeds */
-    bool (*can_attend)(const k_kv_view_t *kv); /* whether to a cache like this; NULL: to any */
+    /* Whether to a cache like this, of which `latent` elements are summed (0: plain); NULL: to any. */
+    bool (*can_attend)(const k_kv_view_t *kv, uint32_t latent);
 
     /*
      * Bytes of a packed weight; 0: computes from the file's own bytes, nothing to pack; SIZE_MAX: the

@@ -58,14 +58,16 @@ static weft_status_t check_config(const executor_config_t *config, weft_diag_t *
 static weft_status_t check_attention(const executor_config_t *config, weft_diag_t *diag)
 {
     const k_ops_t *ops = config->stream->ops;
+    const uint32_t latent = model_local_config(config->model)->mla.kv_latent;
     k_kv_view_t view;
     view_kv(config, 1, &view);
-    return ops->can_attend == NULL || ops->can_attend(&view)
+    return ops->can_attend == NULL || ops->can_attend(&view, latent)
                ? WEFT_OK
                : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                           "kernels \"%s\" have no attention for heads of %u elements in blocks of "
+                           "kernels \"%s\" have no attention for %s of %u elements in blocks of "
                            "%u tokens of %s",
-                           ops->name, view.head_dim, view.block_tokens,
+                           ops->name, latent > 0 ? "latents" : "heads",
+                           latent > 0 ? 2 * view.head_dim : view.head_dim, view.block_tokens,
                            k_dtype_info(view.dtype)->name);
 }
 

@@ -113,7 +113,7 @@ static weft_status_t check_ops(const model_t *model, const model_source_t *sourc
                                const k_ops_t *ops, weft_diag_t *diag)
 {
     const model_config_t *config = &model->config;
-    const uint32_t needed = graph_ops_of(model);
+    const uint64_t needed = graph_ops_of(model);
     for (uint32_t op = 0; op < K_OP_COUNT; op++) {
         if ((needed >> op & 1) != 0 && !k_ops_has(ops, (k_op_id_t)op)) {
             return weft_diag(diag, WEFT_ERR_UNSUPPORTED,

@@ -28,7 +28,8 @@ static weft_status_t create_copy(const bench_fabric_rig_t *rig, weft_diag_t *dia
 {
     const bench_fabric_segment_t *segment = &rig->end.segment;
     if (segment->memory.space != XFER_VRAM) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "--floors copy: takes --initiator-segment vram");
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--floors copy: takes --initiator-segment vram");
     }
     copy_plan_t *plan = weft_zalloc(sizeof(*plan), "bench_fabric.floor");
     if (plan == NULL) {

@@ -77,7 +77,8 @@ static weft_status_t choose_contenders(sweep_t *sweep, weft_diag_t *diag)
     }
     return named == strlen(options->floors)
                ? WEFT_OK
-               : weft_diag(diag, WEFT_ERR_INVALID, "--floors %s: memcpy, readv, copy", options->floors);
+               : weft_diag(diag, WEFT_ERR_INVALID, "--floors %s: memcpy, readv, copy",
+                           options->floors);
 }
 
 /* ---- one size -------------------------------------------------------------------------------- */

@@ -25,6 +25,7 @@ typedef struct attention_params {
     size_t q_stride;
     size_t o_stride;
     uint32_t q_heads;
+    uint32_t o_dim; /* elements of a head in o */
     uint32_t group; /* q heads of a KV head */
     float scale_log2;
     uint32_t window;    /* 1 << 31 when there is none */
@@ -37,9 +38,10 @@ typedef struct attention_params {
     const k_seq_t *seqs;
     uint32_t n_seqs;
     /* Partial results of segments: unit u is one row of one segment. */
-    float *partial_o;    /* [units][q_heads][head_dim] */
+    float *partial_o;    /* [units][q_heads][o_dim] */
     float2 *partial_sum; /* [units][q_heads]: maximum, sum */
     uint32_t units;
+    float4 *spread_scores; /* of attention_spread; NULL: not to be used */
     /* Sequences of this kernel: packed rows in min..max, in tiles of tile_rows. */
     uint32_t min_packed;
     uint32_t max_packed;
@@ -451,6 +453,13 @@ static inline cudaError_t attention_encode_map(const k_kv_view_t &kv, uint32_t c
     tensor.box[1] = kv.block_tokens < chunk ? kv.block_tokens : chunk;
     tensor.swizzle = SIMT_SWIZZLE_128;
     return simt_tensor_map_encode(&tensor, map_out);
+}
+
+/* Items of so many bytes of scores a segment: attention_spread has kernels for these head dims. */
+#define ATTENTION_SPREAD_BYTES ((size_t)16 * K_CUDA_ATTENTION_SEGMENT * sizeof(float))
+constexpr bool attention_can_spread(uint32_t head_dim)
+{
+    return head_dim >= 64 && head_dim <= 128 && head_dim % 32 == 0;
 }
 
 /* Tiles of 16 packed rows, for decode; of attention_mma_tile, for everything longer. */

@@ -5,6 +5,7 @@
 
 /* Shared memory of a block, less the barriers'. */
 #define RING_BYTES (224u << 10)
+#define WALK_BYTES (4u << 10) /* of which a walk over many matrices takes some (group_walk.cuh) */
 #define MAX_STAGES 32
 /* Rows of x that mma.sync takes before wgmma is faster. */
 #define FEW_ROWS 8
@@ -94,7 +95,7 @@ static uint32_t tokens_of(uint32_t rows)
 
 /* Cuts stages of a tile: large ones, for each costs its producers and consumers some 300 clocks, but
  * four at least. */
-static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
+static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks, uint32_t ring_bytes)
 {
     const uint32_t block = plan->span * LINEAR_UNIT_ROWS * 128 + plan->tokens * 128;
     uint32_t blocks = 1;
@@ -107,21 +108,19 @@ static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
     const uint32_t bytes = blocks * block > window ? blocks * block : window;
     plan->stage_blocks = blocks;
     plan->stage_bytes = (bytes + 1023) / 1024 * 1024;
-    plan->stages = RING_BYTES / plan->stage_bytes;
+    plan->stages = ring_bytes / plan->stage_bytes;
     plan->stages = plan->stages < MAX_STAGES ? plan->stages : MAX_STAGES;
 }
 
-/* The best span of one choice of tokens; returns its clocks. */
+/* The best span of one choice of tokens, of which there are so many tiles; returns its clocks. */
 static uint64_t plan_span(linear_wgmma_plan_t *plan, uint32_t units, uint32_t k_blocks,
-                          uint32_t rows, uint32_t processors)
+                          uint32_t token_blocks, bool streams, uint32_t processors)
 {
-    const uint32_t token_blocks = divide_up(rows, plan->tokens);
     const uint32_t max_span = plan->tokens <= 64 ? 16 : 8;
     uint64_t best = UINT64_MAX;
     for (uint32_t span = 1; span <= max_span; span++) {
         const uint32_t tiles = divide_up(units, span) * token_blocks;
-        const uint64_t tile =
-            (uint64_t)tile_clocks(span, plan->tokens, token_blocks == 1) * k_blocks;
+        const uint64_t tile = (uint64_t)tile_clocks(span, plan->tokens, streams) * k_blocks;
         const uint64_t clocks = divide_up(tiles, processors) * (tile + 1000 + 16 * plan->tokens);
         if (clocks <= best) { /* of equals the widest: x is read less often */
             best = clocks;
@@ -140,14 +139,29 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
     const uint32_t enough = tokens_of(rows);
     for (uint32_t tokens = enough <= 64 ? enough : 64; tokens <= enough; tokens *= 2) {
         linear_wgmma_plan_t candidate = {.tokens = tokens};
-        const uint64_t clocks = plan_span(&candidate, units, k_blocks, rows, processors);
+        const uint32_t blocks = divide_up(rows, tokens);
+        const uint64_t clocks =
+            plan_span(&candidate, units, k_blocks, blocks, blocks == 1, processors);
         if (clocks <= best) {
             best = clocks;
             plan = candidate;
         }
     }
     plan.groups = divide_up(plan.span, 4);
-    plan_ring(&plan, k_blocks);
+    plan_ring(&plan, k_blocks, RING_BYTES);
+    return plan;
+}
+
+linear_wgmma_plan_t linear_wgmma_plan_groups(uint32_t units, uint32_t k_blocks, uint32_t rows,
+                                             uint32_t groups, uint32_t processors)
+{
+    linear_wgmma_plan_t plan = {.tokens = tokens_of(2 * divide_up(rows, groups))};
+    const uint32_t taken = rows < groups ? rows : groups;
+    const uint32_t blocks = divide_up(rows, groups * plan.tokens) * taken;
+    (void)plan_span(&plan, units, k_blocks, blocks, rows <= groups * plan.tokens, processors);
+    plan.blocks = processors;
+    plan.groups = divide_up(plan.span, 4);
+    plan_ring(&plan, k_blocks, RING_BYTES - WALK_BYTES);
     return plan;
 }
 
@@ -185,7 +199,7 @@ static int attribute(enum cudaDeviceAttr name, int device, int *value_out)
     return cudaDeviceGetAttribute(value_out, name, device);
 }
 
-static int current_device(linear_device_t *device_out)
+int linear_current_device(linear_device_t *device_out)
 {
     int device = 0;
     int major = 0;
@@ -210,7 +224,7 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
     if ((args->out == K_CUDA_OUT_SWIGLU) != args->w.is_gate_up) {
         return cudaErrorInvalidValue;
     }
-    const int error = current_device(&device);
+    const int error = linear_current_device(&device);
     if (error != cudaSuccess) {
         return error;
     }

@@ -25,6 +25,8 @@ typedef struct linear_device {
     bool is_hopper;
 } linear_device_t;
 
+int linear_current_device(linear_device_t *device_out);
+
 int k_cuda_linear_mma(const k_cuda_linear_t *args, const linear_device_t *device,
                       cudaStream_t stream);
 
@@ -44,6 +46,9 @@ typedef struct linear_wgmma_plan {
 
 linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_t rows,
                                       uint32_t processors);
+/* Of matrices that have `rows` rows together, most of them one tile each. */
+linear_wgmma_plan_t linear_wgmma_plan_groups(uint32_t units, uint32_t k_blocks, uint32_t rows,
+                                             uint32_t groups, uint32_t processors);
 int k_cuda_linear_wgmma(const k_cuda_linear_t *args, const linear_wgmma_plan_t *plan,
                         cudaStream_t stream);
 

@@ -79,6 +79,15 @@ int cuda_ranks_send(const cuda_ranks_t *ranks, uint32_t to, const void *data, si
 int cuda_ranks_receive(const cuda_ranks_t *ranks, uint32_t from, void *out, size_t bytes,
                        void *stream);
 
+/* ---- for collectives that others carry -------------------------------------------------------- */
+
+/* out[i] = parts[0][i] + parts[1][i] + …; parts lie stride bytes apart, out [n] is none of them. */
+int cuda_ranks_sum(const void *parts, uint32_t n_parts, size_t stride, void *out, size_t n,
+                   cuda_ranks_dtype_t dtype, void *stream);
+
+/* One more in *count, of the device; told, in the host's memory, gets the same. */
+int cuda_ranks_count(uint32_t *count, uint32_t *told, void *stream);
+
 #ifdef __cplusplus
 }
 #endif

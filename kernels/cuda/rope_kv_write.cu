@@ -2,6 +2,7 @@
 #include "kernels/cuda/rope_kv_write.h"
 
 #include "kernels/cuda/kv_bytes.h"
+#include "kernels/cuda/mla_attention.h"
 
 enum { ROPE_THREADS = 256 };
 
@@ -86,17 +87,17 @@ template <int VEC, class T> SIMT_DEVICE void rope_store(T *to, const float (&v)[
 }
 
 /* The sequence that a row belongs to; rows == 0: none. The whole warp calls. */
-SIMT_DEVICE k_seq_t rope_find_seq(const k_rope_kv_write_args_t &p, uint32_t row)
+SIMT_DEVICE k_seq_t rope_find_seq(const k_seq_t *seqs, uint32_t n_seqs, uint32_t row)
 {
-    for (uint32_t at = 0; at < p.n_seqs; at += SIMT_WARP) {
+    for (uint32_t at = 0; at < n_seqs; at += SIMT_WARP) {
         const uint32_t index = at + (uint32_t)simt_lane();
         k_seq_t seq = {};
-        if (index < p.n_seqs) {
-            seq = p.seqs[index];
+        if (index < n_seqs) {
+            seq = seqs[index];
         }
         const uint32_t found = simt_ballot(row - seq.row < seq.rows);
         if (found != 0) {
-            return p.seqs[at + (uint32_t)simt_lowest_bit(found)];
+            return seqs[at + (uint32_t)simt_lowest_bit(found)];
         }
     }
     return k_seq_t{};
@@ -321,7 +322,7 @@ static SIMT_KERNEL(ROPE_THREADS, 4) rope_kernel(const k_rope_kv_write_args_t p)
     simt_wait_previous();
     simt_launch_next();
     const uint32_t row = blockIdx.x;
-    const k_seq_t seq = rope_find_seq(p, row);
+    const k_seq_t seq = rope_find_seq(p.seqs, p.n_seqs, row);
     if (seq.rows > 0) {
         rope_row<VEC, T>(p, seq, row, rotation);
     }
@@ -364,6 +365,93 @@ int k_cuda_rope_kv_write(const k_rope_kv_write_args_t *args, uint32_t rows, cuda
         return launch_type<__nv_fp8_e4m3>(*args, grid);
     case K_I8:
         return launch_type<int8_t>(*args, grid);
+    default:
+        return cudaErrorNotSupported;
+    }
+}
+
+/* ---- latents --------------------------------------------------------------------------------- */
+
+/* One pair of `x`, rotated, to `y`. */
+SIMT_DEVICE float2 mla_rotate(const k_mla_write_args_t &p, const float2 *rotation, uint32_t pair,
+                              const __nv_bfloat16 *x, __nv_bfloat16 *y)
+{
+    const uint32_t first = p.interleaved ? 2 * pair : pair;
+    const uint32_t second = p.interleaved ? first + 1 : pair + p.rotary / 2;
+    float a[1] = {__bfloat162float(x[first])};
+    float b[1] = {__bfloat162float(x[second])};
+    rope_rotate<1>(p.interleaved, rotation + pair, a, b);
+    y[first] = __float2bfloat16(a[0]);
+    y[second] = __float2bfloat16(b[0]);
+    return make_float2(a[0], b[0]);
+}
+
+template <class T>
+SIMT_DEVICE void mla_row(const k_mla_write_args_t &p, const k_seq_t &seq, uint32_t row,
+                         float2 *rotation)
+{
+    const uint32_t position = seq.start + (row - seq.row);
+    const uint32_t block = seq.block_table[position / p.kv.block_tokens];
+    const uint32_t pairs = p.rotary / 2;
+    T *cache = reinterpret_cast<T *>(static_cast<char *>(p.kv.base) + block * p.kv.block_stride +
+                                     position % p.kv.block_tokens * p.kv.token_stride);
+    for (uint32_t i = threadIdx.x; i < pairs; i += ROPE_THREADS) {
+        const float angle = (float)position * p.inv_freq[i];
+        rotation[i] = make_float2(cosf(angle) * p.mscale, sinf(angle) * p.mscale);
+    }
+    simt_sync_block();
+    const __nv_bfloat16 *q = static_cast<const __nv_bfloat16 *>(p.q) + row * p.q_stride;
+    __nv_bfloat16 *q_out = static_cast<__nv_bfloat16 *>(p.q_out) + row * p.q_out_stride;
+    __nv_bfloat16 *c = static_cast<__nv_bfloat16 *>(p.c) + row * p.c_stride;
+    for (uint32_t i = threadIdx.x; i < p.q_heads * pairs; i += ROPE_THREADS) {
+        const size_t head = i / pairs;
+        (void)mla_rotate(p, rotation, i % pairs, q + head * p.q_dim + (p.q_dim - p.rotary),
+                         q_out + head * (p.latent + p.rotary) + p.latent);
+    }
+    for (uint32_t i = threadIdx.x; i < pairs; i += ROPE_THREADS) {
+        const float2 turned = mla_rotate(p, rotation, i, c + p.latent, c + p.latent);
+        rope_store_one(cache + p.latent + (p.interleaved ? 2 * i : i), turned.x);
+        rope_store_one(cache + p.latent + (p.interleaved ? 2 * i + 1 : i + pairs), turned.y);
+    }
+    for (uint32_t i = threadIdx.x; i < p.latent; i += ROPE_THREADS) {
+        rope_store_one(cache + i, __bfloat162float(c[i]));
+    }
+}
+
+/* A block a row. */
+template <class T> static SIMT_KERNEL(ROPE_THREADS, 4) mla_kernel(const k_mla_write_args_t p)
+{
+    SIMT_SHARED(float2, rotation, [K_MAX_LATENT / 2]);
+    simt_wait_previous();
+    simt_launch_next();
+    const uint32_t row = blockIdx.x;
+    const k_seq_t seq = rope_find_seq(p.seqs, p.n_seqs, row);
+    if (seq.rows > 0) {
+        mla_row<T>(p, seq, row, rotation);
+    }
+}
+
+int k_cuda_mla_write(const k_mla_write_args_t *args, cudaStream_t stream)
+{
+    const simt_grid_t grid = {
+        .grid = {args->rows},
+        .block = {ROPE_THREADS},
+        .shared_bytes = 0,
+        .stream = stream,
+        .overlaps_previous = true,
+    };
+    if (args->rows == 0) {
+        return cudaSuccess;
+    }
+    switch (args->kv.dtype) {
+    case K_BF16:
+        return simt_launch(mla_kernel<__nv_bfloat16>, grid, *args);
+    case K_F16:
+        return simt_launch(mla_kernel<__half>, grid, *args);
+    case K_F32:
+        return simt_launch(mla_kernel<float>, grid, *args);
+    case K_F8:
+        return simt_launch(mla_kernel<__nv_fp8_e4m3>, grid, *args);
     default:
         return cudaErrorNotSupported;
     }

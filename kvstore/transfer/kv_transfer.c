@@ -113,9 +113,10 @@ static weft_status_t open_export(kv_transfer_t *transfer, weft_diag_t *diag)
         return WEFT_OK;
     }
     if (!kv_pool_device(transfer->setup.pool)->ops->is_host) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "KV transfer: a vLLM worker of this configuration could not read our blocks, "
-                         "and copies for it are not made on a GPU");
+        return weft_diag(
+            diag, WEFT_ERR_UNSUPPORTED,
+            "KV transfer: a vLLM worker of this configuration could not read our blocks, "
+            "and copies for it are not made on a GPU");
     }
     uint64_t n = transfer->config.vllm_blocks;
     if (n == 0) {

@@ -135,8 +135,7 @@ typedef struct region_items {
 } region_items_t;
 
 /* Names as vLLM has them, so that regions are sorted alike. */
-static void pack_regions(uint32_t first_layer, uint32_t n, const char *space,
-                         region_items_t *items)
+static void pack_regions(uint32_t first_layer, uint32_t n, const char *space, region_items_t *items)
 {
     msgpack_packer groups = {.data = &items->groups, .callback = append};
     msgpack_packer names = {.data = &items->names, .callback = append};

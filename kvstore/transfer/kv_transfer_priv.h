@@ -276,7 +276,7 @@ void kv_pull_rank_post(kv_pull_t *pull, uint32_t index, uint64_t now_ns);
 /* What ended is taken; a failure fails the pull. */
 void kv_pull_rank_poll(kv_pull_t *pull, uint32_t index, uint64_t now_ns);
 void kv_pull_rank_cancel(kv_pull_rank_t *rank);
-void kv_pull_rank_forget(kv_pull_rank_t *rank);             /* what the peer said of its blocks */
+void kv_pull_rank_forget(kv_pull_rank_t *rank); /* what the peer said of its blocks */
 /* What was cancelled has ended. */
 bool kv_pull_rank_is_quiet(const kv_pull_t *pull, kv_pull_rank_t *rank);
 void kv_pull_rank_destroy(kv_pull_t *pull, uint32_t index); /* waits */
