@@ -24,6 +24,13 @@ static weft_status_t check_options(const engine_options_t *options, const engine
                          "own below the device: leave it out with more than one rank",
                          options->kv_host_bytes > 0 ? "kv-host-bytes" : "kv-disk-bytes");
     }
+    if (engine_has_peers(options)) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--%s: each rank has its part of a block, and only rank 0 could exchange "
+                         "its own: leave it out with more than one rank",
+                         options->kv_remote_peers[0] != '\0' ? "kv-remote-peers"
+                                                             : "kv-remote-listen");
+    }
     if (options->kv_transfer_config[0] != '\0') {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                          "--kv-transfer-config: each rank has its part of a block, and only rank 0 "
