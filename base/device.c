@@ -44,9 +44,10 @@ static weft_status_t report_left_out(const char *name, weft_diag_t *diag)
                      "device %s: this program is built without it, see docs/%s.md", name, name);
 }
 
-/* The name without ":index", which goes to index_out where there is one. */
+/* The name without ":index", which goes to index_out where there is one, else -1. */
 static weft_status_t split_name(const char *text, char *name, size_t bytes, int *index_out)
 {
+    *index_out = -1;
     const char *colon = strchr(text, ':');
     const size_t length = colon == NULL ? strlen(text) : (size_t)(colon - text);
     if (length >= bytes) {
@@ -66,11 +67,18 @@ static weft_status_t split_name(const char *text, char *name, size_t bytes, int 
     return WEFT_OK;
 }
 
+static int wrap_index(const weft_device_ops_t *ops, int index)
+{
+    const int count = ops->count == NULL ? 1 : ops->count();
+    return count > 0 ? index % count : index; /* there are none: open says why */
+}
+
 weft_status_t weft_device_open(const char *text, int index, weft_diag_t *diag,
                                weft_device_t **device_out)
 {
     char name[32];
-    weft_status_t status = split_name(text, name, sizeof(name), &index);
+    int named;
+    weft_status_t status = split_name(text, name, sizeof(name), &named);
     if (status < 0) {
         return report_unknown(text, diag);
     }
@@ -83,7 +91,10 @@ weft_status_t weft_device_open(const char *text, int index, weft_diag_t *diag,
         if (devices[i] == NULL && !is_auto) {
             return report_left_out(name, diag);
         }
-        status = devices[i] == NULL ? status : devices[i]->open(index, diag, device_out);
+        if (devices[i] != NULL) {
+            const int at = named >= 0 ? named : wrap_index(devices[i], index);
+            status = devices[i]->open(at, diag, device_out);
+        }
         if (status >= 0 && diag != NULL) {
             diag->text[0] = '\0'; /* why the one before it did not open */
         }

@@ -35,12 +35,22 @@ typedef struct weft_mem {
     int fd; /* what another process can map: a memfd (cpu), an allocation's (cuda); -1: none */
 } weft_mem_t;
 
+/* One of many copies. */
+typedef struct weft_copy {
+    uint64_t to; /* the device's addresses, multiples of 16, as is bytes */
+    uint64_t from;
+    uint64_t bytes;
+} weft_copy_t;
+
 typedef struct weft_device_ops {
     const char *name; /* as in --device */
     bool is_host;     /* its memory is the host's */
 
+    int (*count)(void); /* how many there are to be opened; NULL: one */
     weft_status_t (*open)(int index, weft_diag_t *diag, weft_device_t **device_out);
     void (*close)(weft_device_t *device);
+    /* Of the hardware: the same in every process of this host; NULL: there is one. */
+    uint64_t (*id)(const weft_device_t *device);
     /* Zeroed, aligned to 4096 bytes. WEFT_ERR_NO_MEMORY before touching what does not fit. */
     weft_status_t (*alloc)(weft_device_t *device, size_t bytes, uint32_t flags,
                            weft_mem_t *mem_out);
@@ -48,6 +58,7 @@ typedef struct weft_device_ops {
     /*
      * Maps memory that another process exported (its fd, received over a socket; stays the
      * caller's). WEFT_ERR_MALFORMED: smaller than bytes, or it could still be cut short under us.
+     * Nothing uses it any more when it is freed.
      */
     weft_status_t (*import)(weft_device_t *device, int fd, size_t bytes, weft_mem_t *mem_out);
     size_t (*memory_available)(const weft_device_t *device); /* bytes; a container's limit counts */
@@ -57,6 +68,13 @@ typedef struct weft_device_ops {
     void (*close_queue)(weft_queue_t *queue);
     /* dst and src may each be host or device memory. */
     void (*copy)(weft_queue_t *queue, void *dst, const void *src, size_t bytes);
+    /*
+     * copies [n], up to 65535 that do not overlap and are not longer than max_bytes, as one piece of
+     * work. The list lies where the device reads it and stays until then. Sides are memory of devices,
+     * or WEFT_MEM_HOST. NULL: there is only copy.
+     */
+    void (*copy_many)(weft_queue_t *queue, const weft_copy_t *copies, uint32_t n,
+                      uint64_t max_bytes);
     void (*fill)(weft_queue_t *queue, void *dst, uint8_t value, size_t bytes);
     weft_event_t *(*record)(weft_queue_t *queue); /* one of a ring of 64; no allocation */
     /* What is enqueued from now on begins after the event, which may be another queue's. */
@@ -75,7 +93,8 @@ struct weft_device {
 
 /*
  * name: "cuda", "cpu", or "auto" for the best one this machine has; with ":1" and so on that index
- * instead of the argument's. Unknown names: the known ones listed.
+ * instead of the argument's, which counts on from the first again where there are fewer. Unknown names:
+ * the known ones listed.
  */
 weft_status_t weft_device_open(const char *name, int index, weft_diag_t *diag,
                                weft_device_t **device_out);

@@ -9,6 +9,7 @@
 
 #include "base/device_cuda.h"
 
+#include <assert.h>
 #include <cuda_runtime_api.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -101,6 +102,16 @@ static weft_status_t check_driver(weft_diag_t *diag, int *devices_out)
     return WEFT_OK;
 }
 
+static int cuda_count(void)
+{
+    int devices = 0;
+    if (check_driver(NULL, &devices) < 0) {
+        (void)cudaGetLastError();
+        return 0;
+    }
+    return devices;
+}
+
 static weft_status_t check_device(int index, weft_diag_t *diag)
 {
     int devices = 0;
@@ -157,6 +168,19 @@ static weft_status_t cuda_open(int index, weft_diag_t *diag, weft_device_t **dev
 static void cuda_close(weft_device_t *device)
 {
     weft_free(cuda_of(device));
+}
+
+static uint64_t cuda_id(const weft_device_t *device)
+{
+    struct cudaDeviceProp properties;
+    uint64_t halves[2] = {0};
+    if (cudaGetDeviceProperties(&properties, device->index) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return (uint64_t)device->index;
+    }
+    static_assert(sizeof(properties.uuid) == sizeof(halves), "a UUID");
+    memcpy(halves, &properties.uuid, sizeof(halves));
+    return halves[0] ^ halves[1];
 }
 
 /* ---- memory -------------------------------------------------------------------------------- */
@@ -338,6 +362,16 @@ static void cuda_copy(weft_queue_t *queue, void *dst, const void *src, size_t by
     }
 }
 
+static void cuda_copy_many(weft_queue_t *queue, const weft_copy_t *copies, uint32_t n,
+                           uint64_t max_bytes)
+{
+    if (use(queue)) {
+        (void)note(queue,
+                   (cudaError_t)weft_device_cuda_copy_many(copies, n, max_bytes, queue->stream),
+                   "a copy of many pieces");
+    }
+}
+
 static void cuda_fill(weft_queue_t *queue, void *dst, uint8_t value, size_t bytes)
 {
     if (bytes > 0 && use(queue)) {
@@ -400,8 +434,10 @@ static weft_status_t cuda_sync(weft_queue_t *queue)
 
 const weft_device_ops_t weft_device_cuda = {
     .name = "cuda",
+    .count = cuda_count,
     .open = cuda_open,
     .close = cuda_close,
+    .id = cuda_id,
     .alloc = cuda_alloc,
     .free = cuda_free,
     .import = cuda_import,
@@ -410,6 +446,7 @@ const weft_device_ops_t weft_device_cuda = {
     .open_queue = cuda_open_queue,
     .close_queue = cuda_close_queue,
     .copy = cuda_copy,
+    .copy_many = cuda_copy_many,
     .fill = cuda_fill,
     .record = cuda_record,
     .follow = cuda_follow,

@@ -22,3 +22,9 @@ bool weft_device_cuda_note(weft_device_t *device, int error, const char *what);
 
 /* Makes the device the calling thread's, for calls that have no queue. */
 bool weft_device_cuda_use(weft_device_t *device);
+
+/*
+ * The kernel behind weft_device_ops.copy_many: kernels/cuda/kv_blocks.cu has it, since nothing in base
+ * is compiled for a GPU. copies [n] of weft_copy_t; stream is a cudaStream_t. A cudaError_t.
+ */
+int weft_device_cuda_copy_many(const void *copies, uint32_t n, uint64_t max_bytes, void *stream);

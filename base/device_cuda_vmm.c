@@ -156,7 +156,11 @@ weft_status_t weft_device_cuda_vmm_import(int index, int fd, weft_mem_t *mem)
 void weft_device_cuda_vmm_free(weft_mem_t *mem)
 {
     const CUdeviceptr at = (CUdeviceptr)(uintptr_t)mem->addr;
-    (void)cudaDeviceSynchronize(); /* as cudaFree does; unmapping waits for nothing */
+    if (mem->fd >= 0) {
+        /* As cudaFree does; unmapping waits for nothing. Not for what was imported: its user knows
+           when the last copy ended, and a device must not be waited for while a graph is recorded. */
+        (void)cudaDeviceSynchronize();
+    }
     (void)driver.unmap(at, mem->mapped);
     (void)driver.unreserve(at, mem->mapped);
     if (mem->fd >= 0) {

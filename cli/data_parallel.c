@@ -269,7 +269,8 @@ static void add_shares(const data_parallel_t *dp, const rank_t *rank, words_t *w
         add(words, "--kv-disk-path");
         add(words, weft_arena_printf(words->arena, "%s/rank-%u", o->kv_disk_path, rank->number));
     }
-    if (strcmp(o->device, "cuda") == 0) {
+    const bool is_cut = o->tensor_parallel_size > 1 || o->pipeline_parallel_size > 1;
+    if (strcmp(o->device, "cuda") == 0 && !is_cut) { /* a copy's ranks share out a run of them */
         add(words, "--device");
         add(words, weft_arena_printf(words->arena, "cuda:%u", rank->number - dp->first));
     }

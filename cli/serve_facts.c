@@ -10,6 +10,7 @@
 
 /* Options in which ranks may differ: of rank 0 alone, of memory that they agree on later, of their hosts. */
 static const char *const own_affairs[] = {
+    "device", /* of one kind, which is told when they meet */
     "threads",
     "max-num-queued-reqs",
     "kv-cache-memory-bytes",

@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/compiler.h"
 #include "cli/serve_facts.h"
 #include "cli/serve_local.h"
 #include "cli/serve_signals.h"
@@ -20,10 +21,12 @@
 
 #define PORT_TRIES    100
 #define PORT_PAUSE_NS 50000000
+#define DEVICE_BYTES  16 /* of a device's name */
 #define LOCAL_GRACE_S 10 /* from the leader's stop to the last rank's end */
 
 struct serve_ranks {
     serve_ranks_config_t config;
+    weft_device_t *host;
     launch_place_t place;
     serve_local_t *local; /* NULL: others start the ranks */
     serve_facts_t facts;
@@ -34,8 +37,9 @@ struct serve_ranks {
     pthread_mutex_t lock;
     /* guarded by lock; what a loss, a failure and the end all reach for */
     launch_group_t *group;
-    coll_t *world;
-    coll_t *tensor; /* NULL: one rank a stage; world itself where there is one stage */
+    coll_t *world;  /* of the host's memory */
+    coll_t *device; /* the same ranks, of the device's memory; NULL: the device is the host */
+    coll_t *tensor; /* NULL: one rank a stage; device or world itself where there is one stage */
     bool is_forming;
     uint32_t lost;     /* COLL_NO_RANK: none */
     weft_diag_t ended; /* how a rank of local ended before all had met; "": none */
@@ -45,11 +49,11 @@ struct serve_ranks {
 
 static void abort_colls(serve_ranks_t *ranks)
 {
-    if (ranks->lost != COLL_NO_RANK && ranks->world != NULL) {
-        coll_abort(ranks->world, ranks->lost);
-    }
-    if (ranks->lost != COLL_NO_RANK && ranks->tensor != NULL) {
-        coll_abort(ranks->tensor, ranks->lost);
+    coll_t *const groups[] = {ranks->world, ranks->device, ranks->tensor};
+    for (size_t i = 0; ranks->lost != COLL_NO_RANK && i < WEFT_ARRAY_LEN(groups); i++) {
+        if (groups[i] != NULL) {
+            coll_abort(groups[i], ranks->lost);
+        }
     }
 }
 
@@ -91,11 +95,12 @@ static weft_status_t join(serve_ranks_t *ranks, weft_diag_t *diag)
     return status;
 }
 
-static weft_status_t make_world(serve_ranks_t *ranks, weft_device_t *device, weft_diag_t *diag,
-                                coll_t **world_out)
+/* A group of all ranks. */
+static weft_status_t make_group(serve_ranks_t *ranks, const char *backend, weft_device_t *device,
+                                weft_diag_t *diag, coll_t **group_out)
 {
     const coll_config_t config = {
-        .backend = ranks->config.launch->coll_backend,
+        .backend = backend,
         .rank = ranks->place.rank,
         .size = ranks->place.size,
         .device = device,
@@ -103,34 +108,66 @@ static weft_status_t make_world(serve_ranks_t *ranks, weft_device_t *device, wef
         .is_deterministic = ranks->config.engine->deterministic,
         .exchange = {.user = ranks->group, .all_gather = launch_group_all_gather},
     };
-    return coll_create(&config, diag, world_out);
+    return coll_create(&config, diag, group_out);
 }
 
 /* The tensor ranks of a stage; with one stage those are all. */
-static weft_status_t make_tensor(const serve_ranks_t *ranks, coll_t *world, weft_diag_t *diag,
+static weft_status_t make_tensor(const serve_ranks_t *ranks, coll_t *all, weft_diag_t *diag,
                                  coll_t **tensor_out)
 {
     const model_shard_t *shard = &ranks->engine.shard;
-    if (shard->stages <= 1) {
-        *tensor_out = world;
-        return WEFT_OK;
+    if (shard->stages > 1 && shard->tensor_size > 1) {
+        return coll_split(all, shard->stage, diag, tensor_out);
     }
-    coll_t *tensor = NULL;
-    const weft_status_t status = coll_split(world, shard->stage, diag, &tensor);
-    *tensor_out = tensor;
+    *tensor_out = shard->tensor_size > 1 ? all : NULL;
+    return WEFT_OK;
+}
+
+/* Collective. One kind for all: the ranks would wait for each other in different groups. */
+static weft_status_t check_devices(serve_ranks_t *ranks, const weft_device_t *device,
+                                   weft_diag_t *diag)
+{
+    char mine[DEVICE_BYTES] = {0};
+    char(*all)[DEVICE_BYTES] = weft_calloc(ranks->place.size, DEVICE_BYTES, "serve_ranks.devices");
+    if (all == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    snprintf(mine, sizeof(mine), "%s", device->ops->name);
+    weft_status_t status = launch_group_all_gather(ranks->group, mine, sizeof(mine), all, diag);
+    for (uint32_t i = 0; status >= 0 && i < ranks->place.size; i++) {
+        all[i][DEVICE_BYTES - 1] = '\0';
+        if (strcmp(all[i], mine) != 0) {
+            status =
+                weft_diag(diag, WEFT_ERR_INVALID,
+                          "rank %u runs on device %s, rank %u on %s: give all the same --device",
+                          ranks->place.rank, mine, i, all[i]);
+        }
+    }
+    weft_free(all);
     return status;
 }
 
+/* What moves in the device's memory goes by --coll-backend; on a GPU the plans find their own way. */
 static weft_status_t connect_ranks(serve_ranks_t *ranks, weft_device_t *device, weft_diag_t *diag)
 {
+    const char *backend = ranks->config.launch->coll_backend;
+    const bool is_host = device->ops->is_host;
     coll_t *world = NULL;
+    coll_t *on_device = NULL;
     coll_t *tensor = NULL;
-    weft_status_t status = make_world(ranks, device, diag, &world);
+    weft_status_t status = check_devices(ranks, device, diag);
     if (status == WEFT_OK) {
-        status = make_tensor(ranks, world, diag, &tensor);
+        status = make_group(ranks, is_host ? backend : "auto", ranks->host, diag, &world);
+    }
+    if (status == WEFT_OK && !is_host) {
+        status = make_group(ranks, backend, device, diag, &on_device);
+    }
+    if (status == WEFT_OK) {
+        status = make_tensor(ranks, is_host ? world : on_device, diag, &tensor);
     }
     pthread_mutex_lock(&ranks->lock);
     ranks->world = world;
+    ranks->device = on_device;
     ranks->tensor = tensor;
     abort_colls(ranks); /* a rank went meanwhile */
     pthread_mutex_unlock(&ranks->lock);
@@ -173,11 +210,14 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
         return status;
     }
     ranks->has_formed = true;
-    weft_log_info("group has formed rank=%u ranks=%u collectives=%s", ranks->place.rank,
-                  ranks->place.size, coll_backend_name(ranks->world));
+    const coll_t *carries = ranks->device != NULL ? ranks->device : ranks->world;
+    weft_log_info("group has formed rank=%u ranks=%u device=%s:%d collectives=%s",
+                  ranks->place.rank, ranks->place.size, device->ops->name, device->index,
+                  coll_backend_name(carries));
     *links_out = (engine_links_t){
         .world = ranks->world,
-        .tensor = ranks->engine.shard.tensor_size > 1 ? ranks->tensor : NULL,
+        .stages = ranks->engine.shard.stages > 1 ? ranks->device : NULL,
+        .tensor = ranks->tensor,
         .exchange = {.user = ranks->group, .all_gather = launch_group_all_gather},
     };
     return WEFT_OK;
@@ -193,11 +233,13 @@ static void part(void *user)
     pthread_mutex_unlock(&ranks->lock);
     launch_group_leave(group);
 
-    if (ranks->tensor != ranks->world) {
+    if (ranks->tensor != ranks->world && ranks->tensor != ranks->device) {
         coll_destroy(ranks->tensor);
     }
+    coll_destroy(ranks->device);
     coll_destroy(ranks->world);
     ranks->tensor = NULL;
+    ranks->device = NULL;
     ranks->world = NULL;
 }
 
@@ -274,6 +316,15 @@ static weft_status_t place(serve_ranks_t *ranks, weft_diag_t *diag)
     return status;
 }
 
+/* Of data-parallel copies on this machine each has its own run of GPUs. */
+static uint32_t device_index(const serve_ranks_t *ranks)
+{
+    const uint32_t copy = ranks->config.engine->data_parallel_rank;
+    const uint32_t first = ranks->config.api->data_parallel_start_rank;
+    const uint32_t copies_before = copy > first ? copy - first : 0;
+    return copies_before * ranks->place.local_size + ranks->place.local_rank;
+}
+
 weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t *diag,
                                  serve_ranks_t **ranks_out)
 {
@@ -285,12 +336,15 @@ weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t
     ranks->config = *config;
     ranks->lost = COLL_NO_RANK;
     pthread_mutex_init(&ranks->lock, NULL);
-    const weft_status_t status = place(ranks, diag);
+    weft_status_t status = weft_device_open("cpu", 0, diag, &ranks->host);
+    if (status == WEFT_OK) {
+        status = place(ranks, diag);
+    }
     if (status < 0 || ranks->place.size == 1) {
         serve_ranks_destroy(ranks, false);
         return status;
     }
-    ranks->engine.device_index = ranks->place.local_rank;
+    ranks->engine.device_index = device_index(ranks);
     ranks->engine.restarts = ranks->place.restarts;
     ranks->engine.user = ranks;
     ranks->engine.form = form;
@@ -306,6 +360,7 @@ void serve_ranks_destroy(serve_ranks_t *ranks, bool was_well)
     if (ranks != NULL) {
         part(ranks);
         serve_local_destroy(ranks->local, was_well ? LOCAL_GRACE_S : 0);
+        weft_device_close(ranks->host);
         pthread_mutex_destroy(&ranks->lock);
         weft_free(ranks);
     }

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "kernels/k_heads.h"
 #include "kernels/kernels.h"
 
 typedef struct k_backend {
@@ -21,4 +22,8 @@ typedef struct k_backend {
     weft_status_t (*end_capture)(k_stream_t *stream, k_graph_t **graph_out);
     void (*launch)(k_stream_t *stream, const k_graph_t *graph);
     void (*destroy_graph)(k_graph_t *graph);
+
+    /* k_convert_heads; NULL: no kernel. */
+    void (*convert_heads)(const k_stream_t *stream, weft_queue_t *queue, k_head_form_t to,
+                          k_head_form_t from, const k_head_move_t *moves, uint32_t n);
 } k_backend_t;

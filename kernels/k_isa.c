@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/float8.h"
+#include "base/int8.h"
 #include "kernels/k_team.h"
 
 uint32_t k_seq_rows(const k_seq_t *seqs, uint32_t n_seqs)
@@ -35,6 +36,16 @@ void *k_kv_address(const k_kv_view_t *kv, const k_seq_t *seq, uint32_t position,
     const size_t token = position % kv->block_tokens;
     return (char *)kv->base + block * kv->block_stride + head * kv->head_stride +
            token * kv->token_stride + part * kv->part_stride;
+}
+
+float *k_kv_scale(const k_kv_view_t *kv, const k_seq_t *seq, uint32_t position, uint32_t head,
+                  uint32_t part)
+{
+    const size_t block = seq->block_table[position / kv->block_tokens];
+    const size_t token = position % kv->block_tokens;
+    return (float *)(void *)((char *)kv->base + block * kv->block_stride + head * kv->head_stride +
+                             kv->scale_offset) +
+           part * kv->block_tokens + token;
 }
 
 void *k_stream_scratch(const k_stream_t *stream, uint32_t member, size_t bytes)
@@ -89,5 +100,20 @@ void k_kv_store(k_dtype_t dtype, void *to, const float *from, uint32_t n)
         default:
             memcpy((float *)to + i, from + i, sizeof(float));
         }
+    }
+}
+
+void k_kv_store_head(const k_kv_view_t *kv, const k_seq_t *seq, uint32_t position, uint32_t head,
+                     uint32_t part, const float *from)
+{
+    void *to = k_kv_address(kv, seq, position, head, part);
+    if (kv->dtype != K_I8) {
+        k_kv_store(kv->dtype, to, from, kv->head_dim);
+        return;
+    }
+    const weft_i8_scale_t scale = weft_i8_scale_of(weft_i8_largest(from, kv->head_dim));
+    *k_kv_scale(kv, seq, position, head, part) = scale.scale;
+    for (uint32_t i = 0; i < kv->head_dim; i++) {
+        ((int8_t *)to)[i] = weft_f32_to_i8(from[i] * scale.inverse);
     }
 }

@@ -32,8 +32,16 @@ const k_seq_t *k_seq_of_row(const k_seq_t *seqs, uint32_t n_seqs, uint32_t row);
 void *k_kv_address(const k_kv_view_t *kv, const k_seq_t *seq, uint32_t position, uint32_t head,
                    uint32_t part);
 
-/* n elements of a token in the cache's type: rounded to nearest even. */
+/* Of K_I8: the scale of (position, head, part). */
+float *k_kv_scale(const k_kv_view_t *kv, const k_seq_t *seq, uint32_t position, uint32_t head,
+                  uint32_t part);
+
+/* n elements of a token in the cache's type, not K_I8: rounded to nearest even. */
 void k_kv_store(k_dtype_t dtype, void *to, const float *from, uint32_t n);
+
+/* All of (position, head, part) in the cache's type, whichever it is. */
+void k_kv_store_head(const k_kv_view_t *kv, const k_seq_t *seq, uint32_t position, uint32_t head,
+                     uint32_t part, const float *from);
 
 /* The `bytes` of scratch memory of a team member; asserts that they were reserved. */
 void *k_stream_scratch(const k_stream_t *stream, uint32_t member, size_t bytes);

@@ -132,3 +132,13 @@ void k_graph_destroy(k_stream_t *stream, k_graph_t *graph)
         stream->backend->destroy_graph(graph);
     }
 }
+
+weft_status_t k_convert_heads(const k_stream_t *stream, weft_queue_t *queue, k_head_form_t to,
+                              k_head_form_t from, const k_head_move_t *moves, uint32_t n)
+{
+    if (stream->backend->convert_heads == NULL) {
+        return WEFT_ERR_UNSUPPORTED;
+    }
+    stream->backend->convert_heads(stream, queue, to, from, moves, n);
+    return WEFT_OK;
+}

@@ -138,10 +138,13 @@ typedef struct k_linear_args {
  * One layer of the paged KV cache. Element (block b, head h, token t, part p of {K, V}, i) lies at
  * base + b·block_stride + h·head_stride + t·token_stride + p·part_stride + i·element size, all
  * strides in bytes; base already includes the layer's offset.
+ *
+ * K_I8: an element is its code times a scale of the token's K, or V, in this head (base/int8.h); those
+ * are f32, at base + b·block_stride + h·head_stride + scale_offset + (p·block_tokens + t)·4.
  */
 typedef struct k_kv_view {
     void *base;
-    k_dtype_t dtype; /* K_F32, K_F16, K_BF16 or K_F8 */
+    k_dtype_t dtype; /* K_F32, K_F16, K_BF16, K_F8 or K_I8 */
     uint32_t block_tokens;
     uint32_t heads;
     uint32_t head_dim;
@@ -149,7 +152,14 @@ typedef struct k_kv_view {
     size_t head_stride;
     size_t token_stride;
     size_t part_stride;
+    size_t scale_offset; /* K_I8 alone */
 } k_kv_view_t;
+
+/* What a token's K, and its V, of a head take besides elements of a type. */
+static inline uint32_t k_kv_scale_bytes(k_dtype_t dtype)
+{
+    return dtype == K_I8 ? sizeof(float) : 0;
+}
 
 /*
  * The rows [row, row + rows) of the step belong to one sequence, at positions start...
@@ -159,6 +169,7 @@ typedef struct k_seq {
     uint32_t row;
     uint32_t rows;
     uint32_t start;              /* tokens of the sequence already in the cache */
+    uint32_t adapter;            /* of the tables of k_lora_t, counted from 1; 0: none */
     const uint32_t *block_table; /* block ids; entry i holds tokens [i·block_tokens, …) */
     const int32_t *history; /* token ids of the sequence from position 0; gather_tokens reads it */
 } k_seq_t;
@@ -258,6 +269,7 @@ typedef struct k_mla_write_args {
     k_kv_view_t kv;
     const k_seq_t *seqs;
     uint32_t n_seqs;
+    uint32_t rows; /* as rope_kv_write's */
 } k_mla_write_args_t;
 
 /*
@@ -276,7 +288,24 @@ typedef struct k_mla_attention_args {
     const k_seq_t *seqs;
     uint32_t n_seqs;
     uint32_t max_tokens; /* as attention's */
+    uint32_t max_rows;
 } k_mla_attention_args_t;
+
+/*
+ * y[r, h] = W_h x[r, h], a matrix a head, as a linear of out K_OUT_STORE does.
+ * x [rows, .], head h's columns from h · x_dim on; y [rows, .] by y_dim
+ */
+typedef struct k_head_linear_args {
+    const k_weight_t *heads; /* [n_heads], host memory; all of one shape */
+    const void *x;
+    void *y;
+    uint32_t n_heads;
+    uint32_t x_dim;
+    uint32_t y_dim; /* elements from one head of y to the next: W.rows or more */
+    uint32_t rows;
+    size_t x_stride;
+    size_t y_stride;
+} k_head_linear_args_t;
 
 /* y = silu(gate) · up, silu(x) = x / (1 + exp(−x)).   all [rows, dim] activations; y may be gate */
 typedef struct k_silu_mul_args {
@@ -311,6 +340,58 @@ typedef struct k_clamped_mul_args {
     size_t y_stride;
     float limit;
 } k_clamped_mul_args_t;
+
+/*
+ * What an adapter adds to a linear: y += scale · b (a x) (LoRA: Hu et al. 2021). Device memory.
+ * Entry i of a table of them is adapter i + 1; rank 0: that one leaves this linear alone.
+ */
+typedef struct k_lora {
+    const float *a; /* [rank, in] */
+    const float *b; /* [rank, out]: transposed, as it is read */
+    uint32_t rank;
+    float scale;
+} k_lora_t;
+
+/* low = a x, for the rows whose sequence has an adapter.   x [rows, in] activations */
+typedef struct k_lora_shrink_args {
+    const k_lora_t *table;
+    const k_seq_t *seqs; /* covering the rows in order */
+    uint32_t n_seqs;
+    uint32_t rows;
+    const void *x;
+    size_t x_stride;
+    uint32_t in;
+    float *low; /* [rows, max_rank] */
+    uint32_t max_rank;
+} k_lora_shrink_args_t;
+
+/* y += scale · b low, for the same rows.   y [rows, out] of y_dtype: f32 or activations */
+typedef struct k_lora_expand_args {
+    const k_lora_t *table;
+    const k_seq_t *seqs;
+    uint32_t n_seqs;
+    uint32_t rows;
+    const float *low; /* [rows, max_rank] */
+    uint32_t max_rank;
+    void *y;
+    k_dtype_t y_dtype;
+    size_t y_stride;
+    uint32_t out;
+} k_lora_expand_args_t;
+
+/* The adapter's entry for a row, NULL: none, or it leaves the linear alone. */
+static inline const k_lora_t *k_lora_of_row(const k_lora_t *table, const k_seq_t *seqs,
+                                            uint32_t n_seqs, uint32_t row)
+{
+    uint32_t first = 0; /* the last sequence that begins at or before the row */
+    for (uint32_t n = n_seqs; n > 1;) {
+        const uint32_t half = n / 2;
+        first += seqs[first + half].row <= row ? half : 0;
+        n -= half;
+    }
+    const uint32_t adapter = seqs[first].adapter;
+    return adapter > 0 && table[adapter - 1].rank > 0 ? &table[adapter - 1] : NULL;
+}
 
 /* x = cap · tanh(x / cap).   x [rows, dim] f32: logits */
 typedef struct k_softcap_args {
@@ -507,8 +588,13 @@ typedef struct k_sample_args {
  * those of all ranks, in rank order; the op that merges them comes to the same on every rank:
  *
  *   slice_max, merge_max                decide greedy rows
- *   slice_candidates, merge_candidates  the others; a row that stays open is asked again, for more
+ *   slice_masses, merge_masses          find how far top_k and top_p keep tokens, in a few rounds
+ *   slice_candidates, merge_candidates  the others; without such a cut a row may stay open and is
+ *                                       asked again, for more
  *   slice_logprobs, merge_logprobs      for rows that want log-probabilities
+ *
+ * Lists of candidates take one exchange where few tokens are likely, but the host has to see which
+ * rows are open; cuts take always the same exchanges and no look of the host.
  *
  * Results are those of sample and logprobs on the whole rows: sums are of integers (2^44 is 1), and
  * what is computed of a token only its own rank computes.
@@ -565,6 +651,80 @@ typedef struct k_merge_max_args {
     uint32_t ranks;
 } k_merge_max_args_t;
 
+/*
+ * How far the tokens of a row are kept, best first: those before `below`, the bits of -scaled, which
+ * are found K_CUT_BITS at a time, and of those that have just these the first of all ranks.
+ */
+#define K_CUT_ROUNDS 3
+#define K_CUT_BITS   11
+#define K_CUT_VALUES (1 << K_CUT_BITS) /* of a digit */
+#define K_CUT_WHOLE  UINT32_MAX        /* as below: all tokens are kept */
+
+typedef struct k_slice_cut {
+    uint32_t below;  /* of round r the highest digits alone */
+    uint32_t count;  /* tokens of all ranks before them */
+    uint64_t weight; /* of those */
+    uint64_t kept;   /* weight of all that are kept; by top_k alone */
+    uint32_t equal;  /* tokens of this slice that have just these */
+    uint32_t ties;   /* of which so many are kept, the lowest ids */
+} k_slice_cut_t;
+
+/* top_p is of what top_k keeps. */
+typedef struct k_slice_cuts {
+    k_slice_cut_t top_k;
+    k_slice_cut_t top_p;
+} k_slice_cuts_t;
+
+/* A slice's tokens by the next digit. */
+typedef struct k_masses {
+    uint64_t weight[K_CUT_VALUES];
+    uint32_t count[K_CUT_VALUES];
+} k_masses_t;
+
+/* The lowest bit of round r's digit. */
+static inline int k_cut_shift(uint32_t round)
+{
+    return round + 1 < K_CUT_ROUNDS ? 31 - K_CUT_BITS * ((int)round + 1) : 0;
+}
+
+static inline int k_cut_bits(uint32_t round)
+{
+    return round + 1 < K_CUT_ROUNDS ? K_CUT_BITS : 31 - K_CUT_BITS * (K_CUT_ROUNDS - 1);
+}
+
+/* Whether a row's cut by top_p (else by top_k) is looked for. */
+static inline bool k_cut_is_wanted(const k_sample_row_t *params, const k_slice_row_t *state,
+                                   bool by_top_p)
+{
+    return state->token < 0 && (by_top_p ? params->top_p < 1.0f : params->top_k > 0);
+}
+
+/* Of open rows that ask for it; what is written of others says nothing. z as slice_max left it. */
+typedef struct k_slice_masses_args {
+    const float *z;
+    const k_sample_row_t *params;
+    const k_slice_row_t *state;
+    const k_slice_cuts_t *cuts; /* [rows] */
+    k_masses_t *out;            /* [rows] */
+    bool by_top_p;              /* after all rounds by top_k, where a row asks for both */
+    uint32_t round;
+    uint32_t rows;
+    uint32_t tokens;
+    size_t stride;
+} k_slice_masses_args_t;
+
+typedef struct k_merge_masses_args {
+    const k_masses_t *masses; /* [ranks, rows] */
+    const k_sample_row_t *params;
+    const k_slice_row_t *state;
+    k_slice_cuts_t *cuts;
+    bool by_top_p;
+    uint32_t round;
+    uint32_t rows;
+    uint32_t ranks;
+    uint32_t rank; /* whose slice it is */
+} k_merge_masses_args_t;
+
 /* A token that may be sampled. */
 typedef struct k_candidate {
     double value; /* scaled + noise; -inf: less than that of `best` */
@@ -587,13 +747,17 @@ static inline size_t k_candidates_bytes(uint32_t most)
     return sizeof(k_candidates_t) + most * sizeof(k_candidate_t);
 }
 
-/* Of open rows. z is scaled in place; a row that is asked again has it so already. */
+/*
+ * Of open rows. z is scaled in place; a row that is asked again has it so already. With cuts, which all
+ * rows have that ask for top_k or top_p, there is one candidate, the best of what they keep.
+ */
 typedef struct k_slice_candidates_args {
     const float *logits;
     float *z; /* as slice_max left it */
     const k_sample_row_t *params;
     const k_slice_row_t *state;
-    void *out; /* [rows] k_candidates_t of `most` */
+    const k_slice_cuts_t *cuts; /* [rows]; NULL: lists of candidates */
+    void *out;                  /* [rows] k_candidates_t of `most` */
     uint32_t most;
     bool is_again;
     uint32_t rows;
@@ -607,6 +771,7 @@ typedef struct k_merge_candidates_args {
     const k_sample_row_t *params;
     k_slice_row_t *state; /* rows whose candidates do not say enough stay open */
     k_sampled_t *out;
+    bool is_cut; /* they were made with cuts: the best one is sampled */
     uint32_t most;
     uint32_t rows;
     uint32_t ranks;
@@ -669,7 +834,8 @@ typedef struct k_ops {
     bool (*is_supported)(void);
     k_dtype_t act;                             /* of activations between ops */
     uint32_t attention_features;               /* K_ATTENTION_*: what its attention heeds */
-    bool (*can_attend)(const k_kv_view_t *kv); /* whether to a cache like this; NULL: to any */
+    /* Whether to a cache like this, of which `latent` elements are summed (0: plain); NULL: to any. */
+    bool (*can_attend)(const k_kv_view_t *kv, uint32_t latent);
 
     /*
      * Bytes of a packed weight; 0: computes from the file's own bytes, nothing to pack; SIZE_MAX: the

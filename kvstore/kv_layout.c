@@ -44,13 +44,24 @@ static size_t product(size_t a, size_t b, bool *overflow)
     return a * b;
 }
 
+/* One head of one layer of a block; sets s->scales. */
+static size_t size_slice(const kv_layout_t *layout, kv_strides_t *s, bool *overflow)
+{
+    const size_t tokens = product(layout->block_tokens, s->token, overflow);
+    if (layout->scale_bytes == 0) {
+        return tokens;
+    }
+    s->scales = tokens;
+    return product(layout->block_tokens, s->token + 2 * (size_t)layout->scale_bytes, overflow);
+}
+
 static kv_strides_t strides_of(const kv_layout_t *layout, const kv_group_t *group,
                                uint32_t n_blocks, bool *overflow)
 {
     kv_strides_t s = {0};
     s.part = product(group->head_dim, layout->element_bytes, overflow);
     s.token = product(2, s.part, overflow);
-    const size_t head = product(layout->block_tokens, s.token, overflow);
+    const size_t head = size_slice(layout, &s, overflow);
 
     switch (layout->order) {
     case KV_ORDER_BHLNC:
@@ -94,6 +105,11 @@ static weft_status_t check_extents(const kv_layout_t *layout, uint32_t n_blocks,
                              "KV layout: group %u has %u layers, %u heads of %u elements", i,
                              group->layers, group->heads, group->head_dim);
         }
+        if (layout->scale_bytes > 0 && group->head_dim % 2 != 0) {
+            return weft_diag(diag, WEFT_ERR_INVALID,
+                             "KV layout: heads of %u elements with scales: not an even number",
+                             group->head_dim);
+        }
     }
     return WEFT_OK;
 }
@@ -109,7 +125,7 @@ weft_status_t kv_layout_init(kv_layout_t *layout, uint32_t n_blocks, weft_diag_t
         bool overflow = false;
         const kv_strides_t strides = strides_of(layout, group, n_blocks, &overflow);
         const size_t slices = product(group->layers, group->heads, &overflow);
-        const size_t slice = product(layout->block_tokens, strides.token, &overflow);
+        const size_t slice = layout->order == KV_ORDER_BHLNC ? strides.layer : strides.head;
         const size_t bytes = product(slices, slice, &overflow);
         (void)product(n_blocks, bytes, &overflow);
         if (overflow) {

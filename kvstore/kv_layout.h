@@ -7,8 +7,14 @@
  * groups; a group is the layers of one attention kind and window and has its own block table.
  * Plain models have one group.
  *
- * Bytes of a block = heads × layers × tokens × 2 × head_dim × element size, summed over nothing
- * else: each group has its own blocks.
+ * Elements with scales (int8, base/int8.h) have one f32 for the K and one for the V of each token and
+ * head. They follow the tokens of their head of a layer, so that what a slice of heads is stays one
+ * extent:
+ *
+ *   N C elements [token][K, V][head_dim], then f32 [K, V][token]; head_dim is even
+ *
+ * Bytes of a block = heads × layers × tokens × 2 × (head_dim × element size + scale size), summed over
+ * nothing else: each group has its own blocks.
  */
 #pragma once
 
@@ -37,12 +43,14 @@ typedef struct kv_strides {
     size_t head;
     size_t token;
     size_t part;
+    size_t scales; /* from a head of a layer of a block to its scales; 0: there are none */
 } kv_strides_t;
 
 typedef struct kv_layout {
     kv_order_t order;
     uint32_t block_tokens;
-    uint32_t element_bytes; /* 4 f32, 2 f16 and bf16, 1 fp8 */
+    uint32_t element_bytes; /* 4 f32, 2 f16 and bf16, 1 fp8 and int8 */
+    uint32_t scale_bytes;   /* 4 int8, 0 the others */
     uint32_t n_groups;
     kv_group_t groups[KV_MAX_GROUPS];
     kv_strides_t strides[KV_MAX_GROUPS];
@@ -52,7 +60,8 @@ typedef struct kv_layout {
 /*
  * Fills strides and block_bytes from the other fields. n_blocks matters to KV_ORDER_LBHNC alone,
  * where a layer holds all blocks.
- * WEFT_ERR_INVALID: a zero extent, block_tokens not a power of two. WEFT_ERR_TOO_LARGE: overflow.
+ * WEFT_ERR_INVALID: a zero extent, block_tokens not a power of two, scales where head_dim is odd.
+ * WEFT_ERR_TOO_LARGE: overflow.
  */
 weft_status_t kv_layout_init(kv_layout_t *layout, uint32_t n_blocks, weft_diag_t *diag);
 

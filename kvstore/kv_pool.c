@@ -198,6 +198,11 @@ const kv_layout_t *kv_pool_layout(const kv_pool_t *pool)
     return &pool->config.layout;
 }
 
+weft_device_t *kv_pool_device(const kv_pool_t *pool)
+{
+    return pool->config.device;
+}
+
 const weft_mem_t *kv_pool_memory(const kv_pool_t *pool)
 {
     return &pool->memory;

@@ -64,4 +64,5 @@ uint32_t kv_pool_held_blocks(const kv_pool_t *pool); /* somebody refers to them 
 uint32_t kv_pool_total_blocks(const kv_pool_t *pool);
 const kv_layout_t *kv_pool_layout(const kv_pool_t *pool);
 const weft_mem_t *kv_pool_memory(const kv_pool_t *pool);
+weft_device_t *kv_pool_device(const kv_pool_t *pool);
 void *kv_pool_block(const kv_pool_t *pool, kv_block_id_t id); /* where its extent begins */

@@ -180,6 +180,9 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
         status = engine_load_rank(engine, source, kv_store_pool(engine->store), diag);
     }
     if (status == WEFT_OK) {
+        status = engine_adapters_init(engine, options, source, diag);
+    }
+    if (status == WEFT_OK) {
         status = create_scheduler(engine, diag);
     }
     return status < 0 ? status : create_grammars(engine, tokenizer, diag);
@@ -270,6 +273,7 @@ void engine_destroy(engine_t *engine)
     step_plan_destroy(engine->step);
     executor_destroy(engine->executor);
     model_destroy(engine->model);
+    engine_adapters_fini(engine);
     kv_transfer_destroy(engine->transfer); /* it holds blocks, and wakes the mailbox */
     kv_store_destroy(engine->store);       /* it wakes the mailbox, and tells the publisher */
     kv_publisher_destroy(engine->publisher);
@@ -336,6 +340,9 @@ engine_stats_t engine_stats(const engine_t *engine)
         .pull_queries = atomic_load(&g->pull_queries),
         .pull_hits = atomic_load(&g->pull_hits),
         .preemptions = atomic_load(&g->preemptions),
+        .max_drafts = engine->plan.draft.n_tokens,
+        .drafts = atomic_load(&g->drafts),
+        .draft_tokens = atomic_load(&g->draft_tokens),
         .ranks = engine->n_ranks > 0 ? engine->n_ranks : 1,
         .rank_losses = atomic_load(&g->rank_losses),
         .rank_timeouts = atomic_load(&g->rank_timeouts),
@@ -343,6 +350,10 @@ engine_stats_t engine_stats(const engine_t *engine)
         .events = kv_publisher_stats(engine->publisher),
     };
     memcpy(&stats.store, store, sizeof(stats.store));
+    static_assert(ENGINE_MAX_DRAFTS == STEP_MAX_DRAFTS, "one for each place");
+    for (uint32_t i = 0; i < ENGINE_MAX_DRAFTS; i++) {
+        stats.accepted[i] = atomic_load(&g->accepted[i]);
+    }
     return stats;
 }
 

@@ -86,6 +86,9 @@ typedef struct engine_sampling {
     uint32_t n_bad_words;
 } engine_sampling_t;
 
+/* A LoRA adapter that requests may name. Counted; any thread. */
+typedef struct engine_adapter engine_adapter_t;
+
 /* Everything is copied by submit. */
 typedef struct engine_submit {
     const char *id; /* for the log */
@@ -98,6 +101,7 @@ typedef struct engine_submit {
     uint64_t arrival_ns;    /* weft_clock_ns() when the server got it; 0: now */
     engine_sampling_t sampling;
     bool wants_embedding;          /* with max_tokens 0, n 1; of engine_embeds() alone */
+    engine_adapter_t *adapter;     /* NULL: the model alone */
     const text_grammar_t *grammar; /* NULL: unconstrained */
     /* The prompt's blocks come from another worker, or are for one (sample 0's). NULL: neither. */
     const kv_transfer_params_t *transfer;
@@ -218,6 +222,8 @@ const k_sampled_t *engine_request_prompt_logprobs(const engine_request_t *reques
  */
 const float *engine_request_embedding(const engine_request_t *request);
 
+#define ENGINE_MAX_DRAFTS 16 /* tokens of one guess */
+
 /* Read from any thread; set once a step, and when the engine falls idle. */
 typedef struct engine_stats {
     uint32_t running; /* samples */
@@ -234,10 +240,15 @@ typedef struct engine_stats {
     uint64_t pull_queries;      /* prompt tokens asked of other workers */
     uint64_t pull_hits;         /* of them, brought */
     uint64_t preemptions;
-    uint32_t ranks;         /* that run the model */
-    uint64_t rank_losses;   /* of ranks that went */
-    uint64_t rank_timeouts; /* of ranks that did not answer */
-    uint64_t regroupings;   /* times the group formed again */
+    uint32_t max_drafts;   /* of a guess; 0: none are made */
+    uint64_t drafts;       /* rows whose following tokens were guessed */
+    uint64_t draft_tokens; /* guessed */
+    uint64_t
+        accepted[ENGINE_MAX_DRAFTS]; /* of them, those that were right, by place in the guess */
+    uint32_t ranks;                  /* that run the model */
+    uint64_t rank_losses;            /* of ranks that went */
+    uint64_t rank_timeouts;          /* of ranks that did not answer */
+    uint64_t regroupings;            /* times the group formed again */
     kv_store_stats_t store;
     kv_publisher_stats_t events;
 } engine_stats_t;
@@ -274,4 +285,28 @@ void engine_give_up_pull(engine_request_t *request);
 kv_transfer_t *engine_transfer(const engine_t *engine);
 
 /* For GET /kv_event_sources; NULL: no events are published. Lives as long as the engine. */
+/*
+ * engine_adapters.c. Adapters of --lora-modules are there from the start. load reads files and may
+ * take long. WEFT_ERR_UNSUPPORTED: the engine was made without --enable-lora; WEFT_ERR_IN_USE: the
+ * name is taken; WEFT_ERR_QUEUE_FULL: ENGINE_MAX_ADAPTERS are there; else as adapter_load. What runs
+ * with an adapter that is unloaded goes on with it.
+ */
+#define ENGINE_MAX_ADAPTERS 128
+weft_status_t engine_load_adapter(engine_t *engine, const char *name, const char *path,
+                                  weft_diag_t *diag);
+weft_status_t engine_unload_adapter(engine_t *engine, const char *name); /* WEFT_ERR_NOT_FOUND */
+bool engine_has_adapters(const engine_t *engine);                        /* --enable-lora */
+
+/* The caller's until release; NULL: none of that name. */
+engine_adapter_t *engine_find_adapter(engine_t *engine, const char *name);
+void engine_release_adapter(engine_adapter_t *adapter); /* NULL is fine */
+const char *engine_adapter_name(const engine_adapter_t *adapter);
+const char *engine_adapter_path(const engine_adapter_t *adapter);
+uint64_t engine_adapter_created(const engine_adapter_t *adapter); /* seconds since 1970 */
+/* Samples of it that run, and that wait. */
+void engine_adapter_count(const engine_adapter_t *adapter, uint32_t *running, uint32_t *waiting);
+
+/* Adapters, oldest first, each acquired; returns how many of out [ENGINE_MAX_ADAPTERS] are. */
+uint32_t engine_list_adapters(engine_t *engine, engine_adapter_t **out);
+
 const kv_publisher_t *engine_publisher(const engine_t *engine);

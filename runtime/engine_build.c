@@ -190,6 +190,7 @@ typedef struct parts {
     uint32_t *bad_word_lengths;
     float *embedding;
     k_sampled_t *prompt_logprobs;
+    int32_t *drafts;       /* [n][max_drafts] */
     int32_t *tokens;       /* [n][n_tokens] */
     kv_hash_t *hashes;     /* [n][n_hashes] */
     k_sampled_t *logprobs; /* [n][max_tokens] */
@@ -205,9 +206,27 @@ typedef struct sizes {
     uint32_t n_hashes;
     uint32_t pulled_blocks;
     uint32_t words;
+    uint32_t max_drafts; /* 0: none are made */
     bool ignores_end;
     bool has_mask;
 } sizes_t;
+
+static step_sampling_t sampling_of(const engine_sampling_t *s, uint64_t seed)
+{
+    return (step_sampling_t){
+        .temperature = s->temperature < GREEDY_BELOW ? 0 : s->temperature,
+        .top_p = s->top_p,
+        .min_p = s->min_p,
+        .top_k = s->top_k > 0 ? s->top_k : 0,
+        .repetition_penalty = s->repetition_penalty,
+        .frequency_penalty = s->frequency_penalty,
+        .presence_penalty = s->presence_penalty,
+        .n_top = s->wants_logprobs ? s->n_top_logprobs : 0,
+        .n_prompt_top = s->n_prompt_top_logprobs,
+        .wants_logprob = s->wants_logprobs,
+        .seed = seed,
+    };
+}
 
 static sizes_t sizes_of(const engine_t *engine, const engine_submit_t *submit)
 {
@@ -223,7 +242,10 @@ static sizes_t sizes_of(const engine_t *engine, const engine_submit_t *submit)
         .has_mask = submit->grammar != NULL || s->allowed_token_ids != NULL || s->n_bad_words > 0 ||
                     s->min_tokens > 0,
     };
+    const step_sampling_t sampling = sampling_of(s, 0);
     sizes.n_tokens = sizes.n_prompt + sizes.max_tokens;
+    sizes.max_drafts =
+        engine_may_draft(engine, &sampling, sizes.has_mask) ? engine->plan.draft.n_tokens : 0;
     if (submit->transfer != NULL && submit->transfer->do_remote_prefill) {
         sizes.pulled_blocks = sizes.n_prompt / engine->plan.layout.block_tokens + 1;
     }
@@ -262,6 +284,7 @@ static parts_t lay_out(carve_t *carve, const sizes_t *z, const engine_submit_t *
         .embedding = take_if(submit->wants_embedding, carve, z->hidden, sizeof(float)),
         .prompt_logprobs =
             take_if(s->wants_prompt_logprobs, carve, z->n_prompt, sizeof(k_sampled_t)),
+        .drafts = take_if(z->max_drafts > 0, carve, n * z->max_drafts, sizeof(int32_t)),
         .tokens = carve_take(carve, n * z->n_tokens, sizeof(int32_t)),
         .hashes = take_if(z->n_hashes > 0, carve, n * z->n_hashes, sizeof(kv_hash_t)),
         .logprobs = take_if(s->wants_logprobs, carve, n * z->max_tokens, sizeof(k_sampled_t)),
@@ -361,6 +384,7 @@ static void fill_request(engine_t *engine, const engine_submit_t *submit, const 
     engine_request_t *r = parts->request;
     r->engine = engine;
     r->user = submit->user;
+    r->adapter = engine_adapter_acquire(submit->adapter);
     r->id = submit->id == NULL ? "" : strcpy(parts->id, submit->id);
     atomic_init(&r->refs, 2); /* the owner's and the engine's */
     r->n_prompt = submit->n_prompt;
@@ -378,23 +402,6 @@ static void fill_request(engine_t *engine, const engine_submit_t *submit, const 
     }
     fill_stop_ids(engine, submit, sizes, parts);
     fill_masks(submit, sizes, parts);
-}
-
-static step_sampling_t sampling_of(const engine_sampling_t *s, uint64_t seed)
-{
-    return (step_sampling_t){
-        .temperature = s->temperature < GREEDY_BELOW ? 0 : s->temperature,
-        .top_p = s->top_p,
-        .min_p = s->min_p,
-        .top_k = s->top_k > 0 ? s->top_k : 0,
-        .repetition_penalty = s->repetition_penalty,
-        .frequency_penalty = s->frequency_penalty,
-        .presence_penalty = s->presence_penalty,
-        .n_top = s->wants_logprobs ? s->n_top_logprobs : 0,
-        .n_prompt_top = s->n_prompt_top_logprobs,
-        .wants_logprob = s->wants_logprobs,
-        .seed = seed,
-    };
 }
 
 static void fill_constraint(const engine_submit_t *submit, const sizes_t *sizes,
@@ -445,7 +452,9 @@ static void fill_sample(const engine_submit_t *submit, const sizes_t *sizes, con
         .n_stop_ids = r->n_stop_ids,
         .wants_prompt_logprobs = submit->sampling.wants_prompt_logprobs && i == 0,
         .wants_embedding = submit->wants_embedding,
+        .adapter = engine_adapter_number(r->adapter),
         .has_mask = sizes->has_mask,
+        .drafts = parts->drafts == NULL ? NULL : parts->drafts + (size_t)i * sizes->max_drafts,
         .sibling = &parts->samples[(i + 1) % submit->n].seq,
         .user = sample,
     };
@@ -513,7 +522,10 @@ weft_status_t engine_request_create(engine_t *engine, const engine_submit_t *sub
     memset(parts.request, 0, sizeof(*parts.request));
     memset(parts.samples, 0, submit->n * sizeof(*parts.samples));
     fill_request(engine, submit, &sizes, &parts);
-    weft_status_t status = kv_extra_create(submit->cache_salt, NULL, NULL, &parts.request->extra);
+    const char *adapter = submit->adapter == NULL ? NULL : engine_adapter_name(submit->adapter);
+    const char *path = submit->adapter == NULL ? NULL : engine_adapter_path(submit->adapter);
+    weft_status_t status =
+        kv_extra_create(submit->cache_salt, adapter, path, &parts.request->extra);
     fill_samples(engine, submit, &sizes, &parts);
     if (status == WEFT_OK) {
         status = fill_transfer(engine, submit, &parts);
@@ -528,6 +540,7 @@ weft_status_t engine_request_create(engine_t *engine, const engine_submit_t *sub
         engine_request_free(parts.request);
         return status;
     }
+    engine_adapter_waits(submit->adapter, submit->n);
     *request_out = parts.request;
     return WEFT_OK;
 }

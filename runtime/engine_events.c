@@ -34,6 +34,7 @@ static void on_scheduled(void *user, sched_seq_t *seq)
 {
     engine_request_t *r = ((engine_sample_t *)seq->user)->request;
     engine_transfer_open(user, seq);
+    engine_adapter_runs(r->adapter);
     if (atomic_load_explicit(&r->scheduled_ns, memory_order_relaxed) == 0) {
         note_cached(r, seq);
         set_once(&r->scheduled_ns);
@@ -121,6 +122,7 @@ static void log_finish(const engine_sample_t *sample, engine_finish_t reason)
 void engine_sample_finish(engine_sample_t *sample, engine_finish_t reason)
 {
     engine_request_t *r = sample->request;
+    engine_adapter_ends(r->adapter, sample->seq.was_scheduled);
     atomic_fetch_add(&r->preemptions, sample->seq.preemptions);
     r->n_unfinished--;
     if (r->n_unfinished == 0) {
@@ -205,6 +207,7 @@ sched_events_t engine_events(engine_t *engine)
         .on_retired = on_retired,
         .mask_state = mask_state,
         .write_mask = write_mask,
+        .draft = engine_draft,
         .on_pull_failed = on_pull_failed,
         .on_hold = on_hold,
         .settle = engine->device->ops->is_host ? NULL : settle,

@@ -50,15 +50,32 @@ static void forget_steps(follower_t *follower)
     follower->in_flight = 0;
 }
 
+/* The next plan. Steps that end meanwhile are collected: the leader may wait for what they gave. */
+static weft_status_t receive(follower_t *follower, weft_diag_t *diag, bool *is_stop_out)
+{
+    engine_t *engine = follower->engine;
+    uint32_t *masks = executor_mask(engine->executor, 0);
+    const bool has_stages = engine->group.ranks.shard.stages > 1;
+    weft_status_t status = WEFT_ERR_TIMEOUT;
+    while (has_stages && status == WEFT_ERR_TIMEOUT && follower->in_flight > 0) {
+        status = engine_group_receive(&engine->group, 0, diag, engine->step, masks, is_stop_out);
+        if (status == WEFT_ERR_TIMEOUT && executor_is_ready(engine->executor)) {
+            const weft_status_t collected = collect(follower);
+            status = collected < 0 ? collected : status;
+        }
+    }
+    return status != WEFT_ERR_TIMEOUT
+               ? status
+               : engine_group_receive(&engine->group, -1, diag, engine->step, masks, is_stop_out);
+}
+
 /* Until the leader stops, this rank fails or the group does. */
 static weft_status_t follow(follower_t *follower, weft_diag_t *diag)
 {
     engine_t *engine = follower->engine;
-    uint32_t *masks = executor_mask(engine->executor, 0);
     bool is_stop = false;
     for (;;) {
-        weft_status_t status =
-            engine_group_receive(&engine->group, diag, engine->step, masks, &is_stop);
+        weft_status_t status = receive(follower, diag, &is_stop);
         if (status >= 0 && is_stop) {
             return WEFT_OK;
         }

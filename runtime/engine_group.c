@@ -27,6 +27,7 @@ typedef struct word {
     union {
         struct {
             uint64_t host;
+            uint64_t device; /* of this host: ranks with the same one share its memory */
             uint64_t cores;
             uint64_t is_loaded; /* 0 or 1 */
         } place;
@@ -112,12 +113,22 @@ static uint64_t cores_id(void)
 static void count_neighbours(engine_group_t *group, const word_t *words)
 {
     const word_t *mine = &words[group->rank];
-    group->on_host = group->on_cores = 0;
+    group->on_device = group->on_cores = 0;
     for (uint32_t i = 0; i < group->size; i++) {
         const bool is_here = words[i].place.host == mine->place.host;
-        group->on_host += is_here && words[i].place.is_loaded == 0;
+        const bool shares_memory = is_here && words[i].place.device == mine->place.device;
+        group->on_device += shares_memory && words[i].place.is_loaded == 0;
         group->on_cores += is_here && words[i].place.cores == mine->place.cores;
     }
+}
+
+static void set_groups(const engine_links_t *links, model_shard_t *shard)
+{
+    const bool has_stages = shard->stages > 1;
+    const bool is_host = links->stages == NULL;
+    shard->tensor = links->tensor;
+    shard->world = !has_stages ? NULL : is_host ? links->world : links->stages;
+    shard->results = has_stages && !is_host ? links->world : NULL;
 }
 
 weft_status_t engine_group_form(engine_group_t *group, weft_device_t *device, bool is_loaded,
@@ -128,11 +139,13 @@ weft_status_t engine_group_form(engine_group_t *group, weft_device_t *device, bo
     if (status < 0) {
         return status;
     }
-    group->ranks.shard.tensor = group->links.tensor;
-    group->ranks.shard.world = group->ranks.shard.stages > 1 ? group->links.world : NULL;
+    set_groups(&group->links, &group->ranks.shard);
     group->rank = coll_rank(group->links.world);
     group->size = coll_size(group->links.world);
-    word_t mine = {.place = {.host = host_id(), .cores = cores_id(), .is_loaded = is_loaded}};
+    word_t mine = {.place = {.host = host_id(),
+                             .device = device->ops->id == NULL ? 0 : device->ops->id(device),
+                             .cores = cores_id(),
+                             .is_loaded = is_loaded}};
     status = gather(group, WEFT_OK, &mine, diag, &words);
     if (status >= 0) {
         count_neighbours(group, words);
@@ -235,7 +248,10 @@ void engine_group_part(engine_group_t *group)
 
 weft_status_t engine_group_state(const engine_group_t *group, uint32_t *rank_out)
 {
-    const weft_status_t status = coll_status(group->links.world, rank_out);
+    weft_status_t status = coll_status(group->links.world, rank_out);
+    if (status >= 0 && group->links.stages != NULL) {
+        status = coll_status(group->links.stages, rank_out);
+    }
     if (status < 0 || group->links.tensor == NULL) {
         return status;
     }
@@ -260,6 +276,7 @@ weft_status_t engine_group_send(engine_group_t *group, const step_plan_t *plan,
 
 void engine_group_stop(engine_group_t *group, k_stream_t *stream)
 {
+    (void)k_stream_sync(stream); /* the others need what it still sends */
     if (group->rank == 0) {
         void *message = coll_feed_begin(group->feed);
         if (message == NULL || coll_feed_send(group->feed, step_wire_encode_stop(message)) < 0) {
@@ -268,15 +285,14 @@ void engine_group_stop(engine_group_t *group, k_stream_t *stream)
     }
     /* What carries the message may go with its writer: not before the last reader has it. */
     coll_barrier(group->links.world, stream->queue);
-    (void)k_stream_sync(stream);
 }
 
-weft_status_t engine_group_receive(engine_group_t *group, weft_diag_t *diag, step_plan_t *plan,
-                                   uint32_t *masks, bool *is_stop_out)
+weft_status_t engine_group_receive(engine_group_t *group, int timeout_ms, weft_diag_t *diag,
+                                   step_plan_t *plan, uint32_t *masks, bool *is_stop_out)
 {
     const void *message = NULL;
     size_t bytes = 0;
-    const weft_status_t status = coll_feed_receive(group->feed, -1, &message, &bytes);
+    const weft_status_t status = coll_feed_receive(group->feed, timeout_ms, &message, &bytes);
     return status < 0
                ? status
                : step_wire_decode(message, bytes, &group->bounds, diag, plan, masks, is_stop_out);

@@ -38,8 +38,8 @@ typedef struct engine_group {
     coll_feed_t *feed;    /* NULL: not open */
     uint32_t size;
     uint32_t rank;
-    uint32_t on_host;  /* ranks that have yet to take memory of this host */
-    uint32_t on_cores; /* ranks here that may use just the same cores */
+    uint32_t on_device; /* ranks that have yet to take memory of this device, or of this host */
+    uint32_t on_cores;  /* ranks here that may use just the same cores */
     step_wire_bounds_t bounds;
 } engine_group_t;
 
@@ -72,6 +72,9 @@ weft_status_t engine_group_send(engine_group_t *group, const step_plan_t *plan,
 /* Collective: the leader says that it ends; returns when all others have heard it, or one is lost. */
 void engine_group_stop(engine_group_t *group, k_stream_t *stream);
 
-/* Others: waits for the next plan; is_stop_out: there will be none. */
-weft_status_t engine_group_receive(engine_group_t *group, weft_diag_t *diag, step_plan_t *plan,
-                                   uint32_t *masks, bool *is_stop_out);
+/*
+ * Others: waits for the next plan, -1: for ever; is_stop_out: there will be none. WEFT_ERR_TIMEOUT: it
+ * has not come.
+ */
+weft_status_t engine_group_receive(engine_group_t *group, int timeout_ms, weft_diag_t *diag,
+                                   step_plan_t *plan, uint32_t *masks, bool *is_stop_out);

@@ -39,9 +39,17 @@ static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_d
         const char *name;
         k_dtype_t dtype;
     } names[] = {
-        {"f32", K_F32},     {"f16", K_F16},     {"bf16", K_BF16},
-        {"float32", K_F32}, {"float16", K_F16}, {"bfloat16", K_BF16},
-        {"fp16", K_F16},    {"fp8", K_F8},      {"fp8_e4m3", K_F8},
+        {"f32", K_F32},
+        {"f16", K_F16},
+        {"bf16", K_BF16},
+        {"float32", K_F32},
+        {"float16", K_F16},
+        {"bfloat16", K_BF16},
+        {"fp16", K_F16},
+        {"fp8", K_F8},
+        {"fp8_e4m3", K_F8},
+        {"int8", K_I8},
+        {"int8_per_token_head", K_I8},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(name, names[i].name) == 0) {
@@ -49,9 +57,22 @@ static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_d
             return WEFT_OK;
         }
     }
-    return weft_diag(diag, WEFT_ERR_INVALID,
-                     "--kv-cache-dtype %s: unknown; auto, f32, f16, bf16 and fp8 are possible",
-                     name);
+    return weft_diag(
+        diag, WEFT_ERR_INVALID,
+        "--kv-cache-dtype %s: unknown; auto, f32, f16, bf16, fp8 and int8 are possible", name);
+}
+
+/* The scales of int8 are of K and of V apart; latents are both. */
+static weft_status_t check_kv_dtype(const engine_plan_t *plan, const model_config_t *config,
+                                    weft_diag_t *diag)
+{
+    if (plan->kv_dtype == K_I8 && config->mla.kv_latent > 0) {
+        return weft_diag(
+            diag, WEFT_ERR_UNSUPPORTED,
+            "--kv-cache-dtype int8: not for latent attention (%s); use bf16, f16 or fp8",
+            config->architecture);
+    }
+    return WEFT_OK;
 }
 
 static weft_status_t check_options(const engine_options_t *o, const model_config_t *config,
@@ -115,6 +136,18 @@ static weft_status_t check_store_options(engine_plan_t *plan, const engine_optio
     return WEFT_OK;
 }
 
+static weft_status_t plan_drafts(engine_plan_t *plan, const engine_options_t *options,
+                                 const model_shard_t *shard, weft_diag_t *diag)
+{
+    const weft_status_t status =
+        draft_config_parse(options->speculative_config, diag, &plan->draft);
+    if (status >= 0 && plan->draft.n_tokens > 0 && shard != NULL && shard->stages > 1) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--speculative-config: not with --pipeline-parallel-size yet");
+    }
+    return status;
+}
+
 /* Whether requests get embeddings: what the file says, unless told. */
 static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *options,
                                    const model_config_t *config, weft_diag_t *diag)
@@ -137,12 +170,14 @@ static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *
 
 static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_tokens)
 {
-    plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens);
+    plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens,
+                                plan->draft.n_tokens);
     plan->limits.max_embeddings = plan->embeds ? plan->max_slots : 0;
     plan->model_limits = (model_limits_t){
         .max_rows = plan->limits.max_tokens,
         .max_outputs = plan->limits.max_outputs,
         .max_context = plan->max_context,
+        .max_lora_rank = plan->max_lora_rank,
     };
 }
 
@@ -183,6 +218,7 @@ static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *opt
         .order = order,
         .block_tokens = options->block_size,
         .element_bytes = k_dtype_info(plan->kv_dtype)->block_bytes,
+        .scale_bytes = k_kv_scale_bytes(plan->kv_dtype),
         .n_groups = 1,
         /* The window is that of all layers, whichever are here: ranks free blocks alike. */
         .groups = {{.layers = local.layers,
@@ -198,17 +234,18 @@ static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
     return tokens / block_tokens + (tokens % block_tokens != 0);
 }
 
-/* What the device may be asked for: a host is shared, a GPU has a part that is ours. */
+/*
+ * What the device may be asked for: a host is shared, a GPU has a part that is ours. Ranks with the
+ * same device have yet to take theirs, all alike.
+ */
 static size_t budget_of(const engine_place_t *place, const engine_options_t *options)
 {
     const weft_device_t *device = place->device;
     const size_t available = device->ops->memory_available(device);
-    if (device->ops->is_host) {
-        return available / place->on_host;
-    }
-    const size_t total = device->ops->memory_total(device);
-    const size_t kept = (size_t)((1 - options->gpu_memory_utilization) * (double)total);
-    return available > kept ? available - kept : 0;
+    const double left_out = device->ops->is_host ? 0 : 1 - options->gpu_memory_utilization;
+    const size_t kept =
+        left_out > 0 ? (size_t)(left_out * (double)device->ops->memory_total(device)) : 0;
+    return available > kept ? (available - kept) / place->on_device : 0;
 }
 
 /* As many as all slots could fill, within what the rest leaves; of a host, a third at most. */
@@ -261,8 +298,9 @@ static weft_status_t measure(const engine_plan_t *plan, const model_source_t *so
     if (status < 0) {
         return status;
     }
-    needs_out->steps = executor_memory(&plan->limits, &local, place->shard,
-                                       plan->layout.block_tokens, place->depth);
+    needs_out->steps =
+        executor_memory(&plan->limits, &local, place->shard, plan->layout.block_tokens,
+                        place->depth, place->device->ops->is_host);
     return model_memory(source, place->shard, &plan->model_limits, place->ops, diag,
                         &needs_out->weights, &needs_out->activations);
 }
@@ -347,13 +385,20 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
         .budget_bytes = available,
+        .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
     };
     status = check_store_options(plan, options, diag);
+    if (status == WEFT_OK) {
+        status = plan_drafts(plan, options, place->shard, diag);
+    }
     if (status == WEFT_OK) {
         status = choose_runner(plan, options, config, diag);
     }
     if (status == WEFT_OK) {
         status = parse_kv_dtype(options->kv_cache_dtype, place->ops, diag, &plan->kv_dtype);
+    }
+    if (status == WEFT_OK) {
+        status = check_kv_dtype(plan, config, diag);
     }
     if (status == WEFT_OK) {
         status = set_layout(plan, options, source, place->shard, diag);

@@ -17,6 +17,7 @@
 
 #include "kvstore/hash/kv_hash.h"
 #include "runtime/constraint.h"
+#include "runtime/draft_config.h"
 #include "runtime/engine.h"
 #include "runtime/engine_group.h"
 #include "runtime/executor.h"
@@ -85,7 +86,8 @@ struct engine_request {
     uint32_t n_bad_words;
     weft_diag_t *diag; /* of the constraints, or NULL */
     uint32_t n_prompt;
-    kv_extra_t *extra; /* of every sample's hashes, or NULL */
+    kv_extra_t *extra;         /* of every sample's hashes, or NULL */
+    engine_adapter_t *adapter; /* NULL: none */
     bool has_transfer;
     kv_transfer_params_t transfer; /* as submitted */
     char *internal_id;             /* unlike any other's, with has_transfer */
@@ -120,6 +122,16 @@ struct engine_client {
     mailbox_item_t *taken; /* from the mailbox, oldest first */
 };
 
+/* LoRA adapters: engine_adapters.c. */
+typedef struct engine_adapters {
+    adapter_table_t *table; /* NULL: without --enable-lora, then nothing else is */
+    bool is_gguf;           /* the model's file */
+    pthread_mutex_t lock;   /* guards what follows */
+    uint32_t n;
+    engine_adapter_t *list[ENGINE_MAX_ADAPTERS]; /* [n], oldest first */
+    bool is_taken[ENGINE_MAX_ADAPTERS];          /* places of the table */
+} engine_adapters_t;
+
 /* What the options and the model come to. */
 typedef struct engine_plan {
     uint32_t max_context;
@@ -133,6 +145,8 @@ typedef struct engine_plan {
     double pin_quota;
     bool admits_all; /* to the disk */
     bool embeds;
+    draft_config_t draft;
+    uint32_t max_lora_rank; /* 0: no adapters */
     size_t budget_bytes;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
@@ -161,6 +175,9 @@ typedef struct engine_gauges {
     atomic_uint_fast64_t pull_queries;
     atomic_uint_fast64_t pull_hits;
     atomic_uint_fast64_t preemptions;
+    atomic_uint_fast64_t drafts;
+    atomic_uint_fast64_t draft_tokens;
+    atomic_uint_fast64_t accepted[STEP_MAX_DRAFTS];
     atomic_uint_fast64_t rank_losses;
     atomic_uint_fast64_t rank_timeouts;
     atomic_uint_fast64_t regroupings;
@@ -189,6 +206,7 @@ struct engine {
     engine_group_t group; /* not formed: alone */
     k_stream_t *stream;
     model_t *model;
+    engine_adapters_t adapters;
     kv_publisher_t *publisher; /* NULL: no events */
     kv_store_t *store;
     kv_transfer_t *transfer; /* NULL: blocks stay here */
@@ -237,8 +255,8 @@ typedef struct engine_place {
     const model_shard_t *shard; /* NULL: all of it */
     const weft_device_t *device;
     const k_ops_t *ops;
-    uint32_t on_host; /* ranks that have yet to take memory of this host, this one among them */
-    uint32_t depth;   /* of the executor */
+    uint32_t on_device; /* ranks that have yet to take its memory, this one among them */
+    uint32_t depth;     /* of the executor */
 } engine_place_t;
 
 /* engine_plan.c: sizes from options, model and memory; one clear line when they do not work out. */
@@ -284,6 +302,23 @@ weft_status_t engine_fingerprint(const engine_t *engine, const model_source_t *s
 /* The same of the model alone: blocks of one can be made into blocks of the other. */
 weft_status_t engine_model_fingerprint(const engine_t *engine, const model_source_t *source,
                                        uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES]);
+
+/* engine_adapters.c: before the model is planned; once it is loaded. */
+weft_status_t engine_adapters_check(const engine_t *engine, const engine_options_t *options,
+                                    weft_diag_t *diag);
+weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *options,
+                                   const model_source_t *source, weft_diag_t *diag);
+void engine_adapters_fini(engine_t *engine);
+/* NULL is fine for each; acquire returns it, number is what sequences call it. */
+engine_adapter_t *engine_adapter_acquire(engine_adapter_t *adapter);
+uint32_t engine_adapter_number(const engine_adapter_t *adapter);
+void engine_adapter_waits(engine_adapter_t *adapter, uint32_t samples);
+void engine_adapter_runs(engine_adapter_t *adapter); /* one sample */
+void engine_adapter_ends(engine_adapter_t *adapter, bool has_run);
+
+/* engine_draft.c: whether a request's tokens may be guessed; guesses for sequences (sched_events_t). */
+bool engine_may_draft(const engine_t *engine, const step_sampling_t *sampling, bool has_mask);
+void engine_draft(void *user, sched_seq_t *const *seqs, uint32_t n);
 
 /* engine_transfer.c: nothing without --kv-transfer-config. */
 weft_status_t engine_transfer_create(engine_t *engine, const engine_options_t *options,

@@ -70,30 +70,11 @@ static uint32_t threads_of(const engine_t *engine, const engine_options_t *optio
     return cores > sharers ? cores / sharers : 1;
 }
 
-/* Each rank of a host has its own GPU as long as there are so many, and the host's memory anyway. */
 static weft_status_t open_device(engine_t *engine, const engine_options_t *options,
                                  const engine_ranks_t *ranks, weft_diag_t *diag)
 {
     const int index = ranks == NULL ? 0 : (int)ranks->device_index;
-    weft_diag_t none = {0};
-    if (index > 0 && weft_device_open(options->device, index, &none, &engine->device) >= 0) {
-        return WEFT_OK;
-    }
-    return weft_device_open(options->device, 0, diag, &engine->device);
-}
-
-/* Ranks that each have the whole model may have any device. */
-static weft_status_t check_device(const weft_device_t *device, const model_shard_t *shard,
-                                  weft_diag_t *diag)
-{
-    const bool is_whole = !model_shard_is_cut(shard) && shard->stages <= 1;
-    return is_whole || device->ops->is_host
-               ? WEFT_OK
-               : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                           "--tensor-parallel-size %u --pipeline-parallel-size %u: a model over "
-                           "several ranks runs on CPUs so far, not on device %s; give --device cpu",
-                           shard->tensor_size > 1 ? shard->tensor_size : 1,
-                           shard->stages > 1 ? shard->stages : 1, device->ops->name);
+    return weft_device_open(options->device, index, diag, &engine->device);
 }
 
 static engine_terms_t terms_of(const engine_t *engine)
@@ -116,7 +97,7 @@ static engine_place_t place_of(const engine_t *engine)
         .shard = shard_of(engine),
         .device = engine->device,
         .ops = engine->stream->ops,
-        .on_host = engine->n_ranks > 0 ? engine->group.on_host : 1,
+        .on_device = engine->n_ranks > 0 ? engine->group.on_device : 1,
         .depth = engine->max_depth,
     };
 }
@@ -145,14 +126,15 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
         status = open_device(engine, options, ranks, diag);
     }
     if (status >= 0 && ranks != NULL) {
-        status = check_device(engine->device, &ranks->shard, diag);
-    }
-    if (status >= 0 && ranks != NULL) {
         engine->group.ranks = *ranks;
         engine->restarts_left = ranks->restarts;
         status = engine_group_form(&engine->group, engine->device, false, diag);
         engine->n_ranks = engine->group.size;
     }
+    if (status < 0) {
+        return status;
+    }
+    status = engine_adapters_check(engine, options, diag);
     if (status < 0) {
         return status;
     }
@@ -228,8 +210,7 @@ weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag)
     if (status < 0) {
         return status;
     }
-    model_set_tensor(engine->model, group->links.tensor);
-    model_set_world(engine->model, group->ranks.shard.world);
+    model_set_groups(engine->model, &group->ranks.shard);
     status = agree_again(engine, diag);
     return engine_join_ranks(engine, status, diag);
 }

@@ -8,7 +8,7 @@
  * nor environments. The engine asks for links when its device is open, again when a group that was
  * lost may form once more, and makes the feed of plans itself: its size is the plans'.
  *
- * Failure  whoever learns that a rank is lost calls coll_abort on world and tensor, from any thread;
+ * Failure  whoever learns that a rank is lost calls coll_abort on all of these, from any thread;
  *          the engine looks at their state after each step and ten times a second when it is idle
  */
 #pragma once
@@ -18,16 +18,19 @@
 
 /* What joins the ranks as long as none of them is lost. */
 typedef struct engine_links {
-    coll_t *world;  /* every rank of every stage */
-    coll_t *tensor; /* of the tensor ranks of this stage; NULL: one */
+    coll_t *world;  /* every rank of every stage, in host memory */
+    coll_t *stages; /* the same in the device's; NULL: one stage, or the device is the host */
+    coll_t *tensor; /* of the tensor ranks of this stage, in the device's memory; NULL: one */
     /* Among the ranks of world, for start-up: waits as long as loading a model may take. */
     coll_exchange_t exchange;
 } engine_links_t;
 
 typedef struct engine_ranks {
-    model_shard_t shard;   /* tensor, world: NULL, the links have them */
-    uint32_t device_index; /* of a --device that names none: ranks of one host have one GPU each */
-    uint32_t restarts;     /* times that a lost group may form again */
+    model_shard_t shard; /* tensor, world: NULL, the links have them */
+    /* Of a --device that names none: ranks of one host share out its GPUs, this one's counts on from
+     * the first again where there are more ranks. */
+    uint32_t device_index;
+    uint32_t restarts; /* times that a lost group may form again */
     void *user;
     /*
      * The ranks meet. Called by one thread at a time, not always the same one; blocks. Each call but

@@ -100,6 +100,7 @@ void engine_request_free(engine_request_t *request)
     kv_transfer_params_fini(&request->transfer);
     kv_transfer_params_fini(&request->held);
     kv_extra_release(request->extra);
+    engine_release_adapter(request->adapter);
     weft_free(request); /* everything else it points to lies behind it */
 }
 

@@ -170,6 +170,11 @@ static void publish_gauges(engine_t *engine)
     set_64(&g->pull_queries, stats.pull_queries);
     set_64(&g->pull_hits, stats.pull_hits);
     set_64(&g->preemptions, stats.preemptions);
+    set_64(&g->drafts, stats.drafts);
+    set_64(&g->draft_tokens, stats.draft_tokens);
+    for (uint32_t i = 0; i < STEP_MAX_DRAFTS; i++) {
+        set_64(&g->accepted[i], stats.accepted[i]);
+    }
 }
 
 static void fail(engine_t *engine, weft_status_t status)

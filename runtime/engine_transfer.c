@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The engine's side of moving KV blocks between workers: requests that bring or want some. */
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/compiler.h"
+#include "kernels/k_heads.h"
 #include "runtime/engine_priv.h"
 
 #define WEFT_LOG_MODULE "engine"
@@ -62,6 +64,30 @@ static void observe_pull(void *user, const kv_pull_report_t *report)
     }
 }
 
+static k_head_form_t form_of(const kv_head_form_t *form)
+{
+    static const k_dtype_t dtypes[] = {[KV_ELEMENT_F32] = K_F32,
+                                       [KV_ELEMENT_F16] = K_F16,
+                                       [KV_ELEMENT_BF16] = K_BF16,
+                                       [KV_ELEMENT_F8] = K_F8};
+    return (k_head_form_t){.element = dtypes[form->element],
+                           .is_transposed = form->is_transposed,
+                           .block_tokens = form->block_tokens,
+                           .head_dim = form->head_dim};
+}
+
+_Static_assert(sizeof(kv_head_move_t) == sizeof(k_head_move_t), "the same by another name");
+
+static void convert(void *user, weft_queue_t *queue, const kv_head_form_t *to,
+                    const kv_head_form_t *from, const kv_head_move_t *moves, uint32_t n)
+{
+    const engine_t *engine = user;
+    const weft_status_t status = k_convert_heads(engine->stream, queue, form_of(to), form_of(from),
+                                                 (const k_head_move_t *)moves, n);
+    assert(status == WEFT_OK); /* asked for only where the pool is a device's, which has it */
+    (void)status;
+}
+
 static weft_status_t create(engine_t *engine, const model_source_t *source,
                             const kv_transfer_config_t *config, weft_diag_t *diag)
 {
@@ -83,6 +109,7 @@ static weft_status_t create(engine_t *engine, const model_source_t *source,
         .total_layers = layout->groups[0].layers,
         .wake = wake,
         .on_pulled = observe_pull,
+        .convert = convert,
         .user = engine,
     };
     status = kv_transfer_create(&setup, diag, &engine->transfer);
@@ -103,12 +130,6 @@ weft_status_t engine_transfer_create(engine_t *engine, const engine_options_t *o
         parse_policy(options->kv_load_failure_policy, diag, &engine->fails_without_pull);
     if (status < 0 || options->kv_transfer_config[0] == '\0') {
         return status;
-    }
-    if (!engine->device->ops->is_host) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--kv-transfer-config: blocks on device %s cannot be moved to other "
-                         "workers yet",
-                         engine->device->ops->name);
     }
     status = kv_transfer_config_parse(options->kv_transfer_config, options->data_parallel_rank,
                                       diag, &config);

@@ -19,6 +19,7 @@ static void view_kv(const executor_config_t *config, uint32_t layers, k_kv_view_
             .head_stride = strides->head,
             .token_stride = strides->token,
             .part_stride = strides->part,
+            .scale_offset = strides->scales,
         };
     }
 }
@@ -57,14 +58,16 @@ static weft_status_t check_config(const executor_config_t *config, weft_diag_t *
 static weft_status_t check_attention(const executor_config_t *config, weft_diag_t *diag)
 {
     const k_ops_t *ops = config->stream->ops;
+    const uint32_t latent = model_local_config(config->model)->mla.kv_latent;
     k_kv_view_t view;
     view_kv(config, 1, &view);
-    return ops->can_attend == NULL || ops->can_attend(&view)
+    return ops->can_attend == NULL || ops->can_attend(&view, latent)
                ? WEFT_OK
                : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                           "kernels \"%s\" have no attention for heads of %u elements in blocks of "
+                           "kernels \"%s\" have no attention for %s of %u elements in blocks of "
                            "%u tokens of %s",
-                           ops->name, view.head_dim, view.block_tokens,
+                           ops->name, latent > 0 ? "latents" : "heads",
+                           latent > 0 ? 2 * view.head_dim : view.head_dim, view.block_tokens,
                            k_dtype_info(view.dtype)->name);
 }
 
@@ -88,7 +91,7 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     executor->is_timed = config->is_timed;
     executor->depth = config->depth > 0 ? config->depth : EXECUTOR_MIN_DEPTH;
     executor_set_sizes(executor, &config->limits, shape, model_shard(config->model),
-                       config->layout->block_tokens);
+                       config->layout->block_tokens, config->stream->device->ops->is_host);
     executor->embedding_bytes = shape->hidden * k_dtype_info(config->stream->ops->act)->block_bytes;
 
     status = executor_take_memory(executor, shape->layers, diag);
@@ -112,7 +115,7 @@ void executor_destroy(executor_t *executor)
         return;
     }
     k_stream_sync(executor->stream); /* steps nobody collected still write to our memory */
-    executor_graphs_fini(executor);
+    executor_graphs_drop(executor);
     executor_free_memory(executor);
     weft_free(executor);
 }
@@ -125,7 +128,8 @@ static void count_sampled(executor_t *executor, const step_plan_t *plan)
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         const step_row_t *row = &plan->rows[i];
         if ((row->flags & STEP_ROW_SAMPLE) != 0) {
-            executor->slots[row->slot].n_tokens++;
+            executor->slots[row->slot].n_tokens += 1 + row->n_drafts;
+            executor->slots[row->slot].n_unsure = row->n_drafts;
         }
     }
 }
@@ -135,6 +139,11 @@ static void count_sampled(executor_t *executor, const step_plan_t *plan)
 static bool is_leader_of_stages(const model_shard_t *shard)
 {
     return shard->stages > 1 && shard->stage == 0 && shard->tensor_rank == 0;
+}
+
+static bool is_sender_of_stages(const model_shard_t *shard)
+{
+    return shard->stages > 1 && model_shard_is_last(shard) && shard->tensor_rank == 0;
 }
 
 typedef struct piece {
@@ -152,18 +161,19 @@ static void list_pieces(const executor_t *executor, const outputs_t *outputs, pi
     pieces[2] = (piece_t){outputs->embeddings, outputs->n_embeddings * executor->embedding_stride};
 }
 
-/* The last stage's first rank; behind the copies, which are done where the device is the host. */
+/* The last stage's first rank, when the step is done. */
 static void send_outputs(const executor_t *executor, const outputs_t *outputs)
 {
     const model_shard_t *shard = model_shard(executor->model);
+    coll_t *results = model_shard_results(shard);
     piece_t pieces[OUTPUT_PIECES];
-    if (shard->stages <= 1 || shard->tensor_rank > 0 || !model_shard_holds(shard)) {
+    if (shard->stages <= 1 || !model_shard_holds(shard) || !is_sender_of_stages(shard)) {
         return;
     }
     list_pieces(executor, outputs, pieces);
     for (uint32_t i = 0; i < OUTPUT_PIECES; i++) {
         if (pieces[i].bytes > 0) {
-            coll_send(shard->world, executor->stream->queue, 0, pieces[i].at, pieces[i].bytes);
+            coll_send(results, executor->stream->queue, 0, pieces[i].at, pieces[i].bytes);
         }
     }
 }
@@ -172,6 +182,7 @@ static void send_outputs(const executor_t *executor, const outputs_t *outputs)
 static weft_status_t receive_outputs(const executor_t *executor, const outputs_t *outputs)
 {
     const model_shard_t *shard = model_shard(executor->model);
+    coll_t *results = model_shard_results(shard);
     piece_t pieces[OUTPUT_PIECES];
     if (!is_leader_of_stages(shard)) {
         return WEFT_OK;
@@ -180,11 +191,10 @@ static weft_status_t receive_outputs(const executor_t *executor, const outputs_t
     list_pieces(executor, outputs, pieces);
     for (uint32_t i = 0; i < OUTPUT_PIECES; i++) {
         if (pieces[i].bytes > 0) {
-            coll_receive(shard->world, executor->stream->queue, last, pieces[i].at,
-                         pieces[i].bytes);
+            coll_receive(results, executor->stream->queue, last, pieces[i].at, pieces[i].bytes);
         }
     }
-    return coll_status(shard->world, NULL);
+    return coll_status(results, NULL);
 }
 
 static void fetch_outputs(executor_t *executor, const step_plan_t *plan, const step_t *step)
@@ -196,14 +206,14 @@ static void fetch_outputs(executor_t *executor, const step_plan_t *plan, const s
     outputs->n_prompt = step->n_prompt;
     outputs->n_embeddings = step->n_embeddings;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
-        outputs->is_sampled[i] = (plan->rows[i].flags & STEP_ROW_SAMPLE) != 0;
+        const bool is_sampled = (plan->rows[i].flags & STEP_ROW_SAMPLE) != 0;
+        outputs->n_samples[i] = is_sampled ? 1 + plan->rows[i].n_drafts : 0;
     }
     if (model_shard_is_last(model_shard(executor->model))) {
         executor_copy(executor, outputs->rows, executor->device.sampled,
                       step->n_sampled * sizeof(k_sampled_t));
         executor_copy(executor, outputs->prompt, executor->device.prompt,
                       step->n_prompt * sizeof(k_sampled_t));
-        send_outputs(executor, outputs);
     }
     outputs->done = executor->stream->device->ops->record(executor->stream->queue);
 }
@@ -227,12 +237,27 @@ weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan)
     return WEFT_OK;
 }
 
+/* What follows drafts moves out from among the rows' first samples. */
+static uint32_t part_drafted(outputs_t *outputs)
+{
+    uint32_t n = 0;
+    uint32_t n_drafted = 0;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < outputs->n_rows; i++) {
+        for (uint32_t j = 0; j < outputs->n_samples[i]; j++, at++) {
+            k_sampled_t *to = j == 0 ? &outputs->rows[n++] : &outputs->drafted[n_drafted++];
+            *to = outputs->rows[at];
+        }
+    }
+    return n;
+}
+
 /* The sampled rows lie packed at the front; from the last on, each moves to its row's place. */
 static void spread_rows(outputs_t *outputs)
 {
-    uint32_t sampled = outputs->n_sampled;
+    uint32_t sampled = part_drafted(outputs);
     for (uint32_t i = outputs->n_rows; i-- > 0;) {
-        if (outputs->is_sampled[i]) {
+        if (outputs->n_samples[i] > 0) {
             sampled--;
             outputs->rows[i] = outputs->rows[sampled];
         }
@@ -250,6 +275,7 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
         return status;
     }
     executor->n_collected++; /* also of a step whose results will not come: its buffers are free */
+    send_outputs(executor, outputs);
     status = receive_outputs(executor, outputs);
     if (status < 0) {
         return status;
@@ -264,6 +290,7 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
         .step = outputs->step,
         .n_rows = outputs->n_rows,
         .rows = outputs->rows,
+        .drafted = outputs->drafted,
         .prompt = outputs->prompt,
         .n_prompt = outputs->n_prompt,
         .embeddings = outputs->embeddings,
@@ -274,9 +301,17 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
     return WEFT_OK;
 }
 
+bool executor_is_ready(const executor_t *executor)
+{
+    const outputs_t *outputs = &executor->outputs[executor->n_collected % executor->depth];
+    return executor->n_collected == executor->n_launched ||
+           executor->stream->device->ops->is_done(outputs->done);
+}
+
 void executor_forget(executor_t *executor)
 {
     (void)k_stream_sync(executor->stream);
+    executor_graphs_drop(executor); /* they hold the lost group's collectives */
     executor->n_collected = executor->n_launched;
     executor->ended = NULL;
 }

@@ -47,6 +47,8 @@ typedef struct step_result {
     uint64_t step;
     uint32_t n_rows;         /* as in the plan */
     const k_sampled_t *rows; /* [n_rows]; of rows with STEP_ROW_SAMPLE */
+    /* What was sampled after drafts, [n_drafts] of each row, in row order. */
+    const k_sampled_t *drafted;
     /* Prompt log-probabilities, for rows that asked, in row order: entry j of a row with start s
      * is about history token s + j + 1. A row has one for each of its tokens, but the newest token
      * of a history has none: nothing is known after it. */
@@ -81,18 +83,26 @@ uint32_t *executor_mask(executor_t *executor, uint32_t slot);
 weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan);
 
 /*
- * Of a model in stages the leader (rank 0) waits here for what the last stage sampled; others have no
- * results of use, the last one apart. WEFT_ERR_NOT_FOUND: nothing was launched. WEFT_ERR_DEVICE: the
+ * Of a model in stages the last one's first rank sends what it sampled here, and the leader (rank 0)
+ * waits for it; other ranks have no results of use. WEFT_ERR_NOT_FOUND: nothing was launched. WEFT_ERR_DEVICE: the
  * rank cannot go on. WEFT_ERR_PEER_GONE, _TIMEOUT: another stage is lost.
  */
 weft_status_t executor_collect(executor_t *executor, step_result_t *result_out);
 
-/* Waits for steps that are out and drops their results: the ranks they were computed with are lost. */
+/* Whether executor_collect of the oldest step that is out will not wait for this rank's device. */
+bool executor_is_ready(const executor_t *executor);
+
+/*
+ * Waits for steps that are out and drops their results, and what was recorded of steps: the ranks they
+ * were computed with are lost.
+ */
 void executor_forget(executor_t *executor);
 
 /*
  * Bytes of slots and step buffers that executor_create would take; SIZE_MAX: beyond counting.
  * config: the rank's (model_local_config); shard NULL: the whole model. depth: as the config's.
+ * is_host: whether the device is.
  */
 size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
-                       const model_shard_t *shard, uint32_t block_tokens, uint32_t depth);
+                       const model_shard_t *shard, uint32_t block_tokens, uint32_t depth,
+                       bool is_host);

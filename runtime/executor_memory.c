@@ -4,12 +4,14 @@
 #include "runtime/executor_priv.h"
 
 /* The rank's share of the vocabulary, and the largest one. */
-static void set_slices(slices_t *slices, const model_config_t *config, const model_shard_t *shard)
+static void set_slices(slices_t *slices, const model_config_t *config, const model_shard_t *shard,
+                       bool is_host)
 {
     static const model_shard_t whole = {0};
     model_shard_t part = shard == NULL ? whole : *shard;
     slices->ranks = model_shard_is_cut(&part) ? part.tensor_size : 1;
     slices->rank = part.tensor_rank;
+    slices->has_lists = is_host;
     slices->vocab = model_shard_vocab(&part, config);
     for (part.tensor_rank = 0; part.tensor_rank < slices->ranks; part.tensor_rank++) {
         const uint32_t n = model_shard_vocab(&part, config).n;
@@ -19,10 +21,11 @@ static void set_slices(slices_t *slices, const model_config_t *config, const mod
 
 void executor_set_sizes(executor_t *executor, const step_limits_t *limits,
                         const model_config_t *config, const model_shard_t *shard,
-                        uint32_t block_tokens)
+                        uint32_t block_tokens, bool is_host)
 {
-    set_slices(&executor->slices, config, shard);
+    set_slices(&executor->slices, config, shard, is_host);
     executor->limits = *limits;
+    executor->max_samples = step_limits_samples(limits);
     executor->vocab = config->vocab;
     executor->block_tokens = block_tokens;
     executor->table_blocks = limits->max_context / block_tokens + 1;
@@ -35,7 +38,7 @@ static size_t measure_tail(const executor_t *executor)
 {
     const step_limits_t *limits = &executor->limits;
     carve_t carve = {.base = NULL};
-    (void)carve_take(&carve, (size_t)limits->max_blocks + limits->max_slots, sizeof(k_word_t));
+    (void)carve_take(&carve, limits->max_blocks + (size_t)executor->max_samples, sizeof(k_word_t));
     (void)carve_take(&carve, limits->max_slots, sizeof(k_seq_t));
     (void)carve_take(&carve, limits->max_tokens, 2 * sizeof(uint32_t));
     (void)carve_take(&carve, limits->max_embeddings, sizeof(uint32_t));
@@ -51,8 +54,8 @@ static void lay_out_inputs(const executor_t *executor, carve_t *carve, inputs_t 
 {
     const uint32_t slots = executor->limits.max_slots;
     inputs->seqs = carve_take(carve, slots, sizeof(k_seq_t));
-    inputs->samples = carve_take(carve, slots, sizeof(k_sample_row_t));
-    inputs->sample_rows = carve_take(carve, slots, sizeof(uint32_t));
+    inputs->samples = carve_take(carve, executor->max_samples, sizeof(k_sample_row_t));
+    inputs->sample_rows = carve_take(carve, executor->max_samples, sizeof(uint32_t));
     inputs->tail = carve_take(carve, executor->tail_bytes, 1);
 }
 
@@ -74,7 +77,7 @@ static void lay_out_device(const executor_t *executor, carve_t *carve, device_st
     device->ids = carve_take(carve, limits->max_tokens, sizeof(int32_t));
     device->targets = carve_take(carve, limits->max_tokens, sizeof(int32_t));
     device->logits = carve_take(carve, outputs * executor->slices.vocab.n, sizeof(float));
-    device->sampled = carve_take(carve, slots, sizeof(k_sampled_t));
+    device->sampled = carve_take(carve, executor->max_samples, sizeof(k_sampled_t));
     device->prompt = carve_take(carve, limits->max_tokens, sizeof(k_sampled_t));
 }
 
@@ -88,10 +91,11 @@ static void lay_out_host(executor_t *executor, uint32_t layers, carve_t *carve)
     for (uint32_t i = 0; i < executor->depth; i++) {
         outputs_t *outputs = &executor->outputs[i];
         lay_out_inputs(executor, carve, &executor->inputs[i]);
-        outputs->rows = carve_take(carve, slots, sizeof(k_sampled_t));
+        outputs->rows = carve_take(carve, executor->max_samples, sizeof(k_sampled_t));
+        outputs->drafted = carve_take(carve, executor->max_samples - slots, sizeof(k_sampled_t));
         outputs->prompt = carve_take(carve, limits->max_tokens, sizeof(k_sampled_t));
         outputs->embeddings = carve_take(carve, limits->max_embeddings, executor->embedding_stride);
-        outputs->is_sampled = carve_take(carve, slots, sizeof(bool));
+        outputs->n_samples = carve_take(carve, slots, sizeof(uint32_t));
     }
 }
 
@@ -108,12 +112,13 @@ static void measure(executor_t *executor, uint32_t layers, size_t *device_out, s
 }
 
 size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
-                       const model_shard_t *shard, uint32_t block_tokens, uint32_t depth)
+                       const model_shard_t *shard, uint32_t block_tokens, uint32_t depth,
+                       bool is_host)
 {
     executor_t executor = {.depth = depth > 0 ? depth : EXECUTOR_MIN_DEPTH};
     size_t device;
     size_t host;
-    executor_set_sizes(&executor, limits, config, shard, block_tokens);
+    executor_set_sizes(&executor, limits, config, shard, block_tokens, is_host);
     measure(&executor, config->layers, &device, &host);
     return device > SIZE_MAX - host ? SIZE_MAX : device + host;
 }

@@ -20,9 +20,11 @@
 /* What the host knows of a sequence; its tokens and block table lie on the device. */
 typedef struct slot {
     uint32_t n_tokens; /* of its history; a sampled token counts from its launch on */
+    uint32_t n_unsure; /* the last of them, sampled after drafts: the next row tells which are */
     uint32_t prompt_tokens;
     uint32_t n_blocks; /* of its block table */
     uint32_t n_bias;
+    uint32_t adapter;
     step_sampling_t sampling;
     uint64_t step; /* the last one with a row of it */
 } slot_t;
@@ -33,8 +35,8 @@ typedef struct slot {
  */
 typedef struct inputs {
     k_seq_t *seqs;           /* [max_slots] */
-    k_sample_row_t *samples; /* [max_slots] */
-    uint32_t *sample_rows;   /* [max_slots] model rows that sample */
+    k_sample_row_t *samples; /* [max_samples] */
+    uint32_t *sample_rows;   /* [max_samples] model rows that sample */
     char *tail;              /* [tail_bytes] arrays of this step: see tail_t */
 } inputs_t;
 
@@ -58,7 +60,7 @@ typedef struct device_state {
     int32_t *ids;         /* [max_tokens] */
     int32_t *targets;     /* [max_tokens] */
     float *logits;        /* [max_outputs, vocab], or this rank's part of the vocabulary */
-    k_sampled_t *sampled; /* [max_slots], of sample_rows */
+    k_sampled_t *sampled; /* [max_samples], of sample_rows */
     k_sampled_t *prompt;  /* [max_tokens], of prompt_rows */
 } device_state_t;
 
@@ -68,11 +70,20 @@ typedef struct slices {
     uint32_t rank;
     model_range_t vocab;
     uint32_t largest;     /* tokens that a rank has at most */
+    bool has_lists;       /* of candidates, which the host looks at: where it can; else cuts */
     float *z;             /* [max_outputs, vocab.n] */
     k_slice_row_t *state; /* [max_outputs] */
+    k_slice_cuts_t *cuts; /* [max_outputs]; NULL: lists */
     char *records;        /* [ranks] of up to `bytes` each */
     size_t bytes;
 } slices_t;
+
+/* What ranks exchange to sample a step besides the largest: bits, as its rows' parameters want. */
+#define SAMPLING_DRAWS   UINT32_C(1)
+#define SAMPLING_TOP_K   UINT32_C(2)
+#define SAMPLING_TOP_P   UINT32_C(4)
+#define SAMPLING_REPORTS UINT32_C(8)
+#define SAMPLING_KINDS   16
 
 /* What a step answers, in pinned host memory. */
 typedef struct outputs {
@@ -84,10 +95,11 @@ typedef struct outputs {
     uint32_t n_sampled;
     uint32_t n_prompt;
     uint32_t n_embeddings;
-    k_sampled_t *rows;   /* [max_slots] */
-    k_sampled_t *prompt; /* [max_tokens] */
-    char *embeddings;    /* [max_embeddings], embedding_stride apart */
-    bool *is_sampled;    /* [max_slots] */
+    k_sampled_t *rows;    /* [max_samples] as they were sampled; then [max_slots], a row's first */
+    k_sampled_t *drafted; /* [max_samples] the others */
+    k_sampled_t *prompt;  /* [max_tokens] */
+    char *embeddings;     /* [max_embeddings], embedding_stride apart */
+    uint32_t *n_samples;  /* [max_slots] of each row */
 } outputs_t;
 
 /* The step being made. */
@@ -103,18 +115,21 @@ typedef struct step {
     uint32_t n_prompt_seqs;
     uint32_t n_sampled;
     uint32_t n_embeddings;
+    bool has_adapters;
+    uint32_t sampling; /* SAMPLING_* where the vocabulary is cut, else 0 */
 } step_t;
 
 /*
  * Graphs of decode steps, one token and one sample a sequence: made for a number of sequences, which
- * a step is filled up to with empty ones, and for the longest context. Made when first needed.
+ * a step is filled up to with empty ones, for the longest context and for what ranks exchange. Made when
+ * first needed, by all ranks for the same step.
  */
 typedef struct graphs {
     uint32_t n_batches;
     uint32_t n_contexts;
     uint32_t batches[MAX_BATCH_BUCKETS];
     uint32_t contexts[MAX_CONTEXT_BUCKETS];
-    k_graph_t *made[MAX_BATCH_BUCKETS][MAX_CONTEXT_BUCKETS];
+    k_graph_t *made[MAX_BATCH_BUCKETS][MAX_CONTEXT_BUCKETS][SAMPLING_KINDS];
 } graphs_t;
 
 struct executor {
@@ -124,6 +139,7 @@ struct executor {
     uint32_t vocab;
     uint32_t block_tokens;
     uint32_t table_blocks;
+    uint32_t max_samples; /* of one step */
     uint32_t mask_words;
     size_t tail_bytes;
     size_t embedding_stride; /* bytes from one to the next in outputs */
@@ -155,7 +171,7 @@ static inline void executor_copy(executor_t *executor, void *dst, const void *sr
 /* executor_memory.c */
 void executor_set_sizes(executor_t *executor, const step_limits_t *limits,
                         const model_config_t *config, const model_shard_t *shard,
-                        uint32_t block_tokens);
+                        uint32_t block_tokens, bool is_host);
 uint32_t executor_widest(const executor_t *executor); /* elements of a row of logits */
 weft_status_t executor_take_memory(executor_t *executor, uint32_t layers, weft_diag_t *diag);
 void executor_free_memory(executor_t *executor);
@@ -180,7 +196,7 @@ weft_status_t executor_stage(executor_t *executor, const step_plan_t *plan, step
 
 /* executor_run.c */
 void executor_graphs_init(executor_t *executor);
-void executor_graphs_fini(executor_t *executor);
+void executor_graphs_drop(executor_t *executor);
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step);
 
 /* How many of the rows from `first` on are done in one turn. */
@@ -189,7 +205,8 @@ static inline uint32_t executor_turn(const executor_t *executor, uint32_t first,
     return n - first < executor->limits.max_outputs ? n - first : executor->limits.max_outputs;
 }
 
-/* executor_slices.c: as the two of whole rows in executor_run.c */
+/* executor_slices.c: as the two of whole rows in executor_run.c; what a row of a step wants */
+uint32_t executor_slices_wants(const k_sample_row_t *row);
 void executor_slices_lay_out(const executor_t *executor, carve_t *carve, slices_t *slices);
 void executor_slices_sample(executor_t *executor, const step_t *step);
 void executor_slices_prompt(executor_t *executor, const step_t *step);

@@ -43,7 +43,7 @@ static void gather(executor_t *executor, const k_seq_t *seqs, uint32_t n, int32_
 /* ---- the model and what follows ------------------------------------------------------------ */
 
 static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint32_t max_tokens,
-                      uint32_t max_rows)
+                      uint32_t max_rows, bool has_adapters)
 {
     const device_state_t *device = &executor->device;
     gather(executor, device->inputs.seqs, n_seqs, device->ids);
@@ -55,6 +55,7 @@ static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint
         .max_tokens = max_tokens,
         .max_rows = max_rows,
         .kv = executor->kv,
+        .has_adapters = has_adapters,
     };
     model_forward(executor->model, executor->stream, &batch);
 }
@@ -139,9 +140,7 @@ void executor_graphs_init(executor_t *executor)
     const uint32_t max_batch = executor->limits.max_slots < executor->limits.max_tokens
                                    ? executor->limits.max_slots
                                    : executor->limits.max_tokens;
-    /* A graph would hold what goes between ranks, whose ends may be exchanged. */
-    const model_shard_t *shard = model_shard(executor->model);
-    if (!k_stream_has_graphs(executor->stream) || shard->stages > 1 || model_shard_is_cut(shard)) {
+    if (!k_stream_has_graphs(executor->stream)) {
         return;
     }
     for (uint32_t n = 1; n < max_batch && graphs->n_batches + 1 < MAX_BATCH_BUCKETS;
@@ -156,12 +155,20 @@ void executor_graphs_init(executor_t *executor)
     graphs->contexts[graphs->n_contexts++] = executor->limits.max_context;
 }
 
-void executor_graphs_fini(executor_t *executor)
+static void drop_kinds(executor_t *executor, k_graph_t **kinds)
+{
+    for (uint32_t kind = 0; kind < SAMPLING_KINDS; kind++) {
+        k_graph_destroy(executor->stream, kinds[kind]);
+        kinds[kind] = NULL;
+    }
+}
+
+void executor_graphs_drop(executor_t *executor)
 {
     graphs_t *graphs = &executor->graphs;
     for (uint32_t i = 0; i < graphs->n_batches; i++) {
         for (uint32_t j = 0; j < graphs->n_contexts; j++) {
-            k_graph_destroy(executor->stream, graphs->made[i][j]);
+            drop_kinds(executor, graphs->made[i][j]);
         }
     }
 }
@@ -180,7 +187,7 @@ static uint32_t bucket_of(const uint32_t *buckets, uint32_t n, uint32_t value)
 static bool is_decode(const step_t *step)
 {
     return step->n_seqs > 0 && step->n_tokens == step->n_seqs && step->n_sampled == step->n_seqs &&
-           step->n_prompt == 0 && step->n_embeddings == 0;
+           step->n_prompt == 0 && step->n_embeddings == 0 && !step->has_adapters;
 }
 
 /* Sequences without rows; what is computed for their place in the batch is not looked at. */
@@ -198,15 +205,29 @@ static void pad(executor_t *executor, step_t *step, uint32_t batch)
     }
 }
 
-static weft_status_t make_graph(executor_t *executor, uint32_t batch, uint32_t context,
-                                k_graph_t **graph_out)
+/* Of what the last stage computes after the model. */
+static void sample_rows(executor_t *executor, const step_t *step)
 {
+    if (executor->slices.ranks > 1) {
+        executor_slices_sample(executor, step);
+    } else {
+        run_sampling(executor, step->n_sampled);
+    }
+}
+
+static weft_status_t make_graph(executor_t *executor, uint32_t batch, uint32_t context,
+                                const step_t *step, k_graph_t **graph_out)
+{
+    step_t full = *step;
     const weft_status_t status = k_stream_capture(executor->stream);
     if (status < 0) {
         return status;
     }
-    run_model(executor, batch, batch, context, 1);
-    run_sampling(executor, batch);
+    full.n_sampled = batch;
+    run_model(executor, batch, batch, context, 1, false);
+    if (model_shard_is_last(model_shard(executor->model))) {
+        sample_rows(executor, &full);
+    }
     return k_stream_end_capture(executor->stream, graph_out);
 }
 
@@ -223,14 +244,11 @@ static void run_plainly(executor_t *executor, const step_t *step)
     if (step->n_tokens == 0) {
         return;
     }
-    run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows);
+    run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows,
+              step->has_adapters);
     if (model_shard_is_last(model_shard(executor->model))) {
         run_prompt_logprobs(executor, step);
-        if (executor->slices.ranks > 1) {
-            executor_slices_sample(executor, step);
-        } else {
-            run_sampling(executor, step->n_sampled);
-        }
+        sample_rows(executor, step);
         run_embeddings(executor, step);
     }
 }
@@ -245,10 +263,10 @@ static weft_status_t find_graph(executor_t *executor, step_t *step, const k_grap
     if (!is_decode(step) || batch == graphs->n_batches || context == graphs->n_contexts) {
         return WEFT_OK;
     }
-    k_graph_t **graph = &graphs->made[batch][context];
+    k_graph_t **graph = &graphs->made[batch][context][step->sampling];
     if (*graph == NULL) {
         const weft_status_t status =
-            make_graph(executor, graphs->batches[batch], graphs->contexts[context], graph);
+            make_graph(executor, graphs->batches[batch], graphs->contexts[context], step, graph);
         if (status < 0) {
             return status;
         }

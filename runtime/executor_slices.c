@@ -2,8 +2,10 @@
 /*
  * Sampling where the vocabulary is cut over ranks. Each op on the slice writes records; all ranks'
  * are gathered and every rank merges them alike, so that each appends the same token to its own
- * histories. Greedy rows take one exchange of a few bytes, others one more, log-probabilities the
- * last. The ranks run the same plan: they agree on what is exchanged without asking.
+ * histories. Greedy rows take one exchange of a few bytes, log-probabilities one more. Other rows
+ * exchange lists of candidates, most often one, where the host can see whether it was enough; on other
+ * devices the cuts of top_k and top_p, three exchanges each, and then their best. The ranks run the same
+ * plan: they agree on what is exchanged without asking.
  */
 #include <assert.h>
 
@@ -24,7 +26,6 @@ typedef struct turn {
     k_sampled_t *out;
     uint32_t rows;
     uint32_t max_top;
-    bool wants_logprobs;
 } turn_t;
 
 static size_t larger(size_t a, size_t b)
@@ -39,9 +40,15 @@ void executor_slices_lay_out(const executor_t *executor, carve_t *carve, slices_
         return;
     }
     slices->bytes = outputs * sizeof(k_slice_max_t);
-    slices->bytes = larger(slices->bytes, outputs * k_candidates_bytes(TOP_K_CANDIDATES));
-    slices->bytes = larger(slices->bytes, k_candidates_bytes(slices->largest));
     slices->bytes = larger(slices->bytes, outputs * k_tally_bytes(K_MAX_LOGPROBS));
+    if (slices->has_lists) {
+        slices->bytes = larger(slices->bytes, outputs * k_candidates_bytes(TOP_K_CANDIDATES));
+        slices->bytes = larger(slices->bytes, k_candidates_bytes(slices->largest));
+    } else {
+        slices->bytes = larger(slices->bytes, outputs * k_candidates_bytes(1));
+        slices->bytes = larger(slices->bytes, outputs * sizeof(k_masses_t));
+        slices->cuts = carve_take(carve, outputs, sizeof(k_slice_cuts_t));
+    }
     slices->z = carve_take(carve, outputs * slices->vocab.n, sizeof(float));
     slices->state = carve_take(carve, outputs, sizeof(k_slice_row_t));
     slices->records = carve_take(carve, slices->ranks, slices->bytes);
@@ -107,6 +114,7 @@ static void exchange_candidates(executor_t *executor, const turn_t *turn, uint32
         .z = slices->z + at,
         .params = turn->params + first,
         .state = slices->state + first,
+        .cuts = slices->cuts,
         .out = own_records(slices, bytes),
         .most = most,
         .is_again = is_again,
@@ -120,6 +128,7 @@ static void exchange_candidates(executor_t *executor, const turn_t *turn, uint32
         .params = turn->params + first,
         .state = slices->state + first,
         .out = turn->out + first,
+        .is_cut = !slices->has_lists,
         .most = most,
         .rows = rows,
         .ranks = slices->ranks,
@@ -147,10 +156,7 @@ static uint32_t count_candidates(const slices_t *slices, const turn_t *turn)
     return most < slices->largest ? most : slices->largest;
 }
 
-/*
- * A row that stays open alone, for more. The host reads what ops have written: ranks on devices
- * where it cannot have no such ops.
- */
+/* A row that stays open alone, for more: the host reads what ops have written. */
 static void close_row(executor_t *executor, const turn_t *turn, uint32_t row, uint32_t most)
 {
     const slices_t *slices = &executor->slices;
@@ -161,7 +167,7 @@ static void close_row(executor_t *executor, const turn_t *turn, uint32_t row, ui
     }
 }
 
-static void choose(executor_t *executor, const turn_t *turn)
+static void choose_from_lists(executor_t *executor, const turn_t *turn)
 {
     const uint32_t most = count_candidates(&executor->slices, turn);
     if (most == 0) {
@@ -171,6 +177,51 @@ static void choose(executor_t *executor, const turn_t *turn)
     for (uint32_t i = 0; i < turn->rows; i++) {
         close_row(executor, turn, i, most);
     }
+}
+
+/* ---- cuts ---------------------------------------------------------------------------------- */
+
+static void exchange_masses(executor_t *executor, const turn_t *turn, bool by_top_p, uint32_t round)
+{
+    const slices_t *slices = &executor->slices;
+    const size_t bytes = turn->rows * sizeof(k_masses_t);
+    const k_slice_masses_args_t slice = {
+        .z = slices->z,
+        .params = turn->params,
+        .state = slices->state,
+        .cuts = slices->cuts,
+        .out = own_records(slices, bytes),
+        .by_top_p = by_top_p,
+        .round = round,
+        .rows = turn->rows,
+        .tokens = slices->vocab.n,
+        .stride = slices->vocab.n,
+    };
+    const k_merge_masses_args_t merge = {
+        .masses = (const k_masses_t *)(const void *)slices->records,
+        .params = turn->params,
+        .state = slices->state,
+        .cuts = slices->cuts,
+        .by_top_p = by_top_p,
+        .round = round,
+        .rows = turn->rows,
+        .ranks = slices->ranks,
+        .rank = slices->rank,
+    };
+    executor->stream->ops->slice_masses(executor->stream, &slice);
+    gather_records(executor, bytes);
+    executor->stream->ops->merge_masses(executor->stream, &merge);
+}
+
+static void choose_by_cuts(executor_t *executor, const turn_t *turn, uint32_t wants)
+{
+    for (uint32_t round = 0; (wants & SAMPLING_TOP_K) != 0 && round < K_CUT_ROUNDS; round++) {
+        exchange_masses(executor, turn, false, round);
+    }
+    for (uint32_t round = 0; (wants & SAMPLING_TOP_P) != 0 && round < K_CUT_ROUNDS; round++) {
+        exchange_masses(executor, turn, true, round);
+    }
+    exchange_candidates(executor, turn, 0, turn->rows, 1, false);
 }
 
 /* ---- log-probabilities --------------------------------------------------------------------- */
@@ -205,6 +256,24 @@ static void exchange_tallies(executor_t *executor, const turn_t *turn)
 
 /* ---- a step -------------------------------------------------------------------------------- */
 
+uint32_t executor_slices_wants(const k_sample_row_t *row)
+{
+    const bool draws = row->temperature > 0;
+    return (draws ? SAMPLING_DRAWS : 0) | (draws && row->top_k > 0 ? SAMPLING_TOP_K : 0) |
+           (draws && row->top_p < 1.0f ? SAMPLING_TOP_P : 0) |
+           (row->wants_logprob || row->n_top > 0 ? SAMPLING_REPORTS : 0);
+}
+
+/* The log-probabilities that a row of the turn wants at most. */
+static uint32_t count_top(const turn_t *turn)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < turn->rows; i++) {
+        most = most < turn->host[i].n_top ? turn->host[i].n_top : most;
+    }
+    return most;
+}
+
 void executor_slices_sample(executor_t *executor, const step_t *step)
 {
     const device_state_t *device = &executor->device;
@@ -216,16 +285,17 @@ void executor_slices_sample(executor_t *executor, const step_t *step)
             .out = device->sampled + i,
             .rows = executor_turn(executor, i, n),
         };
-        for (uint32_t j = 0; j < turn.rows; j++) {
-            const k_sample_row_t *row = &turn.host[j];
-            turn.max_top = turn.max_top < row->n_top ? row->n_top : turn.max_top;
-            turn.wants_logprobs |= row->wants_logprob || row->n_top > 0;
-        }
+        /* A graph is for rows that want fewer as well. */
+        turn.max_top = executor->slices.has_lists ? count_top(&turn) : K_MAX_LOGPROBS;
         model_logits(executor->model, executor->stream, device->inputs.sample_rows + i, turn.rows,
                      device->logits);
         exchange_maxima(executor, &turn);
-        choose(executor, &turn);
-        if (turn.wants_logprobs) {
+        if (executor->slices.has_lists) {
+            choose_from_lists(executor, &turn);
+        } else if ((step->sampling & SAMPLING_DRAWS) != 0) {
+            choose_by_cuts(executor, &turn, step->sampling);
+        }
+        if ((step->sampling & SAMPLING_REPORTS) != 0) {
             exchange_tallies(executor, &turn);
         }
     }

@@ -51,6 +51,7 @@ static void bind_slots(executor_t *executor, const step_plan_t *plan, step_t *st
             .n_tokens = bind->n_tokens,
             .prompt_tokens = bind->prompt_tokens,
             .n_bias = bind->n_bias,
+            .adapter = bind->adapter,
             .sampling = bind->sampling,
         };
     }
@@ -58,7 +59,7 @@ static void bind_slots(executor_t *executor, const step_plan_t *plan, step_t *st
 
 static weft_status_t append_blocks(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
-    const uint32_t n_words = plan->n_blocks + step_plan_told(plan);
+    const uint32_t n_words = plan->n_blocks + step_plan_row_tokens(plan);
     step->tail.words = take(executor, step, n_words * sizeof(k_word_t));
     k_word_t *words = host_at(step, step->tail.words);
     for (uint32_t i = 0; i < plan->n_blocks; i++) {
@@ -79,32 +80,42 @@ static weft_status_t append_blocks(executor_t *executor, const step_plan_t *plan
     return WEFT_OK;
 }
 
-/* Tokens that another stage sampled join the histories; behind append_blocks' words. */
-static void append_told(executor_t *executor, const step_plan_t *plan, step_t *step)
+/*
+ * Tokens that another stage sampled join the histories, and drafts, which what is sampled after them
+ * will replace; behind append_blocks' words.
+ */
+static void append_row_tokens(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
-    const int32_t *token = plan->tokens + plan->n_tokens - step_plan_told(plan);
+    const int32_t *token = plan->tokens + plan->n_tokens - step_plan_row_tokens(plan);
     k_word_t *words = host_at(step, step->tail.words);
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         const step_row_t *row = &plan->rows[i];
-        if ((row->flags & STEP_ROW_TOLD) != 0) {
-            words[step->n_words++] = (k_word_t){
-                .at = (uint32_t *)executor_history(executor, row->slot) + row->start,
-                .value = (uint32_t)*token++,
-            };
+        const bool is_told = (row->flags & STEP_ROW_TOLD) != 0;
+        const uint32_t end = row->start + row->n_tokens;
+        uint32_t *history = (uint32_t *)executor_history(executor, row->slot);
+        for (uint32_t at = is_told ? row->start : end; at < end + row->n_drafts; at++) {
+            words[step->n_words++] = (k_word_t){.at = history + at, .value = (uint32_t)*token++};
         }
     }
 }
 
 /* ---- rows ---------------------------------------------------------------------------------- */
 
-/* A row stays within its slot's history and blocks, samples at the end only, and comes once. */
+/*
+ * A row stays within its slot's history and blocks, samples at the end only, and comes once. Where
+ * drafts left that end open, the row is it.
+ */
 static weft_status_t check_row(executor_t *executor, const step_plan_t *plan, const step_row_t *row)
 {
     slot_t *slot = &executor->slots[row->slot];
     const uint32_t end = row->start + row->n_tokens;
     const bool must_end = (row->flags & (STEP_ROW_SAMPLE | STEP_ROW_FROM_SLOT)) != 0;
     const uint64_t room = (uint64_t)slot->n_blocks * executor->block_tokens;
-    if (end > slot->n_tokens || (must_end && end < slot->n_tokens) || end > room ||
+    if (must_end && end < slot->n_tokens && slot->n_tokens - end <= slot->n_unsure) {
+        slot->n_tokens = end;
+    }
+    slot->n_unsure = 0;
+    if (end > slot->n_tokens || (must_end && end < slot->n_tokens) || end + row->n_drafts > room ||
         slot->step == plan->step) {
         weft_log_error("step=%llu slot=%u row of tokens %u..%u does not fit a history of %u in %u "
                        "blocks, or comes twice",
@@ -173,7 +184,9 @@ static const uint32_t *stage_mask(executor_t *executor, uint32_t slot, step_t *s
     return (const uint32_t *)(executor->device.inputs.tail + at);
 }
 
-static void stage_sample(executor_t *executor, const step_row_t *row, step_t *step)
+/* After the row's last token and the first n_drafts drafts. */
+static void stage_sample(executor_t *executor, const step_row_t *row, uint32_t n_drafts,
+                         step_t *step)
 {
     const slot_t *slot = &executor->slots[row->slot];
     const step_sampling_t *sampling = &slot->sampling;
@@ -191,43 +204,49 @@ static void stage_sample(executor_t *executor, const step_row_t *row, step_t *st
         .n_top = sampling->n_top,
         .wants_logprob = sampling->wants_logprob != 0,
         .seed = sampling->seed,
-        .output_index = row->output_index,
+        .output_index = row->output_index + n_drafts,
         .history = has_penalties(sampling) ? history : NULL,
-        .history_tokens = slot->n_tokens,
+        .history_tokens = slot->n_tokens + n_drafts,
         .prompt_tokens = slot->prompt_tokens,
         .bias = slot->n_bias > 0 ? executor_biases(executor, row->slot) : NULL,
         .n_bias = slot->n_bias,
         .mask = is_masked ? stage_mask(executor, row->slot, step) : NULL,
-        .append_to = history + slot->n_tokens,
+        .append_to = history + slot->n_tokens + n_drafts,
     };
-    step->inputs->sample_rows[step->n_sampled] = step->n_tokens + row->n_tokens - 1;
+    if (executor->slices.ranks > 1) {
+        step->sampling |= executor_slices_wants(&step->inputs->samples[step->n_sampled]);
+    }
+    step->inputs->sample_rows[step->n_sampled] = step->n_tokens + row->n_tokens - 1 + n_drafts;
     step->n_sampled++;
 }
 
 static void stage_row(executor_t *executor, const step_row_t *row, step_t *step)
 {
+    const uint32_t n_tokens = row->n_tokens + row->n_drafts;
     step->inputs->seqs[step->n_seqs++] = (k_seq_t){
         .row = step->n_tokens,
-        .rows = row->n_tokens,
+        .rows = n_tokens,
         .start = row->start,
+        .adapter = executor->slots[row->slot].adapter,
         .block_table = executor_block_table(executor, row->slot),
         /* It holds sampled tokens as soon as they are: STEP_ROW_FROM_SLOT needs no more. */
         .history = executor_history(executor, row->slot),
     };
-    const uint32_t end = row->start + row->n_tokens;
+    const uint32_t end = row->start + n_tokens;
+    step->has_adapters |= executor->slots[row->slot].adapter > 0;
     step->max_tokens = step->max_tokens < end ? end : step->max_tokens;
-    step->max_rows = step->max_rows < row->n_tokens ? row->n_tokens : step->max_rows;
+    step->max_rows = step->max_rows < n_tokens ? n_tokens : step->max_rows;
     if ((row->flags & STEP_ROW_PROMPT_LOGPROBS) != 0) {
         stage_prompt_rows(executor, row, step);
     }
-    if ((row->flags & STEP_ROW_SAMPLE) != 0) {
-        stage_sample(executor, row, step);
+    for (uint32_t i = 0; (row->flags & STEP_ROW_SAMPLE) != 0 && i <= row->n_drafts; i++) {
+        stage_sample(executor, row, i, step);
     }
     if ((row->flags & STEP_ROW_EMBED) != 0) {
         uint32_t *rows = host_at(step, step->tail.embed_rows);
         rows[step->n_embeddings++] = step->n_tokens + row->n_tokens - 1;
     }
-    step->n_tokens += row->n_tokens;
+    step->n_tokens += n_tokens;
 }
 
 weft_status_t executor_stage(executor_t *executor, const step_plan_t *plan, step_t *step_out)
@@ -247,7 +266,7 @@ weft_status_t executor_stage(executor_t *executor, const step_plan_t *plan, step
     if (status < 0) {
         return status;
     }
-    append_told(executor, plan, &step);
+    append_row_tokens(executor, plan, &step);
     take_prompt_arrays(executor, plan, &step);
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         stage_row(executor, &plan->rows[i], &step);

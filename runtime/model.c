@@ -96,6 +96,7 @@ static void lay_out_activations(const model_t *model, k_dtype_t dtype, carve_t *
     act->qkv = carve_take(carve, rows * act->qkv_stride, bytes);
     act->attended = carve_take(carve, rows * act->attended_stride, bytes);
     act->ffn = carve_take(carve, rows * act->ffn_stride, bytes);
+    act->lora_low = carve_take(carve, rows * model->limits.max_lora_rank, sizeof(float));
     act->branch =
         has_branch(model) ? carve_take(carve, rows * act->hidden_stride, sizeof(float)) : NULL;
     act->square_sums =
@@ -112,7 +113,7 @@ static weft_status_t check_ops(const model_t *model, const model_source_t *sourc
                                const k_ops_t *ops, weft_diag_t *diag)
 {
     const model_config_t *config = &model->config;
-    const uint32_t needed = graph_ops_of(model);
+    const uint64_t needed = graph_ops_of(model);
     for (uint32_t op = 0; op < K_OP_COUNT; op++) {
         if ((needed >> op & 1) != 0 && !k_ops_has(ops, (k_op_id_t)op)) {
             return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
@@ -260,6 +261,25 @@ static weft_status_t reserve_scratch(const model_t *model, k_stream_t *stream)
     return k_stream_reserve(stream, model->limits.max_rows, (uint32_t)width);
 }
 
+static void set_targets(model_linear_t *linear, uint32_t layer, adapter_target_t first, uint32_t n)
+{
+    linear->layer = layer;
+    linear->first_target = first;
+    linear->n_targets = n;
+}
+
+/* What adapters add to which linear. */
+static void name_targets(model_t *model)
+{
+    for (uint32_t i = 0; model->limits.max_lora_rank > 0 && i < model->config.layers; i++) {
+        model_layer_t *layer = &model->layers[i];
+        set_targets(&layer->qkv, i, ADAPTER_Q, 3);
+        set_targets(&layer->attn_output, i, ADAPTER_O, 1);
+        set_targets(&layer->gate_up, i, ADAPTER_GATE, 2);
+        set_targets(&layer->down, i, ADAPTER_DOWN, 1);
+    }
+}
+
 static weft_status_t load(model_t *model, const model_source_t *source, k_stream_t *stream,
                           weft_diag_t *diag)
 {
@@ -277,6 +297,7 @@ static weft_status_t load(model_t *model, const model_source_t *source, k_stream
     if (status >= 0) {
         carve_t carve = {.base = model->weights_memory.addr};
         status = model_bind(model, source, stream->ops, stream, &carve, diag);
+        name_targets(model);
     }
     return status < 0 ? status : k_stream_sync(stream);
 }
@@ -323,14 +344,16 @@ void model_destroy(model_t *model)
     weft_free(model);
 }
 
-void model_set_tensor(model_t *model, coll_t *tensor)
+void model_set_adapters(model_t *model, const adapter_table_t *adapters)
 {
-    model->shard.tensor = tensor;
+    model->adapters = adapters;
 }
 
-void model_set_world(model_t *model, coll_t *world)
+void model_set_groups(model_t *model, const model_shard_t *shard)
 {
-    model->shard.world = world;
+    model->shard.tensor = shard->tensor;
+    model->shard.world = shard->world;
+    model->shard.results = shard->results;
 }
 
 const model_shard_t *model_shard(const model_t *model)

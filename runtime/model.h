@@ -10,11 +10,13 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/diag.h"
 #include "base/status.h"
 #include "kernels/kernels.h"
+#include "runtime/adapter.h"
 #include "runtime/model_config.h"
 #include "runtime/model_shard.h"
 #include "runtime/model_source.h"
@@ -22,9 +24,10 @@
 typedef struct model model_t;
 
 typedef struct model_limits {
-    uint32_t max_rows;    /* tokens of one step */
-    uint32_t max_outputs; /* rows of logits made by one model_logits */
-    uint32_t max_context; /* positions */
+    uint32_t max_rows;      /* tokens of one step */
+    uint32_t max_outputs;   /* rows of logits made by one model_logits */
+    uint32_t max_context;   /* positions */
+    uint32_t max_lora_rank; /* of adapters; 0: there are none */
 } model_limits_t;
 
 /* One forward pass. ids and seqs are device memory at fixed addresses. */
@@ -36,6 +39,7 @@ typedef struct model_batch {
     uint32_t max_tokens;   /* no sequence's start + rows is more */
     uint32_t max_rows;     /* no sequence's rows are more */
     const k_kv_view_t *kv; /* [layers of this rank], host memory */
+    bool has_adapters;     /* some sequence has one */
 } model_batch_t;
 
 /*
@@ -48,9 +52,11 @@ weft_status_t model_create(const model_source_t *source, const model_shard_t *sh
                            model_t **model_out);
 void model_destroy(model_t *model); /* NULL is fine */
 
-/* The ranks have met anew. */
-void model_set_tensor(model_t *model, coll_t *tensor);
-void model_set_world(model_t *model, coll_t *world);
+/* With max_lora_rank: what sequences with an adapter add. Borrowed; before the first pass. */
+void model_set_adapters(model_t *model, const adapter_table_t *adapters);
+
+/* The ranks have met anew: the groups of this shard instead of those there were. */
+void model_set_groups(model_t *model, const model_shard_t *shard);
 
 const model_shard_t *model_shard(const model_t *model);
 const model_config_t *model_config(const model_t *model);       /* of the whole, as the file says */

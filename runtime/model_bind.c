@@ -159,6 +159,7 @@ weft_status_t model_bind(model_t *model, const model_source_t *source, const k_o
         .source = source,
         .cut = &model->cut,
         .ops = ops,
+        .has_adapters = model->limits.max_lora_rank > 0,
         .stream = stream,
         .carve = carve,
         .factors = weft_calloc(factors, sizeof(float), "model.rope_factors"),

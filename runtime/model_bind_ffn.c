@@ -16,7 +16,8 @@ static weft_status_t bind_gate_up(model_binder_t *binder, const model_config_t *
     if (status < 0) {
         return status;
     }
-    if (config->activation != MODEL_SILU || tensors[0].dtype != tensors[1].dtype ||
+    if (config->activation != MODEL_SILU || binder->has_adapters ||
+        tensors[0].dtype != tensors[1].dtype ||
         model_bind_weight_bytes(binder, tensors, 2, K_WEIGHT_GATE_UP) == SIZE_MAX) {
         return model_bind_parts(binder, tensors, 2, linear);
     }

@@ -13,6 +13,7 @@ typedef struct model_binder {
     const model_source_t *source;
     const model_cut_t *cut;
     const k_ops_t *ops;
+    bool has_adapters;  /* they add to gate and up before these are multiplied */
     k_stream_t *stream; /* NULL: measuring */
     carve_t *carve;     /* of matrices */
     carve_t vectors;    /* all together, on the host: sent in one go */

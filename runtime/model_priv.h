@@ -18,6 +18,10 @@ typedef struct model_linear {
     uint32_t n_parts;
     uint32_t rows;     /* outputs of all parts */
     const float *bias; /* [rows], device; NULL: none */
+    /* What adapters may add to, one after another in the outputs. */
+    uint32_t layer;
+    adapter_target_t first_target;
+    uint32_t n_targets;
 } model_linear_t;
 
 /* Vectors are f32 on the device; NULL where the model has none. */
@@ -67,6 +71,7 @@ typedef struct model_activations {
     void *qkv;
     void *attended;
     void *ffn;           /* gate, then up; or their product */
+    float *lora_low;     /* [max_rows, max_lora_rank]; NULL without adapters */
     float *branch;       /* what a layer will add, before its norm or scale; NULL without such */
     float *square_sums;  /* [max_rows, 2] of q and k that are normed over all ranks; else NULL */
     float *chosen;       /* [max_outputs] rows of hidden */
@@ -116,6 +121,7 @@ struct model {
     const float *inv_freq;       /* [rope.dim / 2] */
     const float *local_inv_freq; /* [local_rope.dim / 2]; NULL without */
 
+    const adapter_table_t *adapters; /* NULL: none */
     model_activations_t act;
 };
 

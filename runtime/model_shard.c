@@ -185,22 +185,32 @@ static uint32_t tensor_rank_of(const model_shard_t *shard, uint32_t rank)
     return is_here ? rank - first : COLL_NO_RANK;
 }
 
+/* The rank of world whose fault a group's failure is; false: it has not failed. */
+static bool has_failed(const model_shard_t *shard, const coll_t *coll, uint32_t *rank_out)
+{
+    uint32_t rank = COLL_NO_RANK;
+    if (coll == NULL || coll_status(coll, &rank) >= 0) {
+        return false;
+    }
+    *rank_out = coll == shard->tensor ? world_rank_of(shard, rank) : rank;
+    return true;
+}
+
 bool model_shard_holds(const model_shard_t *shard)
 {
     uint32_t rank = COLL_NO_RANK;
-    const bool has_world = shard->world == NULL || coll_status(shard->world, &rank) >= 0;
-    if (shard->tensor == NULL) {
-        return has_world;
-    }
-    if (!has_world) {
-        coll_abort(shard->tensor, tensor_rank_of(shard, rank));
-        return false;
-    }
-    if (coll_status(shard->tensor, &rank) >= 0) {
+    if (!has_failed(shard, shard->world, &rank) && !has_failed(shard, shard->results, &rank) &&
+        !has_failed(shard, shard->tensor, &rank)) {
         return true;
     }
     if (shard->world != NULL) {
-        coll_abort(shard->world, world_rank_of(shard, rank));
+        coll_abort(shard->world, rank);
+    }
+    if (shard->results != NULL) {
+        coll_abort(shard->results, rank);
+    }
+    if (shard->tensor != NULL) {
+        coll_abort(shard->tensor, tensor_rank_of(shard, rank));
     }
     return false;
 }

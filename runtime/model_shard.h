@@ -31,6 +31,8 @@ typedef struct model_shard {
     bool splits_experts; /* whole experts are dealt out; else each one is cut */
     coll_t *tensor; /* of the tensor ranks of this stage; NULL where there is one, or to measure */
     coll_t *world;  /* of all ranks, with several stages; as tensor */
+    /* The ranks of world in host memory: for what the last stage sampled. NULL: world, which is so. */
+    coll_t *results;
 } model_shard_t;
 
 typedef struct model_range {
@@ -108,10 +110,16 @@ static inline model_range_t model_shard_vocab(const model_shard_t *shard,
                           shard->tensor_size > 1 ? shard->tensor_size : 1);
 }
 
+static inline coll_t *model_shard_results(const model_shard_t *shard)
+{
+    return shard->results != NULL ? shard->results : shard->world;
+}
+
 /*
- * Whether what this rank computed may go to another stage. A failure of the stage's group is made the
- * world's as well, and the other way round: neither carries on with what the other left undone. To be
- * asked after a receive and before a send, where the device is the host.
+ * Whether what this rank computed may go to another stage. A failure of one group is made that of the
+ * others as well: none carries on with what another left undone. To be asked after a receive and
+ * before a send; where the device is not the host that is when they are enqueued, and again when the
+ * step is done.
  */
 bool model_shard_holds(const model_shard_t *shard);
 

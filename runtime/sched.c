@@ -14,20 +14,23 @@ static uint32_t blocks_of(uint32_t tokens, uint32_t block_tokens)
 }
 
 step_limits_t sched_limits(uint32_t max_slots, uint32_t max_tokens, uint32_t max_context,
-                           uint32_t block_tokens)
+                           uint32_t block_tokens, uint32_t max_drafts)
 {
     /* Each bind brings a history and may end in a block begun; each row may begin one more, and
-     * bring its token. */
+     * bring its token or drafts. */
     const uint32_t bind_tokens = max_context + max_tokens;
+    const uint32_t row_tokens = max_drafts > 1 ? max_slots * max_drafts : max_slots;
+    const uint32_t max_samples = max_slots * (1 + max_drafts);
     return (step_limits_t){
         .max_slots = max_slots,
         .max_tokens = max_tokens,
         .max_context = max_context,
         .max_blocks = blocks_of(bind_tokens, block_tokens) + blocks_of(max_tokens, block_tokens) +
                       2 * max_slots,
-        .max_bind_tokens = bind_tokens + max_slots,
+        .max_bind_tokens = bind_tokens + row_tokens,
         .max_biases = ENGINE_MAX_LOGIT_BIAS,
-        .max_outputs = max_slots < MAX_OUTPUTS ? max_slots : MAX_OUTPUTS,
+        .max_outputs = max_samples < MAX_OUTPUTS ? max_samples : MAX_OUTPUTS,
+        .max_drafts = max_drafts,
     };
 }
 
@@ -38,7 +41,9 @@ static weft_status_t create_arrays(sched_t *sched)
     sched->tables =
         weft_calloc((size_t)slots * sched->table_blocks, sizeof(kv_block_id_t), "sched.tables");
     sched->scratch = weft_calloc(sched->table_blocks, sizeof(kv_block_id_t), "sched.scratch");
-    if (sched->free_slots == NULL || sched->tables == NULL || sched->scratch == NULL) {
+    sched->drafting = weft_calloc(slots, sizeof(sched_seq_t *), "sched.drafting");
+    if (sched->free_slots == NULL || sched->tables == NULL || sched->scratch == NULL ||
+        sched->drafting == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
     for (uint32_t i = 0; i < SCHED_MAX_IN_FLIGHT; i++) {
@@ -86,6 +91,7 @@ void sched_destroy(sched_t *sched)
     for (uint32_t i = 0; i < SCHED_MAX_IN_FLIGHT; i++) {
         weft_free(sched->flights[i].rows);
     }
+    weft_free(sched->drafting);
     weft_free(sched->scratch);
     weft_free(sched->tables);
     weft_free(sched->free_slots);

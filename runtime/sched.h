@@ -22,6 +22,10 @@
  *            token alone. Its pull gives way as readings do; what did not come is computed
  * Leases     blocks of a sequence that another worker will read are told of as they fill, and handed
  *            to on_hold before they are given up
+ * Drafts     a sequence that speculates is asked about before each of its tokens: what is guessed to
+ *            follow is computed with it, as far as budget and free blocks are left over, and what was
+ *            guessed right is the answer's, several tokens of one step. Such a sequence is planned
+ *            again only when the step before is committed: until then nobody knows its newest token
  * Pipeline   plan / execute / commit: up to SCHED_MAX_IN_FLIGHT plans may be out; commits come in
  *            plan order. Where the model lies in stages, one on each of several ranks, a plan is to
  *            leave work for those that follow: it has the decodes of a part of the running
@@ -69,6 +73,7 @@ struct sched_seq {
     step_sampling_t sampling;
     const k_bias_t *bias;
     uint32_t n_bias;
+    uint32_t adapter;        /* as k_seq_t has it */
     const int32_t *stop_ids; /* any of them ends the answer; end tokens included, unless ignored */
     uint32_t n_stop_ids;
     bool wants_prompt_logprobs;
@@ -80,7 +85,9 @@ struct sched_seq {
     kv_block_id_t *pulled; /* [full or not of n_prompt - 1 tokens], with pull */
     bool needs_pull;       /* if that fails, so does the sequence */
     bool is_kept;          /* its blocks are for on_hold */
-    kv_lease_t *lease;     /* may be set by on_scheduled; told of blocks as they fill. Or NULL */
+    int32_t *drafts; /* [limits.max_drafts] of its next tokens, written by draft; NULL: it does not
+                      * speculate. Neither penalties nor has_mask with it */
+    kv_lease_t *lease; /* may be set by on_scheduled; told of blocks as they fill. Or NULL */
     void *user;
 
     /* Read by the owner. */
@@ -106,6 +113,7 @@ struct sched_seq {
     uint32_t in_flight; /* rows in flight */
     uint32_t epoch;     /* changes when the sequence leaves its slot */
     uint32_t grant;     /* tokens in the plan being made */
+    uint32_t n_drafts;  /* behind them, or behind the row in flight; set by draft */
     uint32_t overtaken;
     uint32_t blocked_at;       /* blocks that were free and unclaimed when it last did not fit */
     kv_fetch_t *fetch;         /* while waiting, of what it reads from tiers, or NULL */
@@ -145,6 +153,11 @@ typedef struct sched_events {
     /* For sequences with has_mask. EMPTY and FAILED end the sequence. */
     sched_mask_t (*mask_state)(void *user, sched_seq_t *seq);
     void (*write_mask)(void *user, sched_seq_t *seq); /* the row will be sampled under it */
+    /*
+     * Before a step: sequences that speculate, each with the history it has so far. Writes drafts and
+     * n_drafts of those it has a guess for. NULL: none speculates.
+     */
+    void (*draft)(void *user, sched_seq_t *const *seqs, uint32_t n);
     /* Its pull failed; it is computed here, or ends with ENGINE_FINISH_ERROR (needs_pull). */
     void (*on_pull_failed)(void *user, sched_seq_t *seq, weft_status_t status, const char *reason);
     /*
@@ -197,12 +210,16 @@ typedef struct sched_stats {
     uint64_t pull_hits;      /* of them, those that it did */
     uint64_t prompt_tokens;  /* of sequences scheduled for the first time */
     uint64_t sampled_tokens;
+    uint64_t drafts; /* rows that had any */
+    uint64_t draft_tokens;
+    uint64_t
+        accepted[STEP_MAX_DRAFTS]; /* of them, those that were right, by their place in a draft */
     uint32_t last_step_tokens;
 } sched_stats_t;
 
 /* limits that hold whatever sched plans, from slots, tokens of a step and of a sequence. */
 step_limits_t sched_limits(uint32_t max_slots, uint32_t max_tokens, uint32_t max_context,
-                           uint32_t block_tokens);
+                           uint32_t block_tokens, uint32_t max_drafts);
 
 /* WEFT_ERR_INVALID: fewer tokens in a step than slots. */
 weft_status_t sched_create(const sched_config_t *config, sched_t **sched_out);

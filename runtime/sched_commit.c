@@ -34,7 +34,8 @@ static void report_prompt(sched_t *sched, const sched_row_t *row, const k_sample
     seq->is_prompt_reported |= row->start + n + 1 >= seq->n_prompt;
 }
 
-static void take_token(sched_t *sched, sched_seq_t *seq, const k_sampled_t *sampled)
+/* False: it was the last one, and the sequence may be gone. */
+static bool take_token(sched_t *sched, sched_seq_t *seq, const k_sampled_t *sampled)
 {
     const sched_events_t *events = &sched->config.events;
     const int32_t token = sampled->chosen.token;
@@ -43,8 +44,42 @@ static void take_token(sched_t *sched, sched_seq_t *seq, const k_sampled_t *samp
     events->on_token(events->user, seq, sampled);
     if (is_stop(seq, token)) {
         sched_finish(sched, seq, ENGINE_FINISH_STOP);
-    } else if (seq->n_tokens - seq->n_prompt == seq->max_tokens) {
+        return false;
+    }
+    if (seq->n_tokens - seq->n_prompt == seq->max_tokens) {
         sched_finish(sched, seq, ENGINE_FINISH_LENGTH);
+        return false;
+    }
+    return true;
+}
+
+/*
+ * How many of the row's drafts join the history: up to the first that is not what was sampled before
+ * it, or that follows the end of the answer. They lie behind the history when this returns.
+ */
+static uint32_t accept_drafts(sched_t *sched, const sched_row_t *row, const k_sampled_t *sampled,
+                              const k_sampled_t *drafted)
+{
+    sched_seq_t *seq = row->seq;
+    uint32_t n = 0;
+    seq->n_drafts = 0;
+    sched->stats.drafts += row->n_drafts > 0;
+    sched->stats.draft_tokens += row->n_drafts;
+    while (n < row->n_drafts && seq->drafts[n] == sampled->chosen.token &&
+           !is_stop(seq, seq->drafts[n])) {
+        seq->tokens[seq->n_tokens + n] = seq->drafts[n];
+        sched->stats.accepted[n]++;
+        sampled = &drafted[n++];
+    }
+    return n;
+}
+
+/* The token sampled after the row and those after its accepted drafts. */
+static void take_tokens(sched_t *sched, sched_seq_t *seq, const k_sampled_t *sampled,
+                        const k_sampled_t *drafted, uint32_t n_accepted)
+{
+    for (uint32_t i = 0; take_token(sched, seq, sampled) && i < n_accepted; i++) {
+        sampled = &drafted[i];
     }
 }
 
@@ -66,15 +101,18 @@ static bool land_row(sched_t *sched, const sched_row_t *row)
 
 /* The sequence may be gone when this returns. */
 static void commit_row(sched_t *sched, const sched_row_t *row, const k_sampled_t *sampled,
-                       const k_sampled_t *prompt, uint32_t n_prompt, const void *embedding)
+                       const k_sampled_t *drafted, const k_sampled_t *prompt, uint32_t n_prompt,
+                       const void *embedding)
 {
     const sched_events_t *events = &sched->config.events;
     sched_seq_t *seq = row->seq;
     if (land_row(sched, row)) {
         return;
     }
+    const uint32_t n_accepted = accept_drafts(sched, row, sampled, drafted);
     if (row->epoch == seq->epoch) {
-        seq->computed = row->start + row->n_tokens;
+        seq->computed = row->start + row->n_tokens + n_accepted;
+        seq->planned += n_accepted;
         sched_name_blocks(sched, seq);
         sched_tell_lease(sched, seq);
     }
@@ -85,7 +123,7 @@ static void commit_row(sched_t *sched, const sched_row_t *row, const k_sampled_t
         events->on_embedding(events->user, seq, embedding);
     }
     if ((row->flags & STEP_ROW_SAMPLE) != 0) {
-        take_token(sched, seq, sampled);
+        take_tokens(sched, seq, sampled, drafted, n_accepted);
     } else if (row->epoch == seq->epoch && seq->max_tokens == 0 &&
                seq->computed == sched_goal(seq)) {
         sched_finish(sched, seq, ENGINE_FINISH_LENGTH);
@@ -105,11 +143,13 @@ void sched_commit(sched_t *sched, const step_result_t *result)
 {
     const sched_flight_t *flight = pop_flight(sched);
     const k_sampled_t *prompt = result->prompt;
+    const k_sampled_t *drafted = result->drafted;
     const char *embedding = result->embeddings;
     assert(result->step == flight->step && result->n_rows == flight->n_rows);
     for (uint32_t i = 0; i < flight->n_rows; i++) {
         const uint32_t n = prompt_entries(&flight->rows[i]);
-        commit_row(sched, &flight->rows[i], &result->rows[i], prompt, n, embedding);
+        commit_row(sched, &flight->rows[i], &result->rows[i], drafted, prompt, n, embedding);
+        drafted += flight->rows[i].n_drafts;
         prompt += n;
         if ((flight->rows[i].flags & STEP_ROW_EMBED) != 0) {
             embedding += result->embedding_stride;

@@ -116,6 +116,12 @@ static uint32_t count_decodes(const sched_t *sched)
     return n / parts + (n % parts != 0);
 }
 
+/* Where its newest token has to be known here, and is not yet, a sequence waits. */
+static bool may_go_on(const sched_t *sched, const sched_seq_t *seq)
+{
+    return seq->pending == 0 || (!sched_has_stages(sched) && seq->drafts == NULL);
+}
+
 static void grant_decodes(sched_t *sched)
 {
     uint32_t left = count_decodes(sched);
@@ -123,8 +129,7 @@ static void grant_decodes(sched_t *sched)
     for (sched_seq_t *seq = sched->running.first; seq != NULL && sched->left > 0 && left > 0;
          seq = next) {
         next = seq->next;
-        const bool is_known = !sched_has_stages(sched) || seq->pending == 0;
-        if (wants_token(seq) && is_known && grant_decode(sched, seq)) {
+        if (wants_token(seq) && may_go_on(sched, seq) && grant_decode(sched, seq)) {
             left -= seq->grant > 0;
             next = seq->next; /* its follower may have been preempted */
         }
@@ -269,11 +274,45 @@ static void grant_rest(sched_t *sched)
     }
 }
 
+/* Guesses go to those that have a token in this step, and may not outlast the answer. */
+static void ask_for_drafts(sched_t *sched)
+{
+    const sched_events_t *events = &sched->config.events;
+    uint32_t n = 0;
+    for (sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
+        if (seq->drafts != NULL && seq->grant > 0 && sched_is_decode(seq)) {
+            sched->drafting[n++] = seq;
+        }
+    }
+    if (n > 0 && sched->left > 0) {
+        events->draft(events->user, sched->drafting, n);
+    }
+}
+
+/* Drafts get what nobody else wants: tokens of the budget, and blocks that are free. */
+static void grant_drafts(sched_t *sched)
+{
+    ask_for_drafts(sched);
+    for (sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
+        if (seq->n_drafts == 0 || seq->grant == 0) {
+            continue;
+        }
+        const uint32_t answers = seq->n_tokens - seq->n_prompt;
+        const uint32_t useful = seq->max_tokens - answers - 1;
+        uint32_t n = seq->n_drafts < useful ? seq->n_drafts : useful;
+        n = n < sched->left ? n : sched->left;
+        n = sched_grow(sched, seq, seq->planned + 1 + n) - seq->planned - 1;
+        seq->n_drafts = n;
+        sched->left -= n;
+    }
+}
+
 /* Whether what the executor has to be told about seq fits the plan's arrays. */
 static bool fits(const sched_t *sched, const step_plan_t *plan, const sched_seq_t *seq)
 {
     const step_limits_t *limits = &sched->config.limits;
-    const uint32_t bind_tokens = limits->max_bind_tokens - limits->max_slots; /* rows': one each */
+    const uint32_t most = limits->max_drafts > 1 ? limits->max_drafts : 1; /* a row brings */
+    const uint32_t bind_tokens = limits->max_bind_tokens - most * limits->max_slots;
     return seq->n_blocks - seq->n_told <= limits->max_blocks - plan->n_blocks &&
            (seq->is_bound || (seq->n_tokens <= bind_tokens - plan->n_tokens &&
                               seq->n_bias <= limits->max_biases - plan->n_biases));
@@ -288,6 +327,7 @@ static void write_bind(step_plan_t *plan, sched_seq_t *seq)
         .n_tokens = seq->n_tokens,
         .first_bias = plan->n_biases,
         .n_bias = seq->n_bias,
+        .adapter = seq->adapter,
         .sampling = seq->sampling,
     };
     memcpy(plan->tokens + plan->n_tokens, seq->tokens, seq->n_tokens * sizeof(int32_t));
@@ -338,6 +378,7 @@ static void write_row(sched_t *sched, step_plan_t *plan, sched_flight_t *flight,
         .flags = flags,
         .start = seq->planned,
         .n_tokens = seq->grant,
+        .n_drafts = seq->n_drafts,
         .output_index = seq->n_tokens + seq->pending - seq->n_prompt,
     };
     flight->rows[flight->n_rows++] = (sched_row_t){
@@ -346,11 +387,12 @@ static void write_row(sched_t *sched, step_plan_t *plan, sched_flight_t *flight,
         .flags = flags,
         .start = seq->planned,
         .n_tokens = seq->grant,
+        .n_drafts = seq->n_drafts,
     };
     if ((flags & STEP_ROW_MASKED) != 0) {
         events->write_mask(events->user, seq);
     }
-    sched->stats.last_step_tokens += seq->grant;
+    sched->stats.last_step_tokens += seq->grant + seq->n_drafts;
     seq->planned += seq->grant;
     seq->in_flight++;
     seq->pending += (flags & STEP_ROW_SAMPLE) != 0;
@@ -359,9 +401,13 @@ static void write_row(sched_t *sched, step_plan_t *plan, sched_flight_t *flight,
 static void tell_tokens(step_plan_t *plan, const sched_flight_t *flight)
 {
     for (uint32_t i = 0; i < flight->n_rows; i++) {
-        const sched_seq_t *seq = flight->rows[i].seq;
-        if ((flight->rows[i].flags & STEP_ROW_TOLD) != 0) {
+        const sched_row_t *row = &flight->rows[i];
+        const sched_seq_t *seq = row->seq;
+        if ((row->flags & STEP_ROW_TOLD) != 0) {
             plan->tokens[plan->n_tokens++] = seq->tokens[seq->n_tokens - 1];
+        }
+        for (uint32_t j = 0; j < row->n_drafts; j++) {
+            plan->tokens[plan->n_tokens++] = seq->drafts[j];
         }
     }
 }
@@ -375,6 +421,8 @@ static void write_plan(sched_t *sched, step_plan_t *plan, sched_flight_t *flight
             }
             write_blocks(sched, plan, seq);
             write_row(sched, plan, flight, seq);
+        } else if (seq->pending == 0) {
+            seq->n_drafts = 0; /* of no row */
         }
         seq->grant = 0;
     }
@@ -392,6 +440,7 @@ uint32_t sched_plan(sched_t *sched, step_plan_t *plan)
     sched_pull_for_waiting(sched);
     admit_waiting(sched);
     grant_rest(sched);
+    grant_drafts(sched);
     if (sched->left == sched->budget) {
         kv_store_flush(sched->config.store);
         return 0;

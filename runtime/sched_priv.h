@@ -20,6 +20,7 @@ typedef struct sched_row {
     uint32_t flags;
     uint32_t start;
     uint32_t n_tokens;
+    uint32_t n_drafts;
 } sched_row_t;
 
 typedef struct sched_flight {
@@ -42,6 +43,7 @@ struct sched {
     uint32_t *free_slots;   /* [max_slots] */
     kv_block_id_t *tables;  /* [max_slots][table_blocks] */
     kv_block_id_t *scratch; /* [table_blocks] */
+    sched_seq_t **drafting; /* [max_slots], while a plan is made */
     sched_flight_t flights[SCHED_MAX_IN_FLIGHT];
     uint32_t first_flight;
     uint32_t n_flights;

@@ -99,11 +99,18 @@ static bool is_row_valid(const step_row_t *row, const step_limits_t *limits)
            (!is_told || is_from_slot) && is_within(row->start, row->n_tokens, limits->max_context);
 }
 
-uint32_t step_plan_told(const step_plan_t *plan)
+static bool are_drafts_valid(const step_row_t *row, const step_limits_t *limits)
+{
+    const uint32_t room = limits->max_context - row->start - row->n_tokens;
+    return row->n_drafts == 0 || (row->flags == (STEP_ROW_SAMPLE | STEP_ROW_FROM_SLOT) &&
+                                  row->n_drafts <= limits->max_drafts && row->n_drafts <= room);
+}
+
+uint32_t step_plan_row_tokens(const step_plan_t *plan)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
-        n += (plan->rows[i].flags & STEP_ROW_TOLD) != 0;
+        n += ((plan->rows[i].flags & STEP_ROW_TOLD) != 0) + plan->rows[i].n_drafts;
     }
     return n;
 }
@@ -133,19 +140,19 @@ weft_status_t step_plan_check(const step_plan_t *plan, const step_limits_t *limi
     uint64_t tokens = 0;
     uint32_t embeddings = 0;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
-        if (!is_row_valid(&plan->rows[i], limits)) {
+        if (!is_row_valid(&plan->rows[i], limits) || !are_drafts_valid(&plan->rows[i], limits)) {
             return weft_diag(diag, WEFT_ERR_INVALID, "step plan: row %u breaks its limits", i);
         }
-        tokens += plan->rows[i].n_tokens;
+        tokens += plan->rows[i].n_tokens + plan->rows[i].n_drafts;
         embeddings += (plan->rows[i].flags & STEP_ROW_EMBED) != 0;
     }
     if (embeddings > limits->max_embeddings) {
         return weft_diag(diag, WEFT_ERR_INVALID, "step plan: %u embeddings, at most %u", embeddings,
                          limits->max_embeddings);
     }
-    if (step_plan_told(plan) > plan->n_tokens) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "step plan: %u rows told of %u tokens",
-                         step_plan_told(plan), plan->n_tokens);
+    if (step_plan_row_tokens(plan) > plan->n_tokens) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "step plan: rows bring %u of %u tokens",
+                         step_plan_row_tokens(plan), plan->n_tokens);
     }
     if (tokens > limits->max_tokens) {
         return weft_diag(diag, WEFT_ERR_INVALID, "step plan: %llu tokens in one step, at most %u",

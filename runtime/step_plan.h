@@ -14,7 +14,9 @@
 #include "base/diag.h"
 #include "base/status.h"
 
-#define STEP_PLAN_VERSION 1
+#define STEP_PLAN_VERSION 2
+
+#define STEP_MAX_DRAFTS 16 /* of one row */
 
 /* Row flags */
 #define STEP_ROW_SAMPLE          UINT32_C(1) /* sample a token after the row's last token */
@@ -48,6 +50,8 @@ typedef struct step_bind {
     uint32_t n_tokens;
     uint32_t first_bias; /* offset into biases */
     uint32_t n_bias;
+    uint32_t adapter;  /* as k_seq_t has it */
+    uint32_t reserved; /* 0 */
     step_sampling_t sampling;
 } step_bind_t;
 
@@ -57,13 +61,22 @@ typedef struct step_block {
     uint32_t block;
 } step_block_t;
 
-/* n_tokens of the slot's history from `start` on run through the model. */
+/*
+ * n_tokens of the slot's history from `start` on run through the model.
+ *
+ * A row that samples may bring drafts, tokens guessed to follow its last one: they run through the
+ * model behind it, and a token is sampled after each as if the draft had been. Up to the first draft
+ * that is not what was sampled before it those tokens are the answer; how many are is seen by
+ * whoever reads them, and said by the slot's next row, which starts at the last of them.
+ */
 typedef struct step_row {
     uint32_t slot;
     uint32_t flags;
     uint32_t start; /* position; tokens before it are in the cache */
     uint32_t n_tokens;
-    uint64_t output_index; /* counter of the sampling noise */
+    uint32_t n_drafts;     /* with SAMPLE and FROM_SLOT alone */
+    uint32_t reserved;     /* 0 */
+    uint64_t output_index; /* counter of the sampling noise; that of a draft's sample is one more */
 } step_row_t;
 
 typedef struct step_bias {
@@ -72,8 +85,8 @@ typedef struct step_bias {
 } step_bias_t;
 
 /*
- * tokens: the histories of the binds, then one for each row that is TOLD, in the rows' order: of a
- * model in stages only the last one samples, and the first must know what.
+ * tokens: the histories of the binds, then, in the rows' order, one for each row that is TOLD (of a
+ * model in stages only the last one samples, and the first must know what) and the rows' drafts.
  *
  * The arrays lie in one buffer made at start, capacities from the scheduler's limits. The order on
  * the wire is another: step_plan_wire.h.
@@ -102,15 +115,22 @@ typedef struct step_limits {
     uint32_t max_biases;      /* in one step, and of one slot */
     uint32_t max_outputs;    /* rows of logits made at a time; a step that wants more takes turns */
     uint32_t max_embeddings; /* rows of one step with STEP_ROW_EMBED; 0: no model for embeddings */
+    uint32_t max_drafts;     /* of one row, STEP_MAX_DRAFTS at most */
 } step_limits_t;
+
+/* Tokens sampled in one step, at most. */
+static inline uint32_t step_limits_samples(const step_limits_t *limits)
+{
+    return limits->max_slots * (1 + limits->max_drafts);
+}
 
 /* Allocates the arrays for the limits. */
 weft_status_t step_plan_create(const step_limits_t *limits, step_plan_t **plan_out);
 void step_plan_destroy(step_plan_t *plan); /* NULL is fine */
 void step_plan_clear(step_plan_t *plan, uint64_t step);
 
-/* Rows that are TOLD: so many are the last of tokens[]. */
-uint32_t step_plan_told(const step_plan_t *plan);
+/* Tokens that rows bring, told and drafts: so many are the last of tokens[]. */
+uint32_t step_plan_row_tokens(const step_plan_t *plan);
 
 /*
  * Whether every count, offset and position is within the limits, so that a rank may follow the

@@ -9,8 +9,8 @@
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "parts are sent as they lie in memory");
 static_assert(sizeof(step_wire_header_t) == 48, "on the wire");
 static_assert(sizeof(step_sampling_t) == 48, "on the wire");
-static_assert(sizeof(step_bind_t) == 72, "on the wire");
-static_assert(sizeof(step_row_t) == 24, "on the wire");
+static_assert(sizeof(step_bind_t) == 80, "on the wire");
+static_assert(sizeof(step_row_t) == 32, "on the wire");
 static_assert(sizeof(step_bias_t) == 8, "on the wire");
 static_assert(sizeof(step_block_t) == 12, "on the wire");
 

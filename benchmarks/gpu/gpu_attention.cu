@@ -3,8 +3,10 @@
  * gpu_attention: paged attention on a real GPU: is it right, are its bits the same however a row is
  * computed, how fast is it. Under a minute.
  *
- *   gpu_attention [--path=auto|mma|hopper] [--only=bits,check,decode,prefill,rope,copy]
- *                 [--copy-gbs=N] [--matmul-tflops=N] [--block=TOKENS]
+ *   gpu_attention [--path=auto|mma|hopper] [--only=bits,check,decode,spread,prefill,rope,copy]
+ *                 [--copy-gbs=N] [--matmul-tflops=N] [--block=TOKENS] [--type=bf16|fp8|int8]
+ *
+ * --type: of the cache that is measured, and, other than bf16, the only one that is checked.
  *
  * The ceilings are measured (copy) or given (matmul: what cuBLAS reaches on this card). Exit code 1:
  * a check failed.
@@ -14,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/cuda/attention.h"
@@ -37,6 +40,7 @@ static struct {
     double copy_gbs = 0;
     double matmul_tflops = 790;
     uint32_t block = 16;
+    k_dtype_t type = K_BF16;
 } options;
 
 static int failures;
@@ -88,6 +92,16 @@ template <class T> static void fill(T *to, uint64_t n, float scale, uint32_t see
                       scale, seed));
 }
 
+/* Element d of K or V of a token; head: where its head begins in the token's block. */
+template <class T>
+SIMT_DEVICE float kv_value(const k_kv_view_t &kv, const char *head, uint32_t token, uint32_t part,
+                           uint32_t d)
+{
+    const T *at = (const T *)(head + token * kv.token_stride + part * kv.part_stride);
+    const float *scales = (const float *)(head + kv.scale_offset);
+    return kv.dtype == K_I8 ? (float)at[d] * scales[part * kv.block_tokens + token] : (float)at[d];
+}
+
 /* A warp a (row, head): one pass, plain online softmax in f32, nothing rounded on the way. */
 template <class T> static SIMT_KERNEL(128, 4) reference_kernel(const k_attention_args_t p, float *o)
 {
@@ -111,14 +125,12 @@ template <class T> static SIMT_KERNEL(128, 4) reference_kernel(const k_attention
     for (uint32_t t = low; t <= position; t++) {
         const char *at = (const char *)p.kv.base +
                          seq.block_table[t / p.kv.block_tokens] * p.kv.block_stride +
-                         head / (p.q_heads / p.kv.heads) * p.kv.head_stride +
-                         t % p.kv.block_tokens * p.kv.token_stride;
-        const T *k = (const T *)at;
-        const T *v = (const T *)(at + p.kv.part_stride);
+                         head / (p.q_heads / p.kv.heads) * p.kv.head_stride;
+        const uint32_t token = t % p.kv.block_tokens;
         float dot = 0;
         for (uint32_t i = 0; i < 8; i++) {
             const uint32_t d = i * 32 + (uint32_t)simt_lane();
-            dot += d < dim ? mine[i] * (float)k[d] : 0.0f;
+            dot += d < dim ? mine[i] * kv_value<T>(p.kv, at, token, 0, d) : 0.0f;
         }
         const float score = simt_warp_sum(dot) * p.scale;
         const float now = fmaxf(max, score);
@@ -127,7 +139,7 @@ template <class T> static SIMT_KERNEL(128, 4) reference_kernel(const k_attention
         total = total * old + weight;
         for (uint32_t i = 0; i < 8; i++) {
             const uint32_t d = i * 32 + (uint32_t)simt_lane();
-            sum[i] = sum[i] * old + (d < dim ? weight * (float)v[d] : 0.0f);
+            sum[i] = sum[i] * old + (d < dim ? weight * kv_value<T>(p.kv, at, token, 1, d) : 0.0f);
         }
     }
     for (uint32_t i = 0; i < 8; i++) {
@@ -280,7 +292,7 @@ typedef struct scene {
 
 static size_t element_bytes(k_dtype_t type)
 {
-    return type == K_F32 ? 4 : 2;
+    return k_dtype_info(type)->block_bytes;
 }
 
 static void scene_init(scene_t *s, const shape_t &shape, uint32_t seed)
@@ -297,7 +309,11 @@ static void scene_init(scene_t *s, const shape_t &shape, uint32_t seed)
     kv->head_dim = shape.dim;
     kv->part_stride = shape.dim * element_bytes(shape.type);
     kv->token_stride = 2 * kv->part_stride;
-    const size_t head = kv->token_stride * shape.block_tokens;
+    size_t head = kv->token_stride * shape.block_tokens;
+    if (shape.type == K_I8) {
+        kv->scale_offset = head;
+        head += 2 * shape.block_tokens * sizeof(float);
+    }
     const size_t layer = shape.order == 0   ? head
                          : shape.order == 1 ? head * shape.kv_heads
                                             : head * shape.kv_heads * blocks;
@@ -338,29 +354,46 @@ static SIMT_KERNEL(256, 4)
 {
     const uint32_t t = blockIdx.x;
     for (uint32_t i = threadIdx.x; i < kv.heads * 2 * kv.head_dim; i += 256) {
-        const uint32_t head = i / (2 * kv.head_dim), part = i / kv.head_dim % 2;
-        T *at = (T *)((char *)kv.base + table[t / kv.block_tokens] * kv.block_stride +
-                      head * kv.head_stride + t % kv.block_tokens * kv.token_stride +
-                      part * kv.part_stride);
-        at[i % kv.head_dim] =
-            from_float<T>(hash_to_float(t * (uint64_t)kv.heads * 2 * kv.head_dim + i, seed));
+        const uint32_t part = i / kv.head_dim % 2, token = t % kv.block_tokens;
+        char *head = (char *)kv.base + table[t / kv.block_tokens] * kv.block_stride +
+                     i / (2 * kv.head_dim) * kv.head_stride;
+        T *at = (T *)(head + token * kv.token_stride + part * kv.part_stride);
+        const float v = hash_to_float(t * (uint64_t)kv.heads * 2 * kv.head_dim + i, seed);
+        if (kv.dtype == K_I8) { /* a scale for each token and part, that of 1.7 in the middle */
+            const float some = hash_to_float(t * 2ull + part, seed + 1);
+            ((float *)(head + kv.scale_offset))[part * kv.block_tokens + token] =
+                (1.7f + 0.5f * some) / 127;
+            at[i % kv.head_dim] = from_float<T>(rintf(v * 127 / 1.7f));
+        } else {
+            at[i % kv.head_dim] = from_float<T>(v);
+        }
+    }
+}
+
+/* run(pointer to the type of a cache's elements) */
+template <class F> static void with_type(k_dtype_t type, F run)
+{
+    switch (type) {
+    case K_BF16:
+        return run((__nv_bfloat16 *)nullptr);
+    case K_F16:
+        return run((__half *)nullptr);
+    case K_F8:
+        return run((__nv_fp8_e4m3 *)nullptr);
+    case K_I8:
+        return run((int8_t *)nullptr);
+    default:
+        return run((float *)nullptr);
     }
 }
 
 static void scene_write(scene_t *s, uint32_t seed)
 {
     const simt_grid_t grid = {.grid = {s->shape.tokens}, .block = {256}, .stream = stream};
-    switch (s->shape.type) {
-    case K_BF16:
-        CHECK(simt_launch(write_kv_kernel<__nv_bfloat16>, grid, s->kv, s->table, s->shape.tokens,
-                          seed));
-        break;
-    case K_F16:
-        CHECK(simt_launch(write_kv_kernel<__half>, grid, s->kv, s->table, s->shape.tokens, seed));
-        break;
-    default:
-        CHECK(simt_launch(write_kv_kernel<float>, grid, s->kv, s->table, s->shape.tokens, seed));
-    }
+    with_type(s->shape.type, [&](auto *of) {
+        CHECK(simt_launch(write_kv_kernel<std::remove_pointer_t<decltype(of)>>, grid, s->kv,
+                          s->table, s->shape.tokens, seed));
+    });
 }
 
 static k_attention_args_t scene_args(const scene_t *s)
@@ -419,14 +452,14 @@ static std::vector<float> scene_reference(const scene_t *s)
 {
     const size_t n = (size_t)s->shape.tokens * s->shape.q_heads * s->shape.dim;
     k_attention_args_t args = scene_args(s);
-    const k_seq_t seq = {0, s->shape.tokens, 0, s->table, nullptr};
+    const k_seq_t seq = {0, s->shape.tokens, 0, 0, s->table, nullptr};
     CHECK(cudaMemcpy(s->seqs, &seq, sizeof(seq), cudaMemcpyHostToDevice));
     float *o = device_alloc<float>(n);
     const simt_grid_t grid = {
         .grid = {(s->shape.tokens + 3) / 4, s->shape.q_heads}, .block = {128}, .stream = stream};
-    CHECK(s->shape.type == K_BF16  ? simt_launch(reference_kernel<__nv_bfloat16>, grid, args, o)
-          : s->shape.type == K_F16 ? simt_launch(reference_kernel<__half>, grid, args, o)
-                                   : simt_launch(reference_kernel<float>, grid, args, o));
+    with_type(s->shape.type, [&](auto *of) {
+        CHECK(simt_launch(reference_kernel<std::remove_pointer_t<decltype(of)>>, grid, args, o));
+    });
     std::vector<float> host(n);
     CHECK(cudaStreamSynchronize(stream));
     CHECK(cudaMemcpy(host.data(), o, n * 4, cudaMemcpyDeviceToHost));
@@ -503,7 +536,10 @@ static bool has_same_bits(const shape_t &shape, const char *name, const std::vec
 
 static const way_t ways[] = {
     {"decode", 1, true, true, true, K_CUDA_ATTENTION_MMA},
+    {"decode auto", 1, true, true, true, K_CUDA_ATTENTION_AUTO},
     {"decode unsplit", 1, true, false, false, K_CUDA_ATTENTION_MMA},
+    {"decode of the device", 1, true, true, true, K_CUDA_ATTENTION_AUTO},
+    {"verify 3 of the device", 3, true, false, false, K_CUDA_ATTENTION_AUTO},
     {"verify 4", 4, true, true, true, K_CUDA_ATTENTION_MMA},
     {"verify 11", 11, true, true, false, K_CUDA_ATTENTION_MMA},
     {"prefill mma", 0, false, true, true, K_CUDA_ATTENTION_MMA},
@@ -538,19 +574,40 @@ static void check_shape(const shape_t &shape, std::vector<uint16_t> *across)
     }
     *across = base;
     printf("check: %s dim %u heads %u/%u tokens %u block %u window %u %s: %s\n",
-           shape.type == K_BF16  ? "bf16"
-           : shape.type == K_F16 ? "f16"
-                                 : "f32",
-           shape.dim, shape.q_heads, shape.kv_heads, shape.tokens, shape.block_tokens, shape.window,
-           orders[shape.order], wrong == 0 ? "ok" : "FAILED");
+           k_dtype_info(shape.type)->name, shape.dim, shape.q_heads, shape.kv_heads, shape.tokens,
+           shape.block_tokens, shape.window, orders[shape.order], wrong == 0 ? "ok" : "FAILED");
     fflush(stdout);
     failures += wrong > 0;
     scene_fini(&s);
 }
 
+/* Caches of bytes: all head dims, each layout, a window, groups of all sizes. */
+static void check_bytes(k_dtype_t type)
+{
+    std::vector<uint16_t> across;
+    for (uint32_t dim : {64u, 80u, 96u, 128u, 192u, 256u}) {
+        across.clear();
+        check_shape({type, dim, 8, 2, 1500, 16, 0, 0}, &across);
+    }
+    for (int order = 0; order < 3; order++) {
+        const uint32_t block[] = {8, 32, 256};
+        across.resize(order == 0 ? 0 : across.size());
+        check_shape({type, 128, 8, 2, 1300, block[order], 0, order}, &across);
+    }
+    across.clear();
+    check_shape({type, 64, 9, 3, 1300, 16, 300, 0}, &across);
+    across.clear();
+    check_shape({type, 128, 32, 1, 700, 16, 0, 0}, &across);
+    across.clear();
+    check_shape({type, 32, 4, 4, 700, 16, 0, 0}, &across);
+}
+
 static void check_shapes(void)
 {
     std::vector<uint16_t> across;
+    if (options.type != K_BF16) {
+        return check_bytes(options.type);
+    }
     for (uint32_t dim : {64u, 80u, 96u, 128u, 192u, 256u}) {
         across.clear();
         check_shape({K_BF16, dim, 8, 2, 2500, 16, 0, 0}, &across);
@@ -610,7 +667,7 @@ template <class F> static double median_us(int groups, int each, F run)
     return times[times.size() / 2] * 1e3 / each;
 }
 
-/* A pool of bf16 blocks of the Llama-3-8B shape with one layer a block: block-major. */
+/* A pool of blocks of the Llama-3-8B shape with one layer a block: block-major. */
 static const uint32_t Q_HEADS = 32, KV_HEADS = 8, DIM = 128;
 
 typedef struct pool {
@@ -622,21 +679,36 @@ typedef struct pool {
 static pool_t pool;
 static size_t block_bytes;
 
+/* K and V of a token of a head, with their scales. */
+static size_t token_bytes(void)
+{
+    return 2 * (DIM * element_bytes(options.type) + k_kv_scale_bytes(options.type));
+}
+
 static void pool_init(void)
 {
     if (pool.memory != nullptr) {
         return;
     }
-    block_bytes = (size_t)KV_HEADS * options.block * 2 * DIM * 2;
+    const size_t element = element_bytes(options.type);
+    block_bytes = KV_HEADS * options.block * token_bytes();
     size_t free_bytes = 0, all = 0;
     CHECK(cudaMemGetInfo(&free_bytes, &all));
     const size_t bytes = std::min(free_bytes / 2, (size_t)10 << 30);
     pool.blocks = (uint32_t)(bytes / block_bytes);
     pool.memory = device_alloc<char>(pool.blocks * block_bytes);
     fill((__nv_bfloat16 *)pool.memory, pool.blocks * block_bytes / 2, 1.0f, 5);
-    pool.kv = {
-        pool.memory, K_BF16, options.block, KV_HEADS, DIM, block_bytes, options.block * 2 * DIM * 2,
-        2 * DIM * 2, DIM * 2};
+    pool.kv = {};
+    pool.kv.base = pool.memory;
+    pool.kv.dtype = options.type;
+    pool.kv.block_tokens = options.block;
+    pool.kv.heads = KV_HEADS;
+    pool.kv.head_dim = DIM;
+    pool.kv.block_stride = block_bytes;
+    pool.kv.head_stride = options.block * token_bytes();
+    pool.kv.token_stride = 2 * DIM * element;
+    pool.kv.part_stride = DIM * element;
+    pool.kv.scale_offset = options.type == K_I8 ? options.block * pool.kv.token_stride : 0;
 }
 
 typedef struct load {
@@ -724,12 +796,12 @@ static void bench_copy(void)
 
 static void bench_decode(void)
 {
-    printf("decode (8B shape, bf16, blocks of %u, ceiling %.0f GB/s)\n", options.block,
-           options.copy_gbs);
+    printf("decode (8B shape, %s, blocks of %u, ceiling %.0f GB/s)\n",
+           k_dtype_info(options.type)->name, options.block, options.copy_gbs);
     for (uint32_t batch : {1u, 16u, 64u}) {
         for (uint32_t tokens : {1024u, 8192u, 32768u}) {
-            const double bytes =
-                (double)batch * tokens * KV_HEADS * 2 * DIM * 2 + 2.0 * batch * Q_HEADS * DIM * 2;
+            const double bytes = (double)batch * tokens * KV_HEADS * (double)token_bytes() +
+                                 2.0 * batch * Q_HEADS * DIM * 2;
             if (bytes > (double)pool.blocks * block_bytes) {
                 continue;
             }
@@ -743,10 +815,29 @@ static void bench_decode(void)
     }
 }
 
+/* How many sequences are too few for one block an item. */
+static void bench_spread(void)
+{
+    const k_cuda_attention_path_t before = options.path;
+    printf("decode, one block an item and spread, us\n");
+    for (uint32_t batch : {1u, 2u, 4u, 8u, 16u}) {
+        for (uint32_t tokens : {256u, 1024u, 4096u}) {
+            load_t load = load_make(batch, tokens, 1);
+            options.path = K_CUDA_ATTENTION_HOPPER;
+            const double one = time_load(load, 1, 5, 20);
+            options.path = K_CUDA_ATTENTION_SPREAD;
+            const double spread = time_load(load, 1, 5, 20);
+            printf("  batch %2u x %5u: %6.2f %6.2f\n", batch, tokens, one, spread);
+            load_free(&load);
+        }
+    }
+    options.path = before;
+}
+
 static void bench_prefill(void)
 {
-    printf("prefill (8B shape, bf16, causal, blocks of %u; ceiling %.0f TFLOP/s)\n", options.block,
-           options.matmul_tflops);
+    printf("prefill (8B shape, %s, causal, blocks of %u; ceiling %.0f TFLOP/s)\n",
+           k_dtype_info(options.type)->name, options.block, options.matmul_tflops);
     for (uint32_t tokens : {512u, 2048u, 8192u, 16384u}) {
         load_t load = load_make(1, tokens, tokens);
         const double us = time_load(load, tokens, 7, 3);
@@ -788,7 +879,8 @@ static void bench_rope(void)
         args.n_seqs = load.args.n_seqs;
         const double us =
             median_us(7, 20, [&](int) { CHECK(k_cuda_rope_kv_write(&args, rows, stream)); });
-        const double bytes = rows * ((Q_HEADS + KV_HEADS) * 2.0 + 3 * KV_HEADS) * DIM * 2;
+        const double bytes = rows * (((Q_HEADS + KV_HEADS) * 2.0 + KV_HEADS) * DIM * 2 +
+                                     (double)(KV_HEADS * token_bytes()));
         printf("rope + kv write: %5u rows %8.2f us %6.0f GB/s\n", rows, us, bytes * 1e-3 / us);
         cudaFree(qkv);
         load_free(&load);
@@ -829,6 +921,8 @@ static void parse(int argc, char **argv)
             options.copy_gbs = atof(value.c_str());
         } else if (arg.rfind("--block=", 0) == 0) {
             options.block = (uint32_t)atoi(value.c_str());
+        } else if (arg.rfind("--type=", 0) == 0) {
+            options.type = value == "fp8" ? K_F8 : value == "int8" ? K_I8 : K_BF16;
         } else if (arg.rfind("--matmul-tflops=", 0) == 0) {
             options.matmul_tflops = atof(value.c_str());
         } else {
@@ -857,11 +951,15 @@ int main(int argc, char **argv)
     if (is_wanted("check")) {
         check_shapes();
     }
-    if (is_wanted("copy") || is_wanted("decode") || is_wanted("prefill") || is_wanted("rope")) {
+    if (is_wanted("copy") || is_wanted("decode") || is_wanted("spread") || is_wanted("prefill") ||
+        is_wanted("rope")) {
         bench_copy();
     }
     if (is_wanted("decode")) {
         bench_decode();
+    }
+    if (is_wanted("spread")) {
+        bench_spread();
     }
     if (is_wanted("prefill")) {
         bench_prefill();

@@ -28,6 +28,7 @@ struct bench_fabric_contender {
 extern const bench_fabric_contender_ops_t bench_fabric_transfers;
 extern const bench_fabric_contender_ops_t bench_fabric_memcpy;
 extern const bench_fabric_contender_ops_t bench_fabric_readv;
+extern const bench_fabric_contender_ops_t bench_fabric_copy;
 
 /* Of the last transfer that ended. */
 xfer_request_stats_t bench_fabric_transfers_stats(const bench_fabric_contender_t *contender);

@@ -5,7 +5,7 @@
 #include "cli/bench/bench_fabric_contender.h"
 #include "cli/bench/bench_samples.h"
 
-#define BENCH_FABRIC_CONTENDERS 3 /* transfers, then the floors that were asked for */
+#define BENCH_FABRIC_CONTENDERS 4 /* transfers, then the floors that were asked for */
 
 typedef struct bench_fabric_series {
     const char *name;      /* of the contender */

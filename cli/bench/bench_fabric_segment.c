@@ -69,15 +69,15 @@ static weft_status_t open_kind(const char *kind, const char *memory, const char 
     if (strcmp(kind, "file") == 0) {
         return open_file(folder, bytes, diag, segment);
     }
-    if (strcmp(kind, "vram") == 0) {
-        return open_memory("cuda", XFER_VRAM, false, bytes, diag, segment);
-    }
-    if (strcmp(kind, "dram") != 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "segment %s: dram, vram or file", kind);
-    }
     const bool is_private = strcmp(memory, "private") == 0;
     if (!is_private && strcmp(memory, "memfd") != 0) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--memory %s: memfd or private", memory);
+    }
+    if (strcmp(kind, "vram") == 0) {
+        return open_memory("cuda", XFER_VRAM, !is_private, bytes, diag, segment);
+    }
+    if (strcmp(kind, "dram") != 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "segment %s: dram, vram or file", kind);
     }
     return open_memory("cpu", XFER_DRAM, !is_private, bytes, diag, segment);
 }

@@ -59,13 +59,14 @@ static weft_status_t check_options(const bench_fabric_options_t *options, weft_d
 
 static weft_status_t choose_contenders(sweep_t *sweep, weft_diag_t *diag)
 {
-    static const bench_fabric_contender_ops_t *const floors[] = {&bench_fabric_memcpy,
-                                                                 &bench_fabric_readv};
+    static const bench_fabric_contender_ops_t *const floors[] = {
+        &bench_fabric_memcpy, &bench_fabric_readv, &bench_fabric_copy};
     const bench_fabric_options_t *options = sweep->options;
+    const bool has_host_floor = has_floor(options, "memcpy") || has_floor(options, "readv");
     size_t named = 0;
-    if (options->floors[0] != '\0' && (strcmp(options->initiator_segment, "dram") != 0 ||
-                                       strcmp(options->target_segment, "dram") != 0)) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "--floors: for DRAM on both sides");
+    if (has_host_floor && (strcmp(options->initiator_segment, "dram") != 0 ||
+                           strcmp(options->target_segment, "dram") != 0)) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--floors memcpy, readv: for DRAM on both sides");
     }
     sweep->contenders[sweep->n_contenders++] = &bench_fabric_transfers;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(floors); i++) {
@@ -76,7 +77,8 @@ static weft_status_t choose_contenders(sweep_t *sweep, weft_diag_t *diag)
     }
     return named == strlen(options->floors)
                ? WEFT_OK
-               : weft_diag(diag, WEFT_ERR_INVALID, "--floors %s: memcpy, readv", options->floors);
+               : weft_diag(diag, WEFT_ERR_INVALID, "--floors %s: memcpy, readv, copy",
+                           options->floors);
 }
 
 /* ---- one size -------------------------------------------------------------------------------- */

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/compiler.h"
+#include "base/int8.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/packing.h"
 #include "kernels/dequantize_priv.h"

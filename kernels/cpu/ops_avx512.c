@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/attention.inc"
 #include "kernels/cpu/linear.inc"
+#include "kernels/cpu/lora.inc"
 #include "kernels/cpu/mla_attention.inc"
 #include "kernels/cpu/rope_kv_write.inc"
 #include "kernels/cpu/rows.inc"

@@ -1,75 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* attention: which kernels a step takes, and the merge of what split sequences left. */
-#include "kernels/cuda/attention_common.cuh"
-
-enum { COMBINE_WARPS = 4 };
-
-/* ---- merging segments ------------------------------------------------------------------------ */
-
-/* The first unit of sequence `index`, ATTENTION_NO_UNIT when it is not split. */
-SIMT_DEVICE uint32_t combine_first_unit(const attention_params_t &p, uint32_t index)
-{
-    uint32_t before = 0;
-    for (uint32_t at = 0;; at += SIMT_WARP) {
-        const k_seq_t seq = attention_seq_of_lane(p, at);
-        const uint32_t units = attention_units(p, seq);
-        const uint32_t until = before + attention_scan(units);
-        if (index < at + SIMT_WARP) {
-            const bool is_split = units > 0 && until <= p.units;
-            return simt_shfl(is_split ? until - units : ATTENTION_NO_UNIT, (int)(index - at));
-        }
-        before = simt_shfl(until, SIMT_WARP - 1);
-    }
-}
-
-/* One row and head, by a warp: D / 32 elements a lane, rounded up. */
-template <int D>
-SIMT_DEVICE void combine_head(const attention_params_t &p, const k_seq_t &seq, uint32_t unit,
-                              uint32_t segments, uint32_t row, uint32_t head)
-{
-    constexpr int each = (D + SIMT_WARP - 1) / SIMT_WARP;
-    attention_running_t all = {-INFINITY, 0};
-    float total[each] = {};
-    for (uint32_t s = 0; s < segments; s++) {
-        const size_t at = (size_t)(unit + s * seq.rows + row) * p.q_heads + head;
-        const float2 sum = p.partial_sum[at];
-        float old, added;
-        attention_merge(&all, {sum.x, sum.y}, p.scale_log2, &old, &added);
-        SIMT_UNROLL
-        for (int i = 0; i < each; i++) {
-            const int d = i * SIMT_WARP + simt_lane();
-            if (d < D) {
-                total[i] = attention_merged(total[i], p.partial_o[at * D + d], old, added);
-            }
-        }
-    }
-    const float inverse = attention_finish(p, head, all);
-    __nv_bfloat16 *o = p.o + (size_t)(seq.row + row) * p.o_stride + (size_t)head * D;
-    SIMT_UNROLL
-    for (int i = 0; i < each; i++) {
-        const int d = i * SIMT_WARP + simt_lane();
-        if (d < D) {
-            o[d] = __float2bfloat16(total[i] * inverse);
-        }
-    }
-}
-
-/* Block (sequence, KV head). */
-template <int D>
-static SIMT_KERNEL(COMBINE_WARPS *SIMT_WARP, 4) attention_combine_kernel(const attention_params_t p)
-{
-    simt_wait_previous();
-    simt_launch_next();
-    const uint32_t unit = combine_first_unit(p, blockIdx.x);
-    if (unit == ATTENTION_NO_UNIT) {
-        return;
-    }
-    const k_seq_t seq = p.seqs[blockIdx.x];
-    const uint32_t segments = attention_segments(p, seq);
-    for (uint32_t i = (uint32_t)simt_warp(); i < seq.rows * p.group; i += COMBINE_WARPS) {
-        combine_head<D>(p, seq, unit, segments, i / p.group, blockIdx.y * p.group + i % p.group);
-    }
-}
+/* attention: which kernels a step takes. */
+#include "kernels/cuda/attention_combine.cuh"
 
 /* ---- host ------------------------------------------------------------------------------------ */
 
@@ -86,7 +17,7 @@ static uint32_t units_in(size_t bytes, uint32_t q_heads, uint32_t head_dim)
 
 bool k_cuda_attention_is_supported(k_dtype_t kv, uint32_t head_dim)
 {
-    const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32;
+    const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32 || kv == K_F8 || kv == K_I8;
     return has_type && (head_dim == 16 || head_dim == 32 || head_dim == 64 || head_dim == 80 ||
                         head_dim == 96 || head_dim == 128 || head_dim == 192 || head_dim == 256);
 }
@@ -109,6 +40,7 @@ static attention_params_t params_of(const k_attention_args_t *args,
         p.cap_in_log2 = 2 * p.scale_log2 / args->softcap;
         p.cap_out = args->softcap / args->scale;
     }
+    p.o_dim = args->kv.head_dim;
     p.kv = args->kv;
     while (UINT32_C(1) << p.block_shift < args->kv.block_tokens) {
         p.block_shift++;
@@ -131,16 +63,39 @@ static cudaError_t launch_mma(attention_launch_t launch, uint32_t min, uint32_t 
     return attention_mma_launch<D>(launch, tile == ATTENTION_MMA_SMALL_TILE);
 }
 
-template <int D> static cudaError_t launch_combine(const attention_launch_t &launch)
+/* Items that leave most of a device's multiprocessors idle, one block each. */
+#define SPREAD_ITEMS 64
+
+/*
+ * Takes scratch for the scores of attention_spread from the front, where that is to be used: all
+ * sequences are of up to 16 packed rows, and there is room for the partial results of all beside.
+ */
+static bool take_spread(const k_attention_args_t *args, const k_cuda_attention_plan_t *plan,
+                        uint32_t segments, attention_launch_t *launch,
+                        k_cuda_attention_plan_t *rest_out)
 {
-    const simt_grid_t grid = {
-        .grid = {launch.params.n_seqs, launch.params.kv.heads},
-        .block = {COMBINE_WARPS * SIMT_WARP},
-        .shared_bytes = 0,
-        .stream = launch.stream,
-        .overlaps_previous = true,
-    };
-    return simt_launch(attention_combine_kernel<D>, grid, launch.params);
+    const size_t items = (size_t)args->n_seqs * args->kv.heads * segments;
+    const uint64_t packed = (uint64_t)plan->max_rows * launch->params.group;
+    const bool is_wanted = plan->path == K_CUDA_ATTENTION_SPREAD ||
+                           (plan->path == K_CUDA_ATTENTION_AUTO && items <= SPREAD_ITEMS);
+    const bool is_possible = packed > 0 && packed <= ATTENTION_MMA_SMALL_TILE &&
+                             attention_can_spread(args->kv.head_dim) &&
+                             (args->kv.dtype == K_BF16 || args->kv.dtype == K_F16) &&
+                             items * ATTENTION_SPREAD_BYTES < plan->scratch_bytes;
+    if (!is_wanted || !is_possible) {
+        return false;
+    }
+    const size_t taken = items * ATTENTION_SPREAD_BYTES;
+    *rest_out = *plan;
+    rest_out->scratch = static_cast<char *>(plan->scratch) + taken;
+    rest_out->scratch_bytes = plan->scratch_bytes - taken;
+    const uint32_t units = args->n_seqs * plan->max_rows * segments;
+    if (segments > 1 &&
+        units_in(rest_out->scratch_bytes, args->q_heads, args->kv.head_dim) < units) {
+        return false;
+    }
+    launch->params.spread_scores = static_cast<float4 *>(plan->scratch);
+    return true;
 }
 
 /* Sequences of up to 16, of up to 64 and of more packed rows, then the merge. */
@@ -157,7 +112,7 @@ static cudaError_t launch_all(attention_launch_t launch, uint32_t max_packed, ui
         error = launch_mma<D>(launch, ATTENTION_MMA_SMALL_TILE + 1, until, attention_mma_tile<D>);
     }
     if (error == cudaSuccess && segments > 1 && launch.params.units > 0) {
-        error = launch_combine<D>(launch);
+        error = attention_combine_launch<D>(launch);
     }
     if (error == cudaSuccess && uses_hopper && max_packed > ATTENTION_SPLIT_PACKED) {
         error = attention_hopper_launch(launch);
@@ -169,10 +124,11 @@ static bool is_possible(const k_attention_args_t *args)
 {
     const k_kv_view_t *kv = &args->kv;
     const uint32_t tokens = kv->block_tokens;
-    const bool is_aligned = (reinterpret_cast<uintptr_t>(kv->base) | kv->block_stride |
-                             kv->head_stride | kv->token_stride | kv->part_stride) %
-                                16 ==
-                            0;
+    const bool is_aligned =
+        (reinterpret_cast<uintptr_t>(kv->base) | kv->block_stride | kv->head_stride |
+         kv->token_stride | kv->part_stride | kv->scale_offset) %
+            16 ==
+        0;
     return k_cuda_attention_is_supported(kv->dtype, kv->head_dim) && is_aligned && tokens >= 8 &&
            tokens <= K_CUDA_ATTENTION_SEGMENT && (tokens & (tokens - 1)) == 0 &&
            args->q_heads % kv->heads == 0 && args->scale > 0;
@@ -187,8 +143,20 @@ int k_cuda_attention(const k_attention_args_t *args, const k_cuda_attention_plan
     if (args->n_seqs == 0) {
         return cudaSuccess;
     }
+    const uint32_t segments =
+        args->max_tokens > 0
+            ? (args->max_tokens + K_CUDA_ATTENTION_SEGMENT - 1) / K_CUDA_ATTENTION_SEGMENT
+            : UINT32_C(1) << 16;
+    k_cuda_attention_plan_t rest;
     attention_launch_t launch = {};
     launch.params = params_of(args, plan);
+    if (take_spread(args, plan, segments, &launch, &rest)) {
+        float4 *scores = launch.params.spread_scores;
+        launch.params = params_of(args, &rest);
+        launch.params.spread_scores = scores;
+    } else if (plan->path == K_CUDA_ATTENTION_SPREAD) {
+        return cudaErrorNotSupported;
+    }
     launch.kv = args->kv.dtype;
     launch.uses_hopper = plan->path != K_CUDA_ATTENTION_MMA && simt_is_hopper();
     launch.stream = stream;
@@ -197,10 +165,6 @@ int k_cuda_attention(const k_attention_args_t *args, const k_cuda_attention_plan
         return cudaErrorNotSupported;
     }
     const uint32_t most = plan->max_rows > 0 ? plan->max_rows * launch.params.group : UINT32_MAX;
-    const uint32_t segments =
-        args->max_tokens > 0
-            ? (args->max_tokens + K_CUDA_ATTENTION_SEGMENT - 1) / K_CUDA_ATTENTION_SEGMENT
-            : UINT32_C(1) << 16;
     switch (args->kv.head_dim) {
     case 16:
         return launch_all<16>(launch, most, segments, can);

@@ -19,7 +19,8 @@
  * Packing. The q heads of a KV head share its keys: row r, head g of the group is packed row
  * r · group + g, and tiles are of 16, 64 or 128 packed rows. Sequences of up to 64 packed rows are
  * split at segments, one work item each, partial results are merged by a second kernel; longer
- * ones walk their segments in one item.
+ * ones walk their segments in one item. Where these items are too few for the device, each is spread
+ * over several blocks (attention_spread.cuh).
  *
  * Graphs   launches depend on host values alone; sequences of 0 rows are skipped
  * Scratch  partial results; too little of it costs speed (sequences stay in one item), no bits
@@ -43,6 +44,7 @@ typedef enum k_cuda_attention_path {
     K_CUDA_ATTENTION_AUTO,
     K_CUDA_ATTENTION_MMA,    /* mma.sync and cp.async alone: every device */
     K_CUDA_ATTENTION_HOPPER, /* wgmma and TMA; cudaErrorNotSupported where they cannot */
+    K_CUDA_ATTENTION_SPREAD, /* segments over many blocks, however many; likewise */
 } k_cuda_attention_path_t;
 
 typedef struct k_cuda_attention_plan {

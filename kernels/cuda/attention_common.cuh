@@ -25,6 +25,7 @@ typedef struct attention_params {
     size_t q_stride;
     size_t o_stride;
     uint32_t q_heads;
+    uint32_t o_dim; /* elements of a head in o */
     uint32_t group; /* q heads of a KV head */
     float scale_log2;
     uint32_t window;    /* 1 << 31 when there is none */
@@ -37,9 +38,10 @@ typedef struct attention_params {
     const k_seq_t *seqs;
     uint32_t n_seqs;
     /* Partial results of segments: unit u is one row of one segment. */
-    float *partial_o;    /* [units][q_heads][head_dim] */
+    float *partial_o;    /* [units][q_heads][o_dim] */
     float2 *partial_sum; /* [units][q_heads]: maximum, sum */
     uint32_t units;
+    float4 *spread_scores; /* of attention_spread; NULL: not to be used */
     /* Sequences of this kernel: packed rows in min..max, in tiles of tile_rows. */
     uint32_t min_packed;
     uint32_t max_packed;
@@ -48,12 +50,22 @@ typedef struct attention_params {
 
 /* ---- element types -------------------------------------------------------------------------- */
 
-/* T: of the cache. The tensor cores compute in f16 for an f16 cache, else in bf16. */
+/* T: of the cache. The tensor cores compute in f16 for caches of f16 and E4M3, else in bf16. */
 template <class T> struct attention_element {
     static constexpr bool is_f16 = false;
+    static constexpr bool has_scales = false;
 };
 template <> struct attention_element<__half> {
     static constexpr bool is_f16 = true;
+    static constexpr bool has_scales = false;
+};
+template <> struct attention_element<__nv_fp8_e4m3> {
+    static constexpr bool is_f16 = true;
+    static constexpr bool has_scales = false;
+};
+template <> struct attention_element<int8_t> {
+    static constexpr bool is_f16 = false;
+    static constexpr bool has_scales = true;
 };
 
 template <class T>
@@ -89,13 +101,24 @@ template <class T> SIMT_DEVICE uint32_t attention_pack_q(uint32_t pair)
 /* ---- tiles ---------------------------------------------------------------------------------- */
 
 /*
- * A tile of `rows` rows lies in panels of 64 columns, [panel][row][128 bytes], its 16-byte units
- * swizzled within 8 rows as TMA and wgmma want it. Offset of unit u (8 columns) of a row.
+ * A tile of `rows` rows lies in panels of 64 columns (128 of bytes), [panel][row][128 bytes], its
+ * 16-byte units swizzled within 8 rows as TMA and wgmma want it. Offset of unit u of a row.
  */
 SIMT_DEVICE uint32_t attention_tile_at(int rows, int row, int unit)
 {
     return (uint32_t)((unit / 8 * rows + row) * 128 + ((unit % 8) ^ (row % 8)) * 16);
 }
+
+/* K or V of a chunk as it waits in shared memory: bytes of a cache of bytes, else 16-bit elements. */
+template <int D, class T> struct attention_tile {
+    static constexpr int columns = sizeof(T) == 1 ? 128 : 64; /* of a panel */
+    static constexpr int panels = (D + columns - 1) / columns;
+    static constexpr int bytes = panels * attention_shape<D>::chunk * 128;
+    static constexpr int units = D * 8 / columns; /* of 16 bytes in a row */
+    /* The scales of a chunk, f32 [K, V][token]. */
+    static constexpr int scale_bytes =
+        attention_element<T>::has_scales ? 2 * attention_shape<D>::chunk * 4 : 0;
+};
 
 /* ---- softmax -------------------------------------------------------------------------------- */
 
@@ -381,11 +404,18 @@ SIMT_DEVICE void attention_load_q(const attention_params_t &p, const attention_i
         if (is_row) {
             from += attention_row_at(p, item, (uint32_t)row, p.q_stride) + unit * 8;
         }
-        if constexpr (attention_element<T>::is_f16) {
+        if constexpr (attention_element<T>::is_f16 || sizeof(T) == 1) {
             uint4 v = is_row ? simt_load_16(from) : make_uint4(0, 0, 0, 0);
             v = make_uint4(attention_pack_q<T>(v.x), attention_pack_q<T>(v.y),
                            attention_pack_q<T>(v.z), attention_pack_q<T>(v.w));
-            *reinterpret_cast<uint4 *>(to) = v;
+            if constexpr (sizeof(T) == 1) { /* as attention_bytes.cuh says */
+                uint8_t *low = tile + attention_tile_at(tile_rows, row, unit / 2 * 2);
+                uint8_t *high = tile + attention_tile_at(tile_rows, row, unit / 2 * 2 + 1);
+                *reinterpret_cast<uint2 *>(low + unit % 2 * 8) = make_uint2(v.x, v.z);
+                *reinterpret_cast<uint2 *>(high + unit % 2 * 8) = make_uint2(v.y, v.w);
+            } else {
+                *reinterpret_cast<uint4 *>(to) = v;
+            }
         } else {
             simt_cp_async_zfill<16>(to, from, is_row ? 16 : 0);
         }
@@ -408,7 +438,7 @@ static inline cudaError_t attention_encode_map(const k_kv_view_t &kv, uint32_t c
 {
     simt_tensor_t tensor = {};
     tensor.data = kv.base;
-    tensor.element_bytes = 2;
+    tensor.element_bytes = kv.dtype == K_F8 || kv.dtype == K_I8 ? 1 : 2;
     tensor.rank = 5;
     const uint64_t dims[5] = {kv.head_dim, kv.block_tokens, 2, kv.heads, UINT32_C(1) << 31};
     const uint64_t strides[4] = {kv.token_stride, kv.part_stride, kv.head_stride, kv.block_stride};
@@ -419,10 +449,17 @@ static inline cudaError_t attention_encode_map(const k_kv_view_t &kv, uint32_t c
     for (int i = 0; i < 4; i++) {
         tensor.strides[i] = strides[i];
     }
-    tensor.box[0] = 64;
+    tensor.box[0] = 128 / tensor.element_bytes;
     tensor.box[1] = kv.block_tokens < chunk ? kv.block_tokens : chunk;
     tensor.swizzle = SIMT_SWIZZLE_128;
     return simt_tensor_map_encode(&tensor, map_out);
+}
+
+/* Items of so many bytes of scores a segment: attention_spread has kernels for these head dims. */
+#define ATTENTION_SPREAD_BYTES ((size_t)16 * K_CUDA_ATTENTION_SEGMENT * sizeof(float))
+constexpr bool attention_can_spread(uint32_t head_dim)
+{
+    return head_dim >= 64 && head_dim <= 128 && head_dim % 32 == 0;
 }
 
 /* Tiles of 16 packed rows, for decode; of attention_mma_tile, for everything longer. */

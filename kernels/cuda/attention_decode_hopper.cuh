@@ -25,12 +25,14 @@ template <int D> struct decode_slot {
 };
 
 /* 1024-byte tiles first. Tiles of K and of V: about 96 KiB each. */
-template <int D> struct decode_shared {
-    static constexpr int tile_bytes = attention_shape<D>::tile_bytes;
+template <int D, class T> struct decode_shared {
+    static constexpr int tile_bytes = attention_tile<D, T>::bytes;
     static constexpr int stages = 96 * 1024 / tile_bytes < 8 ? 96 * 1024 / tile_bytes : 8;
     uint8_t k[stages][tile_bytes];
     uint8_t v[stages][tile_bytes];
     uint8_t q[attention_shape<D>::panels * DECODE_ROWS * 128];
+    alignas(16) float scales[attention_element<T>::has_scales ? stages : 1][2]
+                            [attention_element<T>::has_scales ? attention_shape<D>::chunk : 4];
     decode_slot<D> slots[DECODE_SLOTS];
     simt_mbarrier_t k_full[stages];
     simt_mbarrier_t k_free[stages];
@@ -95,16 +97,20 @@ SIMT_DEVICE uint32_t decode_block_of_lane(const attention_params_t &p, const att
                : 0;
 }
 
-template <int D>
+template <int D, class T>
 SIMT_DEVICE void decode_fetch(const attention_params_t &p, const simt_tensor_map_t *map,
                               const attention_item_t &item, const decode_boxes_t &boxes,
                               uint32_t id_of_lane, uint32_t first, int part, uint8_t *tile,
                               simt_mbarrier_t *full)
 {
-    typedef attention_shape<D> shape;
+    typedef attention_tile<D, T> shape;
+    constexpr int chunk = attention_shape<D>::chunk;
     const uint32_t all = boxes.n * shape::panels;
+    const bool has_scales =
+        attention_element<T>::has_scales && part == 0; /* K brings V's as well */
     if (simt_lane() == 0) {
-        simt_mbarrier_arrive_expect(full, all * boxes.tokens * 128);
+        simt_mbarrier_arrive_expect(full, all * boxes.tokens * 128 +
+                                              (has_scales ? boxes.n * boxes.tokens * 8 : 0));
     }
     simt_sync_warp();
     for (uint32_t base = 0; base < all; base += SIMT_WARP) {
@@ -114,19 +120,40 @@ SIMT_DEVICE void decode_fetch(const attention_params_t &p, const simt_tensor_map
         const uint32_t id = simt_shfl(id_of_lane, (int)(box % SIMT_WARP));
         const uint32_t t = (boxes.first + box) * boxes.tokens;
         if (i < all) {
-            simt_tma_load_5d(tile + (panel * shape::chunk + (int)t) * 128, map, panel * 64,
+            simt_tma_load_5d(tile + (panel * chunk + (int)t) * 128, map, panel * shape::columns,
                              (int)((first + t) & (p.kv.block_tokens - 1)), part, (int)item.kv_head,
                              (int)id, full, SIMT_L2_EVICT_FIRST);
         }
     }
 }
 
+/* The scales of K and V of a chunk; counted with K. */
 template <int D>
+SIMT_DEVICE void decode_fetch_scales(const attention_params_t &p, const attention_item_t &item,
+                                     const decode_boxes_t &boxes, uint32_t id_of_lane,
+                                     uint32_t first, float (&scales)[2][attention_shape<D>::chunk],
+                                     simt_mbarrier_t *full)
+{
+    const uint32_t box = (uint32_t)simt_lane() / 2;
+    const uint32_t part = (uint32_t)simt_lane() % 2;
+    const uint32_t id = simt_shfl(id_of_lane, (int)box);
+    const uint32_t t = (boxes.first + box) * boxes.tokens;
+    if (box < boxes.n) {
+        const uint32_t in_block = (first + t) & (p.kv.block_tokens - 1);
+        const char *from = static_cast<const char *>(p.kv.base) + id * p.kv.block_stride +
+                           item.kv_head * p.kv.head_stride + p.kv.scale_offset +
+                           (part * p.kv.block_tokens + in_block) * sizeof(float);
+        simt_tma_load(&scales[part][t], from, boxes.tokens * (uint32_t)sizeof(float), full,
+                      SIMT_L2_EVICT_FIRST);
+    }
+}
+
+template <int D, class T>
 SIMT_DEVICE void decode_produce(const attention_params_t &p, const simt_tensor_map_t *map,
-                                decode_shared<D> &shared)
+                                decode_shared<D, T> &shared)
 {
     constexpr uint32_t chunk = attention_shape<D>::chunk;
-    constexpr int stages = decode_shared<D>::stages;
+    constexpr int stages = decode_shared<D, T>::stages;
     attention_cursor_t cursor = {};
     attention_item_t item;
     decode_ring_t ring = {0, 1};
@@ -141,12 +168,16 @@ SIMT_DEVICE void decode_produce(const attention_params_t &p, const simt_tensor_m
                 has_more ? decode_block_of_lane(p, item, next, first + chunk) : 0;
             simt_mbarrier_wait(&shared.k_free[ring.slot], ring.parity);
             simt_sync_warp(); /* no lane may look when the phase is long past */
-            decode_fetch<D>(p, map, item, boxes, id, first, 0, shared.k[ring.slot],
-                            &shared.k_full[ring.slot]);
+            decode_fetch<D, T>(p, map, item, boxes, id, first, 0, shared.k[ring.slot],
+                               &shared.k_full[ring.slot]);
+            if constexpr (attention_element<T>::has_scales) {
+                decode_fetch_scales<D>(p, item, boxes, id, first, shared.scales[ring.slot],
+                                       &shared.k_full[ring.slot]);
+            }
             simt_mbarrier_wait(&shared.v_free[ring.slot], ring.parity);
             simt_sync_warp(); /* no lane may look when the phase is long past */
-            decode_fetch<D>(p, map, item, boxes, id, first, 1, shared.v[ring.slot],
-                            &shared.v_full[ring.slot]);
+            decode_fetch<D, T>(p, map, item, boxes, id, first, 1, shared.v[ring.slot],
+                               &shared.v_full[ring.slot]);
             decode_step<stages>(&ring);
             boxes = next;
             id = next_id;
@@ -200,7 +231,7 @@ SIMT_DEVICE void decode_maxima(const attention_params_t &p, const attention_item
 /* Scores to weights in the slot, and the factor by which o comes to the new maximum. */
 template <int D, class T>
 SIMT_DEVICE void decode_weights(const attention_params_t &p, decode_scores<D> &state,
-                                decode_slot<D> &slot)
+                                const mma_scales<D, T> &v_scales, decode_slot<D> &slot)
 {
     const int unit = mma_quarter() * attention_shape<D>::quarter / 8;
     SIMT_UNROLL
@@ -216,9 +247,9 @@ SIMT_DEVICE void decode_weights(const attention_params_t &p, decode_scores<D> &s
             const float hi = attention_weight(state.score[0][n][half * 2 + 1], max, p.scale_log2);
             sum += lo;
             sum += hi;
-            *reinterpret_cast<uint32_t *>(slot.weights +
-                                          attention_tile_at(DECODE_ROWS, row, unit + n) +
-                                          simt_lane() % 4 * 4) = attention_pack<T>(lo, hi);
+            *reinterpret_cast<uint32_t *>(
+                slot.weights + attention_tile_at(DECODE_ROWS, row, unit + n) +
+                simt_lane() % 4 * 4) = mma_pack_weights<D, T>(v_scales, n, lo, hi);
         }
         running->sum = fmaf(running->sum, factor, sum);
         running->max = max;
@@ -248,7 +279,7 @@ template <int D> SIMT_DEVICE void decode_end_scores(decode_scores<D> &state, dec
 
 template <int D, class T>
 SIMT_DEVICE void decode_score_item(const attention_params_t &p, const attention_item_t &item,
-                                   decode_shared<D> &shared, decode_ring_t *ring,
+                                   decode_shared<D, T> &shared, decode_ring_t *ring,
                                    decode_ring_t *slots)
 {
     constexpr int chunk = attention_shape<D>::chunk;
@@ -268,12 +299,16 @@ SIMT_DEVICE void decode_score_item(const attention_params_t &p, const attention_
         decode_slot<D> &slot = shared.slots[slots->slot];
         simt_mbarrier_wait(&shared.k_full[ring->slot], ring->parity);
         mma_scores<D, 1, T>(state.score, shared.q, DECODE_ROWS, 0, shared.k[ring->slot]);
+        mma_scales<D, T> v_scales;
+        mma_take_scales<D, 1, T>(
+            state.score, &shared.scales[attention_element<T>::has_scales ? ring->slot : 0][0][0],
+            v_scales);
         decode_arrive(&shared.k_free[ring->slot]);
-        decode_step<decode_shared<D>::stages>(ring);
+        decode_step<decode_shared<D, T>::stages>(ring);
         simt_mbarrier_wait(&shared.slot_free[slots->slot], slots->parity);
         decode_maxima<D>(p, item, first, state, slot);
         decode_sync_scorers();
-        decode_weights<D, T>(p, state, slot);
+        decode_weights<D, T>(p, state, v_scales, slot);
         if (attention_ends_segment(item, first, chunk)) {
             decode_end_scores<D>(state, slot);
         }
@@ -284,26 +319,27 @@ SIMT_DEVICE void decode_score_item(const attention_params_t &p, const attention_
 
 /* ---- the summing warps ------------------------------------------------------------------------ */
 
-template <int D> struct decode_sums {
-    static constexpr int tiles = mma_value_tiles<D>;
+template <int D, class T> struct decode_sums {
+    static constexpr int tiles = mma_value_tiles<D, T>;
     float o[1][tiles][4];
     float total[tiles][4];
     attention_running_t all[2];
 };
 
 /* V of tokens that no row sees was not fetched: this warp's columns of it become zero. */
-template <int D>
+template <int D, class T>
 SIMT_DEVICE void decode_clear_unseen(const attention_item_t &item, uint32_t first, uint8_t *v)
 {
     constexpr int chunk = attention_shape<D>::chunk;
+    constexpr int units = decode_sums<D, T>::tiles / (sizeof(T) == 1 ? 2 : 1);
     if (first >= item.low && first + chunk <= item.end) {
         return;
     }
     for (int row = simt_lane(); row < chunk; row += SIMT_WARP) {
         const uint32_t token = first + (uint32_t)row;
-        for (int n = 0; n < decode_sums<D>::tiles; n++) {
-            const int unit = mma_quarter() * decode_sums<D>::tiles + n;
-            if ((token < item.low || token >= item.end) && unit < D / 8) {
+        for (int n = 0; n < units; n++) {
+            const int unit = mma_quarter() * units + n;
+            if ((token < item.low || token >= item.end) && unit < attention_tile<D, T>::units) {
                 *reinterpret_cast<uint4 *>(v + attention_tile_at(chunk, row, unit)) =
                     make_uint4(0, 0, 0, 0);
             }
@@ -313,8 +349,8 @@ SIMT_DEVICE void decode_clear_unseen(const attention_item_t &item, uint32_t firs
     simt_sync_warp();
 }
 
-template <int D>
-SIMT_DEVICE void decode_end_sums(const attention_params_t &p, decode_sums<D> &state,
+template <int D, class T>
+SIMT_DEVICE void decode_end_sums(const attention_params_t &p, decode_sums<D, T> &state,
                                  const decode_slot<D> &slot)
 {
     SIMT_UNROLL
@@ -324,7 +360,7 @@ SIMT_DEVICE void decode_end_sums(const attention_params_t &p, decode_sums<D> &st
         float old, added;
         attention_merge(&state.all[half], {slot.max[row], sum}, p.scale_log2, &old, &added);
         SIMT_UNROLL
-        for (int n = 0; n < decode_sums<D>::tiles; n++) {
+        for (int n = 0; n < decode_sums<D, T>::tiles; n++) {
             SIMT_UNROLL
             for (int i = half * 2; i < half * 2 + 2; i++) {
                 state.total[n][i] =
@@ -337,46 +373,46 @@ SIMT_DEVICE void decode_end_sums(const attention_params_t &p, decode_sums<D> &st
 
 template <int D, class T>
 SIMT_DEVICE void decode_sum_item(const attention_params_t &p, const attention_item_t &item,
-                                 decode_shared<D> &shared, decode_ring_t *ring,
+                                 decode_shared<D, T> &shared, decode_ring_t *ring,
                                  decode_ring_t *slots)
 {
     constexpr int chunk = attention_shape<D>::chunk;
-    decode_sums<D> state = {};
+    decode_sums<D, T> state = {};
     state.all[0] = state.all[1] = {-INFINITY, 0};
     for (uint32_t first = item.begin; first < item.end; first += chunk) {
         decode_slot<D> &slot = shared.slots[slots->slot];
         uint8_t *v = shared.v[ring->slot];
         simt_mbarrier_wait(&shared.v_full[ring->slot], ring->parity);
-        decode_clear_unseen<D>(item, first, v);
+        decode_clear_unseen<D, T>(item, first, v);
         simt_mbarrier_wait(&shared.slot_full[slots->slot], slots->parity);
         SIMT_UNROLL
         for (int half = 0; half < 2; half++) {
             const float factor = slot.factor[half * 8 + simt_lane() / 4];
             SIMT_UNROLL
-            for (int n = 0; n < decode_sums<D>::tiles; n++) {
+            for (int n = 0; n < decode_sums<D, T>::tiles; n++) {
                 state.o[0][n][half * 2] *= factor;
                 state.o[0][n][half * 2 + 1] *= factor;
             }
         }
         mma_values<D, 1, T>(state.o, slot.weights, DECODE_ROWS, 0, v);
         decode_arrive(&shared.v_free[ring->slot]);
-        decode_step<decode_shared<D>::stages>(ring);
+        decode_step<decode_shared<D, T>::stages>(ring);
         if (attention_ends_segment(item, first, chunk)) {
-            decode_end_sums<D>(p, state, slot);
+            decode_end_sums<D, T>(p, state, slot);
         }
         decode_arrive(&shared.slot_free[slots->slot]);
         decode_step<DECODE_SLOTS>(slots);
     }
     SIMT_UNROLL
     for (int half = 0; half < 2; half++) {
-        mma_store_row<D>(p, item, (uint32_t)(half * 8 + simt_lane() / 4), state.all[half],
-                         state.total, half);
+        mma_store_row<D, T>(p, item, (uint32_t)(half * 8 + simt_lane() / 4), state.all[half],
+                            state.total, half);
     }
 }
 
-template <int D> SIMT_DEVICE void decode_init_barriers(decode_shared<D> &shared)
+template <int D, class T> SIMT_DEVICE void decode_init_barriers(decode_shared<D, T> &shared)
 {
-    for (int i = 0; i < decode_shared<D>::stages; i++) {
+    for (int i = 0; i < decode_shared<D, T>::stages; i++) {
         simt_mbarrier_init(&shared.k_full[i], 1);
         simt_mbarrier_init(&shared.k_free[i], MMA_QUARTERS);
         simt_mbarrier_init(&shared.v_full[i], 1);
@@ -398,7 +434,7 @@ static SIMT_KERNEL(DECODE_THREADS, 1)
 {
 #if SIMT_HOPPER
     SIMT_DYN_SHARED(uint8_t, base);
-    decode_shared<D> &shared = *reinterpret_cast<decode_shared<D> *>(base);
+    decode_shared<D, T> &shared = *reinterpret_cast<decode_shared<D, T> *>(base);
     if (threadIdx.x == 0) {
         decode_init_barriers(shared);
     }
@@ -406,7 +442,7 @@ static SIMT_KERNEL(DECODE_THREADS, 1)
     simt_wait_previous();
     simt_launch_next();
     if (threadIdx.x >= 2 * DECODE_GROUP) {
-        return decode_produce<D>(p, &map, shared);
+        return decode_produce<D, T>(p, &map, shared);
     }
     constexpr int chunk = attention_shape<D>::chunk;
     const bool scores = threadIdx.x < DECODE_GROUP;
@@ -443,7 +479,7 @@ static inline cudaError_t attention_decode_launch(const attention_launch_t &laun
     const simt_grid_t grid = {
         .grid = {room < launch.items ? room : launch.items},
         .block = {DECODE_THREADS},
-        .shared_bytes = sizeof(decode_shared<D>),
+        .shared_bytes = sizeof(decode_shared<D, T>),
         .stream = launch.stream,
         .overlaps_previous = true,
     };

@@ -8,21 +8,23 @@
  */
 #pragma once
 
-#include "kernels/cuda/attention_common.cuh"
+#include "kernels/cuda/attention_bytes.cuh"
 
 enum { MMA_QUARTERS = 4, MMA_GROUP_THREADS = MMA_QUARTERS * SIMT_WARP };
 enum { MMA_MAX_STAGES = 4, MMA_MAX_BLOCKS = K_CUDA_ATTENTION_SEGMENT / 8 };
 
-/* Tiles of 8 head dims that a warp sums. */
-template <int D> constexpr int mma_value_tiles = (D / 8 + MMA_QUARTERS - 1) / MMA_QUARTERS;
+/* Tiles of 8 head dims that a warp sums; of a cache of bytes, whose dims go by 16, pairs of them. */
+template <int D, class T>
+constexpr int mma_value_tiles = sizeof(T) == 1 ? (D / 16 + MMA_QUARTERS - 1) / MMA_QUARTERS * 2
+                                               : (D / 8 + MMA_QUARTERS - 1) / MMA_QUARTERS;
 
 /* Register fragments of a warp: MT tiles of 16 rows. */
-template <int D, int MT, int GROUPS> struct mma_state {
+template <int D, int MT, int GROUPS, class T> struct mma_state {
     typedef attention_shape<D> shape;
     static constexpr int rows = GROUPS * MT * 16;
     static constexpr int threads = GROUPS * MMA_GROUP_THREADS;
     static constexpr int score_tiles = shape::quarter / 8;
-    static constexpr int value_tiles = mma_value_tiles<D>;
+    static constexpr int value_tiles = mma_value_tiles<D, T>;
     float score[MT][score_tiles][4];
     float o[MT][value_tiles][4]; /* of this segment */
     float total[MT][value_tiles][4];
@@ -46,13 +48,17 @@ template <int D, int MT, int GROUPS> struct mma_shared {
     float (*sums)[rows];                   /* [MMA_QUARTERS] */
 };
 
-template <int D, int MT, int GROUPS>
+/* A place of the ring: a tile and, where there are any, the scales of its chunk. */
+template <int D, class T>
+constexpr int mma_slot_bytes = attention_tile<D, T>::bytes + attention_tile<D, T>::scale_bytes;
+
+template <int D, int MT, int GROUPS, class T>
 SIMT_DEVICE mma_shared<D, MT, GROUPS> mma_carve(uint8_t *base, int stages)
 {
     typedef mma_shared<D, MT, GROUPS> shared_t;
     shared_t s;
     s.ring = base;
-    s.q = s.ring + stages * attention_shape<D>::tile_bytes;
+    s.q = s.ring + stages * mma_slot_bytes<D, T>;
     s.weights = s.q + shared_t::q_bytes;
     uint8_t *blocks = s.weights + shared_t::weight_bytes;
     s.blocks = reinterpret_cast<const char *(*)[MMA_MAX_BLOCKS]>(blocks);
@@ -93,7 +99,7 @@ SIMT_DEVICE uint4 mma_narrow(const void *from)
 /* One 16-byte unit of a tile; zeroes when the token is not to be seen. */
 template <class T> SIMT_DEVICE void mma_load_unit(uint8_t *to, const char *from, bool is_seen)
 {
-    if constexpr (sizeof(T) == 2) {
+    if constexpr (sizeof(T) <= 2) {
         simt_cp_async_zfill<16>(to, from, is_seen ? 16 : 0);
     } else {
         *reinterpret_cast<uint4 *>(to) = is_seen ? mma_narrow(from) : make_uint4(0, 0, 0, 0);
@@ -107,12 +113,13 @@ SIMT_DEVICE void mma_load_tile(const attention_params_t &p, const attention_item
                                uint32_t part, uint8_t *tile)
 {
     constexpr int chunk = attention_shape<D>::chunk;
-    constexpr int units = D / 8;
-    constexpr int steps = chunk * units / THREADS;
+    constexpr int units = attention_tile<D, T>::units;
+    constexpr int steps = (chunk * units + THREADS - 1) / THREADS;
+    constexpr bool is_even = chunk * units % THREADS == 0;
     constexpr int at_once = steps % 4 == 0   ? 4
                             : steps % 2 == 0 ? 2
                                              : 1; /* addresses in registers */
-    static_assert(chunk * units % THREADS == 0);
+    static_assert(is_even || sizeof(T) == 1);
     const char *const *table = blocks[first / K_CUDA_ATTENTION_SEGMENT % 2];
     const uint32_t in_segment = first % K_CUDA_ATTENTION_SEGMENT;
     const uint32_t mask = p.kv.block_tokens - 1;
@@ -124,15 +131,45 @@ SIMT_DEVICE void mma_load_tile(const attention_params_t &p, const attention_item
             const int unit = i % units;
             const uint32_t token = first + t;
             const bool is_seen = token >= item.low && token < item.end;
+            if (!is_even && i >= chunk * units) {
+                break;
+            }
             const char *from = static_cast<const char *>(p.kv.base);
             if (is_seen) {
                 from = table[(in_segment + t) >> p.block_shift] +
                        (token & mask) * p.kv.token_stride + part * p.kv.part_stride +
-                       (size_t)unit * 8 * sizeof(T);
+                       (size_t)unit * (sizeof(T) == 4 ? 32 : 16);
             }
             mma_load_unit<T>(tile + attention_tile_at(chunk, (int)t, unit), from, is_seen);
         }
     }
+}
+
+/*
+ * The scales of K and V of the chunk that begins at token `first`, four tokens at a time; 0 where none
+ * of the four is to be seen.
+ */
+template <int D>
+SIMT_DEVICE void mma_load_scales(const attention_params_t &p, const attention_item_t &item,
+                                 const char *const (*blocks)[MMA_MAX_BLOCKS], uint32_t first,
+                                 uint8_t *scales)
+{
+    constexpr int units = attention_shape<D>::chunk / 4;
+    const int i = (int)threadIdx.x;
+    if (i >= 2 * units) {
+        return;
+    }
+    const uint32_t token = first + (uint32_t)(i % units * 4);
+    const bool is_seen = token + 3 >= item.low && token < item.end;
+    const char *from = static_cast<const char *>(p.kv.base);
+    if (is_seen) {
+        const uint32_t in_block = token & (p.kv.block_tokens - 1);
+        const uint32_t part = (uint32_t)(i / units);
+        from = blocks[token / K_CUDA_ATTENTION_SEGMENT % 2]
+                     [token % K_CUDA_ATTENTION_SEGMENT >> p.block_shift] +
+               p.kv.scale_offset + (part * p.kv.block_tokens + in_block) * sizeof(float);
+    }
+    simt_cp_async_zfill<16>(scales + i * 16, from, is_seen ? 16 : 0);
 }
 
 /* Until all but the `pending` newest tiles are there. */
@@ -164,9 +201,15 @@ SIMT_DEVICE void mma_ring_load(const attention_params_t &p, const attention_item
                                const mma_shared<D, MT, GROUPS> &shared, mma_ring_t *ring)
 {
     if (ring->loading < item.end) {
-        mma_load_tile<D, mma_state<D, MT, GROUPS>::threads, T>(
-            p, item, shared.blocks, ring->loading, ring->part,
-            shared.ring + ring->loading_slot * attention_shape<D>::tile_bytes);
+        uint8_t *slot = shared.ring + ring->loading_slot * mma_slot_bytes<D, T>;
+        mma_load_tile<D, mma_state<D, MT, GROUPS, T>::threads, T>(p, item, shared.blocks,
+                                                                  ring->loading, ring->part, slot);
+        if constexpr (attention_element<T>::has_scales) {
+            if (ring->part == 0) {
+                mma_load_scales<D>(p, item, shared.blocks, ring->loading,
+                                   slot + attention_tile<D, T>::bytes);
+            }
+        }
         ring->loading += ring->part * attention_shape<D>::chunk;
         ring->part ^= 1;
         ring->loading_slot = ring->loading_slot + 1 == ring->stages ? 0 : ring->loading_slot + 1;
@@ -179,7 +222,7 @@ template <int D, int MT, int GROUPS, class T>
 SIMT_DEVICE const uint8_t *mma_ring_next(const attention_params_t &p, const attention_item_t &item,
                                          const mma_shared<D, MT, GROUPS> &shared, mma_ring_t *ring)
 {
-    const uint8_t *tile = shared.ring + ring->slot * attention_shape<D>::tile_bytes;
+    const uint8_t *tile = shared.ring + ring->slot * mma_slot_bytes<D, T>;
     ring->slot = ring->slot + 1 == ring->stages ? 0 : ring->slot + 1;
     mma_wait(ring->stages - 2);
     simt_sync_block();
@@ -206,26 +249,16 @@ SIMT_DEVICE const uint8_t *mma_a_row(const uint8_t *tile, int rows, int row, int
     return tile + attention_tile_at(rows, row + simt_lane() % 16, unit + simt_lane() / 16);
 }
 
-/* This warp's quarter of the chunk's scores, of MT · 16 rows of q from first_row on. */
+/* This warp's quarter of the chunk's scores, of MT · 16 rows of q from first_row on, added to score. */
 template <int D, int MT, class T>
-SIMT_DEVICE void mma_scores(float (&score)[MT][attention_shape<D>::quarter / 8][4],
-                            const uint8_t *q, int rows, int first_row, const uint8_t *k)
+SIMT_DEVICE void mma_add_scores(float (&score)[MT][attention_shape<D>::quarter / 8][4],
+                                const uint8_t *q, int rows, int first_row, const uint8_t *k)
 {
     constexpr int chunk = attention_shape<D>::chunk;
     constexpr int tiles = attention_shape<D>::quarter / 8;
     const int first = mma_quarter() * attention_shape<D>::quarter;
     const int row = first + simt_lane() % 8 + simt_lane() / 16 * 8;
     const int half = simt_lane() / 8 % 2;
-    SIMT_UNROLL
-    for (int m = 0; m < MT; m++) {
-        SIMT_UNROLL
-        for (int n = 0; n < tiles; n++) {
-            SIMT_UNROLL
-            for (int i = 0; i < 4; i++) {
-                score[m][n][i] = 0;
-            }
-        }
-    }
     SIMT_UNROLL
     for (int step = 0; step < D / 16; step++) {
         uint32_t a[MT][4];
@@ -246,13 +279,35 @@ SIMT_DEVICE void mma_scores(float (&score)[MT][attention_shape<D>::quarter / 8][
     }
 }
 
+/* The same, of a cache of any type. */
+template <int D, int MT, class T>
+SIMT_DEVICE void mma_scores(float (&score)[MT][attention_shape<D>::quarter / 8][4],
+                            const uint8_t *q, int rows, int first_row, const uint8_t *k)
+{
+    SIMT_UNROLL
+    for (int m = 0; m < MT; m++) {
+        SIMT_UNROLL
+        for (int n = 0; n < attention_shape<D>::quarter / 8; n++) {
+            SIMT_UNROLL
+            for (int i = 0; i < 4; i++) {
+                score[m][n][i] = 0;
+            }
+        }
+    }
+    if constexpr (sizeof(T) == 1) {
+        attention_bytes_scores<D, MT, T>(score, q, rows, first_row, mma_quarter(), k);
+    } else {
+        mma_add_scores<D, MT, T>(score, q, rows, first_row, k);
+    }
+}
+
 /* Masks the scores and tells the other warps this one's maxima. */
-template <int D, int MT, int GROUPS>
+template <int D, int MT, int GROUPS, class T>
 SIMT_DEVICE void mma_maxima(const attention_params_t &p, const attention_item_t &item,
-                            uint32_t first, mma_state<D, MT, GROUPS> &state,
+                            uint32_t first, mma_state<D, MT, GROUPS, T> &state,
                             mma_shared<D, MT, GROUPS> &shared)
 {
-    typedef mma_state<D, MT, GROUPS> state_t;
+    typedef mma_state<D, MT, GROUPS, T> state_t;
     const uint32_t token =
         first + (uint32_t)(mma_quarter() * attention_shape<D>::quarter + simt_lane() % 4 * 2);
     const bool sees_all = attention_sees_all(p, item, first, attention_shape<D>::chunk);
@@ -296,12 +351,41 @@ template <int ROWS> SIMT_DEVICE float mma_max_of_warps(const float (*maxima)[ROW
     return fmaxf(fmaxf(maxima[0][row], maxima[1][row]), fmaxf(maxima[2][row], maxima[3][row]));
 }
 
+/* The scales of V at this warp's columns of scores; nothing where there are none. */
+template <int D, class T> struct mma_scales {
+    float2 v[attention_element<T>::has_scales ? attention_shape<D>::quarter / 8 : 1];
+};
+
+/* Multiplies scores with the scales of K. scales [2][chunk], of the scores' chunk, or NULL. */
+template <int D, int MT, class T>
+SIMT_DEVICE void mma_take_scales(float (&score)[MT][attention_shape<D>::quarter / 8][4],
+                                 const float *scales, mma_scales<D, T> &v_scales)
+{
+    if constexpr (attention_element<T>::has_scales) {
+        attention_load_scales<D>(scales, mma_quarter(), v_scales.v);
+        attention_scale_scores<D, MT>(score, v_scales.v);
+        attention_load_scales<D>(scales + attention_shape<D>::chunk, mma_quarter(), v_scales.v);
+    }
+}
+
+/* Weights of the columns of tile n as they are multiplied with V. */
+template <int D, class T>
+SIMT_DEVICE uint32_t mma_pack_weights(const mma_scales<D, T> &v_scales, int n, float lo, float hi)
+{
+    if constexpr (attention_element<T>::has_scales) {
+        return attention_pack<T>(attention_scaled_weight(lo, v_scales.v[n].x),
+                                 attention_scaled_weight(hi, v_scales.v[n].y));
+    } else {
+        return attention_pack<T>(lo, hi);
+    }
+}
+
 /* Scores to weights, in shared memory for all warps; o and the sums are brought to the new maxima. */
 template <int D, int MT, int GROUPS, class T>
-SIMT_DEVICE void mma_weights(const attention_params_t &p, mma_state<D, MT, GROUPS> &state,
-                             mma_shared<D, MT, GROUPS> &shared)
+SIMT_DEVICE void mma_weights(const attention_params_t &p, mma_state<D, MT, GROUPS, T> &state,
+                             mma_shared<D, MT, GROUPS> &shared, const mma_scales<D, T> &v_scales)
 {
-    typedef mma_state<D, MT, GROUPS> state_t;
+    typedef mma_state<D, MT, GROUPS, T> state_t;
     const int column = mma_quarter() * attention_shape<D>::quarter;
     SIMT_UNROLL
     for (int m = 0; m < MT; m++) {
@@ -322,7 +406,7 @@ SIMT_DEVICE void mma_weights(const attention_params_t &p, mma_state<D, MT, GROUP
                 sum += hi;
                 *reinterpret_cast<uint32_t *>(
                     shared.weights + attention_tile_at(state_t::rows, row, column / 8 + n) +
-                    simt_lane() % 4 * 4) = attention_pack<T>(lo, hi);
+                    simt_lane() % 4 * 4) = mma_pack_weights<D, T>(v_scales, n, lo, hi);
             }
             running->sum = fmaf(running->sum, factor, sum);
             running->max = max;
@@ -337,11 +421,11 @@ SIMT_DEVICE void mma_weights(const attention_params_t &p, mma_state<D, MT, GROUP
 
 /* o += weights · V for this warp's head dims, of MT · 16 rows of weights from first_row on. */
 template <int D, int MT, class T>
-SIMT_DEVICE void mma_values(float (&o)[MT][mma_value_tiles<D>][4], const uint8_t *weights, int rows,
-                            int first_row, const uint8_t *v)
+SIMT_DEVICE void mma_add_values(float (&o)[MT][mma_value_tiles<D, T>][4], const uint8_t *weights,
+                                int rows, int first_row, const uint8_t *v)
 {
     constexpr int chunk = attention_shape<D>::chunk;
-    constexpr int tiles = mma_value_tiles<D>;
+    constexpr int tiles = mma_value_tiles<D, T>;
     const int first = mma_quarter() * tiles;
     SIMT_UNROLL
     for (int step = 0; step < chunk / 16; step++) {
@@ -376,9 +460,22 @@ SIMT_DEVICE void mma_values(float (&o)[MT][mma_value_tiles<D>][4], const uint8_t
     }
 }
 
+/* The same, of a cache of any type. */
+template <int D, int MT, class T>
+SIMT_DEVICE void mma_values(float (&o)[MT][mma_value_tiles<D, T>][4], const uint8_t *weights,
+                            int rows, int first_row, const uint8_t *v)
+{
+    if constexpr (sizeof(T) == 1) {
+        attention_bytes_values<D, MT, T>(o, weights, rows, first_row, mma_quarter(), v);
+    } else {
+        mma_add_values<D, MT, T>(o, weights, rows, first_row, v);
+    }
+}
+
 /* This warp's parts of the sums, added over the columns of a row, for the others. */
-template <int D, int MT, int GROUPS>
-SIMT_DEVICE void mma_share_sums(mma_state<D, MT, GROUPS> &state, mma_shared<D, MT, GROUPS> &shared)
+template <int D, int MT, int GROUPS, class T>
+SIMT_DEVICE void mma_share_sums(mma_state<D, MT, GROUPS, T> &state,
+                                mma_shared<D, MT, GROUPS> &shared)
 {
     float sums[MT * 2];
     SIMT_UNROLL
@@ -399,8 +496,8 @@ template <int ROWS> SIMT_DEVICE float mma_sum_of_warps(const float (*sums)[ROWS]
     return (sums[0][row] + sums[1][row]) + (sums[2][row] + sums[3][row]);
 }
 
-template <int D, int MT, int GROUPS>
-SIMT_DEVICE void mma_begin_segment(mma_state<D, MT, GROUPS> &state)
+template <int D, int MT, int GROUPS, class T>
+SIMT_DEVICE void mma_begin_segment(mma_state<D, MT, GROUPS, T> &state)
 {
     SIMT_UNROLL
     for (int m = 0; m < MT; m++) {
@@ -409,7 +506,7 @@ SIMT_DEVICE void mma_begin_segment(mma_state<D, MT, GROUPS> &state)
             state.segment[m][half] = {-INFINITY, 0};
         }
         SIMT_UNROLL
-        for (int n = 0; n < mma_state<D, MT, GROUPS>::value_tiles; n++) {
+        for (int n = 0; n < mma_state<D, MT, GROUPS, T>::value_tiles; n++) {
             SIMT_UNROLL
             for (int i = 0; i < 4; i++) {
                 state.o[m][n][i] = 0;
@@ -418,9 +515,9 @@ SIMT_DEVICE void mma_begin_segment(mma_state<D, MT, GROUPS> &state)
     }
 }
 
-template <int D, int MT, int GROUPS>
+template <int D, int MT, int GROUPS, class T>
 SIMT_DEVICE void mma_begin_item(const attention_params_t &p, const attention_item_t &item,
-                                mma_state<D, MT, GROUPS> &state)
+                                mma_state<D, MT, GROUPS, T> &state)
 {
     SIMT_UNROLL
     for (int m = 0; m < MT; m++) {
@@ -432,7 +529,7 @@ SIMT_DEVICE void mma_begin_item(const attention_params_t &p, const attention_ite
             state.all[m][half] = {-INFINITY, 0};
         }
         SIMT_UNROLL
-        for (int n = 0; n < mma_state<D, MT, GROUPS>::value_tiles; n++) {
+        for (int n = 0; n < mma_state<D, MT, GROUPS, T>::value_tiles; n++) {
             SIMT_UNROLL
             for (int i = 0; i < 4; i++) {
                 state.total[m][n][i] = 0;
@@ -442,11 +539,11 @@ SIMT_DEVICE void mma_begin_item(const attention_params_t &p, const attention_ite
     mma_begin_segment(state);
 }
 
-template <int D, int MT, int GROUPS>
-SIMT_DEVICE void mma_end_segment(const attention_params_t &p, mma_state<D, MT, GROUPS> &state,
+template <int D, int MT, int GROUPS, class T>
+SIMT_DEVICE void mma_end_segment(const attention_params_t &p, mma_state<D, MT, GROUPS, T> &state,
                                  const mma_shared<D, MT, GROUPS> &shared)
 {
-    typedef mma_state<D, MT, GROUPS> state_t;
+    typedef mma_state<D, MT, GROUPS, T> state_t;
     SIMT_UNROLL
     for (int m = 0; m < MT; m++) {
         SIMT_UNROLL
@@ -471,33 +568,54 @@ SIMT_DEVICE void mma_end_segment(const attention_params_t &p, mma_state<D, MT, G
 
 /* ---- results -------------------------------------------------------------------------------- */
 
+/* Two head dims, the second 2 behind the first. */
+SIMT_DEVICE void mma_store_apart(float *part, __nv_bfloat16 *o, bool is_part, float inverse,
+                                 float lo, float hi)
+{
+    if (is_part) {
+        part[0] = lo;
+        part[2] = hi;
+    } else {
+        o[0] = __float2bfloat16(lo * inverse);
+        o[2] = __float2bfloat16(hi * inverse);
+    }
+}
+
 /* This warp's head dims of row `row` of the tile, which is row lane / 4 + 8 · half of the fragments. */
-template <int D>
+template <int D, class T>
 SIMT_DEVICE void mma_store_row(const attention_params_t &p, const attention_item_t &item,
                                uint32_t row, attention_running_t all,
-                               const float (&total)[mma_value_tiles<D>][4], int half)
+                               const float (&total)[mma_value_tiles<D, T>][4], int half)
 {
     if (item.first + row >= item.packed) {
         return;
     }
-    const int first = mma_quarter() * mma_value_tiles<D> * 8 + simt_lane() % 4 * 2;
+    const int first = mma_quarter() * mma_value_tiles<D, T>;
     const bool is_part = item.unit != ATTENTION_NO_UNIT;
     const size_t unit = is_part ? attention_partial_at(p, item, row) : 0;
     const float inverse = attention_finish(p, attention_head(p, item, row), all);
     float *part = p.partial_o + unit * D;
     __nv_bfloat16 *o = p.o + attention_row_at(p, item, row, p.o_stride);
     SIMT_UNROLL
-    for (int n = 0; n < mma_value_tiles<D>; n++) {
-        const int at = first + n * 8;
+    for (int n = 0; n < mma_value_tiles<D, T>; n++) {
         const float lo = total[n][half * 2];
         const float hi = total[n][half * 2 + 1];
-        if (at < D && is_part) {
-            *reinterpret_cast<float2 *>(part + at) = make_float2(lo, hi);
-        } else if (at < D) {
-            *reinterpret_cast<uint32_t *>(o + at) = simt_pack_bf16(lo * inverse, hi * inverse);
+        if (first + n >= D / 8) {
+            continue;
+        }
+        if constexpr (sizeof(T) == 1) {
+            const int at = attention_bytes_dim(first + n, simt_lane() % 4);
+            mma_store_apart(part + at, o + at, is_part, inverse, lo, hi);
+        } else {
+            const int at = (first + n) * 8 + simt_lane() % 4 * 2;
+            if (is_part) {
+                *reinterpret_cast<float2 *>(part + at) = make_float2(lo, hi);
+            } else {
+                *reinterpret_cast<uint32_t *>(o + at) = simt_pack_bf16(lo * inverse, hi * inverse);
+            }
         }
     }
-    if (is_part && first == 0) {
+    if (is_part && first == 0 && simt_lane() % 4 == 0) {
         p.partial_sum[unit] = make_float2(all.max, all.sum);
     }
 }
@@ -507,14 +625,14 @@ SIMT_DEVICE void mma_item(const attention_params_t &p, const attention_item_t &i
                           mma_shared<D, MT, GROUPS> &shared)
 {
     constexpr int chunk = attention_shape<D>::chunk;
-    mma_state<D, MT, GROUPS> state;
+    mma_state<D, MT, GROUPS, T> state;
     mma_ring_t ring = {stages, 0, item.begin, 0, 0};
     const uint32_t segment = item.begin / K_CUDA_ATTENTION_SEGMENT;
 
     simt_sync_block(); /* the item before has read its last */
     mma_load_blocks(p, item, segment, shared.blocks[segment % 2]);
     mma_load_blocks(p, item, segment + 1, shared.blocks[(segment + 1) % 2]);
-    constexpr int rows = mma_state<D, MT, GROUPS>::rows;
+    constexpr int rows = mma_state<D, MT, GROUPS, T>::rows;
     attention_load_q<D, T>(p, item, shared.q, rows, 0, rows, (int)threadIdx.x, (int)blockDim.x);
     simt_cp_async_commit(); /* older than the first tile: there when that is */
     simt_sync_block();
@@ -526,9 +644,13 @@ SIMT_DEVICE void mma_item(const attention_params_t &p, const attention_item_t &i
         const bool ends = attention_ends_segment(item, first, chunk);
         const uint8_t *k = mma_ring_next<D, MT, GROUPS, T>(p, item, shared, &ring);
         mma_scores<D, MT, T>(state.score, shared.q, rows, mma_first_row<MT>(), k);
+        mma_scales<D, T> v_scales;
+        mma_take_scales<D, MT, T>(state.score,
+                                  reinterpret_cast<const float *>(k + attention_tile<D, T>::bytes),
+                                  v_scales);
         mma_maxima<D, MT, GROUPS>(p, item, first, state, shared);
         simt_sync_block();
-        mma_weights<D, MT, GROUPS, T>(p, state, shared);
+        mma_weights<D, MT, GROUPS, T>(p, state, shared, v_scales);
         if (ends) {
             mma_share_sums(state, shared);
         }
@@ -544,7 +666,7 @@ SIMT_DEVICE void mma_item(const attention_params_t &p, const attention_item_t &i
     SIMT_UNROLL
     for (int i = 0; i < MT * 2; i++) {
         const uint32_t row = (uint32_t)(mma_first_row<MT>() + i * 8 + simt_lane() / 4);
-        mma_store_row<D>(p, item, row, state.all[i / 2][i % 2], state.total[i / 2], i % 2);
+        mma_store_row<D, T>(p, item, row, state.all[i / 2][i % 2], state.total[i / 2], i % 2);
     }
 }
 
@@ -554,7 +676,7 @@ static SIMT_KERNEL(GROUPS *MMA_GROUP_THREADS, GROUPS == 1 ? 2 : 1)
 {
     SIMT_DYN_SHARED(uint8_t, base);
     constexpr int chunk = attention_shape<D>::chunk;
-    mma_shared<D, MT, GROUPS> shared = mma_carve<D, MT, GROUPS>(base, stages);
+    mma_shared<D, MT, GROUPS> shared = mma_carve<D, MT, GROUPS, T>(base, stages);
     attention_cursor_t cursor = {};
     attention_item_t item;
     simt_wait_previous();
@@ -592,7 +714,7 @@ static inline cudaError_t attention_mma_launch_type(const attention_launch_t &la
 {
     typedef mma_shared<D, MT, GROUPS> shared_t;
     int blocks = 0, device = 0, multiprocessors = 0;
-    const int tile = attention_shape<D>::tile_bytes;
+    const int tile = mma_slot_bytes<D, T>;
     const int stages =
         attention_mma_stages(shared_t::fixed_bytes, tile, GROUPS == 1 ? 2 : 1, &blocks);
     if (stages == 0) {
@@ -621,6 +743,10 @@ static inline cudaError_t attention_mma_launch_rows(const attention_launch_t &la
         return attention_mma_launch_type<D, MT, GROUPS, __half>(launch);
     case K_F32:
         return attention_mma_launch_type<D, MT, GROUPS, float>(launch);
+    case K_F8:
+        return attention_mma_launch_type<D, MT, GROUPS, __nv_fp8_e4m3>(launch);
+    case K_I8:
+        return attention_mma_launch_type<D, MT, GROUPS, int8_t>(launch);
     default:
         return cudaErrorNotSupported;
     }

@@ -6,6 +6,8 @@
 /* Shared memory of a block, less the barriers'. */
 #define RING_BYTES (224u << 10)
 #define MAX_STAGES 32
+/* Rows of x that mma.sync takes before wgmma is faster. */
+#define FEW_ROWS 8
 
 /* Bytes of a unit × k block; 0: no kernel. weight_formats.h has the same numbers. */
 static size_t block_bytes(k_dtype_t dtype)
@@ -109,17 +111,15 @@ static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
     plan->stages = plan->stages < MAX_STAGES ? plan->stages : MAX_STAGES;
 }
 
-/* The best span of one choice of tokens; returns its clocks. */
+/* The best span of one choice of tokens, of which there are so many tiles; returns its clocks. */
 static uint64_t plan_span(linear_wgmma_plan_t *plan, uint32_t units, uint32_t k_blocks,
-                          uint32_t rows, uint32_t processors)
+                          uint32_t token_blocks, bool streams, uint32_t processors)
 {
-    const uint32_t token_blocks = divide_up(rows, plan->tokens);
     const uint32_t max_span = plan->tokens <= 64 ? 16 : 8;
     uint64_t best = UINT64_MAX;
     for (uint32_t span = 1; span <= max_span; span++) {
         const uint32_t tiles = divide_up(units, span) * token_blocks;
-        const uint64_t tile =
-            (uint64_t)tile_clocks(span, plan->tokens, token_blocks == 1) * k_blocks;
+        const uint64_t tile = (uint64_t)tile_clocks(span, plan->tokens, streams) * k_blocks;
         const uint64_t clocks = divide_up(tiles, processors) * (tile + 1000 + 16 * plan->tokens);
         if (clocks <= best) { /* of equals the widest: x is read less often */
             best = clocks;
@@ -138,7 +138,9 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
     const uint32_t enough = tokens_of(rows);
     for (uint32_t tokens = enough <= 64 ? enough : 64; tokens <= enough; tokens *= 2) {
         linear_wgmma_plan_t candidate = {.tokens = tokens};
-        const uint64_t clocks = plan_span(&candidate, units, k_blocks, rows, processors);
+        const uint32_t blocks = divide_up(rows, tokens);
+        const uint64_t clocks =
+            plan_span(&candidate, units, k_blocks, blocks, blocks == 1, processors);
         if (clocks <= best) {
             best = clocks;
             plan = candidate;
@@ -149,11 +151,46 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
     return plan;
 }
 
+linear_wgmma_plan_t linear_wgmma_plan_groups(uint32_t units, uint32_t k_blocks, uint32_t rows,
+                                             uint32_t groups, uint32_t processors)
+{
+    linear_wgmma_plan_t plan = {.tokens = tokens_of(2 * divide_up(rows, groups))};
+    const uint32_t taken = rows < groups ? rows : groups;
+    const uint32_t blocks = divide_up(rows, groups * plan.tokens) * taken;
+    (void)plan_span(&plan, units, k_blocks, blocks, rows <= groups * plan.tokens, processors);
+    plan.blocks = processors;
+    plan.groups = divide_up(plan.span, 4);
+    plan_ring(&plan, k_blocks);
+    return plan;
+}
+
+/* ---- weights with scales -------------------------------------------------------------------- */
+
+static linear_scaled_shape_t scaled_shape(uint32_t units, uint32_t rows, uint32_t processors)
+{
+    if (rows <= 16) {
+        return LINEAR_SCALED_16;
+    }
+    if (rows <= 32) {
+        return LINEAR_SCALED_32;
+    }
+    if (rows <= 64) {
+        return divide_up(units, 4) <= processors ? LINEAR_SCALED_64 : LINEAR_SCALED_64_WIDE;
+    }
+    return LINEAR_SCALED_128;
+}
+
 /* ---- dispatch -------------------------------------------------------------------------------- */
 
-static bool wgmma_fits(const k_cuda_linear_t *args)
+/* TMA can fetch x. */
+static bool x_fits(const k_cuda_linear_t *args)
 {
-    return args->w.dtype == K_BF16 && args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
+    return args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
+}
+
+static bool has_scales(k_dtype_t dtype)
+{
+    return dtype != K_BF16 && dtype != K_F16 && dtype != K_F32;
 }
 
 static int attribute(enum cudaDeviceAttr name, int device, int *value_out)
@@ -161,7 +198,7 @@ static int attribute(enum cudaDeviceAttr name, int device, int *value_out)
     return cudaDeviceGetAttribute(value_out, name, device);
 }
 
-static int current_device(linear_device_t *device_out)
+int linear_current_device(linear_device_t *device_out)
 {
     int device = 0;
     int major = 0;
@@ -186,22 +223,28 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
     if ((args->out == K_CUDA_OUT_SWIGLU) != args->w.is_gate_up) {
         return cudaErrorInvalidValue;
     }
-    const int error = current_device(&device);
+    const int error = linear_current_device(&device);
     if (error != cudaSuccess) {
         return error;
     }
-    const bool by_wgmma = args->path != K_CUDA_LINEAR_MMA && device.is_hopper && wgmma_fits(args);
-    if (!by_wgmma && args->path == K_CUDA_LINEAR_WGMMA) {
+    const uint32_t units = linear_units(args->w.is_gate_up, args->w.rows);
+    const bool is_scaled = has_scales(args->w.dtype);
+    const bool can = args->path != K_CUDA_LINEAR_MMA && device.is_hopper && x_fits(args) &&
+                     (is_scaled || args->w.dtype == K_BF16);
+    if (!can && args->path == K_CUDA_LINEAR_WGMMA) {
         return cudaErrorNotSupported;
     }
     if (args->rows == 0) {
         return cudaSuccess;
     }
-    if (!by_wgmma) {
+    if (can && is_scaled && (args->path == K_CUDA_LINEAR_WGMMA || args->rows > FEW_ROWS)) {
+        return k_cuda_linear_scaled(args, scaled_shape(units, args->rows, device.processors),
+                                    stream);
+    }
+    if (!can || is_scaled) {
         return k_cuda_linear_mma(args, &device, stream);
     }
     const linear_wgmma_plan_t plan =
-        linear_wgmma_plan(linear_units(args->w.is_gate_up, args->w.rows),
-                          linear_k_blocks(args->w.columns), args->rows, device.processors);
+        linear_wgmma_plan(units, linear_k_blocks(args->w.columns), args->rows, device.processors);
     return k_cuda_linear_wgmma(args, &plan, stream);
 }

@@ -25,6 +25,8 @@ typedef struct linear_device {
     bool is_hopper;
 } linear_device_t;
 
+int linear_current_device(linear_device_t *device_out);
+
 int k_cuda_linear_mma(const k_cuda_linear_t *args, const linear_device_t *device,
                       cudaStream_t stream);
 
@@ -44,8 +46,32 @@ typedef struct linear_wgmma_plan {
 
 linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_t rows,
                                       uint32_t processors);
+/* Of matrices that have `rows` rows together, most of them one tile each. */
+linear_wgmma_plan_t linear_wgmma_plan_groups(uint32_t units, uint32_t k_blocks, uint32_t rows,
+                                             uint32_t groups, uint32_t processors);
 int k_cuda_linear_wgmma(const k_cuda_linear_t *args, const linear_wgmma_plan_t *plan,
                         cudaStream_t stream);
+
+/*
+ * How linear_scaled cuts a product: tokens of a block, spans of 64 rows of W, warp groups that share
+ * out K. No cut changes a bit of the result.
+ */
+#define LINEAR_SCALED_SHAPES(DO)                                                                   \
+    DO(16, 16, 1, 4)                                                                               \
+    DO(32, 32, 1, 4)                                                                               \
+    DO(64, 64, 1, 2)                                                                               \
+    DO(64_WIDE, 64, 2, 1)                                                                          \
+    DO(128, 128, 2, 1)
+
+typedef enum linear_scaled_shape {
+#define SHAPE(name, tokens, spans, shares) LINEAR_SCALED_##name,
+    LINEAR_SCALED_SHAPES(SHAPE)
+#undef SHAPE
+        LINEAR_SCALED_SHAPE_COUNT
+} linear_scaled_shape_t;
+
+int k_cuda_linear_scaled(const k_cuda_linear_t *args, linear_scaled_shape_t shape,
+                         cudaStream_t stream);
 
 #ifdef __cplusplus
 }

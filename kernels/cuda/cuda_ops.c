@@ -6,9 +6,11 @@
 
 #include "base/device_cuda.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_groups.h"
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/cuda_loader.h"
 #include "kernels/cuda/k_cuda.h"
+#include "kernels/cuda/mla_attention.h"
 #include "kernels/cuda/rope_kv_write.h"
 
 /* Of partial results of sequences that are split: all of a step's at the sizes that want it, e.g.
@@ -123,6 +125,73 @@ static void launch_linear(k_stream_t *stream, const k_linear_args_t *args)
     note(stream, k_cuda_linear(&linear, stream_of(stream)), "kernel linear");
 }
 
+/* Matrices [first, …) that one launch takes: of one type, equally far apart in memory. */
+static uint32_t run_of(const k_weight_t *weights, uint32_t first, uint32_t n, size_t *step_out)
+{
+    const char *data = weights[first].data;
+    uint32_t count = 1;
+    *step_out = 0;
+    for (; first + count < n && weights[first + count].dtype == weights[first].dtype; count++) {
+        const char *next = weights[first + count].data;
+        if (count == 1 && next > data) {
+            *step_out = (size_t)(next - data);
+        }
+        if (*step_out == 0 || next != data + count * *step_out) {
+            break;
+        }
+    }
+    return count;
+}
+
+/* groups->w, w_step and n are set here; next(): what lies with each further run. */
+static void launch_groups(k_stream_t *stream, const k_weight_t *weights, uint32_t n,
+                          k_cuda_groups_t groups, const char *kernel)
+{
+    char *y = groups.y;
+    const uint16_t *x = groups.x;
+    for (uint32_t first = 0; first < n; first += groups.n) {
+        k_cuda_groups_t run = groups;
+        run.w = weight_of(&weights[first]);
+        run.n = run_of(weights, first, n, &run.w_step);
+        run.x = x + first * groups.x_step;
+        run.y = y + first * groups.y_step * sizeof(*x);
+        run.offsets = groups.offsets == NULL ? NULL : groups.offsets + first;
+        run.bias = groups.bias == NULL ? NULL : groups.bias + (size_t)first * run.w.rows;
+        note(stream, k_cuda_groups(&run, stream_of(stream)), kernel);
+        groups.n = run.n;
+    }
+}
+
+static void launch_expert_linear(k_stream_t *stream, const k_expert_linear_args_t *args)
+{
+    const k_cuda_groups_t groups = {
+        .bias = args->bias,
+        .offsets = args->offsets,
+        .rows = args->slots,
+        .x = args->x,
+        .row_of = args->row_of_slot,
+        .gathered = args->gathered,
+        .y = args->y,
+        .x_stride = args->x_stride,
+        .y_stride = args->y_stride,
+    };
+    launch_groups(stream, args->experts, args->n_experts, groups, "kernel expert_linear");
+}
+
+static void launch_head_linear(k_stream_t *stream, const k_head_linear_args_t *args)
+{
+    const k_cuda_groups_t groups = {
+        .rows = args->rows,
+        .x_step = args->x_dim,
+        .y_step = args->y_dim,
+        .x = args->x,
+        .y = args->y,
+        .x_stride = args->x_stride,
+        .y_stride = args->y_stride,
+    };
+    launch_groups(stream, args->heads, args->n_heads, groups, "kernel head_linear");
+}
+
 static void launch_embed(k_stream_t *stream, const k_embed_args_t *args)
 {
     const k_cuda_weight_t table = weight_of(args->table);
@@ -163,11 +232,29 @@ static void launch_attention(k_stream_t *stream, const k_attention_args_t *args)
     note(stream, k_cuda_attention(args, &plan, stream_of(stream)), "kernel attention");
 }
 
-static bool can_attend(const k_kv_view_t *kv)
+static void launch_mla_attention(k_stream_t *stream, const k_mla_attention_args_t *args)
+{
+    const k_cuda_attention_plan_t plan = {
+        .max_rows = args->max_rows,
+        .scratch = stream->scratch.addr,
+        .scratch_bytes = stream->scratch.bytes,
+    };
+    note(stream, k_cuda_mla_attention(args, &plan, stream_of(stream)), "kernel mla_attention");
+}
+
+static void launch_mla_write(k_stream_t *stream, const k_mla_write_args_t *args)
+{
+    note(stream, k_cuda_mla_write(args, stream_of(stream)), "kernel mla_write");
+}
+
+static bool can_attend(const k_kv_view_t *kv, uint32_t latent)
 {
     const uint32_t tokens = kv->block_tokens;
-    return k_cuda_attention_is_supported(kv->dtype, kv->head_dim) && tokens >= 8 &&
-           tokens <= K_CUDA_ATTENTION_SEGMENT && (tokens & (tokens - 1)) == 0;
+    const bool has_kernel = latent > 0
+                                ? k_cuda_mla_is_supported(kv->dtype, 2 * kv->head_dim, latent)
+                                : k_cuda_attention_is_supported(kv->dtype, kv->head_dim);
+    return has_kernel && tokens >= 8 && tokens <= K_CUDA_ATTENTION_SEGMENT &&
+           (tokens & (tokens - 1)) == 0;
 }
 
 static void launch_rope_kv_write(k_stream_t *stream, const k_rope_kv_write_args_t *args)
@@ -187,7 +274,9 @@ static size_t scratch_bytes(uint32_t rows, uint32_t width, uint32_t threads)
 {
     (void)threads;
     const size_t sampling = k_cuda_sample_scratch_bytes(turn(0, rows), width);
-    return sampling > ATTENTION_SCRATCH_BYTES ? sampling : ATTENTION_SCRATCH_BYTES;
+    const size_t slices = k_cuda_slices_scratch_bytes(rows, width);
+    const size_t logits = sampling > slices ? sampling : slices;
+    return logits > ATTENTION_SCRATCH_BYTES ? logits : ATTENTION_SCRATCH_BYTES;
 }
 
 const k_ops_t k_ops_cuda = {
@@ -201,8 +290,12 @@ const k_ops_t k_ops_cuda = {
     .scratch_bytes = scratch_bytes,
     .embed = launch_embed,
     .linear = launch_linear,
+    .expert_linear = launch_expert_linear,
+    .head_linear = launch_head_linear,
     .rope_kv_write = launch_rope_kv_write,
     .attention = launch_attention,
+    .mla_write = launch_mla_write,
+    .mla_attention = launch_mla_attention,
     .logprobs = launch_logprobs,
     .sample = launch_sample,
 #define OP(name) .name = launch_##name,

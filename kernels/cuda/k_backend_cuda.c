@@ -6,6 +6,7 @@
 #include "base/device_cuda.h"
 #include "kernels/cuda/cuda_loader.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/kv_blocks.h"
 #include "kernels/k_backend.h"
 
 extern const k_backend_t k_backend_cuda;
@@ -104,6 +105,29 @@ static void cuda_destroy_graph(k_graph_t *graph)
     weft_free(graph);
 }
 
+/* ---- heads --------------------------------------------------------------------------------- */
+
+_Static_assert(sizeof(k_head_move_t) == sizeof(k_cuda_head_move_t), "the same by another name");
+
+static k_cuda_head_form_t form_of(k_head_form_t form)
+{
+    return (k_cuda_head_form_t){.element = form.element,
+                                .is_transposed = form.is_transposed,
+                                .block_tokens = form.block_tokens,
+                                .head_dim = form.head_dim};
+}
+
+static void cuda_convert_heads(const k_stream_t *stream, weft_queue_t *queue, k_head_form_t to,
+                               k_head_form_t from, const k_head_move_t *moves, uint32_t n)
+{
+    if (weft_device_cuda_use(stream->device)) {
+        const int error =
+            k_cuda_convert_heads(form_of(to), form_of(from), (const k_cuda_head_move_t *)moves, n,
+                                 weft_device_cuda_stream(queue));
+        (void)weft_device_cuda_note(stream->device, error, "the conversion of heads");
+    }
+}
+
 const k_backend_t k_backend_cuda = {
     .device = "cuda",
     .open = cuda_open,
@@ -113,4 +137,5 @@ const k_backend_t k_backend_cuda = {
     .end_capture = cuda_end_capture,
     .launch = cuda_launch,
     .destroy_graph = cuda_destroy_graph,
+    .convert_heads = cuda_convert_heads,
 };

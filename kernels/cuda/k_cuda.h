@@ -36,6 +36,9 @@ int k_cuda_sample(const k_cuda_launch_t *at, const k_sample_args_t *args);
 /* Scratch of these two. */
 size_t k_cuda_sample_scratch_bytes(uint32_t rows, uint32_t vocab);
 
+/* Scratch of the slice_* ops. */
+size_t k_cuda_slices_scratch_bytes(uint32_t rows, uint32_t tokens);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * k_cuda_noise: argmax(scaled + Gumbel noise) over a block's candidates. For sample.cu.
+ * k_cuda_noise: argmax(scaled + Gumbel noise) over a block's candidates. For sample.cu and
+ * slice_candidates.cu.
  *
  * The noise of a token is that of k_sampling.h to the last bit or so of a double: every backend draws
  * the same tokens. Only candidates that may win are worth the exact formula; the others are told
@@ -111,4 +112,33 @@ SIMT_DEVICE float block_max(float v, float *partial)
     }
     simt_sync_block();
     return simt_warp_max(simt_lane() < TILE_WARPS ? partial[simt_lane()] : -INFINITY);
+}
+
+/* Shared memory of draw_held. */
+typedef struct draw_space {
+    float partial_max[TILE_WARPS];
+    winner_t partial[TILE_WARPS];
+} draw_space_t;
+
+/* The winner of the tile's tokens with scaled > -inf, in every thread; ids from `first` on. */
+SIMT_DEVICE winner_t draw_held(const noise_source_t &source, uint32_t first, uint32_t tile,
+                               const float (&scaled)[TILE_HELD], draw_space_t *space)
+{
+    float estimates[TILE_HELD];
+    float best = -INFINITY;
+    SIMT_UNROLL
+    for (int i = 0; i < TILE_HELD; i++) {
+        estimates[i] = scaled[i] + noise_estimate(noise_word(source, first + tile_token(tile, i)));
+        best = fmaxf(best, estimates[i]);
+    }
+    const float worth = worth_computing(block_max(best, space->partial_max));
+    winner_t winner = nobody();
+    SIMT_UNROLL
+    for (int i = 0; i < TILE_HELD; i++) {
+        if (scaled[i] > -INFINITY && estimates[i] >= worth) {
+            winner =
+                better(winner, compute_exactly(source, scaled[i], first + tile_token(tile, i)));
+        }
+    }
+    return block_winner(winner, space->partial);
 }

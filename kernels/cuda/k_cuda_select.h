@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * k_cuda_select: what top_k and top_p keep of a row, without sorting it. For sample.cu.
+ * k_cuda_select: what top_k and top_p keep of a row, without sorting it. For sample.cu, and in
+ * part for *_masses.cu.
  *
  * Tokens are ordered by `scaled` = (z - max) / temperature ≤ 0, ties by id. First all tiles count
  * them, and their weights exp(scaled), in BUCKETS ranges of scaled; from the totals every block
@@ -56,9 +57,10 @@ SIMT_DEVICE void histogram_clear(histogram_t *histogram)
     }
 }
 
-SIMT_DEVICE void histogram_add(histogram_t *histogram, uint32_t bucket, uint64_t weight)
+/* n tokens that weigh so much together. */
+SIMT_DEVICE void histogram_add(histogram_t *histogram, uint32_t bucket, uint32_t n, uint64_t weight)
 {
-    simt_atomic_add(&histogram->count[bucket], 1u);
+    simt_atomic_add(&histogram->count[bucket], n);
     const uint32_t low = (uint32_t)weight;
     if (low != 0) {
         const uint32_t before = simt_atomic_add(&histogram->low[bucket], low);
@@ -232,7 +234,7 @@ SIMT_DEVICE void count_digits(const listed_t &listed, place_t prefix, int shift,
         const place_t place = place_of(scaled, token);
         if (place <= limit && place >> (shift + bits) == prefix) {
             const uint32_t digit = (uint32_t)(place >> shift) & ((1u << bits) - 1);
-            histogram_add(histogram, digit, weight_of(scaled));
+            histogram_add(histogram, digit, 1, weight_of(scaled));
         }
     }
 }

@@ -30,9 +30,11 @@ int k_cuda_copy_extents(const k_cuda_extent_t *extents, uint32_t n, uint64_t max
  * How the K and V of one head of one layer of a block lie; as kvstore/transfer's kv_head_form:
  *   plain       [token][K then V of it, head_dim each]
  *   transposed  K [head_dim][token], then V [token][head_dim]
+ *
+ * K_I8 is plain; its scales follow as kvstore/kv_layout.h says.
  */
 typedef struct k_cuda_head_form {
-    k_dtype_t element; /* K_F32, K_F16 or K_BF16 */
+    k_dtype_t element; /* K_F32, K_F16, K_BF16, K_F8 or K_I8 */
     bool is_transposed;
     uint32_t block_tokens;
     uint32_t head_dim; /* the same on both sides */
@@ -47,7 +49,10 @@ typedef struct k_cuda_head_move {
     uint32_t tokens;
 } k_cuda_head_move_t;
 
-/* Rounds to nearest, ties to even; too large becomes infinite. moves [n]; a cudaError_t. */
+/*
+ * Rounds to nearest, ties to even; too large becomes infinite, or the largest of E4M3. Codes and
+ * scales of int8 on both sides stay what they are. moves [n]; a cudaError_t.
+ */
 int k_cuda_convert_heads(k_cuda_head_form_t to, k_cuda_head_form_t from,
                          const k_cuda_head_move_t *moves, uint32_t n, cudaStream_t stream);
 

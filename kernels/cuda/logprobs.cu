@@ -4,12 +4,7 @@
  * the tiles together in their order. Vocabularies of up to 524288 tokens.
  */
 #include "kernels/cuda/k_cuda_report.h"
-#include "kernels/cuda/k_cuda_tiles.h"
-
-enum {
-    LISTS_A_LANE = 4,
-    MAX_TILES = LISTS_A_LANE * SIMT_WARP,
-};
+#include "kernels/cuda/k_cuda_tops.h"
 
 typedef struct tile_report {
     double sum; /* of exp(logit - max) */
@@ -49,84 +44,13 @@ SIMT_DEVICE wish_t row_wish(const k_cuda_report_t &report, uint32_t row)
     return wish;
 }
 
-/* The warp's n best of what its lanes hold go to top, in order; a slot without one gets 0. */
-SIMT_DEVICE void warp_top(standing_t (&held)[TILE_HELD], uint32_t n, standing_t *top)
-{
-    for (uint32_t rank = 0; rank < n; rank++) {
-        standing_t mine = 0;
-        SIMT_UNROLL
-        for (int i = 0; i < TILE_HELD; i++) {
-            mine = held[i] > mine ? held[i] : mine;
-        }
-        const standing_t best = warp_best(mine);
-        SIMT_UNROLL
-        for (int i = 0; i < TILE_HELD; i++) {
-            held[i] = held[i] == best ? 0 : held[i];
-        }
-        if (simt_lane() == 0) {
-            top[rank] = best;
-        }
-    }
-}
-
-/*
- * Merges sorted lists, list i of n entries at lists + i · stride; the warp calls. give(rank, standing)
- * is called by all lanes.
- */
-template <class F>
-SIMT_DEVICE void warp_merge(const standing_t *lists, size_t stride, uint32_t n_lists, uint32_t n,
-                            F give)
-{
-    standing_t heads[LISTS_A_LANE];
-    uint32_t next[LISTS_A_LANE];
-    SIMT_UNROLL
-    for (int i = 0; i < LISTS_A_LANE; i++) {
-        const uint32_t list = (uint32_t)(i * SIMT_WARP + simt_lane());
-        heads[i] = list < n_lists && n > 0 ? lists[list * stride] : 0;
-        next[i] = 1;
-    }
-    for (uint32_t rank = 0; rank < n; rank++) {
-        standing_t mine = 0;
-        SIMT_UNROLL
-        for (int i = 0; i < LISTS_A_LANE; i++) {
-            mine = heads[i] > mine ? heads[i] : mine;
-        }
-        const standing_t best = warp_best(mine);
-        SIMT_UNROLL
-        for (int i = 0; i < LISTS_A_LANE; i++) {
-            if (heads[i] == best && best != 0) {
-                const uint32_t list = (uint32_t)(i * SIMT_WARP + simt_lane());
-                heads[i] = next[i] < n ? lists[list * stride + next[i]] : 0;
-                next[i]++;
-            }
-        }
-        give(rank, best);
-    }
-}
-
 /* Shared memory of report_tiles. */
 typedef struct report_space {
     standing_t partial[TILE_WARPS];
     double partial_sum[TILE_WARPS];
     uint32_t partial_count[TILE_WARPS];
-    standing_t tops[TILE_WARPS][K_MAX_LOGPROBS];
+    tops_space_t tops;
 } report_space_t;
-
-/* The n best of the tile go to top. */
-SIMT_DEVICE void tile_top(standing_t (&held)[TILE_HELD], uint32_t n, report_space_t *space,
-                          standing_t *top)
-{
-    warp_top(held, n, space->tops[simt_warp()]);
-    simt_sync_block();
-    if (simt_warp() == 0) {
-        warp_merge(space->tops[0], K_MAX_LOGPROBS, TILE_WARPS, n,
-                   [=](uint32_t rank, standing_t standing) {
-                       if (simt_lane() == 0) {
-                           top[rank] = standing;
-                       }
-                   });
-    }
-}
 
 SIMT_DEVICE void report_tile(const k_cuda_report_t &job, const float *logits, uint32_t tile,
                              const wish_t &wish, report_space_t *space, tile_report_t *report)
@@ -158,7 +82,7 @@ SIMT_DEVICE void report_tile(const k_cuda_report_t &job, const float *logits, ui
         report->n_better = n_better;
     }
     if (wish.n_top > 0) {
-        tile_top(held, wish.n_top, space, report->top);
+        tile_top(held, wish.n_top, &space->tops, report->top);
     }
 }
 
@@ -221,13 +145,14 @@ static SIMT_KERNEL(SIMT_WARP, 16) report_rows(report_job_t job)
         out->chosen = {(int32_t)wish.target, n_better + 1, (float)(chosen - log_sum)};
         out->n_top = wish.n_top;
     }
-    warp_merge(tiles[0].top, sizeof(tile_report_t) / sizeof(standing_t), job.tiles, wish.n_top,
-               [=](uint32_t rank, standing_t standing) {
-                   if (simt_lane() == 0) {
-                       out->top[rank] = {(int32_t)standing_token(standing), rank + 1,
-                                         (float)((double)standing_value(standing) - log_sum)};
-                   }
-               });
+    warp_merge(
+        job.tiles, wish.n_top, [=](uint32_t tile, uint32_t i) { return tiles[tile].top[i]; },
+        [=](uint32_t rank, standing_t standing) {
+            if (simt_lane() == 0) {
+                out->top[rank] = {(int32_t)standing_token(standing), rank + 1,
+                                  (float)((double)standing_value(standing) - log_sum)};
+            }
+        });
 }
 
 size_t k_cuda_report_scratch_bytes(uint32_t rows, uint32_t vocab)
@@ -238,7 +163,7 @@ size_t k_cuda_report_scratch_bytes(uint32_t rows, uint32_t vocab)
 int k_cuda_report(const k_cuda_launch_t *at, const k_cuda_report_t *report, void *scratch)
 {
     const report_job_t job = {*report, tiles_of(report->vocab), (tile_report_t *)scratch};
-    if (job.tiles > MAX_TILES) {
+    if (job.tiles > MAX_LISTS) {
         return cudaErrorInvalidValue;
     }
     simt_grid_t grid = {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rope_kv_write: k_ops.rope_kv_write on CUDA devices: bf16 q, k and v; a cache of bf16, f16 or f32.
+ * rope_kv_write: k_ops.rope_kv_write on CUDA devices: bf16 q, k and v; a cache of bf16, f16, f32, E4M3 or int8.
  * Keys go to the cache as rotated in f32, rounded once.
  */
 #pragma once

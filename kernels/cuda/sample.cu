@@ -11,6 +11,7 @@
  * The logits are left alone; z is scratch.
  */
 #include "kernels/cuda/k_cuda.h"
+#include "kernels/cuda/k_cuda_adjust.h"
 #include "kernels/cuda/k_cuda_noise.h"
 #include "kernels/cuda/k_cuda_report.h"
 #include "kernels/cuda/k_cuda_select.h"
@@ -28,17 +29,6 @@ typedef struct sample_job {
     void *report_scratch;
 } sample_job_t;
 
-SIMT_DEVICE bool is_greedy(const k_sample_row_t *params)
-{
-    return !(params->temperature > 0);
-}
-
-/* top_k or top_p may drop tokens. */
-SIMT_DEVICE bool selects(const k_sample_row_t *params)
-{
-    return !is_greedy(params) && (params->top_k > 0 || params->top_p < 1.0f);
-}
-
 SIMT_DEVICE standing_t row_best(const sample_job_t &job, uint32_t row)
 {
     return best_of_tiles(job.best + (size_t)row * job.tiles, job.tiles);
@@ -50,102 +40,6 @@ SIMT_DEVICE size_t row_start(const sample_job_t &job, uint32_t row)
 }
 
 /* ---- adjust ---------------------------------------------------------------------------------- */
-
-SIMT_DEVICE bool has_penalties(const k_sample_row_t *params)
-{
-    return params->history != nullptr &&
-           (params->repetition_penalty != 1.0f || params->frequency_penalty != 0.0f ||
-            params->presence_penalty != 0.0f);
-}
-
-SIMT_DEVICE void apply_mask(const uint32_t *mask, uint32_t vocab, uint32_t tile,
-                            float (&z)[TILE_HELD])
-{
-    SIMT_UNROLL
-    for (int at = 0; at < TILE_HELD; at += 4) {
-        const uint32_t token = tile_token(tile, at);
-        const uint32_t word = token < vocab ? mask[token / 32] >> token % 32 : 0;
-        SIMT_UNROLL
-        for (int i = 0; i < 4; i++) {
-            z[at + i] = (word >> i & 1) != 0 ? z[at + i] : -INFINITY;
-        }
-    }
-}
-
-/* The first entry of a token adds all of them, in order. */
-SIMT_DEVICE void add_bias(const k_sample_row_t *params, uint32_t first, uint32_t end, float *z)
-{
-    for (uint32_t i = threadIdx.x; i < params->n_bias; i += TILE_THREADS) {
-        const uint32_t token = (uint32_t)params->bias[i].token;
-        bool is_first = token >= first && token < end;
-        for (uint32_t k = 0; is_first && k < i; k++) {
-            is_first = params->bias[k].token != (int32_t)token;
-        }
-        for (uint32_t k = i; is_first && k < params->n_bias; k++) {
-            if (params->bias[k].token == (int32_t)token) {
-                z[token - first] = clean(z[token - first] + params->bias[k].value);
-            }
-        }
-    }
-}
-
-/* counts[token - first]: twice its outputs, plus more than none when it is in the prompt. */
-SIMT_DEVICE void count_history(const k_sample_row_t *params, uint32_t first, uint32_t end,
-                               uint32_t *counts)
-{
-    for (uint32_t i = threadIdx.x; i < params->history_tokens; i += TILE_THREADS) {
-        const uint32_t token = (uint32_t)params->history[i];
-        if (token >= first && token < end) {
-            if (i < params->prompt_tokens) {
-                simt_atomic_or(&counts[token - first], 1u);
-            } else {
-                simt_atomic_add(&counts[token - first], 2u);
-            }
-        }
-    }
-}
-
-/* a · b, rounded before anything is added to it: nvcc fuses plain products, k_sampling.c does not. */
-SIMT_DEVICE float product(float a, float b)
-{
-    return (float)((double)a * (double)b);
-}
-
-SIMT_DEVICE float penalize(const k_sample_row_t *params, uint32_t count, float value)
-{
-    value =
-        value > 0 ? value / params->repetition_penalty : product(value, params->repetition_penalty);
-    if (count >> 1 > 0) {
-        value -= product(params->frequency_penalty, (float)(count >> 1));
-        value -= params->presence_penalty;
-    }
-    return clean(value);
-}
-
-/* Bias and penalties, in shared memory. z and counts [TILE], not in use. */
-SIMT_DEVICE void adjust_few(const k_sample_row_t *params, uint32_t vocab, uint32_t tile,
-                            float *shared_z, uint32_t *counts, float (&z)[TILE_HELD])
-{
-    const uint32_t first = tile * TILE;
-    const uint32_t end = first + TILE < vocab ? first + TILE : vocab;
-    SIMT_UNROLL
-    for (int i = 0; i < TILE_HELD; i++) {
-        shared_z[tile_token(0, i)] = z[i];
-        counts[tile_token(0, i)] = 0;
-    }
-    simt_sync_block();
-    add_bias(params, first, end, shared_z);
-    if (has_penalties(params)) {
-        count_history(params, first, end, counts);
-    }
-    simt_sync_block();
-    SIMT_UNROLL
-    for (int i = 0; i < TILE_HELD; i++) {
-        const uint32_t count = counts[tile_token(0, i)];
-        z[i] = shared_z[tile_token(0, i)];
-        z[i] = count != 0 ? penalize(params, count, z[i]) : z[i];
-    }
-}
 
 SIMT_DEVICE void store_z(float *row, uint32_t tile, const float (&z)[TILE_HELD])
 {
@@ -170,13 +64,6 @@ SIMT_DEVICE void clear_sums(const sample_job_t &job, uint32_t row, uint32_t tile
     }
 }
 
-/* Shared memory of sample_adjust. */
-typedef struct adjust_space {
-    float z[TILE];
-    uint32_t counts[TILE];
-    standing_t partial[TILE_WARPS];
-} adjust_space_t;
-
 SIMT_DEVICE void adjust_tile(const sample_job_t &job, uint32_t row, uint32_t tile,
                              adjust_space_t *space)
 {
@@ -184,23 +71,12 @@ SIMT_DEVICE void adjust_tile(const sample_job_t &job, uint32_t row, uint32_t til
     const k_sample_row_t *params = &job.args.params[row];
     float z[TILE_HELD];
     tile_load(job.args.logits + row * job.args.logits_stride, vocab, tile, z);
-    if (params->mask != nullptr) {
-        apply_mask(params->mask, vocab, tile, z);
-    }
-    if (params->n_bias > 0 || has_penalties(params)) {
-        adjust_few(params, vocab, tile, space->z, space->counts, z);
-    }
+    adjust_held(params, 0, vocab, tile, space, z);
     if (!is_greedy(params)) {
         store_z(job.z + row_start(job, row), tile, z);
         clear_sums(job, row, tile);
     }
-    standing_t best = 0;
-    SIMT_UNROLL
-    for (int i = 0; i < TILE_HELD; i++) {
-        const standing_t standing = standing_of(z[i], tile_token(tile, i));
-        best = standing > best ? standing : best;
-    }
-    best = block_best(best, space->partial);
+    const standing_t best = tile_best(z, 0, tile, space->partial);
     if (threadIdx.x == 0) {
         job.best[(size_t)row * job.tiles + tile] = best;
     }
@@ -219,18 +95,11 @@ static SIMT_KERNEL(TILE_THREADS, 2) sample_adjust(sample_job_t job)
 
 /* ---- count ----------------------------------------------------------------------------------- */
 
-/* (z - max) / temperature of the thread's tokens; -inf for those that min_p drops. */
 SIMT_DEVICE void load_scaled(const sample_job_t &job, uint32_t row, uint32_t tile, float max,
                              float (&scaled)[TILE_HELD])
 {
-    const k_sample_row_t *params = &job.args.params[row];
-    const float floor = params->min_p > 0 ? logf(fminf(params->min_p, 1.0f)) : -INFINITY;
     tile_load(job.z + row_start(job, row), job.tiles * TILE, tile, scaled);
-    SIMT_UNROLL
-    for (int i = 0; i < TILE_HELD; i++) {
-        const float v = (scaled[i] - max) / params->temperature;
-        scaled[i] = v < floor ? -INFINITY : v;
-    }
+    scale_held(&job.args.params[row], max, scaled);
 }
 
 SIMT_DEVICE void count_tile(const sample_job_t &job, uint32_t row, uint32_t tile, float max,
@@ -242,7 +111,7 @@ SIMT_DEVICE void count_tile(const sample_job_t &job, uint32_t row, uint32_t tile
     SIMT_UNROLL
     for (int i = 0; i < TILE_HELD; i++) {
         if (scaled[i] > -INFINITY) {
-            histogram_add(histogram, bucket_of(scaled[i]), weighs ? weight_of(scaled[i]) : 0);
+            histogram_add(histogram, bucket_of(scaled[i]), 1, weighs ? weight_of(scaled[i]) : 0);
         }
     }
 }
@@ -324,33 +193,10 @@ SIMT_DEVICE void append_listed(const sample_job_t &job, uint32_t row, uint32_t t
 }
 
 /* Shared memory of sample_draw. */
-typedef struct draw_space {
+typedef struct draw_range_space {
     range_space_t range;
-    float partial_max[TILE_WARPS];
-    winner_t partial[TILE_WARPS];
-} draw_space_t;
-
-/* Among the thread's tokens with scaled > -inf. */
-SIMT_DEVICE winner_t draw_held(const noise_source_t &source, uint32_t tile,
-                               const float (&scaled)[TILE_HELD], draw_space_t *space)
-{
-    float estimates[TILE_HELD];
-    float best = -INFINITY;
-    SIMT_UNROLL
-    for (int i = 0; i < TILE_HELD; i++) {
-        estimates[i] = scaled[i] + noise_estimate(noise_word(source, tile_token(tile, i)));
-        best = fmaxf(best, estimates[i]);
-    }
-    const float worth = worth_computing(block_max(best, space->partial_max));
-    winner_t winner = nobody();
-    SIMT_UNROLL
-    for (int i = 0; i < TILE_HELD; i++) {
-        if (scaled[i] > -INFINITY && estimates[i] >= worth) {
-            winner = better(winner, compute_exactly(source, scaled[i], tile_token(tile, i)));
-        }
-    }
-    return block_winner(winner, space->partial);
-}
+    draw_space_t draw;
+} draw_range_space_t;
 
 /* Lists the tokens that range leaves open, and leaves those that it keeps. */
 SIMT_DEVICE void split_tile(const sample_job_t &job, uint32_t row, uint32_t tile,
@@ -369,7 +215,7 @@ SIMT_DEVICE void split_tile(const sample_job_t &job, uint32_t row, uint32_t tile
 
 static SIMT_KERNEL(TILE_THREADS, 2) sample_draw(sample_job_t job)
 {
-    SIMT_SHARED(draw_space_t, space, [1]);
+    SIMT_SHARED(draw_range_space_t, space, [1]);
     const uint32_t row = blockIdx.y;
     const k_sample_row_t *params = &job.args.params[row];
     simt_launch_next();
@@ -393,7 +239,7 @@ static SIMT_KERNEL(TILE_THREADS, 2) sample_draw(sample_job_t job)
         if (is_split) {
             split_tile(job, row, tile, range, scaled);
         }
-        const winner_t winner = draw_held(source, tile, scaled, space);
+        const winner_t winner = draw_held(source, 0, tile, scaled, &space->draw);
         if (threadIdx.x == 0) {
             job.winners[(size_t)row * job.tiles + tile] = winner;
         }

@@ -21,6 +21,7 @@ SIMT_FN float2 simt_unpack_bf16(uint32_t pair);
 SIMT_FN float2 simt_unpack_f16(uint32_t pair);
 SIMT_FN float2 simt_unpack_e4m3(uint16_t pair);
 SIMT_FN float2 simt_unpack_e5m2(uint16_t pair);
+SIMT_FN uint32_t simt_widen_e4m3(uint16_t pair); /* to two f16, exact; in software before sm_89 */
 
 /* Packed arithmetic on such registers; fma rounds once. */
 SIMT_FN uint32_t simt_fma_bf16(uint32_t a, uint32_t b, uint32_t c);

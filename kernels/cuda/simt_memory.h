@@ -35,6 +35,8 @@ SIMT_FN uint32_t simt_load_acquire(const uint32_t *flag);
 SIMT_FN void simt_store_release(uint32_t *flag, uint32_t v);
 /* For loops that wait for a flag: the condition is tried again after it. */
 SIMT_FN void simt_spin(void);
+/* A clock that only goes forward, for how long such a loop has waited; steps of a microsecond. */
+SIMT_FN uint64_t simt_clock_ns(void);
 
 /* ---- atomics: relaxed, of the device; return the old value ---------------------------------- */
 

@@ -73,6 +73,13 @@ SIMT_FN void simt_spin(void)
     __nanosleep(20);
 }
 
+SIMT_FN uint64_t simt_clock_ns(void)
+{
+    uint64_t ns;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+    return ns;
+}
+
 SIMT_FN uint32_t simt_atomic_add(uint32_t *p, uint32_t v)
 {
     return atomicAdd(p, v);
@@ -239,6 +246,12 @@ SIMT_FN float2 simt_unpack_f16(uint32_t pair)
 SIMT_FN float2 simt_unpack_e4m3(uint16_t pair)
 {
     return __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3)));
+}
+
+SIMT_FN uint32_t simt_widen_e4m3(uint16_t pair)
+{
+    const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3);
+    return (uint32_t)h.x | (uint32_t)h.y << 16;
 }
 
 SIMT_FN float2 simt_unpack_e5m2(uint16_t pair)

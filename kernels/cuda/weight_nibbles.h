@@ -21,24 +21,24 @@ SIMT_DEVICE uint32_t weight_nibble_at(uint32_t row, uint32_t j, uint32_t t)
 
 SIMT_DEVICE uint32_t weight_nibble(const uint8_t *block, uint32_t row, uint32_t k)
 {
-    const uint32_t word = weight_u32(block + weight_nibble_at(row, k / 16, k % 16 / 4));
-    return word >> weight_nibble_bit(k / 16, k % 4) & 15;
+    const uint32_t word = weight_u32(block + weight_nibble_at(row, k / 16, weight_lane(k)));
+    return word >> weight_nibble_bit(k / 16, weight_element(k)) & 15;
 }
 
-/* Two 16-bit numbers 0..127 as bf16, plus 128. */
-SIMT_DEVICE uint32_t weight_small(uint32_t pair)
+/* Nibbles at bits 0..3 of both halves as bf16, plus 128: its exponent makes the mantissa count ones. */
+SIMT_DEVICE uint32_t weight_small(uint32_t nibbles)
 {
-    return pair | 0x43004300u;
+    return weight_pick(nibbles, 0x000f000fu, 0x43004300u);
 }
 
-/* The four registers of step j, less BIAS + 128 (bf16, twice). */
+/* The four registers of step j, plus LESS (bf16, twice) + 128. */
 template <uint32_t LESS>
 SIMT_DEVICE void weight_nibble_fragment(const uint32_t (&v)[4], int j, uint32_t (&a)[4])
 {
     SIMT_UNROLL
     for (int i = 0; i < 4; i++) {
         const uint32_t word = v[j / 2 * 2 + i % 2] >> (4 * (j % 2 * 2 + i / 2));
-        a[i] = simt_fma_bf16(weight_small(word & 0x000f000fu), 0x3f803f80u, LESS);
+        a[i] = simt_fma_bf16(weight_small(word), 0x3f803f80u, LESS);
     }
 }
 
@@ -50,7 +50,7 @@ SIMT_DEVICE void weight_nibble_pack(uint8_t *block, uint32_t row, uint32_t t, ui
     for (uint32_t j = 0; j < 4; j += 2) {
         uint32_t word = 0;
         for (uint32_t i = 0; i < 8; i++) {
-            const uint32_t k = kb * 64 + (j + i / 4) * 16 + 4 * t + i % 4;
+            const uint32_t k = kb * 64 + weight_column(j + i / 4, t, i % 4);
             if (k < columns) {
                 word |= (quant(k) & 15) << weight_nibble_bit(j + i / 4, i % 4);
             }
@@ -80,7 +80,7 @@ struct weight_q4_0 : weight_block<576> {
     }
     static SIMT_FN float2 scale(const raw &w, int group)
     {
-        return make_float2(weight_half(w.d.x >> 16 * group), weight_half(w.d.y >> 16 * group));
+        return make_float2(weight_half_of(w.d.x, group), weight_half_of(w.d.y, group));
     }
     static SIMT_FN float2 offset(const raw &, int)
     {
@@ -128,11 +128,11 @@ struct weight_q4_1 : weight_block<640> {
     }
     static SIMT_FN float2 scale(const raw &w, int group)
     {
-        return make_float2(weight_half(w.d[group]), weight_half(w.d[2 + group]));
+        return make_float2(weight_half_of(w.d[group], 0), weight_half_of(w.d[2 + group], 0));
     }
     static SIMT_FN float2 offset(const raw &w, int group)
     {
-        return make_float2(weight_half(w.d[group] >> 16), weight_half(w.d[2 + group] >> 16));
+        return make_float2(weight_half_of(w.d[group], 1), weight_half_of(w.d[2 + group], 1));
     }
     static SIMT_FN uint32_t scale_at(uint32_t row, uint32_t group)
     {
@@ -157,7 +157,7 @@ struct weight_q4_1 : weight_block<640> {
     }
 };
 
-/* then [row % 8][row / 8] 8 bytes: f16 d, u8 zero, 0 of group 0, of group 1 */
+/* then [row % 8][row / 8] 8 bytes: f16 d, bf16 -128 - zero of group 0, of group 1 */
 struct weight_i4_32 : weight_block<640> {
     enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
     struct raw {
@@ -174,21 +174,20 @@ struct weight_i4_32 : weight_block<640> {
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
     {
-        uint32_t less[2]; /* -128 - zero, twice, of rows g and g + 8 */
+        uint32_t less[2]; /* of rows g and g + 8 */
         SIMT_UNROLL
         for (int half = 0; half < 2; half++) {
-            const uint32_t zero = w.d[half * 2 + j / 2] >> 16 & 0xff;
-            less[half] = 0xc300c300u + zero * 0x10001u; /* a step of bf16 at 128 is 1 */
+            less[half] = simt_byte_perm(w.d[half * 2 + j / 2], 0, 0x3232);
         }
         SIMT_UNROLL
         for (int i = 0; i < 4; i++) {
             const uint32_t word = w.v[j / 2 * 2 + i % 2] >> (4 * (j % 2 * 2 + i / 2));
-            a[0][i] = simt_fma_bf16(weight_small(word & 0x000f000fu), 0x3f803f80u, less[i % 2]);
+            a[0][i] = simt_fma_bf16(weight_small(word), 0x3f803f80u, less[i % 2]);
         }
     }
     static SIMT_FN float2 scale(const raw &w, int group)
     {
-        return make_float2(weight_half(w.d[group]), weight_half(w.d[2 + group]));
+        return make_float2(weight_half_of(w.d[group], 0), weight_half_of(w.d[2 + group], 0));
     }
     static SIMT_FN float2 offset(const raw &, int)
     {
@@ -201,7 +200,7 @@ struct weight_i4_32 : weight_block<640> {
     static SIMT_FN float value(const uint8_t *block, uint32_t row, uint32_t k)
     {
         const uint32_t d = weight_u32(block + scale_at(row, k / 32));
-        return (float)((int)weight_nibble(block, row, k) - (int)(d >> 16 & 0xff)) * weight_half(d);
+        return (float)((int)weight_nibble(block, row, k) - (int)(d >> 16 & 0x7f)) * weight_half(d);
     }
     static SIMT_FN void pack(uint8_t *block, uint32_t row, uint32_t t, const uint8_t *src,
                              uint32_t kb, uint32_t columns)
@@ -212,7 +211,7 @@ struct weight_i4_32 : weight_block<640> {
         if (t < 2 && kb * 64 + t * 32 < columns) {
             const uint8_t *from = src + (kb * 2 + t) * 19;
             *reinterpret_cast<uint32_t *>(block + scale_at(row, t)) =
-                weight_u16(from) | (uint32_t)from[2] << 16;
+                weight_u16(from) | (0xc300u + from[2]) << 16; /* a step of bf16 at 128 is 1 */
         }
     }
 };
@@ -229,7 +228,7 @@ struct weight_mxfp4 : weight_block<544> {
     {
         raw w;
         weight_unpack_16(weight_load_16(block + (g * 4 + t) * 16), w.v);
-        w.d = weight_u32_at(block + 512 + g * 4);
+        w.d = weight_load_4(block + 512 + g * 4);
         return w;
     }
     /* Two E2M1 numbers s_ee_m, doubled: as bf16 their bits are 2^-126 times the number. */
@@ -381,9 +380,12 @@ struct weight_q6_k : weight_block<896> {
     {
         SIMT_UNROLL
         for (int i = 0; i < 4; i++) {
-            const uint32_t low = w.v[j / 2 * 2 + i % 2] >> (4 * (j % 2 * 2 + i / 2)) & 0x000f000fu;
-            const uint32_t bits = (i % 2 == 0 ? w.high.x : w.high.y) >> (4 * j + 2 * (i / 2));
-            const uint32_t pair = weight_small(low | (bits & 0x00030003u) << 4);
+            const uint32_t low = w.v[j / 2 * 2 + i % 2] >> (4 * (j % 2 * 2 + i / 2));
+            const uint32_t high = i % 2 == 0 ? w.high.x : w.high.y;
+            const int bit =
+                (int)high_bit((uint32_t)j, (uint32_t)(i / 2 * 2)) - 4; /* of where they go */
+            const uint32_t moved = bit < 0 ? high << (bit < 0 ? -bit : 0) : high >> bit;
+            const uint32_t pair = weight_pick(moved, 0x00300030u, weight_small(low));
             a[0][i] = simt_fma_bf16(pair, 0x3f803f80u, 0xc320c320u); /* -160 */
         }
     }
@@ -410,8 +412,8 @@ struct weight_q6_k : weight_block<896> {
     }
     static SIMT_FN float value(const uint8_t *block, uint32_t row, uint32_t k)
     {
-        const uint32_t bits = weight_u32(block + high_at(row, k % 16 / 4));
-        const uint32_t high = bits >> high_bit(k / 16, k % 4) & 3;
+        const uint32_t bits = weight_u32(block + high_at(row, weight_lane(k)));
+        const uint32_t high = bits >> high_bit(k / 16, weight_element(k)) & 3;
         const float step = step_of(weight_u32(block + scale_at(row)),
                                    weight_u32(block + scale_at(row) + 4), k / 16);
         return step * (float)((int)(weight_nibble(block, row, k) | high << 4) - 32);
@@ -425,7 +427,7 @@ struct weight_q6_k : weight_block<896> {
         });
         uint32_t word = 0;
         for (uint32_t i = 0; i < 16; i++) {
-            const uint32_t k = (kb * 64 + i / 4 * 16 + 4 * t + i % 4) % 256;
+            const uint32_t k = (kb * 64 + weight_column(i / 4, t, i % 4)) % 256;
             const uint32_t high = super[128 + k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2) & 3;
             word |= high << high_bit(i / 4, i % 4);
         }

@@ -5,9 +5,10 @@
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/simt.h"
 
+/* Weights are read once and by nobody written: past L1, and the first that L2 lets go. */
 SIMT_DEVICE uint4 weight_load_16(const uint8_t *p)
 {
-    return *reinterpret_cast<const uint4 *>(p);
+    return simt_load_16_once(p);
 }
 
 SIMT_DEVICE void weight_unpack_16(uint4 v, uint32_t (&words)[4])
@@ -20,13 +21,33 @@ SIMT_DEVICE void weight_unpack_16(uint4 v, uint32_t (&words)[4])
 
 SIMT_DEVICE uint2 weight_load_8(const uint8_t *p)
 {
-    return *reinterpret_cast<const uint2 *>(p);
+    return simt_load_8_const(p);
 }
 
-SIMT_DEVICE uint32_t weight_u32_at(const uint8_t *p)
+SIMT_DEVICE uint32_t weight_load_4(const uint8_t *p)
 {
-    return *reinterpret_cast<const uint32_t *>(p);
+    return simt_load_4_const(p);
 }
+
+/* ---- columns: lane t of 4 holds elements e = 0..3 of step j -------------------------------------- */
+
+SIMT_DEVICE uint32_t weight_column(uint32_t j, uint32_t t, uint32_t e)
+{
+    return 16 * j + e / 2 * 8 + 2 * t + e % 2;
+}
+
+/* t and e of column k. */
+SIMT_DEVICE uint32_t weight_lane(uint32_t k)
+{
+    return k % 8 / 2;
+}
+
+SIMT_DEVICE uint32_t weight_element(uint32_t k)
+{
+    return k % 16 / 8 * 2 + k % 2;
+}
+
+/* ---- numbers ----------------------------------------------------------------------------------- */
 
 SIMT_DEVICE uint32_t weight_u16(const uint8_t *p)
 {
@@ -41,6 +62,19 @@ SIMT_DEVICE uint32_t weight_u32(const uint8_t *p)
 SIMT_DEVICE float weight_half(uint32_t half)
 {
     return simt_unpack_f16(half & 0xffff).x;
+}
+
+/* Number `which` of two. */
+SIMT_DEVICE float weight_half_of(uint32_t pair, int which)
+{
+    const float2 v = simt_unpack_f16(pair);
+    return which == 0 ? v.x : v.y;
+}
+
+/* (v & mask) | bits in one instruction. */
+SIMT_DEVICE uint32_t weight_pick(uint32_t v, uint32_t mask, uint32_t bits)
+{
+    return simt_lop3<0xea>(v, mask, bits);
 }
 
 /* Products and sums that k_dequantize rounds one by one: no fused multiply-add. */
@@ -78,13 +112,13 @@ template <int BYTES> struct weight_block {
 struct weight_bf16 {
     enum { BYTES = 2048, STRIDE = 8192, PARTS = 1, GROUP = 0, HAS_MIN = 0 };
     struct raw {
-        uint2 v[4][2]; /* step, row */
+        uint32_t v[4][4]; /* step: a[0..3] */
     };
 
-    /* 8-byte piece (step j, lane t) of a row of 128 bytes, chunks of 16 swizzled. */
-    static SIMT_FN uint32_t at(uint32_t row, uint32_t j, uint32_t t)
+    /* Columns k, k + 1 of a row of 128 bytes, chunks of 16 swizzled; k is even. */
+    static SIMT_FN uint32_t at(uint32_t row, uint32_t k)
     {
-        return row * 128 + ((2 * j + t / 2) ^ row % 8) * 16 + t % 2 * 8;
+        return row * 128 + (k / 8 ^ row % 8) * 16 + k % 8 * 2;
     }
     static SIMT_FN const uint8_t *block(const void *data, uint32_t unit, uint32_t kb,
                                         uint32_t k_blocks)
@@ -97,29 +131,33 @@ struct weight_bf16 {
         raw w;
         SIMT_UNROLL
         for (uint32_t j = 0; j < 4; j++) {
-            w.v[j][0] = weight_load_8(block + at(g, j, t));
-            w.v[j][1] = weight_load_8(block + at(g + 8, j, t));
+            SIMT_UNROLL
+            for (uint32_t i = 0; i < 4; i++) {
+                const uint32_t k = weight_column(j, t, i / 2 * 2);
+                w.v[j][i] = weight_load_4(block + at(g + i % 2 * 8, k));
+            }
         }
         return w;
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
     {
-        a[0][0] = w.v[j][0].x;
-        a[0][1] = w.v[j][1].x;
-        a[0][2] = w.v[j][0].y;
-        a[0][3] = w.v[j][1].y;
+        SIMT_UNROLL
+        for (int i = 0; i < 4; i++) {
+            a[0][i] = w.v[j][i];
+        }
     }
     static SIMT_FN float value(const uint8_t *block, uint32_t row, uint32_t k)
     {
-        return simt_bits_float(weight_u16(block + at(row, k / 16, k % 16 / 4) + k % 4 * 2) << 16);
+        return simt_bits_float(weight_u16(block + at(row, k & ~1u) + k % 2 * 2) << 16);
     }
     static SIMT_FN void pack(uint8_t *block, uint32_t row, uint32_t t, const uint8_t *src,
                              uint32_t kb, uint32_t columns)
     {
         for (uint32_t i = 0; i < 16; i++) {
-            const uint32_t k = kb * 64 + i / 4 * 16 + 4 * t + i % 4;
-            if (k < columns) {
-                weight_store_u16(block + at(row, i / 4, t) + i % 4 * 2, weight_u16(src + 2 * k));
+            const uint32_t k = weight_column(i / 4, t, i % 4);
+            if (kb * 64 + k < columns) {
+                weight_store_u16(block + at(row, k & ~1u) + k % 2 * 2,
+                                 weight_u16(src + 2 * (kb * 64 + k)));
             }
         }
     }
@@ -134,8 +172,8 @@ struct weight_f16 : weight_block<2048> {
 
     static SIMT_FN uint32_t at(uint32_t row, uint32_t k)
     {
-        return k / 16 * 512 + (row % 8 * 4 + k % 16 / 4) * 16 + k % 4 / 2 * 8 + row / 8 * 4 +
-               k % 2 * 2;
+        return k / 16 * 512 + (row % 8 * 4 + weight_lane(k)) * 16 + weight_element(k) / 2 * 8 +
+               row / 8 * 4 + k % 2 * 2;
     }
     static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
     {
@@ -168,7 +206,7 @@ struct weight_f16 : weight_block<2048> {
                              uint32_t kb, uint32_t columns)
     {
         for (uint32_t i = 0; i < 16; i++) {
-            const uint32_t k = i / 4 * 16 + 4 * t + i % 4;
+            const uint32_t k = weight_column(i / 4, t, i % 4);
             if (kb * 64 + k < columns) {
                 weight_store_u16(block + at(row, k), weight_u16(src + 2 * (kb * 64 + k)));
             }
@@ -185,7 +223,8 @@ struct weight_f32 : weight_block<4096> {
 
     static SIMT_FN uint32_t at(uint32_t row, uint32_t k)
     {
-        return k / 16 * 1024 + row / 8 * 512 + (row % 8 * 4 + k % 16 / 4) * 16 + k % 4 * 4;
+        return k / 16 * 1024 + row / 8 * 512 + (row % 8 * 4 + weight_lane(k)) * 16 +
+               weight_element(k) * 4;
     }
     static SIMT_FN raw load(const uint8_t *block, uint32_t g, uint32_t t)
     {
@@ -229,7 +268,7 @@ struct weight_f32 : weight_block<4096> {
                              uint32_t kb, uint32_t columns)
     {
         for (uint32_t i = 0; i < 16; i++) {
-            const uint32_t k = i / 4 * 16 + 4 * t + i % 4;
+            const uint32_t k = weight_column(i / 4, t, i % 4);
             if (kb * 64 + k < columns) {
                 const uint32_t bits = weight_u32(src + 4 * (kb * 64 + k));
                 *reinterpret_cast<uint32_t *>(block + at(row, k)) = bits;

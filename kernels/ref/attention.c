@@ -20,12 +20,20 @@ typedef struct running {
     float sum;
 } running_t;
 
-static void load_head(const k_kv_view_t *kv, const void *from, float *to)
+static void load_head(const k_kv_view_t *kv, const k_seq_t *seq, uint32_t position, uint32_t head,
+                      uint32_t part, float *to)
 {
+    const void *from = k_kv_address(kv, seq, position, head, part);
     if (kv->dtype == K_F32) {
         memcpy(to, from, kv->head_dim * sizeof(float));
     } else {
         k_dequantize(kv->dtype, from, to, kv->head_dim);
+    }
+    if (kv->dtype == K_I8) {
+        const float scale = *k_kv_scale(kv, seq, position, head, part);
+        for (uint32_t i = 0; i < kv->head_dim; i++) {
+            to[i] *= scale;
+        }
     }
 }
 
@@ -34,8 +42,8 @@ static void load_chunk(const k_kv_view_t *kv, const k_seq_t *seq, uint32_t head,
 {
     float k[K_MAX_HEAD_DIM];
     for (uint32_t t = 0; t < n; t++) {
-        load_head(kv, k_kv_address(kv, seq, first + t, head, 0), k);
-        load_head(kv, k_kv_address(kv, seq, first + t, head, 1), chunk->v[t]);
+        load_head(kv, seq, first + t, head, 0, k);
+        load_head(kv, seq, first + t, head, 1, chunk->v[t]);
         for (uint32_t i = 0; i < kv->head_dim; i++) {
             chunk->k[i][t] = k[i];
         }

@@ -106,6 +106,19 @@ static const k_candidate_t *choose(walk_t *walk, const k_sample_row_t *params, b
     return *is_open_out ? NULL : winner;
 }
 
+/* With cuts: the best of each rank's one; equal ones of lower ranks have lower ids. */
+static const k_candidate_t *find_best(const walk_t *walk)
+{
+    const k_candidate_t *best = NULL;
+    for (uint32_t r = 0; r < walk->args->ranks; r++) {
+        const k_candidates_t *one = record(walk, r);
+        if (one->n > 0 && (best == NULL || one->best[0].value > best->value)) {
+            best = &one->best[0];
+        }
+    }
+    return best;
+}
+
 static void merge_row(const void *arg, uint32_t row, uint32_t member)
 {
     const job_t *job = arg;
@@ -118,7 +131,7 @@ static void merge_row(const void *arg, uint32_t row, uint32_t member)
     walk_t walk = {args, row,
                    k_stream_scratch(job->stream, member, args->ranks * sizeof(uint32_t))};
     bool is_open = false;
-    const k_candidate_t *winner = choose(&walk, params, &is_open);
+    const k_candidate_t *winner = args->is_cut ? find_best(&walk) : choose(&walk, params, &is_open);
     if (winner == NULL) {
         return;
     }

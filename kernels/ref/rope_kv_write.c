@@ -53,8 +53,8 @@ static void rope_kv_write_row(const void *arg, uint32_t row, uint32_t member)
     for (uint32_t h = 0; h < kv->heads; h++) {
         const size_t offset = (size_t)h * kv->head_dim;
         rotate_head(&rotation, args, k + offset);
-        k_kv_store(kv->dtype, k_kv_address(kv, seq, position, h, 0), k + offset, kv->head_dim);
-        k_kv_store(kv->dtype, k_kv_address(kv, seq, position, h, 1), v + offset, kv->head_dim);
+        k_kv_store_head(kv, seq, position, h, 0, k + offset);
+        k_kv_store_head(kv, seq, position, h, 1, v + offset);
     }
 }
 

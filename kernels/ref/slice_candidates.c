@@ -11,6 +11,7 @@ typedef struct job {
 /* A row of the slice. */
 typedef struct part {
     const k_sample_row_t *params;
+    const k_slice_cut_t *cut; /* NULL: all tokens may be sampled */
     const float *logits;
     const float *scaled;
     k_winner_t best; /* the largest of all ranks, with its noise: what others have to come over */
@@ -29,15 +30,32 @@ static k_candidate_t candidate(const part_t *part, float scaled, int32_t token, 
     };
 }
 
-/* One candidate, or none where another rank's best is more. */
+static bool keeps(const k_slice_cut_t *cut, float scaled, uint32_t *ties)
+{
+    const uint32_t below = k_below_of(scaled);
+    if (cut == NULL || below < cut->below) {
+        return true;
+    }
+    const bool is_tie = below == cut->below && *ties > 0;
+    *ties -= is_tie;
+    return is_tie;
+}
+
+/*
+ * One candidate, or none where another rank's best is more. A cut may leave the best one out, where
+ * others are as likely by rounding.
+ */
 static void find_winner(const part_t *part, k_candidates_t *out)
 {
-    k_winner_t winner = part->best;
+    k_winner_t winner = part->cut == NULL ? part->best : (k_winner_t){-INFINITY, INT32_MAX};
+    uint32_t ties = part->cut == NULL ? 0 : part->cut->ties;
     for (uint32_t t = 0; t < part->n; t++) {
-        k_sampling_compete(part->params, part->scaled[t], (int32_t)(part->first + t), &winner);
+        if (keeps(part->cut, part->scaled[t], &ties)) {
+            k_sampling_compete(part->params, part->scaled[t], (int32_t)(part->first + t), &winner);
+        }
     }
     const uint32_t at = (uint32_t)winner.token - part->first;
-    out->n = at < part->n ? 1 : 0;
+    out->n = at < part->n && winner.value > -INFINITY ? 1 : 0;
     out->possible = out->n;
     if (out->n > 0) {
         out->best[0] = candidate(part, part->scaled[at], winner.token, winner.value);
@@ -78,6 +96,15 @@ static void list_best(const part_t *part, uint32_t most, const k_sampling_scratc
     out->weight = part->params->top_k > 0 ? 0 : k_sampling_total(part->scaled, part->n);
 }
 
+/* Of a row that asks for one. */
+static const k_slice_cut_t *cut_of(const k_sample_row_t *params, const k_slice_cuts_t *cuts)
+{
+    return cuts == NULL           ? NULL
+           : params->top_p < 1.0f ? &cuts->top_p
+           : params->top_k > 0    ? &cuts->top_k
+                                  : NULL;
+}
+
 static void slice_row(const void *arg, uint32_t row, uint32_t member)
 {
     const job_t *job = arg;
@@ -95,13 +122,14 @@ static void slice_row(const void *arg, uint32_t row, uint32_t member)
         k_sampling_scale(params, state->max_z, args->tokens, z);
     }
     part_t part = {.params = params,
+                   .cut = cut_of(params, args->cuts == NULL ? NULL : &args->cuts[row]),
                    .logits = args->logits + row * args->stride,
                    .scaled = z,
                    .best = {-INFINITY, state->best},
                    .first = args->first_token,
                    .n = args->tokens};
     k_sampling_compete(params, 0, state->best, &part.best);
-    if (!k_sampling_selects(params)) {
+    if (args->cuts != NULL || !k_sampling_selects(params)) {
         find_winner(&part, out);
         return;
     }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kvstore/transfer/kv_convert.h"
 
+#include <assert.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "base/compiler.h"
 #include "base/float8.h"
+#include "base/int8.h"
 
 typedef struct element_row {
     const char *name;
@@ -16,7 +18,7 @@ static const element_row_t names[] = {
     {"f32", KV_ELEMENT_F32},    {"torch.float32", KV_ELEMENT_F32},
     {"f16", KV_ELEMENT_F16},    {"torch.float16", KV_ELEMENT_F16},
     {"bf16", KV_ELEMENT_BF16},  {"torch.bfloat16", KV_ELEMENT_BF16},
-    {"f8_e4m3", KV_ELEMENT_F8},
+    {"f8_e4m3", KV_ELEMENT_F8}, {"int8", KV_ELEMENT_I8},
 };
 
 bool kv_element_parse(const char *name, uint32_t length, kv_element_t *element_out)
@@ -32,12 +34,27 @@ bool kv_element_parse(const char *name, uint32_t length, kv_element_t *element_o
 
 uint32_t kv_element_bytes(kv_element_t element)
 {
-    return element == KV_ELEMENT_F32 ? 4 : element == KV_ELEMENT_F8 ? 1 : 2;
+    return element == KV_ELEMENT_F32                              ? 4
+           : element == KV_ELEMENT_F8 || element == KV_ELEMENT_I8 ? 1
+                                                                  : 2;
+}
+
+uint32_t kv_element_scale_bytes(kv_element_t element)
+{
+    return element == KV_ELEMENT_I8 ? sizeof(float) : 0;
+}
+
+uint32_t kv_head_token_bytes(const kv_head_form_t *form)
+{
+    return 2 * (form->head_dim * kv_element_bytes(form->element) +
+                kv_element_scale_bytes(form->element));
 }
 
 bool kv_head_form_is_same(const kv_head_form_t *a, const kv_head_form_t *b)
 {
-    return a->element == b->element && !a->is_transposed && !b->is_transposed;
+    const bool has_scales = kv_element_scale_bytes(a->element) > 0;
+    return a->element == b->element && !a->is_transposed && !b->is_transposed &&
+           (!has_scales || a->block_tokens == b->block_tokens);
 }
 
 /* ---- elements -------------------------------------------------------------------------------- */
@@ -121,6 +138,9 @@ static float load(kv_element_t element, const char *at)
     if (element == KV_ELEMENT_F8) {
         return weft_f8_to_f32((uint8_t)*at);
     }
+    if (element == KV_ELEMENT_I8) {
+        return (float)*(const int8_t *)at;
+    }
     memcpy(&half, at, sizeof(half));
     return element == KV_ELEMENT_F16 ? from_f16(half) : float_of((uint32_t)half << 16);
 }
@@ -160,29 +180,86 @@ static row_t row_of(const kv_head_form_t *form, uint32_t token, uint32_t part)
     return (row_t){(form->block_tokens + (size_t)token) * dim * bytes, bytes};
 }
 
-static void convert_row(const kv_head_form_t *from_form, const char *from, row_t from_row,
-                        const kv_head_form_t *to_form, char *to, row_t to_row)
+/* Where the scale of a part of a token lies in its head. */
+static size_t scale_of(const kv_head_form_t *form, uint32_t token, uint32_t part)
 {
-    from += from_row.first;
-    to += to_row.first;
-    for (uint32_t i = 0; i < from_form->head_dim; i++) {
-        if (from_form->element == to_form->element) { /* bits stay what they are */
-            memcpy(to, from, kv_element_bytes(from_form->element));
-        } else {
-            store(to_form->element, to, load(from_form->element, from));
+    return (size_t)form->block_tokens * (2 * (size_t)form->head_dim + part * sizeof(float)) +
+           token * sizeof(float);
+}
+
+/* A part of a token, on one side. */
+typedef struct place {
+    const kv_head_form_t *form;
+    char *at; /* its first element */
+    size_t step;
+    char *scale; /* NULL: it has none */
+} place_t;
+
+static place_t place_of(const kv_head_form_t *form, char *head, uint32_t token, uint32_t part)
+{
+    const row_t row = row_of(form, token, part);
+    const bool has_scale = kv_element_scale_bytes(form->element) > 0;
+    return (place_t){form, head + row.first, row.step,
+                     has_scale ? head + scale_of(form, token, part) : NULL};
+}
+
+static void copy_row(const place_t *from, const place_t *to)
+{
+    const size_t bytes = kv_element_bytes(from->form->element);
+    for (uint32_t i = 0; i < from->form->head_dim; i++) {
+        memcpy(to->at + i * to->step, from->at + i * from->step, bytes);
+    }
+    if (from->scale != NULL) {
+        memcpy(to->scale, from->scale, sizeof(float));
+    }
+}
+
+static void load_row(const place_t *from, float *row)
+{
+    const uint32_t dim = from->form->head_dim;
+    for (uint32_t i = 0; i < dim; i++) {
+        row[i] = load(from->form->element, from->at + i * from->step);
+    }
+    if (from->scale != NULL) {
+        float scale;
+        memcpy(&scale, from->scale, sizeof(scale));
+        for (uint32_t i = 0; i < dim; i++) {
+            row[i] *= scale;
         }
-        from += from_row.step;
-        to += to_row.step;
+    }
+}
+
+static void store_row(const float *row, const place_t *to)
+{
+    const uint32_t dim = to->form->head_dim;
+    if (to->scale == NULL) {
+        for (uint32_t i = 0; i < dim; i++) {
+            store(to->form->element, to->at + i * to->step, row[i]);
+        }
+        return;
+    }
+    const weft_i8_scale_t scale = weft_i8_scale_of(weft_i8_largest(row, dim));
+    memcpy(to->scale, &scale.scale, sizeof(scale.scale));
+    for (uint32_t i = 0; i < dim; i++) {
+        *(int8_t *)(to->at + i) = weft_f32_to_i8(row[i] * scale.inverse);
     }
 }
 
 void kv_convert_head(const kv_head_form_t *from_form, const void *from, uint32_t from_token,
                      const kv_head_form_t *to_form, void *to, uint32_t to_token, uint32_t n)
 {
+    float row[KV_CONVERT_MAX_DIM];
+    assert(from_form->head_dim <= KV_CONVERT_MAX_DIM);
     for (uint32_t t = 0; t < n; t++) {
         for (uint32_t part = 0; part < 2; part++) {
-            convert_row(from_form, from, row_of(from_form, from_token + t, part), to_form, to,
-                        row_of(to_form, to_token + t, part));
+            const place_t source = place_of(from_form, (char *)from, from_token + t, part);
+            const place_t target = place_of(to_form, to, to_token + t, part);
+            if (from_form->element == to_form->element) {
+                copy_row(&source, &target);
+            } else {
+                load_row(&source, row);
+                store_row(row, &target);
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ static weft_status_t open_pool(kv_export_t *export, weft_device_t *host, uint32_
         .layout = {.order = KV_ORDER_LBHNC,
                    .block_tokens = export->to_form.block_tokens,
                    .element_bytes = kv_element_bytes(export->to_form.element),
+                   .scale_bytes = kv_element_scale_bytes(export->to_form.element),
                    .n_groups = 1,
                    .groups = {{.layers = export->from.layers,
                                .heads = export->from.heads,
@@ -38,7 +39,7 @@ static void fill_shape(kv_export_t *export)
     const uint64_t base = (uint64_t)(uintptr_t)kv_pool_memory(export->pool)->addr;
     export->to = export->from;
     export->to.block_tokens = layout->block_tokens;
-    export->to.token_bytes = (uint32_t)layout->strides[0].token;
+    export->to.token_bytes = kv_head_token_bytes(&export->to_form);
     export->to.n_blocks = kv_pool_total_blocks(export->pool);
     export->to.block_stride = layout->strides[0].block;
     export->to.head_stride = layout->strides[0].head;

@@ -170,7 +170,7 @@ uint32_t kv_pull_tokens_in_the_end(const kv_pull_t *pull)
 static bool is_quiet(kv_pull_t *pull)
 {
     for (uint32_t i = 0; pull->ranks != NULL && i < pull->peer->n_ranks; i++) {
-        if (!kv_pull_rank_is_quiet(&pull->ranks[i])) {
+        if (!kv_pull_rank_is_quiet(pull, &pull->ranks[i])) {
             return false;
         }
     }

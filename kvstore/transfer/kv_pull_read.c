@@ -219,15 +219,26 @@ static void unpack(const kv_pull_t *pull, const kv_peer_rank_t *peer, uint32_t u
         const uint32_t n = smaller(end, (block + 1) * transfer->shape.block_tokens) - token;
         kv_staging_unpack(&peer->staging, slot, token - begin, &peer->form, &transfer->shape,
                           pull->blocks[block - pull->first], token % transfer->shape.block_tokens,
-                          &transfer->form, n);
+                          &transfer->form, n, transfer->landing);
         token += n;
     }
 }
 
-static void pop(kv_peer_rank_t *peer, kv_pull_rank_t *rank)
+static void unpack_all(const kv_pull_t *pull, const kv_peer_rank_t *peer,
+                       const kv_pull_read_t *read)
+{
+    for (uint32_t i = 0; read->slots != NULL && i < read->n; i++) {
+        unpack(pull, peer, read->first + i, read->slots[i]);
+    }
+}
+
+static void pop(kv_pull_t *pull, kv_peer_rank_t *peer, kv_pull_rank_t *rank)
 {
     kv_pull_read_t *read = read_at(rank, 0);
     xfer_request_destroy(read->request);
+    if (read->is_landing) {
+        (void)kv_landing_wait(pull->transfer->landing, read->landing);
+    }
     if (read->slots != NULL) {
         kv_staging_give(&peer->staging, read->slots, read->n);
         weft_free(read->slots);
@@ -250,8 +261,8 @@ static void take(kv_pull_t *pull, uint32_t index, const kv_pull_read_t *read, we
     if (status == WEFT_OK) {
         trace(pull, read, pull->peer->ranks[index].slices.unit_tokens);
         take_bytes(pull, read);
-        for (uint32_t i = 0; read->slots != NULL && i < read->n; i++) {
-            unpack(pull, &pull->peer->ranks[index], read->first + i, read->slots[i]);
+        if (!read->is_landing) {
+            unpack_all(pull, &pull->peer->ranks[index], read);
         }
         rank->done = read->first + read->n;
         pull->transfer->has_changed = true;
@@ -262,13 +273,36 @@ static void take(kv_pull_t *pull, uint32_t index, const kv_pull_read_t *read, we
     }
 }
 
+/*
+ * Its status. What is read into slots of a device is converted behind it, which takes its time, too;
+ * also of one that was cut meanwhile.
+ */
+static weft_status_t read_state(kv_pull_t *pull, uint32_t index, kv_pull_read_t *read)
+{
+    kv_transfer_t *transfer = pull->transfer;
+    weft_status_t status = xfer_poll(read->request);
+    if (status != WEFT_OK || read->slots == NULL || transfer->landing == NULL) {
+        return status;
+    }
+    if (!read->is_landing && !pull->ranks[index].is_cut) {
+        unpack_all(pull, &pull->peer->ranks[index], read);
+        read->landing = kv_landing_commit(transfer->landing);
+        read->is_landing = true;
+    }
+    if (read->is_landing) {
+        status = kv_landing_state(transfer->landing, read->landing);
+        transfer->is_starved |= status == WEFT_PENDING;
+    }
+    return status;
+}
+
 /* Reads count in order: one that was cut leaves those behind it for nothing. */
 void kv_pull_rank_poll(kv_pull_t *pull, uint32_t index, uint64_t now_ns)
 {
     kv_pull_rank_t *rank = &pull->ranks[index];
     while (rank->n_reads > 0) {
-        const kv_pull_read_t *read = read_at(rank, 0);
-        const weft_status_t status = xfer_poll(read->request);
+        kv_pull_read_t *read = read_at(rank, 0);
+        const weft_status_t status = read_state(pull, index, read);
         if (status == WEFT_PENDING) {
             return;
         }
@@ -278,7 +312,7 @@ void kv_pull_rank_poll(kv_pull_t *pull, uint32_t index, uint64_t now_ns)
         if (pull->status != WEFT_PENDING) {
             return; /* the rest is cancelled */
         }
-        pop(&pull->peer->ranks[index], rank);
+        pop(pull, &pull->peer->ranks[index], rank);
     }
     rank->is_cut = false;
 }
@@ -301,10 +335,13 @@ void kv_pull_rank_cancel(kv_pull_rank_t *rank)
     rank->is_cut = rank->n_reads > 0;
 }
 
-bool kv_pull_rank_is_quiet(kv_pull_rank_t *rank)
+bool kv_pull_rank_is_quiet(const kv_pull_t *pull, kv_pull_rank_t *rank)
 {
     for (uint32_t i = 0; i < rank->n_reads; i++) {
-        if (xfer_poll(read_at(rank, i)->request) == WEFT_PENDING) {
+        const kv_pull_read_t *read = read_at(rank, i);
+        if (xfer_poll(read->request) == WEFT_PENDING ||
+            (read->is_landing &&
+             kv_landing_state(pull->transfer->landing, read->landing) == WEFT_PENDING)) {
             return false;
         }
     }
@@ -315,7 +352,7 @@ void kv_pull_rank_destroy(kv_pull_t *pull, uint32_t index)
 {
     kv_pull_rank_t *rank = &pull->ranks[index];
     while (rank->n_reads > 0) {
-        pop(&pull->peer->ranks[index], rank);
+        pop(pull, &pull->peer->ranks[index], rank);
     }
     weft_free(rank->blocks);
     rank->blocks = NULL;

@@ -3,7 +3,8 @@
  * kv_slices: which bytes of a peer's blocks go where in ours, when the two need not have the same
  * block size, order of axes, tensor or pipeline parallelism.
  *
- * Inside a head of a layer the tokens of a block are contiguous on both sides (kv_layout.h). So a
+ * Inside a head of a layer the tokens of a block are contiguous on both sides (kv_layout.h), but where
+ * elements have scales: then block sizes have to be equal (kv_head_form_is_same). So a
  * transfer is made of pieces of unit_tokens, the smaller of the two block sizes; neighbouring heads
  * and layers that follow each other on both sides are one piece: with equal shapes a whole block.
  *
@@ -27,7 +28,7 @@
 /* Blocks of one rank, as somebody who copies them sees them. */
 typedef struct kv_shape {
     uint32_t block_tokens;
-    uint32_t token_bytes; /* K and V of a head of a layer */
+    uint32_t token_bytes; /* K and V of a head of a layer, and their scales */
     uint32_t first_layer; /* of the model's */
     uint32_t layers;
     uint32_t first_head; /* of the model's KV heads */

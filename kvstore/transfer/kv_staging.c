@@ -41,8 +41,8 @@ static weft_status_t alloc_slots(kv_staging_t *staging, const kv_shape_t *peer, 
 {
     kv_shape_t *shape = &staging->shape;
     staging->n_slots = count_slots(shape->block_stride, peer->n_blocks);
-    const weft_status_t status = staging->host->ops->alloc(
-        staging->host, staging->n_slots * shape->block_stride, 0, &staging->memory);
+    const weft_status_t status = staging->device->ops->alloc(
+        staging->device, staging->n_slots * shape->block_stride, 0, &staging->memory);
     if (status < 0) {
         return weft_diag(diag, status, "no memory to convert the peer's blocks in");
     }
@@ -65,19 +65,25 @@ static weft_status_t alloc_slots(kv_staging_t *staging, const kv_shape_t *peer, 
     return WEFT_OK;
 }
 
-weft_status_t kv_staging_open(xfer_agent_t *agent, weft_device_t *host, const kv_shape_t *local,
+xfer_space_t kv_staging_space(const weft_device_t *device)
+{
+    return device->ops->is_host ? XFER_DRAM : XFER_VRAM;
+}
+
+weft_status_t kv_staging_open(xfer_agent_t *agent, weft_device_t *device, const kv_shape_t *local,
                               const kv_shape_t *peer, weft_diag_t *diag, kv_staging_t *staging_out)
 {
-    kv_staging_t staging = {.agent = agent, .host = host, .shape = shape_of(local, peer)};
+    kv_staging_t staging = {.agent = agent, .device = device, .shape = shape_of(local, peer)};
     staging.memory.fd = -1;
     if (staging.shape.layers == 0 || staging.shape.heads == 0) {
         return WEFT_ERR_NOT_FOUND;
     }
     weft_status_t status = alloc_slots(&staging, peer, diag);
     if (status >= 0) {
-        const xfer_memory_t memory = {.space = XFER_DRAM,
+        const xfer_memory_t memory = {.space = kv_staging_space(device),
                                       .addr = (uint64_t)(uintptr_t)staging.memory.addr,
                                       .bytes = staging.memory.bytes,
+                                      .device = (uint64_t)device->index,
                                       .fd = -1};
         status = xfer_register(agent, &memory, diag, &staging.region);
     }
@@ -95,7 +101,7 @@ void kv_staging_close(kv_staging_t *staging)
         xfer_deregister(staging->agent, staging->region);
     }
     if (staging->memory.addr != NULL) {
-        staging->host->ops->free(staging->host, &staging->memory);
+        staging->device->ops->free(staging->device, &staging->memory);
     }
     weft_free(staging->layer_addrs);
     weft_free(staging->free);
@@ -118,22 +124,31 @@ void kv_staging_give(kv_staging_t *staging, const uint32_t *slots, uint32_t n)
     }
 }
 
-static void *head_at(const kv_shape_t *shape, uint32_t layer, uint32_t head, uint32_t block)
+static uint64_t head_at(const kv_shape_t *shape, uint32_t layer, uint32_t head, uint32_t block)
 {
-    return (void *)(uintptr_t)(shape->layer_addrs[layer - shape->first_layer] +
-                               block * shape->block_stride +
-                               (head - shape->first_head) * shape->head_stride);
+    return shape->layer_addrs[layer - shape->first_layer] + block * shape->block_stride +
+           (head - shape->first_head) * shape->head_stride;
 }
 
 void kv_staging_unpack(const kv_staging_t *staging, uint32_t slot, uint32_t first,
                        const kv_head_form_t *form, const kv_shape_t *local, uint32_t block,
-                       uint32_t to_token, const kv_head_form_t *local_form, uint32_t n)
+                       uint32_t to_token, const kv_head_form_t *local_form, uint32_t n,
+                       kv_landing_t *landing)
 {
     const kv_shape_t *shape = &staging->shape;
     for (uint32_t layer = shape->first_layer; layer < shape->first_layer + shape->layers; layer++) {
         for (uint32_t head = shape->first_head; head < shape->first_head + shape->heads; head++) {
-            kv_convert_head(form, head_at(shape, layer, head, slot), first, local_form,
-                            head_at(local, layer, head, block), to_token, n);
+            const kv_head_move_t move = {.to = head_at(local, layer, head, block),
+                                         .from = head_at(shape, layer, head, slot),
+                                         .to_token = to_token,
+                                         .from_token = first,
+                                         .tokens = n};
+            if (landing != NULL) {
+                kv_landing_add(landing, form, &move);
+            } else {
+                kv_convert_head(form, (const void *)(uintptr_t)move.from, first, local_form,
+                                (void *)(uintptr_t)move.to, to_token, n);
+            }
         }
     }
 }

@@ -63,12 +63,14 @@ static weft_status_t open_agent(kv_transfer_t *transfer, weft_diag_t *diag)
     return xfer_agent_create(&config, diag, &transfer->agent);
 }
 
-static weft_status_t register_memory(kv_transfer_t *transfer, const weft_mem_t *mem,
-                                     weft_diag_t *diag, xfer_region_t **region_out)
+static weft_status_t register_memory(kv_transfer_t *transfer, const weft_device_t *device,
+                                     const weft_mem_t *mem, weft_diag_t *diag,
+                                     xfer_region_t **region_out)
 {
-    const xfer_memory_t memory = {.space = XFER_DRAM,
+    const xfer_memory_t memory = {.space = kv_staging_space(device),
                                   .addr = (uint64_t)(uintptr_t)mem->addr,
                                   .bytes = mem->bytes,
+                                  .device = (uint64_t)device->index,
                                   .fd = mem->fd};
     return xfer_register(transfer->agent, &memory, diag, region_out);
 }
@@ -89,11 +91,13 @@ static weft_status_t open_memory(kv_transfer_t *transfer, weft_diag_t *diag)
 {
     weft_status_t status = open_words(transfer, diag);
     if (status >= 0) {
-        status = register_memory(transfer, kv_pool_memory(transfer->setup.pool), diag,
+        kv_pool_t *pool = transfer->setup.pool;
+        status = register_memory(transfer, kv_pool_device(pool), kv_pool_memory(pool), diag,
                                  &transfer->pool_region);
     }
     if (status >= 0) {
-        status = register_memory(transfer, &transfer->words, diag, &transfer->words_region);
+        status = register_memory(transfer, transfer->host, &transfer->words, diag,
+                                 &transfer->words_region);
     }
     if (status >= 0) { /* no regions: whoever is asked to answer need not read from us */
         status = xfer_export(transfer->agent, &transfer->pool_region, 0, true, &transfer->blob);
@@ -108,6 +112,12 @@ static weft_status_t open_export(kv_transfer_t *transfer, weft_diag_t *diag)
     if (!kv_transfer_vllm_form(transfer, &form)) {
         return WEFT_OK;
     }
+    if (!kv_pool_device(transfer->setup.pool)->ops->is_host) {
+        return weft_diag(
+            diag, WEFT_ERR_UNSUPPORTED,
+            "KV transfer: a vLLM worker of this configuration could not read our blocks, "
+            "and copies for it are not made on a GPU");
+    }
     uint64_t n = transfer->config.vllm_blocks;
     if (n == 0) {
         n = transfer->shape.n_blocks * transfer->shape.block_tokens / 4 / form.block_tokens + 1;
@@ -115,7 +125,8 @@ static weft_status_t open_export(kv_transfer_t *transfer, weft_diag_t *diag)
     weft_status_t status = kv_export_create(transfer->host, &transfer->shape, &transfer->form,
                                             &form, (uint32_t)n, diag, &transfer->export);
     if (status >= 0) {
-        status = register_memory(transfer, kv_pool_memory(kv_export_pool(transfer->export)), diag,
+        status = register_memory(transfer, transfer->host,
+                                 kv_pool_memory(kv_export_pool(transfer->export)), diag,
                                  &transfer->export_region);
     }
     return status;
@@ -203,6 +214,7 @@ static void close_memory(kv_transfer_t *transfer)
         xfer_deregister(transfer->agent, transfer->export_region);
     }
     xfer_agent_destroy(transfer->agent);
+    kv_landing_destroy(transfer->landing);
     kv_export_destroy(transfer->export);
     if (transfer->words.addr != NULL) {
         transfer->host->ops->free(transfer->host, &transfer->words);

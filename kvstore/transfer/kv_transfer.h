@@ -22,6 +22,7 @@
 #pragma once
 
 #include "kvstore/kv_pool.h"
+#include "kvstore/transfer/kv_landing.h"
 #include "kvstore/transfer/kv_transfer_config.h"
 #include "kvstore/transfer/kv_transfer_params.h"
 
@@ -54,6 +55,7 @@ typedef struct kv_transfer_setup {
     kv_side_channel_t *side_channel; /* of another rank, outlives this; NULL: its own is made */
     void (*wake)(void *user);        /* any thread: poll has something, or a lease is over */
     void (*on_pulled)(void *user, const kv_pull_report_t *report); /* by poll; may be NULL */
+    kv_landing_convert_fn convert; /* where the pool is a device's; NULL: of unlike peers nothing */
     void *user;
 } kv_transfer_setup_t;
 

@@ -26,7 +26,7 @@ static void fill_shape(kv_transfer_t *transfer, uint32_t first_layer, uint32_t f
         transfer->layer_addrs[i] = base + i * layout->strides[0].layer;
     }
     transfer->shape = (kv_shape_t){.block_tokens = layout->block_tokens,
-                                   .token_bytes = (uint32_t)layout->strides[0].token,
+                                   .token_bytes = kv_head_token_bytes(&transfer->form),
                                    .first_layer = first_layer,
                                    .layers = group->layers,
                                    .first_head = first_head,
@@ -87,7 +87,9 @@ weft_status_t kv_transfer_identify(kv_transfer_t *transfer, weft_diag_t *diag)
         (kv_head_form_t){.block_tokens = layout->block_tokens, .head_dim = group->head_dim};
     if (!kv_element_parse(transfer->dtype, (uint32_t)strlen(transfer->dtype),
                           &transfer->form.element) ||
-        kv_element_bytes(transfer->form.element) != layout->element_bytes) {
+        kv_element_bytes(transfer->form.element) != layout->element_bytes ||
+        kv_element_scale_bytes(transfer->form.element) != layout->scale_bytes ||
+        group->head_dim > KV_CONVERT_MAX_DIM) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "KV transfer: KV dtype %s is not served",
                          transfer->dtype);
     }
@@ -133,7 +135,7 @@ typedef struct region_items {
 } region_items_t;
 
 /* Names as vLLM has them, so that regions are sorted alike. */
-static void pack_regions(uint32_t first_layer, uint32_t n, region_items_t *items)
+static void pack_regions(uint32_t first_layer, uint32_t n, const char *space, region_items_t *items)
 {
     msgpack_packer groups = {.data = &items->groups, .callback = append};
     msgpack_packer names = {.data = &items->names, .callback = append};
@@ -149,7 +151,7 @@ static void pack_regions(uint32_t first_layer, uint32_t n, region_items_t *items
         msgpack_pack_str(&names, (size_t)length);
         msgpack_pack_str_body(&names, name, (size_t)length);
         msgpack_pack_str(&types, 4);
-        msgpack_pack_str_body(&types, "DRAM", 4);
+        msgpack_pack_str_body(&types, space, 4);
     }
 }
 
@@ -187,12 +189,14 @@ static void encode_agent(kv_transfer_t *transfer, const weft_buffer_t *blob,
     static const char empty_map = (char)0x80;
     const kv_layout_t *layout = kv_pool_layout(exported_pool(transfer));
     const char *backend = transfer->config.attn_backend_name;
+    const weft_device_t *device = kv_pool_device(exported_pool(transfer));
     const uint32_t n = regions->n;
     region_items_t items = {0};
-    pack_regions(transfer->shape.first_layer, n, &items);
+    pack_regions(transfer->shape.first_layer, n, device->ops->is_host ? "DRAM" : "VRAM", &items);
     const kv_agent_meta_t meta = {
         .engine_id = kv_wire_text(transfer->config.engine_id),
         .agent_metadata = item_of(blob),
+        .device_id = (uint64_t)device->index,
         .kv_caches_base_addr = {regions->bases, n},
         .num_blocks = regions->blocks[0],
         .block_lens = {regions->lens, n},
@@ -325,7 +329,10 @@ bool kv_transfer_vllm_form(const kv_transfer_t *transfer, kv_head_form_t *form_o
     for (size_t i = 0; i < WEFT_ARRAY_LEN(backends); i++) {
         form.is_transposed |= backends[i].is_transposed && strcmp(backends[i].name, backend) == 0;
     }
-    kv_element_parse(dtype, (uint32_t)strlen(dtype), &form.element); /* else ours */
+    if (!kv_element_parse(dtype, (uint32_t)strlen(dtype), &form.element) &&
+        form.element == KV_ELEMENT_I8) {
+        form.element = KV_ELEMENT_BF16; /* else ours, but that is nobody else's */
+    }
     if (config->vllm_block_size > 0) {
         form.block_tokens = (uint32_t)config->vllm_block_size;
     }
@@ -489,7 +496,7 @@ weft_status_t kv_transfer_peer_shape(const kv_transfer_t *transfer, const kv_pee
                               shape.heads * (shape.layers / regions_of(&shape, order));
     status =
         find_form(transfer, handshake, elements, agent->block_lens.items[0], diag, &rank->form);
-    shape.token_bytes = 2 * rank->form.head_dim * kv_element_bytes(rank->form.element);
+    shape.token_bytes = kv_head_token_bytes(&rank->form);
     if (status >= 0) {
         status = check_bytes(agent, &shape, order, diag);
     }

@@ -307,16 +307,36 @@ static weft_status_t make_lists(kv_peer_t *peer, kv_peer_rank_t *rank, weft_diag
     if (runs == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    kv_slices_local_runs(slices, 0, runs);
-    weft_status_t status =
-        xfer_list_create(transfer->agent, NULL, XFER_DRAM, runs, n_local, diag, &rank->local_list);
+    const weft_device_t *device = kv_pool_device(transfer->setup.pool);
+    const bool is_vram = xfer_peer_has(rank->xfer, XFER_VRAM, slices->pieces[0].peer, 1);
+    kv_slices_local_runs(slices, (uint64_t)device->index, runs);
+    weft_status_t status = xfer_list_create(transfer->agent, NULL, kv_staging_space(device), runs,
+                                            n_local, diag, &rank->local_list);
     if (status >= 0) {
         kv_slices_peer_runs(slices, rank->handshake.agent.device_id, runs);
-        status = xfer_list_create(transfer->agent, rank->xfer, XFER_DRAM, runs, n_peer, diag,
-                                  &rank->peer_list);
+        status = xfer_list_create(transfer->agent, rank->xfer, is_vram ? XFER_VRAM : XFER_DRAM,
+                                  runs, n_peer, diag, &rank->peer_list);
     }
     weft_free(runs);
     return status;
+}
+
+/* Where blocks of unlike peers wait; on a device, with what converts them there. */
+static weft_status_t open_staging(kv_transfer_t *transfer, kv_peer_rank_t *rank,
+                                  const kv_shape_t *shape, weft_diag_t *diag)
+{
+    const kv_transfer_setup_t *setup = &transfer->setup;
+    weft_device_t *device = kv_pool_device(setup->pool);
+    weft_status_t status = WEFT_OK;
+    if (!device->ops->is_host && setup->convert == NULL) {
+        status = weft_diag(diag, WEFT_ERR_UNSUPPORTED, "this device does not convert KV blocks");
+    } else if (!device->ops->is_host && transfer->landing == NULL) {
+        status = kv_landing_create(device, setup->convert, setup->user, &transfer->form,
+                                   &transfer->landing);
+    }
+    return status < 0 ? status
+                      : kv_staging_open(transfer->agent, device, &transfer->shape, shape, diag,
+                                        &rank->staging);
 }
 
 static weft_status_t make_source(kv_peer_t *peer, kv_peer_rank_t *rank, weft_diag_t *diag)
@@ -326,8 +346,7 @@ static weft_status_t make_source(kv_peer_t *peer, kv_peer_rank_t *rank, weft_dia
     weft_status_t status = kv_transfer_peer_shape(transfer, peer, rank, diag, &shape);
     const bool is_same = kv_head_form_is_same(&transfer->form, &rank->form);
     if (status >= 0 && !is_same) {
-        status = kv_staging_open(transfer->agent, transfer->host, &transfer->shape, &shape, diag,
-                                 &rank->staging);
+        status = open_staging(transfer, rank, &shape, diag);
     }
     if (status >= 0) {
         status = kv_slices_init(is_same ? &transfer->shape : &rank->staging.shape, &shape, diag,

@@ -106,6 +106,8 @@ typedef struct kv_pull_read {
     uint64_t epoch;
     uint64_t posted_ns;
     bool is_overlapped;
+    bool is_landing;  /* being converted by the device */
+    uint64_t landing; /* in this batch */
 } kv_pull_read_t;
 
 /* What is known and done of one rank of the peer. */
@@ -176,7 +178,8 @@ struct kv_transfer {
     kv_head_form_t form;
     kv_export_t *export; /* NULL: peers read the pool itself */
     xfer_region_t *export_region;
-    bool is_starved; /* a pull waits for slots */
+    kv_landing_t *landing; /* of a device's pool; NULL: the host's, or no peer is unlike us */
+    bool is_starved;       /* a pull waits for slots, or for the device */
     kv_weft_meta_t identity;
     char hash[KV_COMPAT_HASH_BYTES];      /* ours, of weft */
     char vllm_hash[KV_COMPAT_HASH_BYTES]; /* "": not configured */
@@ -273,6 +276,7 @@ void kv_pull_rank_post(kv_pull_t *pull, uint32_t index, uint64_t now_ns);
 /* What ended is taken; a failure fails the pull. */
 void kv_pull_rank_poll(kv_pull_t *pull, uint32_t index, uint64_t now_ns);
 void kv_pull_rank_cancel(kv_pull_rank_t *rank);
-void kv_pull_rank_forget(kv_pull_rank_t *rank);             /* what the peer said of its blocks */
-bool kv_pull_rank_is_quiet(kv_pull_rank_t *rank);           /* what was cancelled has ended */
+void kv_pull_rank_forget(kv_pull_rank_t *rank); /* what the peer said of its blocks */
+/* What was cancelled has ended. */
+bool kv_pull_rank_is_quiet(const kv_pull_t *pull, kv_pull_rank_t *rank);
 void kv_pull_rank_destroy(kv_pull_t *pull, uint32_t index); /* waits */

@@ -158,6 +158,7 @@ static void add_plain(const graph_t *graph, const model_linear_t *linear, const 
     const graph_out_t out = {act->hidden, K_F32, act->hidden_stride,
                              replaces ? K_OUT_STORE : K_OUT_ADD};
     graph_linear(graph->stream, linear, x, x_stride, &out, graph->batch->rows);
+    graph_add_adapters(graph, linear, x, x_stride, &out);
     graph_sum_parts(graph, act->hidden);
 }
 
@@ -173,8 +174,9 @@ void graph_add_branch(const graph_t *graph, const model_linear_t *linear, const 
         return;
     }
     const bool has_branch = post_norm != NULL || graph_is_cut(graph);
-    graph_linear(graph->stream, linear, x, x_stride, has_branch ? &branch : &normed,
-                 graph->batch->rows);
+    const graph_out_t *out = has_branch ? &branch : &normed;
+    graph_linear(graph->stream, linear, x, x_stride, out, graph->batch->rows);
+    graph_add_adapters(graph, linear, x, x_stride, out);
     if (has_branch) {
         graph_sum_parts(graph, act->branch);
     }
@@ -188,43 +190,46 @@ void graph_add_branch(const graph_t *graph, const model_linear_t *linear, const 
 
 /* ---- ops ----------------------------------------------------------------------------------- */
 
-#define ALWAYS                                                                                     \
-    (1U << K_OP_embed | 1U << K_OP_rms_norm | 1U << K_OP_linear | 1U << K_OP_gather_rows |         \
-     1U << K_OP_gather_tokens)
-#define OF_WHOLE_ROWS (1U << K_OP_logprobs | 1U << K_OP_sample)
-#define OF_SLICES                                                                                  \
-    (1U << K_OP_slice_max | 1U << K_OP_merge_max | 1U << K_OP_slice_candidates |                   \
-     1U << K_OP_merge_candidates | 1U << K_OP_slice_logprobs | 1U << K_OP_merge_logprobs)
+#define BIT(op) (UINT64_C(1) << K_OP_##op)
 
-uint32_t graph_ops_of(const model_t *model)
+#define ALWAYS        (BIT(embed) | BIT(rms_norm) | BIT(linear) | BIT(gather_rows) | BIT(gather_tokens))
+#define OF_WHOLE_ROWS (BIT(logprobs) | BIT(sample))
+#define OF_SLICES                                                                                  \
+    (BIT(slice_max) | BIT(merge_max) | BIT(slice_candidates) | BIT(merge_candidates) |             \
+     BIT(slice_masses) | BIT(merge_masses) | BIT(slice_logprobs) | BIT(merge_logprobs))
+
+uint64_t graph_ops_of(const model_t *model)
 {
-    static const uint32_t activations[] = {
-        [MODEL_SILU] = 1U << K_OP_silu_mul,
-        [MODEL_GELU_TANH] = 1U << K_OP_gelu_mul,
-        [MODEL_CLAMPED_SWIGLU] = 1U << K_OP_clamped_mul,
+    static const uint64_t activations[] = {
+        [MODEL_SILU] = BIT(silu_mul),
+        [MODEL_GELU_TANH] = BIT(gelu_mul),
+        [MODEL_CLAMPED_SWIGLU] = BIT(clamped_mul),
     };
     const model_config_t *config = &model->config;
     const bool is_cut = model_shard_is_cut(&model->shard);
     const bool scales_sums = is_cut && config->residual_scale != 1 && !config->has_post_norms;
-    const uint32_t attention = config->mla.kv_latent > 0
-                                   ? 1U << K_OP_mla_write | 1U << K_OP_mla_attention
-                                   : 1U << K_OP_rope_kv_write | 1U << K_OP_attention;
-    uint32_t ops = ALWAYS | attention | activations[config->activation];
+    const uint64_t attention = config->mla.kv_latent > 0
+                                   ? BIT(head_linear) | BIT(mla_write) | BIT(mla_attention)
+                                   : BIT(rope_kv_write) | BIT(attention);
+    uint64_t ops = ALWAYS | attention | activations[config->activation];
+    if (model->limits.max_lora_rank > 0) {
+        ops |= BIT(lora_shrink) | BIT(lora_expand);
+    }
     ops |= is_cut ? OF_SLICES : OF_WHOLE_ROWS;
     if (config->has_post_norms || config->residual_scale != 1) {
-        ops |= 1U << K_OP_add;
+        ops |= BIT(add);
     }
     if (!config->has_pre_norms || scales_sums) {
-        ops |= 1U << K_OP_narrow;
+        ops |= BIT(narrow);
     }
     if (config->logit_softcap > 0) {
-        ops |= 1U << K_OP_softcap;
+        ops |= BIT(softcap);
     }
     if (graph_adds_square_sums(model)) {
-        ops |= 1U << K_OP_square_sums;
+        ops |= BIT(square_sums);
     }
     if (config->experts.count > 0) {
-        ops |= 1U << K_OP_route | 1U << K_OP_expert_linear | 1U << K_OP_combine;
+        ops |= BIT(route) | BIT(expert_linear) | BIT(combine);
     }
     return ops;
 }

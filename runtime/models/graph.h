@@ -49,7 +49,7 @@ void graph_add_attention(const graph_t *graph, const model_layer_t *layer);
 void graph_add_ffn(const graph_t *graph, uint32_t index);
 
 /* The ops that a model takes: bits 1 << K_OP_*. */
-uint32_t graph_ops_of(const model_t *model);
+uint64_t graph_ops_of(const model_t *model);
 
 /* Whether q and k are normed by sums over ranks. */
 bool graph_adds_square_sums(const model_t *model);

@@ -8,6 +8,7 @@ void graph_project_qkv(const graph_t *graph, const model_layer_t *layer)
     const graph_out_t out = {act->qkv, graph->stream->ops->act, act->qkv_stride, K_OUT_STORE};
     graph_linear(graph->stream, &layer->qkv, act->normed, act->hidden_stride, &out,
                  graph->batch->rows);
+    graph_add_adapters(graph, &layer->qkv, act->normed, act->hidden_stride, &out);
 }
 
 /* ---- norms of q and k ---------------------------------------------------------------------- */

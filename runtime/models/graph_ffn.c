@@ -51,6 +51,7 @@ static void project_gated(const graph_t *graph, const model_linear_t *gate_up)
                              is_fused ? K_OUT_SWIGLU : K_OUT_STORE};
 
     graph_linear(graph->stream, gate_up, act->normed, act->hidden_stride, &out, rows);
+    graph_add_adapters(graph, gate_up, act->normed, act->hidden_stride, &out);
     if (!is_fused) {
         activate(graph, act->ffn, rows, gate_up->rows / 2, act->ffn_stride);
     }

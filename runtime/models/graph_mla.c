@@ -24,22 +24,21 @@ static void norm_latent(const graph_t *graph, void *x, uint32_t dim, const float
 }
 
 /* A matrix a head: x [rows, heads, x_dim] from its first columns to y [rows, heads, y_dim]. */
-static void project_heads(const graph_t *graph, const k_weight_t *heads, void *x, size_t x_stride,
-                          uint32_t x_dim, void *y, size_t y_stride, uint32_t y_dim)
+static void project_heads(const graph_t *graph, const k_weight_t *heads, const void *x,
+                          size_t x_stride, uint32_t x_dim, void *y, size_t y_stride, uint32_t y_dim)
 {
-    for (uint32_t h = 0; h < graph->model->config.heads; h++) {
-        const k_linear_args_t args = {
-            .w = &heads[h],
-            .x = graph_activation(graph, x, (size_t)h * x_dim),
-            .y = graph_activation(graph, y, (size_t)h * y_dim),
-            .y_dtype = graph->stream->ops->act,
-            .out = K_OUT_STORE,
-            .rows = graph->batch->rows,
-            .x_stride = x_stride,
-            .y_stride = y_stride,
-        };
-        graph->stream->ops->linear(graph->stream, &args);
-    }
+    const k_head_linear_args_t args = {
+        .heads = heads,
+        .x = x,
+        .y = y,
+        .n_heads = graph->model->config.heads,
+        .x_dim = x_dim,
+        .y_dim = y_dim,
+        .rows = graph->batch->rows,
+        .x_stride = x_stride,
+        .y_stride = y_stride,
+    };
+    graph->stream->ops->head_linear(graph->stream, &args);
 }
 
 /* Where qkv keeps what is cached. */
@@ -87,6 +86,7 @@ static void write_latents(const graph_t *graph, uint32_t index, const void *q, s
         .kv = graph->batch->kv[index],
         .seqs = graph->batch->seqs,
         .n_seqs = graph->batch->n_seqs,
+        .rows = graph->batch->rows,
     };
     graph->stream->ops->mla_write(graph->stream, &args);
 }
@@ -117,6 +117,7 @@ void graph_attend_mla(const graph_t *graph, uint32_t index)
         .seqs = graph->batch->seqs,
         .n_seqs = graph->batch->n_seqs,
         .max_tokens = graph->batch->max_tokens,
+        .max_rows = graph->batch->max_rows,
     };
     graph->stream->ops->mla_attention(graph->stream, &args);
     project_heads(graph, layer->mla_value, act->mla_attended, act->mla_attended_stride,

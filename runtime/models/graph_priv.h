@@ -4,6 +4,10 @@
 
 #include "runtime/models/graph.h"
 
+/* graph_adapters.c: out->y of linear(x) += what the sequences' adapters add to it. */
+void graph_add_adapters(const graph_t *graph, const model_linear_t *linear, const void *x,
+                        size_t x_stride, const graph_out_t *out);
+
 /* The array from element `at` on. */
 static inline void *graph_element(void *array, k_dtype_t dtype, size_t at)
 {

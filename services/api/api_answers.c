@@ -35,21 +35,42 @@ static void write_permission(weft_json_t *json, uint64_t created)
     weft_json_end_object(json);
 }
 
-static void write_model(weft_json_t *json, const api_model_t *model, const char *name)
+/* adapter: NULL: the model itself */
+static void write_model(weft_json_t *json, const api_model_t *model, const char *name,
+                        const engine_adapter_t *adapter)
 {
+    const uint64_t created = adapter == NULL ? model->created : engine_adapter_created(adapter);
+
     weft_json_begin_object(json);
     weft_json_put_string(json, "id", name);
     weft_json_put_string(json, "object", "model");
-    weft_json_put_u64(json, "created", model->created);
+    weft_json_put_u64(json, "created", created);
     weft_json_put_string(json, "owned_by", "vllm"); /* what clients of this API compare with */
-    weft_json_put_string(json, "root", model->root);
-    weft_json_put_null(json, "parent");
-    weft_json_put_u64(json, "max_model_len", model->max_context);
+    weft_json_put_string(json, "root",
+                         adapter == NULL ? model->root : engine_adapter_path(adapter));
+    if (adapter == NULL) {
+        weft_json_put_null(json, "parent");
+        weft_json_put_u64(json, "max_model_len", model->max_context);
+    } else {
+        weft_json_put_string(json, "parent", model->names[0]);
+        weft_json_put_null(json, "max_model_len");
+    }
     weft_json_key(json, "permission");
     weft_json_begin_array(json);
-    write_permission(json, model->created);
+    write_permission(json, created);
     weft_json_end_array(json);
     weft_json_end_object(json);
+}
+
+static void write_adapters(weft_json_t *json, const api_model_t *model)
+{
+    engine_adapter_t *adapters[ENGINE_MAX_ADAPTERS];
+    const uint32_t n = engine_list_adapters(model->engine, adapters);
+
+    for (uint32_t i = 0; i < n; i++) {
+        write_model(json, model, engine_adapter_name(adapters[i]), adapters[i]);
+        engine_release_adapter(adapters[i]);
+    }
 }
 
 void answer_models(api_call_t *call)
@@ -62,8 +83,9 @@ void answer_models(api_call_t *call)
     weft_json_key(&json, "data");
     weft_json_begin_array(&json);
     for (uint32_t i = 0; i < call->model->n_names; i++) {
-        write_model(&json, call->model, call->model->names[i]);
+        write_model(&json, call->model, call->model->names[i], NULL);
     }
+    write_adapters(&json, call->model);
     weft_json_end_array(&json);
     weft_json_end_object(&json);
     api_call_respond(call);

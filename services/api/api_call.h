@@ -77,3 +77,5 @@ void embedding_prepare(api_call_t *call);
 void tokenize_prepare(api_call_t *call);
 void detokenize_prepare(api_call_t *call);
 void abort_prepare(api_call_t *call);
+void load_adapter_prepare(api_call_t *call);
+void unload_adapter_prepare(api_call_t *call);

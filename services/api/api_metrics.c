@@ -167,8 +167,7 @@ static void make_cache_config(api_metrics_t *metrics, const engine_options_t *op
         1);
 }
 
-/* A label's value as the exposition writes it. */
-static void append_escaped(weft_buffer_t *out, const char *text)
+void api_metrics_append_label(weft_buffer_t *out, const char *text)
 {
     for (; *text != '\0'; text++) {
         if (*text == '\n') {
@@ -185,7 +184,7 @@ static weft_status_t make_registry(api_metrics_t *metrics, const api_model_t *mo
     weft_buffer_t labels = {0};
 
     weft_buffer_puts(&labels, "model_name=\"");
-    append_escaped(&labels, model->names[0]);
+    api_metrics_append_label(&labels, model->names[0]);
     weft_buffer_printf(&labels, "\",engine=\"%u\"", rank);
     weft_buffer_append(&labels, "", 1);
     weft_status_t status = labels.is_failed ? WEFT_ERR_NO_MEMORY
@@ -215,6 +214,7 @@ weft_status_t api_metrics_create(const api_model_t *model, const engine_options_
     }
     make_labelled(metrics, model);
     make_cache_config(metrics, options, engine);
+    metrics->max_loras = options->max_loras;
     weft_series_set(metrics->series[METRIC_start_time],
                     (double)weft_wallclock_ns() / (double)WEFT_NS_PER_SECOND);
     *metrics_out = metrics;
@@ -264,11 +264,13 @@ void api_metrics_prompt_done(api_metrics_t *metrics, generation_prompt_t *prompt
     for (kv_tier_id_t tier = 0; tier < KV_TIER_COUNT; tier++) {
         weft_series_add(metrics->from_tiers[tier], timings.cached_tokens_from[tier]);
     }
-    observe(metrics, METRIC_time_to_first_token,
-            seconds_between(timings.arrival_ns, timings.first_token_ns));
     observe(metrics, METRIC_queue_time, seconds_between(timings.arrival_ns, timings.scheduled_ns));
-    observe(metrics, METRIC_prefill_time,
-            seconds_between(timings.scheduled_ns, timings.first_token_ns));
+    if (timings.first_token_ns != 0) { /* an embedding has none, nor a prompt alone */
+        observe(metrics, METRIC_time_to_first_token,
+                seconds_between(timings.arrival_ns, timings.first_token_ns));
+        observe(metrics, METRIC_prefill_time,
+                seconds_between(timings.scheduled_ns, timings.first_token_ns));
+    }
     observe(metrics, METRIC_prefill_computed, prompt->n_ids - cached);
 }
 

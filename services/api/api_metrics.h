@@ -39,8 +39,8 @@ typedef struct api_metrics_gauges {
 } api_metrics_gauges_t;
 
 /* The exposition; free with weft_free. NULL: no memory. */
-char *api_metrics_text(api_metrics_t *metrics, const engine_t *engine,
-                       const api_metrics_gauges_t *gauges, size_t *length_out);
+char *api_metrics_text(api_metrics_t *metrics, engine_t *engine, const api_metrics_gauges_t *gauges,
+                       size_t *length_out);
 
 extern const weft_metric_t api_metric_rows[];
 extern const size_t api_metric_count;

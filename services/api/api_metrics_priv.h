@@ -31,6 +31,13 @@ void api_metrics_add_transfer(api_metrics_t *metrics, const engine_t *engine);
 /* The series of field for the values of its labels, made on first use. */
 weft_series_t *api_metrics_labelled(api_metrics_t *metrics, int field, const char *const *values);
 
+/* A label's value as the exposition writes it. */
+void api_metrics_append_label(weft_buffer_t *out, const char *text);
+
+/* api_metrics_adapters.c: text, with what adapters do behind it; NULL: no memory, text is freed. */
+char *api_metrics_add_adapters(const api_metrics_t *metrics, engine_t *engine, char *text,
+                               size_t *length);
+
 struct api_metrics {
     weft_metrics_t *registry;
     weft_series_t *series[METRIC_COUNT]; /* those without labels of their own */
@@ -41,6 +48,7 @@ struct api_metrics {
     weft_series_t *tiers[KV_TIER_COUNT][TIER_ROWS];
     weft_series_t *tier_read_time[KV_TIER_COUNT];
     weft_series_t *waiting_for_capacity;
+    weft_series_t *accepted[ENGINE_MAX_DRAFTS]; /* made with the first look, as many as guessed */
     weft_series_t *ranks_gone;
     weft_series_t *ranks_timed_out;
     weft_series_t *rejected;
@@ -49,6 +57,7 @@ struct api_metrics {
     weft_series_t *from_pulls;
     weft_series_t *cached_from_pulls;
     kv_transfer_stats_t transfer; /* shown so far, so for the next */
+    uint32_t max_loras;
     double cpu_seconds;
     engine_stats_t stats;
 };

@@ -146,6 +146,31 @@ static void add_event_counts(api_metrics_t *metrics, const kv_publisher_stats_t 
     add(metrics, METRIC_event_stalls, (double)(now->stalls - seen->stalls));
 }
 
+static weft_series_t *accepted_at(api_metrics_t *metrics, uint32_t position)
+{
+    char text[16];
+
+    if (metrics->accepted[position] == NULL) {
+        snprintf(text, sizeof(text), "%u", position);
+        metrics->accepted[position] =
+            api_metrics_labelled(metrics, METRIC_accepted_by_position, (const char *[]){text});
+    }
+    return metrics->accepted[position];
+}
+
+static void add_draft_counts(api_metrics_t *metrics, const engine_stats_t *now)
+{
+    const engine_stats_t *seen = &metrics->stats;
+
+    add(metrics, METRIC_drafts, (double)(now->drafts - seen->drafts));
+    add(metrics, METRIC_draft_tokens, (double)(now->draft_tokens - seen->draft_tokens));
+    for (uint32_t i = 0; i < now->max_drafts; i++) {
+        const double right = (double)(now->accepted[i] - seen->accepted[i]);
+        add(metrics, METRIC_accepted_tokens, right);
+        weft_series_add(accepted_at(metrics, i), right);
+    }
+}
+
 /* What the engine counted since the last look. */
 static void add_engine_counts(api_metrics_t *metrics, const engine_stats_t *now)
 {
@@ -163,13 +188,14 @@ static void add_engine_counts(api_metrics_t *metrics, const engine_stats_t *now)
     weft_series_add(metrics->ranks_gone, (double)(now->rank_losses - seen->rank_losses));
     weft_series_add(metrics->ranks_timed_out, (double)(now->rank_timeouts - seen->rank_timeouts));
     add(metrics, METRIC_regroupings, (double)(now->regroupings - seen->regroupings));
+    add_draft_counts(metrics, now);
     add_store_counts(metrics, &now->store);
     add_event_counts(metrics, &now->events);
     metrics->stats = *now;
 }
 
-char *api_metrics_text(api_metrics_t *metrics, const engine_t *engine,
-                       const api_metrics_gauges_t *gauges, size_t *length_out)
+char *api_metrics_text(api_metrics_t *metrics, engine_t *engine, const api_metrics_gauges_t *gauges,
+                       size_t *length_out)
 {
     engine_stats_t stats = engine_stats(engine);
     double total = stats.total_blocks;
@@ -187,5 +213,8 @@ char *api_metrics_text(api_metrics_t *metrics, const engine_t *engine,
     set(metrics, METRIC_connections, gauges->connections);
     set(metrics, METRIC_calls, gauges->open_calls);
     set_process(metrics);
-    return weft_metrics_text(metrics->registry, length_out);
+    char *text = weft_metrics_text(metrics->registry, length_out);
+    return text != NULL && engine_has_adapters(engine)
+               ? api_metrics_add_adapters(metrics, engine, text, length_out)
+               : text;
 }

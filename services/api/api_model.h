@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "runtime/engine.h"
 #include "services/api/api_error.h"
 #include "text/text.h"
 
@@ -19,6 +20,7 @@ typedef struct api_model {
     const char *root; /* the path it was loaded from */
     uint64_t created; /* seconds since 1970 */
 
+    engine_t *engine; /* whose adapters are models too; NULL: none are */
     const text_tokenizer_t *tokenizer;
     text_grammar_factory_t *grammars; /* NULL: no constraints */
     uint32_t vocab;
@@ -51,7 +53,13 @@ typedef struct api_model {
     int64_t max_tokens; /* JSON_UNSET: none */
 } api_model_t;
 
-/* WEFT_OK when name is NULL, empty or one of the model's. */
+/*
+ * WEFT_OK when name is NULL, empty, one of the model's, or that of an adapter, which is the caller's
+ * then (engine_release_adapter); *adapter_out is NULL for the others.
+ */
+weft_status_t api_model_find(const api_model_t *model, const char *name, api_error_t *error,
+                             engine_adapter_t **adapter_out);
+/* The same of the name alone. */
 weft_status_t api_model_check_name(const api_model_t *model, const char *name, api_error_t *error);
 
 /* Token id for an answer: "token_id:17" or its text, appended to out. */

@@ -4,16 +4,17 @@
 
 #include "services/api/api_call.h"
 
-#define ROUTE_JSON           UINT32_C(1)   /* the body must be application/json */
-#define ROUTE_LOAD           UINT32_C(2)   /* counts in /load */
-#define ROUTE_QUIET          UINT32_C(4)   /* not in the HTTP metrics */
-#define ROUTE_WHILE_DRAINING UINT32_C(8)   /* served after SIGTERM too */
-#define ROUTE_PREFIX         UINT32_C(16)  /* and everything below it */
-#define ROUTE_DEV            UINT32_C(32)  /* with --server-dev-mode alone */
-#define ROUTE_ONE_RANK       UINT32_C(64)  /* a data-parallel rank is chosen to answer */
-#define ROUTE_ALL_RANKS      UINT32_C(128) /* every rank hears of it, unless one is named */
-#define ROUTE_GENERATE       UINT32_C(256) /* of models that answer */
-#define ROUTE_EMBED          UINT32_C(512) /* of models that give embeddings */
+#define ROUTE_JSON           UINT32_C(1)    /* the body must be application/json */
+#define ROUTE_LOAD           UINT32_C(2)    /* counts in /load */
+#define ROUTE_QUIET          UINT32_C(4)    /* not in the HTTP metrics */
+#define ROUTE_WHILE_DRAINING UINT32_C(8)    /* served after SIGTERM too */
+#define ROUTE_PREFIX         UINT32_C(16)   /* and everything below it */
+#define ROUTE_DEV            UINT32_C(32)   /* with --server-dev-mode alone */
+#define ROUTE_ONE_RANK       UINT32_C(64)   /* a data-parallel rank is chosen to answer */
+#define ROUTE_ALL_RANKS      UINT32_C(128)  /* every rank hears of it, unless one is named */
+#define ROUTE_GENERATE       UINT32_C(256)  /* of models that answer */
+#define ROUTE_EMBED          UINT32_C(512)  /* of models that give embeddings */
+#define ROUTE_ADAPTERS       UINT32_C(1024) /* where adapters may come and go */
 
 struct api_route {
     const char *method;

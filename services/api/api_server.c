@@ -155,6 +155,7 @@ static void serve_call(api_call_t *call)
 static uint32_t absent_routes(const api_server_t *server)
 {
     return (server->options->server_dev_mode ? 0 : ROUTE_DEV) |
+           (adapters_may_change(server->engine) ? 0 : ROUTE_ADAPTERS) |
            (engine_embeds(server->engine) ? ROUTE_GENERATE : ROUTE_EMBED);
 }
 

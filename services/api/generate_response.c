@@ -34,7 +34,7 @@ static void write_answer(const generation_t *generation, weft_json_t *json)
     weft_json_begin_object(json);
     weft_json_put_string(json, "request_id", generation->request_id);
     weft_json_put_u64(json, "created", generation->created);
-    weft_json_put_string(json, "model", generation->model->names[0]);
+    weft_json_put_string(json, "model", generation_model_name(generation));
     weft_json_key(json, "choices");
     weft_json_begin_array(json);
     for (uint32_t i = 0; i < generation->n_choices; i++) {

@@ -188,7 +188,15 @@ void generation_fini(generation_t *generation)
     generation->stop_table = NULL;
     text_grammar_destroy(generation->grammar);
     generation->grammar = NULL;
+    engine_release_adapter(generation->adapter);
+    generation->adapter = NULL;
     generation->n_choices = 0;
+}
+
+const char *generation_model_name(const generation_t *generation)
+{
+    return generation->adapter == NULL ? generation->model->names[0]
+                                       : engine_adapter_name(generation->adapter);
 }
 
 /* ---- tokens to text -------------------------------------------------------------------------- */

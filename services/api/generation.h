@@ -109,7 +109,8 @@ struct generation {
     const char *grammar_field; /* of the request, that brought it; static */
     int64_t priority;
     const char *cache_salt;
-    bool pins_prompt; /* its full blocks stay on the device, up to --kv-pin-quota */
+    engine_adapter_t *adapter; /* NULL: the model alone */
+    bool pins_prompt;          /* its full blocks stay on the device, up to --kv-pin-quota */
 
     bool is_stream;
     bool includes_usage;
@@ -139,6 +140,9 @@ struct generation {
     uint32_t n_choices;
     uint32_t n_finished; /* choices */
 };
+
+/* What the answer calls its model. */
+const char *generation_model_name(const generation_t *generation);
 
 /* ---- the worker's half ---- */
 

@@ -146,6 +146,7 @@ static weft_status_t submit_prompt(api_call_t *call, generation_prompt_t *prompt
         .n = generation->n,
         .priority = generation->priority,
         .cache_salt = generation->cache_salt,
+        .adapter = generation->adapter,
         .pin_prompt = generation->pins_prompt,
         .arrival_ns = call->arrival_ns,
         .sampling = generation->sampling,

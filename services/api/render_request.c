@@ -92,7 +92,7 @@ static void write_prompt(const generation_prompt_t *prompt, weft_json_t *json)
     weft_json_put_null(json, "features");
     weft_json_key(json, "sampling_params");
     write_sampling(prompt, json);
-    weft_json_put_string(json, "model", generation->model->names[0]);
+    weft_json_put_string(json, "model", generation_model_name(generation));
     weft_json_put_bool(json, "stream", generation->is_stream);
     weft_json_put_null(json, "stream_options");
     weft_json_put_string(json, "cache_salt", generation->cache_salt);

@@ -137,7 +137,7 @@ weft_status_t request_common_apply(api_call_t *call, const request_common_t *com
     generation->tokens_as_ids =
         common->return_tokens_as_token_ids || call->options->return_tokens_as_token_ids;
     generation->details_usage = call->options->enable_prompt_tokens_details;
-    if (api_model_check_name(call->model, common->model, &call->error) != WEFT_OK ||
+    if (api_model_find(call->model, common->model, &call->error, &generation->adapter) != WEFT_OK ||
         apply_stream(call, common, generation) != WEFT_OK ||
         apply_priority(call, common, generation) != WEFT_OK ||
         apply_ids(call, common, generation) != WEFT_OK ||

@@ -6,7 +6,7 @@ void response_common_head(const generation_t *generation, const char *object, we
     weft_json_put_string(json, "id", generation->id);
     weft_json_put_string(json, "object", object);
     weft_json_put_u64(json, "created", generation->created);
-    weft_json_put_string(json, "model", generation->model->names[0]);
+    weft_json_put_string(json, "model", generation_model_name(generation));
 }
 
 void response_common_usage(const generation_t *generation, weft_json_t *json)

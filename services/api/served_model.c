@@ -191,6 +191,7 @@ void served_model_attach(served_model_t *model, const engine_options_t *engine_o
 {
     model->api.max_context = engine_max_context(engine);
     model->api.hidden = engine_model_config(engine)->hidden;
+    model->api.engine = engine;
     model->api.grammars = engine_grammar_factory(engine);
     model->api.max_samples = engine_options->max_num_seqs < ENGINE_MAX_SAMPLES
                                  ? engine_options->max_num_seqs

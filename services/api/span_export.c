@@ -181,7 +181,7 @@ static void write_generation(weft_json_t *json, const generation_t *generation)
     const engine_timings_t *timings = &generation->prompts[0].timings;
 
     attribute_text(json, "gen_ai.request.id", generation->id);
-    attribute_text(json, "gen_ai.response.model", generation->model->names[0]);
+    attribute_text(json, "gen_ai.response.model", generation_model_name(generation));
     attribute_int(json, "gen_ai.request.n", generation->n);
     attribute_int(json, "gen_ai.request.max_tokens", generation->prompts[0].max_tokens);
     attribute_int(json, "gen_ai.usage.prompt_tokens", usage.prompt_tokens);

@@ -42,7 +42,7 @@ static void an_unknown_device_gets_the_known_ones_listed(void **state)
     assert_non_null(strstr(diag.text, "\"tpu\""));
     assert_non_null(strstr(diag.text, "auto"));
     assert_non_null(strstr(diag.text, "cpu"));
-    assert_status(weft_device_open("cpu", 1, &diag, &device), WEFT_ERR_NOT_FOUND);
+    assert_status(weft_device_open("cpu:1", 0, &diag, &device), WEFT_ERR_NOT_FOUND);
     assert_null(device);
 }
 

@@ -7,5 +7,6 @@ namespace emu
 
 /* The function of that name, or NULL. */
 void *find_driver_function(const char *name);
+void *find_vmm_function(const char *name);
 
 } // namespace emu

@@ -13,7 +13,7 @@ namespace
 constexpr size_t guard_bytes = 4096;
 constexpr size_t stack_bytes = 64 << 10;
 constexpr size_t slot_bytes = guard_bytes + stack_bytes;
-constexpr size_t max_stacks = 8192;
+constexpr size_t max_stacks = 16384; /* each takes two mappings, of which Linux allows 65530 */
 
 uint8_t *slab;
 size_t made;

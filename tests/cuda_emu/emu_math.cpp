@@ -114,6 +114,12 @@ float2 simt_unpack_e4m3(uint16_t pair)
     return make_float2(table[pair & 0xff], table[pair >> 8]);
 }
 
+uint32_t simt_widen_e4m3(uint16_t pair)
+{
+    const float2 v = simt_unpack_e4m3(pair);
+    return simt_pack_f16(v.x, v.y);
+}
+
 float2 simt_unpack_e5m2(uint16_t pair)
 {
     const float *table = number_table(NUMBER_E5M2);

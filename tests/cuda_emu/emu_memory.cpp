@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* simt_memory.h: wide accesses, order between blocks, atomics. */
+#include <ctime>
+
 #include "kernels/cuda/simt.h"
 #include "tests/cuda_emu/emu_machine.h"
 #include "tests/cuda_emu/emu_shadow.h"
@@ -97,6 +99,13 @@ void simt_store_release(uint32_t *flag, uint32_t v)
 void simt_spin(void)
 {
     spin_here();
+}
+
+uint64_t simt_clock_ns(void)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return static_cast<uint64_t>(at.tv_sec) * 1000000000u + static_cast<uint64_t>(at.tv_nsec);
 }
 
 /* ---- atomics: also against other processes, whose memory this may be ------------------------- */

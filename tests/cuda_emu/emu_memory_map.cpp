@@ -102,13 +102,26 @@ static bool should_fail(void)
     return allocs_until_failure > 0 && --allocs_until_failure == 0;
 }
 
+bool take_device_memory(size_t bytes)
+{
+    if (should_fail() || bytes > device_limits().memory_bytes - device_used) {
+        return false;
+    }
+    device_used += bytes;
+    return true;
+}
+
+void give_device_memory(size_t bytes)
+{
+    device_used -= bytes;
+}
+
 static cudaError_t allocate(void **pointer, size_t bytes, Space space)
 {
     if (pointer == nullptr) {
         return cudaErrorInvalidValue;
     }
-    if (space == Space::device &&
-        (should_fail() || bytes > device_limits().memory_bytes - device_used)) {
+    if (space == Space::device && !take_device_memory(bytes)) {
         return cudaErrorMemoryAllocation;
     }
     size_t rounded = (bytes + alignment - 1) / alignment * alignment;
@@ -119,11 +132,13 @@ static cudaError_t allocate(void **pointer, size_t bytes, Space space)
         if (fd >= 0) {
             close(fd);
         }
+        if (space == Space::device) {
+            give_device_memory(bytes);
+        }
         return cudaErrorMemoryAllocation;
     }
     if (space == Space::device) {
         memset(allocation.base, poison, rounded);
-        device_used += bytes;
     }
     add_allocation(allocation);
     *pointer = allocation.base;
@@ -142,7 +157,7 @@ static cudaError_t release(void *pointer, Space space)
     cudaError_t error = drain_all(); /* as cudaFree waits for the device */
     Allocation freed = *found;
     if (space == Space::device) {
-        device_used -= freed.bytes;
+        give_device_memory(freed.bytes);
     }
     shadow_forget(freed.base);
     remove_allocation(pointer);

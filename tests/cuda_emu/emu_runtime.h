@@ -78,7 +78,10 @@ const Allocation *find_allocation(const void *address);
 /* The one that ends up to a page before the address, or NULL. */
 const Allocation *find_allocation_before(const void *address);
 bool is_pageable(const void *address);
-/* Memory of the driver's own functions (VMM). */
+/* Counts memory as the device's; false: there is not so much, or emu_fail_alloc() said so. */
+bool take_device_memory(size_t bytes);
+void give_device_memory(size_t bytes);
+/* Memory of the driver's own functions (emu_vmm.cpp). */
 void add_allocation(const Allocation &allocation);
 void remove_allocation(const void *base);
 

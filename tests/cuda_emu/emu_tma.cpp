@@ -305,7 +305,7 @@ static CUresult encode_tiled(CUtensorMap *out, CUtensorMapDataType type, cuuint3
 void *find_driver_function(const char *name)
 {
     return strcmp(name, "cuTensorMapEncodeTiled") == 0 ? reinterpret_cast<void *>(encode_tiled)
-                                                       : nullptr;
+                                                       : find_vmm_function(name);
 }
 
 } // namespace emu

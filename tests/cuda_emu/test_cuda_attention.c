@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Attention on CUDA devices: against the reference, and against itself bit for bit. */
+#include "base/float8.h"
+#include "base/int8.h"
 #include "kernels/cuda/attention.h"
 #include "tests/cuda_emu/cuda_check.h"
 #include "tests/kernels/kernels_support.h"
@@ -29,6 +31,9 @@ typedef struct piece {
     uint32_t rows;
 } piece_t;
 
+/* Of one item's scores: attention_common.cuh. */
+#define SPREAD_BYTES ((size_t)16 * K_CUDA_ATTENTION_SEGMENT * sizeof(float))
+
 /* How pieces are computed. */
 typedef struct way {
     const char *order; /* axes of the cache, outermost first; C is K then V */
@@ -36,9 +41,10 @@ typedef struct way {
     k_cuda_attention_path_t path;
     bool has_scratch;
     bool knows_rows;
+    bool can_spread; /* scratch for scores too */
 } way_t;
 
-static const way_t plain_way = {"BHLNC", 16, K_CUDA_ATTENTION_AUTO, true, true};
+static const way_t plain_way = {"BHLNC", 16, K_CUDA_ATTENTION_AUTO, true, true, false};
 
 static float *random_bf16(test_random_t *random, size_t n)
 {
@@ -68,18 +74,13 @@ static void scene_free(scene_t *s)
     test_free(s->sinks);
 }
 
-static size_t element_bytes(k_dtype_t dtype)
-{
-    return dtype == K_F32 ? 4 : 2;
-}
-
 static k_kv_view_t view_of(const scene_t *s, const way_t *way, uint32_t blocks, size_t *bytes_out)
 {
     k_kv_view_t view = {.dtype = s->dtype,
                         .block_tokens = way->block_tokens,
                         .heads = s->kv_heads,
                         .head_dim = s->dim};
-    size_t stride = s->dim * element_bytes(s->dtype);
+    size_t stride = s->dim * k_dtype_info(s->dtype)->block_bytes;
     size_t layer_stride = 0;
     for (int axis = (int)strlen(way->order) - 1; axis >= 0; axis--) {
         switch (way->order[axis]) {
@@ -90,6 +91,8 @@ static k_kv_view_t view_of(const scene_t *s, const way_t *way, uint32_t blocks, 
         case 'N':
             view.token_stride = stride;
             stride *= way->block_tokens;
+            view.scale_offset = k_kv_scale_bytes(s->dtype) > 0 ? stride : 0;
+            stride += 2 * (size_t)way->block_tokens * k_kv_scale_bytes(s->dtype);
             break;
         case 'H':
             view.head_stride = stride;
@@ -115,9 +118,35 @@ static void store(k_dtype_t dtype, char *to, const float *from, uint32_t n)
         const uint16_t half = dtype == K_F16 ? k_f32_to_f16(from[i]) : k_f32_to_bf16(from[i]);
         if (dtype == K_F32) {
             memcpy(to + 4 * i, &from[i], 4);
+        } else if (dtype == K_F8) {
+            to[i] = (char)weft_f32_to_f8(from[i]);
         } else {
             memcpy(to + 2 * i, &half, 2);
         }
+    }
+}
+
+static void store_codes(char *to, float *scale, const float *from, uint32_t n)
+{
+    const weft_i8_scale_t of = weft_i8_scale_of(weft_i8_largest(from, n));
+    *scale = of.scale;
+    for (uint32_t i = 0; i < n; i++) {
+        to[i] = (char)weft_f32_to_i8(from[i] * of.inverse);
+    }
+}
+
+/* K and V of a token of a head; head: where the head's tokens begin in their block. */
+static void store_token(const k_kv_view_t *view, char *head, uint32_t token, const float *k,
+                        const float *v)
+{
+    char *at = head + token * view->token_stride;
+    if (view->dtype == K_I8) {
+        float *scales = (float *)(void *)(head + view->scale_offset);
+        store_codes(at, &scales[token], k, view->head_dim);
+        store_codes(at + view->part_stride, &scales[view->block_tokens + token], v, view->head_dim);
+    } else {
+        store(view->dtype, at, k, view->head_dim);
+        store(view->dtype, at + view->part_stride, v, view->head_dim);
     }
 }
 
@@ -151,11 +180,10 @@ static cache_t cache_make(const scene_t *s, const way_t *way, test_random_t *ran
         for (uint32_t t = 0; t < s->tokens[i]; t++) {
             for (uint32_t h = 0; h < s->kv_heads; h++) {
                 const uint32_t block = c.tables[i * c.each + t / way->block_tokens];
-                char *at = c.memory + (size_t)c.view.base + block * c.view.block_stride +
-                           h * c.view.head_stride + t % way->block_tokens * c.view.token_stride;
+                char *head = c.memory + (size_t)c.view.base + block * c.view.block_stride +
+                             h * c.view.head_stride;
                 const size_t from = ((size_t)t * s->kv_heads + h) * s->dim;
-                store(s->dtype, at, &s->k[i][from], s->dim);
-                store(s->dtype, at + c.view.part_stride, &s->v[i][from], s->dim);
+                store_token(&c.view, head, t % way->block_tokens, &s->k[i][from], &s->v[i][from]);
             }
         }
     }
@@ -280,6 +308,7 @@ static uint16_t *result_of(const scene_t *s, const piece_t *pieces, uint32_t n, 
     }
     plan.scratch_bytes =
         way->has_scratch ? k_cuda_attention_scratch_bytes(s->q_heads, s->dim, 2 * rows + 2) : 0;
+    plan.scratch_bytes += way->can_spread ? SPREAD_BYTES * n * s->kv_heads * 2 : 0;
     plan.scratch = cuda_upload(NULL, plan.scratch_bytes + 1);
     args.q = cuda_upload(bits, rows * args.q_stride * sizeof(*bits));
     args.o = cuda_upload(NULL, rows * args.o_stride * sizeof(*bits));
@@ -336,9 +365,12 @@ static const char *const orders[] = {"BHLNC", "BLHNC", "LBHNC"};
 
 static way_t random_way(test_random_t *random)
 {
-    return (way_t){orders[test_random_below(random, 3)], 8u << test_random_below(random, 5),
+    return (way_t){orders[test_random_below(random, 3)],
+                   8u << test_random_below(random, 5),
                    test_random_below(random, 3) == 0 ? K_CUDA_ATTENTION_MMA : K_CUDA_ATTENTION_AUTO,
-                   test_random_below(random, 2) == 0, test_random_below(random, 2) == 0};
+                   test_random_below(random, 2) == 0,
+                   test_random_below(random, 2) == 0,
+                   test_random_below(random, 2) == 0};
 }
 
 static void attention_agrees_with_the_reference(void **state)
@@ -346,10 +378,13 @@ static void attention_agrees_with_the_reference(void **state)
     (void)state;
     static const uint32_t dims[] = {64, 80, 96, 128, 192, 256, 16, 32};
     static const k_dtype_t dtypes[] = {K_BF16, K_F16, K_F32};
+    static const k_dtype_t bytes[] = {K_F8, K_I8};
     test_random_t random = {test_seed(8)};
-    for (uint32_t round = 0; round < 8; round++) {
-        scene_t s = {
-            .n_seqs = 3, .dim = dims[round], .dtype = dtypes[test_random_below(&random, 3)]};
+    for (uint32_t round = 0; round < 16; round++) {
+        scene_t s = {.n_seqs = 3,
+                     .dim = dims[round % 8],
+                     .dtype = round < 8 ? dtypes[test_random_below(&random, 3)]
+                                        : bytes[test_random_below(&random, 2)]};
         s.kv_heads = test_random_between(&random, 1, 2);
         s.q_heads = s.kv_heads * test_random_between(&random, 1, 5);
         s.window = test_random_below(&random, 3) == 0 ? test_random_between(&random, 1, 150) : 0;
@@ -393,8 +428,8 @@ static void check_ways(scene_t *s, test_random_t *random)
 {
     const uint32_t start = s->tokens[0] - 20;
     const size_t row = (size_t)s->q_heads * s->dim;
-    const way_t unsplit = {"LBHNC", 64, K_CUDA_ATTENTION_MMA, false, false};
-    const way_t hopper = {"BLHNC", 8, K_CUDA_ATTENTION_AUTO, false, true};
+    const way_t unsplit = {"LBHNC", 64, K_CUDA_ATTENTION_MMA, false, false, false};
+    const way_t hopper = {"BLHNC", 8, K_CUDA_ATTENTION_AUTO, false, true, false};
     scene_fill(s, random);
     uint16_t *all = result_of(s, &(piece_t){0, start, 20}, 1, &unsplit, random);
     uint16_t *same = result_of(s, &(piece_t){0, start, 20}, 1, &hopper, random);
@@ -402,18 +437,23 @@ static void check_ways(scene_t *s, test_random_t *random)
     test_free(same);
     const piece_t decodes[] = {{0, start, 1}, {1, 3, 1}, {0, 0, 0}, {0, start + 19, 1}};
     const uint32_t at[] = {0, 19};
-    for (uint32_t i = 0; i < 2; i++) {
-        const bool is_split = i == 0;
-        const way_t way = {"BHLNC", 16, K_CUDA_ATTENTION_AUTO, is_split, is_split};
+    for (uint32_t i = 0; i < 3; i++) { /* in parts, whole, spread over blocks */
+        const way_t way = {"BHLNC", 16,     i < 2 ? K_CUDA_ATTENTION_AUTO : K_CUDA_ATTENTION_SPREAD,
+                           i != 1,  i != 1, i == 2};
         uint16_t *few = result_of(s, decodes, 4, &way, random);
         assert_same_rows(s, few, all + at[0] * row, 1, "decode of the first row");
         assert_same_rows(s, few + 2 * row, all + at[1] * row, 1, "decode of the last row");
         test_free(few);
     }
     const piece_t verify[] = {{1, 0, 2}, {0, start + 7, 5}};
-    uint16_t *few = result_of(s, verify, 2, &plain_way, random);
-    assert_same_rows(s, few + 2 * row, all + 7 * row, 5, "verification");
-    test_free(few);
+    for (int i = 0; i < 2; i++) {
+        way_t way = plain_way;
+        way.can_spread = i == 1 && s->q_heads / s->kv_heads * 5 <= 16;
+        way.path = way.can_spread ? K_CUDA_ATTENTION_SPREAD : way.path;
+        uint16_t *few = result_of(s, verify, 2, &way, random);
+        assert_same_rows(s, few + 2 * row, all + 7 * row, 5, "verification");
+        test_free(few);
+    }
     float *expected = expected_of(s, &(piece_t){0, start, 20}, 1, random);
     assert_close(s, all, expected, 20);
     test_free(expected);
@@ -437,6 +477,15 @@ static void a_rows_bits_do_not_depend_on_how_it_is_computed(void **state)
     s.dtype = K_F16;
     s.softcap = 3;
     s.sinks = random_floats(&random, s.q_heads);
+    check_ways(&s, &random);
+    scene_free(&s);
+    s.dtype = K_F8;
+    s.sinks = NULL;
+    check_ways(&s, &random);
+    scene_free(&s);
+    s.dtype = K_I8;
+    s.dim = 64;
+    s.window = 0;
     check_ways(&s, &random);
     scene_free(&s);
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Writing KV, and moving it between blocks and other memory, on CUDA devices. */
+#include "base/float8.h"
+#include "base/int8.h"
 #include "kernels/cuda/kv_blocks.h"
 #include "kernels/cuda/rope_kv_write.h"
 #include "tests/cuda_emu/cuda_check.h"
@@ -40,7 +42,13 @@ static size_t rope_stride(const rope_case_t *c)
 
 static size_t element_bytes(k_dtype_t dtype)
 {
-    return dtype == K_F32 ? 4 : 2;
+    return k_dtype_info(dtype)->block_bytes;
+}
+
+/* Of a head of a block: its elements, its scales. */
+static size_t head_bytes(k_dtype_t dtype, uint32_t block_tokens, uint32_t dim)
+{
+    return 2ul * block_tokens * (dim * element_bytes(dtype) + k_kv_scale_bytes(dtype));
 }
 
 static k_kv_view_t rope_view(const rope_case_t *c)
@@ -51,7 +59,8 @@ static k_kv_view_t rope_view(const rope_case_t *c)
                         .head_dim = c->dim};
     view.part_stride = c->dim * element_bytes(c->dtype);
     view.token_stride = 2 * view.part_stride;
-    view.head_stride = view.token_stride * c->block_tokens;
+    view.scale_offset = k_kv_scale_bytes(c->dtype) > 0 ? view.token_stride * c->block_tokens : 0;
+    view.head_stride = head_bytes(c->dtype, c->block_tokens, c->dim);
     view.block_stride = view.head_stride * c->kv_heads;
     return view;
 }
@@ -94,7 +103,10 @@ static float element_at(k_dtype_t dtype, const void *from, size_t i)
 /* Both caches hold the same, within the rounding of their type. */
 static void assert_same_cache(k_dtype_t dtype, const void *a, const void *b, size_t n)
 {
-    const float step = dtype == K_BF16 ? 0x1p-7f : dtype == K_F16 ? 0x1p-10f : 0x1p-18f;
+    const float step = dtype == K_F8     ? 0x1p-3f
+                       : dtype == K_BF16 ? 0x1p-7f
+                       : dtype == K_F16  ? 0x1p-10f
+                                         : 0x1p-18f;
     for (size_t i = 0; i < n; i++) {
         const float x = dtype == K_F32 ? ((const float *)a)[i] : element_at(dtype, a, i);
         const float y = dtype == K_F32 ? ((const float *)b)[i] : element_at(dtype, b, i);
@@ -104,11 +116,30 @@ static void assert_same_cache(k_dtype_t dtype, const void *a, const void *b, siz
     }
 }
 
+/* Codes may differ by one where a key lies between two, scales by a rounding. */
+static void assert_same_codes(const rope_case_t *c, const char *a, const char *b)
+{
+    const k_kv_view_t view = rope_view(c);
+    for (uint32_t h = 0; h < BLOCKS * c->kv_heads; h++) {
+        const char *x = a + h * view.head_stride;
+        const char *y = b + h * view.head_stride;
+        const float *scale_x = (const float *)(const void *)(x + view.scale_offset);
+        const float *scale_y = (const float *)(const void *)(y + view.scale_offset);
+        for (uint32_t i = 0; i < 2 * c->block_tokens; i++) {
+            assert_true(fabsf(scale_x[i] - scale_y[i]) <= 1e-6f * scale_y[i]);
+        }
+        for (size_t i = 0; i < view.scale_offset; i++) {
+            const bool is_value = i / view.part_stride % 2 == 1;
+            assert_true(abs((int8_t)x[i] - (int8_t)y[i]) <= (is_value ? 0 : 1));
+        }
+    }
+}
+
 static void check_rope(const rope_case_t *c, test_random_t *random)
 {
     const size_t n = ROPE_ROWS * rope_stride(c);
     const size_t cache_elements = (size_t)BLOCKS * c->kv_heads * c->block_tokens * 2 * c->dim;
-    const size_t cache_bytes = cache_elements * element_bytes(c->dtype);
+    const size_t cache_bytes = BLOCKS * c->kv_heads * head_bytes(c->dtype, c->block_tokens, c->dim);
     float *x = random_floats(random, n);
     uint16_t *bits = test_malloc(n * sizeof(*bits));
     for (size_t i = 0; i < n; i++) {
@@ -145,7 +176,11 @@ static void check_rope(const rope_case_t *c, test_random_t *random)
         assert_true(fabsf(k_bf16_to_f32(rows[i]) - x[i]) <= 0x1p-7f * (1 + fabsf(x[i])));
     }
     char *got = cuda_download(device.cache, cache_bytes);
-    assert_same_cache(c->dtype, got, cache, cache_elements);
+    if (c->dtype == K_I8) {
+        assert_same_codes(c, got, cache);
+    } else {
+        assert_same_cache(c->dtype, got, cache, cache_elements);
+    }
     assert_cuda(cudaFree(device.qkv));
     assert_cuda(cudaFree(device.cache));
     assert_cuda(cudaFree(device_seqs));
@@ -165,7 +200,9 @@ static void rope_and_kv_write_agree_with_the_reference(void **state)
         {64, 64, 4, 2, 16, 8, K_BF16, false}, {64, 64, 3, 1, 8, 0, K_F16, true},
         {80, 32, 2, 2, 16, 0, K_F32, false},  {128, 128, 2, 1, 8, 0, K_F32, true},
         {36, 18, 2, 1, 16, 3, K_BF16, false}, {16, 12, 2, 2, 8, 1, K_F16, true},
-        {256, 0, 1, 1, 16, 0, K_BF16, false},
+        {256, 0, 1, 1, 16, 0, K_BF16, false}, {128, 128, 2, 1, 16, 0, K_F8, false},
+        {20, 18, 2, 3, 8, 1, K_F8, true},     {64, 64, 2, 9, 16, 0, K_I8, false},
+        {256, 256, 1, 1, 8, 8, K_I8, true},   {80, 32, 2, 2, 8, 0, K_I8, false},
     };
     test_random_t random = {test_seed(3)};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -224,6 +261,10 @@ static size_t head_index(const k_cuda_head_form_t *form, uint32_t token, uint32_
 
 static void write_head(k_dtype_t dtype, void *head, size_t at, float v)
 {
+    if (dtype == K_F8) {
+        ((uint8_t *)head)[at] = weft_f32_to_f8(v);
+        return;
+    }
     const uint16_t half = dtype == K_F16 ? k_f32_to_f16(v) : k_f32_to_bf16(v);
     memcpy((char *)head + at * element_bytes(dtype), dtype == K_F32 ? (void *)&v : (void *)&half,
            element_bytes(dtype));
@@ -242,7 +283,10 @@ static void check_convert(const k_cuda_head_form_t *to, const k_cuda_head_form_t
     for (uint32_t t = 0; t < from->block_tokens; t++) {
         for (uint32_t i = 0; i < 2 * from->head_dim; i++) {
             const uint32_t part = i / from->head_dim;
-            const float v = k_bf16_to_f32(k_f32_to_bf16(random_float(random)));
+            float v = k_bf16_to_f32(k_f32_to_bf16(random_float(random)));
+            if (from->element == K_F8) {
+                v = weft_f8_to_f32(weft_f32_to_f8(v));
+            }
             write_head(from->element, source, head_index(from, t, part, i % from->head_dim), v);
             if (t >= FROM_TOKEN && t < FROM_TOKEN + TOKENS) {
                 write_head(to->element, expected,
@@ -273,13 +317,85 @@ static void check_convert(const k_cuda_head_form_t *to, const k_cuda_head_form_t
 static void heads_are_converted_between_forms_and_types(void **state)
 {
     (void)state;
-    static const k_dtype_t types[] = {K_F32, K_F16, K_BF16};
+    static const k_dtype_t types[] = {K_F32, K_F16, K_BF16, K_F8};
     test_random_t random = {test_seed(5)};
-    for (uint32_t i = 0; i < 36; i++) {
-        const k_cuda_head_form_t to = {types[i % 3], (i / 9) % 2 == 1, 8, 32};
-        const k_cuda_head_form_t from = {types[i / 3 % 3], i / 18 == 1, 16, 32};
+    for (uint32_t i = 0; i < 64; i++) {
+        const k_cuda_head_form_t to = {types[i % 4], (i / 16) % 2 == 1, 8, 32};
+        const k_cuda_head_form_t from = {types[i / 4 % 4], i / 32 == 1, 16, 32};
         check_convert(&to, &from, &random);
     }
+}
+
+/* Tokens 3… of a head of 16 to 1… of one of 8, whole arrays given and returned. */
+static char *convert(const k_cuda_head_form_t *to, const k_cuda_head_form_t *from,
+                     const char *source)
+{
+    const size_t from_bytes = head_bytes(from->element, from->block_tokens, from->head_dim);
+    const size_t to_bytes = head_bytes(to->element, to->block_tokens, to->head_dim);
+    char *fill = test_malloc(to_bytes);
+    memset(fill, 0, to_bytes);
+    char *device_source = cuda_upload(source, from_bytes);
+    char *target = cuda_upload(fill, to_bytes);
+    const k_cuda_head_move_t move = {(uintptr_t)target, (uintptr_t)device_source, 1, 3, 5};
+    k_cuda_head_move_t *moves = cuda_upload(&move, sizeof(move));
+    assert_cuda((cudaError_t)k_cuda_convert_heads(*to, *from, moves, 1, NULL));
+    char *got = cuda_download(target, to_bytes);
+    test_free(fill);
+    assert_cuda(cudaFree(device_source));
+    assert_cuda(cudaFree(target));
+    assert_cuda(cudaFree(moves));
+    return got;
+}
+
+static void heads_of_codes_are_converted_and_copied(void **state)
+{
+    (void)state;
+    enum { DIM = 36, FROM = 16, TO = 8, ROWS = 10 };
+    test_random_t random = {test_seed(6)};
+    float *x = random_floats(&random, 2 * FROM * DIM); /* [token][K, V][DIM] */
+    const k_cuda_head_form_t f32 = {K_F32, false, FROM, DIM};
+    const k_cuda_head_form_t codes = {K_I8, false, TO, DIM};
+    const k_cuda_head_form_t same = {K_I8, false, FROM, DIM};
+    const k_cuda_head_form_t back = {K_F32, false, TO, DIM};
+    x[2 * 5 * DIM + 3] = INFINITY; /* in the third token moved */
+    memset(&x[2 * 6 * DIM], 0, DIM * sizeof(float));
+    char *got = convert(&codes, &f32, (char *)x);
+    const float *scales = (const float *)(const void *)(got + 2 * TO * DIM);
+    for (uint32_t row = 0; row < ROWS; row++) {
+        const float *from = &x[(6 + row) * DIM];
+        const int8_t *to = (const int8_t *)got + (2 + row) * DIM;
+        const weft_i8_scale_t scale = weft_i8_scale_of(weft_i8_largest(from, DIM));
+        const float stored = scales[row % 2 * TO + 1 + row / 2];
+        assert_true(stored == scale.scale || (row == 4 && isnan(stored)));
+        for (uint32_t i = 0; i < DIM && row != 4; i++) {
+            assert_int_equal(to[i], weft_f32_to_i8(from[i] * scale.inverse));
+        }
+    }
+    /* To codes in other blocks, and to f32: of the head as one of 16 tokens. */
+    char *wide = test_malloc(head_bytes(K_I8, FROM, DIM));
+    memset(wide, 0, head_bytes(K_I8, FROM, DIM));
+    memcpy(wide + 2 * 3 * DIM, got + 2 * DIM, ROWS * DIM);
+    float *wide_scales = (float *)(void *)(wide + 2 * FROM * DIM);
+    for (uint32_t row = 0; row < ROWS; row++) {
+        wide_scales[row % 2 * FROM + 3 + row / 2] = scales[row % 2 * TO + 1 + row / 2];
+    }
+    char *copied = convert(&codes, &same, wide);
+    assert_memory_equal(copied, got, head_bytes(K_I8, TO, DIM));
+    char *floats = convert(&back, &same, wide);
+    for (uint32_t row = 0; row < ROWS; row++) {
+        for (uint32_t i = 0; i < DIM && row != 4; i++) {
+            const float expected = (float)((int8_t *)wide)[(6 + row) * DIM + i] *
+                                   wide_scales[row % 2 * FROM + 3 + row / 2];
+            assert_true(((float *)(void *)floats)[(2 + row) * DIM + i] == expected);
+        }
+    }
+    const k_cuda_head_form_t transposed = {K_I8, true, TO, DIM};
+    assert_int_equal(k_cuda_convert_heads(transposed, f32, NULL, 1, NULL), cudaErrorNotSupported);
+    test_free(x);
+    test_free(got);
+    test_free(wide);
+    test_free(copied);
+    test_free(floats);
 }
 
 int main(void)
@@ -289,6 +405,7 @@ int main(void)
         cmocka_unit_test(rope_and_kv_write_agree_with_the_reference),
         cmocka_unit_test(extents_are_copied_and_nothing_else),
         cmocka_unit_test(heads_are_converted_between_forms_and_types),
+        cmocka_unit_test(heads_of_codes_are_converted_and_copied),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

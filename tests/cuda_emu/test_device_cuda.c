@@ -79,6 +79,36 @@ static void more_memory_than_there_is_is_refused(void **state)
     weft_device_close(device);
 }
 
+/* As another process would; fds pass sockets. */
+static void exported_memory_is_mapped_again_by_its_fd(void **state)
+{
+    (void)state;
+    weft_device_t *device = open_cuda();
+    weft_queue_t *queue = NULL;
+    weft_mem_t mem = {0};
+    weft_mem_t again = {0};
+    char host[BYTES] = {0};
+    assert_status(device->ops->open_queue(device, &queue), WEFT_OK);
+    assert_status(device->ops->alloc(device, BYTES, WEFT_MEM_EXPORTABLE, &mem), WEFT_OK);
+    if (mem.fd < 0) {
+        print_message("skipped: this driver exports no memory\n");
+    } else {
+        const size_t available = device->ops->memory_available(device);
+        assert_status(device->ops->import(device, mem.fd, mem.mapped + 1, &again),
+                      WEFT_ERR_MALFORMED);
+        assert_status(device->ops->import(device, mem.fd, BYTES, &again), WEFT_OK);
+        device->ops->fill(queue, mem.addr, 7, BYTES);
+        device->ops->copy(queue, host, again.addr, BYTES);
+        assert_status(device->ops->sync(queue), WEFT_OK);
+        assert_int_equal(host[BYTES - 1], 7);
+        device->ops->free(device, &again);
+        assert_true(!emu_is_emulated() || device->ops->memory_available(device) == available);
+    }
+    device->ops->free(device, &mem);
+    device->ops->close_queue(queue);
+    weft_device_close(device);
+}
+
 /* Without the event the second queue would copy what the first has not written yet. */
 static void a_queue_follows_another_by_an_event(void **state)
 {
@@ -164,6 +194,7 @@ int main(void)
         cmocka_unit_test(an_index_that_is_not_there_is_told),
         cmocka_unit_test(memory_begins_as_zeroes),
         cmocka_unit_test(more_memory_than_there_is_is_refused),
+        cmocka_unit_test(exported_memory_is_mapped_again_by_its_fd),
         cmocka_unit_test(a_queue_follows_another_by_an_event),
         cmocka_unit_test(a_graph_repeats_what_was_recorded),
         cmocka_unit_test(a_failure_stays),

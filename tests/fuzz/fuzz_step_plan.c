@@ -18,7 +18,8 @@ static const step_wire_bounds_t bounds = {
                .max_blocks = 8,
                .max_bind_tokens = 64,
                .max_biases = 3,
-               .max_outputs = 2},
+               .max_outputs = 2,
+               .max_drafts = 2},
     .vocab = VOCAB,
     .n_blocks = 12,
 };

@@ -21,6 +21,8 @@ typedef struct cut {
     k_slice_max_t *maxima;           /* [ranks, rows] */
     k_slice_row_t *state[MAX_RANKS]; /* [rows] */
     k_sampled_t *out[MAX_RANKS];     /* [rows] */
+    bool has_cuts;                   /* one candidate of what they keep, instead of lists */
+    k_slice_cuts_t *cuts[MAX_RANKS]; /* [rows] */
     uint32_t n_rounds;               /* of candidates */
 } cut_t;
 
@@ -57,6 +59,7 @@ static void cut_open(cut_t *cut, test_random_t *random)
         cut->z[r] = test_malloc(rows * cut->stride * sizeof(float));
         cut->state[r] = test_malloc(rows * sizeof(*cut->state[r]));
         cut->out[r] = test_malloc(rows * sizeof(*cut->out[r]));
+        cut->cuts[r] = test_malloc(rows * sizeof(*cut->cuts[r]));
         for (uint32_t i = 0; i < rows; i++) {
             memcpy(cut->slices[r] + i * cut->stride, cut->logits + i * cut->vocab + cut->first[r],
                    slice_of(cut, r) * sizeof(float));
@@ -71,6 +74,7 @@ static void cut_close(cut_t *cut)
         test_free(cut->z[r]);
         test_free(cut->state[r]);
         test_free(cut->out[r]);
+        test_free(cut->cuts[r]);
     }
     test_free(cut->maxima);
 }
@@ -102,6 +106,44 @@ static void find_maxima(cut_t *cut)
     }
 }
 
+static void find_digit(cut_t *cut, bool by_top_p, uint32_t round, k_masses_t *all)
+{
+    for (uint32_t r = 0; r < cut->ranks; r++) {
+        const k_slice_masses_args_t args = {.z = cut->z[r],
+                                            .params = cut->params,
+                                            .state = cut->state[r],
+                                            .cuts = cut->cuts[r],
+                                            .out = all + (size_t)r * cut->rows,
+                                            .by_top_p = by_top_p,
+                                            .round = round,
+                                            .rows = cut->rows,
+                                            .tokens = slice_of(cut, r),
+                                            .stride = cut->stride};
+        cut->stream->ops->slice_masses(cut->stream, &args);
+    }
+    for (uint32_t r = 0; r < cut->ranks; r++) {
+        const k_merge_masses_args_t args = {.masses = all,
+                                            .params = cut->params,
+                                            .state = cut->state[r],
+                                            .cuts = cut->cuts[r],
+                                            .by_top_p = by_top_p,
+                                            .round = round,
+                                            .rows = cut->rows,
+                                            .ranks = cut->ranks,
+                                            .rank = r};
+        cut->stream->ops->merge_masses(cut->stream, &args);
+    }
+}
+
+static void find_cuts(cut_t *cut)
+{
+    k_masses_t *all = test_malloc(cut->ranks * cut->rows * sizeof(*all));
+    for (uint32_t i = 0; i < 2 * K_CUT_ROUNDS; i++) {
+        find_digit(cut, i >= K_CUT_ROUNDS, i % K_CUT_ROUNDS, all);
+    }
+    test_free(all);
+}
+
 static void ask(cut_t *cut, uint32_t most)
 {
     const size_t bytes = cut->rows * k_candidates_bytes(most);
@@ -111,6 +153,7 @@ static void ask(cut_t *cut, uint32_t most)
                                                 .z = cut->z[r],
                                                 .params = cut->params,
                                                 .state = cut->state[r],
+                                                .cuts = cut->has_cuts ? cut->cuts[r] : NULL,
                                                 .out = all + r * bytes,
                                                 .most = most,
                                                 .is_again = cut->n_rounds > 0,
@@ -125,6 +168,7 @@ static void ask(cut_t *cut, uint32_t most)
                                                 .params = cut->params,
                                                 .state = cut->state[r],
                                                 .out = cut->out[r],
+                                                .is_cut = cut->has_cuts,
                                                 .most = most,
                                                 .rows = cut->rows,
                                                 .ranks = cut->ranks};
@@ -179,6 +223,11 @@ static void report(cut_t *cut)
 static void sample_cut(cut_t *cut, uint32_t most)
 {
     find_maxima(cut);
+    if (cut->has_cuts) {
+        find_cuts(cut);
+        ask(cut, 1);
+        assert_false(is_open(cut));
+    }
     while (is_open(cut)) {
         ask(cut, most < cut->stride ? most : cut->stride);
         assert_true(most < 4 * cut->stride || !is_open(cut));
@@ -261,9 +310,10 @@ static void sampling_from_slices_gives_what_whole_rows_give(void **state)
         cut.logits = logits;
         cut.params = params;
         cut_open(&cut, &random);
+        cut.has_cuts = round % 4 == 0; /* they take time */
         sample_cut(&cut, test_random_between(&random, 1, 40));
         n_again += cut.n_rounds > 1;
-        n_at_once += cut.n_rounds == 1;
+        n_at_once += cut.n_rounds == 1 && !cut.has_cuts;
         for (uint32_t i = 0; i < cut.rows; i++) {
             assert_int_equal(appended[i], cut.out[0][i].chosen.token);
         }

@@ -55,6 +55,30 @@ static void default_order_keeps_a_block_and_its_heads_contiguous(void **state)
     assert_int_equal(layout.strides[0].part, 8 * 2);
 }
 
+static void scales_follow_the_tokens_of_their_head(void **state)
+{
+    (void)state;
+    const kv_order_t orders[] = {KV_ORDER_BHLNC, KV_ORDER_BLHNC, KV_ORDER_LBHNC};
+    for (size_t o = 0; o < WEFT_ARRAY_LEN(orders); o++) {
+        kv_layout_t layout = small_layout(orders[o]);
+        layout.element_bytes = 1;
+        layout.scale_bytes = 4;
+        layout.block_tokens = 1;
+        layout.groups[0].head_dim = 6;
+        assert_int_equal(kv_layout_init(&layout, 5, NULL), WEFT_OK);
+        const kv_strides_t *s = &layout.strides[0];
+        const size_t slice = orders[o] == KV_ORDER_BHLNC ? s->layer : s->head;
+        assert_int_equal(s->scales, 12);
+        assert_int_equal(slice, 12 + 2 * 4);
+        assert_int_equal(layout.block_bytes[0], 3 * 2 * slice);
+        layout.groups[0].head_dim = 7;
+        assert_int_equal(kv_layout_init(&layout, 5, NULL), WEFT_ERR_INVALID);
+    }
+    kv_layout_t plain = small_layout(KV_ORDER_BHLNC);
+    assert_int_equal(kv_layout_init(&plain, 5, NULL), WEFT_OK);
+    assert_int_equal(plain.strides[0].scales, 0);
+}
+
 static void bad_extents_are_named(void **state)
 {
     (void)state;
@@ -103,6 +127,7 @@ int main(void)
         cmocka_unit_test(orders_are_known_by_their_names),
         cmocka_unit_test(every_order_gives_each_element_its_own_place),
         cmocka_unit_test(default_order_keeps_a_block_and_its_heads_contiguous),
+        cmocka_unit_test(scales_follow_the_tokens_of_their_head),
         cmocka_unit_test(bad_extents_are_named),
         cmocka_unit_test(sizes_past_the_address_space_are_refused),
     };

@@ -363,13 +363,14 @@ static void executor_memory_grows_with_what_it_is_made_of(void **state)
     executor_rig_t rig;
     open_rig(&rig, "llama", "ref", 16, K_F16);
     const model_config_t *config = model_config(rig.rig.model);
-    const size_t bytes = executor_memory(&limits, config, NULL, 16, 0);
+    const size_t bytes = executor_memory(&limits, config, NULL, 16, 0, true);
     step_limits_t larger = limits;
     larger.max_outputs = 100;
     assert_true(bytes > limits.max_outputs * VOCAB * sizeof(float));
-    assert_true(executor_memory(&larger, config, NULL, 16, 0) - bytes >=
+    assert_true(executor_memory(&larger, config, NULL, 16, 0, true) - bytes >=
                 (100 - limits.max_outputs - 1) * VOCAB * sizeof(float));
-    const size_t step = (executor_memory(&limits, config, NULL, 16, 8) - bytes) / 6; /* beyond 2 */
+    const size_t step =
+        (executor_memory(&limits, config, NULL, 16, 8, true) - bytes) / 6; /* beyond 2 */
     assert_true(step > limits.max_tokens * sizeof(k_sampled_t));
     executor_rig_close(&rig);
 }

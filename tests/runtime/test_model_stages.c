@@ -231,6 +231,7 @@ static void die_in_a_stage(coll_rig_rank_t *self)
     open_rank(&rank, self);
     plan_prefills(&rank, 0);
     if (rank.shard.stage == job->killed_stage) {
+        assert_status(executor_collect(rank.rig.executor, &result), WEFT_OK);
         (void)raise(SIGKILL);
     }
     if (self->rank == 0) {
@@ -291,6 +292,8 @@ static void decode_with_a_failed_last_stage(coll_rig_rank_t *self)
     if (self->rank == 0) {
         collect_nothing(&rank, n_done);
     } else if (rank.shard.stage == 1) {
+        step_result_t result;
+        assert_status(executor_collect(rank.rig.executor, &result), WEFT_OK);
         assert_status(coll_status(rank.world, &who), WEFT_ERR_PEER_GONE);
         assert_int_equal(who, FAILED_RANK);
         atomic_fetch_add(n_done, 1);

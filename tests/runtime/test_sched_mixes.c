@@ -7,6 +7,8 @@
 
 static uint64_t n_read; /* blocks that came back from a tier */
 static fake_mover_stats_t moved;
+static uint64_t n_drafted;
+static uint64_t n_accepted;
 
 static void add_stats(fake_mover_stats_t *sum, fake_mover_stats_t stats)
 {
@@ -60,6 +62,7 @@ static void add_random_request(sched_rig_t *rig, bool with_peer)
         t->seq.priority = priority;
         t->seq.pins_prompt = test_random_below(random, 8) == 0;
         t->seq.has_mask = has_mask;
+        t->seq.drafts = rig->limits.max_drafts > 0 && !has_mask ? t->drafts : NULL;
         if (has_mask && test_random_below(random, 6) == 0) {
             t->mask_end = test_random_below(random, 2) == 0 ? SCHED_MASK_EMPTY : SCHED_MASK_FAILED;
         }
@@ -110,6 +113,8 @@ static void run_mix(uint64_t seed, const kv_tier_ops_t *const *tiers, bool with_
     test_random_t random = {seed};
     const uint32_t slots = test_random_between(&random, 1, 6);
     const uint32_t block_tokens = 1u << test_random_between(&random, 0, 4);
+    const uint32_t stages =
+        test_random_below(&random, 2) == 0 ? 1 : test_random_between(&random, 2, 5);
     const sched_rig_shape_t shape = {
         .block_tokens = block_tokens,
         .n_blocks = test_random_between(&random, 24, 400) / block_tokens + 2,
@@ -118,7 +123,8 @@ static void run_mix(uint64_t seed, const kv_tier_ops_t *const *tiers, bool with_
         .is_cached = tiers != NULL || test_random_below(&random, 3) > 0,
         .host_blocks = tiers == NULL ? 0 : test_random_between(&random, 1, 80),
         .tiers = tiers,
-        .stages = test_random_below(&random, 2) == 0 ? 1 : test_random_between(&random, 2, 5),
+        .stages = stages,
+        .max_drafts = stages > 1 ? 0 : test_random_below(&random, 6),
     };
     sched_rig_init(&rig, &shape);
     rig.random = random;
@@ -146,6 +152,8 @@ static void run_mix(uint64_t seed, const kv_tier_ops_t *const *tiers, bool with_
     }
     n_read += kv_store_stats(rig.store).tiers[KV_TIER_host].hit_blocks;
     add_stats(&moved, fake_mover_stats(rig.mover));
+    n_drafted += sched_stats(rig.sched).draft_tokens;
+    n_accepted += sched_stats(rig.sched).accepted[0];
     for (uint32_t i = 0; i < rig.n_seqs; i++) {
         sched_rig_assert_answered(&rig.seqs[i]);
     }
@@ -166,6 +174,7 @@ static void every_sequence_answers_as_if_alone(void **state)
 {
     (void)state;
     run_mixes(8000, NULL, false);
+    assert_true(n_accepted > 0 && n_drafted > n_accepted);
 }
 
 static void every_sequence_answers_the_same_with_a_tier_below(void **state)

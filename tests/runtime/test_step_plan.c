@@ -17,7 +17,8 @@ static const step_limits_t limits = {.max_slots = 4,
                                      .max_blocks = 8,
                                      .max_bind_tokens = 64,
                                      .max_biases = 3,
-                                     .max_outputs = 2};
+                                     .max_outputs = 2,
+                                     .max_drafts = 3};
 
 /* A plan that uses everything and is right. */
 static step_plan_t *valid_plan(void)
@@ -44,6 +45,10 @@ static void step_plan_check_takes_a_full_plan(void **state)
 {
     (void)state;
     step_plan_t *plan = valid_plan();
+    assert_int_equal(step_plan_check(plan, &limits, NULL), WEFT_OK);
+    plan->rows[0].n_tokens = 12;
+    plan->rows[1].start = 60;
+    plan->rows[1].n_drafts = 3;
     assert_int_equal(step_plan_check(plan, &limits, NULL), WEFT_OK);
     step_plan_clear(plan, 7);
     assert_int_equal(plan->step, 7);
@@ -106,6 +111,43 @@ static void rows_told_of_more_than_there_are(step_plan_t *plan)
     plan->n_binds = 0;
     plan->n_tokens = 0;
 }
+/* Within the budget. */
+static void give_drafts(step_plan_t *plan, uint32_t n)
+{
+    plan->rows[0].n_tokens = 8;
+    plan->rows[1].start = 40;
+    plan->rows[1].n_drafts = n;
+}
+static void row_with_more_drafts_than_one_may_have(step_plan_t *plan)
+{
+    give_drafts(plan, 4);
+}
+static void drafts_of_a_row_that_does_not_sample(step_plan_t *plan)
+{
+    give_drafts(plan, 1);
+    plan->rows[1].flags = STEP_ROW_FROM_SLOT;
+}
+static void drafts_under_a_mask(step_plan_t *plan)
+{
+    give_drafts(plan, 1);
+    plan->rows[1].flags |= STEP_ROW_MASKED;
+}
+static void drafts_past_the_context(step_plan_t *plan)
+{
+    give_drafts(plan, 2);
+    plan->rows[1].start = 62;
+}
+static void more_drafts_than_tokens(step_plan_t *plan)
+{
+    give_drafts(plan, 3);
+    plan->n_binds = 0;
+    plan->n_tokens = 2;
+}
+static void drafts_over_the_token_budget(step_plan_t *plan)
+{
+    give_drafts(plan, 3);
+    plan->rows[0].n_tokens = 13;
+}
 static void row_past_the_context(step_plan_t *plan)
 {
     plan->rows[1].start = 64;
@@ -140,6 +182,12 @@ static void step_plan_check_refuses_every_broken_field(void **state)
         row_with_a_flag_that_is_none,
         row_told_of_its_own_tokens,
         rows_told_of_more_than_there_are,
+        row_with_more_drafts_than_one_may_have,
+        drafts_of_a_row_that_does_not_sample,
+        drafts_under_a_mask,
+        drafts_past_the_context,
+        more_drafts_than_tokens,
+        drafts_over_the_token_budget,
         row_past_the_context,
         rows_over_the_token_budget,
         too_many_rows,

@@ -25,6 +25,13 @@ typedef struct rig {
 
 #define PIDS_BYTES ((size_t)4096)
 
+static const char *device_name = "cpu";
+
+void coll_rig_use_device(const char *name)
+{
+    device_name = name;
+}
+
 /* ---- the exchange: rank 0 gathers and gives all to everyone ------------------------------------- */
 
 static bool send_all(int fd, const void *data, size_t n)
@@ -114,7 +121,7 @@ static _Noreturn void run_rank(const rig_t *rig, uint32_t rank, coll_rig_fn *fn,
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* not back into the test's runner, which is another's */
     take_sockets(rig, rank, self.sockets);
-    assert_status(weft_device_open("cpu", 0, NULL, &self.device), WEFT_OK);
+    assert_status(weft_device_open(device_name, 0, NULL, &self.device), WEFT_OK);
     assert_status(self.device->ops->open_queue(self.device, &self.queue), WEFT_OK);
     fn(&self);
     self.device->ops->close_queue(self.queue);
@@ -235,21 +242,29 @@ static bool can_be_had(const char *backend)
 }
 
 static const char *const names[] = {
-#define BACKEND(name) #name,
+#define BACKEND(name, weak) #name,
 #include "transport/coll/coll_backends.def"
 #undef BACKEND
 };
 
-static bool is_wanted(const char *name)
+/* Asked of each once: it takes processes, on a GPU a second. */
+static bool is_wanted(size_t i)
 {
+    static enum { UNKNOWN, THERE, MISSING } known[WEFT_ARRAY_LEN(names)];
     const char *only = getenv("WEFT_TEST_BACKEND");
-    return (only == NULL || strcmp(only, name) == 0) && can_be_had(name);
+    if (only != NULL && strcmp(only, names[i]) != 0) {
+        return false;
+    }
+    if (known[i] == UNKNOWN) {
+        known[i] = can_be_had(names[i]) ? THERE : MISSING;
+    }
+    return known[i] == THERE;
 }
 
 void coll_rig_each_backend(void (*claim)(const char *backend))
 {
     for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
-        if (is_wanted(names[i])) {
+        if (is_wanted(i)) {
             print_message("backend=%s\n", names[i]);
             claim(names[i]);
         }
@@ -259,7 +274,7 @@ void coll_rig_each_backend(void (*claim)(const char *backend))
 void coll_rig_run_each(uint32_t size, uint32_t killed_mask, coll_rig_fn *fn)
 {
     for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
-        if (is_wanted(names[i])) {
+        if (is_wanted(i)) {
             print_message("backend=%s\n", names[i]);
             coll_rig_run_with_deaths(size, killed_mask, fn, (void *)(uintptr_t)names[i]);
         }

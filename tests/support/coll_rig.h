@@ -19,7 +19,7 @@
 typedef struct coll_rig_rank {
     uint32_t rank;
     uint32_t size;
-    weft_device_t *device; /* "cpu" */
+    weft_device_t *device; /* "cpu", or what coll_rig_use_device said */
     weft_queue_t *queue;
     coll_exchange_t exchange;
     const pid_t *pids; /* [size] of all ranks */
@@ -29,6 +29,9 @@ typedef struct coll_rig_rank {
 } coll_rig_rank_t;
 
 typedef void coll_rig_fn(coll_rig_rank_t *self);
+
+/* The device of ranks that are started from now on; static. */
+void coll_rig_use_device(const char *name);
 
 /* Runs fn in `size` processes and waits for their end; they must all come to it. */
 void coll_rig_run(uint32_t size, coll_rig_fn *fn, void *user);

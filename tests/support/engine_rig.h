@@ -34,6 +34,7 @@ static inline engine_options_t engine_rig_options(void)
         .block_size = 16,
         .enable_prefix_caching = true,
         .hash_algo = "sha256_cbor",
+        .speculative_config = "",
         .kv_cache_dtype = "auto",
         .kv_cache_layout = "BHLNC",
         .num_gpu_blocks = 64,

@@ -78,7 +78,13 @@ static inline void plan_block(step_plan_t *plan, uint32_t slot, uint32_t index, 
 static inline void plan_row(step_plan_t *plan, uint32_t slot, uint32_t start, uint32_t n,
                             uint32_t flags, uint64_t output_index)
 {
-    plan->rows[plan->n_rows++] = (step_row_t){slot, flags, start, n, output_index};
+    plan->rows[plan->n_rows++] = (step_row_t){
+        .slot = slot,
+        .flags = flags,
+        .start = start,
+        .n_tokens = n,
+        .output_index = output_index,
+    };
 }
 
 static inline weft_status_t executor_rig_launch(executor_rig_t *rig)

@@ -14,7 +14,9 @@ typedef enum order_kind {
     ORDER_FILL,
     ORDER_IS_FILLED,
     ORDER_POKE,
+    ORDER_VRAM_IS_FILLED,
     ORDER_DEREGISTER,
+    ORDER_DEREGISTER_VRAM,
     ORDER_CHURN,
     ORDER_NOTIFY, /* a blob and a text follow */
     ORDER_NEXT_NOTIFICATION,
@@ -151,6 +153,9 @@ static void child_obey(fabric_end_t *end, int socket, const order_t *order)
     case ORDER_IS_FILLED:
         answer = fabric_is_filled(end->memory + order->b, order->c, order->a, order->b);
         break;
+    case ORDER_VRAM_IS_FILLED:
+        answer = fabric_vram_is_filled(end, order->c, order->a, order->b, order->b);
+        break;
     case ORDER_POKE:
         child_poke(end, order->a, order->b);
         break;
@@ -160,6 +165,9 @@ static void child_obey(fabric_end_t *end, int socket, const order_t *order)
     case ORDER_DEREGISTER:
         answer = (uint64_t)xfer_deregister(end->agent, end->region);
         end->region = NULL;
+        break;
+    case ORDER_DEREGISTER_VRAM:
+        answer = (uint64_t)xfer_deregister(end->agent, end->vram_region);
         break;
     case ORDER_NOTIFY:
         child_notify(end, socket);
@@ -199,9 +207,14 @@ static void child_main(const fabric_config_t *config, const char *name, int sock
         _exit(0);
     }
     fabric_fill(&end, 1);
+    if (end.gpu != NULL) {
+        fabric_vram_fill(&end, 1);
+    }
     fabric_export(&end, &blob);
     const uint64_t addr = fabric_addr(&end, 0);
+    const uint64_t vram_addr = (uint64_t)(uintptr_t)end.vram.addr;
     require(send_all(socket, &addr, sizeof(addr)), 19);
+    require(send_all(socket, &vram_addr, sizeof(vram_addr)), 19);
     require(send_bytes(socket, blob.data, blob.length), 20);
     child_serve(&end, socket);
     weft_buffer_free(&blob);
@@ -243,6 +256,7 @@ bool fabric_child_start(const fabric_config_t *config, const char *name, fabric_
         return false;
     }
     assert_true(receive_all(child.socket, &child.addr, sizeof(child.addr)));
+    assert_true(receive_all(child.socket, &child.vram_addr, sizeof(child.vram_addr)));
     assert_true(receive_bytes(child.socket, &child.blob));
     *child_out = child;
     return true;
@@ -282,6 +296,12 @@ bool fabric_child_is_filled(fabric_child_t *child, uint64_t seed, uint64_t offse
     return obeyed(child, (order_t){.kind = ORDER_IS_FILLED, .a = seed, .b = offset, .c = n}) != 0;
 }
 
+bool fabric_child_vram_is_filled(fabric_child_t *child, uint64_t seed, uint64_t offset, uint64_t n)
+{
+    return obeyed(child, (order_t){.kind = ORDER_VRAM_IS_FILLED, .a = seed, .b = offset, .c = n}) !=
+           0;
+}
+
 void fabric_child_poke(fabric_child_t *child, uint64_t offset, uint64_t word)
 {
     obeyed(child, (order_t){.kind = ORDER_POKE, .a = offset, .b = word});
@@ -290,6 +310,11 @@ void fabric_child_poke(fabric_child_t *child, uint64_t offset, uint64_t word)
 void fabric_child_deregister(fabric_child_t *child)
 {
     assert_int_equal(obeyed(child, (order_t){.kind = ORDER_DEREGISTER}), WEFT_OK);
+}
+
+void fabric_child_deregister_vram(fabric_child_t *child)
+{
+    assert_int_equal(obeyed(child, (order_t){.kind = ORDER_DEREGISTER_VRAM}), WEFT_OK);
 }
 
 void fabric_child_churn(fabric_child_t *child, uint64_t rounds)

@@ -26,6 +26,33 @@ static void map_memory(const fabric_config_t *config, fabric_end_t *end)
     assert_true(end->memory != MAP_FAILED);
 }
 
+static weft_status_t open_vram(const fabric_config_t *config, fabric_end_t *end)
+{
+    if (weft_device_open("cuda", 0, NULL, &end->gpu) < 0) {
+        return WEFT_ERR_UNSUPPORTED;
+    }
+    const weft_device_ops_t *ops = end->gpu->ops;
+    assert_status(ops->open_queue(end->gpu, &end->queue), WEFT_OK);
+    assert_status(ops->alloc(end->gpu, config->vram_bytes,
+                             config->is_private ? 0 : WEFT_MEM_EXPORTABLE, &end->vram),
+                  WEFT_OK);
+    const xfer_memory_t memory = {.space = XFER_VRAM,
+                                  .addr = (uint64_t)(uintptr_t)end->vram.addr,
+                                  .bytes = end->vram.bytes,
+                                  .fd = end->vram.fd};
+    assert_status(xfer_register(end->agent, &memory, NULL, &end->vram_region), WEFT_OK);
+    return WEFT_OK;
+}
+
+static void close_vram(fabric_end_t *end)
+{
+    if (end->gpu != NULL) {
+        end->gpu->ops->free(end->gpu, &end->vram);
+        end->gpu->ops->close_queue(end->queue);
+        weft_device_close(end->gpu);
+    }
+}
+
 static void unmap_memory(fabric_end_t *end)
 {
     munmap(end->memory, end->bytes);
@@ -65,6 +92,10 @@ weft_status_t fabric_end_try_open(const fabric_config_t *config, const char *nam
         assert_status(status, WEFT_ERR_UNSUPPORTED);
         return status;
     }
+    if (config->vram_bytes > 0 && open_vram(config, &end) < 0) {
+        fabric_end_close(&end);
+        return WEFT_ERR_UNSUPPORTED;
+    }
     *end_out = end;
     return WEFT_OK;
 }
@@ -77,6 +108,7 @@ void fabric_end_open(const fabric_config_t *config, const char *name, fabric_end
 void fabric_end_close(fabric_end_t *end)
 {
     xfer_agent_destroy(end->agent);
+    close_vram(end);
     unmap_memory(end);
 }
 
@@ -118,6 +150,26 @@ void fabric_fill(fabric_end_t *end, uint64_t seed)
     for (size_t done = 0; done < end->bytes; done += PERIOD) {
         memcpy(end->memory + done, pattern_at(seed, done), part_of(end->bytes - done));
     }
+}
+
+void fabric_vram_fill(fabric_end_t *end, uint64_t seed)
+{
+    for (size_t done = 0; done < end->vram.bytes; done += PERIOD) {
+        end->gpu->ops->copy(end->queue, (char *)end->vram.addr + done, pattern_at(seed, done),
+                            part_of(end->vram.bytes - done));
+    }
+    assert_status(end->gpu->ops->sync(end->queue), WEFT_OK);
+}
+
+bool fabric_vram_is_filled(fabric_end_t *end, uint64_t n, uint64_t seed, uint64_t offset,
+                           uint64_t pattern_offset)
+{
+    uint8_t *bytes = test_malloc(n);
+    end->gpu->ops->copy(end->queue, bytes, (char *)end->vram.addr + offset, n);
+    assert_status(end->gpu->ops->sync(end->queue), WEFT_OK);
+    const bool is_filled = fabric_is_filled(bytes, n, seed, pattern_offset);
+    test_free(bytes);
+    return is_filled;
 }
 
 bool fabric_is_filled(const uint8_t *bytes, uint64_t n, uint64_t seed, uint64_t offset)

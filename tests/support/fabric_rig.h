@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include "base/device.h"
 #include "tests/support/check.h"
 #include "transport/xfer/xfer_agent_priv.h"
 
@@ -17,8 +18,9 @@ typedef struct fabric_config {
     const char *backends;
     const char *params;
     bool has_thread;
-    bool is_private; /* the memory is not given as a memfd */
-    size_t bytes;    /* of memory */
+    bool is_private;   /* the memory is not given as a memfd */
+    size_t bytes;      /* of memory */
+    size_t vram_bytes; /* of a GPU's, besides; 0: none */
 } fabric_config_t;
 
 /* An agent, and its memory. */
@@ -29,6 +31,10 @@ typedef struct fabric_end {
     size_t bytes;
     int fd;
     bool has_thread;
+    weft_device_t *gpu; /* NULL: no memory of a GPU */
+    weft_queue_t *queue;
+    weft_mem_t vram;
+    xfer_region_t *vram_region;
 } fabric_end_t;
 
 /* WEFT_ERR_UNSUPPORTED: such an agent cannot be had here. */
@@ -39,6 +45,9 @@ void fabric_end_close(fabric_end_t *end);
 
 uint64_t fabric_addr(const fabric_end_t *end, uint64_t offset); /* of a byte of its memory */
 void fabric_fill(fabric_end_t *end, uint64_t seed);             /* all of it, by seed and place */
+void fabric_vram_fill(fabric_end_t *end, uint64_t seed);        /* so the GPU's */
+bool fabric_vram_is_filled(fabric_end_t *end, uint64_t n, uint64_t seed, uint64_t offset,
+                           uint64_t pattern_offset);
 bool fabric_is_filled(const uint8_t *bytes, uint64_t n, uint64_t seed, uint64_t offset);
 
 /* `to` as a peer of `who`. */
@@ -70,7 +79,8 @@ void fabric_check_deadline(uint64_t start_ns, const char *what);
 typedef struct fabric_child {
     pid_t pid;
     int socket;
-    uint64_t addr; /* of its memory, filled by seed 1 */
+    uint64_t addr;      /* of its memory, filled by seed 1 */
+    uint64_t vram_addr; /* of the GPU's, filled so too; 0: none */
     weft_buffer_t blob;
 } fabric_child_t;
 
@@ -78,8 +88,10 @@ typedef struct fabric_child {
 bool fabric_child_start(const fabric_config_t *config, const char *name, fabric_child_t *child_out);
 void fabric_child_fill(fabric_child_t *child, uint64_t seed);
 bool fabric_child_is_filled(fabric_child_t *child, uint64_t seed, uint64_t offset, uint64_t n);
+bool fabric_child_vram_is_filled(fabric_child_t *child, uint64_t seed, uint64_t offset, uint64_t n);
 void fabric_child_poke(fabric_child_t *child, uint64_t offset, uint64_t word);
 void fabric_child_deregister(fabric_child_t *child);
+void fabric_child_deregister_vram(fabric_child_t *child);
 /*
  * `rounds` times, k counting from 1: sets the word at its memory's beginning to FABRIC_CHURNING,
  * fills what lies behind FABRIC_CHURN_FROM by seed k, sets the word to k. It is only begun here, and

@@ -11,14 +11,17 @@
 typedef struct fake_slot {
     bool is_bound;
     uint32_t n_tokens;
-    int32_t *tokens;  /* [max_context + 1] */
-    uint32_t *blocks; /* [max_context] */
+    uint32_t n_unsure; /* the last of them, sampled after drafts */
+    int32_t *tokens;   /* [max_context + 1] */
+    uint32_t *blocks;  /* [max_context] */
     step_sampling_t sampling;
 } fake_slot_t;
 
 typedef struct fake_step {
     step_result_t result;
-    k_sampled_t *rows;   /* [max_slots] */
+    k_sampled_t *rows;    /* [max_slots] */
+    k_sampled_t *drafted; /* [max_slots][max_drafts] */
+    uint32_t n_drafted;
     k_sampled_t *prompt; /* [max_tokens] */
 } fake_step_t;
 
@@ -96,6 +99,7 @@ fake_executor_t *fake_executor_create(const step_limits_t *limits, uint64_t *kv,
     }
     for (int i = 0; i < SCHED_MAX_IN_FLIGHT; i++) {
         fake->steps[i].rows = calloc(limits->max_slots, sizeof(k_sampled_t));
+        fake->steps[i].drafted = calloc(step_limits_samples(limits), sizeof(k_sampled_t));
         fake->steps[i].prompt = calloc(limits->max_tokens, sizeof(k_sampled_t));
     }
     return fake;
@@ -109,6 +113,7 @@ void fake_executor_destroy(fake_executor_t *fake)
     }
     for (int i = 0; i < SCHED_MAX_IN_FLIGHT; i++) {
         free(fake->steps[i].rows);
+        free(fake->steps[i].drafted);
         free(fake->steps[i].prompt);
     }
     free(fake->slots);
@@ -136,11 +141,31 @@ static void report_prompt(fake_step_t *step, const fake_slot_t *slot, uint32_t p
     }
 }
 
+/* Behind the row's own tokens; what is sampled then lies where the drafts were, right or not. */
+static void run_drafts(fake_executor_t *fake, fake_step_t *step, const step_row_t *row,
+                       const int32_t *drafts, uint64_t hash)
+{
+    fake_slot_t *slot = &fake->slots[row->slot];
+    for (uint32_t i = 0; i < row->n_drafts; i++) {
+        k_sampled_t *out = &step->drafted[step->n_drafted++];
+        hash = extend(hash, drafts[i]);
+        *kv_at(fake, slot, row->start + row->n_tokens + i) = hash;
+        out->chosen.token =
+            sample(hash, slot->sampling.seed, row->output_index + i + 1, fake->vocab);
+        slot->tokens[slot->n_tokens++] = out->chosen.token;
+    }
+    slot->n_unsure = row->n_drafts;
+}
+
 static void run_row(fake_executor_t *fake, fake_step_t *step, const step_row_t *row,
-                    k_sampled_t *out)
+                    const int32_t *drafts, k_sampled_t *out)
 {
     fake_slot_t *slot = &fake->slots[row->slot];
     assert_true(slot->is_bound);
+    if ((row->flags & STEP_ROW_FROM_SLOT) != 0) {
+        assert_in_range(slot->n_tokens - row->start, 1, 1 + slot->n_unsure);
+        slot->n_tokens = row->start + 1;
+    }
     assert_true(row->start + row->n_tokens <= slot->n_tokens);
     uint64_t hash = 1;
     for (uint32_t i = 0; i < row->start; i++) {
@@ -155,27 +180,27 @@ static void run_row(fake_executor_t *fake, fake_step_t *step, const step_row_t *
             report_prompt(step, slot, i, hash);
         }
     }
-    if ((row->flags & STEP_ROW_FROM_SLOT) != 0) {
-        assert_int_equal(row->start + 1, slot->n_tokens);
-    }
     if ((row->flags & STEP_ROW_SAMPLE) != 0) {
         assert_int_equal(row->start + row->n_tokens, slot->n_tokens);
         out->chosen.token = sample(hash, slot->sampling.seed, row->output_index, fake->vocab);
         slot->tokens[slot->n_tokens++] = fake->has_stages ? UNKNOWN : out->chosen.token;
+        run_drafts(fake, step, row, drafts, hash);
     }
 }
 
-/* Where only a last stage samples, the first hears of it from the plan. */
-static void take_told(fake_executor_t *fake, const step_plan_t *plan)
+static void run_rows(fake_executor_t *fake, fake_step_t *step, const step_plan_t *plan)
 {
-    const int32_t *told = plan->tokens + plan->n_tokens - step_plan_told(plan);
+    const int32_t *brought = plan->tokens + plan->n_tokens - step_plan_row_tokens(plan);
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         const step_row_t *row = &plan->rows[i];
         const bool is_from_slot = (row->flags & STEP_ROW_FROM_SLOT) != 0;
         assert_int_equal((row->flags & STEP_ROW_TOLD) != 0, fake->has_stages && is_from_slot);
         if ((row->flags & STEP_ROW_TOLD) != 0) {
-            fake->slots[row->slot].tokens[row->start] = *told++;
+            /* Where only a last stage samples, the first hears of it from the plan. */
+            fake->slots[row->slot].tokens[row->start] = *brought++;
         }
+        run_row(fake, step, row, brought, &step->rows[i]);
+        brought += row->n_drafts;
     }
 }
 
@@ -187,6 +212,7 @@ static void apply_binds(fake_executor_t *fake, const step_plan_t *plan)
         slot->is_bound = true;
         slot->sampling = bind->sampling;
         slot->n_tokens = bind->n_tokens;
+        slot->n_unsure = 0;
         memcpy(slot->tokens, plan->tokens + bind->first_token, bind->n_tokens * sizeof(int32_t));
         memset(slot->blocks, 0xff, fake->limits.max_context * sizeof(uint32_t));
     }
@@ -204,13 +230,14 @@ void fake_executor_launch(fake_executor_t *fake, const step_plan_t *plan)
     }
     assert_true(fake->n_launched - fake->n_collected < SCHED_MAX_IN_FLIGHT);
     fake_step_t *step = &fake->steps[fake->n_launched++ % SCHED_MAX_IN_FLIGHT];
-    step->result = (step_result_t){
-        .step = plan->step, .n_rows = plan->n_rows, .rows = step->rows, .prompt = step->prompt};
+    step->n_drafted = 0;
+    step->result = (step_result_t){.step = plan->step,
+                                   .n_rows = plan->n_rows,
+                                   .rows = step->rows,
+                                   .drafted = step->drafted,
+                                   .prompt = step->prompt};
     apply_binds(fake, plan);
-    take_told(fake, plan);
-    for (uint32_t i = 0; i < plan->n_rows; i++) {
-        run_row(fake, step, &plan->rows[i], &step->rows[i]);
-    }
+    run_rows(fake, step, plan);
 }
 
 step_result_t fake_executor_collect(fake_executor_t *fake)

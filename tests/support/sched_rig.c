@@ -87,6 +87,24 @@ static void note_mask(void *user, sched_seq_t *seq)
     assert_int_equal(seq->pending, 0);
 }
 
+/* Mostly right, and as often as not nothing more after what is wrong. */
+static void guess(void *user, sched_seq_t *const *seqs, uint32_t n)
+{
+    sched_rig_t *rig = user;
+    for (uint32_t i = 0; i < n; i++) {
+        sched_seq_t *seq = seqs[i];
+        const sched_rig_seq_t *t = seq->user;
+        assert_int_equal(seq->pending, 0);
+        seq->n_drafts = test_random_below(&rig->random, rig->limits.max_drafts + 1);
+        for (uint32_t j = 0; j < seq->n_drafts; j++) {
+            const uint32_t at = seq->n_tokens + j;
+            const int32_t right = at < t->n_expected ? t->expected[at] : 0;
+            const bool is_wrong = test_random_below(&rig->random, 5) == 0;
+            seq->drafts[j] = is_wrong ? (right + 1) % SCHED_RIG_VOCAB : right;
+        }
+    }
+}
+
 static void wake(void *user)
 {
     sem_post(&((sched_rig_t *)user)->tiers_moved);
@@ -130,8 +148,8 @@ void sched_rig_init(sched_rig_t *rig, const sched_rig_shape_t *shape)
     create_store(rig, shape);
     assert_status(kv_hasher_create(KV_HASH_ALGO_sha256_cbor, NULL, &rig->hasher), WEFT_OK);
     rig->mover = fake_mover_create(rig->pool, shape->n_blocks);
-    rig->limits =
-        sched_limits(shape->slots, shape->step_tokens, SCHED_RIG_MAX_CONTEXT, shape->block_tokens);
+    rig->limits = sched_limits(shape->slots, shape->step_tokens, SCHED_RIG_MAX_CONTEXT,
+                               shape->block_tokens, shape->max_drafts);
     const sched_config_t config = {
         .store = rig->store,
         .hasher = rig->hasher,
@@ -146,6 +164,7 @@ void sched_rig_init(sched_rig_t *rig, const sched_rig_shape_t *shape)
                    .on_retired = note_retired,
                    .mask_state = some_mask_state,
                    .write_mask = note_mask,
+                   .draft = guess,
                    .on_pull_failed = note_pull_failed,
                    .on_hold = note_hold},
         .mover = fake_mover_ops(rig->mover),

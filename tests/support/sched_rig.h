@@ -33,6 +33,7 @@ typedef struct sched_rig_seq {
     kv_block_id_t pulled[SCHED_RIG_MAX_CONTEXT];
     bool has_lease; /* is_kept, and told of from its first step on */
     bool has_pull_failed;
+    int32_t drafts[STEP_MAX_DRAFTS]; /* it speculates: seq.drafts */
     uint32_t holds;
     uint32_t held_tokens;
 } sched_rig_seq_t;
@@ -62,8 +63,9 @@ typedef struct sched_rig_shape {
     uint32_t slots;
     uint32_t step_tokens;
     bool is_cached;
-    uint32_t host_blocks;              /* of a tier below, 0: none */
-    uint32_t stages;                   /* of the model; 0 or 1: one */
+    uint32_t host_blocks; /* of a tier below, 0: none */
+    uint32_t stages;      /* of the model; 0 or 1: one */
+    uint32_t max_drafts;
     const kv_tier_ops_t *const *tiers; /* NULL: the store's own */
 } sched_rig_shape_t;
 

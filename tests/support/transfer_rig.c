@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/transfer_rig.h"
 
+#include <math.h>
 #include <semaphore.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/clock.h"
+#include "kernels/k_heads.h"
 #include "kvstore/transfer/kv_slices.h"
 
 /* Workers of the process: whoever is woken, all are polled. */
@@ -41,12 +43,14 @@ static void open_pool(transfer_worker_t *worker, const transfer_worker_config_t 
     const uint32_t n_blocks = config->n_blocks == 0 ? TRANSFER_RIG_BLOCKS : config->n_blocks;
     assert_true(kv_heads_of(TRANSFER_RIG_HEADS, config->tp_size == 0 ? 1 : config->tp_size,
                             config->tp_rank, &worker->first_head, &heads));
+    worker->tolerance = config->tolerance;
     worker->form = (kv_head_form_t){.block_tokens = tokens, .head_dim = TRANSFER_RIG_HEAD_DIM};
     assert_true(kv_element_parse(dtype, (uint32_t)strlen(dtype), &worker->form.element));
     kv_pool_config_t pool = {.device = worker->device,
                              .layout = {.order = config->order,
                                         .block_tokens = tokens,
                                         .element_bytes = kv_element_bytes(worker->form.element),
+                                        .scale_bytes = kv_element_scale_bytes(worker->form.element),
                                         .n_groups = 1,
                                         .groups = {{.layers = TRANSFER_RIG_LAYERS,
                                                     .heads = heads,
@@ -54,6 +58,34 @@ static void open_pool(transfer_worker_t *worker, const transfer_worker_config_t 
                              .n_blocks = n_blocks};
     assert_status(kv_layout_init(&pool.layout, n_blocks, NULL), WEFT_OK);
     assert_status(kv_pool_create(&pool, &worker->pool), WEFT_OK);
+}
+
+static void open_device(transfer_worker_t *worker, const transfer_worker_config_t *config)
+{
+    const char *name = config->device == NULL ? "cpu" : config->device;
+    assert_status(weft_device_open(name, 0, NULL, &worker->device), WEFT_OK);
+    if (!worker->device->ops->is_host) {
+        assert_status(k_stream_create(worker->device, "auto", 0, NULL, &worker->stream), WEFT_OK);
+    }
+}
+
+static k_head_form_t form_of(const kv_head_form_t *form)
+{
+    return (k_head_form_t){.element = form->element == KV_ELEMENT_F32   ? K_F32
+                                      : form->element == KV_ELEMENT_F16 ? K_F16
+                                                                        : K_BF16,
+                           .is_transposed = form->is_transposed,
+                           .block_tokens = form->block_tokens,
+                           .head_dim = form->head_dim};
+}
+
+static void convert(void *user, weft_queue_t *queue, const kv_head_form_t *to,
+                    const kv_head_form_t *from, const kv_head_move_t *moves, uint32_t n)
+{
+    const transfer_worker_t *worker = user;
+    assert_status(k_convert_heads(worker->stream, queue, form_of(to), form_of(from),
+                                  (const k_head_move_t *)moves, n),
+                  WEFT_OK);
 }
 
 static void parse_config(const transfer_worker_config_t *config, kv_transfer_config_t *parsed)
@@ -105,8 +137,11 @@ void transfer_worker_open(transfer_worker_t *worker, const transfer_worker_confi
     snprintf(port, sizeof(port), "%u", config->port);
     setenv("VLLM_NIXL_SIDE_CHANNEL_PORT", port, 1);
     *worker = (transfer_worker_t){0};
-    assert_status(weft_device_open("cpu", 0, NULL, &worker->device), WEFT_OK);
+    open_device(worker, config);
     open_pool(worker, config);
+    if (worker->stream != NULL) {
+        worker->mirror = test_malloc(kv_pool_memory(worker->pool)->bytes);
+    }
     parse_config(config, &parsed);
     const kv_transfer_setup_t setup = {.config = &parsed,
                                        .pool = worker->pool,
@@ -121,6 +156,7 @@ void transfer_worker_open(transfer_worker_t *worker, const transfer_worker_confi
                                        .side_channel = config->side_channel,
                                        .wake = transfer_rig_wake,
                                        .on_pulled = on_pulled,
+                                       .convert = convert,
                                        .user = worker};
     if (kv_transfer_create(&setup, &diag, &worker->transfer) != WEFT_OK) {
         fail_msg("%s", diag.text);
@@ -139,6 +175,10 @@ void transfer_worker_close(transfer_worker_t *worker)
         assert_int_equal(kv_pool_held_blocks(worker->pool), 0);
     }
     kv_pool_destroy(worker->pool);
+    if (worker->mirror != NULL) {
+        test_free(worker->mirror);
+    }
+    k_stream_destroy(worker->stream);
     weft_device_close(worker->device);
     *worker = (transfer_worker_t){0};
 }
@@ -198,8 +238,26 @@ static void *head_of(const transfer_worker_t *worker, const kv_block_id_t *block
                      uint32_t head, uint32_t token)
 {
     const kv_layout_t *layout = kv_pool_layout(worker->pool);
-    return (char *)kv_pool_block(worker->pool, blocks[token / layout->block_tokens]) +
+    char *pool = kv_pool_memory(worker->pool)->addr;
+    char *block = kv_pool_block(worker->pool, blocks[token / layout->block_tokens]);
+    return (worker->mirror == NULL ? pool : worker->mirror) + (block - pool) +
            layer * layout->strides[0].layer + head * layout->strides[0].head;
+}
+
+static void copy(const transfer_worker_t *worker, void *to, const void *from, size_t bytes)
+{
+    worker->device->ops->copy(worker->stream->queue, to, from, bytes);
+    assert_status(worker->device->ops->sync(worker->stream->queue), WEFT_OK);
+}
+
+/* What was written to the mirror. */
+static void upload_token(const transfer_worker_t *worker, const char *head, uint32_t token)
+{
+    const size_t bytes = kv_pool_layout(worker->pool)->strides[0].token;
+    const char *at = head + token % worker->form.block_tokens * bytes;
+    if (worker->mirror != NULL) {
+        copy(worker, (char *)kv_pool_memory(worker->pool)->addr + (at - worker->mirror), at, bytes);
+    }
 }
 
 void transfer_worker_write(transfer_worker_t *worker, const kv_block_id_t *blocks, uint32_t first,
@@ -211,12 +269,23 @@ void transfer_worker_write(transfer_worker_t *worker, const kv_block_id_t *block
         for (uint32_t head = 0; head < heads; head++) {
             for (uint32_t token = first; token < first + n; token++) {
                 transfer_rig_token(prompt, layer, head + worker->first_head, token, elements);
-                kv_convert_head(&plain, elements, 0, &worker->form,
-                                head_of(worker, blocks, layer, head, token),
+                void *at = head_of(worker, blocks, layer, head, token);
+                kv_convert_head(&plain, elements, 0, &worker->form, at,
                                 token % worker->form.block_tokens, 1);
+                upload_token(worker, at, token);
             }
         }
     }
+}
+
+static bool are_near(const float *a, const float *b, float tolerance)
+{
+    for (uint32_t i = 0; i < 2 * TRANSFER_RIG_HEAD_DIM; i++) {
+        if (!(fabsf(a[i] - b[i]) <= tolerance)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 bool transfer_worker_has(const transfer_worker_t *worker, const kv_block_id_t *blocks,
@@ -225,13 +294,17 @@ bool transfer_worker_has(const transfer_worker_t *worker, const kv_block_id_t *b
     float expected[2 * TRANSFER_RIG_HEAD_DIM];
     float elements[2 * TRANSFER_RIG_HEAD_DIM];
     const uint32_t heads = kv_pool_layout(worker->pool)->groups[0].heads;
+    if (worker->mirror != NULL) {
+        const weft_mem_t *pool = kv_pool_memory(worker->pool);
+        copy(worker, worker->mirror, pool->addr, pool->bytes);
+    }
     for (uint32_t layer = 0; layer < TRANSFER_RIG_LAYERS; layer++) {
         for (uint32_t head = 0; head < heads; head++) {
             for (uint32_t token = first; token < first + n; token++) {
                 transfer_rig_token(prompt, layer, head + worker->first_head, token, expected);
                 kv_convert_head(&worker->form, head_of(worker, blocks, layer, head, token),
                                 token % worker->form.block_tokens, &plain, elements, 0, 1);
-                if (memcmp(elements, expected, sizeof(elements)) != 0) {
+                if (!are_near(elements, expected, worker->tolerance)) {
                     return false;
                 }
             }

@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "kernels/kernels.h"
 #include "kvstore/transfer/kv_convert.h"
 #include "kvstore/transfer/kv_transfer.h"
 #include "tests/support/check.h"
@@ -32,14 +33,19 @@ typedef struct transfer_worker_config {
     uint16_t port;                   /* of the side channel; 0: any */
     uint8_t model;                   /* another number: other weights */
     const char *dtype;               /* NULL: f32 */
+    float tolerance;                 /* of transfer_worker_has; 0: elements are exact */
+    const char *device;              /* NULL: cpu */
 } transfer_worker_config_t;
 
 typedef struct transfer_worker {
     weft_device_t *device;
+    k_stream_t *stream; /* where the device is not the host, so below */
+    char *mirror;       /* the pool's bytes, as the host last saw them */
     kv_pool_t *pool;
     kv_transfer_t *transfer;
     uint32_t first_head;
     kv_head_form_t form;
+    float tolerance;
     kv_pull_report_t last_report;
     uint32_t n_reports;
 } transfer_worker_t;

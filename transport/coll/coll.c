@@ -36,7 +36,11 @@ weft_status_t coll_create(const coll_config_t *config, weft_diag_t *diag, coll_t
 void coll_destroy(coll_t *coll)
 {
     if (coll != NULL) {
+        coll_t *host = atomic_load(&coll->host);
+        weft_device_t *host_device = coll->host_device;
         coll->backend->close(coll);
+        coll_destroy(host);
+        weft_device_close(host_device);
     }
 }
 
@@ -109,9 +113,33 @@ void coll_receive(coll_t *coll, weft_queue_t *queue, uint32_t from, void *out, s
     }
 }
 
+/* What a device has found, or what happened to the group of the feeds, becomes the failure. */
+static void look(coll_t *coll)
+{
+    uint32_t rank;
+    coll_t *host = atomic_load_explicit(&coll->host, memory_order_acquire);
+    if (coll->backend->look != NULL) {
+        coll->backend->look(coll);
+    }
+    const weft_status_t status = host == NULL ? WEFT_OK : coll_status(host, &rank);
+    if (status < 0) {
+        (void)coll_fail(coll, status, rank);
+    }
+}
+
+static uint64_t failure_of(const coll_t *coll)
+{
+    const uint64_t failure = atomic_load_explicit(&coll->failure, memory_order_acquire);
+    if (failure != 0) {
+        return failure;
+    }
+    look((coll_t *)(uintptr_t)coll); /* const to callers: a failure comes by itself */
+    return atomic_load_explicit(&coll->failure, memory_order_acquire);
+}
+
 bool coll_has_failed(const coll_t *coll)
 {
-    return atomic_load_explicit(&coll->failure, memory_order_acquire) != 0;
+    return failure_of(coll) != 0;
 }
 
 weft_status_t coll_fail(coll_t *coll, weft_status_t status, uint32_t rank)
@@ -119,13 +147,22 @@ weft_status_t coll_fail(coll_t *coll, weft_status_t status, uint32_t rank)
     uint64_t none = 0;
     const uint64_t failure = (uint64_t)rank << RANK_SHIFT | (uint32_t)status;
     assert(status < 0);
-    return atomic_compare_exchange_strong(&coll->failure, &none, failure) ? status
-                                                                          : coll_status(coll, NULL);
+    if (!atomic_compare_exchange_strong(&coll->failure, &none, failure)) {
+        return (weft_status_t)(int32_t)(none & STATUS_MASK);
+    }
+    coll_t *host = atomic_load_explicit(&coll->host, memory_order_acquire);
+    if (host != NULL) {
+        (void)coll_fail(host, status, rank);
+    }
+    if (coll->backend->abort != NULL) {
+        coll->backend->abort(coll, rank);
+    }
+    return status;
 }
 
 weft_status_t coll_status(const coll_t *coll, uint32_t *rank_out)
 {
-    const uint64_t failure = atomic_load_explicit(&coll->failure, memory_order_acquire);
+    const uint64_t failure = failure_of(coll);
     if (rank_out != NULL) {
         *rank_out = failure == 0 ? COLL_NO_RANK : (uint32_t)(failure >> RANK_SHIFT);
     }

@@ -4,7 +4,9 @@
  *
  * Every rank calls the same operations with the same sizes in the same order. An operation is
  * enqueued on a queue of the group's device and reads and writes that device's memory; where the
- * device is the host it is done when the call returns.
+ * device is the host it is done when the call returns. Elsewhere nothing blocks the host, what a queue
+ * records (a graph) may hold operations, and a group's operations run one behind the other: on one
+ * queue, or on queues that follow each other.
  *
  * Sums      are added in rank order, 0 first, whatever the size and the algorithm: the same bits on
  *           every rank and in every run. f16 and bf16 are added in f32 and rounded once. (A group
@@ -51,7 +53,7 @@ typedef struct coll_config {
     weft_device_t *device; /* borrowed */
     uint64_t timeout_ns;   /* that an operation waits for a peer */
     bool is_deterministic;
-    coll_exchange_t exchange; /* used by coll_create and coll_split alone */
+    coll_exchange_t exchange; /* used by coll_create, coll_split and coll_feed_create alone */
 } coll_config_t;
 
 /* A collective call itself. Backends that cannot be had here: diag says why, of each. */

@@ -39,7 +39,11 @@ typedef struct coll_backend {
     void (*barrier)(coll_t *coll, weft_queue_t *queue);
     void (*send)(coll_t *coll, weft_queue_t *queue, uint32_t to, const void *data, size_t bytes);
     void (*receive)(coll_t *coll, weft_queue_t *queue, uint32_t from, void *out, size_t bytes);
-    const coll_feed_ops_t *feed; /* NULL: the group has one of another backend for it */
+    const coll_feed_ops_t *feed; /* NULL: feeds go by a group of the hosts' memory beside it */
+
+    /* Of backends whose operations run on a device; NULL: there is nothing to do. Any thread. */
+    void (*look)(coll_t *coll);                 /* what failed there becomes the group's failure */
+    void (*abort)(coll_t *coll, uint32_t rank); /* what waits there returns; it is `rank`'s fault */
 } coll_backend_t;
 
 /* The base of every backend's struct. */
@@ -48,6 +52,10 @@ struct coll {
     coll_config_t config;
     /* Status in the low half, rank in the high one; written once, by whoever is first. */
     atomic_uint_fast64_t failure;
+    /* What feeds go by where the backend has none, made with the first; each one's failure is the
+     * other's. */
+    struct coll *_Atomic host;
+    weft_device_t *host_device;
 };
 
 struct coll_feed {

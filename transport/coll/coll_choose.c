@@ -5,24 +5,30 @@
 #include "base/alloc.h"
 #include "transport/coll/coll_priv.h"
 
-#define BACKEND(name) extern const coll_backend_t coll_backend_##name;
+#define BACKEND(name, weak) extern weak const coll_backend_t coll_backend_##name;
 #include "transport/coll/coll_backends.def"
 #undef BACKEND
 
-static const coll_backend_t *const backends[] = {
-#define BACKEND(name) &coll_backend_##name,
+typedef struct row {
+    const char *name;
+    const coll_backend_t *backend; /* NULL: this program has it not */
+    bool is_weak;                  /* another rank's may lack it, too */
+} row_t;
+
+static const row_t rows[] = {
+#define BACKEND(name, weak) {#name, &coll_backend_##name, sizeof(#weak) > 1},
 #include "transport/coll/coll_backends.def"
 #undef BACKEND
 };
 
-#define N_BACKENDS WEFT_ARRAY_LEN(backends)
+#define N_ROWS     WEFT_ARRAY_LEN(rows)
 #define NAME_BYTES 32
 
-static const coll_backend_t *find_backend(const char *name)
+static const row_t *find_row(const char *name)
 {
-    for (size_t i = 0; i < N_BACKENDS; i++) {
-        if (strcmp(backends[i]->name, name) == 0) {
-            return backends[i];
+    for (size_t i = 0; i < N_ROWS; i++) {
+        if (strcmp(rows[i].name, name) == 0) {
+            return &rows[i];
         }
     }
     return NULL;
@@ -31,8 +37,8 @@ static const coll_backend_t *find_backend(const char *name)
 static weft_status_t report_unknown(const char *name, weft_diag_t *diag)
 {
     char known[WEFT_DIAG_BYTES / 2] = "auto";
-    for (size_t i = 0, used = strlen(known); i < N_BACKENDS && used < sizeof(known); i++) {
-        used += (size_t)snprintf(known + used, sizeof(known) - used, ", %s", backends[i]->name);
+    for (size_t i = 0, used = strlen(known); i < N_ROWS && used < sizeof(known); i++) {
+        used += (size_t)snprintf(known + used, sizeof(known) - used, ", %s", rows[i].name);
     }
     return weft_diag(diag, WEFT_ERR_NOT_FOUND, "collective backend \"%s\" is unknown; known: %s",
                      name, known);
@@ -67,68 +73,89 @@ static weft_status_t check_same_name(const coll_config_t *config, weft_diag_t *d
 }
 
 /* Appends what a row lacks; as much of it as a diag has room for. */
-static void add_reason(weft_diag_t *reasons, const coll_backend_t *backend, const char *who,
-                       const char *why)
+static void add_reason(weft_diag_t *reasons, const row_t *row, const char *who, const char *why)
 {
     const weft_diag_t before = *reasons;
-    (void)weft_diag(reasons, WEFT_OK, "%s; %s: %s%s", before.text, backend->name, who, why);
+    (void)weft_diag(reasons, WEFT_OK, "%s; %s: %s%s", before.text, row->name, who, why);
 }
 
+/* What all ranks need to agree upon a row. */
+typedef struct vote {
+    const coll_config_t *config;
+    int32_t *votes;      /* [size] */
+    weft_diag_t reasons; /* why rows were not taken */
+    weft_diag_t *diag;   /* what the exchange says */
+} vote_t;
+
 /*
- * Collective. has_all_out: whether every rank can use the row. A status is the exchange's: then
- * nothing more can be agreed upon.
+ * Collective. has_all_out: whether mine and everyone's vote is for the row. A status is the exchange's:
+ * then nothing more can be agreed upon.
  */
-static weft_status_t ask_all(const coll_config_t *config, const coll_backend_t *backend,
-                             int32_t *votes, weft_diag_t *diag, weft_diag_t *reasons,
-                             bool *has_all_out)
+static weft_status_t take_vote(vote_t *vote, const row_t *row, weft_status_t mine, const char *why,
+                               bool *has_all_out)
 {
-    weft_diag_t why = {.text = ""};
-    const int32_t mine = backend->probe(config, &why);
-    const weft_status_t status = exchange(config, &mine, sizeof(mine), votes, diag);
+    const int32_t given = mine;
+    const weft_status_t status =
+        exchange(vote->config, &given, sizeof(given), vote->votes, vote->diag);
     *has_all_out = status >= 0;
-    for (uint32_t rank = 0; status >= 0 && rank < config->size && *has_all_out; rank++) {
-        *has_all_out = votes[rank] >= 0;
-        if (votes[rank] < 0 && mine < 0) {
-            add_reason(reasons, backend, "",
-                       why.text[0] != '\0' ? why.text : weft_strerror((weft_status_t)mine));
-        } else if (votes[rank] < 0) {
+    for (uint32_t rank = 0; status >= 0 && rank < vote->config->size && *has_all_out; rank++) {
+        const weft_status_t theirs = (weft_status_t)vote->votes[rank];
+        *has_all_out = theirs >= 0;
+        if (theirs < 0 && mine < 0) {
+            add_reason(&vote->reasons, row, "", why[0] != '\0' ? why : weft_strerror(mine));
+        } else if (theirs < 0) {
             char who[32];
             (void)snprintf(who, sizeof(who), "rank %u: ", rank);
-            add_reason(reasons, backend, who, weft_strerror((weft_status_t)votes[rank]));
+            add_reason(&vote->reasons, row, who, weft_strerror(theirs));
         }
     }
     return status;
 }
 
-static weft_status_t choose(const coll_config_t *config, const coll_backend_t *only, int32_t *votes,
-                            weft_diag_t *diag, const coll_backend_t **backend_out)
+/* A probe is collective, too: first all must have it. */
+static weft_status_t ask_all(vote_t *vote, const row_t *row, bool *has_all_out)
 {
-    weft_diag_t reasons = {.text = ""};
-    for (size_t i = 0; i < N_BACKENDS; i++) {
+    weft_diag_t why = {.text = ""};
+    *has_all_out = true;
+    if (row->is_weak) {
+        const bool is_here = row->backend != NULL;
+        const weft_status_t status = take_vote(vote, row, is_here ? WEFT_OK : WEFT_ERR_UNSUPPORTED,
+                                               "this weft was built without it", has_all_out);
+        if (status < 0 || !*has_all_out) {
+            return status;
+        }
+    }
+    const weft_status_t mine = row->backend->probe(vote->config, &why);
+    return take_vote(vote, row, mine, why.text, has_all_out);
+}
+
+static weft_status_t choose(vote_t *vote, const row_t *only, const coll_backend_t **backend_out)
+{
+    for (size_t i = 0; i < N_ROWS; i++) {
         bool has_all = false;
-        if (only != NULL && backends[i] != only) {
+        if (only != NULL && &rows[i] != only) {
             continue;
         }
-        const weft_status_t status = ask_all(config, backends[i], votes, diag, &reasons, &has_all);
+        const weft_status_t status = ask_all(vote, &rows[i], &has_all);
         if (status < 0) {
             return status;
         }
         if (has_all) {
-            *backend_out = backends[i];
+            *backend_out = rows[i].backend;
             return WEFT_OK;
         }
     }
-    return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "no collective backend for these %u ranks%s",
-                     config->size, reasons.text);
+    return weft_diag(vote->diag, WEFT_ERR_UNSUPPORTED, "no collective backend for these %u ranks%s",
+                     vote->config->size, vote->reasons.text);
 }
 
 weft_status_t coll_choose_backend(const coll_config_t *config, weft_diag_t *diag,
                                   const coll_backend_t **backend_out)
 {
-    const coll_backend_t *only = NULL;
+    const row_t *only = NULL;
     weft_status_t status;
     if (strcmp(config->backend, "auto") != 0) {
-        only = find_backend(config->backend);
+        only = find_row(config->backend);
     }
     /* Before an unknown name is refused: the others are waiting in the exchange. */
     status = check_same_name(config, diag);
@@ -138,11 +165,13 @@ weft_status_t coll_choose_backend(const coll_config_t *config, weft_diag_t *diag
     if (only == NULL && strcmp(config->backend, "auto") != 0) {
         return report_unknown(config->backend, diag);
     }
-    int32_t *votes = weft_calloc(config->size, sizeof(*votes), "coll.votes");
-    if (votes == NULL) {
+    vote_t vote = {.config = config,
+                   .votes = weft_calloc(config->size, sizeof(int32_t), "coll.votes"),
+                   .diag = diag};
+    if (vote.votes == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    status = choose(config, only, votes, diag, backend_out);
-    weft_free(votes);
+    status = choose(&vote, only, backend_out);
+    weft_free(vote.votes);
     return status;
 }

@@ -5,6 +5,28 @@
 
 #include "transport/coll/coll_backend.h"
 
+/* Collective. A group in the hosts' memory beside that of a device. */
+static weft_status_t open_host(coll_t *coll, weft_diag_t *diag)
+{
+    coll_t *host = NULL;
+    coll_config_t config = coll->config;
+    if (config.exchange.all_gather == NULL) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "a part of a group on device %s has no feeds: make them of the whole",
+                         config.device->ops->name);
+    }
+    weft_status_t status = weft_device_open("cpu", 0, diag, &coll->host_device);
+    if (status >= 0) {
+        config.backend = "auto";
+        config.device = coll->host_device;
+        status = coll_create(&config, diag, &host);
+    }
+    if (status >= 0) {
+        atomic_store_explicit(&coll->host, host, memory_order_release);
+    }
+    return status;
+}
+
 weft_status_t coll_feed_create(coll_t *coll, size_t max_bytes, uint32_t depth, weft_diag_t *diag,
                                coll_feed_t **feed_out)
 {
@@ -14,7 +36,16 @@ weft_status_t coll_feed_create(coll_t *coll, size_t max_bytes, uint32_t depth, w
     if (coll_has_failed(coll)) {
         return weft_diag(diag, coll_status(coll, NULL), "the group of the feed has failed");
     }
-    return coll->backend->feed->open(coll, max_bytes, depth, diag, feed_out);
+    coll_t *by = coll;
+    if (coll->backend->feed == NULL) {
+        by = atomic_load(&coll->host);
+        const weft_status_t status = by != NULL ? WEFT_OK : open_host(coll, diag);
+        if (status < 0) {
+            return status;
+        }
+        by = atomic_load(&coll->host);
+    }
+    return by->backend->feed->open(by, max_bytes, depth, diag, feed_out);
 }
 
 void coll_feed_destroy(coll_feed_t *feed)

@@ -70,7 +70,8 @@ struct xfer_op {
     uint64_t resumed;  /* counted by the backend */
 };
 
-/* A post has come to its end. op may be posted again from within. */
+/* A post has come to its end. op may be posted again from within, and is, by another way, where this one
+ * found out late that it cannot: WEFT_ERR_UNSUPPORTED. */
 void xfer_op_end(xfer_op_t *op, weft_status_t status);
 
 typedef struct xfer_port_config {

@@ -75,21 +75,6 @@ static void count_end(const xfer_request_t *request, xfer_backend_stats_t *stats
     stats->notifications_sent += request->op.notification != NULL;
 }
 
-void xfer_request_op_ended(xfer_op_t *op, weft_status_t status)
-{
-    xfer_request_t *request = WEFT_CONTAINER(op, xfer_request_t, op);
-    xfer_route_t *route = request->route;
-    assert(route != NULL && status != WEFT_PENDING);
-    route->in_flight--;
-    if (status == WEFT_OK) {
-        route->is_up = true;
-        route->is_doubtful = false;
-        measure(request, route);
-    }
-    count_end(request, &route->way->stats, status);
-    xfer_request_end(request, status);
-}
-
 void xfer_op_end(xfer_op_t *op, weft_status_t status)
 {
     op->end(op, status);
@@ -181,6 +166,31 @@ static weft_status_t start_by_some_way(xfer_request_t *request)
         }
     }
     return status;
+}
+
+/* A backend may find out late that it cannot: memory that was imported could not be mapped. */
+static bool start_by_another_way(xfer_request_t *request, const xfer_route_t *route)
+{
+    request->ways &= ~(UINT32_C(1) << (route->way - request->agent->ways));
+    return start_by_some_way(request) == WEFT_OK;
+}
+
+void xfer_request_op_ended(xfer_op_t *op, weft_status_t status)
+{
+    xfer_request_t *request = WEFT_CONTAINER(op, xfer_request_t, op);
+    xfer_route_t *route = request->route;
+    assert(route != NULL && status != WEFT_PENDING);
+    route->in_flight--;
+    if (status == WEFT_ERR_UNSUPPORTED && start_by_another_way(request, route)) {
+        return;
+    }
+    if (status == WEFT_OK) {
+        route->is_up = true;
+        route->is_doubtful = false;
+        measure(request, route);
+    }
+    count_end(request, &route->way->stats, status);
+    xfer_request_end(request, status);
 }
 
 void xfer_request_start(xfer_request_t *request)

@@ -251,11 +251,14 @@ static void give_back(chunk_t *chunk, weft_status_t status)
     xfer_stripe_t *stripe = chunk->stripe;
     chunk->state = CHUNK_IDLE;
     stripe->request->op.resumed++;
-    if (status == WEFT_ERR_PEER_GONE) {
+    if (status == WEFT_ERR_UNSUPPORTED) {
+        stripe->request->ways &= ~(UINT32_C(1) << chunk->way); /* nor will it ever */
+    }
+    if (status != WEFT_ERR_CANCELLED) {
         drop_rail(stripe, chunk->way);
     }
     if (stripe->ways == 0) {
-        set_status(stripe, WEFT_ERR_PEER_GONE);
+        set_status(stripe, status);
     }
 }
 
@@ -270,7 +273,7 @@ static void chunk_ended(xfer_op_t *op, weft_status_t status)
     stripe->has_news = true;
     if (status == WEFT_OK) {
         note_done(chunk);
-    } else if (status == WEFT_ERR_PEER_GONE ||
+    } else if (status == WEFT_ERR_PEER_GONE || status == WEFT_ERR_UNSUPPORTED ||
                (status == WEFT_ERR_CANCELLED && chunk->state == CHUNK_LEAVING)) {
         give_back(chunk, status);
     } else {

@@ -395,6 +395,79 @@ static void plans_cover_the_product(void **state)
     }
 }
 
+/* Weights with scales: every cut of every format gives the bits of mma.sync. */
+static void check_shapes(const linear_case_t *c, k_cuda_out_t out, const float *want)
+{
+    const size_t stride = outputs_of(c, out) + PAD;
+    const size_t element = is_bf16(out) ? sizeof(uint16_t) : sizeof(float);
+    const size_t bytes = c->rows * stride * element;
+    for (int shape = 0; shape < LINEAR_SCALED_SHAPE_COUNT; shape++) {
+        void *y = cuda_upload(NULL, bytes);
+        assert_cuda(cudaMemset(y, 0, bytes));
+        const k_cuda_linear_t args = {.w = c->w,
+                                      .bias = c->bias_device,
+                                      .x = c->x_device,
+                                      .y = y,
+                                      .out = out,
+                                      .rows = c->rows,
+                                      .x_stride = c->x_stride,
+                                      .y_stride = stride};
+        assert_cuda((cudaError_t)k_cuda_linear_scaled(&args, (linear_scaled_shape_t)shape, NULL));
+        void *got = cuda_download(y, bytes);
+        for (uint32_t row = 0; row < c->rows; row++) {
+            for (uint32_t o = 0; o < outputs_of(c, out); o++) {
+                const size_t at = row * stride + o;
+                const float v =
+                    is_bf16(out) ? k_bf16_to_f32(((uint16_t *)got)[at]) : ((float *)got)[at];
+                if (memcmp(&v, &want[at], sizeof(v)) != 0) {
+                    fail_msg("%s shape %d row %u output %u: %a, mma %a",
+                             k_dtype_info(c->w.dtype)->name, shape, row, o, (double)v,
+                             (double)want[at]);
+                }
+            }
+        }
+        test_free(got);
+        assert_cuda(cudaFree(y));
+    }
+}
+
+static void scaled_sums_are_those_of_mma(void **state)
+{
+    (void)state;
+    test_random_t random = {seed};
+    for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
+        const uint32_t block = k_dtype_info(dtype)->block_elements;
+        const bool is_gate_up = test_random_below(&random, 2) == 0;
+        const uint32_t n = 2 * test_random_between(&random, 20, 100);
+        const uint32_t k = block == 32 ? 32 * test_random_between(&random, 1, 40) : 1024;
+        if (block == 1 || k_cuda_weight_bytes(dtype, false, 64, 256) == SIZE_MAX) {
+            continue;
+        }
+        linear_case_t c = make_case(&random, dtype, is_gate_up, n, k, 21, k);
+        const k_cuda_out_t out = is_gate_up ? K_CUDA_OUT_SWIGLU : K_CUDA_OUT_F32;
+        float *want = run(&c, out, 0, c.rows, true, K_CUDA_LINEAR_MMA);
+        if (has_wgmma(&c)) {
+            check_shapes(&c, out, want);
+        }
+        test_free(want);
+        free_case(&c);
+    }
+}
+
+/* Rings that wrap, and the paths that are chosen by the number of rows. */
+static void scaled_multiplies_many_tokens(void **state)
+{
+    static const uint32_t counts[] = {1, 8, 9, 33, 65, 130, 0};
+    (void)state;
+    test_random_t random = {seed};
+    static const k_dtype_t dtypes[] = {K_Q8_0, K_Q4_1};
+    for (int i = 0; i < 2; i++) {
+        linear_case_t c = make_case(&random, dtypes[i], i == 1, 140, 64 * 21, 140, 64 * 21);
+        check_case(&c, counts, K_CUDA_LINEAR_AUTO);
+        free_case(&c);
+    }
+}
+
 int main(void)
 {
     seed = test_seed(8);
@@ -408,6 +481,8 @@ int main(void)
         cmocka_unit_test(wgmma_multiplies_a_few_tokens),
         cmocka_unit_test(wgmma_multiplies_many_tokens),
         cmocka_unit_test(wgmma_sums_alike_however_cut),
+        cmocka_unit_test(scaled_sums_are_those_of_mma),
+        cmocka_unit_test(scaled_multiplies_many_tokens),
     };
     cuda_skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

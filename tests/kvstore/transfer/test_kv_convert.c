@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/int8.h"
 #include "tests/support/random.h"
 #include "tests/support/vectors.h"
 
@@ -139,6 +140,60 @@ static void tokens_go_from_any_form_to_any_other_and_back(void **state)
     }
 }
 
+/* Rows get the codes and the scale of base/int8.h, widen to code · scale, and are copied as they are. */
+static void rows_are_converted_to_codes_with_a_scale(void **state)
+{
+    enum { DIM = 6, TOKENS = 8, LARGE = 16, ROW = 2 * DIM };
+    const kv_head_form_t floats = {KV_ELEMENT_F32, false, TOKENS, DIM};
+    const kv_head_form_t codes = {KV_ELEMENT_I8, false, TOKENS, DIM};
+    const kv_head_form_t large = {KV_ELEMENT_I8, false, LARGE, DIM};
+    test_random_t random = {test_seed(2)};
+    float from[TOKENS * ROW];
+    float back[TOKENS * ROW] = {0};
+    struct {
+        int8_t codes[TOKENS][2][DIM];
+        float scales[2][TOKENS];
+    } narrow = {0};
+    struct {
+        int8_t codes[LARGE][2][DIM];
+        float scales[2][LARGE];
+    } wide = {0};
+    (void)state;
+    for (int i = 0; i < TOKENS * ROW; i++) {
+        from[i] = (float)test_random_below(&random, 2001) / 100 - 10;
+    }
+    memset(from + 3 * ROW, 0, DIM * sizeof(float));
+    from[5 * ROW + DIM] = NAN;
+    assert_int_equal(kv_head_token_bytes(&codes) * TOKENS, sizeof(narrow));
+    kv_convert_head(&floats, from, 0, &codes, &narrow, 0, TOKENS);
+    for (int t = 0; t < TOKENS; t++) {
+        for (int part = 0; part < 2; part++) {
+            const float *row = from + t * ROW + part * DIM;
+            const weft_i8_scale_t scale = weft_i8_scale_of(weft_i8_largest(row, DIM));
+            const float stored = narrow.scales[part][t];
+            assert_true(stored == scale.scale || (t == 5 && part == 1 && isnan(stored)));
+            for (int i = 0; i < DIM && isfinite(stored); i++) {
+                assert_int_equal(narrow.codes[t][part][i], weft_f32_to_i8(row[i] * scale.inverse));
+            }
+        }
+    }
+    kv_convert_head(&codes, &narrow, 2, &large, &wide, 9, 5);
+    assert_memory_equal(wide.codes[9], narrow.codes[2], sizeof(narrow.codes[0]) * 5);
+    for (int part = 0; part < 2; part++) {
+        assert_memory_equal(&wide.scales[part][9], &narrow.scales[part][2], 5 * sizeof(float));
+    }
+    kv_convert_head(&large, &wide, 9, &floats, back, 2, 5);
+    for (int i = 2 * ROW; i < 7 * ROW; i++) {
+        const int t = i / ROW;
+        const int part = i / DIM % 2;
+        const float expected = (float)narrow.codes[t][part][i % DIM] * narrow.scales[part][t];
+        assert_true(back[i] == expected || (isnan(back[i]) && t == 5 && part == 1));
+        assert_true(fabsf(back[i] - from[i]) <= 0.501f * narrow.scales[part][t] || t == 5);
+    }
+    assert_false(kv_head_form_is_same(&codes, &large));
+    assert_true(kv_head_form_is_same(&codes, &codes));
+}
+
 static void assert_near(const json_t *golden, const char *key, const float *values)
 {
     const json_t *list = json_object_get(golden, key);
@@ -188,6 +243,7 @@ int main(void)
         cmocka_unit_test(every_half_is_widened_exactly_and_comes_back),
         cmocka_unit_test(narrowing_takes_the_nearest),
         cmocka_unit_test(tokens_go_from_any_form_to_any_other_and_back),
+        cmocka_unit_test(rows_are_converted_to_codes_with_a_scale),
         cmocka_unit_test(a_running_workers_block_is_understood),
         cmocka_unit_test(names_are_ours_and_vllms),
     };

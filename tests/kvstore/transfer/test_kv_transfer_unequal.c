@@ -21,6 +21,7 @@ typedef struct form {
     uint32_t tokens;
     kv_order_t order;
     const char *dtype;
+    float tolerance;
 } form_t;
 
 static void open_ensemble(ensemble_t *ensemble, const form_t *form)
@@ -32,6 +33,7 @@ static void open_ensemble(ensemble_t *ensemble, const form_t *form)
             .order = form->order,
             .tp_size = form->tp,
             .dtype = form->dtype,
+            .tolerance = form->tolerance,
             .tp_rank = rank,
             .engine_id = rank == 0 ? NULL : kv_transfer_engine_id(ensemble->ranks[0].transfer),
             .side_channel =
@@ -82,7 +84,7 @@ static void move_between(form_t peer, form_t local)
     close_ensemble(&there);
 }
 
-#define FORM(tp, tokens, order, dtype) ((form_t){tp, tokens, KV_ORDER_##order, dtype})
+#define FORM(tp, tokens, order, dtype) ((form_t){tp, tokens, KV_ORDER_##order, dtype, 0})
 
 static void unequal_workers_move_the_same_blocks(void **state)
 {
@@ -105,6 +107,27 @@ static void elements_are_converted_on_arrival(void **state)
     move_between(FORM(1, 16, BHLNC, "f8_e4m3"), FORM(2, 8, BLHNC, "f8_e4m3"));
     move_between(FORM(1, 16, BHLNC, "bf16"), FORM(1, 16, BHLNC, "f8_e4m3"));
     move_between(FORM(2, 32, BHLNC, "f8_e4m3"), FORM(1, 16, LBHNC, "f16"));
+}
+
+/* Whole numbers of up to 16 are off by half of 16/127, and once more where they are rounded again. */
+static void move_roughly(form_t peer, form_t local)
+{
+    peer.tolerance = 0.1f;
+    local.tolerance = 0.1f;
+    move_between(peer, local);
+}
+
+static void heads_with_scales_move_and_are_converted(void **state)
+{
+    (void)state;
+    move_roughly(FORM(1, 16, BHLNC, "int8"), FORM(1, 16, BHLNC, "int8"));
+    move_roughly(FORM(2, 16, LBHNC, "int8"), FORM(4, 16, BHLNC, "int8"));
+    move_roughly(FORM(4, 8, BLHNC, "int8"), FORM(1, 32, BHLNC, "int8"));
+    move_roughly(FORM(1, 32, BHLNC, "int8"), FORM(2, 8, LBHNC, "int8"));
+    move_roughly(FORM(1, 16, BHLNC, "bf16"), FORM(1, 16, BHLNC, "int8"));
+    move_roughly(FORM(2, 8, BLHNC, "f16"), FORM(1, 16, BHLNC, "int8"));
+    move_roughly(FORM(1, 16, BHLNC, "int8"), FORM(2, 32, LBHNC, "f8_e4m3"));
+    move_roughly(FORM(1, 32, LBHNC, "int8"), FORM(1, 16, BHLNC, "bf16"));
 }
 
 /* ---- a vLLM worker --------------------------------------------------------------------------- */
@@ -381,6 +404,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unequal_workers_move_the_same_blocks),
         cmocka_unit_test(elements_are_converted_on_arrival),
+        cmocka_unit_test(heads_with_scales_move_and_are_converted),
         cmocka_unit_test(blocks_of_a_vllm_worker_are_read_and_it_is_told_in_its_words),
         cmocka_unit_test(what_is_held_for_vllm_is_a_copy_in_its_form),
         cmocka_unit_test(copies_for_vllm_are_bounded),

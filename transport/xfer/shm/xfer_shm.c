@@ -2,7 +2,8 @@
 /*
  * shm: processes of one host. Memory with a memfd is mapped by the peer, which then copies without
  * either kernel's help; other memory is copied by the kernel (process_vm_readv, many pieces a
- * call). Only the side that posted moves bytes. A Unix socket between the two carries descriptors
+ * call). A GPU's memory, if it can be exported, is mapped as well and copied by the poster's GPU. Only
+ * the side that posted moves bytes. A Unix socket between the two carries descriptors
  * and notifications, and its end is the peer's death.
  */
 #include <errno.h>
@@ -58,6 +59,7 @@ static void shm_close(xfer_port_t *base)
     }
     xfer_shm_guest_free_dead(port);
     xfer_shm_link_free_dead(port);
+    xfer_shm_vram_close(port);
     const int fds[] = {port->listen_fd, port->timer_fd, port->epoll_fd};
     for (size_t i = 0; i < WEFT_ARRAY_LEN(fds); i++) {
         if (fds[i] >= 0) {
@@ -151,6 +153,7 @@ static bool shm_progress(xfer_port_t *base)
         xfer_shm_guest_free_dead(port);
         xfer_shm_link_free_dead(port);
     }
+    did_something |= xfer_shm_vram_progress(port);
     return xfer_shm_move(port, now + XFER_SHM_SLICE_NS) ||
            xfer_shm_import_warm(port, now + XFER_SHM_SLICE_NS) || did_something;
 }
@@ -159,13 +162,14 @@ static bool shm_arm(xfer_port_t *base, int *fd_out)
 {
     const xfer_shm_port_t *port = (const xfer_shm_port_t *)base;
     *fd_out = port->epoll_fd;
-    return port->cold == NULL && xfer_op_queue_first(&port->ready) == NULL;
+    return port->cold == NULL && xfer_op_queue_first(&port->ready) == NULL &&
+           (port->vram == NULL || xfer_vram_arm(port->vram));
 }
 
 const xfer_backend_t xfer_backend_shm = {
     .name = "shm",
     .wire_name = "WEFT_SHM",
-    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_REVOKE,
+    .caps = XFER_CAP_DRAM | XFER_CAP_VRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_REVOKE,
     .open = shm_open_port,
     .close = shm_close,
     .address = shm_address,

@@ -41,8 +41,15 @@ weft_status_t xfer_shm_map(xfer_port_t *base, const xfer_memory_t *memory, weft_
                            void **handle_out)
 {
     xfer_shm_port_t *port = (xfer_shm_port_t *)base;
-    if (memory->space != XFER_DRAM) {
-        return WEFT_ERR_UNSUPPORTED;
+    const bool is_vram = memory->space == XFER_VRAM;
+    weft_status_t status = WEFT_OK;
+    if (is_vram) {
+        status = xfer_shm_vram_open(port, memory->device);
+    } else if (memory->space != XFER_DRAM) {
+        status = WEFT_ERR_UNSUPPORTED;
+    }
+    if (status < 0) {
+        return status;
     }
     xfer_shm_region_t *region = weft_alloc(sizeof(*region), "xfer.shm.region");
     if (region == NULL) {
@@ -51,8 +58,9 @@ weft_status_t xfer_shm_map(xfer_port_t *base, const xfer_memory_t *memory, weft_
     *region = (xfer_shm_region_t){.next = port->regions,
                                   .number = ++port->regions_made,
                                   .fd = -1,
-                                  .fd_offset = memory->fd_offset};
-    if (is_mappable(memory)) {
+                                  .fd_offset = memory->fd_offset,
+                                  .is_vram = is_vram};
+    if (is_vram ? memory->fd >= 0 : is_mappable(memory)) {
         region->fd = fcntl(memory->fd, F_DUPFD_CLOEXEC, 0); /* failed: it goes by the kernel */
     }
     const xfer_shm_key_t key = {

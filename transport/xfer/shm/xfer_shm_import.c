@@ -31,6 +31,7 @@ static void cool(xfer_shm_import_t *import)
 static void unmap(xfer_shm_import_t *import)
 {
     cool(import);
+    xfer_shm_vram_unmap(import);
     if (import->mapping != NULL) {
         munmap(import->mapping, import->mapping_bytes);
         import->mapping = NULL;
@@ -49,6 +50,9 @@ static bool is_sound(int fd, uint64_t offset, uint64_t bytes)
 
 static weft_status_t map(xfer_shm_import_t *import, int fd, uint64_t offset)
 {
+    if (import->is_vram) {
+        return xfer_shm_vram_map(import, fd, offset);
+    }
     const uint64_t begin = offset & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);
     if (!is_sound(fd, offset, import->bytes) || import->bytes == 0) {
         return WEFT_ERR_MALFORMED;
@@ -99,7 +103,9 @@ weft_status_t xfer_shm_import(xfer_link_t *base, const xfer_memory_t *memory, co
     if (status < 0) {
         return status;
     }
-    if (memory->space != XFER_DRAM) {
+    const bool is_vram = memory->space == XFER_VRAM;
+    const bool can_map_vram = ((xfer_shm_port_t *)base->port)->vram != NULL && key.is_mappable != 0;
+    if (is_vram ? !can_map_vram : memory->space != XFER_DRAM) {
         return WEFT_ERR_UNSUPPORTED;
     }
     if (link->state == XFER_SHM_CLOSED) {
@@ -114,7 +120,8 @@ weft_status_t xfer_shm_import(xfer_link_t *base, const xfer_memory_t *memory, co
                                   .key = key,
                                   .addr = memory->addr,
                                   .bytes = memory->bytes,
-                                  .state = XFER_SHM_ASKED};
+                                  .state = XFER_SHM_ASKED,
+                                  .is_vram = is_vram};
     if (link->state == XFER_SHM_OPEN) {
         status = xfer_shm_import_begin(import);
         if (status < 0) {
@@ -160,7 +167,7 @@ static void settle(xfer_shm_import_t *import, const xfer_shm_frame_t *frame, int
     }
     weft_log_warn("shm region of pid=%d is not mapped: %s", (int)import->link->pid,
                   weft_strerror(import->status));
-    const bool is_readable = import->status == WEFT_ERR_NO_MEMORY &&
+    const bool is_readable = !import->is_vram && import->status == WEFT_ERR_NO_MEMORY &&
                              xfer_shm_kernel_probe(import->link->pid, import->addr) == WEFT_OK;
     import->state = is_readable ? XFER_SHM_KERNEL : XFER_SHM_LOST;
 }

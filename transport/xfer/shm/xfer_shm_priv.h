@@ -9,6 +9,7 @@
  *     xfer_shm_import.c  a peer's memory: mapped, or reached through the kernel
  *     xfer_shm_move.c    an operation from its first guard to its notification
  *     xfer_shm_kernel.c  process_vm_readv and writev, of many pieces at once
+ *     xfer_shm_vram.c    memory of GPUs: mapped, and copied by the device
  *     xfer_shm_copy.c    memcpy, past the caches for what they do not hold
  *     xfer_shm_conn.c    frames through a socket; xfer_shm_wire.c: what they look like
  */
@@ -23,6 +24,7 @@
 #include "transport/xfer/shm/xfer_shm_wire.h"
 #include "transport/xfer/xfer_backend.h"
 #include "transport/xfer/xfer_op_queue.h"
+#include "transport/xfer/xfer_vram.h"
 
 #define XFER_SHM_MAX_PIECES 1024 /* UIO_MAXIOV of process_vm_readv */
 #define XFER_SHM_SLICE_NS   UINT64_C(100000)
@@ -37,6 +39,7 @@ typedef struct xfer_shm_region {
     uint64_t number;
     int fd; /* a dup, for peers to map; else -1 */
     uint64_t fd_offset;
+    bool is_vram;
 } xfer_shm_region_t;
 
 typedef struct xfer_shm_port {
@@ -54,6 +57,10 @@ typedef struct xfer_shm_port {
     size_t n_guests;
     xfer_shm_link_t *links;
     xfer_op_queue_t ready;         /* ops that can be moved on */
+    xfer_vram_t *vram;             /* NULL: no memory of a GPU was mapped */
+    xfer_shm_watch_t vram_watch;   /* its timer's */
+    xfer_op_list_t flying;         /* ops that wait for their last batch */
+    xfer_op_list_t roomless;       /* ops that wait until another batch may begin */
     xfer_shm_import_t *cold;       /* mapped, page tables not filled */
     xfer_shm_guest_t *dead_guests; /* closed, perhaps named by an event of this round */
     xfer_shm_link_t *dead_links;
@@ -102,7 +109,9 @@ struct xfer_shm_import {
     weft_status_t status;
     char *base; /* addr's byte, here */
     bool is_writable;
-    char *mapping; /* [mapping_bytes], whole pages around it */
+    bool is_vram;
+    weft_mem_t vram; /* the mapping of a GPU's memory; addr NULL: none */
+    char *mapping;   /* [mapping_bytes], whole pages around it */
     size_t mapping_bytes;
     bool is_cold;      /* in the port's list */
     size_t warm_bytes; /* of the mapping */
@@ -158,6 +167,38 @@ bool xfer_shm_move(xfer_shm_port_t *port, uint64_t until_ns);
 void xfer_shm_move_waiting(xfer_shm_link_t *link); /* what they wait for may have come */
 void xfer_shm_move_unsent(xfer_shm_link_t *link);  /* the socket has room */
 void xfer_shm_move_end_all(xfer_shm_link_t *link, weft_status_t status);
+
+/* What the words of a posted op mean. */
+enum {
+    XFER_SHM_PLACE,
+    XFER_SHM_PHASE,
+    XFER_SHM_BATCH, /* the last one of the GPU that has pieces of it; 0: none */
+    XFER_SHM_FATE   /* weft_status_t, how it ends once that has ended */
+};
+enum {
+    XFER_SHM_AT_READY,
+    XFER_SHM_AT_WAITING,
+    XFER_SHM_AT_UNSENT,
+    XFER_SHM_AT_FLYING,
+    XFER_SHM_AT_ROOMLESS
+};
+void xfer_shm_move_put(xfer_op_t *op, uint64_t place); /* from where it is to there */
+
+/* xfer_shm_vram.c */
+
+weft_status_t xfer_shm_vram_open(xfer_shm_port_t *port, uint64_t device);
+void xfer_shm_vram_close(xfer_shm_port_t *port);
+/* The file's bytes to the end of import. WEFT_ERR_UNSUPPORTED: our GPU cannot map it. */
+weft_status_t xfer_shm_vram_map(xfer_shm_import_t *import, int fd, uint64_t offset);
+void xfer_shm_vram_unmap(xfer_shm_import_t *import);
+/* Whether an extent has a GPU's memory on one side. */
+bool xfer_shm_vram_has(const xfer_op_t *op, const xfer_extent_t *extent);
+/* Begins with as many of the next extents as may be. OK: with all that have; PENDING: it goes on later,
+ * from where it stands. */
+weft_status_t xfer_shm_vram_move(xfer_shm_port_t *port, xfer_op_t *op, uint64_t until_ns);
+/* OK: nothing of it is on its way; PENDING: it waits for that. */
+weft_status_t xfer_shm_vram_land(xfer_shm_port_t *port, xfer_op_t *op);
+bool xfer_shm_vram_progress(xfer_shm_port_t *port); /* true: some ops can be moved on */
 
 /* xfer_shm_kernel.c */
 

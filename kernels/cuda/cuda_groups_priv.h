@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cuda_groups_priv: what the files of cuda_groups.h share. */
+#pragma once
+
+#include "kernels/cuda/cuda_groups.h"
+#include "kernels/cuda/cuda_linear_priv.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Tiles of at most so many rows that all matrices together can come to. */
+static inline uint32_t groups_most_tiles(const k_cuda_groups_t *args, uint32_t tile_rows)
+{
+    const uint32_t full = args->rows / tile_rows;
+    if (args->offsets == NULL) {
+        return args->n * ((args->rows + tile_rows - 1) / tile_rows);
+    }
+    return full + (args->n < args->rows ? args->n : args->rows);
+}
+
+/* Rows that a matrix has on average, rounded up: what tiles are sized by. */
+static inline uint32_t groups_mean_rows(const k_cuda_groups_t *args)
+{
+    return args->offsets == NULL ? args->rows : (args->rows + args->n - 1) / args->n;
+}
+
+int k_cuda_groups_mma(const k_cuda_groups_t *args, const linear_device_t *device,
+                      cudaStream_t stream);
+int k_cuda_groups_wgmma(const k_cuda_groups_t *args, const linear_device_t *device,
+                        cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif

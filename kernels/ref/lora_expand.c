@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/k_team.h"
+#include "kernels/ref/ref_ops.h"
+
+static void expand_row(const void *arg, uint32_t row, uint32_t member)
+{
+    (void)member;
+    const k_lora_expand_args_t *args = arg;
+    const k_lora_t *lora = k_lora_of_row(args->table, args->seqs, args->n_seqs, row);
+    const float *low = args->low + (size_t)row * args->max_rank;
+    float *y = k_row(args->y, row, args->y_stride); /* f32 either way */
+    for (uint32_t i = 0; lora != NULL && i < args->out; i++) {
+        float sum = 0;
+        for (uint32_t r = 0; r < lora->rank; r++) {
+            sum += low[r] * lora->b[(size_t)r * args->out + i];
+        }
+        y[i] += lora->scale * sum;
+    }
+}
+
+void k_ref_lora_expand(k_stream_t *stream, const k_lora_expand_args_t *args)
+{
+    k_team_run(stream->team, args->rows, expand_row, args);
+}

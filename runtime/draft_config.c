@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/draft_config.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "base/json_struct.h"
+#include "runtime/step_plan.h"
+
+#define WHERE "--speculative-config: "
+
+enum {
+    MAX_LOOKUP = 64,
+    DEFAULT_LOOKUP = 5, /* vLLM's, of both */
+};
+
+typedef struct words {
+    char *method;
+    char *model;
+    uint64_t num_speculative_tokens;
+    uint64_t prompt_lookup_min;
+    uint64_t prompt_lookup_max;
+} words_t;
+
+static const weft_json_field_t fields[] = {
+    {"method", WEFT_JSON_OPTIONAL, offsetof(words_t, method), 0},
+    {"model", WEFT_JSON_OPTIONAL, offsetof(words_t, model), 0},
+    {"num_speculative_tokens", WEFT_JSON_COUNT, offsetof(words_t, num_speculative_tokens),
+     STEP_MAX_DRAFTS},
+    {"prompt_lookup_min", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_min), MAX_LOOKUP},
+    {"prompt_lookup_max", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_max), MAX_LOOKUP},
+};
+
+static weft_status_t read_words(const char *text, weft_diag_t *diag, words_t *words)
+{
+    json_t *object;
+    weft_status_t status = weft_json_parse_object(text, WHERE, diag, &object);
+    if (status < 0) {
+        return status;
+    }
+    const char *name;
+    json_t *value;
+    json_object_foreach(object, name, value)
+    {
+        const weft_json_field_t *field = weft_json_find_field(fields, WEFT_ARRAY_LEN(fields), name);
+        status = field == NULL
+                     ? weft_diag(diag, WEFT_ERR_INVALID, WHERE "no field is called \"%s\"", name)
+                     : weft_json_read_field(field, value, WHERE, diag, words);
+        if (status < 0) {
+            break;
+        }
+    }
+    json_decref(object);
+    return status;
+}
+
+/* One of the two lengths alone stands for both, as in vLLM. */
+static void set_lookup(const words_t *words, draft_config_t *config)
+{
+    const uint32_t min = (uint32_t)words->prompt_lookup_min;
+    const uint32_t max = (uint32_t)words->prompt_lookup_max;
+    config->min_lookup = min > 0 ? min : max > 0 ? max : DEFAULT_LOOKUP;
+    config->max_lookup = max > 0 ? max : config->min_lookup;
+}
+
+static weft_status_t settle(const words_t *words, weft_diag_t *diag, draft_config_t *config)
+{
+    if (words->model != NULL || words->method == NULL || strcmp(words->method, "ngram") != 0) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         WHERE "method \"%s\"%s: only \"ngram\" is possible",
+                         words->method == NULL ? "" : words->method,
+                         words->model == NULL ? "" : " with a model of its own");
+    }
+    if (words->num_speculative_tokens == 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, WHERE "num_speculative_tokens: 1 to %d are needed",
+                         STEP_MAX_DRAFTS);
+    }
+    config->n_tokens = (uint32_t)words->num_speculative_tokens;
+    set_lookup(words, config);
+    if (config->min_lookup > config->max_lookup) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         WHERE "prompt_lookup_min %u is above prompt_lookup_max %u",
+                         config->min_lookup, config->max_lookup);
+    }
+    return WEFT_OK;
+}
+
+weft_status_t draft_config_parse(const char *text, weft_diag_t *diag, draft_config_t *config_out)
+{
+    words_t words = {0};
+    draft_config_t config = {0};
+    weft_status_t status = WEFT_OK;
+    if (text[0] != '\0') {
+        status = read_words(text, diag, &words);
+        if (status >= 0) {
+            status = settle(&words, diag, &config);
+        }
+        weft_json_free_texts(fields, WEFT_ARRAY_LEN(fields), &words);
+    }
+    *config_out = config;
+    return status;
+}

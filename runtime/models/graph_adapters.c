@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What adapters add to the linears of a layer. */
+#include "runtime/models/graph_priv.h"
+
+/* Outputs of a linear that belong to the target. */
+static uint32_t width_of(const model_config_t *config, const model_linear_t *linear,
+                         adapter_target_t target)
+{
+    switch (target) {
+    case ADAPTER_Q:
+        return model_q_dim(config);
+    case ADAPTER_K:
+    case ADAPTER_V:
+        return model_kv_dim(config);
+    case ADAPTER_GATE:
+    case ADAPTER_UP:
+        return linear->rows / 2;
+    default:
+        return linear->rows;
+    }
+}
+
+static void add_one(const graph_t *graph, const k_lora_t *table, const void *x, size_t x_stride,
+                    uint32_t in, void *y, const graph_out_t *out, uint32_t width)
+{
+    const model_t *model = graph->model;
+    const k_lora_shrink_args_t shrink = {
+        .table = table,
+        .seqs = graph->batch->seqs,
+        .n_seqs = graph->batch->n_seqs,
+        .rows = graph->batch->rows,
+        .x = x,
+        .x_stride = x_stride,
+        .in = in,
+        .low = model->act.lora_low,
+        .max_rank = model->limits.max_lora_rank,
+    };
+    const k_lora_expand_args_t expand = {
+        .table = table,
+        .seqs = graph->batch->seqs,
+        .n_seqs = graph->batch->n_seqs,
+        .rows = graph->batch->rows,
+        .low = model->act.lora_low,
+        .max_rank = model->limits.max_lora_rank,
+        .y = y,
+        .y_dtype = out->dtype,
+        .y_stride = out->stride,
+        .out = width,
+    };
+    graph->stream->ops->lora_shrink(graph->stream, &shrink);
+    graph->stream->ops->lora_expand(graph->stream, &expand);
+}
+
+void graph_add_adapters(const graph_t *graph, const model_linear_t *linear, const void *x,
+                        size_t x_stride, const graph_out_t *out)
+{
+    const model_t *model = graph->model;
+    uint32_t column = 0;
+    if (model->adapters == NULL || !graph->batch->has_adapters) {
+        return;
+    }
+    for (uint32_t i = 0; i < linear->n_targets; i++) {
+        const adapter_target_t target = linear->first_target + i;
+        const uint32_t width = width_of(&model->config, linear, target);
+        add_one(graph, adapter_table_of(model->adapters, linear->layer, target), x, x_stride,
+                linear->parts[0].columns, graph_element(out->y, out->dtype, column), out, width);
+        column += width;
+    }
+}

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA adapters: answers are those of a model whose weights have the adapter's product added."""
+import concurrent.futures
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import httpx
+import numpy
+import pytest
+
+from conftest import BINARY, Server, wait_for
+
+TINY = Path(__file__).parents[1] / "vectors" / "tiny-models"
+LAYERS, HIDDEN, WIDE, HEADS, KV, DIM = 3, 64, 128, 4, 2, 16
+SHAPES = {  # out, in
+    "self_attn.q_proj": (HEADS * DIM, HIDDEN), "self_attn.k_proj": (KV * DIM, HIDDEN),
+    "self_attn.v_proj": (KV * DIM, HIDDEN), "self_attn.o_proj": (HIDDEN, HEADS * DIM),
+    "mlp.gate_proj": (WIDE, HIDDEN), "mlp.up_proj": (WIDE, HIDDEN), "mlp.down_proj": (HIDDEN, WIDE)}
+PROMPT = [1, 17, 220, 91, 5, 300, 44, 12, 77, 130, 9, 210, 31, 66, 8, 99, 140, 3, 25, 61]
+
+
+def read_safetensors(path):
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    tensors = {}
+    for name, entry in json.loads(raw[8:8 + size]).items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            words = numpy.frombuffer(raw[8 + size + begin:8 + size + end], dtype="<u2")
+            tensors[name] = (words.astype("<u4") << 16).view("<f4").reshape(entry["shape"])
+    return tensors
+
+
+def write_safetensors(path, tensors):
+    header, data = {}, b""
+    for name, tensor in tensors.items():
+        raw = tensor.astype("<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape),
+                        "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def make_adapter(folder, seed, rank, alpha, modules=SHAPES, rslora=False):
+    """A folder as PEFT writes it, and what it adds to each weight."""
+    draw = numpy.random.default_rng(seed)
+    folder.mkdir()
+    tensors, added = {}, {}
+    for layer in range(LAYERS):
+        for module in modules:
+            out, wide = SHAPES[module]
+            a = draw.normal(0, 0.05, (rank, wide)).astype("<f4")
+            b = draw.normal(0, 0.05, (out, rank)).astype("<f4")
+            name = f"model.layers.{layer}.{module}"
+            tensors[f"base_model.model.{name}.lora_A.weight"] = a
+            tensors[f"base_model.model.{name}.lora_B.weight"] = b
+            scale = alpha / (rank ** 0.5 if rslora else rank)
+            added[f"{name}.weight"] = scale * (b.astype("f8") @ a.astype("f8"))
+    write_safetensors(folder / "adapter_model.safetensors", tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(
+        {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "use_rslora": rslora, "bias": "none",
+         "target_modules": [module.split(".")[1] for module in modules]}))
+    return added
+
+
+def merge(folder, added):
+    shutil.copytree(TINY / "llama", folder)
+    tensors = read_safetensors(folder / "model.safetensors")
+    write_safetensors(folder / "model.safetensors",
+                      {name: tensor + added.get(name, 0) for name, tensor in tensors.items()})
+
+
+def serve(model, *flags, env=None):
+    if not BINARY:
+        pytest.skip("WEFT_TEST_BINARY is not set")
+    return Server([BINARY, "serve", str(model), "--port", "0", "--host", "127.0.0.1",
+                   "--served-model-name", "base", "--cpu-isa", "ref", "--kv-cache-dtype", "f32",
+                   "--max-num-seqs", "8", *flags], env)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folders of two adapters, and of the models that they make."""
+    home = tmp_path_factory.mktemp("lora")
+    merge(home / "merged-a", make_adapter(home / "a", 1, 8, 16))
+    merge(home / "merged-b", make_adapter(home / "b", 2, 3, 4, rslora=True, modules=[
+        "self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"]))
+    return home
+
+
+@pytest.fixture(scope="module")
+def servers(made):
+    flags = ("--enable-lora", "--max-loras", "2", "--lora-modules", f"a={made}/a",
+             json.dumps({"name": "b", "path": f"{made}/b"}))
+    updating = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    all_servers = {"lora": serve(TINY / "llama", *flags, env=updating),
+                   "gguf": serve(TINY / "llama-gguf-f32" / "model.gguf", *flags),
+                   "base": serve(TINY / "llama"),
+                   "a": serve(made / "merged-a"), "b": serve(made / "merged-b")}
+    for server in all_servers.values():
+        server.wait_until_listening()
+    yield all_servers
+    for server in all_servers.values():
+        assert server.stop() == 0, "".join(server.lines[-20:])
+
+
+def complete(server, model, prompt=PROMPT, **more):
+    answer = httpx.post(f"{server.url}/v1/completions", timeout=60, json={
+        "model": model, "prompt": prompt, "max_tokens": 12, "temperature": 0, "logprobs": 2,
+        "ignore_eos": True, "return_token_ids": True, **more})
+    assert answer.status_code == 200, answer.text
+    choice = answer.json()["choices"][0]
+    assert answer.json()["model"] == model
+    return choice["token_ids"], choice["logprobs"]["token_logprobs"]
+
+
+def assert_alike(one, other):
+    assert one[0] == other[0]
+    assert numpy.allclose(one[1], other[1], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("form", ["lora", "gguf"])
+@pytest.mark.parametrize("name", ["base", "a", "b"])
+def test_an_adapter_answers_as_the_model_it_makes(servers, form, name):
+    assert_alike(complete(servers[form], name), complete(servers[name], "base"))
+
+
+def test_adapters_differ_from_the_model(servers):
+    answers = [complete(servers["lora"], name)[1] for name in ("base", "a", "b")]
+    assert not numpy.allclose(answers[0], answers[1], atol=1e-2)
+    assert not numpy.allclose(answers[0], answers[2], atol=1e-2)
+
+
+def test_one_batch_takes_all_of_them(servers):
+    alone = {name: complete(servers["lora"], name) for name in ("base", "a", "b")}
+    names = ["a", "base", "b"] * 8
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        for name, answer in zip(names, pool.map(lambda n: complete(servers["lora"], n), names)):
+            assert answer == alone[name]  # to the last bit
+
+
+def test_blocks_are_not_shared_across_adapters(servers):
+    prompt = [1, *range(40, 88)]
+    expected = complete(servers["a"], "base", prompt)
+    complete(servers["lora"], "base", prompt)  # its blocks are in the cache now
+    assert_alike(complete(servers["lora"], "a", prompt), expected)
+    assert_alike(complete(servers["lora"], "a", prompt), expected)  # from its own blocks
+
+
+def test_adapters_are_listed_as_models(servers, made):
+    models = httpx.get(f"{servers['lora'].url}/v1/models").json()["data"]
+    assert [model["id"] for model in models][:3] == ["base", "a", "b"]
+    assert models[1]["parent"] == "base" and models[1]["root"] == f"{made}/a"
+
+
+def test_adapters_come_and_go(servers, made):
+    server = servers["lora"]
+
+    def post(verb, **body):
+        return httpx.post(f"{server.url}/v1/{verb}_lora_adapter", json=body)
+
+    assert post("load", lora_name="c", lora_path=f"{made}/a").status_code == 200
+    assert_alike(complete(server, "c"), complete(servers["a"], "base"))
+    again = post("load", lora_name="c", lora_path=f"{made}/b")
+    assert again.status_code == 400 and "already" in again.json()["error"]["message"]
+    assert post("load", lora_name="base", lora_path=f"{made}/b").status_code == 400
+    inplace = post("load", lora_name="c", lora_path=f"{made}/b", load_inplace=True)
+    assert inplace.status_code == 200
+    assert post("unload", lora_name="c").status_code == 200
+    assert post("unload", lora_name="c").status_code == 404
+    missing = post("load", lora_name="d", lora_path=f"{made}/nowhere")
+    assert missing.status_code == 404 and "nowhere" in missing.json()["error"]["message"]
+    assert post("load", lora_name="d").status_code == 400
+    gone = httpx.post(f"{server.url}/v1/completions", json={"model": "c", "prompt": "x"})
+    assert gone.status_code == 404 and "does not exist" in gone.json()["error"]["message"]
+
+
+def test_what_runs_outlives_an_unload(servers, made):
+    server = servers["lora"]
+    body = {"lora_name": "e", "lora_path": f"{made}/a"}
+    assert httpx.post(f"{server.url}/v1/load_lora_adapter", json=body).status_code == 200
+    with httpx.stream("POST", f"{server.url}/v1/completions", timeout=60, json={
+            "model": "e", "prompt": PROMPT, "max_tokens": 200, "temperature": 0,
+            "ignore_eos": True, "stream": True, "return_token_ids": True}) as answer:
+        lines = answer.iter_lines()
+        events = [next(lines)]
+        assert httpx.post(f"{server.url}/v1/unload_lora_adapter", json=body).status_code == 200
+        events += list(lines)
+    ids = [token for line in events if line.startswith("data: {")
+           for choice in json.loads(line[6:])["choices"] for token in choice["token_ids"]]
+    assert len(ids) == 200 and ids[:12] == complete(servers["a"], "base")[0]
+
+
+def test_routes_of_loading_need_leave(servers):
+    answer = httpx.post(f"{servers['gguf'].url}/v1/load_lora_adapter", json={})
+    assert answer.status_code == 404
+
+
+def test_metrics_say_which_adapters_run(servers):
+    server = servers["lora"]
+    line = [line for line in httpx.get(f"{server.url}/metrics").text.splitlines()
+            if line.startswith("vllm:lora_requests_info{")]
+    assert len(line) == 1
+    assert 'max_lora="2",running_lora_adapters="",waiting_lora_adapters=""' in line[0]
+    is_seen = threading.Event()
+
+    def keep_busy():
+        while not is_seen.is_set():
+            complete(server, "b", max_tokens=200)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(keep_busy)
+        try:
+            wait_for(lambda: 'running_lora_adapters="b"' in
+                     httpx.get(f"{server.url}/metrics").text, what="a running adapter")
+        finally:
+            is_seen.set()
+        busy.result()
+    wait_for(lambda: 'running_lora_adapters=""' in httpx.get(f"{server.url}/metrics").text)
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"bias": "all"}, "bias"), ({"use_dora": True}, "use_dora"), ({"lora_alpha": None}, "lora_alpha")])
+def test_configs_that_cannot_be_had_are_named(made, tmp_path, change, said):
+    shutil.copytree(made / "a", tmp_path / "x")
+    config = json.loads((tmp_path / "x/adapter_config.json").read_text())
+    (tmp_path / "x/adapter_config.json").write_text(json.dumps({**config, **change}))
+    server = serve(TINY / "llama", "--enable-lora", "--lora-modules", f"x={tmp_path}/x")
+    assert server.process.wait(60) != 0
+    server.reader.join()
+    assert any("--lora-modules" in line and said in line for line in server.lines), server.lines
+
+
+@pytest.mark.parametrize("name, shape, said", [
+    ("base_model.model.lm_head.lora_A.weight", (4, HIDDEN), "lm_head"),
+    ("base_model.model.model.layers.7.mlp.up_proj.lora_A.weight", (4, HIDDEN), "fewer layers"),
+    ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (4, HIDDEN + 1), "shape"),
+    ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (17, HIDDEN), "max-lora-rank"),
+    ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (4, HIDDEN), "one matrix")])
+def test_tensors_that_do_not_fit_are_named(made, tmp_path, name, shape, said):
+    (tmp_path / "x").mkdir()
+    shutil.copy(made / "a/adapter_config.json", tmp_path / "x")
+    write_safetensors(tmp_path / "x/adapter_model.safetensors", {name: numpy.zeros(shape)})
+    server = serve(TINY / "llama", "--enable-lora", "--lora-modules", f"x={tmp_path}/x")
+    assert server.process.wait(60) != 0
+    server.reader.join()
+    assert any("--lora-modules" in line and said in line for line in server.lines), server.lines
