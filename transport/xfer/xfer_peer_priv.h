@@ -33,6 +33,7 @@ struct xfer_route {
     uint64_t doubted_until_ns; /* as a rail: before, it is not tried again */
     bool is_tried;             /* it has had the one request that measures it */
     uint64_t in_flight;
+    uint64_t heard_ns; /* when an op of it last ended */
     uint64_t posts;
     double bytes_per_second; /* 0: not measured */
 };

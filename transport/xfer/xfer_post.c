@@ -185,6 +185,7 @@ void xfer_request_op_ended(xfer_op_t *op, weft_status_t status)
         return;
     }
     if (status == WEFT_OK) {
+        route->heard_ns = weft_clock_ns();
         route->is_up = true;
         route->is_doubtful = false;
         measure(request, route);

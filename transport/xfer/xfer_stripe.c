@@ -15,10 +15,10 @@
 #define MAX_CHUNKS  256 /* of a request; chunks of larger ones are larger */
 #define RAIL_DEPTH  2   /* chunks that a rail has: one moves, one is next */
 #define HELPS_BY    1.1
-#define LOOK_AGAIN  64                        /* requests, while rails together do not help */
-#define LATE_NS     (WEFT_NS_PER_SECOND / 10) /* at least, before a chunk goes by another rail */
-#define LATE_FACTOR 4                         /* and of what a chunk takes */
-#define DOUBT_NS    (5 * WEFT_NS_PER_SECOND)  /* a rail that was late or lost is tried again */
+#define LOOK_AGAIN  64                       /* requests, while rails together do not help */
+#define LATE_NS     (WEFT_NS_PER_SECOND / 4) /* at least, before a chunk goes by another rail */
+#define LATE_FACTOR 4                        /* and of what a chunk takes */
+#define DOUBT_NS    (5 * WEFT_NS_PER_SECOND) /* a rail that was late or lost is tried again */
 #define WATCH_MS    20
 
 typedef enum chunk_state {
@@ -38,8 +38,8 @@ typedef struct chunk {
 
 typedef struct rail {
     uint32_t n_flying;
-    uint64_t heard_ns; /* when it last was done with one */
-    uint64_t chunk_ns; /* what one took lately; 0: not known */
+    uint64_t heard_ns; /* when it last was done with one of this request */
+    uint64_t chunk_ns; /* what that took; 0: not known */
 } rail_t;
 
 struct xfer_stripe {
@@ -129,14 +129,22 @@ static void fill(xfer_stripe_t *stripe, uint64_t chunk_bytes)
     stripe->note.op.notification_bytes = whole->notification_bytes;
 }
 
+static uint64_t chunk_bytes_of(uint64_t bytes)
+{
+    const uint64_t least = (bytes + MAX_CHUNKS - 1) / MAX_CHUNKS;
+    if (bytes < XFER_STRIPE_BYTES_MIN) {
+        return bytes;
+    }
+    return least > CHUNK_BYTES ? least : CHUNK_BYTES;
+}
+
 weft_status_t xfer_stripe_create(xfer_request_t *request)
 {
     const uint64_t bytes = request->op.bytes;
-    if (bytes < XFER_STRIPE_BYTES_MIN || !is_several(rails_of(request))) {
+    if (bytes < XFER_RAIL_BYTES_MIN || !is_several(rails_of(request))) {
         return WEFT_OK;
     }
-    const uint64_t least = (bytes + MAX_CHUNKS - 1) / MAX_CHUNKS;
-    const uint64_t chunk_bytes = least > CHUNK_BYTES ? least : CHUNK_BYTES;
+    const uint64_t chunk_bytes = chunk_bytes_of(bytes);
     const size_t n = (size_t)((bytes + chunk_bytes - 1) / chunk_bytes);
     xfer_stripe_t *stripe =
         weft_zalloc(sizeof(*stripe) + n * sizeof(stripe->chunks[0]), "xfer.stripe");
@@ -178,19 +186,37 @@ static uint32_t usable_rails(const xfer_request_t *request, uint64_t now_ns)
     return ways;
 }
 
+static bool is_alone(const xfer_request_t *request, uint32_t ways)
+{
+    for (size_t w = 0; w < request->agent->n_ways; w++) {
+        if ((ways & UINT32_C(1) << w) != 0 && request->peer->routes[w].in_flight > 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* One that xfer_choose would measure a way by. */
+static bool is_measuring(const xfer_request_t *request, uint32_t ways)
+{
+    return request->op.bytes >= XFER_MEASURED_BYTES_MIN &&
+           request->op.bytes <= XFER_TRIED_BYTES_MAX && is_alone(request, ways);
+}
+
 /* Each is measured alone first, by xfer_choose, where requests are not too large for that. */
 static bool is_measured(const xfer_request_t *request, uint32_t ways, double *best_out)
 {
+    const bool measures = is_measuring(request, ways);
     bool is_so = true;
     *best_out = 0;
     for (size_t w = 0; w < request->agent->n_ways; w++) {
         const xfer_route_t *route = &request->peer->routes[w];
         if ((ways & UINT32_C(1) << w) != 0 && !route->is_doubtful) {
-            is_so = is_so && (route->is_tried || request->op.bytes > XFER_TRIED_BYTES_MAX);
+            is_so = is_so && (route->is_tried || !measures);
             *best_out = route->bytes_per_second > *best_out ? route->bytes_per_second : *best_out;
         }
     }
-    return is_so && *best_out > 0;
+    return is_so && (*best_out > 0 || !measures);
 }
 
 static bool is_worth(const xfer_request_t *request, uint32_t ways)
@@ -234,7 +260,7 @@ static void note_done(chunk_t *chunk)
     const uint64_t now = weft_clock_ns();
     const uint64_t since = chunk->posted_ns > rail->heard_ns ? chunk->posted_ns : rail->heard_ns;
     rail->chunk_ns = now - since;
-    rail->heard_ns = now;
+    rail->heard_ns = route->heard_ns = now;
     route->is_up = true;
     route->is_doubtful = false;
     stats->resumed += chunk->op.resumed;
@@ -332,34 +358,52 @@ static uint32_t depth_of(const xfer_stripe_t *stripe, size_t w)
     return route_of(stripe, w)->is_doubtful ? 1 : RAIL_DEPTH;
 }
 
-/* To each in turn, so that all have one before any has two. */
+/* The rail with the least to do, of this request first and then of others; XFER_MAX_WAYS: none. */
+static size_t next_rail(const xfer_stripe_t *stripe)
+{
+    size_t best = XFER_MAX_WAYS;
+    for (size_t w = 0; w < stripe->request->agent->n_ways; w++) {
+        const uint32_t mine = stripe->rails[w].n_flying;
+        if ((stripe->ways & UINT32_C(1) << w) == 0 || mine >= depth_of(stripe, w)) {
+            continue;
+        }
+        if (best == XFER_MAX_WAYS || mine < stripe->rails[best].n_flying ||
+            (mine == stripe->rails[best].n_flying &&
+             route_of(stripe, w)->in_flight < route_of(stripe, best)->in_flight)) {
+            best = w;
+        }
+    }
+    return best;
+}
+
 static bool hand_out(xfer_stripe_t *stripe)
 {
     bool has_given = false;
-    for (uint32_t depth = 1; depth <= RAIL_DEPTH; depth++) {
-        for (size_t w = 0; w < stripe->request->agent->n_ways; w++) {
-            chunk_t *chunk = (stripe->ways & UINT32_C(1) << w) != 0 &&
-                                     stripe->rails[w].n_flying < depth &&
-                                     depth <= depth_of(stripe, w)
-                                 ? next_idle(stripe)
-                                 : NULL;
-            has_given |= chunk != NULL && give(stripe, chunk, w);
-        }
+    chunk_t *chunk = next_idle(stripe);
+    size_t w = next_rail(stripe);
+    while (chunk != NULL && w < XFER_MAX_WAYS) {
+        has_given |= give(stripe, chunk, w);
+        chunk = next_idle(stripe);
+        w = next_rail(stripe);
     }
     return has_given;
 }
 
 /* ---- what holds up the end ------------------------------------------------------------------- */
 
-/* What a chunk takes on the fastest of the rails that have nothing to do; 0: all are at work. */
-static uint64_t idle_chunk_ns(const xfer_stripe_t *stripe)
+/* What so many bytes take on the fastest of the rails but w, as far as that is known. */
+static uint64_t usual_ns(const xfer_stripe_t *stripe, size_t w, uint64_t bytes)
 {
     uint64_t best = 0;
-    for (size_t w = 0; w < stripe->request->agent->n_ways; w++) {
-        const rail_t *rail = &stripe->rails[w];
-        if ((stripe->ways & UINT32_C(1) << w) != 0 && rail->n_flying == 0 && rail->chunk_ns > 0 &&
-            (best == 0 || rail->chunk_ns < best)) {
-            best = rail->chunk_ns;
+    for (size_t other = 0; other < stripe->request->agent->n_ways; other++) {
+        const double rate = route_of(stripe, other)->bytes_per_second;
+        uint64_t ns = stripe->rails[other].chunk_ns;
+        if (ns == 0 && rate > 0) {
+            ns = (uint64_t)((double)bytes / rate * (double)WEFT_NS_PER_SECOND);
+        }
+        if (other != w && (stripe->ways & UINT32_C(1) << other) != 0 && ns > 0 &&
+            (best == 0 || ns < best)) {
+            best = ns;
         }
     }
     return best;
@@ -379,19 +423,27 @@ static void recall(xfer_stripe_t *stripe, size_t w)
     }
 }
 
-/* Nothing is left to hand out, and a rail that has nothing to do could have done it by now. */
+/* Its rail has ended nothing for as long as another would not have taken, or was given up meanwhile. */
+static bool is_late(const xfer_stripe_t *stripe, const chunk_t *chunk, uint64_t now_ns)
+{
+    const xfer_route_t *route = route_of(stripe, chunk->way);
+    const uint64_t heard = route->heard_ns;
+    const uint64_t since = chunk->posted_ns > heard ? chunk->posted_ns : heard;
+    const uint64_t usual = usual_ns(stripe, chunk->way, chunk->op.bytes);
+    const uint64_t late = usual * LATE_FACTOR > LATE_NS ? usual * LATE_FACTOR : LATE_NS;
+    const bool is_given_up = route->is_doubtful && route->doubted_until_ns > since + DOUBT_NS;
+    return is_given_up || (now_ns > since && now_ns - since > late);
+}
+
+/* Once nothing is left to hand out, and while there is another rail. */
 static bool recall_late(xfer_stripe_t *stripe, uint64_t now_ns)
 {
-    const uint64_t usual = idle_chunk_ns(stripe);
-    const uint64_t late = usual * LATE_FACTOR > LATE_NS ? usual * LATE_FACTOR : LATE_NS;
-    if (usual == 0 || next_idle(stripe) != NULL) {
+    if (!is_several(stripe->ways) || next_idle(stripe) != NULL) {
         return false;
     }
     for (uint32_t i = 0; i < stripe->n_chunks; i++) {
         const chunk_t *chunk = &stripe->chunks[i];
-        const uint64_t heard = stripe->rails[chunk->way].heard_ns;
-        const uint64_t since = chunk->posted_ns > heard ? chunk->posted_ns : heard;
-        if (chunk->state == CHUNK_FLYING && now_ns - since > late) {
+        if (chunk->state == CHUNK_FLYING && is_late(stripe, chunk, now_ns)) {
             recall(stripe, chunk->way);
             return true;
         }
@@ -427,7 +479,7 @@ static void finish(xfer_stripe_t *stripe)
     xfer_request_t *request = stripe->request;
     xfer_peer_t *peer = request->peer;
     xfer_backend_stats_t *stats = &route_of(stripe, request->last_way)->way->stats;
-    if (stripe->status == WEFT_OK && stripe->was_alone) {
+    if (stripe->status == WEFT_OK && stripe->was_alone && stripe->n_chunks > 1) {
         peer->rails_bytes_per_second = xfer_choose_smooth(
             peer->rails_bytes_per_second, request->op.bytes, weft_clock_ns() - request->started_ns);
     }
@@ -478,16 +530,6 @@ bool xfer_stripe_poll(xfer_agent_t *agent)
     return has_moved;
 }
 
-static bool is_alone(const xfer_stripe_t *stripe)
-{
-    for (size_t w = 0; w < stripe->request->agent->n_ways; w++) {
-        if ((stripe->ways & UINT32_C(1) << w) != 0 && route_of(stripe, w)->in_flight > 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
 bool xfer_stripe_start(xfer_request_t *request)
 {
     xfer_stripe_t *stripe = request->stripe;
@@ -504,7 +546,7 @@ bool xfer_stripe_start(xfer_request_t *request)
         stripe->chunks[i].state = CHUNK_IDLE;
     }
     stripe->note.state = stripe->note.op.notification == NULL ? CHUNK_DONE : CHUNK_IDLE;
-    stripe->was_alone = is_alone(stripe);
+    stripe->was_alone = is_alone(request, ways);
     request->is_striped = true;
     request->op.resumed = 0;
     stripe->next = request->agent->stripes;

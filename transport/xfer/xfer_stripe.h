@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * xfer_stripe: one large request over several ways to its peer at once (rails), with one end.
+ * xfer_stripe: requests over several ways to their peer (rails): a large one over all of them at
+ * once, with one end, others each over one that has little to do.
  *
- * The request is cut into chunks. Each rail has a few of them; when one is done the rail gets the
- * next, so that each moves what it can (and what is slow delays the end by a chunk at most). A rail
- * that is lost gives its chunks back, and so does one that holds up the end: its chunk is cancelled
- * and goes by another. The notification leaves when all chunks have moved.
+ * A large request is cut into chunks; another one is one chunk. Each rail has a few of them; when one
+ * is done the rail gets the next, so that each moves what it can (and what is slow delays the end by a
+ * chunk at most). A rail that is lost gives its chunks back, and so does one that holds up the end:
+ * where nothing ended for too long its chunks are cancelled and go by another. The notification
+ * leaves when all chunks have moved.
  *
  * Rails are ways whose backend says so (XFER_CAP_RAIL): rows of tcp, each with an address of its
  * own. When it helps is measured: rails together are used as long as they are faster than the
@@ -17,7 +19,8 @@
 
 #include "transport/xfer/xfer_request_priv.h"
 
-#define XFER_STRIPE_BYTES_MIN ((uint64_t)8 << 20) /* smaller requests take one way */
+#define XFER_STRIPE_BYTES_MIN ((uint64_t)8 << 20)   /* smaller requests are one chunk */
+#define XFER_RAIL_BYTES_MIN   ((uint64_t)64 * 1024) /* and smaller ones go by the best way alone */
 
 /*
  * Gives a request that could be striped what it takes (request->stripe). WEFT_OK also for one that

@@ -308,6 +308,58 @@ static void closing_in_the_middle_of_reads_is_fine(void **state)
     close_pair(&pair);
 }
 
+/* ---- memory that peers do not reach ----------------------------------------------------------- */
+
+/* As a GPU's: what the cpu does, said to be elsewhere. */
+static void move_elsewhere(store_rig_t *rig, weft_device_ops_t *ops)
+{
+    *ops = *rig->device->ops;
+    ops->is_host = false;
+    rig->device->ops = ops;
+}
+
+static void blocks_for_a_gpu_come_by_the_hosts_memory(void **state)
+{
+    (void)state;
+    pair_t pair;
+    store_rig_chain_t chain;
+    weft_device_ops_t ops;
+    open_pair(&pair, "tcp", 0);
+    kv_store_destroy(pair.reader.store);
+    move_elsewhere(&pair.reader, &ops);
+    store_rig_open(&pair.reader);
+    share(&pair, &chain, N);
+    wait_for_peer(&pair.reader);
+    assert_int_equal(fetch(&pair.reader, &chain), N);
+    store_rig_assert_content(&pair.reader, &chain, N);
+    close_pair(&pair);
+}
+
+static void a_gpu_offers_what_its_host_tier_has(void **state)
+{
+    (void)state;
+    pair_t pair;
+    store_rig_chain_t chain;
+    weft_device_ops_t ops;
+    open_pair(&pair, "tcp", 0);
+    const unsigned port = kv_store_offer_port(pair.owner.store);
+    char listen[64];
+    kv_store_destroy(pair.owner.store);
+    move_elsewhere(&pair.owner, &ops);
+    snprintf(listen, sizeof(listen), "127.0.0.1:%u", port);
+    pair.owner_remote.listen = listen;
+    store_rig_open(&pair.owner);
+    assert_int_equal(kv_store_offer_port(pair.owner.store), 0); /* nothing that peers could read */
+    reopen(&pair.owner, &pair.owner_remote, 32);
+    share(&pair, &chain, N);
+    assert_int_equal(kv_store_stats(pair.owner.store).offer.blocks, 0);
+    store_rig_push_out(&pair.owner, BASE + 5000);
+    wait_for_peer(&pair.reader);
+    assert_int_equal(fetch(&pair.reader, &chain), N);
+    store_rig_assert_content(&pair.reader, &chain, N);
+    close_pair(&pair);
+}
+
 /* ---- a peer that is none ---------------------------------------------------------------------- */
 
 /* Plays the owner: what it says to a hello and to a lookup; the greeting is that of a real one. */
@@ -552,6 +604,8 @@ int main(void)
         cmocka_unit_test(a_peer_that_comes_later_is_met),
         cmocka_unit_test(an_owner_lost_before_the_read_ends_it),
         cmocka_unit_test(closing_in_the_middle_of_reads_is_fine),
+        cmocka_unit_test(blocks_for_a_gpu_come_by_the_hosts_memory),
+        cmocka_unit_test(a_gpu_offers_what_its_host_tier_has),
         cmocka_unit_test(garbage_for_a_greeting_is_a_peer_that_is_away),
         cmocka_unit_test(a_greeting_with_garbage_for_an_agent_is_no_peer),
         cmocka_unit_test(a_peer_that_does_not_answer_costs_its_time_and_no_more),

@@ -166,6 +166,46 @@ static void a_small_request_takes_one(void **state)
     close_rig(&rig);
 }
 
+/* As when blocks are read one by one. */
+static void small_requests_in_flight_share_the_rails(void **state)
+{
+    (void)state;
+    enum { N = 6 };
+    rig_t rig;
+    uint64_t now[2];
+    xfer_request_t *requests[N];
+    open_loop(&rig);
+    for (uint64_t i = 0; i < N; i++) {
+        const uint64_t at = i * SMALL_BYTES;
+        requests[i] = fabric_copy(&rig.here, rig.peer, XFER_READ, at, fabric_addr(&rig.there, at),
+                                  SMALL_BYTES);
+        assert_status(xfer_post(requests[i]), WEFT_OK);
+    }
+    for (int i = 0; i < N; i++) {
+        assert_status(fabric_wait(requests[i], rig.ends, 2), WEFT_OK);
+        xfer_request_destroy(requests[i]);
+    }
+    moved(&rig, now);
+    assert_int_equal(now[0] - rig.before[0], N / 2 * SMALL_BYTES);
+    assert_int_equal(now[1] - rig.before[1], N / 2 * SMALL_BYTES);
+    assert_true(fabric_is_filled(rig.here.memory, N * SMALL_BYTES, 1, 0));
+    close_rig(&rig);
+}
+
+static void a_small_request_on_a_rail_that_stalls_goes_by_the_other(void **state)
+{
+    (void)state;
+    rig_t rig;
+    open_loop(&rig);
+    for (int rail = 1; rail <= 2; rail++) {
+        rig.peer->routes[0].is_doubtful = rig.peer->routes[1].is_doubtful = false;
+        loop_backend_stall(rail);
+        copy_small(&rig);
+        copy_small(&rig);
+    }
+    close_rig(&rig);
+}
+
 static void rails_that_do_not_help_are_left_alone(void **state)
 {
     (void)state;
@@ -325,6 +365,7 @@ static void connections_to_two_addresses_are_rails(void **state)
 {
     (void)state;
     const char *params = "tcp.host=127.0.0.1,tcp1.host=127.0.0.2";
+    uint64_t now[2];
     for (int has_thread = 0; has_thread < 2; has_thread++) {
         rig_t rig;
         const fabric_config_t config = {.backends = "tcp,tcp1",
@@ -335,7 +376,11 @@ static void connections_to_two_addresses_are_rails(void **state)
         xfer_request_t *request = copy_all(&rig, XFER_READ);
         assert_status(fabric_run(request, rig.ends, 2), WEFT_OK);
         assert_here(&rig);
-        assert_shares(&rig, true, true);
+        /* On a machine with much else to do one may be given up for late. */
+        const bool is_whole = xfer_request_stats(request).resumed == 0;
+        moved(&rig, now);
+        assert_true(!is_whole || (now[0] > rig.before[0] && now[1] > rig.before[1]));
+        assert_int_equal(now[0] - rig.before[0] + now[1] - rig.before[1], MEMORY_BYTES);
         xfer_request_destroy(request);
         close_rig(&rig);
     }
@@ -375,6 +420,8 @@ int main(void)
         cmocka_unit_test(it_can_be_posted_again),
         cmocka_unit_test(pieces_that_two_chunks_share_are_whole),
         cmocka_unit_test(a_small_request_takes_one),
+        cmocka_unit_test(small_requests_in_flight_share_the_rails),
+        cmocka_unit_test(a_small_request_on_a_rail_that_stalls_goes_by_the_other),
         cmocka_unit_test(rails_that_do_not_help_are_left_alone),
         cmocka_unit_test(a_rail_that_stalls_gives_its_part_to_the_other),
         cmocka_unit_test(a_rail_that_is_lost_gives_its_part_to_the_other),
