@@ -134,7 +134,8 @@ static void serve_offer(kv_store_t *store)
         .offer = store->offer,
         .listen = remote->listen,
         .port_offset = remote->port_offset,
-        .backends = remote->backends == NULL ? "" : remote->backends,
+        .backends = remote->backends,
+        .params = remote->params,
         .facts = &remote->facts,
     };
     const weft_status_t status =

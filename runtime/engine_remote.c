@@ -59,6 +59,7 @@ weft_status_t engine_remote_config(const engine_t *engine, const engine_options_
         .port_offset = options->data_parallel_rank,
         .peers = options->kv_remote_peers,
         .backends = options->kv_remote_backends,
+        .params = options->kv_remote_params,
         .wait_ns = (uint64_t)(options->kv_remote_wait * (double)WEFT_NS_PER_SECOND),
     };
     return engine_has_peers(options) ? add_facts(engine, source, &config_out->facts) : WEFT_OK;

@@ -10,6 +10,7 @@
 #include <zmq.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "kvstore/events/kv_gate.h"
 #include "kvstore/remote/kv_remote_fabric.h"
 
@@ -31,7 +32,8 @@ struct kv_offer_server {
     atomic_bool is_stopping;
     bool has_thread;
     pthread_t thread;
-    /* The thread's: where a lookup's answer is made. */
+    uint64_t hushed_until_ns; /* the thread's, so below */
+    /* Where a lookup's answer is made. */
     kv_offer_place_t *places; /* [KV_REMOTE_MAX_HASHES], so below */
     uint32_t *shelves;
     uint32_t *blocks;
@@ -99,7 +101,10 @@ static void refuse(kv_offer_server_t *server, const caller_t *caller, char *reas
     Weft__Remote__Refuse body = WEFT__REMOTE__REFUSE__INIT;
     body.reason = reason;
     const kv_remote_message_t message = KV_REMOTE_MESSAGE(REFUSE, refuse, &body);
-    weft_log_warn("a worker is refused our KV blocks: %s", reason);
+    if (weft_clock_ns() >= server->hushed_until_ns) { /* a stranger may come again and again */
+        weft_log_warn("a worker is refused our KV blocks: %s", reason);
+        server->hushed_until_ns = weft_clock_ns() + WEFT_NS_PER_SECOND;
+    }
     count(&server->refused, 1);
     answer(server, caller, &message);
 }
@@ -283,7 +288,9 @@ static weft_status_t start(kv_offer_server_t *server, const kv_offer_server_conf
         status = kv_gate_open(&server->gate);
     }
     if (status >= 0) {
-        status = kv_remote_agent_open(config->backends, host, NULL, NULL, diag, &server->agent);
+        const kv_remote_fabric_t fabric = {
+            .backends = config->backends, .params = config->params, .host = host};
+        status = kv_remote_agent_open(&fabric, diag, &server->agent);
     }
     if (status >= 0) {
         status = register_all(server, diag);

@@ -26,7 +26,8 @@ typedef struct kv_offer_server_config {
     kv_offer_t *offer;              /* outlives the server; no shelf is added any more */
     const char *listen;             /* "host:port": kv_remote_endpoint */
     uint32_t port_offset;           /* added to a port that is not 0 */
-    const char *backends;           /* of the fabric; "": all */
+    const char *backends;           /* of the fabric; NULL, "": all */
+    const char *params;             /* of those; NULL, "": none */
     const kv_remote_facts_t *facts; /* copied */
 } kv_offer_server_config_t;
 

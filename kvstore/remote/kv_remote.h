@@ -15,6 +15,7 @@ typedef struct kv_remote_config {
     uint32_t port_offset; /* added to a port that is not 0 */
     const char *peers;    /* "host:port,host:port"; NULL, "": none */
     const char *backends; /* of the fabric, with commas; NULL, "": all */
+    const char *params;   /* of those, as xfer_agent_config_t's; NULL, "": none */
     uint64_t wait_ns;     /* that a request waits for answers, and for the next block */
     kv_remote_facts_t facts;
 } kv_remote_config_t;

@@ -9,25 +9,33 @@
 #define MAX_HOST 255
 
 /* The tcp backend has parameters only where it may be used. */
-static bool may_use_tcp(const char *backends)
+static bool needs_host(const kv_remote_fabric_t *fabric, const char *params)
 {
-    return backends[0] == '\0' || strstr(backends, "tcp") != NULL;
+    const bool may_use_tcp = fabric->backends == NULL || fabric->backends[0] == '\0' ||
+                             strstr(fabric->backends, "tcp") != NULL;
+    return may_use_tcp && fabric->host[0] != '\0' && strstr(params, "tcp.host=") == NULL;
 }
 
-weft_status_t kv_remote_agent_open(const char *backends, const char *host,
-                                   void (*on_event)(void *user), void *user, weft_diag_t *diag,
+weft_status_t kv_remote_agent_open(const kv_remote_fabric_t *fabric, weft_diag_t *diag,
                                    xfer_agent_t **agent_out)
 {
-    char params[KV_REMOTE_MAX_ENDPOINT + 16] = "";
-    if (host != NULL && host[0] != '\0' && may_use_tcp(backends)) {
-        snprintf(params, sizeof(params), "tcp.host=%s", host);
+    const char *given = fabric->params == NULL ? "" : fabric->params;
+    const bool is_any = fabric->backends == NULL || fabric->backends[0] == '\0';
+    weft_buffer_t params = {0};
+    weft_buffer_puts(&params, given);
+    if (needs_host(fabric, given)) {
+        weft_buffer_printf(&params, "%stcp.host=%s", given[0] == '\0' ? "" : ",", fabric->host);
     }
-    const xfer_agent_config_t config = {.backends = backends[0] == '\0' ? NULL : backends,
-                                        .params = params[0] == '\0' ? NULL : params,
+    weft_buffer_append(&params, "", 1);
+    const xfer_agent_config_t config = {.backends = is_any ? NULL : fabric->backends,
+                                        .params = params.length <= 1 ? NULL : params.data,
                                         .has_thread = true,
-                                        .on_event = on_event,
-                                        .user = user};
-    return xfer_agent_create(&config, diag, agent_out);
+                                        .on_event = fabric->on_event,
+                                        .user = fabric->user};
+    const weft_status_t status =
+        params.is_failed ? WEFT_ERR_NO_MEMORY : xfer_agent_create(&config, diag, agent_out);
+    weft_buffer_free(&params);
+    return status;
 }
 
 weft_status_t kv_remote_register(xfer_agent_t *agent, const weft_mem_t *memory, weft_diag_t *diag)

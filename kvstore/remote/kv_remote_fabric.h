@@ -11,12 +11,15 @@
 
 #define KV_REMOTE_MAX_ENDPOINT 320
 
-/*
- * host: the address that the agent's own port listens at; NULL: all. backends: names with commas;
- * "": every one there is.
- */
-weft_status_t kv_remote_agent_open(const char *backends, const char *host,
-                                   void (*on_event)(void *user), void *user, weft_diag_t *diag,
+typedef struct kv_remote_fabric {
+    const char *backends; /* names with commas; NULL, "": every one there is */
+    const char *params;   /* of them; NULL, "": none */
+    const char *host;     /* that the agent's tcp port listens at, unless params say; "": all */
+    void (*on_event)(void *user); /* may be NULL */
+    void *user;
+} kv_remote_fabric_t;
+
+weft_status_t kv_remote_agent_open(const kv_remote_fabric_t *fabric, weft_diag_t *diag,
                                    xfer_agent_t **agent_out);
 
 weft_status_t kv_remote_register(xfer_agent_t *agent, const weft_mem_t *memory, weft_diag_t *diag);

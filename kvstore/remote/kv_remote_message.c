@@ -30,12 +30,21 @@ static bool is_short(const char *text, size_t most)
     return strlen(text) <= most;
 }
 
+/* What a stranger writes ends up in logs. */
+static void make_printable(char *text)
+{
+    for (; *text != '\0'; text++) {
+        *text = *text >= 0x20 && *text < 0x7f ? *text : '?';
+    }
+}
+
 static bool is_sound_hello(const Weft__Remote__Hello *hello)
 {
     bool is_sound = hello->n_facts <= KV_REMOTE_MAX_FACTS;
     for (size_t i = 0; is_sound && i < hello->n_facts; i++) {
         is_sound = is_short(hello->facts[i]->key, KV_REMOTE_MAX_FACT_BYTES) &&
                    is_short(hello->facts[i]->value, KV_REMOTE_MAX_FACT_BYTES);
+        make_printable(hello->facts[i]->value);
     }
     return is_sound;
 }
@@ -76,6 +85,7 @@ static bool is_sound(const kv_remote_message_t *message)
     case WEFT__REMOTE__MESSAGE__BODY_WELCOME:
         return is_sound_welcome(message->welcome);
     case WEFT__REMOTE__MESSAGE__BODY_REFUSE:
+        make_printable(message->refuse->reason);
         return is_short(message->refuse->reason, KV_REMOTE_MAX_REASON_BYTES);
     case WEFT__REMOTE__MESSAGE__BODY_LOOKUP:
         return message->lookup->hashes.len % KV_HASH_BYTES == 0 &&

@@ -178,10 +178,13 @@ static weft_status_t open_peers(remote_t *remote, const kv_remote_config_t *conf
 static weft_status_t open_all(remote_t *remote, weft_diag_t *diag)
 {
     const kv_remote_config_t *config = remote->config.remote;
-    const char *backends = config->backends == NULL ? "" : config->backends;
     /* Its own port is nobody's business: peers are read, and do not read. */
-    weft_status_t status =
-        kv_remote_agent_open(backends, "127.0.0.1", on_event, remote, diag, &remote->agent);
+    const kv_remote_fabric_t fabric = {.backends = config->backends,
+                                       .params = config->params,
+                                       .host = "127.0.0.1",
+                                       .on_event = on_event,
+                                       .user = remote};
+    weft_status_t status = kv_remote_agent_open(&fabric, diag, &remote->agent);
     if (status >= 0) {
         status = open_memory(remote, diag);
     }

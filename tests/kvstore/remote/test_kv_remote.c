@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Stores that take blocks of each other, and what becomes of it when one is not as it should be. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <zmq.h>
 
@@ -308,6 +310,124 @@ static void closing_in_the_middle_of_reads_is_fine(void **state)
     close_pair(&pair);
 }
 
+/* ---- an owner that uses its blocks for others all the time ------------------------------------- */
+
+enum { LARGE_DIM = 8192, CHAINS = 5, CHAIN_BLOCKS = 4, CHURN_ROUNDS = 60 };
+
+typedef struct churn {
+    store_rig_t *rig;
+    store_rig_chain_t chains[CHAINS];
+    atomic_bool is_over;
+} churn_t;
+
+static size_t large_words(const store_rig_t *rig)
+{
+    return rig->config.layout.block_bytes[0] / sizeof(uint64_t);
+}
+
+static uint64_t word_of(const kv_hash_t *hash, size_t i)
+{
+    uint64_t word;
+    memcpy(&word, hash->bytes, sizeof(word));
+    return word + i;
+}
+
+static void compute_large(store_rig_t *rig, store_rig_chain_t *chain)
+{
+    assert_status(kv_pool_alloc(rig->pool, CHAIN_BLOCKS, chain->blocks), WEFT_OK);
+    for (uint32_t i = 0; i < CHAIN_BLOCKS; i++) {
+        uint64_t *words = kv_pool_block(rig->pool, chain->blocks[i]);
+        for (size_t j = 0; j < large_words(rig); j++) {
+            words[j] = word_of(&chain->hashes[i], j);
+        }
+        kv_store_name(rig->store, &chain->chain, i, chain->blocks[i], false);
+    }
+    kv_pool_release(rig->pool, chain->blocks, CHAIN_BLOCKS);
+}
+
+/* Two of the five fit: whatever a reader was told of is somebody else's soon. */
+static void *compute_on_and_on(void *user)
+{
+    churn_t *churn = user;
+    for (uint32_t i = 0; !atomic_load(&churn->is_over); i++) {
+        store_rig_chain_t *chain = &churn->chains[i % CHAINS];
+        if (store_rig_on_device(churn->rig, chain) < CHAIN_BLOCKS) {
+            compute_large(churn->rig, chain);
+        }
+    }
+    return NULL;
+}
+
+static void assert_large(store_rig_t *rig, store_rig_chain_t *chain)
+{
+    const uint32_t n = store_rig_on_device(rig, chain);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint64_t *words = kv_pool_block(rig->pool, chain->blocks[i]);
+        for (size_t j = 0; j < large_words(rig); j++) {
+            assert_true(words[j] == word_of(&chain->hashes[i], j));
+        }
+    }
+}
+
+static void enlarge(store_rig_t *rig)
+{
+    rig->config.layout.groups[0].head_dim = LARGE_DIM;
+    assert_status(kv_layout_init(&rig->config.layout, STORE_RIG_BLOCKS, NULL), WEFT_OK);
+}
+
+static void open_churn(churn_t *churn, pair_t *pair, const char *backend)
+{
+    char listen[64];
+    open_pair(pair, backend, 0);
+    snprintf(listen, sizeof(listen), "127.0.0.1:%u", kv_store_offer_port(pair->owner.store));
+    enlarge(&pair->owner);
+    enlarge(&pair->reader);
+    pair->owner_remote.listen = listen;
+    reopen(&pair->owner, &pair->owner_remote, 0);
+    reopen(&pair->reader, &pair->reader_remote, 0);
+    *churn = (churn_t){.rig = &pair->owner};
+    for (int32_t i = 0; i < CHAINS; i++) {
+        store_rig_chain(&pair->owner, &churn->chains[i], BASE + 1000 * i, CHAIN_BLOCKS);
+    }
+    wait_for_peer(&pair->reader);
+}
+
+static void check_churn(const char *backend)
+{
+    pair_t pair;
+    churn_t churn;
+    pthread_t thread;
+    open_churn(&churn, &pair, backend);
+    store_rig_chain_t chains[CHAINS]; /* the reader's, as blocks are noted in them */
+    memcpy(chains, churn.chains, sizeof(chains));
+    assert_int_equal(pthread_create(&thread, NULL, compute_on_and_on, &churn), 0);
+    for (uint32_t i = 0; i < CHURN_ROUNDS; i++) {
+        store_rig_chain_t *chain = &chains[i % CHAINS];
+        chain->chain.hashes = chain->hashes;
+        chain->chain.tokens = chain->tokens;
+        kv_store_clear(pair.reader.store, true); /* also what it was told */
+        (void)fetch(&pair.reader, chain);
+        assert_large(&pair.reader, chain);
+    }
+    atomic_store(&churn.is_over, true);
+    pthread_join(thread, NULL);
+    const kv_tier_stats_t stats = tier_of(&pair.reader);
+    print_message("%s: %llu blocks read, %llu stale\n", backend,
+                  (unsigned long long)(stats.gets - stats.gets_failed),
+                  (unsigned long long)stats.stale);
+    close_pair(&pair);
+}
+
+static void no_block_is_ever_read_with_bytes_of_another(void **state)
+{
+    (void)state;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* memory that changes while it is read is what this is about */
+#endif
+    check_churn("tcp");
+    check_churn("shm");
+}
+
 /* ---- memory that peers do not reach ----------------------------------------------------------- */
 
 /* As a GPU's: what the cpu does, said to be elsewhere. */
@@ -604,6 +724,7 @@ int main(void)
         cmocka_unit_test(a_peer_that_comes_later_is_met),
         cmocka_unit_test(an_owner_lost_before_the_read_ends_it),
         cmocka_unit_test(closing_in_the_middle_of_reads_is_fine),
+        cmocka_unit_test(no_block_is_ever_read_with_bytes_of_another),
         cmocka_unit_test(blocks_for_a_gpu_come_by_the_hosts_memory),
         cmocka_unit_test(a_gpu_offers_what_its_host_tier_has),
         cmocka_unit_test(garbage_for_a_greeting_is_a_peer_that_is_away),

@@ -115,6 +115,21 @@ static void check_against(kv_remote_facts_t *ours, const char *key, const char *
     assert_string_equal(diag.text, expected == NULL ? "" : expected);
 }
 
+static void what_a_stranger_writes_is_fit_for_a_log(void **state)
+{
+    (void)state;
+    uint8_t bytes[64];
+    char reason[] = "a\nb\x1b[2Jc\xc3\xa9";
+    kv_remote_message_t *again = NULL;
+    Weft__Remote__Refuse refuse = WEFT__REMOTE__REFUSE__INIT;
+    refuse.reason = reason;
+    const kv_remote_message_t message = KV_REMOTE_MESSAGE(REFUSE, refuse, &refuse);
+    const size_t n = weft__remote__message__pack(&message, bytes);
+    assert_status(kv_remote_message_decode(bytes, n, &again), WEFT_OK);
+    assert_string_equal(again->refuse->reason, "a?b?[2Jc??");
+    kv_remote_message_free(again);
+}
+
 static void a_difference_has_a_name(void **state)
 {
     (void)state;
@@ -162,6 +177,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(shelves_that_overflow_are_refused),
+        cmocka_unit_test(what_a_stranger_writes_is_fit_for_a_log),
         cmocka_unit_test(a_difference_has_a_name),
         cmocka_unit_test(addresses_are_read_as_people_write_them),
     };
