@@ -78,6 +78,12 @@ if wants kernels; then
         fi
         part 60 "$name" "$bench" && told "$name"
     done
+    attention=$bin/bench_cuda_attention
+    [ -x "$attention" ] || attention=$bin/benchmarks/bench_cuda_attention
+    for type in fp8 int8; do
+        part 40 "attention-$type" "$attention" --only=check,copy,decode,prefill --type="$type" &&
+            told "attention-$type"
+    done
     linear=$bin/bench_cuda_linear
     [ -x "$linear" ] || linear=$bin/benchmarks/bench_cuda_linear
     CUBLAS=${CUBLAS:-$(find / -name libcublas.so.13 -not -path '/proc/*' 2>/dev/null | head -1)}

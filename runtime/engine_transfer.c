@@ -69,7 +69,8 @@ static k_head_form_t form_of(const kv_head_form_t *form)
     static const k_dtype_t dtypes[] = {[KV_ELEMENT_F32] = K_F32,
                                        [KV_ELEMENT_F16] = K_F16,
                                        [KV_ELEMENT_BF16] = K_BF16,
-                                       [KV_ELEMENT_F8] = K_F8};
+                                       [KV_ELEMENT_F8] = K_F8,
+                                       [KV_ELEMENT_I8] = K_I8};
     return (k_head_form_t){.element = dtypes[form->element],
                            .is_transposed = form->is_transposed,
                            .block_tokens = form->block_tokens,

@@ -420,6 +420,14 @@ static void assert_same_rows(const scene_t *s, const uint16_t *a, const uint16_t
     }
 }
 
+/* Spread over blocks where there is a kernel for it, else as ever. */
+static k_cuda_attention_path_t spread_path(const scene_t *s)
+{
+    const bool can = s->dim >= 64 && s->dim <= 128 && s->dim % 32 == 0 &&
+                     (s->dtype == K_BF16 || s->dtype == K_F16);
+    return can ? K_CUDA_ATTENTION_SPREAD : K_CUDA_ATTENTION_AUTO;
+}
+
 /*
  * Rows of a sequence across a segment's end: as one decode after the other, as a prefill of more
  * than 64 packed rows by both paths, as a verification beside other sequences.
@@ -438,7 +446,7 @@ static void check_ways(scene_t *s, test_random_t *random)
     const piece_t decodes[] = {{0, start, 1}, {1, 3, 1}, {0, 0, 0}, {0, start + 19, 1}};
     const uint32_t at[] = {0, 19};
     for (uint32_t i = 0; i < 3; i++) { /* in parts, whole, spread over blocks */
-        const way_t way = {"BHLNC", 16,     i < 2 ? K_CUDA_ATTENTION_AUTO : K_CUDA_ATTENTION_SPREAD,
+        const way_t way = {"BHLNC", 16,     i < 2 ? K_CUDA_ATTENTION_AUTO : spread_path(s),
                            i != 1,  i != 1, i == 2};
         uint16_t *few = result_of(s, decodes, 4, &way, random);
         assert_same_rows(s, few, all + at[0] * row, 1, "decode of the first row");
@@ -449,7 +457,7 @@ static void check_ways(scene_t *s, test_random_t *random)
     for (int i = 0; i < 2; i++) {
         way_t way = plain_way;
         way.can_spread = i == 1 && s->q_heads / s->kv_heads * 5 <= 16;
-        way.path = way.can_spread ? K_CUDA_ATTENTION_SPREAD : way.path;
+        way.path = way.can_spread ? spread_path(s) : way.path;
         uint16_t *few = result_of(s, verify, 2, &way, random);
         assert_same_rows(s, few + 2 * row, all + 7 * row, 5, "verification");
         test_free(few);
