@@ -66,10 +66,16 @@ static bool is_known(const kv_store_t *store, const kv_hash_t *hash)
     return is_below || !is_wanted(store, hash);
 }
 
+/* Its blocks are named by the adapter's name and path, which may be another one's elsewhere. */
+static bool has_adapter(const kv_chain_t *chain)
+{
+    return chain->extra != NULL && kv_extra_lora_name(chain->extra) != NULL;
+}
+
 weft_status_t kv_store_ask(kv_store_t *store, const kv_chain_t *chain, uint32_t first)
 {
     kv_tier_t *tier = store->tiers[KV_TIER_remote];
-    if (tier == NULL || tier->ops->ask == NULL) {
+    if (tier == NULL || tier->ops->ask == NULL || has_adapter(chain)) {
         return WEFT_OK;
     }
     while (first < chain->n && is_known(store, &chain->hashes[first])) {

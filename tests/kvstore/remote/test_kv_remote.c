@@ -177,6 +177,21 @@ static void a_prompt_that_nobody_has_is_found_nowhere(void **state)
     close_pair(&pair);
 }
 
+static void a_prompt_for_an_adapter_is_not_asked_for(void **state)
+{
+    (void)state;
+    pair_t pair;
+    store_rig_chain_t chain;
+    open_pair(&pair, "tcp", 0);
+    share(&pair, &chain, N);
+    wait_for_peer(&pair.reader);
+    assert_status(kv_extra_create(NULL, "poet", "/adapters/poet", &chain.chain.extra), WEFT_OK);
+    assert_int_equal(fetch(&pair.reader, &chain), 0);
+    assert_int_equal(tier_of(&pair.reader).lookups, 0);
+    kv_extra_release(chain.chain.extra);
+    close_pair(&pair);
+}
+
 /* The owner computes something else where the blocks were, between saying where and their reading. */
 static void blocks_reused_before_they_are_read_are_stale(void **state)
 {
@@ -717,6 +732,7 @@ int main(void)
         cmocka_unit_test(blocks_of_the_owners_host_tier_come_too),
         cmocka_unit_test(only_what_is_missing_here_is_read),
         cmocka_unit_test(a_prompt_that_nobody_has_is_found_nowhere),
+        cmocka_unit_test(a_prompt_for_an_adapter_is_not_asked_for),
         cmocka_unit_test(blocks_reused_before_they_are_read_are_stale),
         cmocka_unit_test(what_the_owner_forgets_is_stale),
         cmocka_unit_test(what_computing_does_as_fast_is_not_read),
