@@ -5,13 +5,13 @@
 # and JSON are in the results folder.
 #
 # usage: benchmarks/gpu_all.sh [RESULTS]      needs build/cuda, or build/gpu of gpu/bundle.sh
-#   WEFT_GPU_PARTS  words of: tests sanitizer torch kernels model cold (all)
+#   WEFT_GPU_PARTS  words of: tests ranks sanitizer torch kernels model cold (all)
 #   WEFT_GPU_SHAPE  of the model that is measured (8b); WEFT_TEST_MODEL: SmolLM2, where it is
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-$root/build/gpu-results}
 shape=${WEFT_GPU_SHAPE:-8b}
-parts=${WEFT_GPU_PARTS:-tests sanitizer torch kernels model cold}
+parts=${WEFT_GPU_PARTS:-tests ranks sanitizer torch kernels model cold}
 work=$(mktemp -d "${TMPDIR:-/dev/shm}/weft-gpu.XXXXXX") # models: memory is faster than a disk
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
@@ -53,6 +53,11 @@ if wants tests; then
     for test in "$bin"/test_*_gpu "$bin"/tests/cuda_emu/test_*_gpu; do
         [ -x "$test" ] && { part 60 "$(basename "$test")" "$test" || told "$(basename "$test")" 4; }
     done
+fi
+
+if wants ranks; then
+    part 60 ranks python3 "$root/benchmarks/gpu/ranks.py" --weft "$weft" --log "$out/ranks-serve.log" \
+        --kill && told ranks
 fi
 
 if wants sanitizer && command -v compute-sanitizer >/dev/null; then

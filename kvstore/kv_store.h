@@ -9,6 +9,8 @@
  * Way up     kv_store_fetch reads what follows a chain's blocks on the device into free blocks of
  *            it, in the background; once there they are found like any others. A block is read only
  *            where that costs less time than computing it, by what both cost lately
+ * Peers      blocks in host memory may be offered to other workers, and theirs be the last tier: what
+ *            they have is asked for (kv_store_ask) before it can be fetched
  * Events     every block that becomes findable in a tier, or ceases to be, is told to the
  *            publisher: parents before children, one batch a step
  *
@@ -21,6 +23,7 @@
 
 #include "kvstore/events/kv_publisher.h"
 #include "kvstore/ranks/kv_crew.h"
+#include "kvstore/remote/kv_remote.h"
 #include "kvstore/tiers/kv_tier.h"
 
 typedef struct kv_store kv_store_t;
@@ -35,6 +38,7 @@ typedef struct kv_store_config {
     size_t host_bytes;          /* 0: no such tier */
     size_t disk_bytes;          /* 0: no such tier */
     const char *disk_path;
+    const kv_remote_config_t *remote;  /* peers; read by create. NULL: none */
     bool admits_all;                   /* the disk takes whatever is given up */
     const uint8_t *fingerprint;        /* [32]: see kv_tier_config_t; read by create */
     const kv_tier_ops_t *const *tiers; /* [KV_TIER_COUNT]; NULL: those of this folder */
@@ -116,6 +120,13 @@ void kv_store_pin(kv_store_t *store, const kv_block_id_t *blocks, uint32_t n);
 uint32_t kv_store_unpin_all(kv_store_t *store); /* how many there were */
 
 /*
+ * Asks peers for what no tier here has of the chain, from index first on. WEFT_PENDING: call again
+ * after poll, in some time it is answered; WEFT_OK: kv_store_fetch knows.
+ */
+weft_status_t kv_store_ask(kv_store_t *store, const kv_chain_t *chain, uint32_t first);
+uint16_t kv_store_offer_port(const kv_store_t *store); /* where peers ask us; 0: nowhere */
+
+/*
  * Starts reading the chain's blocks from index first on, most_blocks of them at most (which are
  * taken from the pool's free ones). NULL: no tier has the next one, or reading is not worth it.
  * Borrows nothing after the call.
@@ -154,12 +165,22 @@ typedef struct kv_store_tier_stats {
     uint64_t miss_blocks; /* looked for and not found, nor in a tier above */
 } kv_store_tier_stats_t;
 
+typedef struct kv_store_offer_stats {
+    uint64_t blocks;       /* offered now */
+    uint64_t welcomed;     /* hellos of peers, since start, so below */
+    uint64_t refused;      /* of workers that are too different */
+    uint64_t lookups;      /* that were answered */
+    uint64_t found_blocks; /* by them */
+    uint64_t garbage;
+} kv_store_offer_stats_t;
+
 typedef struct kv_store_stats {
     kv_store_tier_stats_t tiers[KV_TIER_COUNT];
     uint64_t pinned_blocks;
     uint64_t pins_refused;
     uint64_t fetches;
     uint64_t fetches_declined; /* computing was cheaper */
+    kv_store_offer_stats_t offer;
 } kv_store_stats_t;
 
 kv_store_stats_t kv_store_stats(const kv_store_t *store);

@@ -38,6 +38,7 @@ void kv_store_evict(void *user, kv_block_id_t block)
         return;
     }
     store->evictions++;
+    kv_store_take_back(store, block);
     pass_down(store, KV_TIER_device, &name, kv_pool_block(store->pool, block));
     kv_publisher_removed(store->config.publisher, KV_TIER_device, &name.hash);
     kv_names_remove(store->names, block);

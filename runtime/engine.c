@@ -61,8 +61,10 @@ static void observe_read(void *user, kv_tier_id_t tier, uint64_t ns)
 
 static void warn_of_lost_tiers(const engine_t *engine, const engine_options_t *options)
 {
-    if (!engine->is_caching && options->kv_host_bytes + options->kv_disk_bytes > 0) {
-        weft_log_warn("--kv-host-bytes, --kv-disk-bytes: no tiers without --enable-prefix-caching");
+    const bool has_peers = engine_has_peers(options);
+    if (!engine->is_caching && (options->kv_host_bytes + options->kv_disk_bytes > 0 || has_peers)) {
+        weft_log_warn("--kv-host-bytes, --kv-disk-bytes, --kv-remote-*: no tiers without "
+                      "--enable-prefix-caching");
     }
     const kv_hash_algo_t algo = kv_hasher_algo(engine->hasher);
     const bool is_random = (algo == KV_HASH_ALGO_xxhash || algo == KV_HASH_ALGO_xxhash_cbor) &&
@@ -71,6 +73,12 @@ static void warn_of_lost_tiers(const engine_t *engine, const engine_options_t *o
         weft_log_warn("--kv-disk-path: with --prefix-caching-hash-algo %s and PYTHONHASHSEED unset "
                       "blocks have other names after a restart: set it, or use a SHA-256 algorithm",
                       kv_hash_algo_name(algo));
+    }
+    if (is_random && has_peers) {
+        weft_log_warn(
+            "--kv-remote-*: with --prefix-caching-hash-algo %s and PYTHONHASHSEED unset "
+            "blocks have other names in every process: set it, or use a SHA-256 algorithm",
+            kv_hash_algo_name(algo));
     }
 }
 
@@ -86,6 +94,11 @@ static weft_status_t create_store(engine_t *engine, const engine_options_t *opti
         }
     }
     warn_of_lost_tiers(engine, options);
+    kv_remote_config_t remote;
+    const weft_status_t remote_status = engine_remote_config(engine, options, source, &remote);
+    if (remote_status < 0) {
+        return remote_status;
+    }
     const kv_store_config_t config = {
         .device = engine->device,
         .layout = plan->layout,
@@ -95,6 +108,7 @@ static weft_status_t create_store(engine_t *engine, const engine_options_t *opti
         .host_bytes = options->kv_host_bytes,
         .disk_bytes = options->kv_disk_bytes,
         .disk_path = engine->kv.disk_path != NULL ? engine->kv.disk_path : options->kv_disk_path,
+        .remote = &remote,
         .admits_all = plan->admits_all,
         .fingerprint = fingerprint,
         .publisher = engine->publisher,

@@ -85,6 +85,11 @@ static weft_status_t check_store_options(engine_plan_t *plan, const engine_optio
         return weft_diag(diag, WEFT_ERR_INVALID, "--kv-pin-quota %g: 0 to 1 are possible",
                          o->kv_pin_quota);
     }
+    if (!(o->kv_remote_wait > 0 && o->kv_remote_wait <= 60)) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--kv-remote-wait %g: above 0 and up to 60 seconds are possible",
+                         o->kv_remote_wait);
+    }
     return WEFT_OK;
 }
 
@@ -141,10 +146,12 @@ static weft_status_t parse_order(const engine_options_t *options, weft_diag_t *d
         weft_diag_prefix(diag, "--kv-cache-layout");
         return status;
     }
-    if (!kv_order_is_whole(*order_out) && options->kv_host_bytes + options->kv_disk_bytes > 0) {
+    const bool has_tiers =
+        options->kv_host_bytes + options->kv_disk_bytes > 0 || engine_has_peers(options);
+    if (!kv_order_is_whole(*order_out) && has_tiers) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--kv-cache-layout %s: its blocks lie in pieces, which --kv-host-bytes "
-                         "and --kv-disk-bytes do not take; use BHLNC or BLHNC",
+                         "--kv-cache-layout %s: its blocks lie in pieces, which --kv-host-bytes, "
+                         "--kv-disk-bytes and --kv-remote-* do not take; use BHLNC or BLHNC",
                          options->kv_cache_layout);
     }
     return WEFT_OK;

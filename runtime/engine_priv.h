@@ -302,6 +302,12 @@ weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag);
 /* Whose fault it was that the group failed, in one line. */
 void engine_describe_loss(weft_status_t status, uint32_t rank, weft_diag_t *diag);
 
+/* engine_remote.c: other workers whose cached blocks are shared. */
+bool engine_has_peers(const engine_options_t *options);
+/* What the store is to know of them; its texts are those of options. */
+weft_status_t engine_remote_config(const engine_t *engine, const engine_options_t *options,
+                                   const model_source_t *source, kv_remote_config_t *config_out);
+
 /*
  * engine_fingerprint.c: of what two processes must agree on for a block of one to be one of the
  * other: the model, how its KV blocks are laid out, named and, to the last bit, computed.

@@ -22,6 +22,13 @@ static weft_status_t check_options(const engine_options_t *options, const engine
                          "--pipeline-parallel-size %u: at most %u, a step in flight for each",
                          ranks->shard.stages, EXECUTOR_MAX_DEPTH);
     }
+    if (engine_has_peers(options)) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--%s: each rank has its part of a block, and only rank 0 could exchange "
+                         "its own: leave it out with more than one rank",
+                         options->kv_remote_peers[0] != '\0' ? "kv-remote-peers"
+                                                             : "kv-remote-listen");
+    }
     return WEFT_OK;
 }
 

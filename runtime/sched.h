@@ -119,7 +119,7 @@ struct sched_seq {
     kv_fetch_t *fetch;         /* while waiting, of what it reads from tiers, or NULL */
     uint32_t fetch_blocked_at; /* the same, for reading */
     bool has_fetched;          /* since it waits: no second time */
-    bool is_awaiting_read;     /* of its next block, for another sequence */
+    bool is_awaiting_read;     /* of its next block, for another sequence; or for peers to say */
     uint32_t n_pulled;         /* blocks in pulled; 0: the pull has not begun */
     uint32_t n_pulled_first;   /* of them, those that were here before it */
     uint32_t n_pulled_named;
