@@ -70,7 +70,7 @@ if wants fabric; then
     "$weft" model synth --shape 1b --dtype q8_0 "$work/1b.gguf" >/dev/null 2>&1
     for device in cuda cpu; do
         part 60 "split-$device" python3 "$root/benchmarks/gpu/kv_split.py" --weft "$weft" --out "$out" \
-            --prefill-device "$device" "$work/1b.gguf" && told "split-$device" 2
+            --sentences 20 --prefill-device "$device" "$work/1b.gguf" && told "split-$device" 2
     done
     rm -f "$work/1b.gguf"
 fi
