@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cuda/cuda_ranks.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/k_cuda_norm.h"
 
 enum {
     THREADS = 512,
     LOOKS = 32,              /* at a flag, between two looks at whether it is still worth waiting */
     CHANNEL_BYTES = 8 << 10, /* that are worth a block of their own */
     PAIR_CHANNEL_BYTES = 64 << 10,
+    NORM_ROWS = 128,   /* that are worth a kernel for sum and norm: four for each channel */
     SUM_THREADS = 256, /* of what others have gathered */
     SUM_BLOCKS = 256,
 };
@@ -429,6 +430,57 @@ static SIMT_KERNEL(THREADS, 1)
     store_step(g, step);
 }
 
+/*
+ * Rows are dealt out to channels. A thread reads and writes what it does in rms_norm: chunk c at
+ * (c · threads + t) · 4.
+ */
+SIMT_DEVICE void norm_row(const cuda_ranks_t &g, uint32_t step, const cuda_ranks_norm_t &norm,
+                          uint32_t row, float *partial)
+{
+    float held[K_NORM_CHUNKS][4] = {};
+    float sum = 0;
+    SIMT_UNROLL
+    for (int c = 0; c < K_NORM_CHUNKS; c++) {
+        const uint32_t at = (c * blockDim.x + threadIdx.x) * 4;
+        if (at < norm.dim) {
+            const uint4 v = sum_vector<float>(g, step, at / 4);
+            unpack<float>(v, held[c]);
+            simt_store_16(norm.x + row * norm.x_stride + at, v);
+            sum = k_norm_add_squares(sum, held[c]);
+        }
+    }
+    const float scale = k_norm_scale(k_rows_block_sum(sum, partial), norm.dim, norm.eps);
+    SIMT_UNROLL
+    for (int c = 0; c < K_NORM_CHUNKS; c++) {
+        const uint32_t at = (c * blockDim.x + threadIdx.x) * 4;
+        float w[4];
+        if (at < norm.dim) {
+            k_rows_load(norm.w + at, w);
+            k_norm_store(static_cast<__nv_bfloat16 *>(norm.y) + row * norm.y_stride + at, held[c],
+                         scale, w);
+        }
+    }
+}
+
+static SIMT_KERNEL(K_NORM_MAX_THREADS, 1)
+    all_reduce_norm(const SIMT_GRID_CONSTANT cuda_ranks_t g,
+                    const SIMT_GRID_CONSTANT cuda_ranks_norm_t norm)
+{
+    SIMT_SHARED(float, partial, [32]);
+    if (!begin(g)) {
+        return;
+    }
+    uint32_t step = load_step(g);
+    for (uint32_t row = blockIdx.x; row < norm.rows; row += gridDim.x) {
+        give_to_all(g, ++step, norm.x + row * norm.x_stride, norm.dim * sizeof(float));
+        if (!meet(g, step)) {
+            return;
+        }
+        norm_row(g, step, norm, row, partial);
+    }
+    store_step(g, step);
+}
+
 template <class T>
 static SIMT_KERNEL(THREADS, 1)
     reduce_scatter(const SIMT_GRID_CONSTANT cuda_ranks_t g, const T *in, T *out, size_t n)
@@ -666,6 +718,24 @@ int cuda_ranks_all_reduce(const cuda_ranks_t *ranks, const void *in, void *out, 
         break;
     }
     return launch_all_reduce<__nv_bfloat16>(ranks, in, out, n, stream);
+}
+
+bool cuda_ranks_can_norm(const cuda_ranks_t *ranks, const cuda_ranks_norm_t *norm)
+{
+    const size_t bytes = (size_t)norm->dim * sizeof(float);
+    const uint32_t chunks = k_rows_ceil_div(norm->dim, 4);
+    return norm->rows <= NORM_ROWS && goes_at_once(ranks, norm->rows * bytes) &&
+           bytes <= ranks->place_bytes && norm->dim % 4 == 0 && norm->x_stride % 4 == 0 &&
+           norm->y_stride % 8 == 0 && chunks > SIMT_WARP &&
+           chunks <= K_NORM_CHUNKS * K_NORM_MAX_THREADS;
+}
+
+int cuda_ranks_all_reduce_norm(const cuda_ranks_t *ranks, const cuda_ranks_norm_t *norm,
+                               void *stream)
+{
+    simt_grid_t grid = grid_of(norm->rows, 1, CUDA_RANKS_CHANNELS, stream);
+    grid.block = dim3(k_norm_threads(norm->dim, 4, K_NORM_CHUNKS));
+    return simt_launch(all_reduce_norm, grid, *ranks, *norm);
 }
 
 int cuda_ranks_reduce_scatter(const cuda_ranks_t *ranks, const void *in, void *out, size_t n,
