@@ -5,13 +5,13 @@
 # and JSON are in the results folder.
 #
 # usage: benchmarks/gpu_all.sh [RESULTS]      needs build/cuda, or build/gpu of gpu/bundle.sh
-#   WEFT_GPU_PARTS  words of: tests sanitizer torch kernels model cold (all)
+#   WEFT_GPU_PARTS  words of: tests ranks sanitizer torch kernels model cold (all)
 #   WEFT_GPU_SHAPE  of the model that is measured (8b); WEFT_TEST_MODEL: SmolLM2, where it is
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-$root/build/gpu-results}
 shape=${WEFT_GPU_SHAPE:-8b}
-parts=${WEFT_GPU_PARTS:-tests sanitizer torch kernels model cold}
+parts=${WEFT_GPU_PARTS:-tests ranks sanitizer torch kernels model cold}
 work=$(mktemp -d "${TMPDIR:-/dev/shm}/weft-gpu.XXXXXX") # models: memory is faster than a disk
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
@@ -55,6 +55,11 @@ if wants tests; then
     done
 fi
 
+if wants ranks; then
+    part 60 ranks python3 "$root/benchmarks/gpu/ranks.py" --weft "$weft" --log "$out/ranks-serve.log" \
+        --kill && told ranks
+fi
+
 if wants sanitizer && command -v compute-sanitizer >/dev/null; then
     "$weft" model synth --shape tiny --dtype bf16 "$work/tiny.gguf" >/dev/null 2>&1
     for tool in memcheck racecheck; do
@@ -77,6 +82,12 @@ if wants kernels; then
             continue
         fi
         part 60 "$name" "$bench" && told "$name"
+    done
+    attention=$bin/bench_cuda_attention
+    [ -x "$attention" ] || attention=$bin/benchmarks/bench_cuda_attention
+    for type in fp8 int8; do
+        part 40 "attention-$type" "$attention" --only=check,copy,decode,prefill --type="$type" &&
+            told "attention-$type"
     done
     linear=$bin/bench_cuda_linear
     [ -x "$linear" ] || linear=$bin/benchmarks/bench_cuda_linear

@@ -73,6 +73,10 @@ endfunction()
 
 # weft_nvcc_objects(OUT source.cu...): compiles each with nvcc, once for the whole build. A warning or
 # a register that spills is an error.
+set(nvcc_launcher)
+if(CCACHE)
+    set(nvcc_launcher ${CCACHE})
+endif()
 set(nvcc_flags -std=c++20 -O3 -lineinfo --expt-relaxed-constexpr -I${CMAKE_SOURCE_DIR} --Werror all-warnings
     -Xcompiler=-Wall,-Wextra,-fPIC -Xptxas=--warn-on-spills,--warning-as-error)
 foreach(architecture ${WEFT_CUDA_ARCHITECTURES})
@@ -92,7 +96,7 @@ function(weft_nvcc_objects out)
         list(APPEND objects ${object})
         if(NOT TARGET nvcc_${stem})
             add_custom_command(OUTPUT ${object}
-                COMMAND ${WEFT_NVCC} ${nvcc_flags} -MD -MF ${object}.d -c ${source} -o ${object}
+                COMMAND ${nvcc_launcher} ${WEFT_NVCC} ${nvcc_flags} -MD -MF ${object}.d -c ${source} -o ${object}
                 DEPENDS ${source} ${WEFT_NVCC}
                 DEPFILE ${object}.d
                 COMMENT "Compiling ${stem}.cu with nvcc"

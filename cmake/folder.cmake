@@ -40,7 +40,7 @@ function(weft_folder path)
     if(NOT WEFT_HAS_UCX)
         list(FILTER sources EXCLUDE REGEX "/(xfer|coll)_ucx_[a-z_]+\\.c$|/ucx_library\\.c$")
     endif()
-    list(FILTER sources EXCLUDE REGEX "/kernels/cuda/|_cuda[a-z_]*\\.c$") # weft_cuda_host, cmake/cuda.cmake
+    list(FILTER sources EXCLUDE REGEX "/kernels/cuda/|_(cuda|nccl)[a-z_]*\\.c$") # weft_cuda_host, cmake/cuda.cmake
     add_library(${name} STATIC ${sources})
     target_link_libraries(${name} PUBLIC weft_flags ${ARG_LIBRARIES})
     foreach(folder ${ARG_USES})

@@ -5,6 +5,7 @@
  *   bench_linear families          are mma.sync and wgmma the same sums, bit for bit?
  *   bench_linear check [PATH]      against a plain kernel in double; every row count the same bits
  *   bench_linear time [PATH] [DTYPE]   the 8B shape's matrices, beside the copy bandwidth and cuBLAS
+ *   bench_linear tune few|wgmma [DTYPE]   every way to cut the kernels, µs of each
  *
  * PATH: auto, mma or wgmma. Ends with status 1 when anything is wrong. Weights rotate over copies
  * that L2 cannot hold; times are medians of graph replays.
@@ -517,7 +518,7 @@ static void check(k_cuda_linear_path_t path, const char *name)
     }
     if (path != K_CUDA_LINEAR_WGMMA) {
         for (const shape_t &shape : others) {
-            check_shape(shape, K_CUDA_LINEAR_MMA, "mma");
+            check_shape(shape, path, path == K_CUDA_LINEAR_MMA ? "mma" : "auto");
         }
     }
     std::printf("check %s: %s\n", name,
@@ -758,6 +759,114 @@ static void time_layers(k_cuda_linear_path_t path, const char *path_name, k_dtyp
     }
 }
 
+/* ---- tune ------------------------------------------------------------------------------------ */
+
+extern "C" {
+int tune_few_24(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
+int tune_few_33(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
+int tune_few_42(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
+int tune_few_62(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
+}
+
+/* A way to compute; at most as many rows. */
+typedef struct variant {
+    const char *name;
+    uint32_t min_rows;
+    uint32_t max_rows;
+    int (*few)(const k_cuda_linear_t *, const linear_device_t *, cudaStream_t);
+    int shape;
+} variant_t;
+
+static const variant_t few_variants[] = {
+    {"default", 1, 16, k_cuda_linear_mma, 0},
+    {"2x4", 1, 1, tune_few_24, 0},
+    {"3x3", 1, 1, tune_few_33, 0},
+    {"4x2", 1, 1, tune_few_42, 0},
+    {"6x2", 1, 1, tune_few_62, 0},
+};
+
+static const variant_t wgmma_variants[] = {{"mma", 1, 16, k_cuda_linear_mma, 0},
+#define SHAPE(name, tokens, spans, shares)                                                         \
+    {"w" #name, tokens / 4, tokens == 128 ? 8192 : 2 * tokens, nullptr, LINEAR_SCALED_##name},
+                                           LINEAR_SCALED_SHAPES(SHAPE)
+#undef SHAPE
+};
+
+/* One row of a table: the layer's or, of the sum, all four's. */
+static void tune_rows(k_dtype_t dtype, uint32_t rows, const variant_t *variants, int n,
+                      const linear_device_t &device, const uint8_t *w, const uint8_t *x, uint8_t *y)
+{
+    double total[16] = {}, bytes_all = 0, work = 0;
+    for (const layer_t &layer : layers) {
+        if (layer.n > 100000) {
+            continue;
+        }
+        const bool is_gate_up = layer.out == K_CUDA_OUT_SWIGLU;
+        const size_t bytes = k_cuda_weight_bytes(dtype, is_gate_up, layer.n, layer.k);
+        const int copies = (int)(((size_t)500 << 20) / bytes);
+        bytes_all += (double)bytes;
+        work += 2.0 * rows * layer.n * layer.k;
+        std::printf("  %-5s %4u %-8s", k_dtype_info(dtype)->name, rows, layer.name);
+        for (int v = 0; v < n; v++) {
+            k_cuda_linear_t args = {};
+            args.w = {dtype, is_gate_up, layer.n, layer.k, nullptr};
+            args.x = x;
+            args.y = y;
+            args.out = layer.out;
+            args.rows = rows;
+            args.x_stride = layer.k;
+            args.y_stride = is_gate_up ? layer.n / 2 : layer.n;
+            if (rows < variants[v].min_rows || rows > variants[v].max_rows) {
+                continue;
+            }
+            const int launches = rows >= 512 ? 4 : std::min(std::max(copies, 8), 32);
+            const double t = graph_seconds(launches, [&](int j, cudaStream_t s) {
+                args.w.data = w + bytes * (j % copies);
+                CUDA(
+                    variants[v].few != nullptr
+                        ? variants[v].few(&args, &device, s)
+                        : k_cuda_linear_scaled(&args, (linear_scaled_shape_t)variants[v].shape, s));
+            });
+            total[v] += t;
+            std::printf(" %s %.2f", variants[v].name, t * 1e6);
+        }
+        std::printf("\n");
+    }
+    std::printf("%-5s %4u all     ", k_dtype_info(dtype)->name, rows);
+    for (int v = 0; v < n; v++) {
+        if (total[v] > 0) {
+            std::printf(" %s %.1f us %.2f TB/s %.0f TF;", variants[v].name, total[v] * 1e6,
+                        bytes_all / total[v] * 1e-12, work / total[v] * 1e-12);
+        }
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+}
+
+static void tune(bool is_few, k_dtype_t dtype)
+{
+    static const uint32_t few_counts[] = {1, 0};
+    static const uint32_t wgmma_counts[] = {4, 8, 16, 32, 64, 128, 512, 2048, 0};
+    const uint32_t *counts = is_few ? few_counts : wgmma_counts;
+    const size_t bytes = (size_t)520 << 20;
+    cudaDeviceProp properties;
+    CUDA(cudaGetDeviceProperties(&properties, 0));
+    const linear_device_t device = {(uint32_t)properties.multiProcessorCount,
+                                    (uint32_t)properties.sharedMemPerBlockOptin,
+                                    properties.major == 9};
+    uint8_t *w = device_array<uint8_t>(bytes);
+    uint8_t *x = device_array<uint8_t>(2048 * 14336 * 2);
+    uint8_t *y = device_array<uint8_t>((size_t)2048 * 28672 * 4);
+    fill(w, bytes, 5);
+    fill(x, 2048 * 14336 * 2, 3);
+    fill(y, (size_t)2048 * 28672 * 4, 4);
+    for (int i = 0; counts[i] != 0; i++) {
+        tune_rows(dtype, counts[i], is_few ? few_variants : wgmma_variants,
+                  is_few ? (int)std::size(few_variants) : (int)std::size(wgmma_variants), device, w,
+                  x, y);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const std::string what = argc > 1 ? argv[1] : "";
@@ -772,16 +881,21 @@ int main(int argc, char **argv)
         families();
     } else if (what == "check") {
         check(path, path_name.c_str());
-    } else if (what == "time") {
+    } else if (what == "time" || what == "tune") {
         k_dtype_t dtype = K_BF16;
         if (argc > 3 && k_dtype_from_name(argv[3], &dtype) < 0) {
             std::printf("no dtype %s\n", argv[3]);
             return 2;
         }
-        time_layers(path, path_name.c_str(), dtype);
+        if (what == "tune") {
+            tune(path_name == "few", dtype);
+        } else {
+            time_layers(path, path_name.c_str(), dtype);
+        }
     } else {
         std::printf(
-            "bench_linear families | check [auto|mma|wgmma] | time [auto|mma|wgmma] [DTYPE]\n");
+            "bench_linear families | check [auto|mma|wgmma] | time [auto|mma|wgmma] [DTYPE] |\n"
+            "             tune few|wgmma [DTYPE]\n");
         return 2;
     }
     return failures != 0;

@@ -3,7 +3,7 @@
  * gpu_attention: paged attention on a real GPU: is it right, are its bits the same however a row is
  * computed, how fast is it. Under a minute.
  *
- *   gpu_attention [--path=auto|mma|hopper] [--only=bits,check,decode,prefill,rope,copy]
+ *   gpu_attention [--path=auto|mma|hopper] [--only=bits,check,decode,spread,prefill,rope,copy]
  *                 [--copy-gbs=N] [--matmul-tflops=N] [--block=TOKENS] [--type=bf16|fp8|int8]
  *
  * --type: of the cache that is measured, and, other than bf16, the only one that is checked.
@@ -292,7 +292,16 @@ typedef struct scene {
 
 static size_t element_bytes(k_dtype_t type)
 {
-    return k_dtype_info(type)->block_bytes;
+    return type == K_F32 ? 4 : type == K_F8 || type == K_I8 ? 1 : 2;
+}
+
+static const char *type_name(k_dtype_t type)
+{
+    return type == K_BF16  ? "bf16"
+           : type == K_F16 ? "f16"
+           : type == K_F8  ? "fp8"
+           : type == K_I8  ? "int8"
+                           : "f32";
 }
 
 static void scene_init(scene_t *s, const shape_t &shape, uint32_t seed)
@@ -426,7 +435,7 @@ static std::vector<uint16_t> scene_run(const scene_t *s, const way_t &way)
     const size_t n = (size_t)tokens * s->shape.q_heads * s->shape.dim;
     std::vector<k_seq_t> seqs;
     for (uint32_t row = 0; row < tokens; row += rows) {
-        seqs.push_back({row, std::min(rows, tokens - row), row, s->table, nullptr});
+        seqs.push_back({row, std::min(rows, tokens - row), row, 0, s->table, nullptr});
         if (way.is_batch && row % 3 == 1) {
             seqs.push_back({}); /* padding */
         }
@@ -573,7 +582,7 @@ static void check_shape(const shape_t &shape, std::vector<uint16_t> *across)
     }
     *across = base;
     printf("check: %s dim %u heads %u/%u tokens %u block %u window %u %s: %s\n",
-           k_dtype_info(shape.type)->name, shape.dim, shape.q_heads, shape.kv_heads, shape.tokens,
+           type_name(shape.type), shape.dim, shape.q_heads, shape.kv_heads, shape.tokens,
            shape.block_tokens, shape.window, orders[shape.order], wrong == 0 ? "ok" : "FAILED");
     fflush(stdout);
     failures += wrong > 0;
@@ -736,7 +745,7 @@ static load_t load_make(uint32_t batch, uint32_t tokens, uint32_t rows)
     for (uint32_t set = 0; set < sets; set++) {
         std::vector<k_seq_t> seqs(batch);
         for (uint32_t i = 0; i < batch; i++) {
-            seqs[i] = {i * rows, rows, tokens - rows, table + (set * batch + i) * each, nullptr};
+            seqs[i] = {i * rows, rows, tokens - rows, 0, table + (set * batch + i) * each, nullptr};
         }
         load.sets.push_back(device_copy(seqs));
         load.owned.push_back(load.sets.back());
@@ -795,8 +804,8 @@ static void bench_copy(void)
 
 static void bench_decode(void)
 {
-    printf("decode (8B shape, %s, blocks of %u, ceiling %.0f GB/s)\n",
-           k_dtype_info(options.type)->name, options.block, options.copy_gbs);
+    printf("decode (8B shape, %s, blocks of %u, ceiling %.0f GB/s)\n", type_name(options.type),
+           options.block, options.copy_gbs);
     for (uint32_t batch : {1u, 16u, 64u}) {
         for (uint32_t tokens : {1024u, 8192u, 32768u}) {
             const double bytes = (double)batch * tokens * KV_HEADS * (double)token_bytes() +
@@ -814,10 +823,29 @@ static void bench_decode(void)
     }
 }
 
+/* How many sequences are too few for one block an item. */
+static void bench_spread(void)
+{
+    const k_cuda_attention_path_t before = options.path;
+    printf("decode, one block an item and spread, us\n");
+    for (uint32_t batch : {1u, 2u, 4u, 8u, 16u}) {
+        for (uint32_t tokens : {256u, 1024u, 4096u}) {
+            load_t load = load_make(batch, tokens, 1);
+            options.path = K_CUDA_ATTENTION_HOPPER;
+            const double one = time_load(load, 1, 5, 20);
+            options.path = K_CUDA_ATTENTION_SPREAD;
+            const double spread = time_load(load, 1, 5, 20);
+            printf("  batch %2u x %5u: %6.2f %6.2f\n", batch, tokens, one, spread);
+            load_free(&load);
+        }
+    }
+    options.path = before;
+}
+
 static void bench_prefill(void)
 {
     printf("prefill (8B shape, %s, causal, blocks of %u; ceiling %.0f TFLOP/s)\n",
-           k_dtype_info(options.type)->name, options.block, options.matmul_tflops);
+           type_name(options.type), options.block, options.matmul_tflops);
     for (uint32_t tokens : {512u, 2048u, 8192u, 16384u}) {
         load_t load = load_make(1, tokens, tokens);
         const double us = time_load(load, tokens, 7, 3);
@@ -931,11 +959,15 @@ int main(int argc, char **argv)
     if (is_wanted("check")) {
         check_shapes();
     }
-    if (is_wanted("copy") || is_wanted("decode") || is_wanted("prefill") || is_wanted("rope")) {
+    if (is_wanted("copy") || is_wanted("decode") || is_wanted("spread") || is_wanted("prefill") ||
+        is_wanted("rope")) {
         bench_copy();
     }
     if (is_wanted("decode")) {
         bench_decode();
+    }
+    if (is_wanted("spread")) {
+        bench_spread();
     }
     if (is_wanted("prefill")) {
         bench_prefill();

@@ -21,6 +21,7 @@ typedef struct bench_coll_options {
 
 typedef struct bench_coll_rank {
     uint32_t rank;
+    uint32_t local_rank; /* among those on this host */
     coll_exchange_t exchange;
 } bench_coll_rank_t;
 

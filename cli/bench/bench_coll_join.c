@@ -19,7 +19,8 @@ static void on_lost(void *user, uint32_t rank, const char *why)
 weft_status_t bench_coll_join(const bench_coll_options_t *options, const launch_place_t *place,
                               weft_diag_t *diag)
 {
-    const launch_fact_t facts[] = {{"op", options->op}, {"type", options->type}};
+    const launch_fact_t facts[] = {
+        {"op", options->op}, {"type", options->type}, {"device", options->device}};
     const launch_group_config_t config = {.place = *place,
                                           .secret_file = options->secret_file,
                                           .facts = facts,
@@ -32,6 +33,7 @@ weft_status_t bench_coll_join(const bench_coll_options_t *options, const launch_
     if (status >= 0) {
         const bench_coll_rank_t self = {
             .rank = place->rank,
+            .local_rank = place->local_rank,
             .exchange = {.user = group, .all_gather = launch_group_all_gather}};
         status = bench_coll_run(options, &self, diag);
     }

@@ -122,6 +122,7 @@ static weft_status_t run_rank(const bench_coll_options_t *options, ranks_t *rank
                               weft_diag_t *diag)
 {
     const bench_coll_rank_t self = {.rank = ranks->rank,
+                                    .local_rank = ranks->rank,
                                     .exchange = {.user = ranks, .all_gather = all_gather}};
     return bench_coll_run(options, &self, diag);
 }

@@ -34,8 +34,8 @@ static void print_head(const bench_coll_options_t *options, const char *backend)
 {
     char cpu[256];
     bench_machine_cpu(cpu, sizeof(cpu));
-    printf("# %u ranks on %s, backend %s, median of %u rounds\n", options->ranks, cpu, backend,
-           options->rounds);
+    printf("# %u ranks on %s, device %s, backend %s, median of %u rounds\n", options->ranks, cpu,
+           options->device, backend, options->rounds);
     printf("#%66s %33s\n", "out-of-place", "in-place");
     printf("#%11s %12s %6s %6s %5s %8s %7s %7s %6s %8s %7s %7s %6s\n", "size", "count", "type",
            "redop", "root", "time", "algbw", "busbw", "#wrong", "time", "algbw", "busbw", "#wrong");
@@ -80,6 +80,7 @@ static void put_head(weft_json_t *json, const bench_coll_options_t *options, con
     weft_json_put_string(json, "op", options->op);
     weft_json_put_string(json, "type", options->type);
     weft_json_put_string(json, "redop", redop(options));
+    weft_json_put_string(json, "device", options->device);
     weft_json_put_string(json, "backend", backend);
     weft_json_put_string(json, "cpus", options->cpus);
     weft_json_put_u64(json, "ranks", options->ranks);

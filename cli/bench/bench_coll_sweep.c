@@ -34,6 +34,7 @@ struct sweep {
     size_t width;
     weft_mem_t in;   /* [max_bytes] */
     weft_mem_t out;  /* [max_bytes] */
+    void *host;      /* [max_bytes], what the host writes and reads of them */
     double *seconds; /* [ranks], of one round */
 };
 
@@ -201,12 +202,15 @@ static uint64_t count_wrong(const sweep_t *sweep, void *in, void *out, size_t n)
     uint64_t n_wrong = 0;
     size_t count;
     for (size_t i = 0; i < given; i++) {
-        store(sweep, in, i, value_of(sweep->rank->rank, i));
+        store(sweep, sweep->host, i, value_of(sweep->rank->rank, i));
     }
+    sweep->device->ops->copy(sweep->queue, in, sweep->host, given * sweep->width);
     sweep->kind->run(sweep, in, out, n);
     const void *result = find_result(sweep, in, out, n, &count);
+    sweep->device->ops->copy(sweep->queue, sweep->host, result, count * sweep->width);
+    (void)sweep->device->ops->sync(sweep->queue);
     for (size_t i = 0; i < count; i++) {
-        n_wrong += load(sweep, result, i) != expected(sweep, n, i);
+        n_wrong += load(sweep, sweep->host, i) != expected(sweep, n, i);
     }
     return n_wrong;
 }
@@ -319,7 +323,8 @@ static weft_status_t open_sweep(sweep_t *sweep, weft_diag_t *diag)
 {
     const bench_coll_options_t *options = sweep->options;
     const size_t bytes = (size_t)options->max_bytes;
-    weft_status_t status = weft_device_open("cpu", 0, diag, &sweep->device);
+    weft_status_t status =
+        weft_device_open(options->device, (int)sweep->rank->local_rank, diag, &sweep->device);
     if (status < 0) {
         return status;
     }
@@ -327,8 +332,10 @@ static weft_status_t open_sweep(sweep_t *sweep, weft_diag_t *diag)
     status = ops->open_queue(sweep->device, &sweep->queue);
     status = status < 0 ? status : ops->alloc(sweep->device, bytes, 0, &sweep->in);
     status = status < 0 ? status : ops->alloc(sweep->device, bytes, 0, &sweep->out);
+    sweep->host = weft_alloc(bytes, "bench.coll");
+    status = status >= 0 && sweep->host == NULL ? WEFT_ERR_NO_MEMORY : status;
     if (status < 0) {
-        return weft_diag(diag, status, "two buffers of %zu bytes: %s", bytes,
+        return weft_diag(diag, status, "three buffers of %zu bytes: %s", bytes,
                          weft_strerror(status));
     }
     const coll_config_t config = {.backend = options->backend,
@@ -345,6 +352,7 @@ static void close_sweep(sweep_t *sweep)
 {
     if (sweep->coll != NULL) {
         coll_barrier(sweep->coll, sweep->queue);
+        (void)sweep->device->ops->sync(sweep->queue);
         coll_destroy(sweep->coll);
     }
     if (sweep->device != NULL) {
@@ -356,6 +364,7 @@ static void close_sweep(sweep_t *sweep)
         }
         weft_device_close(sweep->device);
     }
+    weft_free(sweep->host);
     weft_free(sweep->seconds);
 }
 

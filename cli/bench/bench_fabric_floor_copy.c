@@ -28,7 +28,8 @@ static weft_status_t create_copy(const bench_fabric_rig_t *rig, weft_diag_t *dia
 {
     const bench_fabric_segment_t *segment = &rig->end.segment;
     if (segment->memory.space != XFER_VRAM) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "--floors copy: takes --initiator-segment vram");
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "--floors copy: takes --initiator-segment vram");
     }
     copy_plan_t *plan = weft_zalloc(sizeof(*plan), "bench_fabric.floor");
     if (plan == NULL) {
@@ -67,6 +68,7 @@ static weft_status_t run_copy(bench_fabric_contender_t *contender, uint64_t n,
 
 const bench_fabric_contender_ops_t bench_fabric_copy = {
     .name = "copy",
+    .moves_no_blocks = true,
     .create = create_copy,
     .destroy = destroy_copy,
     .run = run_copy,

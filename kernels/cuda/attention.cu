@@ -63,6 +63,41 @@ static cudaError_t launch_mma(attention_launch_t launch, uint32_t min, uint32_t 
     return attention_mma_launch<D>(launch, tile == ATTENTION_MMA_SMALL_TILE);
 }
 
+/* Items that leave most of a device's multiprocessors idle, one block each. */
+#define SPREAD_ITEMS 64
+
+/*
+ * Takes scratch for the scores of attention_spread from the front, where that is to be used: all
+ * sequences are of up to 16 packed rows, and there is room for the partial results of all beside.
+ */
+static bool take_spread(const k_attention_args_t *args, const k_cuda_attention_plan_t *plan,
+                        uint32_t segments, attention_launch_t *launch,
+                        k_cuda_attention_plan_t *rest_out)
+{
+    const size_t items = (size_t)args->n_seqs * args->kv.heads * segments;
+    const uint64_t packed = (uint64_t)plan->max_rows * launch->params.group;
+    const bool is_wanted = plan->path == K_CUDA_ATTENTION_SPREAD ||
+                           (plan->path == K_CUDA_ATTENTION_AUTO && items <= SPREAD_ITEMS);
+    const bool is_possible = packed > 0 && packed <= ATTENTION_MMA_SMALL_TILE &&
+                             attention_can_spread(args->kv.head_dim) &&
+                             (args->kv.dtype == K_BF16 || args->kv.dtype == K_F16) &&
+                             items * ATTENTION_SPREAD_BYTES < plan->scratch_bytes;
+    if (!is_wanted || !is_possible) {
+        return false;
+    }
+    const size_t taken = items * ATTENTION_SPREAD_BYTES;
+    *rest_out = *plan;
+    rest_out->scratch = static_cast<char *>(plan->scratch) + taken;
+    rest_out->scratch_bytes = plan->scratch_bytes - taken;
+    const uint32_t units = args->n_seqs * plan->max_rows * segments;
+    if (segments > 1 &&
+        units_in(rest_out->scratch_bytes, args->q_heads, args->kv.head_dim) < units) {
+        return false;
+    }
+    launch->params.spread_scores = static_cast<float4 *>(plan->scratch);
+    return true;
+}
+
 /* Sequences of up to 16, of up to 64 and of more packed rows, then the merge. */
 template <int D>
 static cudaError_t launch_all(attention_launch_t launch, uint32_t max_packed, uint32_t segments,
@@ -108,8 +143,20 @@ int k_cuda_attention(const k_attention_args_t *args, const k_cuda_attention_plan
     if (args->n_seqs == 0) {
         return cudaSuccess;
     }
+    const uint32_t segments =
+        args->max_tokens > 0
+            ? (args->max_tokens + K_CUDA_ATTENTION_SEGMENT - 1) / K_CUDA_ATTENTION_SEGMENT
+            : UINT32_C(1) << 16;
+    k_cuda_attention_plan_t rest;
     attention_launch_t launch = {};
     launch.params = params_of(args, plan);
+    if (take_spread(args, plan, segments, &launch, &rest)) {
+        float4 *scores = launch.params.spread_scores;
+        launch.params = params_of(args, &rest);
+        launch.params.spread_scores = scores;
+    } else if (plan->path == K_CUDA_ATTENTION_SPREAD) {
+        return cudaErrorNotSupported;
+    }
     launch.kv = args->kv.dtype;
     launch.uses_hopper = plan->path != K_CUDA_ATTENTION_MMA && simt_is_hopper();
     launch.stream = stream;
@@ -118,10 +165,6 @@ int k_cuda_attention(const k_attention_args_t *args, const k_cuda_attention_plan
         return cudaErrorNotSupported;
     }
     const uint32_t most = plan->max_rows > 0 ? plan->max_rows * launch.params.group : UINT32_MAX;
-    const uint32_t segments =
-        args->max_tokens > 0
-            ? (args->max_tokens + K_CUDA_ATTENTION_SEGMENT - 1) / K_CUDA_ATTENTION_SEGMENT
-            : UINT32_C(1) << 16;
     switch (args->kv.head_dim) {
     case 16:
         return launch_all<16>(launch, most, segments, can);

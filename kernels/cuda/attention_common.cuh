@@ -41,6 +41,7 @@ typedef struct attention_params {
     float *partial_o;    /* [units][q_heads][o_dim] */
     float2 *partial_sum; /* [units][q_heads]: maximum, sum */
     uint32_t units;
+    float4 *spread_scores; /* of attention_spread; NULL: not to be used */
     /* Sequences of this kernel: packed rows in min..max, in tiles of tile_rows. */
     uint32_t min_packed;
     uint32_t max_packed;
@@ -452,6 +453,13 @@ static inline cudaError_t attention_encode_map(const k_kv_view_t &kv, uint32_t c
     tensor.box[1] = kv.block_tokens < chunk ? kv.block_tokens : chunk;
     tensor.swizzle = SIMT_SWIZZLE_128;
     return simt_tensor_map_encode(&tensor, map_out);
+}
+
+/* Items of so many bytes of scores a segment: attention_spread has kernels for these head dims. */
+#define ATTENTION_SPREAD_BYTES ((size_t)16 * K_CUDA_ATTENTION_SEGMENT * sizeof(float))
+constexpr bool attention_can_spread(uint32_t head_dim)
+{
+    return head_dim >= 64 && head_dim <= 128 && head_dim % 32 == 0;
 }
 
 /* Tiles of 16 packed rows, for decode; of attention_mma_tile, for everything longer. */

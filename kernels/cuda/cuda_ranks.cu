@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cuda/cuda_ranks.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/k_cuda_norm.h"
 
 enum {
     THREADS = 512,
     LOOKS = 32,              /* at a flag, between two looks at whether it is still worth waiting */
     CHANNEL_BYTES = 8 << 10, /* that are worth a block of their own */
     PAIR_CHANNEL_BYTES = 64 << 10,
+    NORM_ROWS = 128,   /* that are worth a kernel for sum and norm: four for each channel */
+    SUM_THREADS = 256, /* of what others have gathered */
+    SUM_BLOCKS = 256,
 };
 
 /* The head of a region. Who writes: r: that rank; own: the region's own rank. */
@@ -269,20 +272,53 @@ template <class T> SIMT_DEVICE uint4 pack(const float (&x)[8])
     return {words[0], words[1], words[2], words[3]};
 }
 
-/* What lies at the ranks' places of this rank at the step, vector i of it, in rank order. */
-template <class T> SIMT_DEVICE uint4 sum_vector(const cuda_ranks_t &g, uint32_t step, size_t i)
+/* vector(k): part k's, added in the order of k. */
+template <class T, class V> SIMT_DEVICE uint4 add_vectors(V vector, uint32_t n_parts)
 {
     float sum[LANES<T>];
-    unpack<T>(simt_load_16(place_of(g, g.rank, step, 0) + i * 16), sum);
-    for (uint32_t rank = 1; rank < g.size; rank++) {
+    unpack<T>(vector(0u), sum);
+    for (uint32_t part = 1; part < n_parts; part++) {
         float x[LANES<T>];
-        unpack<T>(simt_load_16(place_of(g, g.rank, step, rank) + i * 16), x);
+        unpack<T>(vector(part), x);
         SIMT_UNROLL
         for (int k = 0; k < LANES<T>; k++) {
             sum[k] += x[k];
         }
     }
     return pack<T>(sum);
+}
+
+/* What lies at the ranks' places of this rank at the step, vector i of it. */
+template <class T> SIMT_DEVICE uint4 sum_vector(const cuda_ranks_t &g, uint32_t step, size_t i)
+{
+    return add_vectors<T>(
+        [&g, step, i](uint32_t rank) {
+            return simt_load_16(place_of(g, g.rank, step, rank) + i * 16);
+        },
+        g.size);
+}
+
+/* Vector i of an array [count] of any alignment, zeroes behind its end. */
+template <class T> SIMT_DEVICE uint4 load_vector(const char *array, size_t i, size_t count)
+{
+    const size_t at = i * LANES<T>;
+    uint32_t words[4] = {};
+    if (at + LANES<T> <= count && is_aligned(array, nullptr, 16)) {
+        return simt_load_16(array + i * 16);
+    }
+    SIMT_UNROLL
+    for (int k = 0; k < LANES<T>; k++) {
+        if (at + k >= count) {
+            continue;
+        }
+        if constexpr (sizeof(T) == 4) {
+            words[k] = reinterpret_cast<const uint32_t *>(array)[at + k];
+        } else {
+            words[k / 2] |= static_cast<uint32_t>(reinterpret_cast<const uint16_t *>(array)[at + k])
+                            << k % 2 * 16;
+        }
+    }
+    return {words[0], words[1], words[2], words[3]};
 }
 
 /* Vector i of out [count], which may end within it. */
@@ -390,6 +426,57 @@ static SIMT_KERNEL(THREADS, 1)
                      least(share, count - at) * sizeof(T));
             }
         }
+    }
+    store_step(g, step);
+}
+
+/*
+ * Rows are dealt out to channels. A thread reads and writes what it does in rms_norm: chunk c at
+ * (c · threads + t) · 4.
+ */
+SIMT_DEVICE void norm_row(const cuda_ranks_t &g, uint32_t step, const cuda_ranks_norm_t &norm,
+                          uint32_t row, float *partial)
+{
+    float held[K_NORM_CHUNKS][4] = {};
+    float sum = 0;
+    SIMT_UNROLL
+    for (int c = 0; c < K_NORM_CHUNKS; c++) {
+        const uint32_t at = (c * blockDim.x + threadIdx.x) * 4;
+        if (at < norm.dim) {
+            const uint4 v = sum_vector<float>(g, step, at / 4);
+            unpack<float>(v, held[c]);
+            simt_store_16(norm.x + row * norm.x_stride + at, v);
+            sum = k_norm_add_squares(sum, held[c]);
+        }
+    }
+    const float scale = k_norm_scale(k_rows_block_sum(sum, partial), norm.dim, norm.eps);
+    SIMT_UNROLL
+    for (int c = 0; c < K_NORM_CHUNKS; c++) {
+        const uint32_t at = (c * blockDim.x + threadIdx.x) * 4;
+        float w[4];
+        if (at < norm.dim) {
+            k_rows_load(norm.w + at, w);
+            k_norm_store(static_cast<__nv_bfloat16 *>(norm.y) + row * norm.y_stride + at, held[c],
+                         scale, w);
+        }
+    }
+}
+
+static SIMT_KERNEL(K_NORM_MAX_THREADS, 1)
+    all_reduce_norm(const SIMT_GRID_CONSTANT cuda_ranks_t g,
+                    const SIMT_GRID_CONSTANT cuda_ranks_norm_t norm)
+{
+    SIMT_SHARED(float, partial, [32]);
+    if (!begin(g)) {
+        return;
+    }
+    uint32_t step = load_step(g);
+    for (uint32_t row = blockIdx.x; row < norm.rows; row += gridDim.x) {
+        give_to_all(g, ++step, norm.x + row * norm.x_stride, norm.dim * sizeof(float));
+        if (!meet(g, step)) {
+            return;
+        }
+        norm_row(g, step, norm, row, partial);
     }
     store_step(g, step);
 }
@@ -541,6 +628,28 @@ static SIMT_KERNEL(THREADS, 1)
     }
 }
 
+template <class T>
+static SIMT_KERNEL(SUM_THREADS, 4)
+    sum_parts(const char *parts, uint32_t n_parts, size_t stride, T *out, size_t n)
+{
+    const size_t threads = (size_t)gridDim.x * SUM_THREADS;
+    for (size_t i = (size_t)blockIdx.x * SUM_THREADS + threadIdx.x; i * LANES<T> < n;
+         i += threads) {
+        const uint4 v = add_vectors<T>(
+            [=](uint32_t part) { return load_vector<T>(parts + part * stride, i, n); }, n_parts);
+        store_vector(out, i, n, v);
+    }
+}
+
+static SIMT_KERNEL(32, 1) count_up(uint32_t *count, uint32_t *told)
+{
+    if (threadIdx.x == 0) {
+        const uint32_t counted = *count + 1;
+        *count = counted;
+        simt_store_release(told, counted);
+    }
+}
+
 /* ---- launchers -------------------------------------------------------------------------------- */
 
 static simt_grid_t grid_of(size_t bytes, size_t channel_bytes, size_t channels, void *stream)
@@ -611,6 +720,24 @@ int cuda_ranks_all_reduce(const cuda_ranks_t *ranks, const void *in, void *out, 
     return launch_all_reduce<__nv_bfloat16>(ranks, in, out, n, stream);
 }
 
+bool cuda_ranks_can_norm(const cuda_ranks_t *ranks, const cuda_ranks_norm_t *norm)
+{
+    const size_t bytes = (size_t)norm->dim * sizeof(float);
+    const uint32_t chunks = k_rows_ceil_div(norm->dim, 4);
+    return norm->rows <= NORM_ROWS && goes_at_once(ranks, norm->rows * bytes) &&
+           bytes <= ranks->place_bytes && norm->dim % 4 == 0 && norm->x_stride % 4 == 0 &&
+           norm->y_stride % 8 == 0 && chunks > SIMT_WARP &&
+           chunks <= K_NORM_CHUNKS * K_NORM_MAX_THREADS;
+}
+
+int cuda_ranks_all_reduce_norm(const cuda_ranks_t *ranks, const cuda_ranks_norm_t *norm,
+                               void *stream)
+{
+    simt_grid_t grid = grid_of(norm->rows, 1, CUDA_RANKS_CHANNELS, stream);
+    grid.block = dim3(k_norm_threads(norm->dim, 4, K_NORM_CHUNKS));
+    return simt_launch(all_reduce_norm, grid, *ranks, *norm);
+}
+
 int cuda_ranks_reduce_scatter(const cuda_ranks_t *ranks, const void *in, void *out, size_t n,
                               cuda_ranks_dtype_t dtype, void *stream)
 {
@@ -656,4 +783,35 @@ int cuda_ranks_receive(const cuda_ranks_t *ranks, uint32_t from, void *out, size
 {
     return simt_launch(receive, pair_grid_for(bytes, stream), *ranks, from,
                        static_cast<char *>(out), bytes);
+}
+
+template <class T>
+static cudaError_t launch_sum(const void *parts, uint32_t n_parts, size_t stride, void *out,
+                              size_t n, void *stream)
+{
+    simt_grid_t grid = grid_of(n * sizeof(T), SUM_THREADS * 16, SUM_BLOCKS, stream);
+    grid.block = dim3(SUM_THREADS);
+    return simt_launch(sum_parts<T>, grid, static_cast<const char *>(parts), n_parts, stride,
+                       static_cast<T *>(out), n);
+}
+
+int cuda_ranks_sum(const void *parts, uint32_t n_parts, size_t stride, void *out, size_t n,
+                   cuda_ranks_dtype_t dtype, void *stream)
+{
+    switch (dtype) {
+    case CUDA_RANKS_F32:
+        return launch_sum<float>(parts, n_parts, stride, out, n, stream);
+    case CUDA_RANKS_F16:
+        return launch_sum<__half>(parts, n_parts, stride, out, n, stream);
+    case CUDA_RANKS_BF16:
+        break;
+    }
+    return launch_sum<__nv_bfloat16>(parts, n_parts, stride, out, n, stream);
+}
+
+int cuda_ranks_count(uint32_t *count, uint32_t *told, void *stream)
+{
+    simt_grid_t grid = grid_of(0, 1, 1, stream);
+    grid.block = dim3(32);
+    return simt_launch(count_up, grid, count, told);
 }

@@ -293,9 +293,9 @@ SIMT_DEVICE void multiply_part(const part_t &part, typename W::raw (&held)[held_
 template <class W, int NT> constexpr int few_blocks()
 {
 #ifdef LINEAR_BLOCKS
-    return LINEAR_BLOCKS;
+    return NT > 1 ? 1 : LINEAR_BLOCKS;
 #endif
-    return NT > 1 || W::PARTS > 1 ? 1 : W::HAS_MIN == 0 && sizeof(typename W::raw) <= 32 ? 3 : 2;
+    return NT > 1 || W::PARTS > 1 ? 1 : W::HAS_MIN == 0 && sizeof(typename W::raw) <= 40 ? 3 : 2;
 }
 
 /* Of finish(). */

@@ -264,11 +264,13 @@ void api_metrics_prompt_done(api_metrics_t *metrics, generation_prompt_t *prompt
     for (kv_tier_id_t tier = 0; tier < KV_TIER_COUNT; tier++) {
         weft_series_add(metrics->from_tiers[tier], timings.cached_tokens_from[tier]);
     }
-    observe(metrics, METRIC_time_to_first_token,
-            seconds_between(timings.arrival_ns, timings.first_token_ns));
     observe(metrics, METRIC_queue_time, seconds_between(timings.arrival_ns, timings.scheduled_ns));
-    observe(metrics, METRIC_prefill_time,
-            seconds_between(timings.scheduled_ns, timings.first_token_ns));
+    if (timings.first_token_ns != 0) { /* an embedding has none, nor a prompt alone */
+        observe(metrics, METRIC_time_to_first_token,
+                seconds_between(timings.arrival_ns, timings.first_token_ns));
+        observe(metrics, METRIC_prefill_time,
+                seconds_between(timings.scheduled_ns, timings.first_token_ns));
+    }
     observe(metrics, METRIC_prefill_computed, prompt->n_ids - cached);
 }
 

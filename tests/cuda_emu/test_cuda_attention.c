@@ -31,6 +31,9 @@ typedef struct piece {
     uint32_t rows;
 } piece_t;
 
+/* Of one item's scores: attention_common.cuh. */
+#define SPREAD_BYTES ((size_t)16 * K_CUDA_ATTENTION_SEGMENT * sizeof(float))
+
 /* How pieces are computed. */
 typedef struct way {
     const char *order; /* axes of the cache, outermost first; C is K then V */
@@ -38,9 +41,10 @@ typedef struct way {
     k_cuda_attention_path_t path;
     bool has_scratch;
     bool knows_rows;
+    bool can_spread; /* scratch for scores too */
 } way_t;
 
-static const way_t plain_way = {"BHLNC", 16, K_CUDA_ATTENTION_AUTO, true, true};
+static const way_t plain_way = {"BHLNC", 16, K_CUDA_ATTENTION_AUTO, true, true, false};
 
 static float *random_bf16(test_random_t *random, size_t n)
 {
@@ -304,6 +308,7 @@ static uint16_t *result_of(const scene_t *s, const piece_t *pieces, uint32_t n, 
     }
     plan.scratch_bytes =
         way->has_scratch ? k_cuda_attention_scratch_bytes(s->q_heads, s->dim, 2 * rows + 2) : 0;
+    plan.scratch_bytes += way->can_spread ? SPREAD_BYTES * n * s->kv_heads * 2 : 0;
     plan.scratch = cuda_upload(NULL, plan.scratch_bytes + 1);
     args.q = cuda_upload(bits, rows * args.q_stride * sizeof(*bits));
     args.o = cuda_upload(NULL, rows * args.o_stride * sizeof(*bits));
@@ -360,9 +365,12 @@ static const char *const orders[] = {"BHLNC", "BLHNC", "LBHNC"};
 
 static way_t random_way(test_random_t *random)
 {
-    return (way_t){orders[test_random_below(random, 3)], 8u << test_random_below(random, 5),
+    return (way_t){orders[test_random_below(random, 3)],
+                   8u << test_random_below(random, 5),
                    test_random_below(random, 3) == 0 ? K_CUDA_ATTENTION_MMA : K_CUDA_ATTENTION_AUTO,
-                   test_random_below(random, 2) == 0, test_random_below(random, 2) == 0};
+                   test_random_below(random, 2) == 0,
+                   test_random_below(random, 2) == 0,
+                   test_random_below(random, 2) == 0};
 }
 
 static void attention_agrees_with_the_reference(void **state)
@@ -412,6 +420,14 @@ static void assert_same_rows(const scene_t *s, const uint16_t *a, const uint16_t
     }
 }
 
+/* Spread over blocks where there is a kernel for it, else as ever. */
+static k_cuda_attention_path_t spread_path(const scene_t *s)
+{
+    const bool can = s->dim >= 64 && s->dim <= 128 && s->dim % 32 == 0 &&
+                     (s->dtype == K_BF16 || s->dtype == K_F16);
+    return can ? K_CUDA_ATTENTION_SPREAD : K_CUDA_ATTENTION_AUTO;
+}
+
 /*
  * Rows of a sequence across a segment's end: as one decode after the other, as a prefill of more
  * than 64 packed rows by both paths, as a verification beside other sequences.
@@ -420,8 +436,8 @@ static void check_ways(scene_t *s, test_random_t *random)
 {
     const uint32_t start = s->tokens[0] - 20;
     const size_t row = (size_t)s->q_heads * s->dim;
-    const way_t unsplit = {"LBHNC", 64, K_CUDA_ATTENTION_MMA, false, false};
-    const way_t hopper = {"BLHNC", 8, K_CUDA_ATTENTION_AUTO, false, true};
+    const way_t unsplit = {"LBHNC", 64, K_CUDA_ATTENTION_MMA, false, false, false};
+    const way_t hopper = {"BLHNC", 8, K_CUDA_ATTENTION_AUTO, false, true, false};
     scene_fill(s, random);
     uint16_t *all = result_of(s, &(piece_t){0, start, 20}, 1, &unsplit, random);
     uint16_t *same = result_of(s, &(piece_t){0, start, 20}, 1, &hopper, random);
@@ -429,18 +445,23 @@ static void check_ways(scene_t *s, test_random_t *random)
     test_free(same);
     const piece_t decodes[] = {{0, start, 1}, {1, 3, 1}, {0, 0, 0}, {0, start + 19, 1}};
     const uint32_t at[] = {0, 19};
-    for (uint32_t i = 0; i < 2; i++) {
-        const bool is_split = i == 0;
-        const way_t way = {"BHLNC", 16, K_CUDA_ATTENTION_AUTO, is_split, is_split};
+    for (uint32_t i = 0; i < 3; i++) { /* in parts, whole, spread over blocks */
+        const way_t way = {"BHLNC", 16,     i < 2 ? K_CUDA_ATTENTION_AUTO : spread_path(s),
+                           i != 1,  i != 1, i == 2};
         uint16_t *few = result_of(s, decodes, 4, &way, random);
         assert_same_rows(s, few, all + at[0] * row, 1, "decode of the first row");
         assert_same_rows(s, few + 2 * row, all + at[1] * row, 1, "decode of the last row");
         test_free(few);
     }
     const piece_t verify[] = {{1, 0, 2}, {0, start + 7, 5}};
-    uint16_t *few = result_of(s, verify, 2, &plain_way, random);
-    assert_same_rows(s, few + 2 * row, all + 7 * row, 5, "verification");
-    test_free(few);
+    for (int i = 0; i < 2; i++) {
+        way_t way = plain_way;
+        way.can_spread = i == 1 && s->q_heads / s->kv_heads * 5 <= 16;
+        way.path = way.can_spread ? spread_path(s) : way.path;
+        uint16_t *few = result_of(s, verify, 2, &way, random);
+        assert_same_rows(s, few + 2 * row, all + 7 * row, 5, "verification");
+        test_free(few);
+    }
     float *expected = expected_of(s, &(piece_t){0, start, 20}, 1, random);
     assert_close(s, all, expected, 20);
     test_free(expected);

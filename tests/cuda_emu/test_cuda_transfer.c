@@ -4,7 +4,6 @@
  * block sizes; and two engines on the GPU, of which one prefills and the other decodes.
  */
 #include "base/log.h"
-#include "runtime/engine_priv.h"
 #include "tests/cuda_emu/cuda_check.h"
 #include "tests/support/engine_rig.h"
 #include "tests/support/transfer_pair.h"
@@ -116,8 +115,8 @@ static engine_options_t options_of(const char *device, const char *role, uint32_
     static char configs[2][128];
     engine_options_t options = engine_rig_options();
     char *config = configs[strcmp(role, "kv_consumer") == 0];
-    snprintf(config, sizeof(configs[0]),
-             "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"%s\"}", role);
+    snprintf(config, sizeof(configs[0]), "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"%s\"}",
+             role);
     options.device = device;
     options.max_model_len = 96;
     options.kv_transfer_config = config;

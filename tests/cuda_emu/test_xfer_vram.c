@@ -53,8 +53,8 @@ static void close_pair(pair_t *pair)
 
 static xfer_list_t *make_list(pair_t *pair, bool is_ours, xfer_space_t space, uint64_t bytes)
 {
-    const uint64_t ours = space == XFER_VRAM ? (uint64_t)(uintptr_t)pair->end.vram.addr
-                                             : fabric_addr(&pair->end, 0);
+    const uint64_t ours =
+        space == XFER_VRAM ? (uint64_t)(uintptr_t)pair->end.vram.addr : fabric_addr(&pair->end, 0);
     const uint64_t theirs = space == XFER_VRAM ? pair->child.vram_addr : pair->child.addr;
     const xfer_run_t run = {.addr = is_ours ? ours : theirs,
                             .bytes = bytes,
@@ -135,8 +135,8 @@ static void read_scattered(pair_t *pair, xfer_space_t ours, xfer_space_t theirs)
     assert_string_equal(xfer_request_stats(request).backend, pair->backend);
     xfer_request_destroy(request);
     for (uint32_t i = 0; i < N; i++) {
-        assert_true(ours_is_filled(pair, ours, 1, i * block_bytes, block_bytes,
-                                   peer_ids[i] * block_bytes));
+        assert_true(
+            ours_is_filled(pair, ours, 1, i * block_bytes, block_bytes, peer_ids[i] * block_bytes));
     }
     assert_true(ours_is_filled(pair, ours, 2, N * block_bytes, (BLOCKS - N) * block_bytes,
                                N * block_bytes));
@@ -190,7 +190,8 @@ static void pieces_of_any_size_are_read(void **state)
         for (uint32_t k = 0; k < n; k += n / 20 + 1) {
             const uint64_t at = ids[k] * sizes[i];
             assert_true(ours_is_filled(&pair, XFER_VRAM, 1, at, sizes[i], at));
-            assert_true(ours_is_filled(&pair, XFER_VRAM, 2, at + sizes[i], sizes[i], at + sizes[i]));
+            assert_true(
+                ours_is_filled(&pair, XFER_VRAM, 2, at + sizes[i], sizes[i], at + sizes[i]));
         }
         close_pair(&pair);
         test_free(ids);
@@ -359,7 +360,7 @@ static void a_killed_peer_is_gone(void **state)
 int main(void)
 {
     static size_t numbers[2] = {0, 1};
-    for (size_t i = 0; i < 1; i++) {
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(children); i++) {
         fabric_config_t config = config_of(backends[i]);
         config.has_thread = true;
         if (!fabric_child_start(&config, NULL, &children[i])) {
@@ -367,6 +368,6 @@ int main(void)
             return 77;
         }
     }
-    const struct CMUnitTest tests[] = {TESTS_OF(0)};
+    const struct CMUnitTest tests[] = {TESTS_OF(0), TESTS_OF(1)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,6 +69,12 @@ def test_texts_and_ids_become_vectors_of_length_one(embedder):
         answer.data[0].embedding
 
 
+def test_embeddings_have_no_first_token(embedder):
+    embed(embedder, input="some words")
+    assert embedder.gauge("vllm:time_to_first_token_seconds_count") == 0
+    assert embedder.gauge("vllm:request_queue_time_seconds_count") > 0
+
+
 def test_base64_says_the_same(embedder):
     plain = embed(embedder, input="some words", encoding_format="float").data[0].embedding
     packed = embed(embedder, input="some words").data[0].embedding  # the client asks for base64

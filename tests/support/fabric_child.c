@@ -298,8 +298,8 @@ bool fabric_child_is_filled(fabric_child_t *child, uint64_t seed, uint64_t offse
 
 bool fabric_child_vram_is_filled(fabric_child_t *child, uint64_t seed, uint64_t offset, uint64_t n)
 {
-    return obeyed(child, (order_t){
-                             .kind = ORDER_VRAM_IS_FILLED, .a = seed, .b = offset, .c = n}) != 0;
+    return obeyed(child, (order_t){.kind = ORDER_VRAM_IS_FILLED, .a = seed, .b = offset, .c = n}) !=
+           0;
 }
 
 void fabric_child_poke(fabric_child_t *child, uint64_t offset, uint64_t word)

@@ -33,10 +33,9 @@ static weft_status_t open_vram(const fabric_config_t *config, fabric_end_t *end)
     }
     const weft_device_ops_t *ops = end->gpu->ops;
     assert_status(ops->open_queue(end->gpu, &end->queue), WEFT_OK);
-    assert_status(
-        ops->alloc(end->gpu, config->vram_bytes,
-                   config->is_private ? 0 : WEFT_MEM_EXPORTABLE, &end->vram),
-        WEFT_OK);
+    assert_status(ops->alloc(end->gpu, config->vram_bytes,
+                             config->is_private ? 0 : WEFT_MEM_EXPORTABLE, &end->vram),
+                  WEFT_OK);
     const xfer_memory_t memory = {.space = XFER_VRAM,
                                   .addr = (uint64_t)(uintptr_t)end->vram.addr,
                                   .bytes = end->vram.bytes,

@@ -18,8 +18,8 @@ typedef struct fabric_config {
     const char *backends;
     const char *params;
     bool has_thread;
-    bool is_private; /* the memory is not given as a memfd */
-    size_t bytes;    /* of memory */
+    bool is_private;   /* the memory is not given as a memfd */
+    size_t bytes;      /* of memory */
     size_t vram_bytes; /* of a GPU's, besides; 0: none */
 } fabric_config_t;
 
@@ -45,7 +45,7 @@ void fabric_end_close(fabric_end_t *end);
 
 uint64_t fabric_addr(const fabric_end_t *end, uint64_t offset); /* of a byte of its memory */
 void fabric_fill(fabric_end_t *end, uint64_t seed);             /* all of it, by seed and place */
-void fabric_vram_fill(fabric_end_t *end, uint64_t seed); /* so the GPU's */
+void fabric_vram_fill(fabric_end_t *end, uint64_t seed);        /* so the GPU's */
 bool fabric_vram_is_filled(fabric_end_t *end, uint64_t n, uint64_t seed, uint64_t offset,
                            uint64_t pattern_offset);
 bool fabric_is_filled(const uint8_t *bytes, uint64_t n, uint64_t seed, uint64_t offset);

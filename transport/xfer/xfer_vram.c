@@ -14,17 +14,20 @@
 
 #define BATCHES     16 /* on their way; fewer than a queue keeps events */
 #define LIST_PIECES 8192
-#define BATCH_BYTES (UINT64_C(128) << 20) /* a cancelled transfer waits for no more than some of these */
-#define SMALL_BYTES (UINT64_C(16) << 20)  /* from here on the device's own copy is as fast */
-#define SLICE_BYTES (UINT64_C(256) << 10) /* of a list: the kernel's grid is as wide as the longest */
-#define DMA_FROM    (UINT64_C(64) << 10)  /* between host and device, engines are better then */
-#define AWAKE_NS    WEFT_NS_PER_MS
-#define LOOK_NS     50000
-#define ALIGNMENT   16
+#define BATCH_BYTES                                                                                \
+    (UINT64_C(128) << 20) /* a cancelled transfer waits for no more than some of these */
+#define SMALL_BYTES (UINT64_C(16) << 20) /* from here on the device's own copy is as fast */
+#define SLICE_BYTES                                                                                \
+    (UINT64_C(256) << 10)              /* of a list: the kernel's grid is as wide as the longest */
+#define DMA_FROM  (UINT64_C(64) << 10) /* between host and device, engines are better then */
+#define AWAKE_NS  WEFT_NS_PER_MS
+#define LOOK_NS   50000
+#define ALIGNMENT 16
 
 struct xfer_vram {
     weft_device_t *device;
     weft_queue_t *queue;
+    weft_queue_t *uploads; /* of lists, beside the batch before */
     int timer;
     weft_mem_t lists;      /* weft_copy_t [BATCHES][LIST_PIECES], for the kernel */
     weft_mem_t host_lists; /* the same, as they are written */
@@ -45,6 +48,9 @@ static weft_status_t open_memory(xfer_vram_t *vram)
     const weft_device_ops_t *ops = vram->device->ops;
     const size_t bytes = BATCHES * LIST_PIECES * sizeof(weft_copy_t);
     weft_status_t status = ops->open_queue(vram->device, &vram->queue);
+    if (status >= 0) {
+        status = ops->open_queue(vram->device, &vram->uploads);
+    }
     if (status >= 0 && ops->copy_many != NULL) {
         status = ops->alloc(vram->device, bytes, 0, &vram->lists);
     }
@@ -89,6 +95,9 @@ void xfer_vram_close(xfer_vram_t *vram)
     if (vram->queue != NULL) {
         xfer_vram_wait_all(vram);
         vram->device->ops->close_queue(vram->queue);
+    }
+    if (vram->uploads != NULL) {
+        vram->device->ops->close_queue(vram->uploads);
     }
     if (vram->lists.addr != NULL) {
         vram->device->ops->free(vram->device, &vram->lists);
@@ -161,8 +170,9 @@ static void begin_listed(xfer_vram_t *vram)
 {
     const weft_device_ops_t *ops = vram->device->ops;
     char *list = (char *)vram->lists.addr + list_at(vram);
-    ops->copy(vram->queue, list, (char *)vram->host_lists.addr + list_at(vram),
+    ops->copy(vram->uploads, list, (char *)vram->host_lists.addr + list_at(vram),
               vram->n_listed * sizeof(weft_copy_t));
+    ops->follow(vram->queue, ops->record(vram->uploads));
     ops->copy_many(vram->queue, (const weft_copy_t *)(void *)list, vram->n_listed, vram->longest);
 }
 
@@ -219,6 +229,13 @@ weft_status_t xfer_vram_wait(xfer_vram_t *vram, uint64_t batch)
 void xfer_vram_wait_all(xfer_vram_t *vram)
 {
     (void)xfer_vram_wait(vram, vram->committed);
+}
+
+void xfer_vram_make_room(xfer_vram_t *vram)
+{
+    if (!xfer_vram_has_room(vram)) {
+        end_oldest(vram);
+    }
 }
 
 /* ---- sleeping -------------------------------------------------------------------------------- */

@@ -25,6 +25,7 @@ weft_device_t *xfer_vram_space(const xfer_vram_t *vram);
 
 /* One more batch may be begun; else when some ended. */
 bool xfer_vram_has_room(const xfer_vram_t *vram);
+void xfer_vram_make_room(xfer_vram_t *vram); /* waits for the oldest one if there is none */
 /* The batch that is being made should be committed first. */
 bool xfer_vram_is_full(const xfer_vram_t *vram);
 

@@ -103,8 +103,8 @@ static uint64_t add_next(xfer_vram_t *vram, xfer_op_t *op, bool *is_host_out)
     const uint64_t left = extent->bytes - op->offset;
     const uint64_t bytes = left < most ? left : most;
     const uint64_t local = extent->local + op->offset;
-    const uint64_t peer = (uint64_t)(uintptr_t)import->base + (extent->peer - import->addr) +
-                          op->offset;
+    const uint64_t peer =
+        (uint64_t)(uintptr_t)import->base + (extent->peer - import->addr) + op->offset;
     const bool is_read = op->direction == XFER_READ;
     xfer_vram_add(vram, is_read ? local : peer, is_read ? peer : local, bytes,
                   is_host ? XFER_VRAM_HOST : XFER_VRAM_DEVICE);

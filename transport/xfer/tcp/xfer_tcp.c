@@ -130,6 +130,7 @@ static void port_close(xfer_port_t *base)
             close(fds[i]);
         }
     }
+    xfer_vram_close(port->vram);
     weft_free(port->regions);
     weft_free(port->scratch);
     weft_free(port->zeros);
@@ -160,16 +161,17 @@ static weft_status_t open_descriptors(xfer_tcp_port_t *port, weft_diag_t *diag)
                : weft_diag(diag, WEFT_ERR_UNSUPPORTED, "tcp: %s", strerror(errno));
 }
 
-static weft_status_t port_open(const xfer_port_config_t *config, weft_diag_t *diag,
-                               xfer_port_t **port_out)
+static weft_status_t port_open(const xfer_backend_t *row, const xfer_port_config_t *config,
+                               weft_diag_t *diag, xfer_port_t **port_out)
 {
     xfer_tcp_port_t *port = weft_zalloc(sizeof(*port), "xfer_tcp.port");
     if (port == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    port->base = (xfer_port_t){&xfer_backend_tcp, *config};
+    port->base = (xfer_port_t){row, *config};
     port->listener_watch = XFER_TCP_WATCH_LISTENER;
     port->timer_watch = XFER_TCP_WATCH_TIMER;
+    port->vram_watch = XFER_TCP_WATCH_VRAM;
     port->epoll = port->timer = port->listener = -1;
     port->tick_at = port->timer_at = XFER_TCP_NEVER;
     port->scratch = weft_alloc(XFER_TCP_SCRATCH_BYTES, "xfer_tcp.scratch");
@@ -214,12 +216,32 @@ static weft_status_t grow_regions(xfer_tcp_port_t *port)
     return WEFT_OK;
 }
 
+/* The GPU whose memory was mapped first is the port's. */
+static weft_status_t open_vram(xfer_tcp_port_t *port, uint64_t device)
+{
+    if (port->vram != NULL) {
+        return xfer_vram_device(port->vram) == device ? WEFT_OK : WEFT_ERR_UNSUPPORTED;
+    }
+    const weft_status_t status = xfer_vram_open(device, &port->vram);
+    if (status >= 0 && !watch(port, xfer_vram_fd(port->vram), &port->vram_watch)) {
+        xfer_vram_close(port->vram);
+        port->vram = NULL;
+        return WEFT_ERR_IO;
+    }
+    return status;
+}
+
 static weft_status_t port_map(xfer_port_t *base, const xfer_memory_t *memory, weft_buffer_t *out,
                               void **handle_out)
 {
     xfer_tcp_port_t *port = port_of(base);
-    if (memory->space != XFER_DRAM) {
+    const bool is_vram = memory->space == XFER_VRAM;
+    if (!is_vram && memory->space != XFER_DRAM) {
         return WEFT_ERR_UNSUPPORTED;
+    }
+    const weft_status_t status = is_vram ? open_vram(port, memory->device) : WEFT_OK;
+    if (status < 0) {
+        return status;
     }
     if (port->n_regions == port->max_regions && grow_regions(port) < 0) {
         return WEFT_ERR_NO_MEMORY;
@@ -232,7 +254,7 @@ static weft_status_t port_map(xfer_port_t *base, const xfer_memory_t *memory, we
         weft_free(region);
         return WEFT_ERR_NO_MEMORY;
     }
-    *region = (xfer_tcp_region_t){port->next_region++, memory->addr, memory->bytes};
+    *region = (xfer_tcp_region_t){port->next_region++, memory->addr, memory->bytes, is_vram};
     port->regions[port->n_regions++] = region;
     *handle_out = region;
     return WEFT_OK;
@@ -251,6 +273,9 @@ static void port_unmap(xfer_port_t *base, void *handle)
             (port->n_regions - at) * sizeof(*port->regions));
     for (xfer_tcp_guest_t *guest = port->guests; guest != NULL; guest = guest->next) {
         xfer_tcp_serve_unmap(guest, region);
+    }
+    if (region->is_vram) {
+        xfer_vram_wait_all(port->vram); /* for copies that still use it */
     }
     weft_free(handle);
 }
@@ -272,12 +297,16 @@ static const xfer_tcp_region_t *find_region(const xfer_tcp_port_t *port, uint32_
                                                                          : NULL;
 }
 
-void *xfer_tcp_find_memory(const xfer_tcp_port_t *port, const xfer_tcp_piece_t *piece)
+void *xfer_tcp_find_memory(const xfer_tcp_port_t *port, const xfer_tcp_piece_t *piece,
+                           bool *is_vram_io)
 {
     const xfer_tcp_region_t *region = find_region(port, piece->region);
-    if (region == NULL || piece->offset > region->bytes ||
-        piece->bytes > region->bytes - piece->offset) {
+    if (region == NULL || (region->is_vram && is_vram_io == NULL) ||
+        piece->offset > region->bytes || piece->bytes > region->bytes - piece->offset) {
         return NULL;
+    }
+    if (region->is_vram) {
+        *is_vram_io = true;
     }
     return (void *)(uintptr_t)(region->addr + piece->offset);
 }
@@ -287,7 +316,7 @@ static weft_status_t link_import(xfer_link_t *link, const xfer_memory_t *memory,
 {
     xfer_tcp_region_blob_t region;
     (void)link;
-    if (memory->space != XFER_DRAM) {
+    if (memory->space != XFER_DRAM && memory->space != XFER_VRAM) {
         return WEFT_ERR_UNSUPPORTED;
     }
     const weft_status_t status = xfer_tcp_wire_get_region(blob, bytes, &region);
@@ -453,6 +482,9 @@ static void on_event(xfer_tcp_port_t *port, void *what, bool can_receive)
         (void)!read(port->timer, &n, sizeof(n));
         port->timer_at = XFER_TCP_NEVER;
         break;
+    case XFER_TCP_WATCH_VRAM:
+        xfer_vram_clear(port->vram);
+        break;
     case XFER_TCP_WATCH_LINK: {
         xfer_tcp_link_t *link = WEFT_CONTAINER(what, xfer_tcp_link_t, watch);
         if (!link->is_closed) {
@@ -470,6 +502,24 @@ static void on_event(xfer_tcp_port_t *port, void *what, bool can_receive)
     }
 }
 
+/* What waited for the GPU goes on. */
+static bool look_at_vram(xfer_tcp_port_t *port)
+{
+    if (port->vram == NULL || !xfer_vram_poll(port->vram)) {
+        return false;
+    }
+    for (xfer_tcp_link_t *link = port->links; link != NULL; link = link->next) {
+        xfer_tcp_ask_landed(link);
+    }
+    for (xfer_tcp_guest_t *guest = port->guests, *next; guest != NULL; guest = next) {
+        next = guest->next;
+        if (guest->n_acks > 0) {
+            xfer_tcp_guest_turn(guest, false);
+        }
+    }
+    return true;
+}
+
 static bool port_progress(xfer_port_t *base)
 {
     xfer_tcp_port_t *port = port_of(base);
@@ -478,7 +528,8 @@ static bool port_progress(xfer_port_t *base)
     assert(!port->is_in_progress);
     port->is_in_progress = true;
     port->turn_ends = now + TURN_NS;
-    bool did = look_at_dirty(port);
+    bool did = look_at_vram(port);
+    did |= look_at_dirty(port);
     const int n = epoll_wait(port->epoll, events, MAX_EVENTS, 0);
     for (int i = 0; i < n; i++) {
         on_event(port, events[i].data.ptr, (events[i].events & ~(uint32_t)EPOLLOUT) != 0);
@@ -511,30 +562,53 @@ static bool port_arm(xfer_port_t *base, int *fd_out)
 {
     xfer_tcp_port_t *port = port_of(base);
     *fd_out = port->epoll;
-    if (port->dirty != NULL || port->tick_at <= weft_clock_ns()) {
+    if (port->dirty != NULL || port->tick_at <= weft_clock_ns() ||
+        (port->vram != NULL && !xfer_vram_arm(port->vram))) {
         return false;
     }
     set_timer(port);
     return true;
 }
 
-const xfer_backend_t xfer_backend_tcp = {
-    .name = "tcp",
-    .wire_name = "WEFT_TCP",
-    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_HOSTS | XFER_CAP_RESUME |
-            XFER_CAP_SUMS | XFER_CAP_REVOKE,
-    .open = port_open,
-    .close = port_close,
-    .address = port_address,
-    .connect = xfer_tcp_link_connect,
-    .disconnect = xfer_tcp_link_disconnect,
-    .map = port_map,
-    .unmap = port_unmap,
-    .import = link_import,
-    .release = port_release,
-    .post = xfer_tcp_ask_post,
-    .cancel = xfer_tcp_ask_cancel,
-    .notify = xfer_tcp_note_send,
-    .progress = port_progress,
-    .arm = port_arm,
-};
+/*
+ * The rows: tcp, and rails beside it for agents that name them, each with a port, an address and
+ * parameters of its own ("tcp1.host=10.1.0.7"), so that a large request can use several networks.
+ */
+#define ROW_OPEN(row)                                                                              \
+    static weft_status_t row##_open(const xfer_port_config_t *config, weft_diag_t *diag,           \
+                                    xfer_port_t **port_out)                                        \
+    {                                                                                              \
+        return port_open(&xfer_backend_##row, config, diag, port_out);                             \
+    }
+
+#define ROW(row, wire, more_caps)                                                                  \
+    const xfer_backend_t xfer_backend_##row = {                                                    \
+        .name = #row,                                                                              \
+        .wire_name = wire,                                                                         \
+        .caps = XFER_CAP_DRAM | XFER_CAP_VRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY |                 \
+                XFER_CAP_HOSTS | XFER_CAP_RESUME | XFER_CAP_SUMS | XFER_CAP_REVOKE |               \
+                XFER_CAP_RAIL | (more_caps),                                                       \
+        .open = row##_open,                                                                        \
+        .close = port_close,                                                                       \
+        .address = port_address,                                                                   \
+        .connect = xfer_tcp_link_connect,                                                          \
+        .disconnect = xfer_tcp_link_disconnect,                                                    \
+        .map = port_map,                                                                           \
+        .unmap = port_unmap,                                                                       \
+        .import = link_import,                                                                     \
+        .release = port_release,                                                                   \
+        .post = xfer_tcp_ask_post,                                                                 \
+        .cancel = xfer_tcp_ask_cancel,                                                             \
+        .notify = xfer_tcp_note_send,                                                              \
+        .progress = port_progress,                                                                 \
+        .arm = port_arm,                                                                           \
+    }
+
+ROW_OPEN(tcp)
+ROW_OPEN(tcp1)
+ROW_OPEN(tcp2)
+ROW_OPEN(tcp3)
+ROW(tcp, "WEFT_TCP", 0);
+ROW(tcp1, "WEFT_TCP1", XFER_CAP_NAMED);
+ROW(tcp2, "WEFT_TCP2", XFER_CAP_NAMED);
+ROW(tcp3, "WEFT_TCP3", XFER_CAP_NAMED);

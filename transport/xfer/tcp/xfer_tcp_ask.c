@@ -77,10 +77,25 @@ static void end_later(xfer_tcp_link_t *link, xfer_op_t *op, weft_status_t status
     xfer_tcp_link_dirty(link);
 }
 
+/* WEFT_PENDING: the GPU still takes what came. */
+static weft_status_t landed(const xfer_tcp_link_t *link, const xfer_op_t *op)
+{
+    const uint64_t batch = op->words[XFER_TCP_OP_BATCH];
+    return batch == 0 ? WEFT_OK : xfer_vram_state(xfer_tcp_link_port(link)->vram, batch);
+}
+
 /* Its data are there, or nothing of it is on its way any more. op is in no list. */
 static void settle(xfer_tcp_link_t *link, xfer_op_t *op)
 {
     xfer_tcp_note_t *note = note_of(op);
+    const weft_status_t status = landed(link, op);
+    if (status == WEFT_PENDING) {
+        put_last(link, op, XFER_TCP_LANDING);
+        return;
+    }
+    if (status < 0 && fate(op) == WEFT_OK) {
+        op->words[XFER_TCP_OP_STATUS] = (uint64_t)(int64_t)status;
+    }
     if (fate(op) != WEFT_OK || note == NULL) {
         end_now(link, op, fate(op));
         return;
@@ -88,6 +103,21 @@ static void settle(xfer_tcp_link_t *link, xfer_op_t *op)
     note->op = op;
     xfer_tcp_note_queue(&link->notes, note);
     put_last(link, op, XFER_TCP_NOTING);
+}
+
+void xfer_tcp_ask_landed(xfer_tcp_link_t *link)
+{
+    xfer_op_t *last = link->ops[XFER_TCP_LANDING].tail; /* what comes back is put behind it */
+    bool is_last = last == NULL;
+    while (!is_last) {
+        xfer_op_t *op = link->ops[XFER_TCP_LANDING].head;
+        is_last = op == last || op == NULL;
+        if (op != NULL) {
+            take_out(link, op);
+            settle(link, op);
+        }
+    }
+    xfer_tcp_link_dirty(link); /* notifications may be due */
 }
 
 void xfer_tcp_ask_end_noted(xfer_tcp_link_t *link, xfer_op_t *op, weft_status_t status)
@@ -111,6 +141,15 @@ void xfer_tcp_ask_end_due(xfer_tcp_link_t *link)
 
 /* ---- posting --------------------------------------------------------------------------------- */
 
+static weft_status_t open_stage(xfer_tcp_link_t *link, const xfer_op_t *op)
+{
+    const xfer_tcp_slice_t whole = {.op = (xfer_op_t *)(uintptr_t)op,
+                                    .n_extents = op->n_extents > 0 ? 1 : 0};
+    return xfer_tcp_slice_is_vram(&whole)
+               ? xfer_tcp_stage_open(&link->stage, xfer_tcp_link_port(link)->vram)
+               : WEFT_OK;
+}
+
 void xfer_tcp_ask_post(xfer_link_t *base, xfer_op_t *op)
 {
     xfer_tcp_link_t *link = xfer_tcp_link_of(base);
@@ -123,6 +162,10 @@ void xfer_tcp_ask_post(xfer_link_t *base, xfer_op_t *op)
     }
     if (link->state == XFER_TCP_GONE) {
         end_later(link, op, WEFT_ERR_PEER_GONE);
+        return;
+    }
+    if (open_stage(link, op) < 0) {
+        end_later(link, op, WEFT_ERR_NO_MEMORY);
         return;
     }
     if (op->notification != NULL) {
@@ -149,12 +192,21 @@ void xfer_tcp_ask_post(xfer_link_t *base, xfer_op_t *op)
 
 /* ---- slices ---------------------------------------------------------------------------------- */
 
+/* The payload that is being received is not wanted in its slot any more. */
+static void end_received(xfer_tcp_link_t *link)
+{
+    xfer_tcp_stage_release(&link->stage, link->received_slot);
+    link->received_slot = 0;
+}
+
 /* slice has no op afterwards; its number may be given again. */
 static void free_slice(xfer_tcp_link_t *link, xfer_tcp_slice_t *slice)
 {
     link->n_due -= slice->state == XFER_TCP_DUE ? 1 : 0;
     link->n_cancels -= slice->has_to_cancel ? 1 : 0;
     link->n_flying--;
+    xfer_tcp_stage_release(&link->stage, slice->slot);
+    slice->slot = 0;
     slice->has_to_cancel = false;
     slice->state = XFER_TCP_FREE;
     slice->op = NULL;
@@ -170,6 +222,7 @@ static void orphan_slice(xfer_tcp_link_t *link, xfer_tcp_slice_t *slice)
     }
     slice->op = NULL;
     if (link->receiving == (int)(slice - link->slices)) {
+        end_received(link);
         xfer_tcp_pieces_divert(&link->stream.receive, port->scratch, XFER_TCP_SCRATCH_BYTES);
     } else {
         slice->has_to_cancel = true;
@@ -320,9 +373,26 @@ static bool end_payload(xfer_tcp_link_t *link)
     xfer_tcp_stream_put_trailer(&link->stream,
                                 (xfer_tcp_trailer_t){.payload_sum = link->stream.sent_sum,
                                                      .slice = (uint32_t)link->sending});
-    link->slices[link->sending].state = XFER_TCP_ASKED;
+    xfer_tcp_slice_t *slice = &link->slices[link->sending];
+    xfer_tcp_stage_release(&link->stage, slice->slot);
+    slice->slot = 0;
+    slice->state = XFER_TCP_ASKED;
     link->sending = -1;
     return true;
+}
+
+/* The GPU fills a slot while another one is sent; one is left for what is more urgent, one to receive. */
+static void load_ahead(xfer_tcp_link_t *link)
+{
+    const bool is_staged = link->slices[link->sending].slot > 0;
+    if (!is_staged || xfer_tcp_stage_free(&link->stage) < 3) {
+        return;
+    }
+    xfer_tcp_slice_t *next = next_due(link);
+    next = next != NULL ? next : next_new(link, true);
+    if (next != NULL) {
+        xfer_tcp_slice_load(link, next);
+    }
 }
 
 bool xfer_tcp_ask_fill(xfer_tcp_link_t *link)
@@ -340,6 +410,7 @@ bool xfer_tcp_ask_fill(xfer_tcp_link_t *link)
         link->n_due--;
         xfer_tcp_slice_ask(link, slice);
         if (slice->is_write && slice->bytes > 0) {
+            load_ahead(link);
             return false;
         }
         (void)end_payload(link);
@@ -401,6 +472,10 @@ static weft_status_t on_data(xfer_tcp_link_t *link, const xfer_tcp_frame_t *fram
     xfer_tcp_pieces_clear(pieces);
     if (frame->payload_bytes > 0 && slice->op != NULL) {
         xfer_tcp_slice_find(slice, pieces);
+        if (xfer_tcp_slice_is_vram(slice)) {
+            link->received_slot = xfer_tcp_stage_take(&link->stage);
+            xfer_tcp_stage_divert(&link->stage, link->received_slot, pieces);
+        }
     } else {
         pieces->left = frame->payload_bytes;
         xfer_tcp_pieces_divert(pieces, xfer_tcp_link_port(link)->scratch, XFER_TCP_SCRATCH_BYTES);
@@ -452,7 +527,14 @@ weft_status_t xfer_tcp_ask_trailer(xfer_tcp_link_t *link, const xfer_tcp_event_t
     xfer_tcp_slice_t *slice = &link->slices[link->receiving];
     const weft_status_t status = (weft_status_t)event->trailer.status;
     const bool is_ours = event->trailer.slice == (uint32_t)link->receiving;
+    const bool is_there = slice->op != NULL && status == WEFT_OK && event->is_intact;
     link->receiving = -1;
+    if (is_ours && is_there && link->received_slot > 0) {
+        slice->op->words[XFER_TCP_OP_BATCH] =
+            xfer_tcp_stage_land(&link->stage, link->received_slot);
+        link->received_slot = 0;
+    }
+    end_received(link);
     if (!is_ours || (link->is_refusal && status == WEFT_OK)) {
         return WEFT_ERR_MALFORMED;
     }
@@ -496,8 +578,11 @@ void xfer_tcp_ask_cut(xfer_tcp_link_t *link)
     }
     link->sending = -1;
     link->receiving = -1;
+    end_received(link);
     for (size_t i = 0; i < XFER_TCP_MAX_SLICES && link->n_flying > 0; i++) {
         xfer_tcp_slice_t *slice = &link->slices[i];
+        xfer_tcp_stage_release(&link->stage, slice->slot); /* loaded again in its turn */
+        slice->slot = 0;
         if (slice->state == XFER_TCP_FREE || slice->state == XFER_TCP_DUE) {
             continue;
         }
@@ -514,6 +599,9 @@ void xfer_tcp_ask_cut(xfer_tcp_link_t *link)
 void xfer_tcp_ask_fail(xfer_tcp_link_t *link, weft_status_t status)
 {
     xfer_tcp_ask_cut(link);
+    if (link->stage.vram != NULL) {
+        xfer_vram_wait_all(link->stage.vram); /* nothing lands behind its end */
+    }
     for (int place = XFER_TCP_ISSUING; place <= XFER_TCP_NOTING; place++) {
         while (link->ops[place].head != NULL) {
             xfer_op_t *op = link->ops[place].head;

@@ -88,6 +88,7 @@ void xfer_tcp_guest_free(xfer_tcp_guest_t *guest)
     for (size_t i = 0; i < XFER_TCP_MAX_SLICES; i++) {
         weft_free(guest->requests[i].pieces);
     }
+    xfer_tcp_stage_fini(&guest->stage);
     xfer_tcp_stream_fini(&guest->stream);
     weft_free(guest);
 }

@@ -462,6 +462,7 @@ void xfer_tcp_link_disconnect(xfer_link_t *base)
 void xfer_tcp_link_free(xfer_tcp_link_t *link)
 {
     xfer_tcp_note_clear(&link->notes);
+    xfer_tcp_stage_fini(&link->stage);
     xfer_tcp_stream_fini(&link->stream);
     weft_free(link->peer);
     weft_free(link);

@@ -8,12 +8,14 @@
  *     xfer_tcp_ask.c    its operations, asked for by slices
  *     xfer_tcp_slice.c  one slice
  *     xfer_tcp_note.c   its notifications
+ *     xfer_tcp_stage.c  host memory that a GPU's takes its way through
  *     xfer_tcp_guest.c  the answering side: who comes in, sessions
  *     xfer_tcp_serve.c  its answers
  */
 #pragma once
 
 #include "base/clock.h"
+#include "transport/xfer/tcp/xfer_tcp_stage.h"
 #include "transport/xfer/tcp/xfer_tcp_stream.h"
 #include "transport/xfer/xfer_backend.h"
 
@@ -29,6 +31,7 @@ typedef enum xfer_tcp_watch {
     XFER_TCP_WATCH_TIMER,
     XFER_TCP_WATCH_LINK,
     XFER_TCP_WATCH_GUEST,
+    XFER_TCP_WATCH_VRAM,
 } xfer_tcp_watch_t;
 
 /* ---- port ------------------------------------------------------------------------------------ */
@@ -37,6 +40,7 @@ typedef struct xfer_tcp_region {
     uint32_t number; /* grows; never used again */
     uint64_t addr;
     uint64_t bytes;
+    bool is_vram;
 } xfer_tcp_region_t;
 
 /* A region of the peer. */
@@ -80,6 +84,8 @@ struct xfer_tcp_port {
     uint8_t token[XFER_TCP_TOKEN_BYTES];
     uint8_t machine[16];
 
+    xfer_vram_t *vram; /* NULL: no memory of a GPU was mapped */
+    xfer_tcp_watch_t vram_watch;
     xfer_tcp_region_t **regions; /* [n_regions], by number */
     size_t n_regions;
     size_t max_regions;
@@ -110,8 +116,10 @@ struct xfer_tcp_port {
 /* A deadline moved to an earlier time. */
 void xfer_tcp_wake_at(xfer_tcp_port_t *port, uint64_t at);
 bool xfer_tcp_turn_is_over(const xfer_tcp_port_t *port);
-/* NULL: [offset, +bytes) is not, or no longer, in a region of that number. */
-void *xfer_tcp_find_memory(const xfer_tcp_port_t *port, const xfer_tcp_piece_t *piece);
+/* NULL: [offset, +bytes) is not, or no longer, in a region of that number. *is_vram_io becomes true for
+ * a GPU's memory; without it such is not found. */
+void *xfer_tcp_find_memory(const xfer_tcp_port_t *port, const xfer_tcp_piece_t *piece,
+                           bool *is_vram_io);
 /* Closed ones are freed when nothing can name them any more. */
 void xfer_tcp_bury_link(xfer_tcp_port_t *port, xfer_tcp_link_t *link);
 void xfer_tcp_bury_guest(xfer_tcp_port_t *port, xfer_tcp_guest_t *guest);
@@ -136,11 +144,13 @@ enum {
     XFER_TCP_OP_NOTE,   /* its notification, a pointer */
     XFER_TCP_OP_PLACE,  /* xfer_tcp_place_t */
     XFER_TCP_OP_LIMIT,  /* of a cancelled write: when the connection is cut for it */
+    XFER_TCP_OP_BATCH,  /* of the GPU that has to end before it does; 0: none */
 };
 
 typedef enum xfer_tcp_place {
     XFER_TCP_ISSUING, /* there is more to ask for; by priority */
     XFER_TCP_WAITING, /* all is asked for */
+    XFER_TCP_LANDING, /* all came; the GPU has not yet taken it */
     XFER_TCP_NOTING,  /* its notification waits to be sent */
     XFER_TCP_ENDED,   /* ends in the next progress */
     XFER_TCP_N_PLACES
@@ -169,6 +179,7 @@ typedef struct xfer_tcp_slice {
     uint8_t tries;
     bool is_write;
     bool has_to_cancel;
+    unsigned slot; /* where its bytes to be written are, or will be; 0: in place */
 } xfer_tcp_slice_t;
 
 typedef struct xfer_tcp_note {
@@ -233,6 +244,8 @@ struct xfer_tcp_link {
     unsigned n_barren_cuts; /* one soon after the other, and nothing was done between */
 
     xfer_tcp_stream_t stream;
+    xfer_tcp_stage_t stage;
+    unsigned received_slot; /* of the payload that is being received; 0: in place */
     xfer_tcp_ops_t ops[XFER_TCP_N_PLACES];
     xfer_tcp_slice_t slices[XFER_TCP_MAX_SLICES];
     unsigned n_flying;  /* slices not free */
@@ -247,6 +260,9 @@ struct xfer_tcp_link {
 /* The next slice of op, of max bytes at most. */
 void xfer_tcp_slice_cut(xfer_op_t *op, uint32_t max, xfer_tcp_slice_t *slice);
 void xfer_tcp_slice_find(const xfer_tcp_slice_t *slice, xfer_tcp_pieces_t *pieces); /* our side */
+bool xfer_tcp_slice_is_vram(const xfer_tcp_slice_t *slice); /* so is our side */
+/* Begins to load a slice that is to be written, if it has to be and has not. */
+void xfer_tcp_slice_load(xfer_tcp_link_t *link, xfer_tcp_slice_t *slice);
 /* Its frame, and the payload of a write; the stream has room for XFER_TCP_ASK_BYTES. */
 void xfer_tcp_slice_ask(xfer_tcp_link_t *link, xfer_tcp_slice_t *slice);
 #define XFER_TCP_ASK_BYTES                                                                         \
@@ -278,6 +294,7 @@ bool xfer_tcp_ask_fill(xfer_tcp_link_t *link);
 weft_status_t xfer_tcp_ask_frame(xfer_tcp_link_t *link, const xfer_tcp_event_t *event);
 weft_status_t xfer_tcp_ask_trailer(xfer_tcp_link_t *link, const xfer_tcp_event_t *event);
 void xfer_tcp_ask_cut(xfer_tcp_link_t *link);
+void xfer_tcp_ask_landed(xfer_tcp_link_t *link); /* the GPU has done something */
 void xfer_tcp_ask_fail(xfer_tcp_link_t *link, weft_status_t status); /* ends all */
 uint64_t xfer_tcp_ask_limit(const xfer_tcp_link_t *link);            /* of cancelled writes */
 /* Its note is sent or dropped. */
@@ -315,6 +332,7 @@ typedef struct xfer_tcp_request {
     uint32_t max_pieces;
     xfer_tcp_piece_t *pieces; /* [max_pieces], kept */
     xfer_tcp_guard_t guard;
+    unsigned slot; /* where its bytes are, or will be; 0: in place */
 } xfer_tcp_request_t;
 
 struct xfer_tcp_guest {
@@ -323,6 +341,8 @@ struct xfer_tcp_guest {
     xfer_tcp_guest_t *next;
     xfer_tcp_guest_t **link_to_this;
     xfer_tcp_stream_t stream;
+    xfer_tcp_stage_t stage;
+    unsigned received_slot;      /* of the payload that is being received; 0: in place */
     xfer_tcp_session_t *session; /* NULL: it has not said hello */
     uint64_t deadline;           /* for that */
     uint32_t keep_ms;
@@ -340,6 +360,7 @@ struct xfer_tcp_guest {
     struct {
         uint8_t slice;
         int8_t status;
+        uint64_t batch;          /* of the GPU, that has to end before */
     } acks[XFER_TCP_MAX_SLICES]; /* [n_acks], of writes, to be sent */
     unsigned n_acks;
     bool has_to_confirm; /* notifications */

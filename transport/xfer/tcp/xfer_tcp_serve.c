@@ -55,18 +55,23 @@ static weft_status_t on_read(xfer_tcp_guest_t *guest, const xfer_tcp_event_t *ev
     return WEFT_OK;
 }
 
-/* False: one of them is nowhere. */
-static bool find_pieces(const xfer_tcp_port_t *port, const xfer_tcp_piece_t *from, uint32_t n,
-                        xfer_tcp_pieces_t *to)
+/* False: one of them is nowhere. *is_vram_out: they have to be staged. */
+static bool find_pieces(xfer_tcp_guest_t *guest, const xfer_tcp_piece_t *from, uint32_t n,
+                        xfer_tcp_pieces_t *to, bool *is_vram_out)
 {
+    *is_vram_out = false;
     xfer_tcp_pieces_clear(to);
     for (uint32_t i = 0; i < n; i++) {
-        void *memory = xfer_tcp_find_memory(port, &from[i]);
+        void *memory = xfer_tcp_find_memory(guest->port, &from[i], is_vram_out);
         if (memory == NULL) {
             xfer_tcp_pieces_clear(to);
             return false;
         }
         xfer_tcp_pieces_add(to, memory, from[i].bytes);
+    }
+    if (*is_vram_out && xfer_tcp_stage_open(&guest->stage, guest->port->vram) < 0) {
+        xfer_tcp_pieces_clear(to);
+        return false;
     }
     return true;
 }
@@ -82,11 +87,15 @@ static weft_status_t on_write(xfer_tcp_guest_t *guest, const xfer_tcp_event_t *e
     }
     guest->written = event->frame.slice;
     guest->written_status = WEFT_OK;
-    if (!find_pieces(guest->port, pieces, n, &guest->stream.receive)) {
+    bool is_vram;
+    if (!find_pieces(guest, pieces, n, &guest->stream.receive, &is_vram)) {
         guest->written_status = WEFT_ERR_NOT_FOUND;
         guest->stream.receive.left = event->frame.payload_bytes;
         xfer_tcp_pieces_divert(&guest->stream.receive, guest->port->scratch,
                                XFER_TCP_SCRATCH_BYTES);
+    } else if (is_vram) {
+        guest->received_slot = xfer_tcp_stage_take(&guest->stage);
+        xfer_tcp_stage_divert(&guest->stage, guest->received_slot, &guest->stream.receive);
     }
     xfer_tcp_stream_expect(&guest->stream);
     return WEFT_OK;
@@ -105,6 +114,12 @@ static weft_status_t on_notify(xfer_tcp_guest_t *guest, const xfer_tcp_event_t *
     }
     guest->has_to_confirm = true;
     return WEFT_OK;
+}
+
+static void drop_slot(xfer_tcp_guest_t *guest, unsigned *slot)
+{
+    xfer_tcp_stage_release(&guest->stage, *slot);
+    *slot = 0;
 }
 
 static void on_cancel(xfer_tcp_guest_t *guest, uint32_t slice)
@@ -143,6 +158,12 @@ weft_status_t xfer_tcp_serve_trailer(xfer_tcp_guest_t *guest, const xfer_tcp_eve
             config->on_checksum_error(config->user);
         }
     }
+    guest->acks[guest->n_acks].batch = 0;
+    if (status == WEFT_OK && guest->received_slot > 0) {
+        guest->acks[guest->n_acks].batch = xfer_tcp_stage_land(&guest->stage, guest->received_slot);
+        guest->received_slot = 0;
+    }
+    drop_slot(guest, &guest->received_slot);
     guest->acks[guest->n_acks].slice = (uint8_t)guest->written;
     guest->acks[guest->n_acks].status = (int8_t)status;
     guest->n_acks++;
@@ -157,7 +178,7 @@ static bool is_stale(const xfer_tcp_guest_t *guest, const xfer_tcp_request_t *re
     if (!request->has_guard) {
         return false;
     }
-    const void *word = xfer_tcp_find_memory(guest->port, &request->guard.word);
+    const void *word = xfer_tcp_find_memory(guest->port, &request->guard.word, NULL);
     if (word == NULL) {
         return true;
     }
@@ -167,7 +188,7 @@ static bool is_stale(const xfer_tcp_guest_t *guest, const xfer_tcp_request_t *re
 
 static bool is_guard_possible(const xfer_tcp_guest_t *guest, const xfer_tcp_request_t *request)
 {
-    const void *word = xfer_tcp_find_memory(guest->port, &request->guard.word);
+    const void *word = xfer_tcp_find_memory(guest->port, &request->guard.word, NULL);
     return !request->has_guard || (word != NULL && request->guard.word.bytes == sizeof(uint64_t) &&
                                    (uintptr_t)word % sizeof(uint64_t) == 0);
 }
@@ -186,19 +207,61 @@ static xfer_tcp_request_t *most_urgent(xfer_tcp_guest_t *guest)
     return best;
 }
 
+/* Whether it can be answered, as far as is known now. */
+static weft_status_t check_request(const xfer_tcp_guest_t *guest, const xfer_tcp_request_t *request)
+{
+    if (request->is_cancelled) {
+        return WEFT_ERR_CANCELLED;
+    }
+    if (!is_guard_possible(guest, request)) {
+        return WEFT_ERR_NOT_FOUND;
+    }
+    return is_stale(guest, request) ? WEFT_ERR_STALE : WEFT_OK;
+}
+
+/* Finds its bytes, if they are a GPU's in a slot that the GPU begins to fill: pieces are then empty. */
+static weft_status_t find_request(xfer_tcp_guest_t *guest, xfer_tcp_request_t *request,
+                                  xfer_tcp_pieces_t *pieces)
+{
+    bool is_vram;
+    if (!find_pieces(guest, request->pieces, request->n_pieces, pieces, &is_vram)) {
+        return WEFT_ERR_NOT_FOUND;
+    }
+    if (is_vram && request->slot == 0) {
+        request->slot = xfer_tcp_stage_take(&guest->stage);
+        xfer_tcp_stage_load(&guest->stage, request->slot, pieces);
+    }
+    if (is_vram) {
+        xfer_tcp_pieces_clear(pieces);
+    }
+    return WEFT_OK;
+}
+
+/* While one answer is sent the GPU loads the next; one slot is left for what may be more urgent, one to
+ * receive. */
+static void load_ahead(xfer_tcp_guest_t *guest)
+{
+    xfer_tcp_pieces_t pieces;
+    if (guest->requests[guest->answering].slot == 0 || xfer_tcp_stage_free(&guest->stage) < 3) {
+        return;
+    }
+    xfer_tcp_request_t *next = most_urgent(guest);
+    if (next != NULL && check_request(guest, next) == WEFT_OK) {
+        (void)find_request(guest, next, &pieces); /* it is looked up again when it is its turn */
+    }
+}
+
 /* Looks everything up and begins the answer: with a payload only if all is well. */
 static void begin_answer(xfer_tcp_guest_t *guest, xfer_tcp_request_t *request)
 {
     xfer_tcp_pieces_t *pieces = &guest->stream.send;
-    weft_status_t status = WEFT_OK;
-    if (request->is_cancelled) {
-        status = WEFT_ERR_CANCELLED;
-    } else if (!is_guard_possible(guest, request)) {
-        status = WEFT_ERR_NOT_FOUND;
-    } else if (is_stale(guest, request)) {
-        status = WEFT_ERR_STALE;
-    } else if (!find_pieces(guest->port, request->pieces, request->n_pieces, pieces)) {
-        status = WEFT_ERR_NOT_FOUND;
+    weft_status_t status = check_request(guest, request);
+    xfer_tcp_pieces_clear(pieces);
+    if (status == WEFT_OK) {
+        status = find_request(guest, request, pieces);
+    }
+    if (status == WEFT_OK && request->slot > 0) {
+        xfer_tcp_stage_show(&guest->stage, request->slot, pieces);
     }
     if (status < 0) {
         xfer_tcp_pieces_clear(pieces);
@@ -213,6 +276,7 @@ static void begin_answer(xfer_tcp_guest_t *guest, xfer_tcp_request_t *request)
                                                  .slice = (uint32_t)guest->answering,
                                                  .payload_bytes = (uint32_t)pieces->left},
                               NULL);
+    load_ahead(guest);
 }
 
 /* The payload has been copied by the kernel. False: not all of it yet. */
@@ -233,9 +297,16 @@ static bool end_answer(xfer_tcp_guest_t *guest)
                                 (xfer_tcp_trailer_t){.payload_sum = guest->stream.sent_sum,
                                                      .slice = (uint32_t)guest->answering,
                                                      .status = guest->answer_status});
+    drop_slot(guest, &request->slot);
     request->state = XFER_TCP_NO_REQUEST;
     guest->answering = -1;
     return true;
+}
+
+/* A GPU that failed has lost its memory's meaning as well: its owner ends. */
+static bool has_landed(const xfer_tcp_guest_t *guest, uint64_t batch)
+{
+    return batch == 0 || xfer_vram_state(guest->port->vram, batch) != WEFT_PENDING;
 }
 
 static bool fill_acks(xfer_tcp_guest_t *guest)
@@ -245,12 +316,17 @@ static bool fill_acks(xfer_tcp_guest_t *guest)
     if (!xfer_tcp_stream_has_room(&guest->stream, needed)) {
         return false;
     }
+    unsigned n_left = 0;
     for (unsigned i = 0; i < guest->n_acks; i++) {
-        frame.slice = guest->acks[i].slice;
-        frame.status = guest->acks[i].status;
-        xfer_tcp_stream_put_frame(&guest->stream, frame, NULL);
+        if (has_landed(guest, guest->acks[i].batch)) {
+            frame.slice = guest->acks[i].slice;
+            frame.status = guest->acks[i].status;
+            xfer_tcp_stream_put_frame(&guest->stream, frame, NULL);
+        } else {
+            guest->acks[n_left++] = guest->acks[i]; /* the GPU's end is looked for */
+        }
     }
-    guest->n_acks = 0;
+    guest->n_acks = n_left;
     if (guest->has_to_confirm) {
         frame = (xfer_tcp_frame_t){.kind = XFER_TCP_NOTIFIED, .sequence = guest->session->sequence};
         xfer_tcp_stream_put_frame(&guest->stream, frame, NULL);
@@ -284,8 +360,11 @@ void xfer_tcp_serve_unmap(xfer_tcp_guest_t *guest, const xfer_tcp_region_t *regi
     const xfer_tcp_port_t *port = guest->port;
     xfer_tcp_stream_t *stream = &guest->stream;
     if (stream->is_receiving &&
-        xfer_tcp_pieces_touch(&stream->receive, region->addr, region->bytes)) {
+        (xfer_tcp_pieces_touch(&stream->receive, region->addr, region->bytes) ||
+         xfer_tcp_stage_touches(&guest->stage, guest->received_slot, region->addr,
+                                region->bytes))) {
         guest->written_status = WEFT_ERR_NOT_FOUND;
+        drop_slot(guest, &guest->received_slot);
         xfer_tcp_pieces_divert(&stream->receive, port->scratch, XFER_TCP_SCRATCH_BYTES);
     }
     if (guest->answering >= 0 &&

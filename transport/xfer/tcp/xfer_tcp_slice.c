@@ -12,6 +12,7 @@ void xfer_tcp_slice_cut(xfer_op_t *op, uint32_t max, xfer_tcp_slice_t *slice)
     slice->tries = 0;
     slice->bytes = 0;
     slice->n_extents = 0;
+    slice->slot = 0;
     while (op->position < op->n_extents && slice->bytes < max &&
            slice->n_extents < XFER_TCP_MAX_PIECES) {
         const uint64_t left = op->extents[op->position].bytes - op->offset;
@@ -47,6 +48,29 @@ void xfer_tcp_slice_find(const xfer_tcp_slice_t *slice, xfer_tcp_pieces_t *piece
         /* An address of ours, as the agent checked. */
         xfer_tcp_pieces_add(pieces, (void *)(uintptr_t)part.local, part.bytes);
         done += (uint32_t)part.bytes;
+    }
+}
+
+bool xfer_tcp_slice_is_vram(const xfer_tcp_slice_t *slice)
+{
+    const xfer_op_t *op = slice->op;
+    for (uint32_t i = 0; i < slice->n_extents; i++) {
+        const xfer_tcp_region_t *region =
+            op->local_handles[op->extents[slice->position + i].local_region];
+        if (region->is_vram) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void xfer_tcp_slice_load(xfer_tcp_link_t *link, xfer_tcp_slice_t *slice)
+{
+    xfer_tcp_pieces_t pieces;
+    if (slice->is_write && slice->slot == 0 && xfer_tcp_slice_is_vram(slice)) {
+        xfer_tcp_slice_find(slice, &pieces);
+        slice->slot = xfer_tcp_stage_take(&link->stage);
+        xfer_tcp_stage_load(&link->stage, slice->slot, &pieces);
     }
 }
 
@@ -105,7 +129,12 @@ void xfer_tcp_slice_ask(xfer_tcp_link_t *link, xfer_tcp_slice_t *slice)
     xfer_tcp_stream_put_frame(&link->stream, frame, begin);
     slice->state = XFER_TCP_ASKED;
     if (slice->is_write) {
-        xfer_tcp_slice_find(slice, &link->stream.send);
+        xfer_tcp_slice_load(link, slice);
+        if (slice->slot > 0) {
+            xfer_tcp_stage_show(&link->stage, slice->slot, &link->stream.send);
+        } else {
+            xfer_tcp_slice_find(slice, &link->stream.send);
+        }
         slice->state = XFER_TCP_SENDING;
         link->sending = (int)frame.slice;
         link->stream.sent_sum = 0;

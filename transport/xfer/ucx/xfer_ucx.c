@@ -129,6 +129,13 @@ static ucs_status_t init_context(ucx_port_t *port, const ucp_config_t *config)
                                        &port->context);
 }
 
+static bool has_cuda(const ucx_port_t *port)
+{
+    ucp_context_attr_t attributes = {.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES};
+    return port->ucx->ucp_context_query(port->context, &attributes) == UCS_OK &&
+           (attributes.memory_types & UINT64_C(1) << UCS_MEMORY_TYPE_CUDA) != 0;
+}
+
 static weft_status_t open_context(ucx_port_t *port, weft_diag_t *diag)
 {
     ucp_config_t *config;
@@ -146,6 +153,7 @@ static weft_status_t open_context(ucx_port_t *port, weft_diag_t *diag)
         port->context = NULL;
         return diag_ucs(port, diag, "no context", result);
     }
+    port->has_cuda = status == WEFT_OK && has_cuda(port);
     return status;
 }
 
@@ -253,15 +261,17 @@ static weft_status_t map_memory(xfer_port_t *base, const xfer_memory_t *memory, 
                                 void **handle_out)
 {
     ucx_port_t *port = (ucx_port_t *)base;
+    const bool is_vram = memory->space == XFER_VRAM;
     const ucp_mem_map_params_t params = {
         .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH |
-                      UCP_MEM_MAP_PARAM_FIELD_FLAGS,
+                      UCP_MEM_MAP_PARAM_FIELD_FLAGS | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
         .address = (void *)(uintptr_t)memory->addr,
         .length = memory->bytes,
+        .memory_type = is_vram ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST,
     };
     ucp_mem_h handle;
 
-    if (memory->space != XFER_DRAM ||
+    if ((is_vram ? !port->has_cuda : memory->space != XFER_DRAM) ||
         port->ucx->ucp_mem_map(port->context, &params, &handle) != UCS_OK) {
         return WEFT_ERR_UNSUPPORTED;
     }
@@ -323,7 +333,7 @@ static bool arm(xfer_port_t *base, int *fd_out)
 const xfer_backend_t xfer_backend_ucx = {
     .name = "ucx",
     .wire_name = "UCX",
-    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_HOSTS,
+    .caps = XFER_CAP_DRAM | XFER_CAP_VRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_HOSTS,
     .open = open_port,
     .close = close_port,
     .address = append_address,

@@ -63,6 +63,7 @@ struct ucx_port {
     ucp_context_h context;
     ucp_worker_h worker;
     int event_fd;
+    bool has_cuda; /* this UCX moves memory of GPUs by itself */
     ucp_err_handling_mode_t error_mode;
     ucx_link_t *links;
     size_t closing;        /* endpoints that UCX still has to let go */

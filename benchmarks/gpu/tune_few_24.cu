@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* linear_mma.cu with 2 blocks held and 4 blocks a multiprocessor, for bench_linear tune. */
+#include "kernels/cuda/cuda_linear_priv.h"
+#include "kernels/cuda/linear_store.h"
+#include "kernels/cuda/weight_formats.h"
+
+#undef WEIGHT_FORMATS
+#define WEIGHT_FORMATS(DO)                                                                         \
+    DO(K_Q8_0, weight_q8_0)                                                                        \
+    DO(K_Q4_0, weight_q4_0)                                                                        \
+    DO(K_I4_32, weight_i4_32)                                                                      \
+    DO(K_F8_32, weight_f8_32)                                                                      \
+    DO(K_Q4_K, weight_q4_k)
+#define LINEAR_HELD       2
+#define LINEAR_BLOCKS     4
+#define k_cuda_linear_mma tune_few_24
+
+namespace few_24
+{
+#include "kernels/cuda/linear_mma.cu"
+}
