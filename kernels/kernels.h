@@ -488,6 +488,7 @@ typedef struct k_expert_linear_args {
     void *gathered;
     void *y;
     uint32_t n_experts;
+    uint32_t all_experts; /* with those elsewhere; sizes launches and changes no result */
     uint32_t slots;
     size_t x_stride;
     size_t y_stride;
