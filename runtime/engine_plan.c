@@ -85,6 +85,11 @@ static weft_status_t check_store_options(engine_plan_t *plan, const engine_optio
         return weft_diag(diag, WEFT_ERR_INVALID, "--kv-pin-quota %g: 0 to 1 are possible",
                          o->kv_pin_quota);
     }
+    if (!(o->kv_remote_wait > 0 && o->kv_remote_wait <= 60)) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--kv-remote-wait %g: above 0 and up to 60 seconds are possible",
+                         o->kv_remote_wait);
+    }
     return WEFT_OK;
 }
 
@@ -141,10 +146,12 @@ static weft_status_t parse_order(const engine_options_t *options, weft_diag_t *d
         weft_diag_prefix(diag, "--kv-cache-layout");
         return status;
     }
-    if (!kv_order_is_whole(*order_out) && options->kv_host_bytes + options->kv_disk_bytes > 0) {
+    const bool has_tiers =
+        options->kv_host_bytes + options->kv_disk_bytes > 0 || engine_has_peers(options);
+    if (!kv_order_is_whole(*order_out) && has_tiers) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--kv-cache-layout %s: its blocks lie in pieces, which --kv-host-bytes "
-                         "and --kv-disk-bytes do not take; use BHLNC or BLHNC",
+                         "--kv-cache-layout %s: its blocks lie in pieces, which --kv-host-bytes, "
+                         "--kv-disk-bytes and --kv-remote-* do not take; use BHLNC or BLHNC",
                          options->kv_cache_layout);
     }
     return WEFT_OK;
@@ -306,7 +313,7 @@ weft_status_t engine_plan_settle(engine_plan_t *plan, const model_source_t *sour
                                  const engine_place_t *place, uint32_t n_blocks,
                                  uint32_t max_context, weft_diag_t *diag)
 {
-    needs_t needs = {0}; /* ranks have no tier on the host */
+    needs_t needs = {.host = place->device->ops->is_host ? plan->host_bytes : 0};
     plan->n_blocks = n_blocks;
     plan->max_context = max_context;
     set_limits(plan, plan->limits.max_tokens, plan->layout.block_tokens);
@@ -335,6 +342,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
         .budget_bytes = available,
+        .host_bytes = options->kv_host_bytes,
         .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
     };
     status = check_store_options(plan, options, diag);

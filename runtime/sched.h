@@ -119,7 +119,7 @@ struct sched_seq {
     kv_fetch_t *fetch;         /* while waiting, of what it reads from tiers, or NULL */
     uint32_t fetch_blocked_at; /* the same, for reading */
     bool has_fetched;          /* since it waits: no second time */
-    bool is_awaiting_read;     /* of its next block, for another sequence */
+    bool is_awaiting_read;     /* of its next block, for another sequence; or for peers to say */
     uint32_t n_pulled;         /* blocks in pulled; 0: the pull has not begun */
     uint32_t n_pulled_first;   /* of them, those that were here before it */
     uint32_t n_pulled_named;
@@ -259,6 +259,8 @@ sched_stats_t sched_stats(const sched_t *sched);
 bool sched_is_empty(const sched_t *sched); /* nothing waits or runs */
 
 void sched_preempt_all(sched_t *sched);
+/* What waiting sequences pull, or have pulled, is worth nothing: as if it had failed. */
+void sched_fail_pulls(sched_t *sched, weft_status_t status, const char *reason);
 
 /* For tests: preempts the nth running sequence (modulo their number); plans within fewer tokens. */
 void sched_preempt_nth(sched_t *sched, uint32_t nth);
