@@ -56,6 +56,11 @@ static weft_status_t check_options(const engine_options_t *o, const model_config
                          "--gpu-memory-utilization %g: above 0 and up to 1 is possible",
                          o->gpu_memory_utilization);
     }
+    if (o->step_time_target != -1 && o->step_time_target != 0 && !(o->step_time_target > 1)) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--step-time-target %g: above 1, 0 and -1 are possible",
+                         o->step_time_target);
+    }
     if (o->max_model_len > config->max_context) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-model-len %u: the model allows %u",
                          o->max_model_len, config->max_context);

@@ -24,6 +24,7 @@
 #include "runtime/mailbox.h"
 #include "runtime/model.h"
 #include "runtime/sched.h"
+#include "runtime/step_pace.h"
 
 typedef enum engine_command_kind {
     ENGINE_COMMAND_SUBMIT,
@@ -158,6 +159,7 @@ static_assert(sizeof(kv_store_stats_t) % sizeof(uint64_t) == 0, "published in 64
 /* A step whose result has not come. */
 typedef struct engine_launched {
     uint32_t tokens;
+    uint32_t prompt_tokens; /* of them */
     uint64_t begun_ns;
 } engine_launched_t;
 
@@ -229,6 +231,7 @@ struct engine {
     uint32_t depth;     /* steps in flight */
     uint32_t max_depth; /* that the executor takes */
     engine_launched_t launched[SCHED_MAX_IN_FLIGHT];
+    step_pace_t pace;
     uint64_t n_launched;
     uint64_t n_collected;
     uint64_t collected_ns; /* when the last one's result came */

@@ -192,10 +192,13 @@ static void fail(engine_t *engine, weft_status_t status)
     sched_forget_flights(engine->sched);
 }
 
-static weft_status_t launch(engine_t *engine, uint32_t tokens)
+static weft_status_t launch(engine_t *engine)
 {
+    const sched_stats_t stats = sched_stats(engine->sched);
     engine->launched[engine->n_launched++ % SCHED_MAX_IN_FLIGHT] =
-        (engine_launched_t){.tokens = tokens, .begun_ns = weft_clock_ns()};
+        (engine_launched_t){.tokens = stats.last_step_tokens,
+                            .prompt_tokens = stats.last_step_prompt,
+                            .begun_ns = weft_clock_ns()};
     if (engine->n_ranks > 0) {
         /* First, so that the others begin with us. */
         const weft_status_t status =
@@ -214,6 +217,9 @@ static void note_compute(engine_t *engine)
     const uint64_t before = engine->collected_ns;
     const uint64_t begun = step->begun_ns > before ? step->begun_ns : before;
     engine->collected_ns = weft_clock_ns();
+    step_pace_note(&engine->pace, step->tokens - step->prompt_tokens, step->prompt_tokens,
+                   engine->collected_ns - begun);
+    sched_set_prompt_tokens(engine->sched, step_pace_tokens(&engine->pace));
     if (step->tokens >= PREFILL_TOKENS) {
         kv_store_note_compute(engine->store, step->tokens, engine->collected_ns - begun);
     }
@@ -241,7 +247,7 @@ static bool do_step(engine_t *engine)
     const uint32_t rows = sched_plan(engine->sched, engine->step);
     const uint32_t tokens = rows == 0 ? 0 : sched_stats(engine->sched).last_step_tokens;
     if (rows > 0) {
-        const weft_status_t status = launch(engine, tokens);
+        const weft_status_t status = launch(engine);
         if (status < 0) {
             fail(engine, status);
             return false;

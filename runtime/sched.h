@@ -215,6 +215,7 @@ typedef struct sched_stats {
     uint64_t
         accepted[STEP_MAX_DRAFTS]; /* of them, those that were right, by their place in a draft */
     uint32_t last_step_tokens;
+    uint32_t last_step_prompt; /* of them, those of prompts */
 } sched_stats_t;
 
 /* limits that hold whatever sched plans, from slots, tokens of a step and of a sequence. */
@@ -241,6 +242,9 @@ void sched_give_up_pull(sched_t *sched, sched_seq_t *seq);
  */
 uint32_t sched_plan(sched_t *sched, step_plan_t *plan);
 uint32_t sched_in_flight(const sched_t *sched);
+
+/* Tokens of prompts in a step that has decodes, from the next plan on; at first there is no limit. */
+void sched_set_prompt_tokens(sched_t *sched, uint32_t most);
 
 /* Applies the result of the oldest plan in flight. */
 void sched_commit(sched_t *sched, const step_result_t *result);

@@ -545,7 +545,6 @@ static bool has_same_bits(const shape_t &shape, const char *name, const std::vec
 
 static const way_t ways[] = {
     {"decode", 1, true, true, true, K_CUDA_ATTENTION_MMA},
-    {"decode auto", 1, true, true, true, K_CUDA_ATTENTION_AUTO},
     {"decode unsplit", 1, true, false, false, K_CUDA_ATTENTION_MMA},
     {"decode of the device", 1, true, true, true, K_CUDA_ATTENTION_AUTO},
     {"verify 3 of the device", 3, true, false, false, K_CUDA_ATTENTION_AUTO},

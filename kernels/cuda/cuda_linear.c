@@ -5,6 +5,7 @@
 
 /* Shared memory of a block, less the barriers'. */
 #define RING_BYTES (224u << 10)
+#define WALK_BYTES (4u << 10) /* of which a walk over many matrices takes some (group_walk.cuh) */
 #define MAX_STAGES 32
 /* Rows of x that mma.sync takes before wgmma is faster. */
 #define FEW_ROWS 8
@@ -94,7 +95,7 @@ static uint32_t tokens_of(uint32_t rows)
 
 /* Cuts stages of a tile: large ones, for each costs its producers and consumers some 300 clocks, but
  * four at least. */
-static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
+static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks, uint32_t ring_bytes)
 {
     const uint32_t block = plan->span * LINEAR_UNIT_ROWS * 128 + plan->tokens * 128;
     uint32_t blocks = 1;
@@ -107,7 +108,7 @@ static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
     const uint32_t bytes = blocks * block > window ? blocks * block : window;
     plan->stage_blocks = blocks;
     plan->stage_bytes = (bytes + 1023) / 1024 * 1024;
-    plan->stages = RING_BYTES / plan->stage_bytes;
+    plan->stages = ring_bytes / plan->stage_bytes;
     plan->stages = plan->stages < MAX_STAGES ? plan->stages : MAX_STAGES;
 }
 
@@ -147,7 +148,7 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
         }
     }
     plan.groups = divide_up(plan.span, 4);
-    plan_ring(&plan, k_blocks);
+    plan_ring(&plan, k_blocks, RING_BYTES);
     return plan;
 }
 
@@ -160,7 +161,7 @@ linear_wgmma_plan_t linear_wgmma_plan_groups(uint32_t units, uint32_t k_blocks, 
     (void)plan_span(&plan, units, k_blocks, blocks, rows <= groups * plan.tokens, processors);
     plan.blocks = processors;
     plan.groups = divide_up(plan.span, 4);
-    plan_ring(&plan, k_blocks);
+    plan_ring(&plan, k_blocks, RING_BYTES - WALK_BYTES);
     return plan;
 }
 

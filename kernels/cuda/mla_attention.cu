@@ -75,6 +75,35 @@ SIMT_DEVICE mla_shared<MT * 16> mla_carve(uint8_t *base, int stages)
 
 /* ---- loading -------------------------------------------------------------------------------- */
 
+/* An E4M3 number, which bf16 holds: tiles are widened as they are read. */
+struct mla_byte {
+    uint8_t code;
+};
+
+SIMT_DEVICE uint4 mla_widen(const char *from)
+{
+    const uint2 codes = *reinterpret_cast<const uint2 *>(from);
+    const uint16_t pairs[4] = {(uint16_t)codes.x, (uint16_t)(codes.x >> 16), (uint16_t)codes.y,
+                               (uint16_t)(codes.y >> 16)};
+    uint32_t wide[4];
+    SIMT_UNROLL
+    for (int i = 0; i < 4; i++) {
+        const float2 v = simt_unpack_e4m3(pairs[i]);
+        wide[i] = simt_pack_bf16(v.x, v.y);
+    }
+    return make_uint4(wide[0], wide[1], wide[2], wide[3]);
+}
+
+/* 8 elements of a tile; zeroes when the token is not to be seen. */
+template <class T> SIMT_DEVICE void mla_load_unit(uint8_t *to, const char *from, bool is_seen)
+{
+    if constexpr (sizeof(T) == 1) {
+        *reinterpret_cast<uint4 *>(to) = is_seen ? mla_widen(from) : make_uint4(0, 0, 0, 0);
+    } else {
+        mma_load_unit<T>(to, from, is_seen);
+    }
+}
+
 /* The tile of q; zeroes behind the last row and the last element. */
 template <int PK, int MT, class T>
 SIMT_DEVICE void mla_load_q(const mla_params_t &p, const attention_item_t &item, uint8_t *tile)
@@ -122,7 +151,7 @@ SIMT_DEVICE void mla_load_tile(const mla_params_t &p, const attention_item_t &it
                 from = table[(in_segment + t) >> p.all.block_shift] +
                        (token & mask) * p.all.kv.token_stride + (size_t)unit * 8 * sizeof(T);
             }
-            mma_load_unit<T>(tile + attention_tile_at(MLA_CHUNK, (int)t, unit), from, is_seen);
+            mla_load_unit<T>(tile + attention_tile_at(MLA_CHUNK, (int)t, unit), from, is_seen);
         }
     }
 }
@@ -533,6 +562,8 @@ static cudaError_t launch_rows(mla_params_t p, uint32_t min, uint32_t max, uint3
         return launch_type<PK, PV, MT, __half>(p, items, stream);
     case K_F32:
         return launch_type<PK, PV, MT, float>(p, items, stream);
+    case K_F8:
+        return launch_type<PK, PV, MT, mla_byte>(p, items, stream);
     default:
         return cudaErrorNotSupported;
     }
@@ -562,8 +593,8 @@ static cudaError_t launch_all(const mla_params_t &p, uint32_t max_packed, uint32
 
 bool k_cuda_mla_is_supported(k_dtype_t kv, uint32_t dim, uint32_t latent)
 {
-    const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32;
-    return has_type && dim % 8 == 0 && dim <= MLA_MAX_DIM && latent % 2 == 0 &&
+    const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32 || kv == K_F8;
+    return has_type && dim % (kv == K_F8 ? 16 : 8) == 0 && dim <= MLA_MAX_DIM && latent % 2 == 0 &&
            latent <= MLA_MAX_LATENT && latent <= dim;
 }
 

@@ -420,6 +420,14 @@ static void assert_same_rows(const scene_t *s, const uint16_t *a, const uint16_t
     }
 }
 
+/* Spread over blocks where there is a kernel for it, else as ever. */
+static k_cuda_attention_path_t spread_path(const scene_t *s)
+{
+    const bool can = s->dim >= 64 && s->dim <= 128 && s->dim % 32 == 0 &&
+                     (s->dtype == K_BF16 || s->dtype == K_F16);
+    return can ? K_CUDA_ATTENTION_SPREAD : K_CUDA_ATTENTION_AUTO;
+}
+
 /*
  * Rows of a sequence across a segment's end: as one decode after the other, as a prefill of more
  * than 64 packed rows by both paths, as a verification beside other sequences.
@@ -428,7 +436,6 @@ static void check_ways(scene_t *s, test_random_t *random)
 {
     const uint32_t start = s->tokens[0] - 20;
     const size_t row = (size_t)s->q_heads * s->dim;
-    const bool can_spread = s->dtype == K_BF16 || s->dtype == K_F16;
     const way_t unsplit = {"LBHNC", 64, K_CUDA_ATTENTION_MMA, false, false, false};
     const way_t hopper = {"BLHNC", 8, K_CUDA_ATTENTION_AUTO, false, true, false};
     scene_fill(s, random);
@@ -438,9 +445,8 @@ static void check_ways(scene_t *s, test_random_t *random)
     test_free(same);
     const piece_t decodes[] = {{0, start, 1}, {1, 3, 1}, {0, 0, 0}, {0, start + 19, 1}};
     const uint32_t at[] = {0, 19};
-    for (uint32_t i = 0; i < (can_spread ? 3u : 2u);
-         i++) { /* in parts, whole, spread over blocks */
-        const way_t way = {"BHLNC", 16,     i < 2 ? K_CUDA_ATTENTION_AUTO : K_CUDA_ATTENTION_SPREAD,
+    for (uint32_t i = 0; i < 3; i++) { /* in parts, whole, spread over blocks */
+        const way_t way = {"BHLNC", 16,     i < 2 ? K_CUDA_ATTENTION_AUTO : spread_path(s),
                            i != 1,  i != 1, i == 2};
         uint16_t *few = result_of(s, decodes, 4, &way, random);
         assert_same_rows(s, few, all + at[0] * row, 1, "decode of the first row");
@@ -450,8 +456,8 @@ static void check_ways(scene_t *s, test_random_t *random)
     const piece_t verify[] = {{1, 0, 2}, {0, start + 7, 5}};
     for (int i = 0; i < 2; i++) {
         way_t way = plain_way;
-        way.can_spread = i == 1 && can_spread && s->q_heads / s->kv_heads * 5 <= 16;
-        way.path = way.can_spread ? K_CUDA_ATTENTION_SPREAD : way.path;
+        way.can_spread = i == 1 && s->q_heads / s->kv_heads * 5 <= 16;
+        way.path = way.can_spread ? spread_path(s) : way.path;
         uint16_t *few = result_of(s, verify, 2, &way, random);
         assert_same_rows(s, few + 2 * row, all + 7 * row, 5, "verification");
         test_free(few);

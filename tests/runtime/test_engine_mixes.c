@@ -198,6 +198,7 @@ static engine_options_t tight_options(mix_t *mix)
     options.enable_prefix_caching = test_random_below(random, 4) > 0;
     options.threads = test_random_between(random, 1, 2);
     options.speculative_config = drafts[test_random_below(random, WEFT_ARRAY_LEN(drafts))];
+    options.step_time_target = test_random_below(random, 3) * 1.5;
     options.kv_pin_quota = test_random_below(random, 3) * 0.25;
     options.kv_cache_layout = layouts[test_random_below(random, WEFT_ARRAY_LEN(layouts))];
     if (strcmp(options.kv_cache_layout, "LBHNC") == 0) {
