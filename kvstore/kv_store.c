@@ -2,9 +2,11 @@
 #include "kvstore/kv_store.h"
 
 #include <assert.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "kvstore/kv_store_priv.h"
+#include "kvstore/ranks/kv_tier_ranks.h"
 
 #define WEFT_LOG_MODULE "kv_store"
 #include "base/log.h"
@@ -30,8 +32,16 @@ static weft_status_t create_pool(kv_store_t *store)
     return kv_pool_create(&pool, &store->pool);
 }
 
+/* It stands for those of all ranks. */
+static weft_status_t share_tier(kv_store_t *store, kv_tier_id_t id)
+{
+    const kv_tier_ranks_config_t config = {
+        .own = store->tiers[id], .id = id, .crew = store->config.crew, .pool = store->pool};
+    return config.crew == NULL ? WEFT_OK : kv_tier_ranks_open(&config, &store->tiers[id]);
+}
+
 /* A tier that cannot be had costs what it would have saved, and nothing else. */
-static void open_tier(kv_store_t *store, kv_tier_id_t id, size_t bytes)
+static weft_status_t open_tier(kv_store_t *store, kv_tier_id_t id, size_t bytes)
 {
     const kv_store_config_t *config = &store->config;
     weft_diag_t diag = {0};
@@ -59,7 +69,9 @@ static void open_tier(kv_store_t *store, kv_tier_id_t id, size_t bytes)
         store->tiers[id] = NULL;
         weft_log_warn("no %s tier of KV blocks status=%s: %s", kv_tier_name(id),
                       weft_strerror(status), diag.text);
+        return WEFT_OK;
     }
+    return share_tier(store, id);
 }
 
 static bool has_peers(const kv_store_config_t *config)
@@ -78,20 +90,21 @@ static weft_status_t create_tiers(kv_store_t *store)
     };
     size_t contents = config->n_blocks;
     bool has_tiers = false;
-    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+    weft_status_t status = WEFT_OK;
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT && status == WEFT_OK; id++) {
         if (budgets[id] > 0) {
-            open_tier(store, id, budgets[id]);
+            status = open_tier(store, id, budgets[id]);
         }
         if (store->tiers[id] != NULL) {
             contents += store->tiers[id]->ops->stats(store->tiers[id]).capacity_blocks;
             has_tiers = true;
         }
     }
-    if (!has_tiers) {
-        return WEFT_OK;
+    if (!has_tiers || status < 0) {
+        return status;
     }
     /* Twice as many as can be present, so that what is gone for a while is still known. */
-    weft_status_t status = kv_reuse_create(2 * contents, &store->reuse);
+    status = kv_reuse_create(2 * contents, &store->reuse);
     if (status == WEFT_OK) {
         status = kv_names_create(config->n_blocks, store->block_tokens, &store->arrivals);
     }
@@ -218,6 +231,40 @@ void kv_store_destroy(kv_store_t *store)
 bool kv_store_has_tiers(const kv_store_t *store)
 {
     return store->reads != NULL;
+}
+
+uint32_t kv_store_tiers(const kv_store_t *store)
+{
+    uint32_t tiers = 0;
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        tiers |= store->tiers[id] != NULL ? UINT32_C(1) << id : 0;
+    }
+    return tiers;
+}
+
+static bool is_reading(const kv_store_t *store)
+{
+    bool is_so = false;
+    for (uint32_t i = 0; i < KV_STORE_MAX_FETCHES; i++) {
+        is_so |= store->fetches[i].is_active && store->fetches[i].n_posted > 0;
+    }
+    return is_so;
+}
+
+void kv_store_keep_tiers(kv_store_t *store, uint32_t tiers)
+{
+    const struct timespec pause = {.tv_nsec = 100000};
+    while ((kv_store_tiers(store) & ~tiers) != 0 && is_reading(store)) {
+        nanosleep(&pause, NULL); /* after a loss: what was posted ends by itself */
+        kv_store_poll(store);
+    }
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        if (store->tiers[id] != NULL && (tiers & UINT32_C(1) << id) == 0) {
+            weft_log_warn("no %s tier of KV blocks: another rank has none", kv_tier_name(id));
+            store->tiers[id]->ops->close(store->tiers[id]);
+            store->tiers[id] = NULL;
+        }
+    }
 }
 
 kv_pool_t *kv_store_pool(const kv_store_t *store)
@@ -366,6 +413,26 @@ uint32_t kv_store_unpin_all(kv_store_t *store)
         kv_pool_unpin(store->pool, store->pinned[--store->n_pinned]);
     }
     return n;
+}
+
+/* ---- other ranks ---- */
+
+void kv_store_hear(kv_store_t *store, const kv_report_t *report)
+{
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        if (store->tiers[id] != NULL && kv_tier_ranks_hear(store->tiers[id], report)) {
+            return;
+        }
+    }
+}
+
+void kv_store_lose_ranks(kv_store_t *store)
+{
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        if (store->tiers[id] != NULL) {
+            kv_tier_ranks_lose(store->tiers[id]);
+        }
+    }
 }
 
 /* ---- the rest ---- */

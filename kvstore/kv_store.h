@@ -14,11 +14,15 @@
  * Events     every block that becomes findable in a tier, or ceases to be, is told to the
  *            publisher: parents before children, one batch a step
  *
+ * Ranks      with other ranks this is rank 0's: it alone names and decides; they have pools of as many
+ *            blocks, and tiers that do as this one's (ranks/kv_member.h)
+ *
  * Threads    engine thread only; stats: any, as of the last poll
  */
 #pragma once
 
 #include "kvstore/events/kv_publisher.h"
+#include "kvstore/ranks/kv_crew.h"
 #include "kvstore/remote/kv_remote.h"
 #include "kvstore/tiers/kv_tier.h"
 
@@ -39,6 +43,7 @@ typedef struct kv_store_config {
     const uint8_t *fingerprint;        /* [32]: see kv_tier_config_t; read by create */
     const kv_tier_ops_t *const *tiers; /* [KV_TIER_COUNT]; NULL: those of this folder */
     kv_publisher_t *publisher;         /* or NULL */
+    kv_crew_t *crew;                   /* of the ranks that have parts of the blocks, or NULL */
     void (*wake)(void *user);          /* any thread: poll has something */
     /* A block came from a tier, after so long a work of it. Called by poll; may be NULL. */
     void (*on_read)(void *user, kv_tier_id_t tier, uint64_t ns);
@@ -63,6 +68,20 @@ weft_status_t kv_store_create(const kv_store_config_t *config, weft_diag_t *diag
 void kv_store_destroy(kv_store_t *store);
 
 bool kv_store_has_tiers(const kv_store_t *store); /* below the device */
+
+/*
+ * With other ranks: what would be saved when the store is destroyed is, while they still follow; flush
+ * sends them their orders, now and then and at the end. Nothing is to be named or read afterwards.
+ */
+void kv_store_save(kv_store_t *store, void (*flush)(void *user), void *user);
+
+/* Bits 1 << kv_tier_id_t of the tiers that every rank has: the others are of no use, and go. */
+uint32_t kv_store_tiers(const kv_store_t *store);
+void kv_store_keep_tiers(kv_store_t *store, uint32_t tiers);
+
+/* With other ranks: a KV_REPORT_READ; a rank is lost, what was being read comes to nothing. */
+void kv_store_hear(kv_store_t *store, const kv_report_t *report);
+void kv_store_lose_ranks(kv_store_t *store);
 
 /* For alloc, acquire, release and the memory. Its blocks are pinned through the store. */
 kv_pool_t *kv_store_pool(const kv_store_t *store);

@@ -74,6 +74,8 @@ struct kv_store {
     uint64_t evictions;  /* of named device blocks */
     uint64_t save_until; /* weft_clock_ns(), while the store is being destroyed; else 0 */
     uint64_t n_saved;
+    void (*on_saved)(void *user); /* after each put meanwhile, or NULL */
+    void *save_user;
     kv_store_costs_t costs;
     kv_store_stats_t stats;
 };

@@ -13,7 +13,7 @@
 #include "base/log.h"
 
 /* vLLM's algorithms and its seed: blocks that both made have the same names. */
-static weft_status_t create_hasher(engine_t *engine, const engine_options_t *options,
+weft_status_t engine_create_hasher(engine_t *engine, const engine_options_t *options,
                                    weft_diag_t *diag)
 {
     kv_hash_algo_t algo;
@@ -107,11 +107,12 @@ static weft_status_t create_store(engine_t *engine, const engine_options_t *opti
         .max_pinned_blocks = plan->max_pinned_blocks,
         .host_bytes = options->kv_host_bytes,
         .disk_bytes = options->kv_disk_bytes,
-        .disk_path = options->kv_disk_path,
+        .disk_path = engine->kv.disk_path != NULL ? engine->kv.disk_path : options->kv_disk_path,
         .remote = &remote,
         .admits_all = plan->admits_all,
         .fingerprint = fingerprint,
         .publisher = engine->publisher,
+        .crew = engine->kv.crew,
         .wake = wake,
         .on_read = observe_read,
         .user = engine,
@@ -162,7 +163,7 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
                                   const model_source_t *source, const text_tokenizer_t *tokenizer,
                                   weft_diag_t *diag)
 {
-    weft_status_t status = create_hasher(engine, options, diag);
+    weft_status_t status = engine_create_hasher(engine, options, diag);
     engine->max_requests = engine->plan.max_slots + options->max_num_queued_reqs;
     engine->pace.target = options->step_time_target != -1 ? options->step_time_target
                           : engine->device->ops->is_host  ? 2
@@ -174,10 +175,16 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
         status = create_publisher(engine, options, diag);
     }
     if (status == WEFT_OK) {
+        status = engine_kv_open(engine, options, diag);
+    }
+    if (status == WEFT_OK) {
         status = create_store(engine, options, source, diag);
     }
     if (status == WEFT_OK) {
-        status = engine_transfer_create(engine, options, source, diag);
+        status = engine_transfer_create(engine, source, diag);
+    }
+    if (status == WEFT_OK) {
+        status = engine_kv_lead(engine, diag);
     }
     if (status == WEFT_OK) {
         status = engine_load_rank(engine, source, kv_store_pool(engine->store), diag);
@@ -201,6 +208,9 @@ static weft_status_t create_all(engine_t *engine, const engine_options_t *option
     }
     status = create_parts(engine, options, source, tokenizer, diag);
     status = engine_join_ranks(engine, status, diag);
+    if (status >= 0) {
+        status = engine_kv_meet(engine, diag);
+    }
     return status < 0 ? status : engine_thread_start(engine);
 }
 
@@ -279,6 +289,8 @@ void engine_destroy(engine_t *engine)
     engine_adapters_fini(engine);
     kv_transfer_destroy(engine->transfer); /* it holds blocks, and wakes the mailbox */
     kv_store_destroy(engine->store);       /* it wakes the mailbox, and tells the publisher */
+    engine_kv_close(engine);
+    kv_transfer_config_fini(&engine->transfer_config);
     kv_publisher_destroy(engine->publisher);
     kv_hasher_destroy(engine->hasher);
     engine_group_part(&engine->group); /* its collectives work on the device's memory */

@@ -313,7 +313,7 @@ weft_status_t engine_plan_settle(engine_plan_t *plan, const model_source_t *sour
                                  const engine_place_t *place, uint32_t n_blocks,
                                  uint32_t max_context, weft_diag_t *diag)
 {
-    needs_t needs = {0}; /* ranks have no tier on the host */
+    needs_t needs = {.host = place->device->ops->is_host ? plan->host_bytes : 0};
     plan->n_blocks = n_blocks;
     plan->max_context = max_context;
     set_limits(plan, plan->limits.max_tokens, plan->layout.block_tokens);
@@ -342,6 +342,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
         .budget_bytes = available,
+        .host_bytes = options->kv_host_bytes,
         .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
     };
     status = check_store_options(plan, options, diag);

@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 
 #include "kvstore/hash/kv_hash.h"
+#include "kvstore/ranks/kv_member.h"
 #include "runtime/constraint.h"
 #include "runtime/draft_config.h"
 #include "runtime/engine.h"
@@ -142,6 +143,7 @@ typedef struct engine_plan {
     kv_layout_t layout;
     step_limits_t limits;
     model_limits_t model_limits;
+    size_t host_bytes; /* of the tier there */
     uint32_t max_pinned_blocks;
     double pin_quota;
     bool admits_all; /* to the disk */
@@ -186,6 +188,16 @@ typedef struct engine_gauges {
     atomic_uint_fast64_t store[ENGINE_STORE_WORDS];
 } engine_gauges_t;
 
+/* What ranks tell each other of KV blocks, where there are tiers or transfers; engine_kv.c. */
+typedef struct engine_kv {
+    kv_crew_t *crew;      /* NULL: nothing */
+    kv_member_t *member;  /* of a follower: its part; else NULL */
+    weft_buffer_t words;  /* that this rank says of itself when they meet */
+    weft_buffer_t shared; /* what all said, from one meeting's end until it is taken */
+    size_t *offsets;      /* [ranks + 1] in shared, or NULL */
+    char *disk_path;      /* this rank's folder, or NULL */
+} engine_kv_t;
+
 /* The group forms again on a thread of its own, which alone touches engine->group meanwhile. */
 typedef struct engine_regroup {
     pthread_t thread;
@@ -211,7 +223,9 @@ struct engine {
     engine_adapters_t adapters;
     kv_publisher_t *publisher; /* NULL: no events */
     kv_store_t *store;
-    kv_transfer_t *transfer; /* NULL: blocks stay here */
+    engine_kv_t kv;
+    kv_transfer_config_t transfer_config; /* role 0: blocks stay here */
+    kv_transfer_t *transfer; /* NULL: blocks stay here, or this rank follows and kv.member has it */
     sched_mover_t mover;     /* with it */
     bool fails_without_pull;
     kv_hasher_t *hasher;
@@ -306,6 +320,37 @@ weft_status_t engine_fingerprint(const engine_t *engine, const model_source_t *s
 weft_status_t engine_model_fingerprint(const engine_t *engine, const model_source_t *source,
                                        uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES]);
 
+/*
+ * engine_kv.c: KV blocks over ranks; nothing where this is the only one, or has neither tiers nor
+ * transfers.
+ *
+ * open    the crew, and the folder of a disk tier, before store or member
+ * lead    the transfer is there: what this rank says of itself
+ * follow  its part of the store and its transfer; then the same
+ * share   when ranks meet, also again: what all say. Collective, on any thread
+ * meet    takes what they said, on the engine's thread
+ * poll    leader: reports of the others
+ * flush   leader: orders to them
+ * lose    a rank is lost; fails pulls, and what was held is not
+ * save    leader: what goes to the disk at the end, while the others still follow
+ */
+weft_status_t engine_kv_open(engine_t *engine, const engine_options_t *options, weft_diag_t *diag);
+weft_status_t engine_kv_lead(engine_t *engine, weft_diag_t *diag);
+weft_status_t engine_kv_follow(engine_t *engine, const engine_options_t *options,
+                               const model_source_t *source, kv_pool_t *pool, weft_diag_t *diag);
+weft_status_t engine_kv_share(engine_t *engine, weft_status_t status, weft_diag_t *diag);
+weft_status_t engine_kv_meet(engine_t *engine, weft_diag_t *diag);
+void engine_kv_poll(engine_t *engine);
+weft_status_t engine_kv_flush(engine_t *engine);
+void engine_kv_lose(engine_t *engine);
+void engine_kv_save(engine_t *engine);
+/* Of a follower: before its pool. Of a leader: behind its store and its transfer. */
+void engine_kv_close(engine_t *engine);
+
+/* engine.c: vLLM's algorithms and its seed, for names and fingerprints. */
+weft_status_t engine_create_hasher(engine_t *engine, const engine_options_t *options,
+                                   weft_diag_t *diag);
+
 /* engine_adapters.c: before the model is planned; once it is loaded. */
 weft_status_t engine_adapters_check(const engine_t *engine, const engine_options_t *options,
                                     weft_diag_t *diag);
@@ -324,8 +369,13 @@ bool engine_may_draft(const engine_t *engine, const step_sampling_t *sampling, b
 void engine_draft(void *user, sched_seq_t *const *seqs, uint32_t n);
 
 /* engine_transfer.c: nothing without --kv-transfer-config. */
-weft_status_t engine_transfer_create(engine_t *engine, const engine_options_t *options,
-                                     const model_source_t *source, weft_diag_t *diag);
+weft_status_t engine_transfer_parse(engine_t *engine, const engine_options_t *options,
+                                    weft_diag_t *diag);
+weft_status_t engine_transfer_create(engine_t *engine, const model_source_t *source,
+                                     weft_diag_t *diag);
+/* A follower's, for its member. */
+weft_status_t engine_transfer_follow(engine_t *engine, const model_source_t *source,
+                                     kv_pool_t *pool, weft_diag_t *diag);
 /* Before its submit; false: it is not to run, samples[0].reason says why. */
 bool engine_transfer_begin(engine_t *engine, engine_request_t *request);
 void engine_transfer_failed(sched_seq_t *seq, weft_status_t status, const char *reason);
@@ -349,6 +399,7 @@ bool engine_regain_ranks(engine_t *engine);
 void engine_end_ranks(engine_t *engine);
 
 /* engine_thread.c */
+weft_status_t engine_collect_all(engine_t *engine); /* steps in flight; an error: one has failed */
 weft_status_t engine_thread_start(engine_t *engine);
 void engine_thread_stop(engine_t *engine);
 void engine_post(engine_t *engine, engine_command_t *command, engine_command_kind_t kind);

@@ -259,6 +259,8 @@ sched_stats_t sched_stats(const sched_t *sched);
 bool sched_is_empty(const sched_t *sched); /* nothing waits or runs */
 
 void sched_preempt_all(sched_t *sched);
+/* What waiting sequences pull, or have pulled, is worth nothing: as if it had failed. */
+void sched_fail_pulls(sched_t *sched, weft_status_t status, const char *reason);
 
 /* For tests: preempts the nth running sequence (modulo their number); plans within fewer tokens. */
 void sched_preempt_nth(sched_t *sched, uint32_t nth);

@@ -114,6 +114,9 @@ typedef struct kv_tier_ops {
     weft_status_t (*get)(kv_tier_t *tier, const kv_hash_t *hash, void *dst, void *tag);
     /* How many ends were written to done [max]; also moves writes on. */
     uint32_t (*poll)(kv_tier_t *tier, kv_tier_done_t *done, uint32_t max);
+    /* content [block_bytes], readable until the next put; NULL: not here. Tiers that keep blocks
+     * elsewhere than in this process's memory have no such function. */
+    const void *(*peek)(const kv_tier_t *tier, const kv_hash_t *hash);
     /* Forgets all, silently; gets in flight still end. */
     void (*clear)(kv_tier_t *tier);
     kv_tier_stats_t (*stats)(const kv_tier_t *tier);

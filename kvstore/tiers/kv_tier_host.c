@@ -244,6 +244,13 @@ static uint32_t host_poll(kv_tier_t *tier, kv_tier_done_t *done, uint32_t max)
     return n;
 }
 
+static const void *host_peek(const kv_tier_t *tier, const kv_hash_t *hash)
+{
+    const host_t *host = host_of_const(tier);
+    const kv_block_id_t slot = kv_names_find(host->names, hash);
+    return slot == KV_BLOCK_NONE ? NULL : kv_pool_block(host->pool, slot);
+}
+
 static void host_clear(kv_tier_t *tier)
 {
     const host_t *host = host_of(tier);
@@ -269,6 +276,7 @@ const kv_tier_ops_t kv_tier_host = {
     .put = host_put,
     .get = host_get,
     .poll = host_poll,
+    .peek = host_peek,
     .clear = host_clear,
     .stats = host_stats,
 };

@@ -265,6 +265,12 @@ static void cancel(void *user)
     count_up(((ranks_seat_t *)user)->cancel);
 }
 
+static uint32_t name_cause(void *user, uint32_t suspect)
+{
+    const ranks_seat_t *seat = user;
+    return seat->config->cause > 0 ? seat->config->cause : suspect;
+}
+
 static void tell_of_failure(void *user, const char *why)
 {
     (void)why;
@@ -303,6 +309,7 @@ static engine_ranks_t ranks_of(ranks_seat_t *seat, const engine_options_t *optio
         .form = form,
         .part = part,
         .cancel = cancel,
+        .find_cause = name_cause,
         .fail = tell_of_failure,
     };
 }
@@ -385,15 +392,19 @@ static void fork_followers(ranks_rig_t *rig)
     }
 }
 
-weft_status_t ranks_rig_try(ranks_rig_t *rig, const ranks_rig_config_t *config, weft_diag_t *diag)
+void ranks_rig_fork(ranks_rig_t *rig, const ranks_rig_config_t *config)
 {
-    char path[512];
     *rig = (ranks_rig_t){.config = *config};
     open_seat(&rig->seat, &rig->config);
     fork_followers(rig);
+}
+
+weft_status_t ranks_rig_lead(ranks_rig_t *rig, weft_diag_t *diag)
+{
+    char path[512];
     open_events(&rig->seat);
     rig->ranks = ranks_of(&rig->seat, &rig->config.options, shard_of(&rig->config, 0));
-    engine_rig_path(config->model, path, sizeof(path));
+    engine_rig_path(rig->config.model, path, sizeof(path));
     weft_status_t status = model_source_open(path, diag, &rig->rig.source);
     if (status >= 0) {
         status = engine_create(&rig->config.options, rig->rig.source, NULL, &rig->ranks, diag,
@@ -403,6 +414,12 @@ weft_status_t ranks_rig_try(ranks_rig_t *rig, const ranks_rig_config_t *config, 
         status = engine_client_create(rig->rig.engine, &rig->rig.client);
     }
     return status;
+}
+
+weft_status_t ranks_rig_try(ranks_rig_t *rig, const ranks_rig_config_t *config, weft_diag_t *diag)
+{
+    ranks_rig_fork(rig, config);
+    return ranks_rig_lead(rig, diag);
 }
 
 void ranks_rig_open(ranks_rig_t *rig, const ranks_rig_config_t *config)
