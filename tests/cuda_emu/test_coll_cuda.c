@@ -19,6 +19,7 @@
 #include "tests/cuda_emu/cuda_check.h"
 #include "tests/support/coll_model.h"
 #include "tests/support/coll_rig.h"
+#include "tests/support/test_fork.h"
 #include "transport/coll/coll_feed.h"
 
 #define MAX_BYTES ((size_t)3 << 20)
@@ -790,7 +791,7 @@ static void without_the_promise_nccl_adds(void **state)
 static void skip_without_device(void)
 {
     int status = 0;
-    const pid_t child = fork();
+    const pid_t child = test_fork();
     if (child == 0) {
         cuda_skip_without_device();
         exit(0);

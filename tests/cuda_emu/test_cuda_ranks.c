@@ -9,6 +9,7 @@
 #include "tests/cuda_emu/cuda_check.h"
 #include "tests/support/coll_rig.h"
 #include "tests/support/executor_jobs.h"
+#include "tests/support/test_fork.h"
 
 enum { BLOCK = 16, CHECKED = 3 /* sequences: emulated, the longest takes its time */ };
 
@@ -243,7 +244,7 @@ static void a_step_without_a_rank_ends(void **state)
 static void skip_without_device(void)
 {
     int status = 0;
-    const pid_t pid = fork();
+    const pid_t pid = test_fork();
     if (pid == 0) {
         cuda_skip_without_device();
         _exit(0);
