@@ -64,7 +64,8 @@ template <int TOKENS, int SPANS, int SHARES> struct scaled_shape {
 /* Blocks of W that a warp has on their way. */
 template <class W, class S> constexpr int scaled_held()
 {
-    return S::tokens <= 64 && sizeof(typename W::raw) <= 32 ? 4 : 2;
+    /* Minima take registers, of which many warps have few. */
+    return S::tokens <= 64 && sizeof(typename W::raw) <= 32 && !(W::HAS_MIN && S::groups > 2) ? 4 : 2;
 }
 
 #if SIMT_HOPPER

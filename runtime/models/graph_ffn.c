@@ -157,6 +157,7 @@ static void add_experts(const graph_t *graph, const model_layer_t *layer)
         .y_stride = act->hidden_stride,
         .replaces = graph_replaces_hidden(graph),
     };
+    graph_settle(graph);
     graph->stream->ops->combine(graph->stream, &args);
     if (layer->shared_down.n_parts > 0) { /* last: graph_add_branch may overwrite normed */
         add_gated(graph, &layer->shared_gate_up, &layer->shared_down, NULL, true);

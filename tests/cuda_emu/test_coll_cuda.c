@@ -560,7 +560,7 @@ static void run_stop(coll_rig_rank_t *self)
     weft_mem_t mem;
     uint32_t found = 0;
     const weft_device_ops_t *ops = self->device->ops;
-    config.timeout_ns = 2000 * WEFT_NS_PER_MS;
+    config.timeout_ns = (emu_is_emulated() ? 2 : 6) * WEFT_NS_PER_SECOND; /* NCCL connects first */
     assert_status(coll_create(&config, &diag, &coll), WEFT_OK);
     assert_status(ops->alloc(self->device, 4096, 0, &mem), WEFT_OK);
     coll_all_reduce(coll, self->queue, mem.addr, mem.addr, 1000, COLL_F32);
