@@ -58,14 +58,16 @@ static weft_status_t obey(void *user, const void *orders, size_t bytes, weft_dia
                : kv_member_obey(engine->kv.member, orders, bytes, diag);
 }
 
-/* The next plan. Steps that end meanwhile are collected: the leader may wait for what they gave. */
+/*
+ * The next plan. Steps that end meanwhile are collected: the leader may wait for what they gave, and
+ * a failure of the device is everybody's.
+ */
 static weft_status_t receive(follower_t *follower, weft_diag_t *diag, bool *is_stop_out)
 {
     engine_t *engine = follower->engine;
     uint32_t *masks = executor_mask(engine->executor, 0);
-    const bool has_stages = engine->group.ranks.shard.stages > 1;
     weft_status_t status = WEFT_ERR_TIMEOUT;
-    while (has_stages && status == WEFT_ERR_TIMEOUT && follower->in_flight > 0) {
+    while (status == WEFT_ERR_TIMEOUT && follower->in_flight > 0) {
         status = engine_group_receive(&engine->group, 0, diag, engine->step, masks, is_stop_out,
                                       obey, follower);
         if (status == WEFT_ERR_TIMEOUT && executor_is_ready(engine->executor)) {

@@ -35,6 +35,7 @@ typedef struct loop_port {
     bool no_connect; /* as told by parameters: these calls say that they cannot */
     bool no_map;
     bool no_import;
+    bool no_move;
 } loop_port_t;
 
 typedef struct loop_link {
@@ -98,6 +99,7 @@ static weft_status_t loop_open(const xfer_port_config_t *config, weft_diag_t *di
     port->no_connect = config->param(config->user, "no_connect") != NULL;
     port->no_map = config->param(config->user, "no_map") != NULL;
     port->no_import = config->param(config->user, "no_import") != NULL;
+    port->no_move = config->param(config->user, "no_move") != NULL;
     port->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_lock(&world);
     port->id = ++last_id;
@@ -321,6 +323,10 @@ static bool deliver_notes(loop_port_t *port)
 static void loop_post(xfer_link_t *link, xfer_op_t *op)
 {
     xfer_op_t **at = &port_of(link->port)->ops;
+    if (port_of(link->port)->no_move) {
+        xfer_op_end(op, WEFT_ERR_UNSUPPORTED);
+        return;
+    }
     while (*at != NULL && (*at)->priority <= op->priority) {
         at = &(*at)->next;
     }

@@ -45,7 +45,9 @@ typedef struct ranks_seat {
     bool is_watching;
     pthread_t watcher;
     coll_t *world;
-    coll_t *tensor; /* the stage's part of world, where there are several of several; else NULL */
+    weft_device_t *host; /* of world, where the engine's device is another; else NULL */
+    coll_t *device;      /* all ranks on that; else NULL */
+    coll_t *tensor; /* the stage's part of all, where there are several of several; else NULL */
 } ranks_seat_t;
 
 typedef struct ranks_rig {
