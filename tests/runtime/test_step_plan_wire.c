@@ -150,6 +150,24 @@ static void a_stop_is_read_as_one(void **state)
     close_rig(&rig);
 }
 
+/* They are for somebody else to read: a plan they are not. */
+static void orders_are_told_from_plans(void **state)
+{
+    (void)state;
+    wire_rig_t rig;
+    const void *orders = NULL;
+    size_t n = 0;
+    open_rig(&rig);
+    assert_false(step_wire_has_orders(rig.message, rig.bytes, &orders, &n));
+    assert_false(step_wire_has_orders(rig.message, 4, &orders, &n));
+    const size_t bytes = step_wire_encode_orders("abcde", 5, rig.message);
+    assert_true(step_wire_has_orders(rig.message, bytes, &orders, &n));
+    assert_int_equal(n, 5);
+    assert_memory_equal(orders, "abcde", 5);
+    assert_status(decode(&rig, rig.message, bytes), WEFT_ERR_MALFORMED);
+    close_rig(&rig);
+}
+
 static void the_largest_plan_fits_the_largest_message(void **state)
 {
     (void)state;
@@ -250,6 +268,7 @@ int main(void)
         cmocka_unit_test(masks_come_to_the_slots_of_masked_rows_alone),
         cmocka_unit_test(a_message_may_lie_at_any_address),
         cmocka_unit_test(a_stop_is_read_as_one),
+        cmocka_unit_test(orders_are_told_from_plans),
         cmocka_unit_test(the_largest_plan_fits_the_largest_message),
         cmocka_unit_test(a_message_cut_short_or_too_long_is_refused),
         cmocka_unit_test(claims_that_cannot_be_are_refused),
