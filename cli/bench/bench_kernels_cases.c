@@ -91,8 +91,9 @@ static void run_linear(void *user)
 static void take_weights(memory_t *memory, linear_state_t *state, k_weight_t weight,
                          const void *source, size_t bytes, uint32_t copies)
 {
-    const k_weight_part_t halves[] = {{source, weight.rows / 2}, {source, weight.rows / 2}};
-    const k_weight_part_t whole = {source, weight.rows};
+    const k_weight_part_t half = {.data = source, .rows = weight.rows / 2};
+    const k_weight_part_t halves[] = {half, half};
+    const k_weight_part_t whole = {.data = source, .rows = weight.rows};
     const bool is_gate_up = weight.form == K_WEIGHT_GATE_UP;
     for (uint32_t i = 0; i < copies; i++) {
         void *packed = bytes > 0 ? take(memory, bytes) : NULL;

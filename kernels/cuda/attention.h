@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * attention: k_ops.attention on CUDA devices: bf16 activations, KV in bf16, f16, f32 (f32 is rounded
- * to bf16 as it is read), E4M3 (read as f16) or int8 (codes read as bf16; a score is multiplied with
- * K's scale, a weight with V's before it is rounded, but not in the sum of weights). Head dims 16, 32,
+ * to bf16 as it is read), E4M3 (read as f16) or int8 (codes read as f16, of V as bf16; a score is
+ * multiplied with K's scale, a weight with V's before it is rounded, but not in the sum of weights). Head dims 16, 32,
  * 64, 80, 96, 128, 192 and 256.
  *
  * Decision 7. The result of a row has the same bits whatever kernel computed it. A sequence is cut

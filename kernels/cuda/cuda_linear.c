@@ -189,7 +189,7 @@ static bool x_fits(const k_cuda_linear_t *args)
     return args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
 }
 
-static bool has_scales(k_dtype_t dtype)
+bool linear_has_scales(k_dtype_t dtype)
 {
     return dtype != K_BF16 && dtype != K_F16 && dtype != K_F32;
 }
@@ -229,7 +229,7 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
         return error;
     }
     const uint32_t units = linear_units(args->w.is_gate_up, args->w.rows);
-    const bool is_scaled = has_scales(args->w.dtype);
+    const bool is_scaled = linear_has_scales(args->w.dtype);
     const bool can = args->path != K_CUDA_LINEAR_MMA && device.is_hopper && x_fits(args) &&
                      (is_scaled || args->w.dtype == K_BF16);
     if (!can && args->path == K_CUDA_LINEAR_WGMMA) {

@@ -5,6 +5,7 @@
 
 enum {
     THREADS = 512,
+    UNROLL = 4,              /* of copies */
     LOOKS = 32,              /* at a flag, between two looks at whether it is still worth waiting */
     CHANNEL_BYTES = 8 << 10, /* that are worth a block of their own */
     PAIR_CHANNEL_BYTES = 64 << 10,
@@ -190,12 +191,26 @@ template <class W> SIMT_DEVICE void store_word(char *at, W word)
     *reinterpret_cast<W *>(at) = word;
 }
 
-/* dst(k): the k-th of `count` places to write to, aligned as `like` is. */
+/* dst(k): the k-th of `count` places to write to, aligned as `like` is. UNROLL loads are on their way. */
 template <class W, class D>
 SIMT_DEVICE void copy_words(D dst, uint32_t count, const char *src, size_t first, size_t last)
 {
-    for (size_t at = first + threadIdx.x * sizeof(W); at + sizeof(W) <= last;
-         at += blockDim.x * sizeof(W)) {
+    const size_t stride = blockDim.x * sizeof(W);
+    size_t at = first + threadIdx.x * sizeof(W);
+    for (; at + (UNROLL - 1) * stride + sizeof(W) <= last; at += UNROLL * stride) {
+        W words[UNROLL];
+        SIMT_UNROLL
+        for (int i = 0; i < UNROLL; i++) {
+            words[i] = load_word(src + at + i * stride, W{});
+        }
+        for (uint32_t k = 0; k < count; k++) {
+            SIMT_UNROLL
+            for (int i = 0; i < UNROLL; i++) {
+                store_word(dst(k) + at + i * stride, words[i]);
+            }
+        }
+    }
+    for (; at + sizeof(W) <= last; at += stride) {
         const W word = load_word(src + at, W{});
         for (uint32_t k = 0; k < count; k++) {
             store_word(dst(k) + at, word);
@@ -347,7 +362,14 @@ template <class T> SIMT_DEVICE void store_vector(T *out, size_t i, size_t count,
 template <class T>
 SIMT_DEVICE void sum_places(const cuda_ranks_t &g, uint32_t step, T *out, size_t count)
 {
-    for (size_t i = threadIdx.x; i * LANES<T> < count; i += blockDim.x) {
+    size_t i = threadIdx.x;
+    for (; (i + blockDim.x) * LANES<T> < count; i += 2 * blockDim.x) { /* two on their way */
+        const uint4 v = sum_vector<T>(g, step, i);
+        const uint4 next = sum_vector<T>(g, step, i + blockDim.x);
+        store_vector(out, i, count, v);
+        store_vector(out, i + blockDim.x, count, next);
+    }
+    if (i * LANES<T> < count) {
         store_vector(out, i, count, sum_vector<T>(g, step, i));
     }
 }

@@ -46,7 +46,7 @@ struct kv_remote_lines {
     saying_t **sayings_end;
     kv_remote_news_t *news;
     kv_remote_news_t **news_end;
-    uint32_t n_news;
+    atomic_uint n_news; /* read without it, too: who is woken for news sees that there are some */
     uint64_t wake_ns;
     bool is_stopping;
 };
@@ -404,6 +404,9 @@ weft_status_t kv_remote_lines_ask(kv_remote_lines_t *lines, uint32_t line, uint6
 
 kv_remote_news_t *kv_remote_lines_next(kv_remote_lines_t *lines)
 {
+    if (atomic_load(&lines->n_news) == 0) {
+        return NULL; /* as nearly always, and without the lock */
+    }
     pthread_mutex_lock(&lines->lock);
     kv_remote_news_t *news = lines->news;
     if (news != NULL) {

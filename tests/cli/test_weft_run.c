@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "tests/support/model_rig.h"
+#include "tests/support/test_fork.h"
 #include "tests/support/weft_shell.h"
 
 #define EXACT     " --cpu-isa ref --kv-cache-dtype f32 --threads 1 "
@@ -247,7 +248,7 @@ static pid_t start(char *const argv[], FILE **out)
 {
     int ends[2];
     assert_int_equal(pipe(ends), 0);
-    const pid_t pid = fork();
+    const pid_t pid = test_fork();
     assert_true(pid >= 0);
     if (pid == 0) {
         dup2(ends[1], STDOUT_FILENO);

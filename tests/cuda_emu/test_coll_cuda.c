@@ -19,6 +19,7 @@
 #include "tests/cuda_emu/cuda_check.h"
 #include "tests/support/coll_model.h"
 #include "tests/support/coll_rig.h"
+#include "tests/support/test_fork.h"
 #include "transport/coll/coll_feed.h"
 
 #define MAX_BYTES ((size_t)3 << 20)
@@ -560,7 +561,7 @@ static void run_stop(coll_rig_rank_t *self)
     weft_mem_t mem;
     uint32_t found = 0;
     const weft_device_ops_t *ops = self->device->ops;
-    config.timeout_ns = 2000 * WEFT_NS_PER_MS;
+    config.timeout_ns = (emu_is_emulated() ? 2 : 6) * WEFT_NS_PER_SECOND; /* NCCL connects first */
     assert_status(coll_create(&config, &diag, &coll), WEFT_OK);
     assert_status(ops->alloc(self->device, 4096, 0, &mem), WEFT_OK);
     coll_all_reduce(coll, self->queue, mem.addr, mem.addr, 1000, COLL_F32);
@@ -790,7 +791,7 @@ static void without_the_promise_nccl_adds(void **state)
 static void skip_without_device(void)
 {
     int status = 0;
-    const pid_t child = fork();
+    const pid_t child = test_fork();
     if (child == 0) {
         cuda_skip_without_device();
         exit(0);

@@ -9,6 +9,7 @@
 #include "tests/cuda_emu/cuda_check.h"
 #include "tests/support/coll_rig.h"
 #include "tests/support/executor_jobs.h"
+#include "tests/support/test_fork.h"
 
 enum { BLOCK = 16, CHECKED = 3 /* sequences: emulated, the longest takes its time */ };
 
@@ -154,6 +155,15 @@ static void tensor_ranks_compute_what_the_reference_does(void **state)
     coll_rig_run(2, compute_prompts, &q8_0);
 }
 
+static void experts_are_cut_or_dealt_out(void **state)
+{
+    (void)state;
+    job_spec_t cut = {.model = "qwen3-moe", .stages = 1};
+    job_spec_t dealt = {.model = "qwen3-moe", .stages = 1, .splits_experts = true};
+    coll_rig_run(2, compute_prompts, &cut);
+    coll_rig_run(2, compute_prompts, &dealt);
+}
+
 static void stages_compute_what_the_reference_does(void **state)
 {
     (void)state;
@@ -234,7 +244,7 @@ static void a_step_without_a_rank_ends(void **state)
 static void skip_without_device(void)
 {
     int status = 0;
-    const pid_t pid = fork();
+    const pid_t pid = test_fork();
     if (pid == 0) {
         cuda_skip_without_device();
         _exit(0);
@@ -250,6 +260,7 @@ int main(void)
     skip_without_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tensor_ranks_compute_what_the_reference_does),
+        cmocka_unit_test(experts_are_cut_or_dealt_out),
         cmocka_unit_test(stages_compute_what_the_reference_does),
         cmocka_unit_test(an_answer_of_ranks_is_the_same_alone_and_in_company),
         cmocka_unit_test(a_step_without_a_rank_ends),

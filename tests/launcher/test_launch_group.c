@@ -18,6 +18,7 @@
 #include "base/compiler.h"
 #include "tests/support/check.h"
 #include "tests/support/scratch_folder.h"
+#include "tests/support/test_fork.h"
 #include "tests/support/zmq_tsan.h"
 
 #define MAX_RANKS 8
@@ -575,7 +576,7 @@ static void strangers_are_refused_and_the_group_lives(void **state)
 /* A follower as a process that joins and waits for its end. */
 static pid_t spawn_follower(const rank_t *model)
 {
-    const pid_t pid = fork();
+    const pid_t pid = test_fork();
     assert_true(pid >= 0);
     if (pid == 0) {
         rank_t rank;

@@ -23,6 +23,7 @@
 #include "runtime/gguf.h"
 #include "runtime/model_source.h"
 #include "runtime/safetensors.h"
+#include "tests/support/test_fork.h"
 #include "text/text.h"
 
 #define HOSTILE WEFT_TEST_VECTORS "/hostile"
@@ -158,7 +159,7 @@ static int run_inspect(const char *path, char *errors, size_t size)
 {
     int pipe_fds[2];
     assert_int_equal(pipe(pipe_fds), 0);
-    const pid_t child = fork();
+    const pid_t child = test_fork();
     assert_true(child >= 0);
     if (child == 0) {
 #ifndef HAS_SHADOW_MEMORY

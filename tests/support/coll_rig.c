@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/coll_rig.h"
+#include "tests/support/test_fork.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -133,7 +134,7 @@ static void start_ranks(rig_t *rig, coll_rig_fn *fn, void *user)
 {
     (void)fflush(NULL);
     for (uint32_t rank = 0; rank < rig->size; rank++) {
-        const pid_t pid = fork();
+        const pid_t pid = test_fork();
         assert_true(pid >= 0);
         if (pid == 0) {
             run_rank(rig, rank, fn, user);

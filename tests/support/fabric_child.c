@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "tests/support/fabric_rig.h"
+#include "tests/support/test_fork.h"
 
 typedef enum order_kind {
     ORDER_FILL,
@@ -243,7 +244,7 @@ bool fabric_child_start(const fabric_config_t *config, const char *name, fabric_
     uint64_t is_there = 0;
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
     fflush(NULL);
-    fabric_child_t child = {.pid = fork(), .socket = sockets[0]};
+    fabric_child_t child = {.pid = test_fork(), .socket = sockets[0]};
     assert_true(child.pid >= 0);
     if (child.pid == 0) {
         close(sockets[0]);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/ranks_rig.h"
+#include "tests/support/test_fork.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -397,9 +398,10 @@ static void be_follower(ranks_rig_t *rig, uint32_t rank, int gate)
 static pid_t fork_follower(ranks_rig_t *rig, uint32_t rank, int gate)
 {
     fflush(NULL);
-    const pid_t pid = fork();
+    const pid_t pid = test_fork();
     assert_true(pid >= 0);
     if (pid == 0) {
+        setenv("CMOCKA_TEST_ABORT", "1", 1); /* not back into the test's runner, to fork again */
         be_follower(rig, rank, gate);
     }
     return pid;

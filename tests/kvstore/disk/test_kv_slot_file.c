@@ -10,6 +10,7 @@
 
 #include "kvstore/disk/kv_disk_format.h"
 #include "tests/support/check.h"
+#include "tests/support/test_fork.h"
 
 typedef struct rig {
     char path[64];
@@ -80,7 +81,7 @@ static void another_process_cannot_have_the_folder(void **state)
     rig_t rig;
     rig_init(&rig);
     fflush(NULL);
-    const pid_t child = fork();
+    const pid_t child = test_fork();
     assert_true(child >= 0);
     if (child == 0) {
         kv_slot_file_t file;

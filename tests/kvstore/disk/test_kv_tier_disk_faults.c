@@ -20,6 +20,7 @@
 #include "tests/support/disk_rig.h"
 #include "tests/support/faulty_io.h"
 #include "tests/support/random.h"
+#include "tests/support/test_fork.h"
 
 enum { BLOCKS = 12 };
 
@@ -193,7 +194,7 @@ static int in_child(int (*fn)(disk_rig_t *rig), disk_rig_t *rig)
 {
     int wait_status;
     fflush(NULL);
-    const pid_t child = fork();
+    const pid_t child = test_fork();
     assert_true(child >= 0);
     if (child == 0) {
         _exit(fn(rig));

@@ -12,6 +12,7 @@
 #include "tests/support/disk_rig.h"
 #include "tests/support/faulty_io.h"
 #include "tests/support/random.h"
+#include "tests/support/test_fork.h"
 
 enum { SLOTS = 40, BLOCKS = 100 };
 
@@ -57,7 +58,7 @@ static void kill_one(disk_rig_t *rig, const kv_io_ops_t *io, uint64_t seed, uint
     char step;
     assert_int_equal(pipe(ends), 0);
     fflush(NULL);
-    const pid_t child = fork();
+    const pid_t child = test_fork();
     assert_true(child >= 0);
     if (child == 0) {
         close(ends[0]);
@@ -117,7 +118,7 @@ static void a_process_that_dies_within_a_write_loses_that_block_alone(void **sta
         int wait_status;
         disk_rig_init(&rig, SLOTS);
         fflush(NULL);
-        const pid_t child = fork();
+        const pid_t child = test_fork();
         assert_true(child >= 0);
         if (child == 0) {
             faulty_io_plan = (faulty_io_plan_t){.tear_write = n, .dies = true};

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "tests/support/coll_rig.h"
 #include "tests/support/random.h"
+#include "tests/support/test_fork.h"
 
 #define LOST       2 /* the rank that something happens to */
 #define N_RANKS    4
@@ -72,7 +73,7 @@ static void start_killer(const coll_rig_rank_t *self, uint32_t n_rounds)
 {
     const board_t *board = self->shared;
     const pid_t lost = self->pids[LOST];
-    if (fork() == 0) {
+    if (test_fork() == 0) {
         coll_rig_await(&board->n_rounds, n_rounds);
         (void)kill(lost, SIGKILL);
         _exit(0);

@@ -12,6 +12,7 @@
 
 #include "tests/support/check.h"
 #include "tests/support/port_rig.h"
+#include "tests/support/test_fork.h"
 #include "transport/xfer/shm/xfer_shm_priv.h"
 
 #define KIB ((size_t)1024)
@@ -634,7 +635,7 @@ static void start_other(other_process_t *other, size_t bytes, bool is_shared)
 {
     int pipe_fds[2];
     assert_int_equal(pipe(pipe_fds), 0);
-    *other = (other_process_t){.pid = fork()};
+    *other = (other_process_t){.pid = test_fork()};
     if (other->pid == 0) {
         serve(pipe_fds[1], bytes, is_shared);
     }
