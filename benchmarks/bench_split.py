@@ -45,8 +45,9 @@ class Worker:
             "--kv-transfer-config", json.dumps({"kv_connector": "WeftConnector", "kv_role": role})]
         command = [WEFT, "serve", args.model, "--host", "127.0.0.1", "--port", "0", "--threads",
                    str(args.threads), "--served-model-name", "m", "--max-model-len",
-                   str(args.prompt + 64), "--num-gpu-blocks-override", str(args.prompt // 4),
-                   *config, *more]
+                   str(args.prompt + 64), *config,
+                   *(more if "--num-gpu-blocks-override" in more else
+                     ("--num-gpu-blocks-override", args.prompt // 4, *more))]
         self.process = subprocess.Popen(list(map(str, command)), env=ENV, text=True,
                                         stderr=subprocess.PIPE)
         for line in self.process.stderr:

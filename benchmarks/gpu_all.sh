@@ -5,13 +5,13 @@
 # and JSON are in the results folder.
 #
 # usage: benchmarks/gpu_all.sh [RESULTS]      needs build/cuda, or build/gpu of gpu/bundle.sh
-#   WEFT_GPU_PARTS  words of: tests sanitizer torch kernels model cold (all)
+#   WEFT_GPU_PARTS  words of: tests ranks fabric sanitizer torch kernels model cold (all)
 #   WEFT_GPU_SHAPE  of the model that is measured (8b); WEFT_TEST_MODEL: SmolLM2, where it is
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-$root/build/gpu-results}
 shape=${WEFT_GPU_SHAPE:-8b}
-parts=${WEFT_GPU_PARTS:-tests sanitizer torch kernels model cold}
+parts=${WEFT_GPU_PARTS:-tests ranks fabric sanitizer torch kernels model cold}
 work=$(mktemp -d "${TMPDIR:-/dev/shm}/weft-gpu.XXXXXX") # models: memory is faster than a disk
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
@@ -55,6 +55,26 @@ if wants tests; then
     done
 fi
 
+if wants ranks; then
+    part 60 ranks python3 "$root/benchmarks/gpu/ranks.py" --weft "$weft" --log "$out/ranks-serve.log" \
+        --kill && told ranks
+fi
+
+# 512 MiB between two processes beside the device's own copy, and two workers beside one.
+if wants fabric; then
+    for op in read write; do
+        part 30 "fabric-$op" "$weft" bench fabric --backend shm --op "$op" --initiator-segment vram \
+            --target-segment vram --floors copy --start-block-size 64KiB --max-block-size 2MiB \
+            --block-step 32 --start-total 512MiB --max-total 512MiB && told "fabric-$op" 4
+    done
+    "$weft" model synth --shape 1b --dtype q8_0 "$work/1b.gguf" >/dev/null 2>&1
+    for device in cuda cpu; do
+        part 60 "split-$device" python3 "$root/benchmarks/gpu/kv_split.py" --weft "$weft" --out "$out" \
+            --sentences 20 --prefill-device "$device" "$work/1b.gguf" && told "split-$device" 2
+    done
+    rm -f "$work/1b.gguf"
+fi
+
 if wants sanitizer && command -v compute-sanitizer >/dev/null; then
     "$weft" model synth --shape tiny --dtype bf16 "$work/tiny.gguf" >/dev/null 2>&1
     for tool in memcheck racecheck; do
@@ -77,6 +97,12 @@ if wants kernels; then
             continue
         fi
         part 60 "$name" "$bench" && told "$name"
+    done
+    attention=$bin/bench_cuda_attention
+    [ -x "$attention" ] || attention=$bin/benchmarks/bench_cuda_attention
+    for type in fp8 int8; do
+        part 40 "attention-$type" "$attention" --only=check,copy,decode,prefill --type="$type" &&
+            told "attention-$type"
     done
     linear=$bin/bench_cuda_linear
     [ -x "$linear" ] || linear=$bin/benchmarks/bench_cuda_linear

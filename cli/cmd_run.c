@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/option_tables.h"
 #include "cli/run.h"
+#include "cli/serve_ranks.h"
 
 #define POLL_MS 50 /* how late a Ctrl-C may be noticed */
 
@@ -21,10 +22,19 @@ const weft_option_t run_option_rows[] = {
 };
 const size_t run_option_count = WEFT_ARRAY_LEN(run_option_rows);
 
+/* As of weft serve. */
+static const weft_option_alias_t aliases[] = {{"tp", "tensor-parallel-size"},
+                                              {"pp", "pipeline-parallel-size"},
+                                              {"ep", "enable-expert-parallel"}};
+
 typedef struct run {
     run_options_t options;
     engine_options_t engine_options;
+    launch_options_t launch_options;
+    char *const *words; /* [n_words] of the command line */
+    int n_words;
     weft_option_set_t *set;
+    serve_ranks_t *ranks; /* NULL: the model is here as a whole */
     model_source_t *source;
     text_tokenizer_t *tokenizer;
     engine_t *engine;
@@ -35,6 +45,7 @@ typedef struct run {
     weft_buffer_t text;
     uint32_t n_tokens; /* pushed into stream */
     bool is_stopped;   /* by a stop string */
+    bool was_well;     /* the other ranks heard that it ends */
     int write_error;   /* errno of standard output's failure */
     uint64_t load_ns;
 } run_t;
@@ -63,12 +74,15 @@ static weft_status_t parse_options(run_t *run, int argc, char **argv, weft_diag_
     const weft_option_group_t groups[] = {
         CLI_OPTION_GROUP(run, "Prompt and answer", &run->options),
         CLI_OPTION_GROUP(engine, "Engine", &run->engine_options),
+        CLI_OPTION_GROUP(launch, "Ranks", &run->launch_options),
     };
     const weft_option_spec_t spec = {
         .usage = "weft run --model PATH (--prompt TEXT | --prompt-file F | --prompt-ids 1,2,3)",
         .about = "Continues one prompt, or answers it with --chat, and prints what comes.",
         .groups = groups,
         .n_groups = WEFT_ARRAY_LEN(groups),
+        .flags = aliases,
+        .n_flags = WEFT_ARRAY_LEN(aliases),
         .max_positional = 1,
         .has_config_file = true,
     };
@@ -152,9 +166,32 @@ static weft_status_t make_prompt(run_t *run, weft_diag_t *diag)
     return status;
 }
 
+/* The others are this command again, where nobody else starts them; they read no prompt. */
+static weft_status_t find_ranks(run_t *run, weft_diag_t *diag)
+{
+    const engine_options_t *engine = &run->engine_options;
+    const serve_ranks_config_t config = {
+        .launch = &run->launch_options,
+        .engine = engine,
+        .model = run->options.model,
+        .words = run->words,
+        .n_words = run->n_words,
+    };
+    run->engine_options.max_num_seqs = 1;
+    return engine->tensor_parallel_size > 1 || engine->pipeline_parallel_size > 1
+               ? serve_ranks_create(&config, diag, &run->ranks)
+               : WEFT_OK;
+}
+
+static bool is_follower(const run_t *run)
+{
+    return run->ranks != NULL && !serve_ranks_is_leader(run->ranks);
+}
+
 static weft_status_t load(run_t *run, weft_diag_t *diag)
 {
     const uint64_t start = weft_clock_ns();
+    const engine_ranks_t *ranks = run->ranks == NULL ? NULL : serve_ranks_for_engine(run->ranks);
     weft_status_t status = model_source_open(run->options.model, diag, &run->source);
     if (status >= 0) {
         status = model_source_tokenizer(run->source, diag, &run->tokenizer);
@@ -163,8 +200,7 @@ static weft_status_t load(run_t *run, weft_diag_t *diag)
         status = make_prompt(run, diag);
     }
     if (status >= 0) {
-        run->engine_options.max_num_seqs = 1;
-        status = engine_create(&run->engine_options, run->source, run->tokenizer, NULL, diag,
+        status = engine_create(&run->engine_options, run->source, run->tokenizer, ranks, diag,
                                &run->engine);
     }
     if (status >= 0) {
@@ -341,6 +377,7 @@ static void close_run(run_t *run)
     text_stream_destroy(run->stream);
     engine_client_destroy(run->client);
     engine_destroy(run->engine);
+    serve_ranks_destroy(run->ranks, run->was_well);
     weft_free(run->prompt.ids);
     text_tokenizer_destroy(run->tokenizer);
     model_source_close(run->source);
@@ -352,6 +389,14 @@ static weft_status_t run_all(run_t *run, weft_diag_t *diag)
 {
     weft_status_t status = check_options(run, diag);
     if (status >= 0) {
+        status = find_ranks(run, diag);
+    }
+    if (status >= 0 && is_follower(run)) {
+        status = serve_ranks_follow(run->ranks, diag);
+        run->was_well = status >= 0;
+        return status;
+    }
+    if (status >= 0) {
         status = load(run, diag);
     }
     if (status >= 0) {
@@ -362,12 +407,17 @@ static weft_status_t run_all(run_t *run, weft_diag_t *diag)
     }
     status = stream_answer(run);
     const engine_finish_t finish = engine_request_answer(run->request, 0).finish;
+    run->was_well = finish != ENGINE_FINISH_LOST;
     if (status >= 0) {
         status = run->options.json ? report_json(run, finish) : end_line();
         run->write_error = errno;
     }
     if (status == WEFT_ERR_IO) {
         return weft_diag(diag, status, "standard output: %s", strerror(run->write_error));
+    }
+    if (status >= 0 && finish == ENGINE_FINISH_LOST) {
+        return weft_diag(diag, WEFT_ERR_PEER_GONE, "%s",
+                         engine_request_answer(run->request, 0).reason);
     }
     if (status >= 0 && finish == ENGINE_FINISH_ERROR) {
         return weft_diag(diag, WEFT_ERR_INTERNAL, "the engine failed");
@@ -377,7 +427,7 @@ static weft_status_t run_all(run_t *run, weft_diag_t *diag)
 
 int cmd_run(int argc, char **argv)
 {
-    run_t run = {0};
+    run_t run = {.words = argv, .n_words = argc};
     weft_diag_t diag = {0};
     weft_log_set_level(WEFT_LOG_WARN);
     catch_signals();

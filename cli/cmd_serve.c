@@ -45,7 +45,8 @@ static weft_status_t serve_http(const api_options_t *options,
     return status;
 }
 
-static weft_status_t serve_as_rank(const serve_ranks_config_t *config, weft_diag_t *diag)
+static weft_status_t serve_as_rank(const serve_ranks_config_t *config, const api_options_t *api,
+                                   weft_diag_t *diag)
 {
     serve_ranks_t *ranks = NULL;
     weft_status_t status = serve_ranks_create(config, diag, &ranks);
@@ -54,9 +55,9 @@ static weft_status_t serve_as_rank(const serve_ranks_config_t *config, weft_diag
         return status;
     }
     if (ranks == NULL) {
-        return serve_http(config->api, config->engine, config->model, NULL, diag);
+        return serve_http(api, config->engine, config->model, NULL, diag);
     }
-    status = serve_ranks_is_leader(ranks) ? serve_http(config->api, config->engine, config->model,
+    status = serve_ranks_is_leader(ranks) ? serve_http(api, config->engine, config->model,
                                                        serve_ranks_for_engine(ranks), diag)
                                           : serve_ranks_follow(ranks, diag);
     serve_ranks_destroy(ranks, status == WEFT_OK);
@@ -64,11 +65,11 @@ static weft_status_t serve_as_rank(const serve_ranks_config_t *config, weft_diag
 }
 
 /* A copy of a model that is not cut: what LWS and others say is of the machines of all copies. */
-static bool is_whole_copy(const serve_ranks_config_t *config)
+static bool is_whole_copy(const data_parallel_config_t *copies)
 {
-    const engine_options_t *o = config->engine;
+    const engine_options_t *o = copies->engine;
 
-    return config->api->data_parallel_size > 1 && o->tensor_parallel_size == 1 &&
+    return copies->api->data_parallel_size > 1 && o->tensor_parallel_size == 1 &&
            o->pipeline_parallel_size == 1;
 }
 
@@ -78,7 +79,8 @@ static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *di
     serve_ranks_config_t config = {
         .launch = copies->launch,
         .engine = copies->engine,
-        .api = copies->api,
+        .shutdown_timeout_s = copies->api->shutdown_timeout,
+        .first_copy = copies->api->data_parallel_start_rank,
         .words = copies->words,
         .n_words = copies->n_words,
     };
@@ -96,8 +98,8 @@ static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *di
     if (data_parallel_is_asked(copies)) {
         return data_parallel_run(copies, diag);
     }
-    return is_whole_copy(&config) ? serve_http(config.api, config.engine, config.model, NULL, diag)
-                                  : serve_as_rank(&config, diag);
+    return is_whole_copy(copies) ? serve_http(copies->api, config.engine, config.model, NULL, diag)
+                                 : serve_as_rank(&config, copies->api, diag);
 }
 
 int cmd_serve(int argc, char **argv)

@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/option_tables.h"
 #include "cli/up.h"
+#include "kvstore/transfer/kv_transfer_params.h"
 #include "services/front/front.h"
 
 #define WEFT_LOG_MODULE "up"
@@ -65,6 +66,7 @@ typedef struct words {
     char *list[MAX_WORDS + 1];
     int n;
     char threads[16];
+    char ranks[16];
     char memory[32];
     char role[96];
     char timeout[16];
@@ -83,9 +85,15 @@ static void add_pair(words_t *words, const char *flag, const char *value)
     add(words, value);
 }
 
+/* That compute on this machine. */
+static uint32_t count_ranks(const up_options_t *options)
+{
+    return (options->prefill + options->decode) * options->tensor_parallel_size;
+}
+
 static void add_memory(const up_t *up, words_t *words)
 {
-    const size_t bytes = children_cache_bytes(up->options->prefill + up->options->decode);
+    const size_t bytes = children_cache_bytes(count_ranks(up->options));
     if (bytes > 0) {
         snprintf(words->memory, sizeof(words->memory), "%zu", bytes);
         add_pair(words, "--kv-cache-memory-bytes", words->memory);
@@ -97,7 +105,8 @@ static void fill_words(const up_t *up, front_role_t role, words_t *words)
     const up_options_t *o = up->options;
     *words = (words_t){.n = 0};
     snprintf(words->threads, sizeof(words->threads), "%u",
-             o->threads > 0 ? o->threads : children_threads(o->prefill + o->decode));
+             o->threads > 0 ? o->threads : children_threads(count_ranks(o)));
+    snprintf(words->ranks, sizeof(words->ranks), "%u", o->tensor_parallel_size);
     snprintf(words->role, sizeof(words->role),
              "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"%s\"}",
              role == FRONT_PREFILL ? "kv_producer" : "kv_consumer");
@@ -106,6 +115,9 @@ static void fill_words(const up_t *up, front_role_t role, words_t *words)
     add_pair(words, "--host", "127.0.0.1");
     add_pair(words, "--port", "0");
     add_pair(words, "--threads", words->threads);
+    if (o->tensor_parallel_size > 1) {
+        add_pair(words, "--tensor-parallel-size", words->ranks);
+    }
     add_pair(words, "--log-level", o->log_level);
     add_pair(words, "--kv-transfer-config", words->role);
     snprintf(words->timeout, sizeof(words->timeout), "%u", o->shutdown_timeout);
@@ -358,12 +370,9 @@ static void on_signal(void *user, uint32_t events)
 
 static weft_status_t check(const up_options_t *o, weft_diag_t *diag)
 {
-    if (o->tensor_parallel_size != 1) {
-        return weft_diag(
-            diag, WEFT_ERR_UNSUPPORTED,
-            "--tensor-parallel-size %u: workers that exchange KV blocks are of one rank "
-            "each; weft serve takes several",
-            o->tensor_parallel_size);
+    if (o->tensor_parallel_size < 1 || o->tensor_parallel_size > KV_TRANSFER_MAX_RANKS) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--tensor-parallel-size %u: 1 to %d are possible",
+                         o->tensor_parallel_size, KV_TRANSFER_MAX_RANKS);
     }
     if (o->decode < 1 || o->prefill + o->decode > MAX_WORKERS || o->prefill > MAX_WORKERS) {
         return weft_diag(diag, WEFT_ERR_INVALID,
@@ -474,6 +483,7 @@ static int split(int argc, char **argv, up_t *up)
 int cmd_up(int argc, char **argv)
 {
     up_options_t options = {0};
+    static const weft_option_alias_t ranks = {"tp", "tensor-parallel-size"};
     const weft_option_group_t group = CLI_OPTION_GROUP(up, "Up", &options);
     const weft_option_spec_t spec = {
         .usage = "weft up MODEL [--prefill P] [--decode D] [options] [-- flags of weft serve]",
@@ -481,6 +491,8 @@ int cmd_up(int argc, char **argv)
                  "by others.",
         .groups = &group,
         .n_groups = 1,
+        .flags = &ranks,
+        .n_flags = 1,
         .max_positional = 1,
     };
     up_t up = {.options = &options, .signal_fd = -1};

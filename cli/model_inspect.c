@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/json_writer.h"
 #include "kernels/kernels.h"
+#include "runtime/engine_kv_dtype.h"
 #include "runtime/model.h"
 #include "runtime/model_source.h"
 #include "text/text.h"
@@ -36,14 +37,20 @@ struct model_inspect {
     size_t template_bytes;
 };
 
-static const k_dtype_t kv_dtypes[] = {K_F32, K_F16, K_BF16, K_F8};
+static const k_dtype_t kv_dtypes[] = {K_F32, K_F16, K_BF16, K_F8, K_I8};
 
 /* ---- reckoning ----------------------------------------------------------------------------- */
 
 static uint64_t kv_token_bytes(const model_config_t *config, k_dtype_t dtype)
 {
-    return (uint64_t)config->layers * config->kv_heads * config->head_dim * 2 *
-           k_dtype_info(dtype)->block_bytes;
+    return (uint64_t)config->layers * config->kv_heads * 2 *
+           (config->head_dim * k_dtype_info(dtype)->block_bytes + k_kv_scale_bytes(dtype));
+}
+
+/* Whether a model like this can keep its cache so. */
+static bool has_kv_dtype(const model_inspect_t *inspect, k_dtype_t dtype)
+{
+    return engine_kv_dtype_check(dtype, inspect->config, NULL) >= 0;
 }
 
 static void sum_tensors(model_inspect_t *inspect)
@@ -268,6 +275,9 @@ static void print_memory(const model_inspect_t *inspect, FILE *file)
             size_text(inspect->activation_bytes).text, STEP_ROWS);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(kv_dtypes); i++) {
         const uint64_t token = kv_token_bytes(inspect->config, kv_dtypes[i]);
+        if (!has_kv_dtype(inspect, kv_dtypes[i])) {
+            continue;
+        }
         fprintf(file, "  KV cache %-5s %s a token, %s for %u tokens\n",
                 k_dtype_info(kv_dtypes[i])->name, size_text(token).text,
                 size_text(token * inspect->max_model_len).text, inspect->max_model_len);
@@ -390,6 +400,9 @@ static void put_memory(const model_inspect_t *inspect, weft_json_t *json)
     weft_json_begin_object(json);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(kv_dtypes); i++) {
         const uint64_t token = kv_token_bytes(inspect->config, kv_dtypes[i]);
+        if (!has_kv_dtype(inspect, kv_dtypes[i])) {
+            continue;
+        }
         weft_json_key(json, k_dtype_info(kv_dtypes[i])->name);
         weft_json_begin_object(json);
         weft_json_put_u64(json, "token_bytes", token);

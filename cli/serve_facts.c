@@ -22,7 +22,6 @@ static const char *const own_affairs[] = {
     "kv-pin-quota",
     "kv-events-config",
     "kv-events-encoding",
-    "kv-transfer-config",
     "kv-load-failure-policy",
     "seed",
     "rank",

@@ -19,6 +19,7 @@
 #define WEFT_LOG_MODULE "ranks"
 #include "base/log.h"
 
+#define CAUSE_NS      (500 * WEFT_NS_PER_MS) /* that a collective's failure waits for the group's word */
 #define PORT_TRIES    100
 #define PORT_PAUSE_NS 50000000
 #define DEVICE_BYTES  16 /* of a device's name */
@@ -35,6 +36,7 @@ struct serve_ranks {
     bool has_formed; /* once */
 
     pthread_mutex_t lock;
+    pthread_cond_t has_lost;
     /* guarded by lock; what a loss, a failure and the end all reach for */
     launch_group_t *group;
     coll_t *world;  /* of the host's memory */
@@ -65,7 +67,28 @@ static void on_lost(void *user, uint32_t rank, const char *why)
     pthread_mutex_lock(&ranks->lock);
     ranks->lost = rank;
     abort_colls(ranks);
+    pthread_cond_broadcast(&ranks->has_lost);
     pthread_mutex_unlock(&ranks->lock);
+}
+
+/*
+ * A survivor that ends says goodbye to the group, and one that was killed does not: the group's word
+ * counts, where it comes.
+ */
+static uint32_t find_cause(void *user, uint32_t suspect)
+{
+    serve_ranks_t *ranks = user;
+    const uint64_t until_ns = weft_clock_ns() + CAUSE_NS;
+    const struct timespec until = {.tv_sec = (time_t)(until_ns / WEFT_NS_PER_SECOND),
+                                   .tv_nsec = (long)(until_ns % WEFT_NS_PER_SECOND)};
+    int error = 0;
+    pthread_mutex_lock(&ranks->lock);
+    while (ranks->lost == COLL_NO_RANK && error == 0) {
+        error = pthread_cond_timedwait(&ranks->has_lost, &ranks->lock, &until);
+    }
+    const uint32_t cause = ranks->lost != COLL_NO_RANK ? ranks->lost : suspect;
+    pthread_mutex_unlock(&ranks->lock);
+    return cause;
 }
 
 static weft_status_t join(serve_ranks_t *ranks, weft_diag_t *diag)
@@ -316,11 +339,21 @@ static weft_status_t place(serve_ranks_t *ranks, weft_diag_t *diag)
     return status;
 }
 
+static void init_lock(serve_ranks_t *ranks)
+{
+    pthread_condattr_t monotonic;
+    pthread_mutex_init(&ranks->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&ranks->has_lost, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+}
+
 /* Of data-parallel copies on this machine each has its own run of GPUs. */
 static uint32_t device_index(const serve_ranks_t *ranks)
 {
     const uint32_t copy = ranks->config.engine->data_parallel_rank;
-    const uint32_t first = ranks->config.api->data_parallel_start_rank;
+    const uint32_t first = ranks->config.first_copy;
     const uint32_t copies_before = copy > first ? copy - first : 0;
     return copies_before * ranks->place.local_size + ranks->place.local_rank;
 }
@@ -335,7 +368,7 @@ weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t
     }
     ranks->config = *config;
     ranks->lost = COLL_NO_RANK;
-    pthread_mutex_init(&ranks->lock, NULL);
+    init_lock(ranks);
     weft_status_t status = weft_device_open("cpu", 0, diag, &ranks->host);
     if (status == WEFT_OK) {
         status = place(ranks, diag);
@@ -350,6 +383,7 @@ weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t
     ranks->engine.form = form;
     ranks->engine.part = part;
     ranks->engine.cancel = cancel;
+    ranks->engine.find_cause = find_cause;
     ranks->engine.fail = fail;
     *ranks_out = ranks;
     return WEFT_OK;
@@ -360,6 +394,7 @@ void serve_ranks_destroy(serve_ranks_t *ranks, bool was_well)
     if (ranks != NULL) {
         part(ranks);
         serve_local_destroy(ranks->local, was_well ? LOCAL_GRACE_S : 0);
+        pthread_cond_destroy(&ranks->has_lost);
         weft_device_close(ranks->host);
         pthread_mutex_destroy(&ranks->lock);
         weft_free(ranks);
@@ -383,7 +418,7 @@ weft_status_t serve_ranks_follow(serve_ranks_t *ranks, weft_diag_t *diag)
     model_source_t *source = NULL;
     serve_signals_t *signals = NULL;
     weft_status_t status =
-        serve_signals_begin(&ranks->engine, ranks->config.api->shutdown_timeout, &signals);
+        serve_signals_begin(&ranks->engine, ranks->config.shutdown_timeout_s, &signals);
     if (status == WEFT_OK) {
         status = model_source_open(ranks->config.model, diag, &source);
     }

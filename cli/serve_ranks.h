@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * serve_ranks: `weft serve` as one of several ranks: where it stands among them, how they meet and what
- * joins them (launcher's group, transport's collectives), as the engine asks for it (engine_ranks.h).
+ * serve_ranks: `weft serve` or `weft run` as one of several ranks: where it stands among them, how they
+ * meet and what joins them (launcher's group, transport's collectives), as the engine asks for it
+ * (engine_ranks.h).
  *
  * Threads  create, follow and destroy on one; the engine's calls as engine_ranks.h says
  */
@@ -10,15 +11,15 @@
 #include "launcher/launch_options.h"
 #include "runtime/engine.h"
 #include "runtime/engine_ranks.h"
-#include "services/api/api_options.h"
 
 typedef struct serve_ranks serve_ranks_t;
 
 typedef struct serve_ranks_config {
     const launch_options_t *launch; /* all outlive the ranks */
     const engine_options_t *engine;
-    const api_options_t *api;
-    const char *model;  /* its file or folder */
+    uint32_t shutdown_timeout_s; /* that rank 0 gives what runs, at its end */
+    uint32_t first_copy;         /* of data-parallel copies, on this machine */
+    const char *model;           /* its file or folder */
     char *const *words; /* [n_words] of the command line, for ranks that are started here */
     int n_words;
 } serve_ranks_config_t;

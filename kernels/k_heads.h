@@ -5,6 +5,8 @@
  * How the K and V of one head of one layer of a block lie; as kvstore/transfer/kv_convert.h:
  *   plain       [token][K then V of it, head_dim each]
  *   transposed  K [head_dim][token], then V [token][head_dim]
+ *
+ * K_I8 is plain; its scales follow as kvstore/kv_layout.h says.
  */
 #pragma once
 

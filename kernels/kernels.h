@@ -61,6 +61,7 @@ typedef struct k_weight {
 typedef struct k_weight_part {
     const void *data; /* [rows][row bytes] in file order */
     uint32_t rows;
+    size_t stride; /* bytes from one row to the next, where k_ops.packs_slices; 0: as many as it has */
 } k_weight_part_t;
 
 /* ---- ops ----------------------------------------------------------------------------------- */
@@ -487,6 +488,7 @@ typedef struct k_expert_linear_args {
     void *gathered;
     void *y;
     uint32_t n_experts;
+    uint32_t all_experts; /* with those elsewhere; sizes launches and changes no result */
     uint32_t slots;
     size_t x_stride;
     size_t y_stride;
@@ -842,6 +844,7 @@ typedef struct k_ops {
      * backend has no such weight (a dtype without kernels, K_WEIGHT_GATE_UP where nothing is gained).
      */
     size_t (*weight_bytes)(k_dtype_t dtype, k_weight_form_t form, uint32_t rows, uint32_t columns);
+    bool packs_slices; /* weight_pack takes parts with a stride: some columns of wider rows */
     /*
      * dst [weight_bytes()], zeroed, 128-byte aligned, on the stream's device; parts lie in host memory (the
      * mapped file) and may be read until the stream is synced. Runs on the stream's threads.

@@ -9,14 +9,21 @@
  * Way up     kv_store_fetch reads what follows a chain's blocks on the device into free blocks of
  *            it, in the background; once there they are found like any others. A block is read only
  *            where that costs less time than computing it, by what both cost lately
+ * Peers      blocks in host memory may be offered to other workers, and theirs be the last tier: what
+ *            they have is asked for (kv_store_ask) before it can be fetched
  * Events     every block that becomes findable in a tier, or ceases to be, is told to the
  *            publisher: parents before children, one batch a step
+ *
+ * Ranks      with other ranks this is rank 0's: it alone names and decides; they have pools of as many
+ *            blocks, and tiers that do as this one's (ranks/kv_member.h)
  *
  * Threads    engine thread only; stats: any, as of the last poll
  */
 #pragma once
 
 #include "kvstore/events/kv_publisher.h"
+#include "kvstore/ranks/kv_crew.h"
+#include "kvstore/remote/kv_remote.h"
 #include "kvstore/tiers/kv_tier.h"
 
 typedef struct kv_store kv_store_t;
@@ -31,10 +38,12 @@ typedef struct kv_store_config {
     size_t host_bytes;          /* 0: no such tier */
     size_t disk_bytes;          /* 0: no such tier */
     const char *disk_path;
+    const kv_remote_config_t *remote;  /* peers; read by create. NULL: none */
     bool admits_all;                   /* the disk takes whatever is given up */
     const uint8_t *fingerprint;        /* [32]: see kv_tier_config_t; read by create */
     const kv_tier_ops_t *const *tiers; /* [KV_TIER_COUNT]; NULL: those of this folder */
     kv_publisher_t *publisher;         /* or NULL */
+    kv_crew_t *crew;                   /* of the ranks that have parts of the blocks, or NULL */
     void (*wake)(void *user);          /* any thread: poll has something */
     /* A block came from a tier, after so long a work of it. Called by poll; may be NULL. */
     void (*on_read)(void *user, kv_tier_id_t tier, uint64_t ns);
@@ -59,6 +68,20 @@ weft_status_t kv_store_create(const kv_store_config_t *config, weft_diag_t *diag
 void kv_store_destroy(kv_store_t *store);
 
 bool kv_store_has_tiers(const kv_store_t *store); /* below the device */
+
+/*
+ * With other ranks: what would be saved when the store is destroyed is, while they still follow; flush
+ * sends them their orders, now and then and at the end. Nothing is to be named or read afterwards.
+ */
+void kv_store_save(kv_store_t *store, void (*flush)(void *user), void *user);
+
+/* Bits 1 << kv_tier_id_t of the tiers that every rank has: the others are of no use, and go. */
+uint32_t kv_store_tiers(const kv_store_t *store);
+void kv_store_keep_tiers(kv_store_t *store, uint32_t tiers);
+
+/* With other ranks: a KV_REPORT_READ; a rank is lost, what was being read comes to nothing. */
+void kv_store_hear(kv_store_t *store, const kv_report_t *report);
+void kv_store_lose_ranks(kv_store_t *store);
 
 /* For alloc, acquire, release and the memory. Its blocks are pinned through the store. */
 kv_pool_t *kv_store_pool(const kv_store_t *store);
@@ -95,6 +118,13 @@ void kv_store_name_pulled(kv_store_t *store, const kv_chain_t *chain, uint32_t i
  */
 void kv_store_pin(kv_store_t *store, const kv_block_id_t *blocks, uint32_t n);
 uint32_t kv_store_unpin_all(kv_store_t *store); /* how many there were */
+
+/*
+ * Asks peers for what no tier here has of the chain, from index first on. WEFT_PENDING: call again
+ * after poll, in some time it is answered; WEFT_OK: kv_store_fetch knows.
+ */
+weft_status_t kv_store_ask(kv_store_t *store, const kv_chain_t *chain, uint32_t first);
+uint16_t kv_store_offer_port(const kv_store_t *store); /* where peers ask us; 0: nowhere */
 
 /*
  * Starts reading the chain's blocks from index first on, most_blocks of them at most (which are
@@ -135,12 +165,22 @@ typedef struct kv_store_tier_stats {
     uint64_t miss_blocks; /* looked for and not found, nor in a tier above */
 } kv_store_tier_stats_t;
 
+typedef struct kv_store_offer_stats {
+    uint64_t blocks;       /* offered now */
+    uint64_t welcomed;     /* hellos of peers, since start, so below */
+    uint64_t refused;      /* of workers that are too different */
+    uint64_t lookups;      /* that were answered */
+    uint64_t found_blocks; /* by them */
+    uint64_t garbage;
+} kv_store_offer_stats_t;
+
 typedef struct kv_store_stats {
     kv_store_tier_stats_t tiers[KV_TIER_COUNT];
     uint64_t pinned_blocks;
     uint64_t pins_refused;
     uint64_t fetches;
     uint64_t fetches_declined; /* computing was cheaper */
+    kv_store_offer_stats_t offer;
 } kv_store_stats_t;
 
 kv_store_stats_t kv_store_stats(const kv_store_t *store);

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "kvstore/kv_store_priv.h"
+#include "kvstore/ranks/kv_tier_ranks.h"
 
 #define WEFT_LOG_MODULE "kv_store"
 #include "base/log.h"
@@ -37,6 +38,7 @@ void kv_store_evict(void *user, kv_block_id_t block)
         return;
     }
     store->evictions++;
+    kv_store_take_back(store, block);
     pass_down(store, KV_TIER_device, &name, kv_pool_block(store->pool, block));
     kv_publisher_removed(store->config.publisher, KV_TIER_device, &name.hash);
     kv_names_remove(store->names, block);
@@ -78,16 +80,26 @@ void kv_store_write_ahead(kv_store_t *store)
 
 /* ---- the last way down ---- */
 
+/* What rank 0's disk has, another rank's may lack. */
+static bool is_everywhere(const kv_store_t *store, const kv_hash_t *hash)
+{
+    const kv_tier_t *disk = store->tiers[KV_TIER_disk];
+    return store->config.crew == NULL && disk->ops->has(disk, hash);
+}
+
 /* Waits for the disk, unlike every other put. No more than it holds: the first are the newest. */
 static void save(kv_store_t *store, const kv_name_t *name, const void *content)
 {
     kv_tier_t *disk = store->tiers[KV_TIER_disk];
-    if (disk == NULL || disk->ops->has(disk, &name->hash) ||
+    if (disk == NULL || is_everywhere(store, &name->hash) ||
         store->n_saved >= disk->ops->stats(disk).capacity_blocks) {
         return;
     }
     const struct timespec pause = {.tv_nsec = 100000};
     weft_status_t status = disk->ops->put(disk, name, content);
+    if (store->on_saved != NULL) {
+        store->on_saved(store->save_user);
+    }
     while (status == WEFT_ERR_QUEUE_FULL && weft_clock_ns() < store->save_until) {
         nanosleep(&pause, NULL);
         kv_store_poll(store);
@@ -108,13 +120,39 @@ static void save_device(kv_store_t *store)
     }
 }
 
-void kv_store_close_tiers(kv_store_t *store)
+static void begin_saving(kv_store_t *store)
 {
+    if (store->save_until > 0) {
+        return;
+    }
     store->save_until = weft_clock_ns() + SAVE_SECONDS * WEFT_NS_PER_SECOND;
     if (store->tiers[KV_TIER_disk] != NULL && store->names != NULL) {
         (void)kv_store_unpin_all(store);
         save_device(store);
     }
+}
+
+/* The host's tier gives up what it has when it is closed, to the disk, which is still there. */
+void kv_store_save(kv_store_t *store, void (*flush)(void *user), void *user)
+{
+    kv_tier_t **host = &store->tiers[KV_TIER_host];
+    if (store->tiers[KV_TIER_disk] != NULL) {
+        kv_tier_ranks_insist(store->tiers[KV_TIER_disk]);
+    }
+    store->on_saved = flush;
+    store->save_user = user;
+    begin_saving(store);
+    if (*host != NULL) {
+        (*host)->ops->close(*host);
+        *host = NULL;
+    }
+    store->on_saved = NULL;
+    flush(user);
+}
+
+void kv_store_close_tiers(kv_store_t *store)
+{
+    begin_saving(store);
     for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
         if (store->tiers[id] != NULL) {
             store->tiers[id]->ops->close(store->tiers[id]);

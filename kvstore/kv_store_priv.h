@@ -4,6 +4,7 @@
 
 #include "kvstore/kv_reuse.h"
 #include "kvstore/kv_store.h"
+#include "kvstore/remote/kv_offer_server.h"
 
 #define KV_STORE_MAX_FETCHES 64
 
@@ -57,6 +58,10 @@ struct kv_store {
     kv_tier_t
         *tiers[KV_TIER_COUNT]; /* NULL: not there, and the device's, which is pool and names */
     kv_store_hook_t hooks[KV_TIER_COUNT];
+    kv_offer_t *offer; /* NULL: nothing is offered to peers */
+    kv_offer_server_t *offer_server;
+    uint32_t shelf; /* of the device's blocks in offer */
+    bool has_shelf;
     kv_reuse_t *reuse;    /* with tiers */
     kv_block_id_t *ahead; /* [n_blocks], a circle: blocks to write ahead of eviction */
     uint32_t first_ahead;
@@ -69,6 +74,8 @@ struct kv_store {
     uint64_t evictions;  /* of named device blocks */
     uint64_t save_until; /* weft_clock_ns(), while the store is being destroyed; else 0 */
     uint64_t n_saved;
+    void (*on_saved)(void *user); /* after each put meanwhile, or NULL */
+    void *save_user;
     kv_store_costs_t costs;
     kv_store_stats_t stats;
 };
@@ -81,6 +88,10 @@ void kv_store_fail_fetches(kv_store_t *store);
 
 /* A complete block joins the index; false: another one with this content is there already. */
 bool kv_store_adopt(kv_store_t *store, const kv_name_t *name, kv_block_id_t block);
+
+/* The device's block can be read by peers from now on; no more, before its bytes change. */
+void kv_store_offer_block(kv_store_t *store, const kv_hash_t *hash, kv_block_id_t block);
+void kv_store_take_back(kv_store_t *store, kv_block_id_t block);
 
 /* kv_store_down.c: the pool's on_reuse; what tiers are given to call; the end of them. */
 void kv_store_evict(void *user, kv_block_id_t block);

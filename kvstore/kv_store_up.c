@@ -20,9 +20,13 @@ void kv_store_note_compute(kv_store_t *store, uint32_t tokens, uint64_t ns)
     *mean = blend(*mean, (double)ns / tokens);
 }
 
+/* One that is asked has thought of that itself. */
 static bool is_worth_reading(kv_store_t *store, kv_tier_id_t tier)
 {
     kv_store_costs_t *costs = &store->costs;
+    if (store->tiers[tier]->ops->ask != NULL) {
+        return true;
+    }
     const double read = costs->read_block_ns[tier];
     const double compute = costs->compute_token_ns * store->block_tokens;
     if (read == 0 || compute == 0 || read <= compute) {
@@ -49,6 +53,37 @@ static kv_tier_id_t tier_with(const kv_store_t *store, const kv_hash_t *hash)
 static bool is_wanted(const kv_store_t *store, const kv_hash_t *hash)
 {
     return !kv_store_has(store, hash) && !kv_store_is_fetching(store, hash);
+}
+
+/* Whether the block is on its way, or known to be below the device. */
+static bool is_known(const kv_store_t *store, const kv_hash_t *hash)
+{
+    bool is_below = false;
+    for (kv_tier_id_t id = KV_TIER_device + 1; id < KV_TIER_COUNT && !is_below; id++) {
+        const kv_tier_t *tier = store->tiers[id];
+        is_below = tier != NULL && tier->ops->ask == NULL && tier->ops->has(tier, hash);
+    }
+    return is_below || !is_wanted(store, hash);
+}
+
+/* Its blocks are named by the adapter's name and path, which may be another one's elsewhere. */
+static bool has_adapter(const kv_chain_t *chain)
+{
+    return chain->extra != NULL && kv_extra_lora_name(chain->extra) != NULL;
+}
+
+weft_status_t kv_store_ask(kv_store_t *store, const kv_chain_t *chain, uint32_t first)
+{
+    kv_tier_t *tier = store->tiers[KV_TIER_remote];
+    if (tier == NULL || tier->ops->ask == NULL || has_adapter(chain)) {
+        return WEFT_OK;
+    }
+    while (first < chain->n && is_known(store, &chain->hashes[first])) {
+        first++;
+    }
+    return first == chain->n ? WEFT_OK
+                             : tier->ops->ask(tier, &chain->hashes[first], chain->n - first,
+                                              store->costs.compute_token_ns * store->block_tokens);
 }
 
 /* The index behind the last block that is to be read or there already; n_out of them to be read. */

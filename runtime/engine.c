@@ -13,7 +13,7 @@
 #include "base/log.h"
 
 /* vLLM's algorithms and its seed: blocks that both made have the same names. */
-static weft_status_t create_hasher(engine_t *engine, const engine_options_t *options,
+weft_status_t engine_create_hasher(engine_t *engine, const engine_options_t *options,
                                    weft_diag_t *diag)
 {
     kv_hash_algo_t algo;
@@ -61,8 +61,10 @@ static void observe_read(void *user, kv_tier_id_t tier, uint64_t ns)
 
 static void warn_of_lost_tiers(const engine_t *engine, const engine_options_t *options)
 {
-    if (!engine->is_caching && options->kv_host_bytes + options->kv_disk_bytes > 0) {
-        weft_log_warn("--kv-host-bytes, --kv-disk-bytes: no tiers without --enable-prefix-caching");
+    const bool has_peers = engine_has_peers(options);
+    if (!engine->is_caching && (options->kv_host_bytes + options->kv_disk_bytes > 0 || has_peers)) {
+        weft_log_warn("--kv-host-bytes, --kv-disk-bytes, --kv-remote-*: no tiers without "
+                      "--enable-prefix-caching");
     }
     const kv_hash_algo_t algo = kv_hasher_algo(engine->hasher);
     const bool is_random = (algo == KV_HASH_ALGO_xxhash || algo == KV_HASH_ALGO_xxhash_cbor) &&
@@ -71,6 +73,12 @@ static void warn_of_lost_tiers(const engine_t *engine, const engine_options_t *o
         weft_log_warn("--kv-disk-path: with --prefix-caching-hash-algo %s and PYTHONHASHSEED unset "
                       "blocks have other names after a restart: set it, or use a SHA-256 algorithm",
                       kv_hash_algo_name(algo));
+    }
+    if (is_random && has_peers) {
+        weft_log_warn(
+            "--kv-remote-*: with --prefix-caching-hash-algo %s and PYTHONHASHSEED unset "
+            "blocks have other names in every process: set it, or use a SHA-256 algorithm",
+            kv_hash_algo_name(algo));
     }
 }
 
@@ -86,6 +94,11 @@ static weft_status_t create_store(engine_t *engine, const engine_options_t *opti
         }
     }
     warn_of_lost_tiers(engine, options);
+    kv_remote_config_t remote;
+    const weft_status_t remote_status = engine_remote_config(engine, options, source, &remote);
+    if (remote_status < 0) {
+        return remote_status;
+    }
     const kv_store_config_t config = {
         .device = engine->device,
         .layout = plan->layout,
@@ -94,10 +107,12 @@ static weft_status_t create_store(engine_t *engine, const engine_options_t *opti
         .max_pinned_blocks = plan->max_pinned_blocks,
         .host_bytes = options->kv_host_bytes,
         .disk_bytes = options->kv_disk_bytes,
-        .disk_path = options->kv_disk_path,
+        .disk_path = engine->kv.disk_path != NULL ? engine->kv.disk_path : options->kv_disk_path,
+        .remote = &remote,
         .admits_all = plan->admits_all,
         .fingerprint = fingerprint,
         .publisher = engine->publisher,
+        .crew = engine->kv.crew,
         .wake = wake,
         .on_read = observe_read,
         .user = engine,
@@ -148,8 +163,11 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
                                   const model_source_t *source, const text_tokenizer_t *tokenizer,
                                   weft_diag_t *diag)
 {
-    weft_status_t status = create_hasher(engine, options, diag);
+    weft_status_t status = engine_create_hasher(engine, options, diag);
     engine->max_requests = engine->plan.max_slots + options->max_num_queued_reqs;
+    engine->pace.target = options->step_time_target != -1 ? options->step_time_target
+                          : engine->device->ops->is_host  ? 2
+                                                          : 0;
     if (status == WEFT_OK) {
         status = create_doors(engine);
     }
@@ -157,10 +175,16 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
         status = create_publisher(engine, options, diag);
     }
     if (status == WEFT_OK) {
+        status = engine_kv_open(engine, options, diag);
+    }
+    if (status == WEFT_OK) {
         status = create_store(engine, options, source, diag);
     }
     if (status == WEFT_OK) {
-        status = engine_transfer_create(engine, options, source, diag);
+        status = engine_transfer_create(engine, source, diag);
+    }
+    if (status == WEFT_OK) {
+        status = engine_kv_lead(engine, diag);
     }
     if (status == WEFT_OK) {
         status = engine_load_rank(engine, source, kv_store_pool(engine->store), diag);
@@ -184,6 +208,9 @@ static weft_status_t create_all(engine_t *engine, const engine_options_t *option
     }
     status = create_parts(engine, options, source, tokenizer, diag);
     status = engine_join_ranks(engine, status, diag);
+    if (status >= 0) {
+        status = engine_kv_meet(engine, diag);
+    }
     return status < 0 ? status : engine_thread_start(engine);
 }
 
@@ -262,6 +289,8 @@ void engine_destroy(engine_t *engine)
     engine_adapters_fini(engine);
     kv_transfer_destroy(engine->transfer); /* it holds blocks, and wakes the mailbox */
     kv_store_destroy(engine->store);       /* it wakes the mailbox, and tells the publisher */
+    engine_kv_close(engine);
+    kv_transfer_config_fini(&engine->transfer_config);
     kv_publisher_destroy(engine->publisher);
     kv_hasher_destroy(engine->hasher);
     engine_group_part(&engine->group); /* its collectives work on the device's memory */

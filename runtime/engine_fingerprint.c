@@ -22,6 +22,20 @@ static int add_tensor(EVP_MD_CTX *digest, const model_tensor_t *tensor)
            EVP_DigestUpdate(digest, sum.digest, sizeof(sum.digest));
 }
 
+/* Which part of every block is here: nothing where that is all of it. */
+static int add_shard(EVP_MD_CTX *digest, const engine_t *engine)
+{
+    char text[96];
+    const model_shard_t *shard = &engine->group.ranks.shard;
+    if (shard->tensor_size <= 1 && shard->stages <= 1) {
+        return 1;
+    }
+    const int length =
+        snprintf(text, sizeof(text), "rank %u of %u stage %u of %u\n", shard->tensor_rank,
+                 shard->tensor_size, shard->stage, shard->stages);
+    return EVP_DigestUpdate(digest, text, (size_t)length);
+}
+
 /* Where its KV blocks are made, and how they are laid out. */
 static int add_cache(EVP_MD_CTX *digest, const engine_t *engine)
 {
@@ -36,7 +50,7 @@ static int add_cache(EVP_MD_CTX *digest, const engine_t *engine)
         engine->device->ops->name, engine->stream->ops->name, k_dtype_info(plan->kv_dtype)->name,
         (int)layout->order, layout->block_tokens, group->layers, group->heads, group->head_dim,
         group->window, layout->block_bytes[0], kv_hash_algo_name(kv_hasher_algo(engine->hasher)));
-    return EVP_DigestUpdate(digest, text, (size_t)length);
+    return EVP_DigestUpdate(digest, text, (size_t)length) && add_shard(digest, engine);
 }
 
 /* What families vary besides. */

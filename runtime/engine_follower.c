@@ -9,7 +9,7 @@
 /* Of an engine it has what every rank has: no scheduler, no doors, no thread. */
 typedef struct follower {
     engine_t *engine;
-    kv_pool_t *pool; /* for its memory alone: the leader says what is in which block */
+    kv_pool_t *pool; /* the leader says what is in which block: engine_kv.c */
     uint32_t in_flight;
 } follower_t;
 
@@ -50,23 +50,34 @@ static void forget_steps(follower_t *follower)
     follower->in_flight = 0;
 }
 
-/* The next plan. Steps that end meanwhile are collected: the leader may wait for what they gave. */
+static weft_status_t obey(void *user, const void *orders, size_t bytes, weft_diag_t *diag)
+{
+    const engine_t *engine = ((follower_t *)user)->engine;
+    return engine->kv.member == NULL
+               ? weft_diag(diag, WEFT_ERR_MALFORMED, "orders for KV blocks, and none are kept here")
+               : kv_member_obey(engine->kv.member, orders, bytes, diag);
+}
+
+/*
+ * The next plan. Steps that end meanwhile are collected: the leader may wait for what they gave, and
+ * a failure of the device is everybody's.
+ */
 static weft_status_t receive(follower_t *follower, weft_diag_t *diag, bool *is_stop_out)
 {
     engine_t *engine = follower->engine;
     uint32_t *masks = executor_mask(engine->executor, 0);
-    const bool has_stages = engine->group.ranks.shard.stages > 1;
     weft_status_t status = WEFT_ERR_TIMEOUT;
-    while (has_stages && status == WEFT_ERR_TIMEOUT && follower->in_flight > 0) {
-        status = engine_group_receive(&engine->group, 0, diag, engine->step, masks, is_stop_out);
+    while (status == WEFT_ERR_TIMEOUT && follower->in_flight > 0) {
+        status = engine_group_receive(&engine->group, 0, diag, engine->step, masks, is_stop_out,
+                                      obey, follower);
         if (status == WEFT_ERR_TIMEOUT && executor_is_ready(engine->executor)) {
             const weft_status_t collected = collect(follower);
             status = collected < 0 ? collected : status;
         }
     }
-    return status != WEFT_ERR_TIMEOUT
-               ? status
-               : engine_group_receive(&engine->group, -1, diag, engine->step, masks, is_stop_out);
+    return status != WEFT_ERR_TIMEOUT ? status
+                                      : engine_group_receive(&engine->group, -1, diag, engine->step,
+                                                             masks, is_stop_out, obey, follower);
 }
 
 /* Until the leader stops, this rank fails or the group does. */
@@ -101,7 +112,8 @@ static weft_status_t create_pool(follower_t *follower)
     return kv_pool_create(&config, &follower->pool);
 }
 
-static weft_status_t load(follower_t *follower, const model_source_t *source, weft_diag_t *diag)
+static weft_status_t load(follower_t *follower, const engine_options_t *options,
+                          const model_source_t *source, weft_diag_t *diag)
 {
     engine_t *engine = follower->engine;
     weft_status_t status = create_pool(follower);
@@ -109,6 +121,9 @@ static weft_status_t load(follower_t *follower, const model_source_t *source, we
         status = weft_diag(diag, status, "no memory for %u KV blocks", engine->plan.n_blocks);
     } else {
         status = engine_load_rank(engine, source, follower->pool, diag);
+    }
+    if (status >= 0) {
+        status = engine_kv_follow(engine, options, source, follower->pool, diag);
     }
     return engine_join_ranks(engine, status, diag);
 }
@@ -138,7 +153,7 @@ static weft_status_t create(follower_t *follower, const engine_options_t *option
     engine->mask_words = step_wire_mask_words(engine->model_config.vocab);
     weft_status_t status = engine_open_rank(engine, options, source, ranks, diag);
     if (status >= 0) {
-        status = load(follower, source, diag);
+        status = load(follower, options, source, diag);
     }
     if (status >= 0) {
         say_up(follower);
@@ -155,6 +170,7 @@ static void destroy(follower_t *follower)
     forget_steps(follower);
     executor_destroy(engine->executor); /* steps write to the pool's memory */
     engine->executor = NULL;
+    engine_kv_close(engine);
     kv_pool_destroy(follower->pool);
     engine_destroy(engine);
 }
@@ -166,6 +182,7 @@ static weft_status_t rejoin(follower_t *follower, weft_diag_t *diag)
     engine_t *engine = follower->engine;
     weft_log_warn("%s restarts_left=%u", diag->text, engine->restarts_left);
     forget_steps(follower);
+    engine_kv_lose(engine);
     engine->restarts_left--;
     *diag = (weft_diag_t){0};
     const weft_status_t status = engine_rejoin_ranks(engine, diag);
@@ -180,7 +197,7 @@ static weft_status_t recover(follower_t *follower, weft_status_t status, weft_di
 {
     engine_t *engine = follower->engine;
     uint32_t rank = COLL_NO_RANK;
-    const weft_status_t loss = engine_group_state(&engine->group, &rank);
+    const weft_status_t loss = engine_group_cause(&engine->group, &rank);
     if (loss >= 0) { /* it is this rank */
         const char *why = diag->text[0] != '\0' ? diag->text : weft_strerror(status);
         weft_log_error("rank=%u cannot go on: %s", engine->group.rank, why);

@@ -14,9 +14,10 @@
 #include "base/log.h"
 #include "runtime/executor.h"
 
-/* Plans ahead of the slowest follower: those in flight, one read, one written. A leader that waited for
- * space here could be who the last stage waits for. */
-#define FEED_DEPTH (EXECUTOR_MAX_DEPTH + 2)
+/* Messages ahead of the slowest follower: plans in flight, one read, one written, and orders before each
+ * (engine_kv.c sends no more with steps in flight). A leader that waited for space here could be who the
+ * last stage waits for. */
+#define FEED_DEPTH (2 * (EXECUTOR_MAX_DEPTH + 2))
 
 /* ---- gathering ----------------------------------------------------------------------------- */
 
@@ -31,11 +32,12 @@ typedef struct word {
             uint64_t cores;
             uint64_t is_loaded; /* 0 or 1 */
         } place;
+        uint64_t n_bytes; /* that will be shared */
         engine_terms_t terms;
     };
 } word_t;
 
-static_assert(sizeof(word_t) == 288, "every rank sends the same");
+static_assert(sizeof(word_t) == 808, "every rank sends the same");
 
 /* The first rank that failed is everybody's reason. */
 static weft_status_t find_failure(const engine_group_t *group, const word_t *words,
@@ -215,6 +217,83 @@ weft_status_t engine_group_agree(engine_group_t *group, weft_status_t status, we
     for (uint32_t i = 0; i < group->size; i++) {
         settle(terms, &words[i].terms);
     }
+    memcpy(terms->engine_id, words[0].terms.engine_id, sizeof(terms->engine_id));
+    terms->engine_id[sizeof(terms->engine_id) - 1] = '\0';
+    weft_free(words);
+    return status;
+}
+
+/* ---- sharing ------------------------------------------------------------------------------- */
+
+/* Every rank gives as many bytes as the longest has. */
+static weft_status_t gather_padded(engine_group_t *group, const weft_buffer_t *mine, size_t most,
+                                   char **all_out, weft_diag_t *diag)
+{
+    const coll_exchange_t *exchange = &group->links.exchange;
+    char *padded = weft_calloc(most, 1, "engine.shared");
+    char *all = weft_calloc(group->size, most, "engine.shared");
+    weft_status_t status = WEFT_ERR_NO_MEMORY;
+    if (padded != NULL && all != NULL) {
+        if (mine->length > 0) { /* memcpy takes no NULL, not even for nothing */
+            memcpy(padded, mine->data, mine->length);
+        }
+        status = exchange->all_gather(exchange->user, padded, most, all, diag);
+    }
+    weft_free(padded);
+    if (status < 0) {
+        weft_free(all);
+        return status;
+    }
+    *all_out = all;
+    return WEFT_OK;
+}
+
+static size_t longest(const engine_group_t *group, const word_t *words)
+{
+    size_t most = 0;
+    for (uint32_t i = 0; i < group->size; i++) {
+        most = words[i].n_bytes > most ? words[i].n_bytes : most;
+    }
+    return most;
+}
+
+static weft_status_t collect_shared(const engine_group_t *group, const word_t *words,
+                                    const char *padded, size_t most, weft_buffer_t *all,
+                                    size_t **offsets_out)
+{
+    size_t *offsets = weft_calloc(group->size + 1, sizeof(*offsets), "engine.shared");
+    for (uint32_t i = 0; offsets != NULL && i < group->size; i++) {
+        weft_buffer_append(all, padded + i * most, words[i].n_bytes);
+        offsets[i + 1] = all->length;
+    }
+    if (offsets == NULL || all->is_failed) {
+        weft_free(offsets);
+        weft_buffer_free(all);
+        return WEFT_ERR_NO_MEMORY;
+    }
+    *offsets_out = offsets;
+    return WEFT_OK;
+}
+
+weft_status_t engine_group_share(engine_group_t *group, weft_status_t status, weft_diag_t *diag,
+                                 const weft_buffer_t *mine, weft_buffer_t *all_out,
+                                 size_t **offsets_out)
+{
+    word_t *words = NULL;
+    char *padded = NULL;
+    word_t word = {.n_bytes = mine->length};
+    status = gather(group, status, &word, diag, &words);
+    if (status < 0) {
+        return status;
+    }
+    const size_t most = longest(group, words);
+    if (most > 0) { /* or nobody says anything, which all know */
+        status = gather_padded(group, mine, most, &padded, diag);
+    }
+    if (status >= 0) {
+        status = collect_shared(group, words, padded, most, all_out, offsets_out);
+    }
+    weft_free(padded);
     weft_free(words);
     return status;
 }
@@ -230,7 +309,9 @@ weft_status_t engine_group_open(engine_group_t *group, weft_status_t status,
         return status;
     }
     group->bounds = *bounds;
-    return coll_feed_create(group->links.world, step_wire_max_bytes(bounds), FEED_DEPTH, diag,
+    const size_t plan = step_wire_max_bytes(bounds);
+    const size_t orders = sizeof(step_wire_header_t) + STEP_WIRE_ORDER_BYTES;
+    return coll_feed_create(group->links.world, plan > orders ? plan : orders, FEED_DEPTH, diag,
                             &group->feed);
 }
 
@@ -264,6 +345,17 @@ weft_status_t engine_group_state(const engine_group_t *group, uint32_t *rank_out
     return tensor;
 }
 
+/* Who hangs is found by the collective that waited for it; who went, by the first connection to end. */
+weft_status_t engine_group_cause(const engine_group_t *group, uint32_t *rank_out)
+{
+    const engine_ranks_t *ranks = &group->ranks;
+    const weft_status_t status = engine_group_state(group, rank_out);
+    if (status == WEFT_ERR_PEER_GONE && ranks->find_cause != NULL) {
+        *rank_out = ranks->find_cause(ranks->user, *rank_out);
+    }
+    return status;
+}
+
 weft_status_t engine_group_send(engine_group_t *group, const step_plan_t *plan,
                                 const uint32_t *masks)
 {
@@ -272,6 +364,15 @@ weft_status_t engine_group_send(engine_group_t *group, const step_plan_t *plan,
         return WEFT_ERR_PEER_GONE;
     }
     return coll_feed_send(group->feed, step_wire_encode(plan, masks, group->bounds.vocab, message));
+}
+
+weft_status_t engine_group_send_orders(engine_group_t *group, const void *orders, size_t bytes)
+{
+    void *message = coll_feed_begin(group->feed);
+    if (message == NULL) {
+        return WEFT_ERR_PEER_GONE;
+    }
+    return coll_feed_send(group->feed, step_wire_encode_orders(orders, bytes, message));
 }
 
 void engine_group_stop(engine_group_t *group, k_stream_t *stream)
@@ -288,11 +389,22 @@ void engine_group_stop(engine_group_t *group, k_stream_t *stream)
 }
 
 weft_status_t engine_group_receive(engine_group_t *group, int timeout_ms, weft_diag_t *diag,
-                                   step_plan_t *plan, uint32_t *masks, bool *is_stop_out)
+                                   step_plan_t *plan, uint32_t *masks, bool *is_stop_out,
+                                   weft_status_t (*obey)(void *user, const void *orders,
+                                                         size_t bytes, weft_diag_t *diag),
+                                   void *user)
 {
     const void *message = NULL;
+    const void *orders;
     size_t bytes = 0;
-    const weft_status_t status = coll_feed_receive(group->feed, timeout_ms, &message, &bytes);
+    size_t n = 0;
+    weft_status_t status = coll_feed_receive(group->feed, timeout_ms, &message, &bytes);
+    while (status >= 0 && step_wire_has_orders(message, bytes, &orders, &n)) {
+        status = obey(user, orders, n, diag);
+        if (status >= 0) {
+            status = coll_feed_receive(group->feed, timeout_ms, &message, &bytes);
+        }
+    }
     return status < 0
                ? status
                : step_wire_decode(message, bytes, &group->bounds, diag, plan, masks, is_stop_out);

@@ -53,7 +53,7 @@ bool engine_has_lost_rank(const engine_t *engine)
 static void note_loss(engine_t *engine)
 {
     uint32_t rank = COLL_NO_RANK;
-    const weft_status_t status = engine_group_state(&engine->group, &rank);
+    const weft_status_t status = engine_group_cause(&engine->group, &rank);
     engine_describe_loss(status, rank, &engine->loss);
     atomic_fetch_add(status == WEFT_ERR_TIMEOUT ? &engine->gauges.rank_timeouts
                                                 : &engine->gauges.rank_losses,
@@ -107,6 +107,7 @@ void engine_lose_rank(engine_t *engine)
 {
     note_loss(engine);
     forget_steps(engine);
+    engine_kv_lose(engine);
     if (engine->restarts_left == 0 || atomic_load(&engine->is_stopping) ||
         !begin_regrouping(engine)) {
         give_up(engine);
@@ -147,6 +148,9 @@ bool engine_regain_ranks(engine_t *engine)
         return false;
     }
     join_regrouping(engine);
+    if (again->status >= 0) {
+        again->status = engine_kv_meet(engine, &again->diag);
+    }
     if (again->status < 0) {
         end_failed_regrouping(engine);
         return true;

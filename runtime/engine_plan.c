@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/memory_limit.h"
+#include "runtime/engine_kv_dtype.h"
 #include "runtime/engine_priv.h"
 
 #define MIB ((double)(1 << 20))
@@ -24,55 +25,6 @@ static size_t sum_of(const needs_t *needs)
 {
     return add(add(add(needs->weights, needs->activations), add(needs->steps, needs->kv)),
                needs->host);
-}
-
-static weft_status_t parse_kv_dtype(const char *name, const k_ops_t *ops, weft_diag_t *diag,
-                                    k_dtype_t *dtype_out)
-{
-    /* Half precision costs no quality and half the memory; GPUs compute with bf16 anyway. */
-    if (strcmp(name, "auto") == 0) {
-        *dtype_out = ops->act == K_BF16 ? K_BF16 : K_F16;
-        return WEFT_OK;
-    }
-    /* The right-hand names are vLLM's. */
-    static const struct {
-        const char *name;
-        k_dtype_t dtype;
-    } names[] = {
-        {"f32", K_F32},
-        {"f16", K_F16},
-        {"bf16", K_BF16},
-        {"float32", K_F32},
-        {"float16", K_F16},
-        {"bfloat16", K_BF16},
-        {"fp16", K_F16},
-        {"fp8", K_F8},
-        {"fp8_e4m3", K_F8},
-        {"int8", K_I8},
-        {"int8_per_token_head", K_I8},
-    };
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strcmp(name, names[i].name) == 0) {
-            *dtype_out = names[i].dtype;
-            return WEFT_OK;
-        }
-    }
-    return weft_diag(
-        diag, WEFT_ERR_INVALID,
-        "--kv-cache-dtype %s: unknown; auto, f32, f16, bf16, fp8 and int8 are possible", name);
-}
-
-/* The scales of int8 are of K and of V apart; latents are both. */
-static weft_status_t check_kv_dtype(const engine_plan_t *plan, const model_config_t *config,
-                                    weft_diag_t *diag)
-{
-    if (plan->kv_dtype == K_I8 && config->mla.kv_latent > 0) {
-        return weft_diag(
-            diag, WEFT_ERR_UNSUPPORTED,
-            "--kv-cache-dtype int8: not for latent attention (%s); use bf16, f16 or fp8",
-            config->architecture);
-    }
-    return WEFT_OK;
 }
 
 static weft_status_t check_options(const engine_options_t *o, const model_config_t *config,
@@ -104,6 +56,11 @@ static weft_status_t check_options(const engine_options_t *o, const model_config
                          "--gpu-memory-utilization %g: above 0 and up to 1 is possible",
                          o->gpu_memory_utilization);
     }
+    if (o->step_time_target != -1 && o->step_time_target != 0 && !(o->step_time_target > 1)) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--step-time-target %g: above 1, 0 and -1 are possible",
+                         o->step_time_target);
+    }
     if (o->max_model_len > config->max_context) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-model-len %u: the model allows %u",
                          o->max_model_len, config->max_context);
@@ -127,6 +84,11 @@ static weft_status_t check_store_options(engine_plan_t *plan, const engine_optio
     if (!(o->kv_pin_quota >= 0 && o->kv_pin_quota <= 1)) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--kv-pin-quota %g: 0 to 1 are possible",
                          o->kv_pin_quota);
+    }
+    if (!(o->kv_remote_wait > 0 && o->kv_remote_wait <= 60)) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--kv-remote-wait %g: above 0 and up to 60 seconds are possible",
+                         o->kv_remote_wait);
     }
     return WEFT_OK;
 }
@@ -184,10 +146,12 @@ static weft_status_t parse_order(const engine_options_t *options, weft_diag_t *d
         weft_diag_prefix(diag, "--kv-cache-layout");
         return status;
     }
-    if (!kv_order_is_whole(*order_out) && options->kv_host_bytes + options->kv_disk_bytes > 0) {
+    const bool has_tiers =
+        options->kv_host_bytes + options->kv_disk_bytes > 0 || engine_has_peers(options);
+    if (!kv_order_is_whole(*order_out) && has_tiers) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--kv-cache-layout %s: its blocks lie in pieces, which --kv-host-bytes "
-                         "and --kv-disk-bytes do not take; use BHLNC or BLHNC",
+                         "--kv-cache-layout %s: its blocks lie in pieces, which --kv-host-bytes, "
+                         "--kv-disk-bytes and --kv-remote-* do not take; use BHLNC or BLHNC",
                          options->kv_cache_layout);
     }
     return WEFT_OK;
@@ -349,7 +313,7 @@ weft_status_t engine_plan_settle(engine_plan_t *plan, const model_source_t *sour
                                  const engine_place_t *place, uint32_t n_blocks,
                                  uint32_t max_context, weft_diag_t *diag)
 {
-    needs_t needs = {0}; /* ranks have no tier on the host */
+    needs_t needs = {.host = place->device->ops->is_host ? plan->host_bytes : 0};
     plan->n_blocks = n_blocks;
     plan->max_context = max_context;
     set_limits(plan, plan->limits.max_tokens, plan->layout.block_tokens);
@@ -378,6 +342,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_slots = options->max_num_seqs < step_tokens ? options->max_num_seqs : step_tokens,
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
         .budget_bytes = available,
+        .host_bytes = options->kv_host_bytes,
         .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
     };
     status = check_store_options(plan, options, diag);
@@ -388,10 +353,12 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         status = choose_runner(plan, options, config, diag);
     }
     if (status == WEFT_OK) {
-        status = parse_kv_dtype(options->kv_cache_dtype, place->ops, diag, &plan->kv_dtype);
+        /* Half precision costs no quality and half the memory; GPUs compute with bf16 anyway. */
+        const k_dtype_t if_auto = place->ops->act == K_BF16 ? K_BF16 : K_F16;
+        status = engine_kv_dtype_parse(options->kv_cache_dtype, if_auto, diag, &plan->kv_dtype);
     }
     if (status == WEFT_OK) {
-        status = check_kv_dtype(plan, config, diag);
+        status = engine_kv_dtype_check(plan->kv_dtype, config, diag);
     }
     if (status == WEFT_OK) {
         status = set_layout(plan, options, source, place->shard, diag);

@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 
 #include "kvstore/hash/kv_hash.h"
+#include "kvstore/ranks/kv_member.h"
 #include "runtime/constraint.h"
 #include "runtime/draft_config.h"
 #include "runtime/engine.h"
@@ -24,6 +25,7 @@
 #include "runtime/mailbox.h"
 #include "runtime/model.h"
 #include "runtime/sched.h"
+#include "runtime/step_pace.h"
 
 typedef enum engine_command_kind {
     ENGINE_COMMAND_SUBMIT,
@@ -141,6 +143,7 @@ typedef struct engine_plan {
     kv_layout_t layout;
     step_limits_t limits;
     model_limits_t model_limits;
+    size_t host_bytes; /* of the tier there */
     uint32_t max_pinned_blocks;
     double pin_quota;
     bool admits_all; /* to the disk */
@@ -158,6 +161,7 @@ static_assert(sizeof(kv_store_stats_t) % sizeof(uint64_t) == 0, "published in 64
 /* A step whose result has not come. */
 typedef struct engine_launched {
     uint32_t tokens;
+    uint32_t prompt_tokens; /* of them */
     uint64_t begun_ns;
 } engine_launched_t;
 
@@ -184,6 +188,16 @@ typedef struct engine_gauges {
     atomic_uint_fast64_t store[ENGINE_STORE_WORDS];
 } engine_gauges_t;
 
+/* What ranks tell each other of KV blocks, where there are tiers or transfers; engine_kv.c. */
+typedef struct engine_kv {
+    kv_crew_t *crew;      /* NULL: nothing */
+    kv_member_t *member;  /* of a follower: its part; else NULL */
+    weft_buffer_t words;  /* that this rank says of itself when they meet */
+    weft_buffer_t shared; /* what all said, from one meeting's end until it is taken */
+    size_t *offsets;      /* [ranks + 1] in shared, or NULL */
+    char *disk_path;      /* this rank's folder, or NULL */
+} engine_kv_t;
+
 /* The group forms again on a thread of its own, which alone touches engine->group meanwhile. */
 typedef struct engine_regroup {
     pthread_t thread;
@@ -209,7 +223,9 @@ struct engine {
     engine_adapters_t adapters;
     kv_publisher_t *publisher; /* NULL: no events */
     kv_store_t *store;
-    kv_transfer_t *transfer; /* NULL: blocks stay here */
+    engine_kv_t kv;
+    kv_transfer_config_t transfer_config; /* role 0: blocks stay here */
+    kv_transfer_t *transfer; /* NULL: blocks stay here, or this rank follows and kv.member has it */
     sched_mover_t mover;     /* with it */
     bool fails_without_pull;
     kv_hasher_t *hasher;
@@ -229,6 +245,7 @@ struct engine {
     uint32_t depth;     /* steps in flight */
     uint32_t max_depth; /* that the executor takes */
     engine_launched_t launched[SCHED_MAX_IN_FLIGHT];
+    step_pace_t pace;
     uint64_t n_launched;
     uint64_t n_collected;
     uint64_t collected_ns; /* when the last one's result came */
@@ -285,6 +302,12 @@ weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag);
 /* Whose fault it was that the group failed, in one line. */
 void engine_describe_loss(weft_status_t status, uint32_t rank, weft_diag_t *diag);
 
+/* engine_remote.c: other workers whose cached blocks are shared. */
+bool engine_has_peers(const engine_options_t *options);
+/* What the store is to know of them; its texts are those of options. */
+weft_status_t engine_remote_config(const engine_t *engine, const engine_options_t *options,
+                                   const model_source_t *source, kv_remote_config_t *config_out);
+
 /*
  * engine_fingerprint.c: of what two processes must agree on for a block of one to be one of the
  * other: the model, how its KV blocks are laid out, named and, to the last bit, computed.
@@ -296,6 +319,37 @@ weft_status_t engine_fingerprint(const engine_t *engine, const model_source_t *s
 /* The same of the model alone: blocks of one can be made into blocks of the other. */
 weft_status_t engine_model_fingerprint(const engine_t *engine, const model_source_t *source,
                                        uint8_t fingerprint_out[ENGINE_FINGERPRINT_BYTES]);
+
+/*
+ * engine_kv.c: KV blocks over ranks; nothing where this is the only one, or has neither tiers nor
+ * transfers.
+ *
+ * open    the crew, and the folder of a disk tier, before store or member
+ * lead    the transfer is there: what this rank says of itself
+ * follow  its part of the store and its transfer; then the same
+ * share   when ranks meet, also again: what all say. Collective, on any thread
+ * meet    takes what they said, on the engine's thread
+ * poll    leader: reports of the others
+ * flush   leader: orders to them
+ * lose    a rank is lost; fails pulls, and what was held is not
+ * save    leader: what goes to the disk at the end, while the others still follow
+ */
+weft_status_t engine_kv_open(engine_t *engine, const engine_options_t *options, weft_diag_t *diag);
+weft_status_t engine_kv_lead(engine_t *engine, weft_diag_t *diag);
+weft_status_t engine_kv_follow(engine_t *engine, const engine_options_t *options,
+                               const model_source_t *source, kv_pool_t *pool, weft_diag_t *diag);
+weft_status_t engine_kv_share(engine_t *engine, weft_status_t status, weft_diag_t *diag);
+weft_status_t engine_kv_meet(engine_t *engine, weft_diag_t *diag);
+void engine_kv_poll(engine_t *engine);
+weft_status_t engine_kv_flush(engine_t *engine);
+void engine_kv_lose(engine_t *engine);
+void engine_kv_save(engine_t *engine);
+/* Of a follower: before its pool. Of a leader: behind its store and its transfer. */
+void engine_kv_close(engine_t *engine);
+
+/* engine.c: vLLM's algorithms and its seed, for names and fingerprints. */
+weft_status_t engine_create_hasher(engine_t *engine, const engine_options_t *options,
+                                   weft_diag_t *diag);
 
 /* engine_adapters.c: before the model is planned; once it is loaded. */
 weft_status_t engine_adapters_check(const engine_t *engine, const engine_options_t *options,
@@ -315,8 +369,13 @@ bool engine_may_draft(const engine_t *engine, const step_sampling_t *sampling, b
 void engine_draft(void *user, sched_seq_t *const *seqs, uint32_t n);
 
 /* engine_transfer.c: nothing without --kv-transfer-config. */
-weft_status_t engine_transfer_create(engine_t *engine, const engine_options_t *options,
-                                     const model_source_t *source, weft_diag_t *diag);
+weft_status_t engine_transfer_parse(engine_t *engine, const engine_options_t *options,
+                                    weft_diag_t *diag);
+weft_status_t engine_transfer_create(engine_t *engine, const model_source_t *source,
+                                     weft_diag_t *diag);
+/* A follower's, for its member. */
+weft_status_t engine_transfer_follow(engine_t *engine, const model_source_t *source,
+                                     kv_pool_t *pool, weft_diag_t *diag);
 /* Before its submit; false: it is not to run, samples[0].reason says why. */
 bool engine_transfer_begin(engine_t *engine, engine_request_t *request);
 void engine_transfer_failed(sched_seq_t *seq, weft_status_t status, const char *reason);
@@ -340,6 +399,7 @@ bool engine_regain_ranks(engine_t *engine);
 void engine_end_ranks(engine_t *engine);
 
 /* engine_thread.c */
+weft_status_t engine_collect_all(engine_t *engine); /* steps in flight; an error: one has failed */
 weft_status_t engine_thread_start(engine_t *engine);
 void engine_thread_stop(engine_t *engine);
 void engine_post(engine_t *engine, engine_command_t *command, engine_command_kind_t kind);

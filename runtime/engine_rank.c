@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define WEFT_LOG_MODULE "engine"
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
 #include "base/log.h"
 #include "kernels/k_cores.h"
 #include "runtime/engine_priv.h"
 
-/* ---- what ranks do not do together (yet) ----------------------------------------------------- */
+/* ---- what ranks are asked for ---------------------------------------------------------------- */
 
 static weft_status_t check_options(const engine_options_t *options, const engine_ranks_t *ranks,
                                    weft_diag_t *diag)
@@ -18,16 +22,12 @@ static weft_status_t check_options(const engine_options_t *options, const engine
                          "--pipeline-parallel-size %u: at most %u, a step in flight for each",
                          ranks->shard.stages, EXECUTOR_MAX_DEPTH);
     }
-    if (options->kv_host_bytes > 0 || options->kv_disk_bytes > 0) {
+    if (engine_has_peers(options)) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--%s: each rank has its part of a block, and only rank 0 could keep its "
-                         "own below the device: leave it out with more than one rank",
-                         options->kv_host_bytes > 0 ? "kv-host-bytes" : "kv-disk-bytes");
-    }
-    if (options->kv_transfer_config[0] != '\0') {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--kv-transfer-config: each rank has its part of a block, and only rank 0 "
-                         "could send its own: leave it out with more than one rank");
+                         "--%s: each rank has its part of a block, and only rank 0 could exchange "
+                         "its own: leave it out with more than one rank",
+                         options->kv_remote_peers[0] != '\0' ? "kv-remote-peers"
+                                                             : "kv-remote-listen");
     }
     return WEFT_OK;
 }
@@ -73,7 +73,8 @@ static weft_status_t open_device(engine_t *engine, const engine_options_t *optio
 static engine_terms_t terms_of(const engine_t *engine)
 {
     const engine_plan_t *plan = &engine->plan;
-    return (engine_terms_t){
+    const char *engine_id = engine->transfer_config.engine_id;
+    engine_terms_t terms = {
         .n_blocks = plan->n_blocks,
         .max_context = plan->max_context,
         .max_slots = plan->max_slots,
@@ -82,6 +83,25 @@ static engine_terms_t terms_of(const engine_t *engine)
         .kv_dtype = (uint32_t)plan->kv_dtype,
         .vocab = engine->model_config.vocab,
     };
+    snprintf(terms.engine_id, sizeof(terms.engine_id), "%s", engine_id == NULL ? "" : engine_id);
+    return terms;
+}
+
+/* Peers know all ranks by rank 0's. */
+static weft_status_t take_engine_id(engine_t *engine, const engine_terms_t *terms,
+                                    weft_diag_t *diag)
+{
+    kv_transfer_config_t *config = &engine->transfer_config;
+    if (config->engine_id == NULL || strcmp(config->engine_id, terms->engine_id) == 0) {
+        return WEFT_OK;
+    }
+    char *engine_id = weft_strdup(terms->engine_id, "engine.engine_id");
+    if (engine_id == NULL) {
+        return weft_diag(diag, WEFT_ERR_NO_MEMORY, "no memory to meet the other ranks");
+    }
+    weft_free(config->engine_id);
+    config->engine_id = engine_id;
+    return WEFT_OK;
 }
 
 static engine_place_t place_of(const engine_t *engine)
@@ -106,6 +126,9 @@ static weft_status_t agree(engine_t *engine, const model_source_t *source, weft_
     const engine_place_t place = place_of(engine);
     status =
         engine_plan_settle(&engine->plan, source, &place, terms.n_blocks, terms.max_context, diag);
+    if (status >= 0) {
+        status = take_engine_id(engine, &terms, diag);
+    }
     /* The others have agreed: they hear it where all say that they are loaded. */
     return status < 0 ? engine_join_ranks(engine, status, diag) : WEFT_OK;
 }
@@ -138,6 +161,9 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
     if (status >= 0) {
         const engine_place_t place = place_of(engine);
         status = engine_plan_init(&engine->plan, options, source, &place, diag);
+    }
+    if (status >= 0) {
+        status = engine_transfer_parse(engine, options, diag);
     }
     return ranks == NULL ? status : agree(engine, source, status, diag);
 }
@@ -184,6 +210,10 @@ weft_status_t engine_join_ranks(engine_t *engine, weft_status_t status, weft_dia
         return status;
     }
     const step_wire_bounds_t bounds = bounds_of(engine);
+    status = engine_kv_share(engine, status, diag);
+    if (status >= 0 && engine->group.rank > 0) { /* the leader when its engine's thread can */
+        status = engine_kv_meet(engine, diag);
+    }
     return engine_group_open(&engine->group, status, &bounds, diag);
 }
 
@@ -192,7 +222,8 @@ static weft_status_t agree_again(engine_t *engine, weft_diag_t *diag)
 {
     engine_terms_t terms = terms_of(engine);
     terms.is_settled = 1;
-    return engine_group_agree(&engine->group, WEFT_OK, diag, &terms);
+    const weft_status_t status = engine_group_agree(&engine->group, WEFT_OK, diag, &terms);
+    return status < 0 || engine->group.rank == 0 ? status : take_engine_id(engine, &terms, diag);
 }
 
 weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag)

@@ -44,6 +44,11 @@ typedef struct engine_ranks {
      * called without restarts.
      */
     void (*cancel)(void *user);
+    /*
+     * A collective failed for suspect's sake, which may itself have ended for the sake of another: the
+     * rank that was lost first, if that is known or is within a moment, which this waits. NULL is fine.
+     */
+    uint32_t (*find_cause)(void *user, uint32_t suspect);
     /* This rank cannot go on: the others hear it at once. Any thread. NULL is fine. */
     void (*fail)(void *user, const char *why);
 } engine_ranks_t;

@@ -192,17 +192,21 @@ static void fail(engine_t *engine, weft_status_t status)
     sched_forget_flights(engine->sched);
 }
 
-static weft_status_t launch(engine_t *engine, uint32_t tokens)
+static weft_status_t launch(engine_t *engine)
 {
+    const sched_stats_t stats = sched_stats(engine->sched);
+    weft_status_t status = engine_kv_flush(engine);
     engine->launched[engine->n_launched++ % SCHED_MAX_IN_FLIGHT] =
-        (engine_launched_t){.tokens = tokens, .begun_ns = weft_clock_ns()};
-    if (engine->n_ranks > 0) {
+        (engine_launched_t){.tokens = stats.last_step_tokens,
+                            .prompt_tokens = stats.last_step_prompt,
+                            .begun_ns = weft_clock_ns()};
+    if (status >= 0 && engine->n_ranks > 0) {
         /* First, so that the others begin with us. */
-        const weft_status_t status =
+        status =
             engine_group_send(&engine->group, engine->step, executor_mask(engine->executor, 0));
-        if (status < 0) {
-            return status;
-        }
+    }
+    if (status < 0) {
+        return status;
     }
     return executor_launch(engine->executor, engine->step);
 }
@@ -214,38 +218,59 @@ static void note_compute(engine_t *engine)
     const uint64_t before = engine->collected_ns;
     const uint64_t begun = step->begun_ns > before ? step->begun_ns : before;
     engine->collected_ns = weft_clock_ns();
+    step_pace_note(&engine->pace, step->tokens - step->prompt_tokens, step->prompt_tokens,
+                   engine->collected_ns - begun);
+    sched_set_prompt_tokens(engine->sched, step_pace_tokens(&engine->pace));
     if (step->tokens >= PREFILL_TOKENS) {
         kv_store_note_compute(engine->store, step->tokens, engine->collected_ns - begun);
     }
 }
 
-static bool collect(engine_t *engine)
+static weft_status_t take_result(engine_t *engine)
 {
     step_result_t result;
     const weft_status_t status = executor_collect(engine->executor, &result);
     if (status < 0 || engine_has_lost_rank(engine)) { /* then what it holds is not a result */
-        fail(engine, status);
-        return false;
+        return status < 0 ? status : WEFT_ERR_PEER_GONE;
     }
     note_compute(engine);
     sched_commit(engine->sched, &result);
-    return true;
+    return WEFT_OK;
+}
+
+weft_status_t engine_collect_all(engine_t *engine)
+{
+    weft_status_t status = WEFT_OK;
+    while (status >= 0 && engine->n_launched > engine->n_collected) {
+        status = take_result(engine);
+    }
+    return status;
+}
+
+static bool collect(engine_t *engine)
+{
+    const weft_status_t status = take_result(engine);
+    if (status < 0) {
+        fail(engine, status);
+    }
+    return status >= 0;
 }
 
 /* False when there is nothing to compute now. */
 static bool do_step(engine_t *engine)
 {
+    engine_kv_poll(engine);
     if (engine->transfer != NULL) {
         (void)kv_transfer_poll(engine->transfer); /* the plan looks at what it brought */
     }
     const uint32_t rows = sched_plan(engine->sched, engine->step);
     const uint32_t tokens = rows == 0 ? 0 : sched_stats(engine->sched).last_step_tokens;
+    const weft_status_t status = rows > 0 ? launch(engine) : engine_kv_flush(engine);
+    if (status < 0) {
+        fail(engine, status);
+        return false;
+    }
     if (rows > 0) {
-        const weft_status_t status = launch(engine, tokens);
-        if (status < 0) {
-            fail(engine, status);
-            return false;
-        }
         if (engine->observer.on_step != NULL) {
             engine->observer.on_step(engine->observer.user, tokens);
         }
@@ -304,6 +329,7 @@ static void close_down(engine_t *engine)
     sched_abort_all(engine->sched, ENGINE_FINISH_ABORT);
     while (sched_in_flight(engine->sched) > 0 && collect(engine)) {
     }
+    engine_kv_save(engine);
     engine_end_ranks(engine);
     pthread_mutex_lock(&engine->call_lock);
     engine->is_closed = true;

@@ -69,7 +69,8 @@ static k_head_form_t form_of(const kv_head_form_t *form)
     static const k_dtype_t dtypes[] = {[KV_ELEMENT_F32] = K_F32,
                                        [KV_ELEMENT_F16] = K_F16,
                                        [KV_ELEMENT_BF16] = K_BF16,
-                                       [KV_ELEMENT_F8] = K_F8};
+                                       [KV_ELEMENT_F8] = K_F8,
+                                       [KV_ELEMENT_I8] = K_I8};
     return (k_head_form_t){.element = dtypes[form->element],
                            .is_transposed = form->is_transposed,
                            .block_tokens = form->block_tokens,
@@ -88,59 +89,104 @@ static void convert(void *user, weft_queue_t *queue, const kv_head_form_t *to,
     (void)status;
 }
 
-static weft_status_t create(engine_t *engine, const model_source_t *source,
-                            const kv_transfer_config_t *config, weft_diag_t *diag)
+static void wake_member(void *user)
 {
-    const kv_layout_t *layout = &engine->plan.layout;
-    uint8_t fingerprint[ENGINE_FINGERPRINT_BYTES];
-    weft_status_t status = engine_model_fingerprint(engine, source, fingerprint);
-    if (status < 0) {
-        return status;
-    }
-    const kv_transfer_setup_t setup = {
-        .config = config,
-        .pool = kv_store_pool(engine->store),
+    kv_member_wake(((engine_t *)user)->kv.member);
+}
+
+/* What is the same whichever rank it is. */
+static kv_transfer_setup_t setup_of(engine_t *engine, const model_source_t *source,
+                                    const uint8_t *fingerprint)
+{
+    const model_config_t *model = &engine->model_config;
+    const model_shard_t *shard = &engine->group.ranks.shard; /* zeros: this is all */
+    return (kv_transfer_setup_t){
+        .config = &engine->transfer_config,
         .fingerprint = fingerprint,
         .model = model_source_path(source),
         .dtype = k_dtype_info(engine->plan.kv_dtype)->name,
         .model_dtype =
             "torch.bfloat16", /* what models are published in; a setting says otherwise */
-        .total_heads = layout->groups[0].heads,
-        .total_layers = layout->groups[0].layers,
-        .wake = wake,
-        .on_pulled = observe_pull,
+        .total_heads = model->kv_heads,
+        .total_layers = model->layers,
+        .tp_rank = shard->tensor_rank,
+        .tp_size = shard->tensor_size,
+        .pp_rank = shard->stage,
+        .pp_size = shard->stages,
+        .crew = engine->kv.crew,
         .convert = convert,
         .user = engine,
     };
+}
+
+static weft_status_t create(engine_t *engine, const model_source_t *source, weft_diag_t *diag)
+{
+    uint8_t fingerprint[ENGINE_FINGERPRINT_BYTES];
+    weft_status_t status = engine_model_fingerprint(engine, source, fingerprint);
+    if (status < 0) {
+        return status;
+    }
+    kv_transfer_setup_t setup = setup_of(engine, source, fingerprint);
+    setup.pool = kv_store_pool(engine->store);
+    setup.wake = wake;
+    setup.on_pulled = observe_pull;
     status = kv_transfer_create(&setup, diag, &engine->transfer);
     if (status == WEFT_OK) {
         set_mover(engine);
         weft_log_info("KV blocks can be moved engine_id=%s side_channel=%s:%u",
-                      kv_transfer_engine_id(engine->transfer), config->side_channel_host,
+                      kv_transfer_engine_id(engine->transfer),
+                      engine->transfer_config.side_channel_host,
                       kv_transfer_port(engine->transfer));
     }
     return status;
 }
 
-weft_status_t engine_transfer_create(engine_t *engine, const engine_options_t *options,
-                                     const model_source_t *source, weft_diag_t *diag)
+weft_status_t engine_transfer_follow(engine_t *engine, const model_source_t *source,
+                                     kv_pool_t *pool, weft_diag_t *diag)
 {
-    kv_transfer_config_t config = {0};
+    uint8_t fingerprint[ENGINE_FINGERPRINT_BYTES];
+    kv_transfer_t *transfer = NULL;
+    if (engine->transfer_config.role == 0) {
+        return WEFT_OK;
+    }
+    weft_status_t status = engine_model_fingerprint(engine, source, fingerprint);
+    if (status < 0) {
+        return status;
+    }
+    kv_transfer_setup_t setup = setup_of(engine, source, fingerprint);
+    setup.pool = pool;
+    setup.wake = wake_member;
+    status = kv_transfer_create(&setup, diag, &transfer);
+    if (status == WEFT_OK) {
+        kv_member_set_transfer(engine->kv.member, transfer);
+    }
+    return status;
+}
+
+weft_status_t engine_transfer_parse(engine_t *engine, const engine_options_t *options,
+                                    weft_diag_t *diag)
+{
+    kv_transfer_config_t *config = &engine->transfer_config;
     weft_status_t status =
         parse_policy(options->kv_load_failure_policy, diag, &engine->fails_without_pull);
     if (status < 0 || options->kv_transfer_config[0] == '\0') {
         return status;
     }
     status = kv_transfer_config_parse(options->kv_transfer_config, options->data_parallel_rank,
-                                      diag, &config);
-    if (status < 0) {
-        return status;
+                                      diag, config);
+    if (status == WEFT_OK && config->policy != KV_TRANSFER_UNSAID) {
+        engine->fails_without_pull = config->policy == KV_TRANSFER_FAIL;
     }
-    if (config.policy != KV_TRANSFER_UNSAID) {
-        engine->fails_without_pull = config.policy == KV_TRANSFER_FAIL;
+    return status;
+}
+
+weft_status_t engine_transfer_create(engine_t *engine, const model_source_t *source,
+                                     weft_diag_t *diag)
+{
+    if (engine->transfer_config.role == 0) {
+        return WEFT_OK;
     }
-    status = create(engine, source, &config, diag);
-    kv_transfer_config_fini(&config);
+    const weft_status_t status = create(engine, source, diag);
     if (status == WEFT_OK && !engine->is_caching) {
         weft_log_warn(
             "--kv-transfer-config without --enable-prefix-caching: all blocks of a prompt "

@@ -172,12 +172,16 @@ weft_status_t model_bind_check_supported(model_binder_t *binder, const model_ten
 }
 
 /* The tensors' rows as a backend packs them: in the file, or in buffers [n] made for them. */
-static weft_status_t read_parts(const model_tensor_t *tensors, uint32_t n, void **buffers,
-                                k_weight_part_t *parts)
+static weft_status_t read_parts(const k_ops_t *ops, const model_tensor_t *tensors, uint32_t n,
+                                void **buffers, k_weight_part_t *parts)
 {
     for (uint32_t i = 0; i < n; i++) {
         size_t row_bytes = 0;
-        parts[i] = (k_weight_part_t){tensors[i].data, (uint32_t)tensors[i].rows};
+        parts[i] = (k_weight_part_t){.data = tensors[i].data, .rows = (uint32_t)tensors[i].rows};
+        if (tensors[i].form == MODEL_FORM_SLICE && ops->packs_slices) {
+            k_dtype_row_bytes(tensors[i].dtype, tensors[i].stride, &parts[i].stride);
+            continue;
+        }
         if (tensors[i].form == MODEL_FORM_ROWS) {
             continue;
         }
@@ -197,7 +201,7 @@ static weft_status_t pack_weight(model_binder_t *binder, const model_tensor_t *t
 {
     k_weight_part_t parts[MODEL_LINEAR_PARTS];
     void *buffers[MODEL_LINEAR_PARTS] = {NULL};
-    weft_status_t status = read_parts(tensors, n, buffers, parts);
+    weft_status_t status = read_parts(binder->ops, tensors, n, buffers, parts);
     if (status >= 0) {
         binder->ops->weight_pack(binder->stream, weight->dtype, weight->form, weight->columns,
                                  parts, n, device);

@@ -74,6 +74,7 @@ weft_status_t sched_create(const sched_config_t *config, sched_t **sched_out)
     sched->block_tokens = kv_pool_layout(sched->pool)->block_tokens;
     sched->table_blocks = blocks_of(limits->max_context, sched->block_tokens);
     sched->budget = limits->max_tokens;
+    sched->most_prompt = UINT32_MAX;
     const weft_status_t status = create_arrays(sched);
     if (status < 0) {
         sched_destroy(sched);
@@ -223,6 +224,11 @@ void sched_set_budget(sched_t *sched, uint32_t tokens)
 {
     const uint32_t most = sched->config.limits.max_tokens;
     sched->budget = tokens == 0 ? 1 : tokens > most ? most : tokens;
+}
+
+void sched_set_prompt_tokens(sched_t *sched, uint32_t most)
+{
+    sched->most_prompt = most;
 }
 
 uint32_t sched_goal(const sched_seq_t *seq)

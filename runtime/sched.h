@@ -119,7 +119,7 @@ struct sched_seq {
     kv_fetch_t *fetch;         /* while waiting, of what it reads from tiers, or NULL */
     uint32_t fetch_blocked_at; /* the same, for reading */
     bool has_fetched;          /* since it waits: no second time */
-    bool is_awaiting_read;     /* of its next block, for another sequence */
+    bool is_awaiting_read;     /* of its next block, for another sequence; or for peers to say */
     uint32_t n_pulled;         /* blocks in pulled; 0: the pull has not begun */
     uint32_t n_pulled_first;   /* of them, those that were here before it */
     uint32_t n_pulled_named;
@@ -215,6 +215,7 @@ typedef struct sched_stats {
     uint64_t
         accepted[STEP_MAX_DRAFTS]; /* of them, those that were right, by their place in a draft */
     uint32_t last_step_tokens;
+    uint32_t last_step_prompt; /* of them, those of prompts */
 } sched_stats_t;
 
 /* limits that hold whatever sched plans, from slots, tokens of a step and of a sequence. */
@@ -242,6 +243,9 @@ void sched_give_up_pull(sched_t *sched, sched_seq_t *seq);
 uint32_t sched_plan(sched_t *sched, step_plan_t *plan);
 uint32_t sched_in_flight(const sched_t *sched);
 
+/* Tokens of prompts in a step that has decodes, from the next plan on; at first there is no limit. */
+void sched_set_prompt_tokens(sched_t *sched, uint32_t most);
+
 /* Applies the result of the oldest plan in flight. */
 void sched_commit(sched_t *sched, const step_result_t *result);
 
@@ -255,6 +259,8 @@ sched_stats_t sched_stats(const sched_t *sched);
 bool sched_is_empty(const sched_t *sched); /* nothing waits or runs */
 
 void sched_preempt_all(sched_t *sched);
+/* What waiting sequences pull, or have pulled, is worth nothing: as if it had failed. */
+void sched_fail_pulls(sched_t *sched, weft_status_t status, const char *reason);
 
 /* For tests: preempts the nth running sequence (modulo their number); plans within fewer tokens. */
 void sched_preempt_nth(sched_t *sched, uint32_t nth);

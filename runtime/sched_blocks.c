@@ -380,6 +380,8 @@ static void start_fetch(sched_t *sched, sched_seq_t *seq)
         seq->has_fetched = true;
     } else if (kv_store_is_fetching(store, &chain.hashes[found])) {
         seq->is_awaiting_read = true;
+    } else if (kv_store_ask(store, &chain, found) == WEFT_PENDING) {
+        seq->is_awaiting_read = true; /* of peers' answers, for which there is a time */
     } else {
         fetch_rest(sched, seq, &chain, found);
         seq->fetch_blocked_at = seq->has_fetched ? 0 : unclaimed;

@@ -307,6 +307,16 @@ static void grant_drafts(sched_t *sched)
     }
 }
 
+/* Where there are decodes, prompts do without a part of the budget: how much. */
+static uint32_t withhold(sched_t *sched)
+{
+    const bool has_decodes = sched->left < sched->budget;
+    const uint32_t most = has_decodes ? sched->most_prompt : UINT32_MAX;
+    const uint32_t withheld = sched->left > most ? sched->left - most : 0;
+    sched->left -= withheld;
+    return withheld;
+}
+
 /* Whether what the executor has to be told about seq fits the plan's arrays. */
 static bool fits(const sched_t *sched, const step_plan_t *plan, const sched_seq_t *seq)
 {
@@ -393,6 +403,7 @@ static void write_row(sched_t *sched, step_plan_t *plan, sched_flight_t *flight,
         events->write_mask(events->user, seq);
     }
     sched->stats.last_step_tokens += seq->grant + seq->n_drafts;
+    sched->stats.last_step_prompt += (flags & STEP_ROW_FROM_SLOT) != 0 ? 0 : seq->grant;
     seq->planned += seq->grant;
     seq->in_flight++;
     seq->pending += (flags & STEP_ROW_SAMPLE) != 0;
@@ -435,11 +446,13 @@ uint32_t sched_plan(sched_t *sched, step_plan_t *plan)
     kv_store_poll(sched->config.store);
     sched->left = sched->budget;
     grant_decodes(sched);
+    const uint32_t withheld = withhold(sched);
     grant_prefills(sched);
     sched_fetch_for_waiting(sched);
     sched_pull_for_waiting(sched);
     admit_waiting(sched);
     grant_rest(sched);
+    sched->left += withheld;
     grant_drafts(sched);
     if (sched->left == sched->budget) {
         kv_store_flush(sched->config.store);
@@ -450,6 +463,7 @@ uint32_t sched_plan(sched_t *sched, step_plan_t *plan)
     flight->step = ++sched->stats.steps;
     flight->n_rows = 0;
     sched->stats.last_step_tokens = 0;
+    sched->stats.last_step_prompt = 0;
     step_plan_clear(plan, flight->step);
     write_plan(sched, plan, flight);
     assert(plan->n_rows > 0);

@@ -35,7 +35,8 @@ struct sched {
     uint32_t block_tokens;
     uint32_t table_blocks; /* of one slot */
     uint32_t budget;
-    uint32_t left; /* of the budget, while a plan is made */
+    uint32_t left;        /* of the budget, while a plan is made */
+    uint32_t most_prompt; /* tokens of prompts beside decodes */
     uint64_t next_order;
     sched_list_t waiting;
     sched_list_t running;

@@ -205,6 +205,31 @@ void sched_pull_for_waiting(sched_t *sched)
     }
 }
 
+static void lose_pull(sched_t *sched, sched_seq_t *seq, weft_status_t status, const char *reason)
+{
+    const sched_events_t *events = &sched->config.events;
+    if (!seq->is_pull_told) {
+        seq->is_pull_told = true;
+        events->on_pull_failed(events->user, seq, status, reason);
+    }
+    if (seq->needs_pull) {
+        sched_finish(sched, seq, ENGINE_FINISH_ERROR);
+    } else {
+        sched_end_pull(sched, seq);
+    }
+}
+
+void sched_fail_pulls(sched_t *sched, weft_status_t status, const char *reason)
+{
+    sched_seq_t *next = NULL;
+    for (sched_seq_t *seq = sched->waiting.first; seq != NULL; seq = next) {
+        next = seq->next;
+        if (seq->pull != NULL) {
+            lose_pull(sched, seq, status, reason);
+        }
+    }
+}
+
 void sched_give_up_pull(sched_t *sched, sched_seq_t *seq)
 {
     if (seq->state == SCHED_SEQ_WAITING && seq->pull != NULL) {

@@ -96,6 +96,16 @@ size_t step_wire_encode_stop(void *out)
     return sizeof(header);
 }
 
+size_t step_wire_encode_orders(const void *orders, size_t bytes, void *out)
+{
+    const step_wire_header_t header = {
+        .magic = STEP_WIRE_MAGIC, .version = STEP_PLAN_VERSION, .kind = STEP_WIRE_ORDERS};
+    assert(bytes <= STEP_WIRE_ORDER_BYTES);
+    memcpy(out, &header, sizeof(header));
+    memcpy((char *)out + sizeof(header), orders, bytes);
+    return sizeof(header) + bytes;
+}
+
 /* ---- decoding ------------------------------------------------------------------------------ */
 
 static weft_status_t malformed(weft_diag_t *diag, const char *what, uint32_t value, uint32_t wanted)
@@ -241,6 +251,19 @@ static weft_status_t check_plan(const step_plan_t *plan, const step_wire_bounds_
                          bounds->n_blocks);
     }
     return WEFT_OK;
+}
+
+bool step_wire_has_orders(const void *message, size_t bytes, const void **orders_out,
+                          size_t *bytes_out)
+{
+    static const step_wire_header_t wanted = {
+        .magic = STEP_WIRE_MAGIC, .version = STEP_PLAN_VERSION, .kind = STEP_WIRE_ORDERS};
+    if (bytes < sizeof(wanted) || memcmp(message, &wanted, sizeof(wanted)) != 0) {
+        return false;
+    }
+    *orders_out = (const char *)message + sizeof(wanted);
+    *bytes_out = bytes - sizeof(wanted);
+    return true;
 }
 
 weft_status_t step_wire_decode(const void *message, size_t bytes, const step_wire_bounds_t *bounds,

@@ -4,6 +4,8 @@
  *
  *   message   header, then the used parts of the plan: binds, rows, biases, blocks, tokens, masks
  *   masks     [n_masks][mask_words], of the rows with STEP_ROW_MASKED, in their order
+ *   orders    a header, then bytes of orders for KV blocks (kvstore/ranks/kv_crew.h), whose borders are
+ *             anywhere: to be carried out before the next plan
  *   stop      a header alone: the leader ends, and so should whoever reads it
  *
  * Numbers are little-endian and parts aligned to 8 bytes, tokens and blocks to 4: on the hosts that
@@ -19,14 +21,20 @@
 
 #define STEP_WIRE_MAGIC UINT32_C(0x50534657) /* "WFSP" */
 
-typedef enum step_wire_kind { STEP_WIRE_PLAN = 1, STEP_WIRE_STOP = 2 } step_wire_kind_t;
+#define STEP_WIRE_ORDER_BYTES 65536 /* in a message, at most */
+
+typedef enum step_wire_kind {
+    STEP_WIRE_PLAN = 1,
+    STEP_WIRE_STOP = 2,
+    STEP_WIRE_ORDERS = 3
+} step_wire_kind_t;
 
 typedef struct step_wire_header {
     uint32_t magic;
     uint16_t version; /* STEP_PLAN_VERSION */
     uint16_t kind;
     uint64_t step;
-    uint32_t n_binds; /* 0, and so to the end, in a stop */
+    uint32_t n_binds; /* 0, and so to the end, in a stop and before orders */
     uint32_t n_rows;
     uint32_t n_biases;
     uint32_t n_blocks;
@@ -48,7 +56,7 @@ static inline uint32_t step_wire_mask_words(uint32_t vocab)
     return vocab / 32 + (vocab % 32 != 0);
 }
 
-/* Bytes of the largest message within the bounds. */
+/* Bytes of the largest message with a plan within the bounds. */
 size_t step_wire_max_bytes(const step_wire_bounds_t *bounds);
 
 /*
@@ -57,6 +65,11 @@ size_t step_wire_max_bytes(const step_wire_bounds_t *bounds);
  */
 size_t step_wire_encode(const step_plan_t *plan, const uint32_t *masks, uint32_t vocab, void *out);
 size_t step_wire_encode_stop(void *out);
+size_t step_wire_encode_orders(const void *orders, size_t bytes, void *out); /* [.._ORDER_BYTES] */
+
+/* False: the message has a plan or says stop, or neither (step_wire_decode tells). */
+bool step_wire_has_orders(const void *message, size_t bytes, const void **orders_out,
+                          size_t *bytes_out);
 
 /*
  * A message from outside: the plan within the bounds (step_plan_check holds, and every token and

@@ -292,7 +292,16 @@ typedef struct scene {
 
 static size_t element_bytes(k_dtype_t type)
 {
-    return k_dtype_info(type)->block_bytes;
+    return type == K_F32 ? 4 : type == K_F8 || type == K_I8 ? 1 : 2;
+}
+
+static const char *type_name(k_dtype_t type)
+{
+    return type == K_BF16  ? "bf16"
+           : type == K_F16 ? "f16"
+           : type == K_F8  ? "fp8"
+           : type == K_I8  ? "int8"
+                           : "f32";
 }
 
 static void scene_init(scene_t *s, const shape_t &shape, uint32_t seed)
@@ -426,7 +435,7 @@ static std::vector<uint16_t> scene_run(const scene_t *s, const way_t &way)
     const size_t n = (size_t)tokens * s->shape.q_heads * s->shape.dim;
     std::vector<k_seq_t> seqs;
     for (uint32_t row = 0; row < tokens; row += rows) {
-        seqs.push_back({row, std::min(rows, tokens - row), row, s->table, nullptr});
+        seqs.push_back({row, std::min(rows, tokens - row), row, 0, s->table, nullptr});
         if (way.is_batch && row % 3 == 1) {
             seqs.push_back({}); /* padding */
         }
@@ -573,7 +582,7 @@ static void check_shape(const shape_t &shape, std::vector<uint16_t> *across)
     }
     *across = base;
     printf("check: %s dim %u heads %u/%u tokens %u block %u window %u %s: %s\n",
-           k_dtype_info(shape.type)->name, shape.dim, shape.q_heads, shape.kv_heads, shape.tokens,
+           type_name(shape.type), shape.dim, shape.q_heads, shape.kv_heads, shape.tokens,
            shape.block_tokens, shape.window, orders[shape.order], wrong == 0 ? "ok" : "FAILED");
     fflush(stdout);
     failures += wrong > 0;
@@ -736,7 +745,7 @@ static load_t load_make(uint32_t batch, uint32_t tokens, uint32_t rows)
     for (uint32_t set = 0; set < sets; set++) {
         std::vector<k_seq_t> seqs(batch);
         for (uint32_t i = 0; i < batch; i++) {
-            seqs[i] = {i * rows, rows, tokens - rows, table + (set * batch + i) * each, nullptr};
+            seqs[i] = {i * rows, rows, tokens - rows, 0, table + (set * batch + i) * each, nullptr};
         }
         load.sets.push_back(device_copy(seqs));
         load.owned.push_back(load.sets.back());
@@ -795,8 +804,8 @@ static void bench_copy(void)
 
 static void bench_decode(void)
 {
-    printf("decode (8B shape, %s, blocks of %u, ceiling %.0f GB/s)\n",
-           k_dtype_info(options.type)->name, options.block, options.copy_gbs);
+    printf("decode (8B shape, %s, blocks of %u, ceiling %.0f GB/s)\n", type_name(options.type),
+           options.block, options.copy_gbs);
     for (uint32_t batch : {1u, 16u, 64u}) {
         for (uint32_t tokens : {1024u, 8192u, 32768u}) {
             const double bytes = (double)batch * tokens * KV_HEADS * (double)token_bytes() +
@@ -839,7 +848,7 @@ static void bench_spread(void)
 static void bench_prefill(void)
 {
     printf("prefill (8B shape, %s, causal, blocks of %u; ceiling %.0f TFLOP/s)\n",
-           k_dtype_info(options.type)->name, options.block, options.matmul_tflops);
+           type_name(options.type), options.block, options.matmul_tflops);
     for (uint32_t tokens : {512u, 2048u, 8192u, 16384u}) {
         load_t load = load_make(1, tokens, tokens);
         const double us = time_load(load, tokens, 7, 3);

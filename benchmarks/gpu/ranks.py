@@ -6,8 +6,10 @@ For each model one rank answers first, then each group: the tokens are those of 
 reference where the model has one (tests/vectors/smollm2), wherever the choice was clear; they are the
 same alone and in company, sampled ones too. Last a rank is killed: the others end, nobody hangs.
 
-usage: ranks.py [--weft FILE] [--device cuda] [--groups tp2,tp4,pp2] [--kill] MODEL...
-A model is a file or a folder; WEFT_TEST_MODEL is taken for SmolLM2.
+usage: ranks.py [--weft FILE] [--device cuda] [--groups tp2,tp4,pp2] [--kill] [--rates] MODEL...
+A model is a file or a folder; WEFT_TEST_MODEL is taken for SmolLM2. Processes on one GPU take turns of
+2 ms on it, and ranks wait for each other at each sum: with nvidia-cuda-mps-control running (--mps
+starts one for as long as it takes) they run side by side.
 """
 import argparse
 import concurrent.futures
@@ -25,8 +27,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "tests" / "vectors"
 MARGIN = 0.6  # of logits: a smaller lead may turn, activations are bf16
-LENGTH = 24
+LENGTH = 16
 COMPANY = 6
+ALONE = 4  # requests that are asked once more, one by one
 START_SECONDS = 60
 
 
@@ -69,7 +72,8 @@ class Server:
         """(status, choice)"""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         body = {"model": "m", "prompt": prompt, "max_tokens": tokens, "temperature": 0,
-                "ignore_eos": True, "return_token_ids": True, "logprobs": 2, **more}
+                "ignore_eos": True, "return_token_ids": True, "return_tokens_as_token_ids": True,
+                "logprobs": 2, **more}
         connection.request("POST", "/v1/completions", json.dumps(body),
                            {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -78,8 +82,8 @@ class Server:
         return response.status, answer["choices"][0] if response.status == 200 else answer
 
     def answers(self, requests):
-        """One after another, then all at once."""
-        alone = [self.ask(**request) for request in requests]
+        """(the first few by themselves, all at once)"""
+        alone = [self.ask(**request) for request in requests[:ALONE]]
         with concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
             together = list(pool.map(lambda request: self.ask(**request), requests))
         for status, choice in alone + together:
@@ -130,12 +134,27 @@ def load_cases(model):
     return [[(7 * i + 11 * j) % 300 + 3 for j in range(5 + 9 * i)] for i in range(COMPANY)], None
 
 
+def start_mps(folder):
+    """True: there is one now, of ours, which is to be ended."""
+    os.environ["CUDA_MPS_PIPE_DIRECTORY"] = folder
+    os.environ["CUDA_MPS_LOG_DIRECTORY"] = folder
+    try:
+        return subprocess.run(["nvidia-cuda-mps-control", "-d"], timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"no MPS: {error}", flush=True)
+        return False
+
+
+def stop_mps():
+    subprocess.run(["nvidia-cuda-mps-control"], input="quit\n", text=True, timeout=20)
+
+
 def requests_for(prompts):
     ways = [{}, {"temperature": 0.8, "seed": 1}, {"temperature": 0.8, "top_p": 0.9, "seed": 2},
             {"temperature": 0.9, "top_k": 20, "seed": 3},
             {"temperature": 1.2, "top_k": 40, "top_p": 0.95, "seed": 4}]
-    return ([{"prompt": prompt} for prompt in prompts]
-            + [{"prompt": prompts[0], **way} for way in ways[1:]])
+    sampled = [{"prompt": prompts[0], **way} for way in ways[1:]]
+    return sampled[1:3] + [{"prompt": prompt} for prompt in prompts] + sampled[:1] + sampled[3:]
 
 
 def rate(server, prompt, company):
@@ -156,9 +175,10 @@ def check_group(args, model, group, first):
     for i, (one, other) in enumerate(zip(alone, together)):
         if one["token_ids"] != other["token_ids"]:
             raise SystemExit(f"{model} {group}: answer {i} is another one in company")
+    greedy = together[2:2 + len(prompts)]
     kept = 0
     for i in range(len(prompts)):
-        tokens = alone[i]["token_ids"]
+        tokens = greedy[i]["token_ids"]
         if reference is not None:
             kept += compare(tokens, reference[i]["greedy"][:LENGTH], reference[i]["margin"],
                             f"{model} {group} prompt {i} against the reference")
@@ -174,7 +194,17 @@ def check_group(args, model, group, first):
     said = f", {kept} tokens as the reference" if reference is not None else ""
     print(f"ok {named} {group or 'one rank'}: start {server.start_seconds:.1f} s{said}; tokens/s "
           f"{one:.0f} alone, {eight:.0f} of 8", flush=True)
-    return alone
+    return greedy
+
+
+def measure_group(args, model, group):
+    prompts, _ = load_cases(model)
+    server = Server(args.weft, model, args.device, group, args.log)
+    one = rate(server, prompts[0], 1)
+    eight = rate(server, prompts[0], 8)
+    server.stop()
+    print(f"ok {Path(model).name} {group or 'one rank'}: tokens/s {one:.1f} alone, {eight:.1f} of 8",
+          flush=True)
 
 
 def check_kill(args, model):
@@ -200,6 +230,20 @@ def check_kill(args, model):
           flush=True)
 
 
+def run(args, models):
+    groups = list(filter(None, args.groups.split(",")))
+    if args.kill:
+        check_kill(args, models[0])
+    for model in models:
+        if args.rates:
+            for group in ["", *groups]:
+                measure_group(args, model, group)
+            continue
+        first = check_group(args, model, "", None)
+        for group in groups:
+            check_group(args, model, group, first)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", metavar="MODEL")
@@ -208,6 +252,8 @@ def main():
     parser.add_argument("--groups", default="tp2,tp4,pp2")
     parser.add_argument("--log", default="ranks.log")
     parser.add_argument("--kill", action="store_true")
+    parser.add_argument("--rates", action="store_true", help="of large models: no tokens compared")
+    parser.add_argument("--mps", metavar="FOLDER", help="of its pipes: empty, there")
     args = parser.parse_args()
     args.log = open(args.log, "w")
     models = args.models
@@ -215,12 +261,12 @@ def main():
         models = [os.environ["WEFT_TEST_MODEL"]]
     if not models:
         models = [str(VECTORS / "tiny-models" / "llama")]
-    for model in models:
-        first = check_group(args, model, "", None)
-        for group in filter(None, args.groups.split(",")):
-            check_group(args, model, group, first)
-    if args.kill:
-        check_kill(args, models[0])
+    has_mps = args.mps is not None and start_mps(args.mps)
+    try:
+        run(args, models)
+    finally:
+        if has_mps:
+            stop_mps()
 
 
 if __name__ == "__main__":

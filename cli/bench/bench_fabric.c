@@ -23,6 +23,11 @@ static weft_status_t run(const bench_fabric_options_t *options, const engine_opt
     if (options->netns && !has_child) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--netns: for both halves on this host");
     }
+    if (options->rails == 0 || options->rails > BENCH_FABRIC_MAX_RAILS ||
+        (options->rails > 1 && !options->netns)) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--rails %u: 1 to %d, with --netns",
+                         options->rails, BENCH_FABRIC_MAX_RAILS);
+    }
     if (options->cost && options->interference) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--cost and --interference: one or the other");
     }

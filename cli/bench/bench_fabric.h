@@ -24,6 +24,8 @@
 #include "base/option.h"
 #include "runtime/engine.h"
 
+#define BENCH_FABRIC_MAX_RAILS 4
+
 typedef struct bench_fabric_options {
 #define OPTION WEFT_OPTION_FIELD
 #include "cli/bench/bench_fabric.def"

@@ -11,7 +11,8 @@
 typedef struct bench_fabric_contender bench_fabric_contender_t;
 
 typedef struct bench_fabric_contender_ops {
-    const char *name; /* as in --floors */
+    const char *name;     /* as in --floors */
+    bool moves_no_blocks; /* but as many other bytes: there is nothing to check */
 
     weft_status_t (*create)(const bench_fabric_rig_t *rig, weft_diag_t *diag,
                             bench_fabric_contender_t **contender_out);

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/bench/bench_fabric_end.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/buffer.h"
 #include "base/compiler.h"
+#include "cli/bench/bench_fabric_netns.h"
 
 #define GUARD_BYTES 4096
 
@@ -37,8 +40,29 @@ static char *make_params(const bench_fabric_options_t *options, const char *host
             add_param(&params, backends[i], "checksum", options->checksum);
         }
     }
+    for (uint32_t rail = 1; has_host && rail < options->rails; rail++) {
+        char name[16];
+        char at[64];
+        snprintf(name, sizeof(name), "tcp%u", rail);
+        bench_fabric_netns_rail(host, rail, at);
+        add_param(&params, name, "host", at);
+        if (strcmp(options->checksum, "auto") != 0) {
+            add_param(&params, name, "checksum", options->checksum);
+        }
+    }
     weft_buffer_append(&params, "", 1);
     return weft_buffer_take(&params, NULL);
+}
+
+/* NULL: all that can be had. */
+static const char *backends_of(const bench_fabric_options_t *options)
+{
+    static const char *const rails[] = {"tcp", "tcp,tcp1", "tcp,tcp1,tcp2", "tcp,tcp1,tcp2,tcp3"};
+    static_assert(WEFT_ARRAY_LEN(rails) == BENCH_FABRIC_MAX_RAILS, "one row for each number");
+    if (options->rails > 1) {
+        return rails[options->rails - 1];
+    }
+    return options->backend[0] == '\0' ? NULL : options->backend;
 }
 
 static weft_status_t create_agent(const bench_fabric_options_t *options,
@@ -56,7 +80,7 @@ static weft_status_t create_agent(const bench_fabric_options_t *options,
     }
     const xfer_agent_config_t agent = {
         .name = config->name,
-        .backends = options->backend[0] == '\0' ? NULL : options->backend,
+        .backends = backends_of(options),
         .params = params[0] == '\0' ? NULL : params,
         .has_thread = config->has_thread,
         .on_event = config->on_event,

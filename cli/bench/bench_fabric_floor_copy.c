@@ -68,6 +68,7 @@ static weft_status_t run_copy(bench_fabric_contender_t *contender, uint64_t n,
 
 const bench_fabric_contender_ops_t bench_fabric_copy = {
     .name = "copy",
+    .moves_no_blocks = true,
     .create = create_copy,
     .destroy = destroy_copy,
     .run = run_copy,

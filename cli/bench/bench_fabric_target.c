@@ -27,7 +27,7 @@ static void run_child(const bench_fabric_options_t *options, int fd, pid_t paren
     }
     weft_status_t status = bench_fabric_pin(options, BENCH_FABRIC_TARGET, &diag);
     if (status >= 0 && options->netns) {
-        status = bench_fabric_netns_enter(fd, &host, &diag);
+        status = bench_fabric_netns_enter(options, fd, &host, &diag);
     }
     if (status >= 0) {
         status = bench_fabric_target_serve(options, fd, host, &diag);
@@ -61,7 +61,7 @@ static weft_status_t fork_target(const bench_fabric_options_t *options, weft_dia
     const char *host = "";
     weft_status_t status = WEFT_OK;
     if (options->netns) {
-        status = bench_fabric_netns_make(fds[0], target->child, &host, diag);
+        status = bench_fabric_netns_make(options, fds[0], target->child, &host, diag);
     }
     snprintf(target->host, sizeof(target->host), "%s", host);
     return status;

@@ -91,8 +91,9 @@ static void run_linear(void *user)
 static void take_weights(memory_t *memory, linear_state_t *state, k_weight_t weight,
                          const void *source, size_t bytes, uint32_t copies)
 {
-    const k_weight_part_t halves[] = {{source, weight.rows / 2}, {source, weight.rows / 2}};
-    const k_weight_part_t whole = {source, weight.rows};
+    const k_weight_part_t half = {.data = source, .rows = weight.rows / 2};
+    const k_weight_part_t halves[] = {half, half};
+    const k_weight_part_t whole = {.data = source, .rows = weight.rows};
     const bool is_gate_up = weight.form == K_WEIGHT_GATE_UP;
     for (uint32_t i = 0; i < copies; i++) {
         void *packed = bytes > 0 ? take(memory, bytes) : NULL;
@@ -237,13 +238,29 @@ static void run_attention(void *user)
     k_stream_sync(state->stream);
 }
 
-/* Rows [context - rows, context) of one sequence, its blocks in order, f16. */
+/* One layer of a cache of blocks that follow each other; base is to be filled in. */
+static k_kv_view_t cache_view(const bench_shape_t *shape, k_dtype_t dtype)
+{
+    const size_t part = (size_t)shape->head_dim * k_dtype_info(dtype)->block_bytes;
+    const size_t codes = BLOCK_TOKENS * 2 * part;
+    const size_t head = codes + 2 * BLOCK_TOKENS * (size_t)k_kv_scale_bytes(dtype);
+    return (k_kv_view_t){.dtype = dtype,
+                         .block_tokens = BLOCK_TOKENS,
+                         .heads = shape->kv_heads,
+                         .head_dim = shape->head_dim,
+                         .block_stride = head * shape->kv_heads,
+                         .head_stride = head,
+                         .token_stride = 2 * part,
+                         .part_stride = part,
+                         .scale_offset = k_kv_scale_bytes(dtype) > 0 ? codes : 0};
+}
+
+/* Rows [context - rows, context) of one sequence, its blocks in order. */
 static weft_status_t attention_case(k_stream_t *stream, const bench_case_t *one, uint32_t context,
                                     const bench_visitor_t *visitor)
 {
     const bench_shape_t *shape = one->shape;
     const uint32_t blocks = (context + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
-    const size_t token = 2 * (size_t)shape->head_dim * sizeof(uint16_t);
     const size_t width = (size_t)shape->heads * shape->head_dim;
     memory_t memory = {.device = stream->device};
     attention_state_t state = {.stream = stream};
@@ -259,22 +276,15 @@ static weft_status_t attention_case(k_stream_t *stream, const bench_case_t *one,
         .o_stride = width,
         .q_heads = shape->heads,
         .scale = 1 / sqrtf((float)shape->head_dim),
-        .kv = {.base = take(&memory, blocks * BLOCK_TOKENS * token * shape->kv_heads),
-               .dtype = K_F16,
-               .block_tokens = BLOCK_TOKENS,
-               .heads = shape->kv_heads,
-               .head_dim = shape->head_dim,
-               .block_stride = BLOCK_TOKENS * token * shape->kv_heads,
-               .head_stride = BLOCK_TOKENS * token,
-               .token_stride = token,
-               .part_stride = token / 2},
+        .kv = cache_view(shape, one->dtype),
         .seqs = &state.seq,
         .n_seqs = 1,
         .max_tokens = context,
     };
+    state.args.kv.base = take(&memory, blocks * state.args.kv.block_stride);
     bench_case_t with = *one;
     const double seen = (double)one->rows * ((double)context - ((double)one->rows - 1) / 2);
-    with.bytes = (double)context * (double)token * shape->kv_heads;
+    with.bytes = (double)context / BLOCK_TOKENS * (double)state.args.kv.block_stride;
     with.operations = 4.0 * seen * (double)width;
     if (!memory.is_short) {
         visitor->visit(visitor->user, &with, run_attention, &state);
@@ -288,13 +298,18 @@ weft_status_t bench_attention_cases(k_stream_t *stream, const bench_shape_t *sha
     static const struct {
         const char *name;
         uint32_t before;
-    } contexts[] = {{"from 0", 0}, {"after 512", 512}, {"after 4096", 4096}};
+        k_dtype_t dtype;
+    } contexts[] = {{"from 0", 0, K_F16},
+                    {"after 512", 512, K_F16},
+                    {"after 4096", 4096, K_F16},
+                    {"after 4096", 4096, K_F8},
+                    {"after 4096", 4096, K_I8}};
     weft_status_t status = WEFT_OK;
     for (size_t i = 0; status >= 0 && i < WEFT_ARRAY_LEN(contexts); i++) {
         const bench_case_t one = {.op = "attention",
                                   .detail = contexts[i].name,
                                   .shape = shape,
-                                  .dtype = K_F16,
+                                  .dtype = contexts[i].dtype,
                                   .rows = rows};
         status = attention_case(stream, &one, contexts[i].before + rows, visitor);
     }

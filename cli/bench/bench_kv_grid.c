@@ -7,6 +7,7 @@
 
 #include "base/compiler.h"
 #include "kernels/k_cores.h"
+#include "runtime/engine_kv_dtype.h"
 
 #define MAX_WORDS  16 /* of a list */
 #define WORD_BYTES 16
@@ -235,16 +236,16 @@ static weft_status_t set_layout(bench_kv_grid_t *grid, const engine_options_t *e
                                 weft_diag_t *diag)
 {
     const model_config_t *model = grid->model;
-    const bool is_auto = strcmp(engine->kv_cache_dtype, "auto") == 0;
     k_dtype_t dtype;
-    if (k_dtype_from_name(is_auto ? "f16" : engine->kv_cache_dtype, &dtype) < 0 ||
-        (dtype != K_F32 && dtype != K_F16 && dtype != K_BF16)) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "--kv-cache-dtype: auto, f32, f16 or bf16");
+    const weft_status_t status = engine_kv_dtype_parse(engine->kv_cache_dtype, K_F16, diag, &dtype);
+    if (status < 0) {
+        return status;
     }
     grid->layout = (kv_layout_t){
         .order = KV_ORDER_BHLNC,
         .block_tokens = engine->block_size,
         .element_bytes = k_dtype_info(dtype)->block_bytes,
+        .scale_bytes = k_kv_scale_bytes(dtype),
         .n_groups = 1,
         .groups = {{model->layers, model->kv_heads, model->head_dim, model->window}},
     };

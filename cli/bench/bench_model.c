@@ -18,6 +18,7 @@
 #include "cli/commands.h"
 #include "cli/option_tables.h"
 #include "runtime/engine.h"
+#include "runtime/engine_kv_dtype.h"
 #include "runtime/executor.h"
 
 #define MAX_REPETITIONS 1000
@@ -101,7 +102,6 @@ static weft_status_t parse_options(bench_t *bench, int argc, char **argv, weft_d
 static weft_status_t check_options(bench_t *bench, weft_diag_t *diag)
 {
     const bench_model_options_t *options = &bench->options;
-    const bool is_auto = strcmp(bench->engine.kv_cache_dtype, "auto") == 0;
     if (options->model[0] == '\0') {
         return weft_diag(diag, WEFT_ERR_INVALID, "no model: give --model PATH");
     }
@@ -117,12 +117,7 @@ static weft_status_t check_options(bench_t *bench, weft_diag_t *diag)
     if (bench->engine.block_size == 0) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--block-size: 1 or more");
     }
-    const weft_status_t status =
-        k_dtype_from_name(is_auto ? "f16" : bench->engine.kv_cache_dtype, &bench->kv_dtype);
-    const bool is_float = status >= 0 && (bench->kv_dtype == K_F32 || bench->kv_dtype == K_F16 ||
-                                          bench->kv_dtype == K_BF16);
-    return is_float ? WEFT_OK
-                    : weft_diag(diag, WEFT_ERR_INVALID, "--kv-cache-dtype: auto, f32, f16 or bf16");
+    return engine_kv_dtype_parse(bench->engine.kv_cache_dtype, K_F16, diag, &bench->kv_dtype);
 }
 
 /* ---- the machine it runs on ------------------------------------------------------------------ */
@@ -200,10 +195,14 @@ static weft_status_t open_kv(bench_t *bench, weft_diag_t *diag)
         .order = KV_ORDER_BHLNC,
         .block_tokens = bench->engine.block_size,
         .element_bytes = k_dtype_info(bench->kv_dtype)->block_bytes,
+        .scale_bytes = k_kv_scale_bytes(bench->kv_dtype),
         .n_groups = 1,
         .groups = {{config->layers, config->kv_heads, config->head_dim, model_kv_window(config)}},
     };
-    const weft_status_t status = kv_layout_init(&bench->layout, blocks, diag);
+    weft_status_t status = engine_kv_dtype_check(bench->kv_dtype, config, diag);
+    if (status >= 0) {
+        status = kv_layout_init(&bench->layout, blocks, diag);
+    }
     return status < 0 ? status
                       : bench->device->ops->alloc(
                             bench->device, blocks * bench->layout.block_bytes[0], 0, &bench->kv);

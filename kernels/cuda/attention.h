@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * attention: k_ops.attention on CUDA devices: bf16 activations, KV in bf16, f16 or f32 (f32 is
- * rounded to bf16 as it is read). Head dims 16, 32, 64, 80, 96, 128, 192 and 256.
+ * attention: k_ops.attention on CUDA devices: bf16 activations, KV in bf16, f16, f32 (f32 is rounded
+ * to bf16 as it is read), E4M3 (read as f16) or int8 (codes read as f16, of V as bf16; a score is
+ * multiplied with K's scale, a weight with V's before it is rounded, but not in the sum of weights). Head dims 16, 32,
+ * 64, 80, 96, 128, 192 and 256.
  *
  * Decision 7. The result of a row has the same bits whatever kernel computed it. A sequence is cut
  * at multiples of 1024 tokens from position 0 (segments) and those at multiples of 128 (64 for head
  * dims over 128; chunks). For every row and head
- *   - a score is one chain of k16 tensor core products over the head dim;
+ *   - a score is one chain of k16 tensor core products over the head dim (of bytes, with the 16
+ *     elements in another order, the same everywhere: attention_bytes.cuh);
  *   - each chunk has one maximum; its weights are exp2 of the same fma;
  *   - o of a segment is one chain: scaled once a chunk, then k16 products in order of tokens;
  *   - the sum of weights is kept in 16 parts: tokens 32i.. (16i..) of a chunk for i < 4, in each

@@ -10,22 +10,36 @@
  *   V   head dims 2c, 2c+1 of 16 of two tokens. Even dims make one tile of 8 columns, odd ones the next;
  *       attention_bytes_dim says which dim a column is
  *
- * E4M3 is exact in f16, int8 in bf16 (f16 would be too short for weights times scales).
+ * E4M3 is exact in f16, and so are the codes of int8. As V they are taken as bf16, just as exactly: f16
+ * would be too short for weights times scales.
  */
 #pragma once
 
 #include "kernels/cuda/attention_common.cuh"
 
-/* Bytes lo and hi of a word as a pair of the tensor cores' elements. */
-template <class T> SIMT_DEVICE uint32_t attention_widen(uint32_t word, int lo, int hi)
+/* Bytes lo and hi of a word of K as a pair of the tensor cores' elements. */
+template <class T> SIMT_DEVICE uint32_t attention_widen_k(uint32_t word, int lo, int hi)
 {
-    if constexpr (attention_element<T>::is_f16) {
-        return simt_widen_e4m3((uint16_t)simt_byte_perm(word, 0, (uint32_t)(lo | hi << 4)));
+    if constexpr (attention_element<T>::has_scales) {
+        /* 1024 + 128 + the code, exact in f16. */
+        const uint32_t codes = simt_byte_perm(word ^ 0x80808080u, 0x64646464u,
+                                              (uint32_t)(lo | 4 << 4 | hi << 8 | 4 << 12));
+        return simt_sub_f16(codes, 0x64806480u);
     } else {
+        return simt_widen_e4m3((uint16_t)simt_byte_perm(word, 0, (uint32_t)(lo | hi << 4)));
+    }
+}
+
+/* The same of V. */
+template <class T> SIMT_DEVICE uint32_t attention_widen_v(uint32_t word, int lo, int hi)
+{
+    if constexpr (attention_element<T>::has_scales) {
         /* 128 or 256 by the sign, and 128 plus the other bits: exact in bf16, so is the difference. */
         const uint32_t codes =
             simt_byte_perm(word, 0x43434343u, (uint32_t)(lo | 4 << 4 | hi << 8 | 4 << 12));
         return simt_fma_bf16(codes & 0xff7fff7fu, 0x3f803f80u, (codes & 0xff80ff80u) ^ 0x80008000u);
+    } else {
+        return attention_widen_k<T>(word, lo, hi);
     }
 }
 
@@ -63,11 +77,11 @@ SIMT_DEVICE void attention_bytes_scores(float (&score)[MT][attention_shape<D>::q
             SIMT_UNROLL
             for (int n = 0; n < tiles; n++) {
                 const uint32_t word = raw[step * tiles + n];
-                const uint32_t b[2] = {attention_widen<T>(word, 0, 1),
-                                       attention_widen<T>(word, 2, 3)};
+                const uint32_t b[2] = {attention_widen_k<T>(word, 0, 1),
+                                       attention_widen_k<T>(word, 2, 3)};
                 SIMT_UNROLL
                 for (int m = 0; m < MT; m++) {
-                    attention_mma<T>(score[m][n], a[m], b);
+                    simt_mma_f16(score[m][n], a[m], b);
                 }
             }
         }
@@ -101,8 +115,8 @@ SIMT_DEVICE void attention_bytes_values(float (&o)[MT][TILES][4], const uint8_t 
                 raw, v + attention_tile_at(chunk, step * 16 + simt_lane() % 16, unit));
             SIMT_UNROLL
             for (int odd = 0; odd < 2; odd++) {
-                const uint32_t b[2] = {attention_widen<T>(raw[0], odd, odd + 2),
-                                       attention_widen<T>(raw[1], odd, odd + 2)};
+                const uint32_t b[2] = {attention_widen_v<T>(raw[0], odd, odd + 2),
+                                       attention_widen_v<T>(raw[1], odd, odd + 2)};
                 SIMT_UNROLL
                 for (int m = 0; m < MT; m++) {
                     attention_mma<T>(o[m][n + odd], a[m], b);

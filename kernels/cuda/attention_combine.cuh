@@ -56,7 +56,7 @@ SIMT_DEVICE void combine_head(const attention_params_t &p, const k_seq_t &seq, u
     }
 }
 
-/* Block (sequence, KV head). */
+/* Blocks of a (sequence, KV head) share out its packed rows. */
 template <int D>
 static SIMT_KERNEL(COMBINE_WARPS *SIMT_WARP, 4) attention_combine_kernel(const attention_params_t p)
 {
@@ -68,7 +68,8 @@ static SIMT_KERNEL(COMBINE_WARPS *SIMT_WARP, 4) attention_combine_kernel(const a
     }
     const k_seq_t seq = p.seqs[blockIdx.x];
     const uint32_t segments = attention_segments(p, seq);
-    for (uint32_t i = (uint32_t)simt_warp(); i < seq.rows * p.group; i += COMBINE_WARPS) {
+    const uint32_t first = blockIdx.z * COMBINE_WARPS + (uint32_t)simt_warp();
+    for (uint32_t i = first; i < seq.rows * p.group; i += gridDim.z * COMBINE_WARPS) {
         combine_head<D>(p, seq, unit, segments, i / p.group, blockIdx.y * p.group + i % p.group);
     }
 }
@@ -76,7 +77,8 @@ static SIMT_KERNEL(COMBINE_WARPS *SIMT_WARP, 4) attention_combine_kernel(const a
 template <int D> static cudaError_t attention_combine_launch(const attention_launch_t &launch)
 {
     const simt_grid_t grid = {
-        .grid = {launch.params.n_seqs, launch.params.kv.heads},
+        .grid = {launch.params.n_seqs, launch.params.kv.heads,
+                 (launch.params.group + COMBINE_WARPS - 1) / COMBINE_WARPS},
         .block = {COMBINE_WARPS * SIMT_WARP},
         .shared_bytes = 0,
         .stream = launch.stream,

@@ -50,21 +50,28 @@ typedef struct attention_params {
 
 /* ---- element types -------------------------------------------------------------------------- */
 
-/* T: of the cache. The tensor cores compute in f16 for caches of f16 and E4M3, else in bf16. */
+/*
+ * T: of the cache. The tensor cores compute in f16 for caches of f16 and E4M3, else in bf16; scores
+ * (q_is_f16) of int8 in f16 as well.
+ */
 template <class T> struct attention_element {
     static constexpr bool is_f16 = false;
+    static constexpr bool q_is_f16 = false;
     static constexpr bool has_scales = false;
 };
 template <> struct attention_element<__half> {
     static constexpr bool is_f16 = true;
+    static constexpr bool q_is_f16 = true;
     static constexpr bool has_scales = false;
 };
 template <> struct attention_element<__nv_fp8_e4m3> {
     static constexpr bool is_f16 = true;
+    static constexpr bool q_is_f16 = true;
     static constexpr bool has_scales = false;
 };
 template <> struct attention_element<int8_t> {
     static constexpr bool is_f16 = false;
+    static constexpr bool q_is_f16 = true;
     static constexpr bool has_scales = true;
 };
 
@@ -90,7 +97,7 @@ template <class T> SIMT_DEVICE uint32_t attention_pack(float lo, float hi)
 /* A pair of q, which is bf16, as the tensor cores take it. */
 template <class T> SIMT_DEVICE uint32_t attention_pack_q(uint32_t pair)
 {
-    if constexpr (attention_element<T>::is_f16) {
+    if constexpr (attention_element<T>::q_is_f16) {
         const float2 v = simt_unpack_bf16(pair);
         return simt_pack_f16(v.x, v.y);
     } else {
@@ -404,7 +411,7 @@ SIMT_DEVICE void attention_load_q(const attention_params_t &p, const attention_i
         if (is_row) {
             from += attention_row_at(p, item, (uint32_t)row, p.q_stride) + unit * 8;
         }
-        if constexpr (attention_element<T>::is_f16 || sizeof(T) == 1) {
+        if constexpr (attention_element<T>::q_is_f16) {
             uint4 v = is_row ? simt_load_16(from) : make_uint4(0, 0, 0, 0);
             v = make_uint4(attention_pack_q<T>(v.x), attention_pack_q<T>(v.y),
                            attention_pack_q<T>(v.z), attention_pack_q<T>(v.w));

@@ -2,7 +2,7 @@
 /*
  * attention_decode_hopper: few rows of queries on Hopper, as fast as memory is.
  *
- * One block a multiprocessor: a warp fetches tiles of K and V by TMA, across items, as far ahead as
+ * One block a multiprocessor, of caches of bytes two: a warp fetches tiles of K and V by TMA, across items, as far ahead as
  * shared memory holds; four warps turn K into weights, a quarter of a chunk's tokens each; four
  * others sum V, a quarter of the head dims each, a chunk or two behind. The products, and with them
  * the bits, are those of attention_mma.
@@ -24,10 +24,14 @@ template <int D> struct decode_slot {
     float maxima[MMA_QUARTERS][DECODE_ROWS];
 };
 
-/* 1024-byte tiles first. Tiles of K and of V: about 96 KiB each. */
+/* Blocks of a multiprocessor: bytes are widened while others wait for theirs, as registers allow. */
+template <int D, class T> constexpr int decode_blocks = sizeof(T) == 1 && D <= 192 ? 2 : 1;
+
+/* 1024-byte tiles first. Tiles of K and of V: about 96 KiB each on a multiprocessor. */
 template <int D, class T> struct decode_shared {
     static constexpr int tile_bytes = attention_tile<D, T>::bytes;
-    static constexpr int stages = 96 * 1024 / tile_bytes < 8 ? 96 * 1024 / tile_bytes : 8;
+    static constexpr int of_block = 96 * 1024 / decode_blocks<D, T>;
+    static constexpr int stages = of_block / tile_bytes < 8 ? of_block / tile_bytes : 8;
     uint8_t k[stages][tile_bytes];
     uint8_t v[stages][tile_bytes];
     uint8_t q[attention_shape<D>::panels * DECODE_ROWS * 128];
@@ -428,7 +432,7 @@ template <int D, class T> SIMT_DEVICE void decode_init_barriers(decode_shared<D,
 #endif /* SIMT_HOPPER */
 
 template <int D, class T>
-static SIMT_KERNEL(DECODE_THREADS, 1)
+static SIMT_KERNEL(DECODE_THREADS, (decode_blocks<D, T>))
     attention_decode_kernel(const attention_params_t p,
                             const SIMT_GRID_CONSTANT simt_tensor_map_t map)
 {
@@ -475,7 +479,7 @@ static inline cudaError_t attention_decode_launch(const attention_launch_t &laun
     int device = 0, multiprocessors = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    const uint32_t room = (uint32_t)multiprocessors;
+    const uint32_t room = (uint32_t)(multiprocessors * decode_blocks<D, T>);
     const simt_grid_t grid = {
         .grid = {room < launch.items ? room : launch.items},
         .block = {DECODE_THREADS},

@@ -14,12 +14,13 @@
 #pragma once
 
 #include "kernels/cuda/cuda_linear.h"
+#include "kernels/kernels.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define GROUPS_MAX 512 /* K_MAX_EXPERTS */
+#define GROUPS_MAX K_MAX_EXPERTS
 
 typedef struct k_cuda_groups {
     k_cuda_weight_t w; /* the first matrix; of plain form */
@@ -29,10 +30,12 @@ typedef struct k_cuda_groups {
 
     /*
      * offsets [n + 1]: rows [offsets[g], offsets[g + 1]) of y are matrix g's, `rows` the most that all
-     * have together. NULL: each has `rows`, matrix g's x_step and y_step elements behind the one before.
+     * have together, shared with those that are elsewhere: all_n in all (0: n).
+     * NULL: each has `rows`, matrix g's x_step and y_step elements behind the one before.
      */
     const uint32_t *offsets;
     uint32_t rows;
+    uint32_t all_n;
     size_t x_step;
     size_t y_step;
 
@@ -46,6 +49,13 @@ typedef struct k_cuda_groups {
 } k_cuda_groups_t;
 
 int k_cuda_groups(const k_cuda_groups_t *args, cudaStream_t stream);
+
+/*
+ * The same of n weights in any memory, of plain form and one shape: a launch for each run of equal type
+ * and distance. groups' w, w_step and n are not read.
+ */
+int k_cuda_groups_of(const k_weight_t *weights, uint32_t n, const k_cuda_groups_t *groups,
+                     cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,7 @@
 
 /* Shared memory of a block, less the barriers'. */
 #define RING_BYTES (224u << 10)
+#define WALK_BYTES (4u << 10) /* of which a walk over many matrices takes some (group_walk.cuh) */
 #define MAX_STAGES 32
 /* Rows of x that mma.sync takes before wgmma is faster. */
 #define FEW_ROWS 8
@@ -94,7 +95,7 @@ static uint32_t tokens_of(uint32_t rows)
 
 /* Cuts stages of a tile: large ones, for each costs its producers and consumers some 300 clocks, but
  * four at least. */
-static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
+static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks, uint32_t ring_bytes)
 {
     const uint32_t block = plan->span * LINEAR_UNIT_ROWS * 128 + plan->tokens * 128;
     uint32_t blocks = 1;
@@ -107,7 +108,7 @@ static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks)
     const uint32_t bytes = blocks * block > window ? blocks * block : window;
     plan->stage_blocks = blocks;
     plan->stage_bytes = (bytes + 1023) / 1024 * 1024;
-    plan->stages = RING_BYTES / plan->stage_bytes;
+    plan->stages = ring_bytes / plan->stage_bytes;
     plan->stages = plan->stages < MAX_STAGES ? plan->stages : MAX_STAGES;
 }
 
@@ -147,7 +148,7 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
         }
     }
     plan.groups = divide_up(plan.span, 4);
-    plan_ring(&plan, k_blocks);
+    plan_ring(&plan, k_blocks, RING_BYTES);
     return plan;
 }
 
@@ -171,7 +172,7 @@ linear_wgmma_plan_t linear_wgmma_plan_groups(uint32_t units, uint32_t k_blocks, 
     (void)plan_span(&plan, units, k_blocks, blocks, rows <= groups * plan.tokens, processors);
     plan.blocks = processors;
     plan.groups = divide_up(plan.span, 4);
-    plan_ring(&plan, k_blocks);
+    plan_ring(&plan, k_blocks, RING_BYTES - WALK_BYTES);
     return plan;
 }
 
@@ -199,7 +200,7 @@ static bool x_fits(const k_cuda_linear_t *args)
     return args->x_stride % 8 == 0 && (uintptr_t)args->x % 16 == 0;
 }
 
-static bool has_scales(k_dtype_t dtype)
+bool linear_has_scales(k_dtype_t dtype)
 {
     return dtype != K_BF16 && dtype != K_F16 && dtype != K_F32;
 }
@@ -242,7 +243,7 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
         return error;
     }
     const uint32_t units = linear_units(args->w.is_gate_up, args->w.rows);
-    const bool is_scaled = has_scales(args->w.dtype);
+    const bool is_scaled = linear_has_scales(args->w.dtype);
     const bool can = args->path != K_CUDA_LINEAR_MMA && device.is_hopper && x_fits(args) &&
                      (is_scaled || args->w.dtype == K_BF16);
     if (!can && args->path == K_CUDA_LINEAR_WGMMA) {

@@ -27,6 +27,7 @@ typedef struct linear_device {
 } linear_device_t;
 
 int linear_current_device(linear_device_t *device_out);
+bool linear_has_scales(k_dtype_t dtype);
 
 int k_cuda_linear_mma(const k_cuda_linear_t *args, const linear_device_t *device,
                       cudaStream_t stream);

@@ -25,6 +25,7 @@ typedef struct job {
     uint32_t first;   /* row of the weight */
     uint32_t n;
     size_t row_bytes;
+    size_t stride; /* from one row to the next */
 } job_t;
 
 typedef struct buffer {
@@ -90,6 +91,18 @@ static void populate(const char *data, size_t bytes)
 #endif
 }
 
+static void read_rows(const job_t *job, char *to)
+{
+    populate(job->rows, (job->n - 1) * job->stride + job->row_bytes);
+    if (job->stride == job->row_bytes) {
+        memcpy(to, job->rows, job->n * job->row_bytes);
+        return;
+    }
+    for (uint32_t i = 0; i < job->n; i++) {
+        memcpy(to + i * job->row_bytes, job->rows + i * job->stride, job->row_bytes);
+    }
+}
+
 static weft_status_t load(reader_t *reader, const job_t *job)
 {
     weft_device_t *device = reader->loader->device;
@@ -102,8 +115,7 @@ static weft_status_t load(reader_t *reader, const job_t *job)
     if (status < 0) {
         return status;
     }
-    populate(job->rows, bytes);
-    memcpy(buffer->host.addr, job->rows, bytes);
+    read_rows(job, buffer->host.addr);
     device->ops->copy(reader->queue, buffer->device.addr, buffer->host.addr, bytes);
     const int error = k_cuda_weight_pack_rows(&job->weight, buffer->device.addr, job->first, job->n,
                                               weft_device_cuda_stream(reader->queue));
@@ -244,14 +256,16 @@ void cuda_loader_post(cuda_loader_t *loader, const k_cuda_weight_t *weight,
     }
     const uint32_t most = rows_of_run(row_bytes);
     for (uint32_t i = 0; i < n_parts; i++) {
+        const size_t stride = parts[i].stride > 0 ? parts[i].stride : row_bytes;
         for (uint32_t row = 0; row < parts[i].rows; row += most) {
             const uint32_t left = parts[i].rows - row;
             const job_t job = {
                 .weight = *weight,
-                .rows = (const char *)parts[i].data + row * row_bytes,
+                .rows = (const char *)parts[i].data + row * stride,
                 .first = first + row,
                 .n = left < most ? left : most,
                 .row_bytes = row_bytes,
+                .stride = stride,
             };
             post(loader, &job);
         }

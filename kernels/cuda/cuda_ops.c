@@ -125,49 +125,13 @@ static void launch_linear(k_stream_t *stream, const k_linear_args_t *args)
     note(stream, k_cuda_linear(&linear, stream_of(stream)), "kernel linear");
 }
 
-/* Matrices [first, …) that one launch takes: of one type, equally far apart in memory. */
-static uint32_t run_of(const k_weight_t *weights, uint32_t first, uint32_t n, size_t *step_out)
-{
-    const char *data = weights[first].data;
-    uint32_t count = 1;
-    *step_out = 0;
-    for (; first + count < n && weights[first + count].dtype == weights[first].dtype; count++) {
-        const char *next = weights[first + count].data;
-        if (count == 1 && next > data) {
-            *step_out = (size_t)(next - data);
-        }
-        if (*step_out == 0 || next != data + count * *step_out) {
-            break;
-        }
-    }
-    return count;
-}
-
-/* groups->w, w_step and n are set here; next(): what lies with each further run. */
-static void launch_groups(k_stream_t *stream, const k_weight_t *weights, uint32_t n,
-                          k_cuda_groups_t groups, const char *kernel)
-{
-    char *y = groups.y;
-    const uint16_t *x = groups.x;
-    for (uint32_t first = 0; first < n; first += groups.n) {
-        k_cuda_groups_t run = groups;
-        run.w = weight_of(&weights[first]);
-        run.n = run_of(weights, first, n, &run.w_step);
-        run.x = x + first * groups.x_step;
-        run.y = y + first * groups.y_step * sizeof(*x);
-        run.offsets = groups.offsets == NULL ? NULL : groups.offsets + first;
-        run.bias = groups.bias == NULL ? NULL : groups.bias + (size_t)first * run.w.rows;
-        note(stream, k_cuda_groups(&run, stream_of(stream)), kernel);
-        groups.n = run.n;
-    }
-}
-
 static void launch_expert_linear(k_stream_t *stream, const k_expert_linear_args_t *args)
 {
     const k_cuda_groups_t groups = {
         .bias = args->bias,
         .offsets = args->offsets,
         .rows = args->slots,
+        .all_n = args->all_experts,
         .x = args->x,
         .row_of = args->row_of_slot,
         .gathered = args->gathered,
@@ -175,7 +139,8 @@ static void launch_expert_linear(k_stream_t *stream, const k_expert_linear_args_
         .x_stride = args->x_stride,
         .y_stride = args->y_stride,
     };
-    launch_groups(stream, args->experts, args->n_experts, groups, "kernel expert_linear");
+    const int error = k_cuda_groups_of(args->experts, args->n_experts, &groups, stream_of(stream));
+    note(stream, error, "kernel expert_linear");
 }
 
 static void launch_head_linear(k_stream_t *stream, const k_head_linear_args_t *args)
@@ -189,7 +154,8 @@ static void launch_head_linear(k_stream_t *stream, const k_head_linear_args_t *a
         .x_stride = args->x_stride,
         .y_stride = args->y_stride,
     };
-    launch_groups(stream, args->heads, args->n_heads, groups, "kernel head_linear");
+    const int error = k_cuda_groups_of(args->heads, args->n_heads, &groups, stream_of(stream));
+    note(stream, error, "kernel head_linear");
 }
 
 static void launch_embed(k_stream_t *stream, const k_embed_args_t *args)
@@ -287,6 +253,7 @@ const k_ops_t k_ops_cuda = {
     .can_attend = can_attend,
     .weight_bytes = weight_bytes,
     .weight_pack = weight_pack,
+    .packs_slices = true,
     .scratch_bytes = scratch_bytes,
     .embed = launch_embed,
     .linear = launch_linear,

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cuda/cuda_ranks.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/k_cuda_norm.h"
 
 enum {
     THREADS = 512,
+    UNROLL = 4,              /* of copies */
     LOOKS = 32,              /* at a flag, between two looks at whether it is still worth waiting */
     CHANNEL_BYTES = 8 << 10, /* that are worth a block of their own */
     PAIR_CHANNEL_BYTES = 64 << 10,
+    NORM_ROWS = 128,   /* that are worth a kernel for sum and norm: four for each channel */
     SUM_THREADS = 256, /* of what others have gathered */
     SUM_BLOCKS = 256,
 };
@@ -189,12 +191,26 @@ template <class W> SIMT_DEVICE void store_word(char *at, W word)
     *reinterpret_cast<W *>(at) = word;
 }
 
-/* dst(k): the k-th of `count` places to write to, aligned as `like` is. */
+/* dst(k): the k-th of `count` places to write to, aligned as `like` is. UNROLL loads are on their way. */
 template <class W, class D>
 SIMT_DEVICE void copy_words(D dst, uint32_t count, const char *src, size_t first, size_t last)
 {
-    for (size_t at = first + threadIdx.x * sizeof(W); at + sizeof(W) <= last;
-         at += blockDim.x * sizeof(W)) {
+    const size_t stride = blockDim.x * sizeof(W);
+    size_t at = first + threadIdx.x * sizeof(W);
+    for (; at + (UNROLL - 1) * stride + sizeof(W) <= last; at += UNROLL * stride) {
+        W words[UNROLL];
+        SIMT_UNROLL
+        for (int i = 0; i < UNROLL; i++) {
+            words[i] = load_word(src + at + i * stride, W{});
+        }
+        for (uint32_t k = 0; k < count; k++) {
+            SIMT_UNROLL
+            for (int i = 0; i < UNROLL; i++) {
+                store_word(dst(k) + at + i * stride, words[i]);
+            }
+        }
+    }
+    for (; at + sizeof(W) <= last; at += stride) {
         const W word = load_word(src + at, W{});
         for (uint32_t k = 0; k < count; k++) {
             store_word(dst(k) + at, word);
@@ -346,7 +362,14 @@ template <class T> SIMT_DEVICE void store_vector(T *out, size_t i, size_t count,
 template <class T>
 SIMT_DEVICE void sum_places(const cuda_ranks_t &g, uint32_t step, T *out, size_t count)
 {
-    for (size_t i = threadIdx.x; i * LANES<T> < count; i += blockDim.x) {
+    size_t i = threadIdx.x;
+    for (; (i + blockDim.x) * LANES<T> < count; i += 2 * blockDim.x) { /* two on their way */
+        const uint4 v = sum_vector<T>(g, step, i);
+        const uint4 next = sum_vector<T>(g, step, i + blockDim.x);
+        store_vector(out, i, count, v);
+        store_vector(out, i + blockDim.x, count, next);
+    }
+    if (i * LANES<T> < count) {
         store_vector(out, i, count, sum_vector<T>(g, step, i));
     }
 }
@@ -425,6 +448,57 @@ static SIMT_KERNEL(THREADS, 1)
                      least(share, count - at) * sizeof(T));
             }
         }
+    }
+    store_step(g, step);
+}
+
+/*
+ * Rows are dealt out to channels. A thread reads and writes what it does in rms_norm: chunk c at
+ * (c · threads + t) · 4.
+ */
+SIMT_DEVICE void norm_row(const cuda_ranks_t &g, uint32_t step, const cuda_ranks_norm_t &norm,
+                          uint32_t row, float *partial)
+{
+    float held[K_NORM_CHUNKS][4] = {};
+    float sum = 0;
+    SIMT_UNROLL
+    for (int c = 0; c < K_NORM_CHUNKS; c++) {
+        const uint32_t at = (c * blockDim.x + threadIdx.x) * 4;
+        if (at < norm.dim) {
+            const uint4 v = sum_vector<float>(g, step, at / 4);
+            unpack<float>(v, held[c]);
+            simt_store_16(norm.x + row * norm.x_stride + at, v);
+            sum = k_norm_add_squares(sum, held[c]);
+        }
+    }
+    const float scale = k_norm_scale(k_rows_block_sum(sum, partial), norm.dim, norm.eps);
+    SIMT_UNROLL
+    for (int c = 0; c < K_NORM_CHUNKS; c++) {
+        const uint32_t at = (c * blockDim.x + threadIdx.x) * 4;
+        float w[4];
+        if (at < norm.dim) {
+            k_rows_load(norm.w + at, w);
+            k_norm_store(static_cast<__nv_bfloat16 *>(norm.y) + row * norm.y_stride + at, held[c],
+                         scale, w);
+        }
+    }
+}
+
+static SIMT_KERNEL(K_NORM_MAX_THREADS, 1)
+    all_reduce_norm(const SIMT_GRID_CONSTANT cuda_ranks_t g,
+                    const SIMT_GRID_CONSTANT cuda_ranks_norm_t norm)
+{
+    SIMT_SHARED(float, partial, [32]);
+    if (!begin(g)) {
+        return;
+    }
+    uint32_t step = load_step(g);
+    for (uint32_t row = blockIdx.x; row < norm.rows; row += gridDim.x) {
+        give_to_all(g, ++step, norm.x + row * norm.x_stride, norm.dim * sizeof(float));
+        if (!meet(g, step)) {
+            return;
+        }
+        norm_row(g, step, norm, row, partial);
     }
     store_step(g, step);
 }
@@ -666,6 +740,24 @@ int cuda_ranks_all_reduce(const cuda_ranks_t *ranks, const void *in, void *out, 
         break;
     }
     return launch_all_reduce<__nv_bfloat16>(ranks, in, out, n, stream);
+}
+
+bool cuda_ranks_can_norm(const cuda_ranks_t *ranks, const cuda_ranks_norm_t *norm)
+{
+    const size_t bytes = (size_t)norm->dim * sizeof(float);
+    const uint32_t chunks = k_rows_ceil_div(norm->dim, 4);
+    return norm->rows <= NORM_ROWS && goes_at_once(ranks, norm->rows * bytes) &&
+           bytes <= ranks->place_bytes && norm->dim % 4 == 0 && norm->x_stride % 4 == 0 &&
+           norm->y_stride % 8 == 0 && chunks > SIMT_WARP &&
+           chunks <= K_NORM_CHUNKS * K_NORM_MAX_THREADS;
+}
+
+int cuda_ranks_all_reduce_norm(const cuda_ranks_t *ranks, const cuda_ranks_norm_t *norm,
+                               void *stream)
+{
+    simt_grid_t grid = grid_of(norm->rows, 1, CUDA_RANKS_CHANNELS, stream);
+    grid.block = dim3(k_norm_threads(norm->dim, 4, K_NORM_CHUNKS));
+    return simt_launch(all_reduce_norm, grid, *ranks, *norm);
 }
 
 int cuda_ranks_reduce_scatter(const cuda_ranks_t *ranks, const void *in, void *out, size_t n,

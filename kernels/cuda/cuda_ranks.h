@@ -20,6 +20,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -67,6 +68,26 @@ size_t cuda_ranks_region_bytes(uint32_t size, size_t place_bytes, size_t pair_by
 /* As the functions of coll.h say; stream is a cudaStream_t. */
 int cuda_ranks_all_reduce(const cuda_ranks_t *ranks, const void *in, void *out, size_t n,
                           cuda_ranks_dtype_t dtype, void *stream);
+/*
+ * x[i] becomes the sum, as all_reduce's; y is x as rms_norm (k_ops) makes it, to the bit. x, y [rows, dim]
+ * f32 and bf16; w [dim] f32. Addresses and strides are multiples of 16 bytes.
+ */
+typedef struct cuda_ranks_norm {
+    float *x;
+    const float *w;
+    void *y;
+    uint32_t rows;
+    uint32_t dim;
+    size_t x_stride; /* elements */
+    size_t y_stride;
+    float eps;
+} cuda_ranks_norm_t;
+
+/* Whether it is worth it, and can be done: the same answer on every rank. */
+bool cuda_ranks_can_norm(const cuda_ranks_t *ranks, const cuda_ranks_norm_t *norm);
+int cuda_ranks_all_reduce_norm(const cuda_ranks_t *ranks, const cuda_ranks_norm_t *norm,
+                               void *stream);
+
 int cuda_ranks_reduce_scatter(const cuda_ranks_t *ranks, const void *in, void *out, size_t n,
                               cuda_ranks_dtype_t dtype, void *stream);
 int cuda_ranks_all_gather(const cuda_ranks_t *ranks, const void *in, void *out, size_t bytes,

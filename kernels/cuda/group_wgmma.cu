@@ -85,42 +85,41 @@ static SIMT_KERNEL(GATHER_THREADS, 8)
     }
 }
 
-static cudaError_t gather(const k_cuda_groups_t *args, uint32_t processors, cudaStream_t stream)
+extern "C" int k_cuda_groups_gather(k_cuda_groups_t *args, const linear_device_t *device,
+                                    cudaStream_t stream)
 {
-    const uint32_t blocks = processors * GATHER_BLOCKS;
+    const uint32_t blocks = device->processors * GATHER_BLOCKS;
+    if (args->row_of == nullptr) {
+        return cudaSuccess;
+    }
+    const uint16_t *x = static_cast<const uint16_t *>(args->x);
+    const uint32_t *row_of = args->row_of;
+    args->x = args->gathered;
+    args->row_of = nullptr;
     return simt_launch(gather_slots,
                        {.grid = {args->rows < blocks ? args->rows : blocks},
                         .block = {GATHER_THREADS},
                         .stream = stream,
                         .overlaps_previous = true},
-                       static_cast<const uint16_t *>(args->x), args->row_of, args->offsets, args->n,
-                       static_cast<uint16_t *>(args->gathered), args->x_stride, args->w.columns);
+                       x, row_of, args->offsets, args->n, static_cast<uint16_t *>(args->gathered),
+                       args->x_stride, args->w.columns);
 }
 
 /* ---- host ------------------------------------------------------------------------------------ */
-
-static uint32_t all_rows(const k_cuda_groups_t *args)
-{
-    return args->offsets == nullptr ? args->rows * args->n : args->rows;
-}
 
 extern "C" int k_cuda_groups_wgmma(const k_cuda_groups_t *args, const linear_device_t *device,
                                    cudaStream_t stream)
 {
     k_cuda_groups_t in_order = *args;
-    if (args->row_of != nullptr) {
-        const cudaError_t error = gather(args, device->processors, stream);
-        if (error != cudaSuccess) {
-            return error;
-        }
-        in_order.x = args->gathered;
-        in_order.row_of = nullptr;
+    const int gathered = k_cuda_groups_gather(&in_order, device, stream);
+    if (gathered != cudaSuccess) {
+        return gathered;
     }
     linear_wgmma_t p = {};
     p.k_blocks = linear_k_blocks(args->w.columns);
     p.units = linear_units(false, args->w.rows);
-    p.plan =
-        linear_wgmma_plan_groups(p.units, p.k_blocks, all_rows(args), args->n, device->processors);
+    p.plan = linear_wgmma_plan_groups(p.units, p.k_blocks, groups_rows(args), args->n,
+                                      device->processors);
     p.spans = (p.units + p.plan.span - 1) / p.plan.span;
     const uint32_t most = groups_most_tiles(args, p.plan.tokens) * p.spans;
     p.plan.blocks = most < p.plan.blocks ? most : p.plan.blocks;

@@ -1,425 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * y = x Wᵀ by wgmma, weights with scales on Hopper, from a few tokens to thousands.
- *
- * The weights' rows are the M of the instruction, and come from registers: each warp has one unit of 16
- * rows, and makes bf16 of its packed blocks while the scale group before is multiplied. The tokens
- * are its N. A stage in shared memory has a k block of both, for all warp groups that share a part of K;
- * one warp of them has the stages ahead fetched by TMA.
- *
- * The sums are those of linear_mma: each scale group is summed from zero and added, scaled, to the
- * part of K it lies in; the parts are added in order. Warp groups of a block that share out the
- * parts leave theirs in shared memory for the first to add.
- */
-#include "kernels/cuda/cuda_linear_priv.h"
-#include "kernels/cuda/linear_store.h"
-#include "kernels/cuda/simt.h"
-#include "kernels/cuda/weight_formats.h"
+/* y = x Wᵀ by wgmma, weights with scales on Hopper. */
+#include "kernels/cuda/linear_scaled.cuh"
 
-#define PARTS  LINEAR_MMA_SPLITS
-#define WGROUP 128 /* threads of a warp group */
-
-typedef struct linear_scaled {
+/* The rows of one matrix. */
+struct whole_rows {
+    enum { READS_FIRST = 1 };
     const void *weights;
-    uint32_t k_blocks;
-    uint32_t units;
     linear_store_t store;
-} linear_scaled_t;
 
-/*
- * TOKENS of a block; SPANS × 64 rows of W; SHARES warp groups that share out the parts of K of each
- * 64 rows.
- */
-template <class W, int TOKENS, int SPANS, int SHARES> struct scaled_shape {
-    static constexpr int tokens = TOKENS, spans = SPANS, shares = SHARES;
-    static constexpr int groups = SPANS * SHARES;
-    static constexpr int threads = groups * WGROUP;
-    static constexpr int units = 4 * SPANS;
-    static constexpr int x_bytes = TOKENS * 128;
-    static constexpr int stage_bytes = (x_bytes + units * W::BYTES + 1023) / 1024 * 1024;
-    /* sums of parts: the first share adds up its own, the others keep each */
-    static constexpr int kept = 1 + (SHARES - 1) * PARTS / SHARES;
-    static constexpr int sum_bytes = TOKENS / 2 * WGROUP * 4;
-    static constexpr int x_sum_bytes = 2 * 2 * TOKENS * 4; /* two blocks, two pairs of steps */
-    static constexpr int fixed_bytes = SPANS * kept * sum_bytes + groups * x_sum_bytes;
-    static constexpr int fit = ((216 << 10) - fixed_bytes) / (SHARES * stage_bytes);
-    static constexpr int stages = fit < 8 ? fit : 8;
-    static constexpr int sums_at = SHARES * stages * stage_bytes;
-    static constexpr int x_sums_at = sums_at + SPANS * kept * sum_bytes;
-    static constexpr int barriers_at = x_sums_at + groups * x_sum_bytes;
-    static constexpr int bytes = barriers_at + SHARES * stages * 2 * 8;
-    static_assert(stages >= 3);
+    SIMT_FN bool rows_of(uint32_t tile, uint32_t tokens, scaled_rows_t *rows) const
+    {
+        const uint32_t first = tile * tokens;
+        const size_t y_bytes = linear_is_bf16(store.out) ? 2 : 4;
+        rows->weights = weights;
+        rows->token = first;
+        rows->column = 0;
+        rows->store = store;
+        rows->store.y = static_cast<char *>(store.y) + first * store.y_stride * y_bytes;
+        rows->store.rows = store.rows - first;
+        return true;
+    }
 };
 
-#if SIMT_HOPPER
-
-/* A warp group's place in the block, and what it walks. */
-template <class S> struct scaled_group_t {
-    uint32_t index;
-    uint32_t span;
-    uint32_t share;
-    uint32_t first; /* k blocks */
-    uint32_t last;
-    uint8_t *ring;
-    simt_mbarrier_t *full;
-    simt_mbarrier_t *empty;
-    uint8_t *sums;
-    float *x_sums;
-};
-
-SIMT_DEVICE uint32_t part_begin(const linear_scaled_t &p, uint32_t part)
-{
-    return p.k_blocks * part / PARTS;
-}
-
-template <class S>
-SIMT_DEVICE scaled_group_t<S> scaled_group(const linear_scaled_t &p, uint8_t *shared)
-{
-    scaled_group_t<S> g;
-    g.index = simt_shfl((uint32_t)simt_warp() / 4, 0); /* known to be uniform */
-    g.span = g.index % S::spans;
-    g.share = g.index / S::spans;
-    g.first = part_begin(p, g.share * PARTS / S::shares);
-    g.last = part_begin(p, (g.share + 1) * PARTS / S::shares);
-    g.ring = shared + g.share * S::stages * S::stage_bytes;
-    simt_mbarrier_t *barriers = reinterpret_cast<simt_mbarrier_t *>(shared + S::barriers_at);
-    g.full = barriers + g.share * S::stages * 2;
-    g.empty = g.full + S::stages;
-    g.sums = shared + S::sums_at + g.span * S::kept * S::sum_bytes;
-    g.x_sums = reinterpret_cast<float *>(shared + S::x_sums_at + g.index * S::x_sum_bytes);
-    return g;
-}
-
-/* ---- stages ------------------------------------------------------------------------------------ */
-
-/* The stages of a share's k blocks, `at` from its first on. A warp calls. */
-template <class S> SIMT_DEVICE bool scaled_has(const scaled_group_t<S> &g, uint32_t at)
-{
-    return g.first + at < g.last;
-}
-
-/* Waits until the stage is free and begins to copy the block's units of W to it. */
-template <class W, class S>
-SIMT_DEVICE void scaled_copy_w(const linear_scaled_t &p, const scaled_group_t<S> &g, uint32_t at)
-{
-    const uint32_t stage = at % S::stages;
-    const uint32_t first = blockIdx.y * S::units;
-    const uint32_t units = p.units - first < S::units ? p.units - first : S::units;
-    const uint32_t lane = (uint32_t)simt_lane();
-    if (at >= S::stages) {
-        simt_mbarrier_wait(&g.empty[stage], (at / S::stages - 1) % 2);
-    }
-    if (lane == 0) {
-        simt_mbarrier_arrive_expect(&g.full[stage], S::x_bytes + units * W::BYTES);
-    }
-    simt_sync_warp();
-    if (lane < units) {
-        simt_tma_load(g.ring + stage * S::stage_bytes + S::x_bytes + lane * W::BYTES,
-                      W::block(p.weights, first + lane, g.first + at, p.k_blocks), W::BYTES,
-                      &g.full[stage], gridDim.x == 1 ? SIMT_L2_EVICT_FIRST : SIMT_L2_NORMAL);
-    }
-}
-
-template <class S>
-SIMT_DEVICE void scaled_copy_x(const scaled_group_t<S> &g, const simt_tensor_map_t *x, uint32_t at)
-{
-    const uint32_t stage = at % S::stages;
-    if (simt_lane() == 0) {
-        simt_tma_load_2d(g.ring + stage * S::stage_bytes, x, (int)((g.first + at) * LINEAR_K_BLOCK),
-                         (int)(blockIdx.x * S::tokens), &g.full[stage], SIMT_L2_EVICT_LAST);
-    }
-}
-
-/*
- * Sums of x of each pair of steps, as linear_mma makes them: the warps of the group have some of the
- * tokens each. at: as above; the group waits for all.
- */
-template <class S>
-SIMT_DEVICE const float *scaled_x_sums(const scaled_group_t<S> &g, const uint8_t *x, uint32_t at)
-{
-    const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
-    float *to = g.x_sums + at % 2 * 2 * S::tokens;
-    const uint32_t row = (uint32_t)simt_lane() % 8;
-    for (uint32_t n = (uint32_t)simt_warp() % 4; n < S::tokens / 8; n += 4) {
-        for (uint32_t pair = 0; pair < 2; pair++) {
-            float sum[4] = {0, 0, 0, 0};
-            uint32_t b[4];
-            const uint32_t chunk = pair * 4 + (uint32_t)simt_lane() / 8;
-            simt_ldmatrix_x4(b, x + (n * 8 + row) * 128 + (chunk ^ row) * 16);
-            for (int j = 0; j < 2; j++) {
-                const uint32_t step[2] = {b[2 * j], b[2 * j + 1]};
-                simt_mma_bf16(sum, ones, step);
-            }
-            if (simt_lane() < 4) {
-                *reinterpret_cast<float2 *>(to + pair * S::tokens + n * 8 + simt_lane() * 2) =
-                    make_float2(sum[0], sum[1]);
-            }
-        }
-    }
-    simt_barrier_sync(1 + (int)g.index, WGROUP);
-    return to;
-}
-
-/* ---- sums -------------------------------------------------------------------------------------- */
-
-/* A thread's own 16 bytes of sums 4i.. in slot `slot`. */
-template <class S> SIMT_DEVICE float4 *scaled_sum(const scaled_group_t<S> &g, int slot, int i)
-{
-    return reinterpret_cast<float4 *>(g.sums + slot * S::sum_bytes) + i * WGROUP +
-           threadIdx.x % WGROUP;
-}
-
-SIMT_DEVICE float4 scaled_add(float4 a, float4 b)
-{
-    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-}
-
-/* A part of K ends: acc goes where the parts are added, and begins anew. */
-template <class S>
-SIMT_DEVICE void scaled_end_part(const scaled_group_t<S> &g, uint32_t part,
-                                 float (&acc)[S::tokens / 2])
-{
-    constexpr int each = PARTS / S::shares;
-    const bool adds = part > 0 && part < each;
-    const int slot = part < each ? 0 : (int)part - each + 1;
-    SIMT_UNROLL
-    for (int i = 0; i < S::tokens / 8; i++) {
-        float4 v = make_float4(acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]);
-        float4 *to = scaled_sum(g, slot, i);
-        *to = adds ? scaled_add(*to, v) : v;
-        acc[4 * i] = acc[4 * i + 1] = acc[4 * i + 2] = acc[4 * i + 3] = 0;
-    }
-}
-
-/* ---- the walk ---------------------------------------------------------------------------------- */
-
-template <class W> constexpr int scaled_steps() /* of a scale group */
-{
-    return W::GROUP / 16;
-}
-
 template <class W>
-SIMT_DEVICE void scaled_fragments(const typename W::raw &w, int group,
-                                  uint32_t (&a)[scaled_steps<W>()][4])
-{
-    constexpr int STEPS = scaled_steps<W>();
-    SIMT_UNROLL
-    for (int j = 0; j < STEPS; j++) {
-        uint32_t part[1][4];
-        W::fragment(w, group * STEPS + j, part);
-        SIMT_UNROLL
-        for (int i = 0; i < 4; i++) {
-            a[j][i] = part[0][i];
-        }
-    }
-}
-
-template <class W, class S>
-SIMT_DEVICE void scaled_accumulate(const typename W::raw &w, int group,
-                                   const float (&d)[S::tokens / 2], const float *x_sums,
-                                   float (&acc)[S::tokens / 2])
-{
-    const float2 scale = W::scale(w, group);
-    const float2 offset = W::offset(w, group);
-    SIMT_UNROLL
-    for (int n = 0; n < S::tokens / 8; n++) {
-        SIMT_UNROLL
-        for (int i = 0; i < 4; i++) {
-            float &to = acc[4 * n + i];
-            to = fmaf(i < 2 ? scale.x : scale.y, d[4 * n + i], to);
-        }
-        if constexpr (W::HAS_MIN != 0) {
-            const float2 x = *reinterpret_cast<const float2 *>(x_sums + group * S::tokens + n * 8 +
-                                                               simt_lane() % 4 * 2);
-            SIMT_UNROLL
-            for (int i = 0; i < 4; i++) {
-                float &to = acc[4 * n + i];
-                to = fmaf(i < 2 ? offset.x : offset.y, i % 2 == 0 ? x.x : x.y, to);
-            }
-        }
-    }
-}
-
-/* This warp's unit of W in the stage of block `at`, once it has come. */
-template <class W, class S>
-SIMT_DEVICE typename W::raw scaled_load(const scaled_group_t<S> &g, uint32_t at)
-{
-    const uint32_t stage = at % S::stages;
-    const uint32_t unit = g.span * 4 + (uint32_t)simt_warp() % 4;
-    simt_mbarrier_wait(&g.full[stage], at / S::stages % 2);
-    simt_sync_warp();
-    return W::load(g.ring + stage * S::stage_bytes + S::x_bytes + unit * W::BYTES,
-                   (uint32_t)simt_lane() / 4, (uint32_t)simt_lane() % 4);
-}
-
-/* One k block, then w is the next one; a: the fragments of its first scale group, then the next's. */
-template <class W, class S>
-SIMT_DEVICE void scaled_block(const scaled_group_t<S> &g, typename W::raw &w, uint32_t at,
-                              uint32_t (&a)[scaled_steps<W>()][4], float (&acc)[S::tokens / 2])
-{
-    constexpr int STEPS = scaled_steps<W>();
-    constexpr int GROUPS = 4 / STEPS;
-    const uint32_t stage = at % S::stages;
-    const uint8_t *x = g.ring + stage * S::stage_bytes;
-    const float *x_sums = nullptr;
-    float d[S::tokens / 2];
-    typename W::raw next = w;
-    if constexpr (W::HAS_MIN != 0) {
-        x_sums = scaled_x_sums(g, x, at);
-    }
-    SIMT_UNROLL
-    for (int group = 0; group < GROUPS; group++) {
-        uint32_t ahead[STEPS][4];
-        simt_wgmma_hold(d);
-        simt_wgmma_fence();
-        SIMT_UNROLL
-        for (int j = 0; j < STEPS; j++) {
-            simt_wgmma_bf16<S::tokens>(d, a[j], simt_wgmma_desc_k(x + 32 * (group * STEPS + j)),
-                                       j > 0);
-        }
-        simt_wgmma_commit();
-        if (group + 1 == GROUPS && scaled_has(g, at + 1)) {
-            next = scaled_load<W>(g, at + 1);
-        }
-        scaled_fragments<W>(group + 1 < GROUPS ? w : next, (group + 1) % GROUPS, ahead);
-        simt_wgmma_wait<0>();
-        simt_wgmma_hold(d);
-        if (group + 1 == GROUPS && simt_lane() == 0) {
-            simt_mbarrier_arrive(&g.empty[stage]);
-        }
-        scaled_accumulate<W, S>(w, group, d, x_sums, acc);
-        SIMT_UNROLL
-        for (int j = 0; j < STEPS; j++) {
-            SIMT_UNROLL
-            for (int i = 0; i < 4; i++) {
-                a[j][i] = ahead[j][i];
-            }
-        }
-    }
-    w = next;
-}
-
-/* The group's parts of K of its 64 rows, to the sums in shared memory. */
-template <class W, class S>
-SIMT_DEVICE void scaled_walk(const linear_scaled_t &p, const scaled_group_t<S> &g,
-                             const simt_tensor_map_t *x)
-{
-    constexpr uint32_t AHEAD = S::stages - 2; /* the one before may still be read by other groups */
-    const bool copies = g.span == 0 && simt_shfl((uint32_t)simt_warp() % 4, 0) == 0;
-    uint32_t part = g.share * PARTS / S::shares;
-    uint32_t a[scaled_steps<W>()][4];
-    float acc[S::tokens / 2] = {};
-
-    for (uint32_t i = 0; copies && i < AHEAD && scaled_has(g, i); i++) {
-        scaled_copy_w<W>(p, g, i);
-    }
-    simt_wait_previous(); /* x and y are its; the weights are nobody's */
-    for (uint32_t i = 0; copies && i < AHEAD && scaled_has(g, i); i++) {
-        scaled_copy_x(g, x, i);
-    }
-    typename W::raw w = {};
-    if (scaled_has(g, 0)) {
-        w = scaled_load<W>(g, 0);
-        scaled_fragments<W>(w, 0, a);
-    }
-    for (uint32_t at = 0; scaled_has(g, at); at++) {
-        while (part_begin(p, part + 1) == g.first + at) { /* parts may be empty */
-            scaled_end_part(g, part++, acc);
-        }
-        if (copies && scaled_has(g, at + AHEAD)) {
-            scaled_copy_w<W>(p, g, at + AHEAD);
-            scaled_copy_x(g, x, at + AHEAD);
-        }
-        simt_sync_warp();
-        scaled_block<W, S>(g, w, at, a, acc);
-    }
-    for (const uint32_t end = (g.share + 1) * PARTS / S::shares; part < end; part++) {
-        scaled_end_part(g, part, acc);
-    }
-}
-
-/* The first share adds what the others kept, in order, and stores. */
-template <class S>
-SIMT_DEVICE void scaled_finish(const linear_scaled_t &p, const scaled_group_t<S> &g, uint32_t unit)
-{
-    constexpr int TOGETHER = S::tokens / 8 < 4 ? S::tokens / 8 : 4;
-    SIMT_UNROLL
-    for (int n = 0; n < S::tokens / 8; n += TOGETHER) {
-        float sum[4 * TOGETHER];
-        SIMT_UNROLL
-        for (int i = 0; i < TOGETHER; i++) {
-            float4 v = *scaled_sum(g, 0, n + i);
-            for (int slot = 1; slot < S::kept; slot++) {
-                v = scaled_add(v, *scaled_sum(g, slot, n + i));
-            }
-            sum[4 * i] = v.x;
-            sum[4 * i + 1] = v.y;
-            sum[4 * i + 2] = v.z;
-            sum[4 * i + 3] = v.w;
-        }
-        const uint32_t token = blockIdx.x * S::tokens + n * 8;
-        if (token < p.store.rows) {
-            linear_store_fragments<TOGETHER>(p.store, unit, token, sum);
-        }
-    }
-}
-
-#endif /* SIMT_HOPPER */
-
-template <class W, class S>
-static SIMT_KERNEL(S::threads, 1)
-    linear_scaled_kernel(const linear_scaled_t p, const SIMT_GRID_CONSTANT simt_tensor_map_t x)
-{
-#if SIMT_HOPPER
-    SIMT_DYN_SHARED(uint8_t, shared);
-    const scaled_group_t<S> g = scaled_group<S>(p, shared);
-    const uint32_t unit =
-        (blockIdx.y * S::spans + g.span) * 4 + simt_shfl((uint32_t)simt_warp() % 4, 0);
-
-    simt_launch_next();
-    if (threadIdx.x == 0) {
-        simt_mbarrier_t *barriers = reinterpret_cast<simt_mbarrier_t *>(shared + S::barriers_at);
-        for (int i = 0; i < S::shares * S::stages * 2; i++) {
-            simt_mbarrier_init(&barriers[i], i / S::stages % 2 == 0 ? 1 : 4 * S::spans);
-        }
-        simt_mbarrier_fence_init();
-        simt_tma_prefetch_map(&x);
-    }
-    simt_sync_block();
-    scaled_walk<W, S>(p, g, &x);
-    simt_sync_block();
-    if (g.share == 0 && unit < p.units) {
-        scaled_finish(p, g, unit);
-    }
-#else
-    (void)p;
-    (void)x;
-#endif
-}
-
-/* ---- host -------------------------------------------------------------------------------------- */
-
-template <class W, class S>
-static cudaError_t launch(const linear_scaled_t &p, const simt_tensor_map_t &x, cudaStream_t stream)
-{
-    return simt_launch((linear_scaled_kernel<W, S>),
-                       {.grid = {(p.store.rows + S::tokens - 1) / S::tokens,
-                                 (p.units + 4 * S::spans - 1) / (4 * S::spans)},
-                        .block = {S::threads},
-                        .shared_bytes = S::bytes,
-                        .stream = stream,
-                        .overlaps_previous = true},
-                       p, x);
-}
-
-template <class W>
-static cudaError_t launch_shape(const linear_scaled_t &p, linear_scaled_shape_t shape,
-                                const simt_tensor_map_t &x, cudaStream_t stream)
+static cudaError_t launch(const linear_scaled_t &p, const whole_rows &rows,
+                          linear_scaled_shape_t shape, const simt_tensor_map_t &x,
+                          cudaStream_t stream)
 {
     switch (shape) {
 #define SHAPE(name, tokens, spans, shares)                                                         \
     case LINEAR_SCALED_##name:                                                                     \
-        return launch<W, scaled_shape<W, tokens, spans, shares>>(p, x, stream);
+        return scaled_launch_shape<W, scaled_shape<tokens, spans, shares>>(                        \
+            p, rows, (rows.store.rows + tokens - 1) / tokens, x, stream);
         LINEAR_SCALED_SHAPES(SHAPE)
 #undef SHAPE
     case LINEAR_SCALED_SHAPE_COUNT:
@@ -445,31 +57,19 @@ static uint32_t shape_tokens(linear_scaled_shape_t shape)
 extern "C" int k_cuda_linear_scaled(const k_cuda_linear_t *args, linear_scaled_shape_t shape,
                                     cudaStream_t stream)
 {
-    linear_scaled_t p = {};
-    p.weights = args->w.data;
-    p.k_blocks = linear_k_blocks(args->w.columns);
-    p.units = linear_units(args->w.is_gate_up, args->w.rows);
-    p.store = linear_store_of(args);
-
-    simt_tensor_t tensor = {};
-    tensor.data = const_cast<void *>(args->x);
-    tensor.element_bytes = 2;
-    tensor.rank = 2;
-    tensor.dims[0] = args->w.columns;
-    tensor.dims[1] = args->rows;
-    tensor.strides[0] = args->x_stride * 2;
-    tensor.box[0] = LINEAR_K_BLOCK;
-    tensor.box[1] = shape_tokens(shape);
-    tensor.swizzle = SIMT_SWIZZLE_128;
+    const linear_scaled_t p = {linear_k_blocks(args->w.columns),
+                               linear_units(args->w.is_gate_up, args->w.rows)};
+    const whole_rows rows = {args->w.data, linear_store_of(args)};
     simt_tensor_map_t x;
-    const cudaError_t error = simt_tensor_map_encode(&tensor, &x);
+    const cudaError_t error =
+        scaled_map_x(args->x, args->rows, args->w.columns, args->x_stride, shape_tokens(shape), &x);
     if (error != cudaSuccess) {
         return error;
     }
     switch (args->w.dtype) {
 #define DO(dtype, format)                                                                          \
     case dtype:                                                                                    \
-        return launch_shape<format>(p, shape, x, stream);
+        return launch<format>(p, rows, shape, x, stream);
         SCALED_FORMATS(DO)
 #undef DO
     default:

@@ -20,7 +20,7 @@ typedef struct linear_store {
     bool pairs; /* elements 2i and 2i + 1 of a row of y may be written by one store of 4 bytes */
 } linear_store_t;
 
-inline bool linear_is_bf16(k_cuda_out_t out)
+constexpr bool linear_is_bf16(k_cuda_out_t out)
 {
     return out == K_CUDA_OUT_BF16 || out == K_CUDA_OUT_SWIGLU;
 }

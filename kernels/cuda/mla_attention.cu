@@ -40,9 +40,14 @@ template <int PK, int PV, int MT> struct mla_shape {
     static constexpr int value_tiles = PV; /* of 8 latents, a warp */
 };
 
+/* Steps of q whose fragments stay in registers, as many as there is room for. */
+template <int PK, int MT> constexpr int mla_held = MT > 1 ? 0 : PK * 4 < 20 ? PK * 4 : 20;
+
 template <int PK, int PV, int MT> struct mla_state {
+    uint32_t q[mla_held<PK, MT> > 0 ? mla_held<PK, MT> : 1][4];
     float score[MT][4]; /* MT tiles of 8 tokens, of one tile of rows */
     float part[MT][2];  /* of the sums: this lane's */
+    float own_max[2];   /* of the rows that this warp scores: max of these */
     float o[MT][PV][4]; /* of this segment */
     float total[MT][PV][4];
     float max[MT][2]; /* of rows lane / 4 and + 8 in this segment */
@@ -75,6 +80,35 @@ SIMT_DEVICE mla_shared<MT * 16> mla_carve(uint8_t *base, int stages)
 
 /* ---- loading -------------------------------------------------------------------------------- */
 
+/* An E4M3 number, which bf16 holds: tiles are widened as they are read. */
+struct mla_byte {
+    uint8_t code;
+};
+
+SIMT_DEVICE uint4 mla_widen(const char *from)
+{
+    const uint2 codes = *reinterpret_cast<const uint2 *>(from);
+    const uint16_t pairs[4] = {(uint16_t)codes.x, (uint16_t)(codes.x >> 16), (uint16_t)codes.y,
+                               (uint16_t)(codes.y >> 16)};
+    uint32_t wide[4];
+    SIMT_UNROLL
+    for (int i = 0; i < 4; i++) {
+        const float2 v = simt_unpack_e4m3(pairs[i]);
+        wide[i] = simt_pack_bf16(v.x, v.y);
+    }
+    return make_uint4(wide[0], wide[1], wide[2], wide[3]);
+}
+
+/* 8 elements of a tile; zeroes when the token is not to be seen. */
+template <class T> SIMT_DEVICE void mla_load_unit(uint8_t *to, const char *from, bool is_seen)
+{
+    if constexpr (sizeof(T) == 1) {
+        *reinterpret_cast<uint4 *>(to) = is_seen ? mla_widen(from) : make_uint4(0, 0, 0, 0);
+    } else {
+        mma_load_unit<T>(to, from, is_seen);
+    }
+}
+
 /* The tile of q; zeroes behind the last row and the last element. */
 template <int PK, int MT, class T>
 SIMT_DEVICE void mla_load_q(const mla_params_t &p, const attention_item_t &item, uint8_t *tile)
@@ -96,33 +130,39 @@ SIMT_DEVICE void mla_load_q(const mla_params_t &p, const attention_item_t &item,
     }
 }
 
-/* The chunk that begins at token `first`; zeroes for what is not to be seen. */
+/*
+ * The chunk that begins at token `first`; zeroes for what is not to be seen. A warp has a few tokens, its
+ * lanes have units of 8 elements of each.
+ */
 template <int PK, class T>
 SIMT_DEVICE void mla_load_tile(const mla_params_t &p, const attention_item_t &item,
                                const char *const (*blocks)[MMA_MAX_BLOCKS], uint32_t first,
                                uint8_t *tile)
 {
     constexpr int units = PK * 8;
-    constexpr int steps = MLA_CHUNK * units / MLA_THREADS;
-    constexpr int at_once = steps % 3 == 0 ? 3 : 2; /* addresses in registers */
+    constexpr int tokens = MLA_CHUNK / MLA_WARPS;
     const char *const *table = blocks[first / K_CUDA_ATTENTION_SEGMENT % 2];
     const uint32_t in_segment = first % K_CUDA_ATTENTION_SEGMENT;
     const uint32_t mask = p.all.kv.block_tokens - 1;
-    for (int step = 0; step < steps; step += at_once) {
+    const int warp_token = simt_warp() * tokens;
+    SIMT_UNROLL
+    for (int j = 0; j < tokens; j++) {
+        const uint32_t t = (uint32_t)(warp_token + j);
+        const uint32_t token = first + t;
+        const bool is_seen = token >= item.low && token < item.end;
+        const char *from = static_cast<const char *>(p.all.kv.base);
+        if (is_seen) {
+            from = table[(in_segment + t) >> p.all.block_shift] +
+                   (token & mask) * p.all.kv.token_stride;
+        }
         SIMT_UNROLL
-        for (int j = 0; j < at_once; j++) {
-            const int i = (step + j) * MLA_THREADS + (int)threadIdx.x;
-            const uint32_t t = (uint32_t)(i / units);
-            const int unit = i % units;
-            const uint32_t token = first + t;
-            const bool is_seen =
-                token >= item.low && token < item.end && (uint32_t)unit * 8 < p.dim;
-            const char *from = static_cast<const char *>(p.all.kv.base);
-            if (is_seen) {
-                from = table[(in_segment + t) >> p.all.block_shift] +
-                       (token & mask) * p.all.kv.token_stride + (size_t)unit * 8 * sizeof(T);
+        for (int i = 0; i < units; i += SIMT_WARP) {
+            const int unit = i + simt_lane();
+            const bool has = is_seen && (uint32_t)unit * 8 < p.dim;
+            if (i + SIMT_WARP <= units || unit < units) {
+                mla_load_unit<T>(tile + attention_tile_at(MLA_CHUNK, (int)t, unit),
+                                 from + (has ? unit * 8 * (int)sizeof(T) : 0), has);
             }
-            mma_load_unit<T>(tile + attention_tile_at(MLA_CHUNK, (int)t, unit), from, is_seen);
         }
     }
 }
@@ -167,23 +207,37 @@ template <int MT> SIMT_DEVICE int mla_own_row(int half)
     return mla_row_tile<MT>() * 16 + half * 8 + simt_lane() / 4;
 }
 
+/* The fragments of one step of this warp's tile of q. */
+template <int MT> SIMT_DEVICE void mla_fragment(const uint8_t *q, int step, uint32_t (&a)[4])
+{
+    simt_ldmatrix_x4(a, mma_a_row(q, MT * 16, mla_row_tile<MT>() * 16, step * 2));
+}
+
+template <int PK, int PV, int MT>
+SIMT_DEVICE void mla_hold_q(mla_state<PK, PV, MT> &state, const uint8_t *q)
+{
+    SIMT_UNROLL
+    for (int step = 0; step < mla_held<PK, MT>; step++) {
+        mla_fragment<MT>(q, step, state.q[step]);
+    }
+}
+
 template <int PK, int PV, int MT, class T>
 SIMT_DEVICE void mla_scores(mla_state<PK, PV, MT> &state, const uint8_t *q, const uint8_t *tile)
 {
     const int token = mla_first_part<MT>() * 8 + simt_lane() % 8;
+    float chains[2][MT][4] = {};
     SIMT_UNROLL
-    for (int n = 0; n < MT; n++) {
-        SIMT_UNROLL
-        for (int i = 0; i < 4; i++) {
-            state.score[n][i] = 0;
-        }
-    }
-    SIMT_UNROLL
-    for (int step = 0; step < PK * 4; step += 2) { /* two products at once: 32 elements */
+    for (int step = 0; step < PK * 4; step += 2) {
         uint32_t a[2][4], b[MT][4];
         SIMT_UNROLL
         for (int i = 0; i < 2; i++) {
-            simt_ldmatrix_x4(a[i], mma_a_row(q, MT * 16, mla_row_tile<MT>() * 16, (step + i) * 2));
+            if (step + i < mla_held<PK, MT>) {
+                a[i][0] = state.q[step + i][0], a[i][1] = state.q[step + i][1];
+                a[i][2] = state.q[step + i][2], a[i][3] = state.q[step + i][3];
+            } else {
+                mla_fragment<MT>(q, step + i, a[i]);
+            }
         }
         SIMT_UNROLL
         for (int n = 0; n < MT; n++) {
@@ -192,9 +246,13 @@ SIMT_DEVICE void mla_scores(mla_state<PK, PV, MT> &state, const uint8_t *q, cons
         }
         SIMT_UNROLL
         for (int n = 0; n < MT; n++) {
-            attention_mma<T>(state.score[n], a[0], {b[n][0], b[n][1]});
-            attention_mma<T>(state.score[n], a[1], {b[n][2], b[n][3]});
+            attention_mma<T>(chains[0][n], a[0], {b[n][0], b[n][1]});
+            attention_mma<T>(chains[1][n], a[1], {b[n][2], b[n][3]});
         }
+    }
+    SIMT_UNROLL
+    for (int i = 0; i < MT * 4; i++) {
+        state.score[i / 4][i % 4] = chains[0][i / 4][i % 4] + chains[1][i / 4][i % 4];
     }
 }
 
@@ -232,6 +290,17 @@ SIMT_DEVICE void mla_maxima(const mla_params_t &p, const attention_item_t &item,
     }
 }
 
+/* Row `row`'s maximum, from `max` on. */
+template <int MT>
+SIMT_DEVICE float mla_max_of_warps(const float (*maxima)[MT * 16], int row, float max)
+{
+    SIMT_UNROLL
+    for (int i = 0; i < MLA_WARPS / MT; i++) {
+        max = fmaxf(max, maxima[i][row]);
+    }
+    return max;
+}
+
 /* All rows' maxima move to those of the chunk, and o with them. */
 template <int PK, int PV, int MT>
 SIMT_DEVICE void mla_move_maxima(const mla_params_t &p, mla_state<PK, PV, MT> &state,
@@ -242,19 +311,9 @@ SIMT_DEVICE void mla_move_maxima(const mla_params_t &p, mla_state<PK, PV, MT> &s
         SIMT_UNROLL
         for (int half = 0; half < 2; half++) {
             const int row = m * 16 + half * 8 + simt_lane() / 4;
-            float max = state.max[m][half];
-            SIMT_UNROLL
-            for (int i = 0; i < MLA_WARPS / MT; i++) {
-                max = fmaxf(max, shared.maxima[i][row]);
-            }
+            const float max = mla_max_of_warps<MT>(shared.maxima, row, state.max[m][half]);
             const float factor = attention_factor(state.max[m][half], max, p.all.scale_log2);
             state.max[m][half] = max;
-            if (m == mla_row_tile<MT>()) {
-                SIMT_UNROLL
-                for (int n = 0; n < MT; n++) {
-                    state.part[n][half] *= factor;
-                }
-            }
             SIMT_UNROLL
             for (int n = 0; n < PV; n++) {
                 state.o[m][n][half * 2] *= factor;
@@ -264,25 +323,24 @@ SIMT_DEVICE void mla_move_maxima(const mla_params_t &p, mla_state<PK, PV, MT> &s
     }
 }
 
-/* This warp's scores to weights, in shared memory for all warps. */
+/* This warp's scores to weights, in shared memory for all warps; their sums move with the maxima. */
 template <int PK, int PV, int MT, class T>
 SIMT_DEVICE void mla_weights(const mla_params_t &p, mla_state<PK, PV, MT> &state,
                              mla_shared<MT * 16> &shared)
 {
     SIMT_UNROLL
     for (int half = 0; half < 2; half++) {
-        float max = state.max[0][half];
-        SIMT_UNROLL
-        for (int m = 1; m < MT; m++) { /* registers take no index that is computed */
-            max = m == mla_row_tile<MT>() ? state.max[m][half] : max;
-        }
+        const int row = mla_own_row<MT>(half);
+        const float max = mla_max_of_warps<MT>(shared.maxima, row, state.own_max[half]);
+        const float factor = attention_factor(state.own_max[half], max, p.all.scale_log2);
+        state.own_max[half] = max;
         SIMT_UNROLL
         for (int n = 0; n < MT; n++) {
             const float lo = attention_weight(state.score[n][half * 2], max, p.all.scale_log2);
             const float hi = attention_weight(state.score[n][half * 2 + 1], max, p.all.scale_log2);
-            state.part[n][half] += lo + hi;
-            uint8_t *to = shared.weights + attention_tile_at(MT * 16, mla_own_row<MT>(half),
-                                                             mla_first_part<MT>() + n);
+            state.part[n][half] = fmaf(state.part[n][half], factor, lo + hi);
+            uint8_t *to =
+                shared.weights + attention_tile_at(MT * 16, row, mla_first_part<MT>() + n);
             *reinterpret_cast<uint32_t *>(to + simt_lane() % 4 * 4) = attention_pack<T>(lo, hi);
         }
     }
@@ -345,6 +403,7 @@ template <int PK, int PV, int MT> SIMT_DEVICE void mla_begin_segment(mla_state<P
         SIMT_UNROLL
         for (int half = 0; half < 2; half++) {
             state.max[m][half] = -INFINITY;
+            state.own_max[half] = -INFINITY;
             state.part[m][half] = 0;
         }
         SIMT_UNROLL
@@ -445,6 +504,7 @@ SIMT_DEVICE void mla_item(const mla_params_t &p, const attention_item_t &item, i
     mma_load_blocks(p.all, item, segment + 1, shared.blocks[(segment + 1) % 2]);
     mla_load_q<PK, MT, T>(p, item, shared.q);
     simt_sync_block();
+    mla_hold_q(state, shared.q);
     for (int i = 0; i + 1 < stages; i++) {
         mla_ring_load<PK, PV, MT, T>(p, item, shared, &ring);
     }
@@ -533,6 +593,8 @@ static cudaError_t launch_rows(mla_params_t p, uint32_t min, uint32_t max, uint3
         return launch_type<PK, PV, MT, __half>(p, items, stream);
     case K_F32:
         return launch_type<PK, PV, MT, float>(p, items, stream);
+    case K_F8:
+        return launch_type<PK, PV, MT, mla_byte>(p, items, stream);
     default:
         return cudaErrorNotSupported;
     }
@@ -562,8 +624,8 @@ static cudaError_t launch_all(const mla_params_t &p, uint32_t max_packed, uint32
 
 bool k_cuda_mla_is_supported(k_dtype_t kv, uint32_t dim, uint32_t latent)
 {
-    const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32;
-    return has_type && dim % 8 == 0 && dim <= MLA_MAX_DIM && latent % 2 == 0 &&
+    const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32 || kv == K_F8;
+    return has_type && dim % (kv == K_F8 ? 16 : 8) == 0 && dim <= MLA_MAX_DIM && latent % 2 == 0 &&
            latent <= MLA_MAX_LATENT && latent <= dim;
 }
 

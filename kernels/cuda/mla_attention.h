@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mla_attention: k_ops.mla_attention on CUDA devices, over caches of latents in bf16, f16 or f32 (f32 is
- * rounded to bf16 as it is read), and k_ops.mla_write, which fills them.
+ * mla_attention: k_ops.mla_attention on CUDA devices, over caches of latents in bf16, f16, f32 (rounded
+ * to bf16 as it is read) or E4M3 (which bf16 holds), and k_ops.mla_write, which fills them.
  *
- * The order is attention.h's: segments of 1024 tokens from position 0, chunks of 64, one chain of k16
- * products a score, one chain a segment for every element of o, segments merged in order. The sum of
+ * The order is attention.h's: segments of 1024 tokens from position 0, chunks of 64, two chains of k16
+ * products a score (of even and odd steps), then their sum, one chain a segment for every element of o, segments merged in order. The sum of
  * weights is kept in 32 parts: tokens 8i.. of a chunk for i < 8, in each columns 2t, 2t + 1 for
  * t < 4; added up at the segment's end, t first.
  *

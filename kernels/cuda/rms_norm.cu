@@ -4,12 +4,11 @@
  * alignment alone, never on the number of rows.
  */
 #include "kernels/cuda/k_cuda.h"
-#include "kernels/cuda/k_cuda_rows.h"
+#include "kernels/cuda/k_cuda_norm.h"
 
 enum {
     LANES_THREADS = 128,
-    FEW_CHUNKS = 2,  /* chunks a thread holds of a vector of up to 2048 chunks */
-    MANY_CHUNKS = 8, /* of a longer one */
+    MANY_CHUNKS = 8, /* that a thread holds of a vector longer than K_NORM_CHUNKS allow */
 };
 
 template <class T> SIMT_DEVICE const T *x_vector(const k_rms_norm_args_t &args, uint32_t vector)
@@ -24,33 +23,12 @@ SIMT_DEVICE __nv_bfloat16 *y_vector(const k_rms_norm_args_t &args, uint32_t vect
            (size_t)(vector % args.groups) * args.dim;
 }
 
-template <int N> SIMT_DEVICE float add_squares(float sum, const float (&x)[N])
-{
-    SIMT_UNROLL
-    for (int i = 0; i < N; i++) {
-        sum = fmaf(x[i], x[i], sum);
-    }
-    return sum;
-}
-
 /* sum: of this vector's squares; of a part of a row, the sums of all parts count */
 SIMT_DEVICE float scale_of(const k_rms_norm_args_t &args, uint32_t vector, float sum)
 {
     const bool is_part = args.sums != nullptr;
     const float all = is_part ? args.sums[vector * args.sums_stride] : sum;
-    return 1.0f / sqrtf(all / (float)(is_part ? args.sums_dim : args.dim) + args.eps);
-}
-
-template <int N>
-SIMT_DEVICE void store_normed(__nv_bfloat16 *y, const float (&x)[N], float scale,
-                              const float (&w)[N])
-{
-    float v[N];
-    SIMT_UNROLL
-    for (int i = 0; i < N; i++) {
-        v[i] = x[i] * scale * w[i];
-    }
-    k_rows_store(y, v);
+    return k_norm_scale(all, is_part ? args.sums_dim : args.dim, args.eps);
 }
 
 /* `lanes` threads of a warp a vector, N elements each: the heads of q and k. */
@@ -70,9 +48,9 @@ static SIMT_KERNEL(LANES_THREADS, 8) norm_by_lanes(k_rms_norm_args_t args, uint3
     if (is_mine) {
         k_rows_load(x_vector<T>(args, vector) + at, x);
     }
-    const float sum = simt_warp_sum(add_squares(0, x), (int)lanes);
+    const float sum = simt_warp_sum(k_norm_add_squares(0, x), (int)lanes);
     if (is_mine) {
-        store_normed(y_vector(args, vector) + at, x, scale_of(args, vector, sum), w);
+        k_norm_store(y_vector(args, vector) + at, x, scale_of(args, vector, sum), w);
     }
 }
 
@@ -90,14 +68,14 @@ SIMT_DEVICE void load_weights(const k_rms_norm_args_t &args, float (&w)[CHUNKS][
 
 /* A block a vector; each thread holds up to CHUNKS chunks of N elements. */
 template <class T, int N, int CHUNKS>
-static SIMT_KERNEL(CHUNKS == FEW_CHUNKS ? 1024 : 512, 1) norm_by_block(k_rms_norm_args_t args)
+static SIMT_KERNEL(CHUNKS == K_NORM_CHUNKS ? 1024 : 512, 1) norm_by_block(k_rms_norm_args_t args)
 {
     SIMT_SHARED(float, partial, [32]);
     simt_launch_next();
     const T *x = x_vector<T>(args, blockIdx.x);
     float held[CHUNKS][N] = {};
     float w[CHUNKS][N] = {};
-    if constexpr (CHUNKS == FEW_CHUNKS) {
+    if constexpr (CHUNKS == K_NORM_CHUNKS) {
         load_weights(args, w); /* while the kernel in front still runs */
     }
     simt_wait_previous();
@@ -107,18 +85,18 @@ static SIMT_KERNEL(CHUNKS == FEW_CHUNKS ? 1024 : 512, 1) norm_by_block(k_rms_nor
         const uint32_t at = (c * blockDim.x + threadIdx.x) * N;
         if (at < args.dim) {
             k_rows_load(x + at, held[c]);
-            sum = add_squares(sum, held[c]);
+            sum = k_norm_add_squares(sum, held[c]);
         }
     }
     const float scale = scale_of(args, blockIdx.x, k_rows_block_sum(sum, partial));
-    if constexpr (CHUNKS != FEW_CHUNKS) {
+    if constexpr (CHUNKS != K_NORM_CHUNKS) {
         load_weights(args, w);
     }
     SIMT_UNROLL
     for (int c = 0; c < CHUNKS; c++) {
         const uint32_t at = (c * blockDim.x + threadIdx.x) * N;
         if (at < args.dim) {
-            store_normed(y_vector(args, blockIdx.x) + at, held[c], scale, w[c]);
+            k_norm_store(y_vector(args, blockIdx.x) + at, held[c], scale, w[c]);
         }
     }
 }
@@ -142,10 +120,9 @@ static int launch_by_lanes(const k_cuda_launch_t *at, const k_rms_norm_args_t *a
 template <class T, int N, int CHUNKS>
 static int launch_by_block(const k_cuda_launch_t *at, const k_rms_norm_args_t *args)
 {
-    const uint32_t threads = k_rows_ceil_div(k_rows_ceil_div(args->dim, N), CHUNKS);
     return simt_launch((norm_by_block<T, N, CHUNKS>),
                        {.grid = {args->rows * args->groups},
-                        .block = {k_rows_ceil_div(threads, SIMT_WARP) * SIMT_WARP},
+                        .block = {k_norm_threads(args->dim, N, CHUNKS)},
                         .stream = at->stream,
                         .overlaps_previous = true},
                        *args);
@@ -158,8 +135,8 @@ static int launch_typed(const k_cuda_launch_t *at, const k_rms_norm_args_t *args
     if (chunks <= SIMT_WARP) {
         return launch_by_lanes<T, N>(at, args);
     }
-    if (chunks <= FEW_CHUNKS * 1024) {
-        return launch_by_block<T, N, FEW_CHUNKS>(at, args);
+    if (chunks <= K_NORM_CHUNKS * 1024) {
+        return launch_by_block<T, N, K_NORM_CHUNKS>(at, args);
     }
     if constexpr (N <= 4) {
         if (chunks <= MANY_CHUNKS * 512) {

@@ -450,6 +450,8 @@ int k_cuda_mla_write(const k_mla_write_args_t *args, cudaStream_t stream)
         return simt_launch(mla_kernel<__half>, grid, *args);
     case K_F32:
         return simt_launch(mla_kernel<float>, grid, *args);
+    case K_F8:
+        return simt_launch(mla_kernel<__nv_fp8_e4m3>, grid, *args);
     default:
         return cudaErrorNotSupported;
     }

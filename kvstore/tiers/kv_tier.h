@@ -41,6 +41,10 @@ typedef struct kv_tier_config {
     size_t budget_bytes;        /* that the tier may take */
     const char *path;           /* disk: a folder, made when missing */
     const struct kv_io_ops *io; /* disk: how to read and write; NULL: the best that works here */
+    const weft_mem_t *memory;   /* remote: of the device; every dst of get is a whole block of it */
+    const struct kv_remote_config *remote; /* remote: whom to ask, and how; read by open */
+    struct kv_offer
+        *offer; /* host: what peers may read, which its blocks become part of; or NULL */
     const uint8_t *fingerprint; /* [32] of model, layout, KV dtype and hash algorithm with its root:
                                    blocks of another one are not this one's */
     /* Called from within put, get, poll and clear, never from another thread. */
@@ -73,6 +77,11 @@ typedef struct kv_tier_stats {
     uint64_t written_bytes;
     uint64_t read_ns;   /* sum over gets, from get to poll's report */
     uint64_t in_flight; /* gets not yet reported, puts not yet landed */
+    uint64_t peers;     /* that can be read from now */
+    uint64_t lookups;   /* that ask started, so below; 0 in tiers without */
+    uint64_t lookups_late;
+    uint64_t lookups_declined; /* computing was as good */
+    uint64_t stale;            /* gets of blocks that their owner had used otherwise by then */
 } kv_tier_stats_t;
 
 typedef struct kv_tier_ops {
@@ -84,12 +93,20 @@ typedef struct kv_tier_ops {
     /* Finishes what is in flight; what would be lost goes to on_evict, newest first. NULL is fine. */
     void (*close)(kv_tier_t *tier);
 
+    /*
+     * Of a tier that has to ask elsewhere what it has: so of these blocks of a chain [n]. compute_ns:
+     * what computing one takes, 0 if that is not known; what is not worth reading is then not there.
+     * WEFT_PENDING: call again when poll has something, which it has in some time; WEFT_OK: has and
+     * get know. NULL: they always do.
+     */
+    weft_status_t (*ask)(kv_tier_t *tier, const kv_hash_t *hashes, uint32_t n, double compute_ns);
     bool (*has)(const kv_tier_t *tier, const kv_hash_t *hash); /* and get would find it */
     void (*touch)(kv_tier_t *tier, const kv_hash_t *hash);     /* now the last to be evicted */
     /*
      * content [block_bytes]: of the device, or of the host tier's memory; read before the call
      * returns. OK also when it is there already (which counts as use for the order of eviction).
-     * on_stored follows once get would find it. WEFT_ERR_QUEUE_FULL, WEFT_ERR_IO: not taken.
+     * on_stored follows once get would find it. WEFT_ERR_QUEUE_FULL, WEFT_ERR_IO: not taken;
+     * WEFT_ERR_UNSUPPORTED: nor ever will be.
      */
     weft_status_t (*put)(kv_tier_t *tier, const kv_name_t *name, const void *content);
     /* dst [block_bytes]: device memory, not touched by anybody until poll reports tag.
@@ -97,6 +114,9 @@ typedef struct kv_tier_ops {
     weft_status_t (*get)(kv_tier_t *tier, const kv_hash_t *hash, void *dst, void *tag);
     /* How many ends were written to done [max]; also moves writes on. */
     uint32_t (*poll)(kv_tier_t *tier, kv_tier_done_t *done, uint32_t max);
+    /* content [block_bytes], readable until the next put; NULL: not here. Tiers that keep blocks
+     * elsewhere than in this process's memory have no such function. */
+    const void *(*peek)(const kv_tier_t *tier, const kv_hash_t *hash);
     /* Forgets all, silently; gets in flight still end. */
     void (*clear)(kv_tier_t *tier);
     kv_tier_stats_t (*stats)(const kv_tier_t *tier);
@@ -109,3 +129,4 @@ struct kv_tier {
 
 extern const kv_tier_ops_t kv_tier_host;
 extern const kv_tier_ops_t kv_tier_disk;
+extern const kv_tier_ops_t kv_tier_remote;

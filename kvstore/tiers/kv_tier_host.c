@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The host's memory as a tier: a pool of blocks there, and a thread that copies back from it. */
 #include "base/alloc.h"
+#include "kvstore/remote/kv_offer.h"
 #include "kvstore/tiers/kv_copier.h"
 #include "kvstore/tiers/kv_tier.h"
 
@@ -18,6 +19,7 @@ typedef struct host {
     kv_names_t *names;
     kv_copier_t *copier;
     weft_queue_t *queue; /* of puts */
+    uint32_t shelf;      /* in config.offer, if there is one */
     get_t gets[MAX_GETS];
     uint32_t free_gets[MAX_GETS];
     uint32_t n_free_gets;
@@ -45,6 +47,7 @@ static void evict(void *user, kv_block_id_t slot)
     const kv_tier_config_t *config = &host->config;
     config->on_evict(config->user, &name, kv_pool_block(host->pool, slot));
     host->stats.evictions++;
+    kv_offer_take_back(config->offer, host->shelf, slot);
     config->on_removed(config->user, &name.hash);
     kv_names_remove(host->names, slot);
 }
@@ -62,6 +65,16 @@ static weft_status_t create_pool(host_t *host, uint32_t slots)
     };
     pool.layout.block_bytes[0] = pool.layout.strides[0].block = config->block_bytes;
     return kv_pool_create(&pool, &host->pool);
+}
+
+static weft_status_t make_shelf(host_t *host, uint32_t slots)
+{
+    const kv_offer_shelf_t shelf = {.memory = kv_pool_memory(host->pool),
+                                    .block_bytes = host->config.block_bytes,
+                                    .n_blocks = slots};
+    return host->config.offer == NULL
+               ? WEFT_OK
+               : kv_offer_add_shelf(host->config.offer, &shelf, &host->shelf);
 }
 
 static void give_up_all(host_t *host)
@@ -109,7 +122,10 @@ static weft_status_t create_parts(host_t *host, uint32_t slots)
     if (status == WEFT_OK) {
         status = config->device->ops->open_queue(config->device, &host->queue);
     }
-    return status < 0 ? status : kv_copier_create(&copier, &host->copier);
+    if (status == WEFT_OK) {
+        status = kv_copier_create(&copier, &host->copier);
+    }
+    return status < 0 ? status : make_shelf(host, slots); /* last: it is not taken back */
 }
 
 static weft_status_t host_open(const kv_tier_config_t *config, weft_diag_t *diag,
@@ -180,6 +196,7 @@ static weft_status_t host_put(kv_tier_t *tier, const kv_name_t *name, const void
         return status;
     }
     kv_names_put(host->names, name, slot);
+    kv_offer_put(config->offer, host->shelf, slot, &name->hash);
     kv_pool_release(host->pool, &slot, 1);
     host->stats.puts++;
     host->stats.written_bytes += config->block_bytes;
@@ -227,9 +244,18 @@ static uint32_t host_poll(kv_tier_t *tier, kv_tier_done_t *done, uint32_t max)
     return n;
 }
 
+static const void *host_peek(const kv_tier_t *tier, const kv_hash_t *hash)
+{
+    const host_t *host = host_of_const(tier);
+    const kv_block_id_t slot = kv_names_find(host->names, hash);
+    return slot == KV_BLOCK_NONE ? NULL : kv_pool_block(host->pool, slot);
+}
+
 static void host_clear(kv_tier_t *tier)
 {
-    kv_names_clear(host_of(tier)->names);
+    const host_t *host = host_of(tier);
+    kv_offer_clear(host->config.offer, host->shelf);
+    kv_names_clear(host->names);
 }
 
 static kv_tier_stats_t host_stats(const kv_tier_t *tier)
@@ -250,6 +276,7 @@ const kv_tier_ops_t kv_tier_host = {
     .put = host_put,
     .get = host_get,
     .poll = host_poll,
+    .peek = host_peek,
     .clear = host_clear,
     .stats = host_stats,
 };

@@ -209,6 +209,7 @@ static weft_status_t take_slot(kv_lease_table_t *table, kv_lease_t **lease_out)
     lease->readers_done = 0;
     lease->expires_ns = UINT64_MAX;
     lease->user = NULL;
+    lease->id = 0;
     lease->prev = NULL;
     lease->next = table->live;
     if (table->live != NULL) {

@@ -43,7 +43,8 @@ struct kv_lease {
     uint32_t readers_done;
     uint32_t readers; /* as they say; 0: nobody has said it */
     uint64_t expires_ns;
-    void *user;       /* the owner's */
+    void *user; /* the owner's, so for the next; both 0 when it begins */
+    uint64_t id;
     kv_lease_t *next; /* of the leases, or of the free ones */
     kv_lease_t *prev;
     kv_lease_t *next_of_transfer_id; /* in the same bucket */

@@ -28,6 +28,9 @@ static weft_status_t check_params(const kv_transfer_t *transfer, const kv_transf
     if ((transfer->config.role & KV_TRANSFER_CONSUMER) == 0) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "kv_transfer_params: this is a kv_producer");
     }
+    if (kv_ranks_lead(transfer) && !kv_crew_has_met(transfer->setup.crew)) {
+        return weft_diag(diag, WEFT_ERR_PEER_GONE, "a rank of this worker is missing");
+    }
     if (params->n_groups > 1) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                          "kv_transfer_params: remote_block_ids of %u groups: only one is served",
@@ -81,6 +84,11 @@ weft_status_t kv_transfer_expect(kv_transfer_t *transfer, const kv_transfer_para
     pull->next = transfer->pulls;
     transfer->pulls = pull;
     transfer->counts.pulls_open++;
+    status = kv_ranks_expect(pull);
+    if (status < 0) {
+        kv_pull_end(pull);
+        return status;
+    }
     *pull_out = pull;
     kv_transfer_plan_wake(transfer);
     return WEFT_OK;
@@ -116,6 +124,7 @@ weft_status_t kv_pull_start(kv_pull_t *pull, uint32_t first, const kv_block_id_t
     pull->n_blocks = n;
     pull->first = first;
     pull->is_started = true;
+    kv_ranks_start(pull);
     kv_pulls_poll(pull->transfer, weft_clock_ns());
     kv_transfer_plan_wake(pull->transfer);
     return WEFT_OK;
@@ -131,7 +140,8 @@ bool kv_pull_is_started(const kv_pull_t *pull)
 /* A failure is one only once nothing is written any more: the caller computes in those blocks then. */
 weft_status_t kv_pull_state(const kv_pull_t *pull)
 {
-    return pull->is_settled || pull->status == WEFT_OK ? pull->status : WEFT_PENDING;
+    return kv_ranks_state(pull, pull->is_settled || pull->status == WEFT_OK ? pull->status
+                                                                            : WEFT_PENDING);
 }
 
 const char *kv_pull_reason(const kv_pull_t *pull)
@@ -158,7 +168,7 @@ uint32_t kv_pull_tokens(const kv_pull_t *pull)
     if (!pull->is_started || !pull->is_placed) {
         return pull->is_started ? here : 0;
     }
-    const uint32_t done = done_tokens(pull);
+    const uint32_t done = kv_ranks_tokens(pull, done_tokens(pull));
     return done > here ? done : here;
 }
 
@@ -193,6 +203,7 @@ void kv_pull_fail(kv_pull_t *pull, weft_status_t status, const char *reason)
         kv_pull_rank_cancel(&pull->ranks[i]);
     }
     pull->is_settled = is_quiet(pull);
+    kv_ranks_cancel(pull);
     if (!pull->is_ended) { /* whoever runs the request says so in its log */
         weft_log_debug("request=%s peer=%s: no blocks from it: %s", name_of(pull),
                        pull->peer->address, reason);
@@ -280,7 +291,11 @@ static void destroy_pull(kv_pull_t *pull)
         kv_pull_rank_destroy(pull, i);
     }
     give_blocks(pull);
+    if (pull->owes_quiet) {
+        kv_obey_quiet(transfer, pull->id);
+    }
     pull->peer->n_pulls--;
+    weft_free(pull->others);
     weft_free(pull->ranks);
     weft_free(pull->blocks);
     weft_free(pull->request_id);
@@ -288,10 +303,16 @@ static void destroy_pull(kv_pull_t *pull)
     weft_free(pull);
 }
 
+/* On any rank. */
+static bool is_written(kv_pull_t *pull)
+{
+    return !is_quiet(pull) || !kv_ranks_are_quiet(pull);
+}
+
 /* True: the pull is no more. */
 static bool finish(kv_pull_t *pull)
 {
-    if (pull->peer->state == KV_PEER_ASKING || !is_quiet(pull)) {
+    if (pull->peer->state == KV_PEER_ASKING || is_written(pull)) {
         return false;
     }
     tell_peer(pull);
@@ -310,18 +331,24 @@ void kv_pull_end(kv_pull_t *pull)
     }
     kv_transfer_t *transfer = pull->transfer;
     pull->is_ended = true;
+    kv_ranks_end(pull);
     transfer->counts.pulls_open--;
     kv_pull_fail(pull, WEFT_ERR_CANCELLED, "given up");
     if (finish(pull)) {
         return;
     }
-    if (is_quiet(pull)) { /* it waits for the peer's answer alone, to tell it that we are done */
+    if (!is_written(pull)) { /* it waits for the peer's answer alone, to tell it that we are done */
         give_blocks(pull);
     } else {
         pull->is_landing = true;
         transfer->landing_blocks += pull->n_blocks;
     }
     kv_transfer_plan_wake(transfer);
+}
+
+bool kv_transfer_is_pulling(const kv_transfer_t *transfer)
+{
+    return transfer->pulls != NULL;
 }
 
 uint32_t kv_transfer_landing_blocks(const kv_transfer_t *transfer)

@@ -132,7 +132,9 @@ static void wait(kv_side_channel_t *channel, uint64_t until_ns)
     zmq_pollitem_t items[2 + 2 * KV_SIDE_CHANNEL_MAX_ASKS];
     int n = 0;
     items[n++] = (zmq_pollitem_t){.fd = channel->gate.fd, .events = ZMQ_POLLIN};
-    items[n++] = (zmq_pollitem_t){.socket = channel->router, .events = ZMQ_POLLIN};
+    if (channel->router != NULL) {
+        items[n++] = (zmq_pollitem_t){.socket = channel->router, .events = ZMQ_POLLIN};
+    }
     for (const kv_side_ask_t *ask = channel->asks; ask != NULL; ask = ask->next) {
         const uint64_t end = ask->sent_ns + KV_SIDE_CHANNEL_TIMEOUT_NS;
         until_ns = end < until_ns ? end : until_ns;
@@ -161,7 +163,7 @@ static void *serve(void *user)
     kv_side_channel_t *channel = user;
     while (!is_stopping(channel)) {
         /* One request at a time, so that no stranger keeps the thread from the rest. */
-        const bool had_request = kv_side_server_answer(channel);
+        const bool had_request = channel->router != NULL && kv_side_server_answer(channel);
         begin_asks(channel);
         look_at_asks(channel);
         const uint64_t next = wake_clients(channel);
@@ -182,7 +184,7 @@ static weft_status_t start(kv_side_channel_t *channel, const char *host, uint16_
         return WEFT_ERR_NO_MEMORY;
     }
     weft_status_t status = kv_gate_open(&channel->gate);
-    if (status >= 0) {
+    if (status >= 0 && host != NULL) {
         status = kv_side_server_open(channel, host, port, diag);
     }
     if (status < 0) {
@@ -211,7 +213,9 @@ weft_status_t kv_side_channel_create(const char *host, uint16_t port, weft_diag_
         kv_side_channel_destroy(channel);
         return status;
     }
-    weft_log_info("side channel on %s:%u", host, channel->port);
+    if (host != NULL) {
+        weft_log_info("side channel on %s:%u", host, channel->port);
+    }
     *channel_out = channel;
     return WEFT_OK;
 }

@@ -26,7 +26,8 @@
 typedef struct kv_side_channel kv_side_channel_t;
 typedef struct kv_side_client kv_side_client_t;
 
-/* host: a name or an address of this machine; port 0: the system's choice. */
+/* host: a name or an address of this machine, NULL: it asks, and cannot be asked; port 0: the system's
+ * choice. */
 weft_status_t kv_side_channel_create(const char *host, uint16_t port, weft_diag_t *diag,
                                      kv_side_channel_t **channel_out);
 void kv_side_channel_destroy(kv_side_channel_t *channel); /* clients before; NULL is fine */

@@ -189,17 +189,17 @@ bool kv_heads_of(uint32_t total_heads, uint32_t tp_size, uint32_t tp_rank, uint3
     if (total_heads == 0 || tp_size == 0 || tp_rank >= tp_size) {
         return false;
     }
-    if (total_heads % tp_size == 0) {
-        *n_out = total_heads / tp_size;
-        *first_out = tp_rank * *n_out;
-        return true;
-    }
-    if (tp_size % total_heads == 0) {
-        *n_out = 1;
-        *first_out = tp_rank / (tp_size / total_heads);
-        return true;
-    }
-    return false;
+    *first_out = (uint32_t)((uint64_t)total_heads * tp_rank / tp_size);
+    *n_out = tp_size >= total_heads
+                 ? 1
+                 : (uint32_t)((uint64_t)total_heads * (tp_rank + 1) / tp_size) - *first_out;
+    return true;
+}
+
+/* Every rank has as many heads, or every head as many ranks: what vLLM knows. */
+static bool is_even(uint32_t total_heads, uint32_t tp_size)
+{
+    return total_heads % tp_size == 0 || tp_size % total_heads == 0;
 }
 
 static bool share_heads(uint32_t total, uint32_t tp_a, uint32_t rank_a, uint32_t tp_b,
@@ -246,12 +246,13 @@ uint32_t kv_targets(uint32_t total_heads, uint32_t local_tp, uint32_t local_rank
         !kv_heads_of(total_heads, peer_tp, 0, &first, &n_heads)) {
         return 0;
     }
-    if (local_tp % peer_tp == 0) {
+    const bool are_even = is_even(total_heads, local_tp) && is_even(total_heads, peer_tp);
+    if (are_even && local_tp % peer_tp == 0) {
         const uint32_t ratio = local_tp / peer_tp;
         targets_out[0] = (kv_target_t){local_rank / ratio, true, ratio};
         return 1;
     }
-    const bool is_multiple = peer_tp % local_tp == 0;
+    const bool is_multiple = are_even && peer_tp % local_tp == 0;
     for (uint32_t rank = 0; rank < peer_tp; rank++) {
         const bool is_target = is_multiple
                                    ? rank / (peer_tp / local_tp) == local_rank

@@ -81,7 +81,10 @@ void kv_slices_pairs(const kv_slices_t *slices, uint32_t first, uint32_t n,
 
 /* ---- who has which heads --------------------------------------------------------------------- */
 
-/* tp_size divides total_heads, or is a multiple of it: then heads are repeated. False: neither. */
+/*
+ * The heads of a rank, as runtime/model_shard.h deals them out: runs as even as can be; with more ranks
+ * than heads one head each, which ranks that follow one another share. False: no such rank.
+ */
 bool kv_heads_of(uint32_t total_heads, uint32_t tp_size, uint32_t tp_rank, uint32_t *first_out,
                  uint32_t *n_out);
 
@@ -93,8 +96,8 @@ typedef struct kv_target {
 
 /*
  * The peer's ranks that a rank of ours deals with, in targets_out [peer_tp]; how many. As vLLM where
- * one size is a multiple of the other; else every rank with a head in common, the lowest is read.
- * 0: sizes and heads do not go together.
+ * heads and ranks divide each other, and one size is a multiple of the other; else every rank with a
+ * head in common, of those with the same ones the lowest is read. 0: there is no such rank.
  */
 uint32_t kv_targets(uint32_t total_heads, uint32_t local_tp, uint32_t local_rank, uint32_t peer_tp,
                     kv_target_t *targets_out);

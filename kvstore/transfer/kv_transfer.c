@@ -112,6 +112,11 @@ static weft_status_t open_export(kv_transfer_t *transfer, weft_diag_t *diag)
     if (!kv_transfer_vllm_form(transfer, &form)) {
         return WEFT_OK;
     }
+    if (transfer->setup.crew != NULL) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         "vllm_version: copies of blocks, which vLLM workers would need of this "
+                         "cache, are made by one rank alone");
+    }
     if (!kv_pool_device(transfer->setup.pool)->ops->is_host) {
         return weft_diag(
             diag, WEFT_ERR_UNSUPPORTED,
@@ -140,8 +145,9 @@ static weft_status_t serve(kv_transfer_t *transfer, weft_diag_t *diag)
     weft_buffer_t payload = {0};
     weft_status_t status = WEFT_OK;
     transfer->channel = setup->side_channel;
+    const bool is_asked = !kv_ranks_follow(transfer);
     if (transfer->channel == NULL) {
-        status = kv_side_channel_create(transfer->config.side_channel_host,
+        status = kv_side_channel_create(is_asked ? transfer->config.side_channel_host : NULL,
                                         transfer->config.side_channel_port, diag,
                                         &transfer->own_channel);
         transfer->channel = transfer->own_channel;
@@ -149,10 +155,10 @@ static weft_status_t serve(kv_transfer_t *transfer, weft_diag_t *diag)
     if (status >= 0) {
         status = kv_side_client_open(transfer->channel, &client, &transfer->client);
     }
-    if (status >= 0) {
+    if (status >= 0 && is_asked) {
         status = kv_transfer_payload(transfer, &payload);
     }
-    if (status >= 0) {
+    if (status >= 0 && is_asked) {
         status = kv_side_client_serve(transfer->client, rank, payload.data, payload.length);
     }
     weft_buffer_free(&payload);
@@ -179,6 +185,18 @@ static weft_status_t open_all(kv_transfer_t *transfer, const kv_transfer_setup_t
         status = kv_prefill_init(transfer);
     }
     return status < 0 ? status : serve(transfer, diag);
+}
+
+weft_status_t kv_transfer_set_engine_id(kv_transfer_t *transfer, const char *engine_id)
+{
+    weft_free(transfer->config.engine_id);
+    transfer->config.engine_id = NULL;
+    return set_text(&transfer->config.engine_id, engine_id);
+}
+
+weft_status_t kv_transfer_export(kv_transfer_t *transfer, weft_buffer_t *out)
+{
+    return kv_transfer_payload(transfer, out);
 }
 
 weft_status_t kv_transfer_create(const kv_transfer_setup_t *setup, weft_diag_t *diag,
@@ -230,6 +248,7 @@ void kv_transfer_destroy(kv_transfer_t *transfer)
     kv_side_client_close(transfer->client);
     kv_pulls_destroy(transfer);
     kv_prefill_fini(transfer);
+    kv_ranks_fini(transfer);
     kv_peers_destroy(transfer);
     kv_side_channel_destroy(transfer->own_channel);
     close_memory(transfer);
@@ -256,6 +275,16 @@ const char *kv_transfer_engine_id(const kv_transfer_t *transfer)
 uint16_t kv_transfer_port(const kv_transfer_t *transfer)
 {
     return kv_side_channel_port(transfer->channel);
+}
+
+uint32_t kv_transfer_tp_size(const kv_transfer_t *transfer)
+{
+    return transfer->setup.tp_size;
+}
+
+uint32_t kv_transfer_pp_size(const kv_transfer_t *transfer)
+{
+    return transfer->setup.pp_size;
 }
 
 kv_side_channel_t *kv_transfer_side_channel(kv_transfer_t *transfer)
@@ -322,7 +351,7 @@ static void publish_stats(kv_transfer_t *transfer)
     const kv_lease_stats_t leases = kv_lease_table_stats(transfer->leases);
     const kv_side_channel_stats_t channel = kv_side_channel_stats(transfer->channel);
     counts->leases = leases.held;
-    counts->leases_open = leases.open_now + leases.held_now;
+    counts->leases_open = leases.open_now + leases.held_now + kv_ranks_held_elsewhere(transfer);
     counts->blocks_held = leases.blocks_now;
     counts->leases_released = leases.released;
     counts->leases_expired = leases.expired;
@@ -363,6 +392,7 @@ bool kv_transfer_poll(kv_transfer_t *transfer)
     kv_prefill_poll(transfer, now); /* behind heartbeats that waited */
     kv_peers_poll(transfer, now);
     kv_pulls_poll(transfer, now);
+    kv_obey_report(transfer);
     if (now >= transfer->wake_ns) {
         transfer->wake_ns = UINT64_MAX; /* the client has used it up */
     }
@@ -387,6 +417,7 @@ void kv_transfer_count_held(const kv_transfer_t *transfer, uint32_t *users)
     if (transfer->export == NULL) {
         kv_lease_table_count(transfer->leases, users);
     }
+    kv_ranks_count_held(transfer, users);
     for (const kv_pull_t *pull = transfer->pulls; pull != NULL; pull = pull->next) {
         for (uint32_t i = 0; i < pull->n_blocks; i++) {
             users[pull->blocks[i]]++;

@@ -16,12 +16,19 @@
  *            are written by a pull. So kv_pull_end and the release of the request's own references may
  *            come at any time: a block is free only once nobody writes to it
  *
+ * Ranks      of one engine have a transfer each, with its part of every block. Rank 0's decides: what is
+ *            called is ordered of the others (setup.crew), which carry it out with kv_transfer_obey. A
+ *            pull has ended when it has on all ranks, and failed when it has on one; blocks that were
+ *            held for readers are free when no rank holds them. Peers ask rank 0's side channel for
+ *            every rank
+ *
  * Threads    the engine's alone, except where it says otherwise. Nothing here waits. Meeting peers has
  *            a thread of its own, moving bytes the fabric's
  */
 #pragma once
 
 #include "kvstore/kv_pool.h"
+#include "kvstore/ranks/kv_crew.h"
 #include "kvstore/transfer/kv_landing.h"
 #include "kvstore/transfer/kv_transfer_config.h"
 #include "kvstore/transfer/kv_transfer_params.h"
@@ -53,7 +60,8 @@ typedef struct kv_transfer_setup {
     uint32_t pp_rank;
     uint32_t pp_size;
     kv_side_channel_t *side_channel; /* of another rank, outlives this; NULL: its own is made */
-    void (*wake)(void *user);        /* any thread: poll has something, or a lease is over */
+    kv_crew_t *crew; /* of the engine's ranks, with which this one leads or follows; NULL: alone */
+    void (*wake)(void *user); /* any thread: poll has something, or a lease is over */
     void (*on_pulled)(void *user, const kv_pull_report_t *report); /* by poll; may be NULL */
     kv_landing_convert_fn convert; /* where the pool is a device's; NULL: of unlike peers nothing */
     void *user;
@@ -69,7 +77,32 @@ void kv_transfer_destroy(kv_transfer_t *transfer);
 const kv_transfer_config_t *kv_transfer_config(const kv_transfer_t *transfer);
 const char *kv_transfer_engine_id(const kv_transfer_t *transfer);
 uint16_t kv_transfer_port(const kv_transfer_t *transfer); /* of the side channel */
+uint32_t kv_transfer_tp_size(const kv_transfer_t *transfer);
+uint32_t kv_transfer_pp_size(const kv_transfer_t *transfer);
 kv_side_channel_t *kv_transfer_side_channel(kv_transfer_t *transfer);
+
+/* ---- ranks ----------------------------------------------------------------------------------- */
+
+/* Others: rank 0's, which may be another one after a loss. */
+weft_status_t kv_transfer_set_engine_id(kv_transfer_t *transfer, const char *engine_id);
+/* What peers that ask for this rank are to get: rank 0 serves it. */
+weft_status_t kv_transfer_export(kv_transfer_t *transfer, weft_buffer_t *out);
+/* Rank 0: another rank's export, or the one of who took its place. */
+weft_status_t kv_transfer_serve_rank(kv_transfer_t *transfer, uint32_t pp_rank, uint32_t tp_rank,
+                                     const void *export, size_t bytes);
+
+/* Others: an order of KV_ORDER_LEASE_OPEN and up. WEFT_ERR_MALFORMED: that cannot be. */
+weft_status_t kv_transfer_obey(kv_transfer_t *transfer, const kv_order_head_t *order,
+                               const char *items);
+/* Rank 0: a report of KV_REPORT_PULL and up. */
+void kv_transfer_hear(kv_transfer_t *transfer, const kv_report_t *report);
+/*
+ * A rank is lost, and its part of every block with it: pulls have failed, nothing is held. Others: every
+ * pull and lease is gone when it returns, which waits for what is still written.
+ */
+void kv_transfer_lose_ranks(kv_transfer_t *transfer);
+
+/* ---- poll ------------------------------------------------------------------------------------ */
 
 /*
  * Between steps, and when woken: takes what peers said, what was read, what is over. True: a pull
@@ -150,6 +183,7 @@ uint32_t kv_pull_tokens_in_the_end(const kv_pull_t *pull);
 
 /* Done or given up; the peer is told that its blocks may go. pull is dead. NULL is fine. */
 void kv_pull_end(kv_pull_t *pull);
+bool kv_transfer_is_pulling(const kv_transfer_t *transfer); /* some pull has not ended */
 /* Blocks of ended pulls that are still written to: free soon, wake says when. */
 uint32_t kv_transfer_landing_blocks(const kv_transfer_t *transfer);
 

@@ -58,12 +58,10 @@ static weft_status_t make_hashes(kv_transfer_t *transfer)
                : kv_compat_vllm_hash(&vllm, transfer->vllm_hash);
 }
 
-/* Layers are dealt out evenly, the first stages take one more. */
+/* As runtime/model_shard.h deals layers out. */
 static uint32_t first_layer_of(const kv_transfer_setup_t *setup)
 {
-    const uint32_t each = setup->total_layers / setup->pp_size;
-    const uint32_t more = setup->total_layers % setup->pp_size;
-    return setup->pp_rank * each + (setup->pp_rank < more ? setup->pp_rank : more);
+    return (uint32_t)((uint64_t)setup->total_layers * setup->pp_rank / setup->pp_size);
 }
 
 weft_status_t kv_transfer_identify(kv_transfer_t *transfer, weft_diag_t *diag)

@@ -185,16 +185,29 @@ static void on_gone(void *user, kv_lease_t *lease)
     if (lease->transfer_id != NULL) {
         kv_gone_add(transfer, lease->transfer_id);
     }
+    if (lease->request_id != NULL && kv_ranks_follow(transfer)) {
+        kv_gone_add(transfer, lease->request_id);
+    }
+    kv_ranks_gone(transfer, lease);
     transfer->has_changed |= lease->state == KV_LEASE_HELD;
 }
 
 /* ---- what they say --------------------------------------------------------------------------- */
 
+/*
+ * Whether a reader may know of it before we do: of a transfer that is yet to begin; and of any request
+ * on a rank whose rank 0 has answered it, where the order to hold it is still on its way.
+ */
+static bool may_be_ahead(const kv_transfer_t *transfer, bool is_by_request)
+{
+    return !is_by_request || kv_ranks_follow(transfer);
+}
+
 static void answer_unknown(kv_transfer_t *transfer, const char *agent, kv_msgpack_span_t id,
                            bool is_by_request)
 {
     const kv_watcher_t nobody = {.is_by_request = is_by_request};
-    const bool is_over = is_by_request || kv_gone_has(transfer, id);
+    const bool is_over = !may_be_ahead(transfer, is_by_request) || kv_gone_has(transfer, id);
     kv_progress_t progress =
         progress_of(&nobody, NULL, is_over ? KV_PROGRESS_GONE : KV_PROGRESS_UNKNOWN);
     if (is_by_request) {
@@ -245,7 +258,8 @@ void kv_prefill_watch(kv_transfer_t *transfer, const char *agent, const kv_watch
     kv_lease_t *lease = kv_lease_table_find(transfer->leases, id.data, id.length);
     kv_watcher_t **list = lease == NULL ? &transfer->early : (kv_watcher_t **)&lease->user;
     kv_watcher_t *watcher = find_watcher(*list, id, agent);
-    if (watcher == NULL && (lease != NULL || !is_by_request)) {
+    const bool may_wait = may_be_ahead(transfer, is_by_request) && !kv_gone_has(transfer, id);
+    if (watcher == NULL && (lease != NULL || !is_by_request || may_wait)) {
         watcher = add_watcher(transfer, list, id, agent);
     }
     if (watcher == NULL || lease == NULL) {
@@ -263,8 +277,30 @@ void kv_prefill_watch(kv_transfer_t *transfer, const char *agent, const kv_watch
     }
 }
 
+/* One that is not read from may hear that it was read before it hears that it is held. */
+static bool take_early_read(kv_transfer_t *transfer, const kv_notice_t *notice)
+{
+    const kv_msgpack_span_t id = notice->ids;
+    if (!kv_ranks_follow(transfer) || kv_gone_has(transfer, id) ||
+        kv_lease_table_find(transfer->leases, id.data, id.length) != NULL ||
+        id.length > KV_TRANSFER_MAX_ID_BYTES || memchr(id.data, '\0', id.length) != NULL) {
+        return false;
+    }
+    kv_watcher_t *early = add_watcher(transfer, &transfer->early, id, "");
+    if (early != NULL) {
+        early->is_by_request = true;
+        early->is_done = true;
+        early->readers = notice->readers;
+        early->since_ns = weft_clock_ns();
+    }
+    return early != NULL;
+}
+
 void kv_prefill_read(kv_transfer_t *transfer, const kv_notice_t *notice)
 {
+    if (take_early_read(transfer, notice)) {
+        return;
+    }
     if (!kv_lease_table_read(transfer->leases, notice->ids.data, notice->ids.length,
                              notice->readers)) {
         weft_log_warn("request=%.*s was read, and is not leased: it expired before",
@@ -283,26 +319,37 @@ void kv_prefill_heartbeat(kv_transfer_t *transfer, const kv_notice_t *notice, ui
 
 /* ---- leases ---------------------------------------------------------------------------------- */
 
-/* Watchers that came before the lease are its own now. */
-static void adopt_early(kv_transfer_t *transfer, kv_lease_t *lease)
+/* Who was done before the lease came. It may be over with the last of them. */
+static void take_early_done(kv_transfer_t *transfer, const char *id)
 {
     kv_watcher_t **at = &transfer->early;
     while (*at != NULL) {
         kv_watcher_t *watcher = *at;
-        if (strcmp(watcher->id, lease->transfer_id) != 0) {
+        if (!watcher->is_done || strcmp(watcher->id, id) != 0) {
             at = &watcher->next;
             continue;
         }
         *at = watcher->next;
-        if (watcher->is_done) {
-            kv_lease_table_read(transfer->leases, watcher->id, strlen(watcher->id),
-                                watcher->readers);
-            free_watcher(transfer, watcher);
-        } else {
-            watcher->next = lease->user;
-            lease->user = watcher;
-        }
+        kv_lease_table_read(transfer->leases, watcher->id, strlen(watcher->id), watcher->readers);
+        free_watcher(transfer, watcher);
     }
+}
+
+/* Watchers that came before the lease are its own now. */
+void kv_prefill_adopt(kv_transfer_t *transfer, kv_lease_t *lease, const char *id)
+{
+    kv_watcher_t **at = &transfer->early;
+    while (*at != NULL) {
+        kv_watcher_t *watcher = *at;
+        if (watcher->is_done || strcmp(watcher->id, id) != 0) {
+            at = &watcher->next;
+            continue;
+        }
+        *at = watcher->next;
+        watcher->next = lease->user;
+        lease->user = watcher;
+    }
+    take_early_done(transfer, id);
 }
 
 kv_lease_t *kv_transfer_open(kv_transfer_t *transfer, const char *transfer_id)
@@ -318,14 +365,23 @@ kv_lease_t *kv_transfer_open(kv_transfer_t *transfer, const char *transfer_id)
         return NULL;
     }
     kv_gone_remove(transfer, transfer_id);
-    adopt_early(transfer, lease);
+    kv_ranks_open(lease);
+    kv_prefill_adopt(transfer, lease, transfer_id);
     tell_all(lease, false);
     return lease;
+}
+
+void kv_prefill_tell(kv_lease_t *lease)
+{
+    tell_all(lease, false);
 }
 
 void kv_lease_progress(kv_lease_t *lease, const kv_block_id_t *blocks, uint32_t n,
                        uint32_t n_tokens)
 {
+    if (n_tokens > lease->tokens) {
+        kv_ranks_fill(lease, blocks, n, n_tokens);
+    }
     if (n_tokens > lease->tokens && kv_lease_table_fill(lease, blocks, n, n_tokens) >= 0) {
         weft_log_trace("request=%s filled tokens=%u", lease->transfer_id, n_tokens);
         tell_all(lease, false); /* without memory they learn of it at the end */
@@ -334,6 +390,7 @@ void kv_lease_progress(kv_lease_t *lease, const kv_block_id_t *blocks, uint32_t 
 
 void kv_lease_retract(kv_lease_t *lease)
 {
+    kv_ranks_order_lease(lease, KV_ORDER_LEASE_RETRACT);
     kv_lease_table_retract(lease);
     for (kv_watcher_t *watcher = lease->user; watcher != NULL; watcher = watcher->next) {
         watcher->sent_blocks = 0;
@@ -343,6 +400,7 @@ void kv_lease_retract(kv_lease_t *lease)
 
 void kv_lease_drop(kv_lease_t *lease)
 {
+    kv_ranks_order_lease(lease, KV_ORDER_LEASE_DROP);
     kv_lease_table_drop(lease);
 }
 
@@ -417,26 +475,51 @@ static weft_status_t hold_copy(kv_transfer_t *transfer, const char *request_id,
     return status;
 }
 
+/* lease_io: of the request, or NULL; NULL: nothing is held. An error drops it. */
+static weft_status_t hold(kv_transfer_t *transfer, const char *request_id,
+                          const kv_block_id_t *blocks, uint32_t n, uint32_t n_tokens,
+                          kv_lease_t **lease_io)
+{
+    kv_held_t *held = NULL;
+    if (transfer->export != NULL) {
+        return hold_copy(transfer, request_id, blocks, n_tokens, lease_io);
+    }
+    weft_status_t status = kv_ranks_hold(transfer, *lease_io, blocks, n, &held);
+    if (status < 0) {
+        kv_lease_drop(*lease_io);
+        *lease_io = NULL;
+        return status;
+    }
+    if (*lease_io != NULL) {
+        (*lease_io)->id = 0; /* it is the record's now */
+    }
+    status = kv_lease_table_hold(transfer->leases, request_id, blocks, n, n_tokens, weft_clock_ns(),
+                                 lease_io);
+    if (status < 0) {
+        kv_ranks_drop_held(transfer, held);
+    } else {
+        kv_ranks_held(transfer, held, *lease_io, request_id, n_tokens);
+    }
+    return status;
+}
+
 weft_status_t kv_transfer_hold(kv_transfer_t *transfer, kv_lease_t *lease, const char *request_id,
                                const kv_block_id_t *blocks, uint32_t n, uint32_t n_tokens,
                                kv_transfer_params_t *params_out)
 {
     kv_transfer_params_t params = {0};
     if (n == 0) {
-        kv_lease_table_drop(lease);
+        kv_lease_drop(lease);
         lease = NULL;
     } else {
-        const weft_status_t held = transfer->export == NULL
-                                       ? kv_lease_table_hold(transfer->leases, request_id, blocks,
-                                                             n, n_tokens, weft_clock_ns(), &lease)
-                                       : hold_copy(transfer, request_id, blocks, n_tokens, &lease);
+        const weft_status_t held = hold(transfer, request_id, blocks, n, n_tokens, &lease);
         if (held < 0) {
             return held;
         }
     }
     const weft_status_t status = fill_params(transfer, request_id, lease, &params);
     if (status < 0) {
-        kv_lease_table_drop(lease);
+        kv_lease_drop(lease);
         kv_transfer_params_fini(&params);
         return status;
     }
@@ -505,6 +588,11 @@ weft_status_t kv_prefill_init(kv_transfer_t *transfer)
         .on_gone = on_gone,
         .user = transfer};
     return kv_lease_table_create(&config, &transfer->leases);
+}
+
+void kv_prefill_forget_early(kv_transfer_t *transfer)
+{
+    free_watchers(transfer, &transfer->early);
 }
 
 void kv_prefill_fini(kv_transfer_t *transfer)

@@ -130,9 +130,22 @@ typedef struct kv_pull_rank {
     uint32_t n_reads;
 } kv_pull_rank_t;
 
+/* What rank 0 knows of a pull on another rank. */
+typedef struct kv_pull_other {
+    uint32_t tokens;
+    weft_status_t status;
+    bool is_quiet; /* nothing is written there */
+} kv_pull_other_t;
+
 struct kv_pull {
     kv_transfer_t *transfer;
     kv_pull_t *next;
+    uint64_t id;             /* with other ranks: rank 0's number, the same on all */
+    kv_pull_other_t *others; /* owned [kv_crew_others]; NULL: none, or this is not rank 0 */
+    bool is_cancel_ordered;
+    uint32_t told_tokens; /* to rank 0, so for the next */
+    bool is_end_told;
+    bool owes_quiet; /* rank 0 waits to hear that nothing is written any more */
     kv_peer_t *peer;
     char *request_id;  /* NULL: not known yet */
     char *transfer_id; /* NULL: none */
@@ -159,6 +172,23 @@ struct kv_pull {
     uint64_t bytes;
     uint64_t descriptors;
 };
+
+/* Blocks that a lease holds on other ranks, though it may be over on this one: rank 0's. */
+typedef struct kv_held {
+    struct kv_held *next;
+    uint64_t id;
+    bool is_own_gone;
+    bool *are_gone;        /* owned [kv_crew_others] */
+    kv_block_id_t *blocks; /* owned [n], each referred to */
+    uint32_t n;
+} kv_held_t;
+
+/* Another rank, as rank 0 answers for it. */
+typedef struct kv_served {
+    struct kv_served *next;
+    kv_meta_request_t rank;
+    kv_side_client_t *client;
+} kv_served_t;
 
 struct kv_transfer {
     kv_transfer_setup_t setup;
@@ -199,6 +229,9 @@ struct kv_transfer {
     kv_peer_t *peers;
     uint64_t next_tag;
     kv_pull_t *pulls;
+    uint64_t next_id; /* of leases and pulls, with other ranks */
+    kv_held_t *held;
+    kv_served_t *served;
     uint32_t landing_blocks;
     bool has_changed; /* since poll last said so */
     kv_transfer_stats_t counts;
@@ -238,6 +271,10 @@ void kv_peers_destroy(kv_transfer_t *transfer);
 bool kv_peers_use(const kv_transfer_t *transfer, const kv_peer_t *by, const xfer_peer_t *agent);
 
 /* kv_transfer_prefill.c */
+/* Who asked for id before there was this lease; a held one may be over when it returns. */
+void kv_prefill_adopt(kv_transfer_t *transfer, kv_lease_t *lease, const char *id);
+void kv_prefill_tell(kv_lease_t *lease); /* those who watch it, what it has */
+void kv_prefill_forget_early(kv_transfer_t *transfer);
 weft_status_t kv_prefill_init(kv_transfer_t *transfer);
 void kv_prefill_fini(kv_transfer_t *transfer);
 void kv_prefill_read(kv_transfer_t *transfer, const kv_notice_t *notice);
@@ -257,6 +294,40 @@ void kv_readers_destroy(kv_transfer_t *transfer);
 void kv_gone_add(kv_transfer_t *transfer, const char *id);
 bool kv_gone_has(const kv_transfer_t *transfer, kv_msgpack_span_t id);
 void kv_gone_remove(kv_transfer_t *transfer, const char *id);
+
+/*
+ * kv_transfer_ranks.c: rank 0 and the others. Nothing happens, and every answer is that of a rank alone,
+ * where there are none. Of leases: before or after what this rank does with its own, as said.
+ */
+bool kv_ranks_lead(const kv_transfer_t *transfer);
+bool kv_ranks_follow(const kv_transfer_t *transfer);
+void kv_ranks_open(kv_lease_t *lease); /* after */
+void kv_ranks_fill(const kv_lease_t *lease, const kv_block_id_t *blocks, uint32_t n,
+                   uint32_t n_tokens);                                    /* before */
+void kv_ranks_order_lease(const kv_lease_t *lease, kv_order_kind_t kind); /* before */
+/* Before this rank's hold. A record that it goes with, or NULL. WEFT_ERR_NO_MEMORY. */
+weft_status_t kv_ranks_hold(kv_transfer_t *transfer, const kv_lease_t *lease,
+                            const kv_block_id_t *blocks, uint32_t n, kv_held_t **held_out);
+/* After it: lease NULL: it is over already on this rank. */
+void kv_ranks_held(kv_transfer_t *transfer, kv_held_t *held, kv_lease_t *lease,
+                   const char *request_id, uint32_t n_tokens);
+void kv_ranks_drop_held(kv_transfer_t *transfer, kv_held_t *held);    /* it came to nothing */
+void kv_ranks_gone(kv_transfer_t *transfer, const kv_lease_t *lease); /* of this rank, by on_gone */
+uint32_t kv_ranks_held_elsewhere(const kv_transfer_t *transfer); /* leases, not here any more */
+void kv_ranks_count_held(const kv_transfer_t *transfer, uint32_t *users);
+weft_status_t kv_ranks_expect(kv_pull_t *pull);
+void kv_ranks_start(kv_pull_t *pull);
+void kv_ranks_cancel(kv_pull_t *pull); /* once */
+void kv_ranks_end(kv_pull_t *pull);
+weft_status_t kv_ranks_state(const kv_pull_t *pull, weft_status_t own);
+uint32_t kv_ranks_tokens(const kv_pull_t *pull, uint32_t own);
+bool kv_ranks_are_quiet(const kv_pull_t *pull);
+void kv_ranks_fini(kv_transfer_t *transfer);
+
+/* kv_transfer_obey.c: another rank than 0, which reports how its pulls and leases fare. */
+void kv_obey_report(kv_transfer_t *transfer);
+void kv_obey_gone(const kv_transfer_t *transfer, uint64_t id);
+void kv_obey_quiet(const kv_transfer_t *transfer, uint64_t id);
 
 /* kv_pull_news.c */
 void kv_pull_meet(kv_pull_t *pull, uint64_t now_ns); /* the peer is ready; ranks are set up */

@@ -61,10 +61,31 @@ void graph_end(const graph_t *graph)
 {
     const model_t *model = graph->model;
     const model_shard_t *shard = &model->shard;
+    graph_settle(graph);
     if (!model_shard_is_last(shard) && model_shard_holds(shard)) {
         coll_send(shard->world, graph->stream->queue, model_shard_rank(shard, shard->stage + 1),
                   model->act.hidden, hidden_bytes(graph));
     }
+}
+
+/* The sum that hidden owes and its norm as one op, where there is such a one; the same bits. */
+static bool settle_and_norm(const graph_t *graph, const k_rms_norm_args_t *args)
+{
+    const coll_norm_t norm = {
+        .x = graph->model->act.hidden,
+        .w = args->w,
+        .y = args->y,
+        .rows = args->rows,
+        .dim = args->dim,
+        .x_stride = args->x_stride,
+        .y_stride = args->y_stride,
+        .eps = args->eps,
+    };
+    const bool is_done =
+        *graph->owes_sum && graph->stream->ops->act == K_BF16 &&
+        coll_all_reduce_norm(graph->model->shard.tensor, graph->stream->queue, &norm);
+    *graph->owes_sum = *graph->owes_sum && !is_done;
+    return is_done;
 }
 
 void graph_norm(const graph_t *graph, const float *w)
@@ -82,7 +103,10 @@ void graph_norm(const graph_t *graph, const float *w)
         .y_stride = model->act.hidden_stride,
         .eps = model->config.norm_eps,
     };
-    graph->stream->ops->rms_norm(graph->stream, &args);
+    if (!settle_and_norm(graph, &args)) {
+        graph_settle(graph);
+        graph->stream->ops->rms_norm(graph->stream, &args);
+    }
 }
 
 static void narrow(const graph_t *graph, const float *x)
@@ -101,18 +125,37 @@ static void narrow(const graph_t *graph, const float *x)
 
 void graph_take_hidden(const graph_t *graph)
 {
+    graph_settle(graph);
     narrow(graph, graph->model->act.hidden);
 }
 
 /* ---- what a layer adds --------------------------------------------------------------------- */
 
-void graph_sum_parts(const graph_t *graph, float *x)
+/* Rows are padded, and lie one behind the other: one sum of all. */
+static void sum_parts(const graph_t *graph, float *x)
 {
     const model_t *model = graph->model;
-    if (graph_is_cut(graph)) {
-        /* Rows are padded, and lie one behind the other: one sum of all. */
-        coll_all_reduce(model->shard.tensor, graph->stream->queue, x, x,
-                        graph->batch->rows * model->act.hidden_stride, COLL_F32);
+    coll_all_reduce(model->shard.tensor, graph->stream->queue, x, x,
+                    graph->batch->rows * model->act.hidden_stride, COLL_F32);
+}
+
+void graph_sum_parts(const graph_t *graph, float *x)
+{
+    if (!graph_is_cut(graph)) {
+        return;
+    }
+    if (x == graph->model->act.hidden) {
+        *graph->owes_sum = true;
+    } else {
+        sum_parts(graph, x);
+    }
+}
+
+void graph_settle(const graph_t *graph)
+{
+    if (*graph->owes_sum) {
+        sum_parts(graph, graph->model->act.hidden);
+        *graph->owes_sum = false;
     }
 }
 
@@ -157,6 +200,7 @@ static void add_plain(const graph_t *graph, const model_linear_t *linear, const 
     const bool replaces = graph_replaces_hidden(graph) && !is_second;
     const graph_out_t out = {act->hidden, K_F32, act->hidden_stride,
                              replaces ? K_OUT_STORE : K_OUT_ADD};
+    graph_settle(graph); /* two branches are two sums */
     graph_linear(graph->stream, linear, x, x_stride, &out, graph->batch->rows);
     graph_add_adapters(graph, linear, x, x_stride, &out);
     graph_sum_parts(graph, act->hidden);

@@ -13,6 +13,7 @@ typedef struct graph {
     model_t *model;
     k_stream_t *stream;
     const model_batch_t *batch;
+    bool *owes_sum; /* hidden is this rank's part as yet: the next step that reads it adds all up */
 } graph_t;
 
 /* hidden = what this stage's layers begin with: embeddings, or what the stage before has come to */

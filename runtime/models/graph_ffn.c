@@ -115,6 +115,7 @@ static void compute_experts(const graph_t *graph, const model_layer_t *layer)
         .gathered = expert->rows,
         .y = expert->ffn,
         .n_experts = n_experts,
+        .all_experts = experts->count,
         .slots = slots,
         .x_stride = act->hidden_stride,
         .y_stride = expert->ffn_stride,
@@ -126,6 +127,7 @@ static void compute_experts(const graph_t *graph, const model_layer_t *layer)
         .x = expert->ffn,
         .y = expert->rows,
         .n_experts = n_experts,
+        .all_experts = experts->count,
         .slots = slots,
         .x_stride = expert->ffn_stride,
         .y_stride = act->hidden_stride,
@@ -155,6 +157,7 @@ static void add_experts(const graph_t *graph, const model_layer_t *layer)
         .y_stride = act->hidden_stride,
         .replaces = graph_replaces_hidden(graph),
     };
+    graph_settle(graph);
     graph->stream->ops->combine(graph->stream, &args);
     if (layer->shared_down.n_parts > 0) { /* last: graph_add_branch may overwrite normed */
         add_gated(graph, &layer->shared_gate_up, &layer->shared_down, NULL, true);

@@ -34,8 +34,12 @@ static inline bool graph_replaces_hidden(const graph_t *graph)
     return !graph->model->cut.is_first;
 }
 
-/* x [rows of the batch, hidden] = the sum of all tensor ranks' x; nothing where there is one rank. */
+/*
+ * x [rows of the batch, hidden] = the sum of all tensor ranks' x; nothing where there is one rank. Of
+ * hidden it is put off, as it may be one op with the norm that follows, until graph_settle.
+ */
 void graph_sum_parts(const graph_t *graph, float *x);
+void graph_settle(const graph_t *graph);
 
 /*
  * hidden += scale · norm(linear(x) of all ranks), at once where there is neither. normed is

@@ -15,7 +15,7 @@ enum {
 #define MAX_TOKEN_BOUNDS 40
 
 #define FINISH_REASONS 5
-#define TIER_ROWS      13
+#define TIER_ROWS      18
 
 /* What the store counts for each tier. Counters show what was added since the last look. */
 typedef struct api_metrics_tier_row {

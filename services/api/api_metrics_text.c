@@ -26,6 +26,11 @@ const api_metrics_tier_row_t api_metrics_tier_rows[TIER_ROWS] = {
     ROW(tier_evicted, tier.evictions),
     ROW(tier_read_bytes, tier.read_bytes),
     ROW(tier_written_bytes, tier.written_bytes),
+    ROW(tier_peers, tier.peers),
+    ROW(tier_lookups, tier.lookups),
+    ROW(tier_lookups_late, tier.lookups_late),
+    ROW(tier_lookups_declined, tier.lookups_declined),
+    ROW(tier_stale, tier.stale),
 #undef ROW
 };
 
@@ -97,6 +102,17 @@ static uint64_t tier_value(const kv_store_stats_t *stats, kv_tier_id_t tier, siz
     return value;
 }
 
+static void add_offer_counts(api_metrics_t *metrics, const kv_store_offer_stats_t *now,
+                             const kv_store_offer_stats_t *seen)
+{
+    set(metrics, METRIC_offer_blocks, (double)now->blocks);
+    add(metrics, METRIC_offer_welcomed, (double)(now->welcomed - seen->welcomed));
+    add(metrics, METRIC_offer_refused, (double)(now->refused - seen->refused));
+    add(metrics, METRIC_offer_lookups, (double)(now->lookups - seen->lookups));
+    add(metrics, METRIC_offer_found, (double)(now->found_blocks - seen->found_blocks));
+    add(metrics, METRIC_offer_garbage, (double)(now->garbage - seen->garbage));
+}
+
 static void add_store_counts(api_metrics_t *metrics, const kv_store_stats_t *now)
 {
     const kv_store_stats_t *seen = &metrics->stats.store;
@@ -116,6 +132,7 @@ static void add_store_counts(api_metrics_t *metrics, const kv_store_stats_t *now
     add(metrics, METRIC_pins_refused, (double)(now->pins_refused - seen->pins_refused));
     add(metrics, METRIC_fetches, (double)(now->fetches - seen->fetches));
     add(metrics, METRIC_fetches_declined, (double)(now->fetches_declined - seen->fetches_declined));
+    add_offer_counts(metrics, &now->offer, &seen->offer);
 }
 
 static void add_event_counts(api_metrics_t *metrics, const kv_publisher_stats_t *now)

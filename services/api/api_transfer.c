@@ -191,6 +191,8 @@ static void go(api_call_t *call, const prefill_peer_t *peer)
         params->remote_host = weft_strdup(peer->host, "kv_transfer_params.text");
         params->remote_port = peer->port;
         params->has_port = true;
+        params->tp_size = peer->tp_size;
+        params->pp_size = peer->pp_size;
         status = params->remote_host == NULL ? WEFT_ERR_NO_MEMORY : WEFT_OK;
     }
     if (status == WEFT_OK) {
@@ -230,7 +232,9 @@ bool api_transfer_prefill(api_call_t *call)
     call->owes_release = false; /* nothing is kept for it yet */
     const prefill_peer_t *peer = prefill_peers_find(&call->server->prefill_peers, url);
     if (peer != NULL || has_side_channel(&call->transfer)) {
-        prefill_peer_t named = {.port = call->transfer.remote_port};
+        prefill_peer_t named = {.port = call->transfer.remote_port,
+                                .tp_size = call->transfer.tp_size,
+                                .pp_size = call->transfer.pp_size};
         if (peer == NULL) {
             snprintf(named.host, sizeof(named.host), "%s", call->transfer.remote_host);
             peer = &named;
@@ -326,6 +330,8 @@ void answer_kv_transfer(api_call_t *call)
     weft_json_put_string(&json, "role", roles[config->role]);
     weft_json_put_string(&json, "host", config->side_channel_host);
     weft_json_put_u64(&json, "port", kv_transfer_port(transfer));
+    weft_json_put_u64(&json, "tp_size", kv_transfer_tp_size(transfer));
+    weft_json_put_u64(&json, "pp_size", kv_transfer_pp_size(transfer));
     weft_json_end_object(&json);
     api_call_respond(call);
 }

@@ -20,6 +20,13 @@ const prefill_peer_t *prefill_peers_find(const prefill_peers_t *peers, const cha
     return find(peers, url);
 }
 
+/* Too many are refused where they are asked for blocks. */
+static uint32_t size_of(const json_t *info, const char *key)
+{
+    const json_int_t size = json_integer_value(json_object_get(info, key));
+    return size > 0 && size <= UINT32_MAX ? (uint32_t)size : 1;
+}
+
 const prefill_peer_t *prefill_peers_learn(prefill_peers_t *peers, const char *url, const char *body,
                                           size_t length)
 {
@@ -34,6 +41,8 @@ const prefill_peer_t *prefill_peers_learn(prefill_peers_t *peers, const char *ur
         snprintf(peer->url, sizeof(peer->url), "%s", url);
         snprintf(peer->host, sizeof(peer->host), "%s", host);
         peer->port = (uint16_t)port;
+        peer->tp_size = size_of(json, "tp_size");
+        peer->pp_size = size_of(json, "pp_size");
     }
     json_decref(json);
     return peer;

@@ -16,6 +16,8 @@ typedef struct prefill_peer {
     char url[256];
     char host[256];
     uint16_t port;
+    uint32_t tp_size; /* its ranks */
+    uint32_t pp_size;
 } prefill_peer_t;
 
 /* Zeroed memory knows nobody; the one not learnt for longest makes room. */

@@ -46,6 +46,16 @@ static void an_unknown_device_gets_the_known_ones_listed(void **state)
     assert_null(device);
 }
 
+/* Ranks of a host that has fewer devices share them; a name's own index is meant. */
+static void an_index_beyond_the_devices_counts_on_from_the_first(void **state)
+{
+    (void)state;
+    weft_device_t *device = NULL;
+    assert_status(weft_device_open("cpu", 3, NULL, &device), WEFT_OK);
+    assert_int_equal(device->index, 0);
+    weft_device_close(device);
+}
+
 /* This program has no cuda; one that has may still lack a GPU, and then goes on to the cpu. */
 static void a_device_left_out_is_told_as_such(void **state)
 {
@@ -158,6 +168,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_opens_a_device),
         cmocka_unit_test(an_unknown_device_gets_the_known_ones_listed),
+        cmocka_unit_test(an_index_beyond_the_devices_counts_on_from_the_first),
         cmocka_unit_test(a_device_left_out_is_told_as_such),
         cmocka_unit_test(an_opened_device_leaves_no_line_behind),
         cmocka_unit_test(memory_is_zeroed_and_page_aligned),

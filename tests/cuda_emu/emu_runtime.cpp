@@ -14,7 +14,7 @@
 namespace emu
 {
 
-constexpr uint64_t spin_deadline_ns = 20u * 1000 * 1000 * 1000;
+constexpr uint64_t spin_deadline_ns = UINT64_C(60) * 1000 * 1000 * 1000; /* ranks are slow */
 
 static std::recursive_mutex lock;
 static cudaError_t sticky = cudaSuccess;

@@ -9,22 +9,15 @@
 
 enum { VOCAB = 320, LONGEST = 116, BLOCK = 16, SEQUENCES = 4 };
 
-#define ROUNDED     0.06  /* of the range of logits: any logit, so half the gap of a clear choice */
-#define ROUNDED_SUM 0.004 /* the same of a token's log-probability, on average over a sequence */
-#define OTHER_EXPERT 0.04 /* what one token may gain or lose when a near tie is another expert's */
+#define ROUNDED      0.06 /* of the range of logits: any logit, so half the gap of a clear choice */
+#define ROUNDED_SUM  0.004 /* the same of a token's log-probability, on average over a sequence */
+#define OTHER_EXPERT 0.04  /* what one token may gain or lose when a near tie is another expert's */
+#define BYTES        2     /* times that with a cache of bytes */
 
-static const char *const models[] = {"llama",
-                                     "llama-rope-llama3",
-                                     "mistral",
-                                     "qwen2",
-                                     "qwen3",
-                                     "llama-gguf-f32",
-                                     "llama-gguf-q8_0",
-                                     "mixtral",
-                                     "qwen3-moe",
-                                     "gpt-oss-mxfp4",
-                                     "deepseek-v2",
-                                     "deepseek-v3"};
+static const char *const models[] = {
+    "llama",     "llama-rope-llama3", "mistral",         "qwen2",
+    "qwen3",     "llama-gguf-f32",    "llama-gguf-q8_0", "mixtral",
+    "qwen3-moe", "gpt-oss-mxfp4",     "deepseek-v2",     "deepseek-v3"};
 
 static const step_limits_t limits = {.max_slots = 1,
                                      .max_tokens = 128,
@@ -34,13 +27,13 @@ static const step_limits_t limits = {.max_slots = 1,
                                      .max_biases = 1,
                                      .max_outputs = 8};
 
-static void open_model(executor_rig_t *rig, const char *name)
+static void open_model(executor_rig_t *rig, const char *name, k_dtype_t kv_dtype)
 {
     executor_rig_open(rig,
                       (model_rig_config_t){.path = tiny_model_path(name),
                                            .device = "cuda",
                                            .isa = "auto",
-                                           .kv_dtype = K_BF16,
+                                           .kv_dtype = kv_dtype,
                                            .block_tokens = BLOCK,
                                            .n_blocks = LONGEST / BLOCK + 1},
                       &limits);
@@ -107,21 +100,33 @@ static void check_sequence(executor_rig_t *rig, const json_t *sequence, double r
                        (ROUNDED_SUM * n + (has_experts ? OTHER_EXPERT : 0)) * range);
 }
 
+static void check_model(const char *name, k_dtype_t kv_dtype, double slack)
+{
+    executor_rig_t rig;
+    json_t *golden = load_golden(name);
+    const double range = slack * json_number_value(json_object_get(golden, "logit_range"));
+    print_message("%s, %s cache\n", name, k_dtype_info(kv_dtype)->name);
+    open_model(&rig, name, kv_dtype);
+    for (size_t j = 0; j < SEQUENCES; j++) {
+        check_sequence(&rig, json_array_get(json_object_get(golden, "sequences"), j), range);
+    }
+    executor_rig_close(&rig);
+    json_decref(golden);
+}
+
 static void tiny_models_compute_what_the_reference_does(void **state)
 {
     (void)state;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(models); i++) {
-        executor_rig_t rig;
-        json_t *golden = load_golden(models[i]);
-        const double range = json_number_value(json_object_get(golden, "logit_range"));
-        print_message("%s\n", models[i]);
-        open_model(&rig, models[i]);
-        for (size_t j = 0; j < SEQUENCES; j++) {
-            check_sequence(&rig, json_array_get(json_object_get(golden, "sequences"), j), range);
-        }
-        executor_rig_close(&rig);
-        json_decref(golden);
+        check_model(models[i], K_BF16, 1);
     }
+}
+
+static void tiny_models_do_with_caches_of_bytes(void **state)
+{
+    (void)state;
+    check_model("mistral", K_F8, BYTES); /* with a window */
+    check_model("qwen3", K_I8, 1);
 }
 
 int main(void)
@@ -129,6 +134,7 @@ int main(void)
     cuda_skip_without_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_models_compute_what_the_reference_does),
+        cmocka_unit_test(tiny_models_do_with_caches_of_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -154,6 +154,15 @@ static void tensor_ranks_compute_what_the_reference_does(void **state)
     coll_rig_run(2, compute_prompts, &q8_0);
 }
 
+static void experts_are_cut_or_dealt_out(void **state)
+{
+    (void)state;
+    job_spec_t cut = {.model = "qwen3-moe", .stages = 1};
+    job_spec_t dealt = {.model = "qwen3-moe", .stages = 1, .splits_experts = true};
+    coll_rig_run(2, compute_prompts, &cut);
+    coll_rig_run(2, compute_prompts, &dealt);
+}
+
 static void stages_compute_what_the_reference_does(void **state)
 {
     (void)state;
@@ -250,6 +259,7 @@ int main(void)
     skip_without_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tensor_ranks_compute_what_the_reference_does),
+        cmocka_unit_test(experts_are_cut_or_dealt_out),
         cmocka_unit_test(stages_compute_what_the_reference_does),
         cmocka_unit_test(an_answer_of_ranks_is_the_same_alone_and_in_company),
         cmocka_unit_test(a_step_without_a_rank_ends),

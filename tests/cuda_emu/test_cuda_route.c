@@ -145,27 +145,32 @@ static void route_orders_slots_as_the_reference_does(void **state)
     route_round(&random, many);
 }
 
+/* Rows of NaN, of ∓infinity, and with some NaN among numbers: what the reference makes of them. */
 static void rows_without_a_number_choose_no_expert_twice(void **state)
 {
+    enum { ROWS = 5, EXPERTS = 12 };
     (void)state;
-    static float logits[3 * 12];
+    static float logits[ROWS * EXPERTS];
     for (size_t i = 0; i < WEFT_ARRAY_LEN(logits); i++) {
-        logits[i] = i < 12 ? NAN : i < 24 ? -INFINITY : INFINITY;
+        const float rows[ROWS] = {NAN, -INFINITY, INFINITY, i % 3 == 0 ? NAN : (float)(i % 7),
+                                  i % 4 == 0 ? INFINITY : 1};
+        logits[i] = rows[i / EXPERTS];
     }
-    for (uint32_t groups = 1; groups <= 4; groups += 3) {
+    for (uint32_t round = 0; round < 4; round++) {
+        const uint32_t groups = round % 2 == 0 ? 1 : 4;
         const k_route_args_t args = {.logits = logits,
-                                     .kind = K_ROUTE_SIGMOID,
-                                     .rows = 3,
-                                     .experts = 12,
+                                     .kind = round < 2 ? K_ROUTE_SIGMOID : K_ROUTE_SOFTMAX,
+                                     .rows = ROWS,
+                                     .experts = EXPERTS,
                                      .used = 5,
                                      .n_groups = groups,
                                      .groups_used = groups / 2,
-                                     .logits_stride = 12,
+                                     .logits_stride = EXPERTS,
                                      .scale = 1};
         routed_t expected = route_on_cpu(args);
         routed_t got = route_on_gpu(args);
         assert_same_slots(&args, &got, &expected);
-        assert_int_equal(got.offsets[12], 15);
+        assert_int_equal(got.offsets[EXPERTS], ROWS * args.used);
         routed_free(&got);
         routed_free(&expected);
     }

@@ -99,6 +99,17 @@ static void block_waits_for_the_flag_of_another(void **state)
     assert_cuda(cudaFree(out));
 }
 
+static void the_clock_goes_on_while_a_thread_spins(void **state)
+{
+    (void)state;
+    uint64_t *out = cuda_upload(NULL, sizeof(*out));
+    assert_cuda((cudaError_t)sample_clock(50000, out, NULL));
+    uint64_t *v = cuda_download(out, sizeof(*v));
+    assert_true(v[0] >= 50000);
+    test_free(v);
+    assert_cuda(cudaFree(out));
+}
+
 static void named_barriers_hand_values_over(void **state)
 {
     (void)state;
@@ -121,6 +132,7 @@ int main(void)
         cmocka_unit_test(halves_of_a_warp_meet_apart),
         cmocka_unit_test(last_block_sees_what_the_others_wrote),
         cmocka_unit_test(block_waits_for_the_flag_of_another),
+        cmocka_unit_test(the_clock_goes_on_while_a_thread_spins),
         cmocka_unit_test(named_barriers_hand_values_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -191,9 +191,19 @@ def test_a_quiet_service_serves(quiet):
         server.process.wait()
 
 
-def test_more_ranks_are_refused():
-    need_server()
-    server = Server([BINARY, "up", MODEL, "--tensor-parallel-size", "2"])
-    assert server.process.wait(20) == 2
-    server.reader.join()
-    assert "one rank" in "".join(server.lines)
+def test_workers_of_two_ranks_answer_as_one_of_two_ranks(up, request):
+    """Blocks come from both ranks of the prefill worker to both of the decode worker."""
+    alone = Server([BINARY, "serve", MODEL, "-tp", "2", "--port", "0", "--threads", "1",
+                    "--served-model-name", NAME, "--max-model-len", "1024",
+                    "--num-gpu-blocks-override", "200"])
+    request.addfinalizer(lambda: (alone.process.kill(), alone.process.wait()))
+    server = up("-tp", "2")
+    wait_for_all(server, 1, 1)
+    alone.wait_until_listening()
+    for first in (1, 300):
+        body = completion(ids(first, 200))
+        answer = post(server, body)
+        assert choices(answer) == choices(post(alone, body))
+        assert answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 199
+    assert server.stop(signal.SIGINT) == 0
+

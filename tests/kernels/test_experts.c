@@ -189,7 +189,7 @@ static void make_layer(k_stream_t *stream, test_random_t *random, uint32_t n, k_
     layer->bias = random_floats(random, (size_t)n * OUT);
     for (uint32_t e = 0; e < n; e++) {
         uint8_t *source = random_weights(random, dtype, (size_t)OUT * DIM);
-        const k_weight_part_t part = {source, OUT};
+        const k_weight_part_t part = {.data = source, .rows = OUT};
         const size_t bytes = stream->ops->weight_bytes(dtype, K_WEIGHT_ROWS, OUT, DIM);
         assert_status(open_cpu()->ops->alloc(open_cpu(), bytes, 0, &layer->memory[e]), WEFT_OK);
         stream->ops->weight_pack(stream, dtype, K_WEIGHT_ROWS, DIM, &part, 1,

@@ -51,9 +51,9 @@ static k_weight_t pack(k_stream_t *stream, const linear_case_t *c, weft_mem_t *m
     k_dtype_row_bytes(c->dtype, c->k, &row_bytes);
     const uint32_t cut1 = c->n / 3;
     const uint32_t cut2 = c->n / 2;
-    const k_weight_part_t parts[] = {{c->source, cut1},
-                                     {c->source + cut1 * row_bytes, cut2 - cut1},
-                                     {c->source + cut2 * row_bytes, c->n - cut2}};
+    const k_weight_part_t parts[] = {{c->source, cut1, 0},
+                                     {c->source + cut1 * row_bytes, cut2 - cut1, 0},
+                                     {c->source + cut2 * row_bytes, c->n - cut2, 0}};
     const size_t bytes = stream->ops->weight_bytes(c->dtype, K_WEIGHT_ROWS, c->n, c->k);
     assert_status(open_cpu()->ops->alloc(open_cpu(), bytes, 0, mem_out), WEFT_OK);
     stream->ops->weight_pack(stream, c->dtype, K_WEIGHT_ROWS, c->k, parts, 3, mem_out->addr);
@@ -285,7 +285,7 @@ static void check_swiglu(const char *isa, test_random_t *random)
         c.bias = random_floats(random, c.n);
         size_t row_bytes = 0;
         k_dtype_row_bytes(dtype, c.k, &row_bytes);
-        const k_weight_part_t parts[] = {{c.source, dim}, {c.source + dim * row_bytes, dim}};
+        const k_weight_part_t parts[] = {{c.source, dim, 0}, {c.source + dim * row_bytes, dim, 0}};
         float *fused = random_floats(random, c.m * c.y_stride);
         float *both = test_malloc((size_t)c.m * c.n * sizeof(*both));
         for (k_weight_form_t form = K_WEIGHT_ROWS; form <= K_WEIGHT_GATE_UP; form++) {

@@ -127,7 +127,7 @@ static void assert_same(store_rig_t *rig, watch_t *watch, const store_rig_chain_
             for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
                 kv_tier_t *tier = rig->store->tiers[id];
                 const bool has = id == KV_TIER_device ? kv_store_has(rig->store, hash)
-                                                      : tier->ops->has(tier, hash);
+                                                      : tier != NULL && tier->ops->has(tier, hash);
                 assert_int_equal(is_known(watch, id, hash), has);
             }
         }

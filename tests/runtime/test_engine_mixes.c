@@ -105,8 +105,7 @@ static void fill_case(test_random_t *random, request_case_t *c)
 
 static void fill_mix(mix_t *mix, uint64_t seed, const char *isa)
 {
-    static const char *const dtypes[] = {"f32", "f16", "bf16", "fp8"};
-    const uint32_t n_dtypes = strcmp(TEST_DEVICE, "cpu") == 0 ? 4 : 3;
+    static const char *const dtypes[] = {"f32", "f16", "bf16", "fp8", "int8"};
     mix->random = (test_random_t){seed};
     test_random_t *random = &mix->random;
     mix->model = models[test_random_below(random, WEFT_ARRAY_LEN(models))];
@@ -114,7 +113,7 @@ static void fill_mix(mix_t *mix, uint64_t seed, const char *isa)
     mix->options.device = TEST_DEVICE;
     mix->options.cpu_isa = isa;
     mix->options.max_model_len = CONTEXT;
-    mix->options.kv_cache_dtype = dtypes[test_random_below(random, n_dtypes)];
+    mix->options.kv_cache_dtype = dtypes[test_random_below(random, WEFT_ARRAY_LEN(dtypes))];
     mix->n_cases = test_random_between(random, 2, MAX_REQUESTS);
     for (uint32_t i = 0; i < mix->n_cases; i++) {
         fill_case(random, &mix->cases[i]);
@@ -199,6 +198,7 @@ static engine_options_t tight_options(mix_t *mix)
     options.enable_prefix_caching = test_random_below(random, 4) > 0;
     options.threads = test_random_between(random, 1, 2);
     options.speculative_config = drafts[test_random_below(random, WEFT_ARRAY_LEN(drafts))];
+    options.step_time_target = test_random_below(random, 3) * 1.5;
     options.kv_pin_quota = test_random_below(random, 3) * 0.25;
     options.kv_cache_layout = layouts[test_random_below(random, WEFT_ARRAY_LEN(layouts))];
     if (strcmp(options.kv_cache_layout, "LBHNC") == 0) {

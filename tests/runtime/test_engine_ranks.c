@@ -276,15 +276,14 @@ static void a_rank_that_cannot_start_is_everybodys_reason(void **state)
     assert_refused(&config, WEFT_ERR_INVALID, "--kv-cache-dtype f5");
 }
 
-static void what_one_rank_alone_could_keep_is_refused(void **state)
+static void ranks_of_which_one_alone_would_move_blocks_are_refused(void **state)
 {
     (void)state;
     ranks_rig_config_t config = replicated(2);
-    config.options.kv_host_bytes = 1 << 20;
-    assert_refused(&config, WEFT_ERR_UNSUPPORTED, "--kv-host-bytes");
-    config = replicated(2);
-    config.options.kv_transfer_config = "{}";
-    assert_refused(&config, WEFT_ERR_UNSUPPORTED, "--kv-transfer-config");
+    config.follower_options = config.options;
+    config.follower_options.kv_transfer_config =
+        "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"kv_both\"}";
+    assert_refused(&config, WEFT_ERR_DENIED, "--kv-transfer-config: rank 0 has none, rank 1 has");
 }
 
 static void sizes_that_do_not_make_up_the_ranks_are_refused(void **state)
@@ -363,6 +362,23 @@ static void a_lost_rank_ends_what_runs_and_refuses_what_comes(void **state)
     assert_status(engine_submit(rig.rig.engine, rig.rig.client, &submit, &diag, &late),
                   WEFT_ERR_PEER_GONE);
     engine_request_release(request);
+    ranks_rig_close(&rig);
+}
+
+/* A survivor's end may be seen before the end of the one that it ended for. */
+static void the_first_cause_is_named_where_the_group_knows_it(void **state)
+{
+    (void)state;
+    ranks_rig_t rig;
+    gate_t gate;
+    ranks_rig_config_t config = replicated(3);
+    config.cause = 2;
+    ranks_rig_open(&rig, &config);
+    engine_request_t *request = kill_while_it_runs(&rig, &gate, 100);
+    engine_rig_wait(&rig.rig, request);
+    assert_non_null(strstr(engine_request_answer(request, 0).reason, "rank 2 was lost"));
+    engine_request_release(request);
+    rig.pids[2] = 0; /* it ends too, but not well: by the same loss */
     ranks_rig_close(&rig);
 }
 
@@ -567,9 +583,10 @@ int main(void)
         cmocka_unit_test(sizes_are_those_of_the_smallest_rank),
         cmocka_unit_test(ranks_that_differ_are_refused_by_what_differs),
         cmocka_unit_test(a_rank_that_cannot_start_is_everybodys_reason),
-        cmocka_unit_test(what_one_rank_alone_could_keep_is_refused),
+        cmocka_unit_test(ranks_of_which_one_alone_would_move_blocks_are_refused),
         cmocka_unit_test(sizes_that_do_not_make_up_the_ranks_are_refused),
         cmocka_unit_test(a_lost_rank_ends_what_runs_and_refuses_what_comes),
+        cmocka_unit_test(the_first_cause_is_named_where_the_group_knows_it),
         cmocka_unit_test(an_idle_group_notices_a_loss_too),
         cmocka_unit_test(a_leader_that_fails_tells_the_others),
         cmocka_unit_test(a_rank_that_hangs_is_lost_by_timeout),

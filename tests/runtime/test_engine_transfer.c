@@ -217,6 +217,62 @@ static void a_decode_told_ahead_takes_blocks_as_they_fill(void **state)
     close_both(&split);
 }
 
+/* ---- other types of cache ---------------------------------------------------------------------- */
+
+/*
+ * The request as the prefiller answers it alone, and as a worker with another type of cache does from its
+ * blocks: the same tokens, at least as long as each leads by the margin, in nats.
+ */
+static void check_conversion(const char *from, const char *to, uint32_t to_block_size, float margin)
+{
+    enum { ANSWER = 12 };
+    split_t split = {.n_cases = 0};
+    kv_transfer_params_t params;
+    engine_options_t p = options_of(producer, "BHLNC", 16);
+    engine_options_t d = options_of(consumer, "BLHNC", to_block_size);
+    p.kv_cache_dtype = from;
+    d.kv_cache_dtype = to;
+    engine_rig_open(&split.prefill, ENGINE_RIG_MODEL, &p);
+    engine_rig_open(&split.decode, ENGINE_RIG_MODEL, &d);
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 40, ANSWER);
+    submit.sampling.n_top_logprobs = 2;
+    submit.sampling.wants_logprobs = true;
+    prefill(&split, &submit, &params);
+    engine_request_t *there = send_decode(&split, &submit, &params);
+    engine_request_t *here = engine_rig_send(&split.prefill, &submit);
+    engine_rig_wait(&split.decode, there);
+    engine_rig_wait(&split.prefill, here);
+    const engine_answer_t expected = engine_request_answer(here, 0);
+    const engine_answer_t answer = engine_request_answer(there, 0);
+    assert_int_equal(engine_request_timings(there).pulled_tokens, 39);
+    assert_int_equal(answer.n_tokens, ANSWER);
+    uint32_t same = 0;
+    while (same < ANSWER && answer.tokens[same] == expected.tokens[same]) {
+        same++;
+    }
+    if (same < ANSWER) {
+        const k_sampled_t *choice = &expected.logprobs[same];
+        const float lead = choice->top[0].logprob - choice->top[1].logprob;
+        print_message("%s to %s: token %u, which leads by %g, differs\n", from, to, same,
+                      (double)lead);
+        assert_true(lead < margin);
+    }
+    assert_true(same > 0);
+    engine_request_release(there);
+    engine_request_release(here);
+    kv_transfer_params_fini(&params);
+    close_both(&split);
+}
+
+static void a_cache_of_another_type_takes_the_blocks_over(void **state)
+{
+    (void)state;
+    check_conversion("bf16", "int8", 16, 0.3f);
+    check_conversion("bf16", "fp8", 16, 1.2f);
+    check_conversion("int8", "f16", 8, 0.3f);
+    check_conversion("int8", "int8", 32, 0);
+}
+
 static void a_policy_that_fails_says_why(void **state)
 {
     (void)state;
@@ -390,6 +446,7 @@ int main(void)
         cmocka_unit_test(an_abandoned_decode_frees_both_sides),
         cmocka_unit_test(a_pull_that_is_given_up_is_computed_here),
         cmocka_unit_test(a_decode_told_ahead_takes_blocks_as_they_fill),
+        cmocka_unit_test(a_cache_of_another_type_takes_the_blocks_over),
         cmocka_unit_test(a_policy_that_fails_says_why),
         cmocka_unit_test(bad_settings_are_named),
         cmocka_unit_test(mixes_answer_as_one_engine),

@@ -340,7 +340,7 @@ static size_t weights_of(const model_source_t *source, const k_ops_t *ops, uint3
                          uint32_t stages)
 {
     const model_shard_t shard = {.stage = stage, .stages = stages};
-    const model_limits_t model_limits_of_one = {1, 1, 64};
+    const model_limits_t model_limits_of_one = {.max_rows = 1, .max_outputs = 1, .max_context = 64};
     weft_diag_t diag = {0};
     size_t weights = 0;
     size_t activations = 0;

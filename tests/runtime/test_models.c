@@ -58,6 +58,7 @@ static void check_pieces_on(const char *isa)
     for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
         check_pieces(names[i], isa, K_F32, 4, &random);
         check_pieces(names[i], isa, i % 2 == 0 ? K_F16 : K_BF16, 4, &random);
+        check_pieces(names[i], isa, i % 2 == 0 ? K_I8 : K_F8, 2, &random);
     }
     for (size_t i = 0; i < WEFT_ARRAY_LEN(more); i++) {
         check_pieces(more[i], isa, K_F16, 1, &random);

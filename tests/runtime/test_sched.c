@@ -59,6 +59,34 @@ static void a_long_prefill_leaves_half_to_a_short_one(void **state)
     sched_rig_fini(&rig);
 }
 
+static void prompts_beside_decodes_take_what_they_may(void **state)
+{
+    (void)state;
+    sched_rig_t rig;
+    int32_t prompt[60];
+    init(&rig, 4, 100, 4, 64, false);
+    sched_rig_fill_prompt(prompt, 60, 1);
+    sched_set_prompt_tokens(rig.sched, 10);
+    sched_rig_seq_t *answering = sched_rig_add(&rig, prompt, 20, 12);
+    sched_rig_submit(&rig, answering);
+    sched_rig_step(&rig);
+    assert_int_equal(sched_stats(rig.sched).last_step_prompt, 20); /* nobody waits for a token */
+    prompt[0] = 9;
+    sched_rig_seq_t *coming = sched_rig_add(&rig, prompt, 60, 3);
+    sched_rig_submit(&rig, coming);
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(sched_rig_step(&rig), 2);
+        assert_int_equal(sched_stats(rig.sched).last_step_prompt, 10);
+        assert_int_equal(sched_stats(rig.sched).last_step_tokens, 11);
+    }
+    sched_set_prompt_tokens(rig.sched, 0);
+    assert_int_equal(sched_rig_step(&rig), 2); /* both decode now */
+    sched_rig_run(&rig);
+    sched_rig_assert_answered(answering);
+    sched_rig_assert_answered(coming);
+    sched_rig_fini(&rig);
+}
+
 static void equal_prompts_share_blocks_and_compute_one_token(void **state)
 {
     (void)state;
@@ -441,6 +469,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decodes_come_first_and_prefills_take_the_rest),
         cmocka_unit_test(a_long_prefill_leaves_half_to_a_short_one),
+        cmocka_unit_test(prompts_beside_decodes_take_what_they_may),
         cmocka_unit_test(equal_prompts_share_blocks_and_compute_one_token),
         cmocka_unit_test(a_prompt_that_is_being_computed_is_not_computed_again),
         cmocka_unit_test(samples_of_a_prompt_share_its_blocks_without_caching),

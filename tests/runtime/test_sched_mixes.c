@@ -90,6 +90,9 @@ static void disturb(sched_rig_t *rig)
     case 0:
         sched_preempt_nth(rig->sched, test_random_below(random, 8));
         break;
+    case 3:
+        sched_set_prompt_tokens(rig->sched, test_random_below(random, 20));
+        break;
     case 1:
         sched_set_budget(rig->sched, test_random_between(random, 1, rig->limits.max_tokens));
         break;

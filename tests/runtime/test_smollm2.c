@@ -5,6 +5,7 @@
  * held to the float32 reference; the others may round activations to 8 bits and are held to the
  * bounds its README gives for that.
  */
+#include "kvstore/transfer/kv_convert.h"
 #include "tests/support/coll_rig.h"
 #include "tests/support/executor_rig.h"
 
@@ -332,6 +333,101 @@ static void a_cache_of_fp8_costs_a_hundredth_at_most(void **state)
     check_text("auto", K_F8, TEXT_TOKENS);
 }
 
+static void a_cache_of_int8_costs_half_a_hundredth_at_most(void **state)
+{
+    (void)state;
+    check_text("auto", K_I8, TEXT_TOKENS);
+}
+
+/* ---- converted on arrival -------------------------------------------------------------------- */
+
+enum { HALF_TOKENS = 768 }; /* whole blocks, which another worker computed */
+
+/* Log-likelihood of the tokens [from, until) of ids, negative, given those in the cache before. */
+static double part_nll(executor_rig_t *rig, const int32_t *ids, uint32_t from, uint32_t until)
+{
+    double sum = 0;
+    bind_sequence(rig, ids, until, 0, 0);
+    for (uint32_t at = from; at < until;) {
+        const uint32_t left = until - at;
+        const uint32_t chunk = left < limits.max_tokens ? left : limits.max_tokens;
+        plan_row(rig->plan, 0, at, chunk,
+                 (chunk == left ? STEP_ROW_SAMPLE : 0) | STEP_ROW_PROMPT_LOGPROBS, 0);
+        const step_result_t result = executor_rig_step(rig);
+        for (uint32_t i = 0; i < result.n_prompt; i++) {
+            sum -= result.prompt[i].chosen.logprob;
+        }
+        at += chunk;
+    }
+    return sum;
+}
+
+static kv_head_form_t form_of(const executor_rig_t *rig, kv_element_t element)
+{
+    const kv_layout_t *layout = &rig->rig.layout;
+    return (kv_head_form_t){element, false, layout->block_tokens, layout->groups[0].head_dim};
+}
+
+/* The blocks of the first half, from one worker's cache to the other's. */
+static void convert_cache(const executor_rig_t *from, kv_element_t from_element,
+                          const executor_rig_t *to, kv_element_t to_element)
+{
+    const kv_head_form_t from_form = form_of(from, from_element);
+    const kv_head_form_t to_form = form_of(to, to_element);
+    const kv_strides_t *a = &from->rig.layout.strides[0];
+    const kv_strides_t *b = &to->rig.layout.strides[0];
+    const kv_group_t *group = &to->rig.layout.groups[0];
+    for (uint32_t block = 0; block < HALF_TOKENS / 16; block++) {
+        for (uint32_t i = 0; i < group->layers * group->heads; i++) {
+            const uint32_t layer = i / group->heads;
+            const uint32_t head = i % group->heads;
+            const char *source = (const char *)from->rig.kv.addr + block * a->block +
+                                 layer * a->layer + head * a->head;
+            char *target =
+                (char *)to->rig.kv.addr + block * b->block + layer * b->layer + head * b->head;
+            kv_convert_head(&from_form, source, 0, &to_form, target, 0, 16);
+        }
+    }
+}
+
+static double converted_nll(const executor_rig_t *from, const int32_t *ids, k_dtype_t kv_dtype,
+                            kv_element_t element)
+{
+    executor_rig_t to;
+    open_smollm2(&to, "auto", kv_dtype, NULL);
+    convert_cache(from, KV_ELEMENT_BF16, &to, element);
+    const double nll = part_nll(&to, ids, HALF_TOKENS, TEXT_TOKENS);
+    executor_rig_close(&to);
+    return nll;
+}
+
+/* A worker with bf16 computed the first half of the text, others take it over and go on. */
+static void a_cache_that_is_converted_costs_a_hundredth_at_most(void **state)
+{
+    static const struct {
+        k_dtype_t dtype;
+        kv_element_t element;
+    } caches[] = {{K_F16, KV_ELEMENT_F16}, {K_F8, KV_ELEMENT_F8}, {K_I8, KV_ELEMENT_I8}};
+    static int32_t ids[TEXT_TOKENS];
+    double of_f16 = 0;
+    executor_rig_t from;
+    (void)state;
+    json_t *json = load_json(VECTORS "ppl.json");
+    assert_int_equal(json_ids(json_object_get(json, "text_ids"), ids, TEXT_TOKENS), TEXT_TOKENS);
+    open_smollm2(&from, "auto", K_BF16, NULL);
+    (void)part_nll(&from, ids, 0, HALF_TOKENS);
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(caches); i++) {
+        const double nll = converted_nll(&from, ids, caches[i].dtype, caches[i].element);
+        const double perplexity = exp(nll / (TEXT_TOKENS - HALF_TOKENS - 1));
+        of_f16 = i == 0 ? perplexity : of_f16;
+        print_message("bf16 to %s: perplexity of %d tokens is %.4f\n",
+                      k_dtype_info(caches[i].dtype)->name, TEXT_TOKENS - HALF_TOKENS, perplexity);
+        assert_true(fabs(perplexity / of_f16 - 1) <= 0.01);
+    }
+    executor_rig_close(&from);
+    json_decref(json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -341,6 +437,8 @@ int main(void)
         cmocka_unit_test(plain_kernels_give_the_text_its_likelihood),
         cmocka_unit_test(fast_kernels_give_the_text_its_perplexity),
         cmocka_unit_test(a_cache_of_fp8_costs_a_hundredth_at_most),
+        cmocka_unit_test(a_cache_of_int8_costs_half_a_hundredth_at_most),
+        cmocka_unit_test(a_cache_that_is_converted_costs_a_hundredth_at_most),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,9 +31,11 @@ typedef struct loop_port {
     loop_note_t *notes;
     int fd;
     xfer_op_t *ops;  /* the agent's, by priority */
+    int rail;        /* 1, 2; 0: not a rail's */
     bool no_connect; /* as told by parameters: these calls say that they cannot */
     bool no_map;
     bool no_import;
+    bool no_move;
 } loop_port_t;
 
 typedef struct loop_link {
@@ -60,6 +62,26 @@ static loop_port_t *find_port(uint64_t id)
     return port;
 }
 
+/* ---- rails that fail ------------------------------------------------------------------------- */
+
+static atomic_int stalled_rail;
+static atomic_int lost_rail;
+
+void loop_backend_stall(int rail)
+{
+    atomic_store(&stalled_rail, rail);
+}
+
+void loop_backend_lose(int rail)
+{
+    atomic_store(&lost_rail, rail);
+}
+
+static bool is_it(const loop_port_t *port, const atomic_int *rail)
+{
+    return port->rail != 0 && (atomic_load(rail) == port->rail || atomic_load(rail) == LOOP_BOTH);
+}
+
 /* ---- ports and links ------------------------------------------------------------------------- */
 
 static weft_status_t loop_open(const xfer_port_config_t *config, weft_diag_t *diag,
@@ -77,6 +99,7 @@ static weft_status_t loop_open(const xfer_port_config_t *config, weft_diag_t *di
     port->no_connect = config->param(config->user, "no_connect") != NULL;
     port->no_map = config->param(config->user, "no_map") != NULL;
     port->no_import = config->param(config->user, "no_import") != NULL;
+    port->no_move = config->param(config->user, "no_move") != NULL;
     port->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_lock(&world);
     port->id = ++last_id;
@@ -85,6 +108,28 @@ static weft_status_t loop_open(const xfer_port_config_t *config, weft_diag_t *di
     pthread_mutex_unlock(&world);
     *port_out = &port->base;
     return WEFT_OK;
+}
+
+static weft_status_t rail_open(int rail, const xfer_port_config_t *config, weft_diag_t *diag,
+                               xfer_port_t **port_out)
+{
+    const weft_status_t status = loop_open(config, diag, port_out);
+    if (status >= 0) {
+        port_of(*port_out)->rail = rail;
+    }
+    return status;
+}
+
+static weft_status_t rail_one_open(const xfer_port_config_t *config, weft_diag_t *diag,
+                                   xfer_port_t **port_out)
+{
+    return rail_open(1, config, diag, port_out);
+}
+
+static weft_status_t rail_two_open(const xfer_port_config_t *config, weft_diag_t *diag,
+                                   xfer_port_t **port_out)
+{
+    return rail_open(2, config, diag, port_out);
 }
 
 static void loop_close(xfer_port_t *base)
@@ -278,6 +323,10 @@ static bool deliver_notes(loop_port_t *port)
 static void loop_post(xfer_link_t *link, xfer_op_t *op)
 {
     xfer_op_t **at = &port_of(link->port)->ops;
+    if (port_of(link->port)->no_move) {
+        xfer_op_end(op, WEFT_ERR_UNSUPPORTED);
+        return;
+    }
     while (*at != NULL && (*at)->priority <= op->priority) {
         at = &(*at)->next;
     }
@@ -380,11 +429,22 @@ static bool is_gone(const loop_link_t *link)
     return !is_there;
 }
 
+static void lose_link(loop_port_t *port, loop_link_t *link)
+{
+    link->is_lost = true;
+    end_ops(port, &link->base, WEFT_ERR_PEER_GONE);
+    port->base.config.on_link_lost(port->base.config.user, &link->base);
+}
+
 static bool run_first_op(loop_port_t *port)
 {
     xfer_op_t *op = port->ops;
-    if (op == NULL) {
+    if (op == NULL || is_it(port, &stalled_rail)) {
         return false;
+    }
+    if (is_it(port, &lost_rail)) {
+        lose_link(port, (loop_link_t *)op->link);
+        return true;
     }
     loop_link_t *link = (loop_link_t *)op->link;
     const weft_status_t status = run_step(op);
@@ -394,9 +454,7 @@ static bool run_first_op(loop_port_t *port)
     take_op(port, op);
     xfer_op_end(op, status);
     if (status == WEFT_ERR_PEER_GONE && is_gone(link) && !link->is_lost) {
-        link->is_lost = true;
-        end_ops(port, &link->base, WEFT_ERR_PEER_GONE);
-        port->base.config.on_link_lost(port->base.config.user, &link->base);
+        lose_link(port, link);
     } else if (status == WEFT_OK) {
         port->base.config.on_link_up(port->base.config.user, &link->base);
     }
@@ -425,19 +483,36 @@ static bool loop_arm(xfer_port_t *base, int *fd_out)
     pthread_mutex_lock(&world);
     const bool is_idle = port->notes == NULL;
     pthread_mutex_unlock(&world);
-    return is_idle && port->ops == NULL;
+    return is_idle && (port->ops == NULL || is_it(port, &stalled_rail));
 }
 
+#define LOOP_CAPS                                                                                  \
+    (XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_REVOKE | XFER_CAP_HOSTS)
+
 #define LOOP_FUNCTIONS                                                                             \
-    .caps = XFER_CAP_DRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_REVOKE | XFER_CAP_HOSTS,   \
-    .open = loop_open, .close = loop_close, .address = loop_address, .connect = loop_connect,      \
+    .close = loop_close, .address = loop_address, .connect = loop_connect,                         \
     .disconnect = loop_disconnect, .map = loop_map, .unmap = loop_unmap, .import = loop_import,    \
     .release = loop_release, .post = loop_post, .cancel = loop_cancel, .notify = loop_notify,      \
     .progress = loop_progress, .arm = loop_arm
 
-const xfer_backend_t loop_backend = {.name = "loop", .wire_name = "WEFT_LOOP", LOOP_FUNCTIONS};
-const xfer_backend_t loop_backend_two = {
-    .name = "loop2", .wire_name = "WEFT_LOOP2", LOOP_FUNCTIONS};
+const xfer_backend_t loop_backend = {
+    .name = "loop", .wire_name = "WEFT_LOOP", .caps = LOOP_CAPS, .open = loop_open, LOOP_FUNCTIONS};
+const xfer_backend_t loop_backend_two = {.name = "loop2",
+                                         .wire_name = "WEFT_LOOP2",
+                                         .caps = LOOP_CAPS,
+                                         .open = loop_open,
+                                         LOOP_FUNCTIONS};
+static const xfer_backend_t rail_one = {.name = "rail1",
+                                        .wire_name = "WEFT_RAIL1",
+                                        .caps = LOOP_CAPS | XFER_CAP_RAIL,
+                                        .open = rail_one_open,
+                                        LOOP_FUNCTIONS};
+static const xfer_backend_t rail_two = {.name = "rail2",
+                                        .wire_name = "WEFT_RAIL2",
+                                        .caps = LOOP_CAPS | XFER_CAP_RAIL,
+                                        .open = rail_two_open,
+                                        LOOP_FUNCTIONS};
 
 const xfer_backend_t *const loop_backends[] = {&loop_backend, NULL};
+const xfer_backend_t *const loop_rails[] = {&rail_one, &rail_two, NULL};
 const xfer_backend_t *const loop_backends_two[] = {&loop_backend, &loop_backend_two, NULL};

@@ -16,3 +16,9 @@ extern const xfer_backend_t loop_backend;
 extern const xfer_backend_t loop_backend_two;           /* the same by another name */
 extern const xfer_backend_t *const loop_backends[];     /* a table of the first */
 extern const xfer_backend_t *const loop_backends_two[]; /* of both */
+extern const xfer_backend_t *const loop_rails[];        /* of two that a request can take at once */
+
+/* Rails, by their numbers from 1 on; 0: none. A stalled one moves nothing, a lost one loses links. */
+#define LOOP_BOTH 3
+void loop_backend_stall(int rail);
+void loop_backend_lose(int rail);

@@ -111,6 +111,7 @@ static inline void model_rig_open_kv(model_rig_t *rig, const model_rig_config_t 
         .order = KV_ORDER_BHLNC,
         .block_tokens = config->block_tokens,
         .element_bytes = k_dtype_info(config->kv_dtype)->block_bytes,
+        .scale_bytes = k_kv_scale_bytes(config->kv_dtype),
         .n_groups = 1,
         .groups = {{shape->layers, shape->kv_heads, shape->head_dim, model_kv_window(shape)}},
     };
@@ -148,6 +149,7 @@ static inline void model_rig_kv(const model_rig_t *rig, k_dtype_t kv_dtype, k_kv
             .head_stride = strides->head,
             .token_stride = strides->token,
             .part_stride = strides->part,
+            .scale_offset = strides->scales,
         };
     }
 }

@@ -139,6 +139,9 @@ static void abort_groups(const ranks_seat_t *seat, uint32_t rank)
     const uint32_t tensor_size = tensor_size_of(seat->config);
     const bool is_of_stage = rank / tensor_size == seat->rank / tensor_size;
     coll_abort(seat->world, rank);
+    if (seat->device != NULL) {
+        coll_abort(seat->device, rank);
+    }
     if (seat->tensor != NULL) {
         coll_abort(seat->tensor, is_of_stage ? rank % tensor_size : COLL_NO_RANK);
     }
@@ -181,10 +184,16 @@ static void count_up(int event)
     assert_int_equal(write(event, &one, sizeof(one)), sizeof(one));
 }
 
+/* All ranks, where sums are made. */
+static coll_t *all_ranks(const ranks_seat_t *seat)
+{
+    return seat->device != NULL ? seat->device : seat->world;
+}
+
 static coll_t *tensor_group(const ranks_seat_t *seat)
 {
     const ranks_rig_config_t *config = seat->config;
-    return config->is_replicated || config->stages > 1 ? seat->tensor : seat->world;
+    return config->is_replicated || config->stages > 1 ? seat->tensor : all_ranks(seat);
 }
 
 static weft_status_t split_stages(ranks_seat_t *seat, weft_diag_t *diag)
@@ -193,7 +202,21 @@ static weft_status_t split_stages(ranks_seat_t *seat, weft_diag_t *diag)
     const uint32_t tensor_size = tensor_size_of(config);
     return config->stages <= 1 || tensor_size == 1
                ? WEFT_OK
-               : coll_split(seat->world, seat->rank / tensor_size, diag, &seat->tensor);
+               : coll_split(all_ranks(seat), seat->rank / tensor_size, diag, &seat->tensor);
+}
+
+/* A group in the hosts' memory, and one on the device where that is another. */
+static weft_status_t create_groups(ranks_seat_t *seat, coll_config_t config, weft_diag_t *diag)
+{
+    if (config.device->ops->is_host) {
+        return coll_create(&config, diag, &seat->world);
+    }
+    weft_status_t status = coll_create(&config, diag, &seat->device);
+    if (status >= 0) {
+        status = weft_device_open("cpu", 0, diag, &seat->host);
+        config.device = seat->host;
+    }
+    return status < 0 ? status : coll_create(&config, diag, &seat->world);
 }
 
 static void part(void *user)
@@ -207,8 +230,11 @@ static void part(void *user)
         seat->is_watching = false;
     }
     coll_destroy(seat->tensor);
+    coll_destroy(seat->device);
     coll_destroy(seat->world);
-    seat->world = seat->tensor = NULL;
+    weft_device_close(seat->host);
+    seat->world = seat->device = seat->tensor = NULL;
+    seat->host = NULL;
     close_sockets(seat);
 }
 
@@ -239,7 +265,7 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
     }
     weft_status_t status = seat->rank == 0 ? accept_all(seat) : connect_all(seat);
     if (status >= 0) {
-        status = coll_create(&coll, diag, &seat->world);
+        status = create_groups(seat, coll, diag);
     }
     if (status >= 0) {
         status = split_stages(seat, diag);
@@ -254,6 +280,7 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
     }
     *links_out = (engine_links_t){
         .world = seat->world,
+        .stages = config->stages > 1 ? seat->device : NULL,
         .tensor = tensor_group(seat),
         .exchange = exchange,
     };
@@ -263,6 +290,12 @@ static weft_status_t form(void *user, weft_device_t *device, weft_diag_t *diag,
 static void cancel(void *user)
 {
     count_up(((ranks_seat_t *)user)->cancel);
+}
+
+static uint32_t name_cause(void *user, uint32_t suspect)
+{
+    const ranks_seat_t *seat = user;
+    return seat->config->cause > 0 ? seat->config->cause : suspect;
 }
 
 static void tell_of_failure(void *user, const char *why)
@@ -303,6 +336,7 @@ static engine_ranks_t ranks_of(ranks_seat_t *seat, const engine_options_t *optio
         .form = form,
         .part = part,
         .cancel = cancel,
+        .find_cause = name_cause,
         .fail = tell_of_failure,
     };
 }
@@ -385,15 +419,19 @@ static void fork_followers(ranks_rig_t *rig)
     }
 }
 
-weft_status_t ranks_rig_try(ranks_rig_t *rig, const ranks_rig_config_t *config, weft_diag_t *diag)
+void ranks_rig_fork(ranks_rig_t *rig, const ranks_rig_config_t *config)
 {
-    char path[512];
     *rig = (ranks_rig_t){.config = *config};
     open_seat(&rig->seat, &rig->config);
     fork_followers(rig);
+}
+
+weft_status_t ranks_rig_lead(ranks_rig_t *rig, weft_diag_t *diag)
+{
+    char path[512];
     open_events(&rig->seat);
     rig->ranks = ranks_of(&rig->seat, &rig->config.options, shard_of(&rig->config, 0));
-    engine_rig_path(config->model, path, sizeof(path));
+    engine_rig_path(rig->config.model, path, sizeof(path));
     weft_status_t status = model_source_open(path, diag, &rig->rig.source);
     if (status >= 0) {
         status = engine_create(&rig->config.options, rig->rig.source, NULL, &rig->ranks, diag,
@@ -403,6 +441,12 @@ weft_status_t ranks_rig_try(ranks_rig_t *rig, const ranks_rig_config_t *config, 
         status = engine_client_create(rig->rig.engine, &rig->rig.client);
     }
     return status;
+}
+
+weft_status_t ranks_rig_try(ranks_rig_t *rig, const ranks_rig_config_t *config, weft_diag_t *diag)
+{
+    ranks_rig_fork(rig, config);
+    return ranks_rig_lead(rig, diag);
 }
 
 void ranks_rig_open(ranks_rig_t *rig, const ranks_rig_config_t *config)

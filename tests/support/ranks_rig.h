@@ -23,6 +23,7 @@ typedef struct ranks_rig_config {
     uint32_t restarts;
     uint32_t losses_again; /* times that the leader's forming again ends with a rank lost */
     uint32_t timeout_ms;   /* of a collective; 0: a minute */
+    uint32_t cause;        /* the rank that the leader's group knows to be lost first; 0: no word */
     engine_options_t options;
     engine_options_t follower_options; /* device NULL: those of the leader */
     engine_options_t spare_options;    /* device NULL: those of the rank it takes the place of */
@@ -44,7 +45,9 @@ typedef struct ranks_seat {
     bool is_watching;
     pthread_t watcher;
     coll_t *world;
-    coll_t *tensor; /* the stage's part of world, where there are several of several; else NULL */
+    weft_device_t *host; /* of world, where the engine's device is another; else NULL */
+    coll_t *device;      /* all ranks on that; else NULL */
+    coll_t *tensor; /* the stage's part of all, where there are several of several; else NULL */
 } ranks_seat_t;
 
 typedef struct ranks_rig {
@@ -56,6 +59,13 @@ typedef struct ranks_rig {
     pid_t spares[RANKS_RIG_MAX]; /* each waits for its turn to take the rank's place; 0: none */
     int spare_gates[RANKS_RIG_MAX];
 } ranks_rig_t;
+
+/*
+ * The two halves of try, for several rigs in one test: all fork before one leads, since processes are
+ * forked before there are threads.
+ */
+void ranks_rig_fork(ranks_rig_t *rig, const ranks_rig_config_t *config);
+weft_status_t ranks_rig_lead(ranks_rig_t *rig, weft_diag_t *diag);
 
 /* The status engine_create ended with is given back; all but WEFT_OK: only end is to be called. */
 weft_status_t ranks_rig_try(ranks_rig_t *rig, const ranks_rig_config_t *config, weft_diag_t *diag);

@@ -67,6 +67,12 @@ void coll_all_reduce(coll_t *coll, weft_queue_t *queue, const void *in, void *ou
     }
 }
 
+bool coll_all_reduce_norm(coll_t *coll, weft_queue_t *queue, const coll_norm_t *norm)
+{
+    return coll->backend->all_reduce_norm != NULL && norm->rows > 0 &&
+           coll->backend->all_reduce_norm(coll, queue, norm);
+}
+
 void coll_reduce_scatter(coll_t *coll, weft_queue_t *queue, const void *in, void *out, size_t n,
                          coll_dtype_t dtype)
 {

@@ -75,6 +75,23 @@ const char *coll_backend_name(const coll_t *coll);
 void coll_all_reduce(coll_t *coll, weft_queue_t *queue, const void *in, void *out, size_t n,
                      coll_dtype_t dtype);
 
+/*
+ * x, f32 [rows, dim], as coll_all_reduce; then y, bf16 [rows, dim], from it as k_ops' rms_norm does:
+ * both to the bit. For backends that do it in one go; false, on every rank alike: not for this group or
+ * size, and nothing has happened. Addresses and strides are multiples of 16 bytes.
+ */
+typedef struct coll_norm {
+    float *x;
+    const float *w; /* [dim] */
+    void *y;
+    uint32_t rows;
+    uint32_t dim;
+    size_t x_stride; /* elements */
+    size_t y_stride;
+    float eps;
+} coll_norm_t;
+bool coll_all_reduce_norm(coll_t *coll, weft_queue_t *queue, const coll_norm_t *norm);
+
 /* in [size, n] of every rank are added, rank r gets the sum's part r: out [n] */
 void coll_reduce_scatter(coll_t *coll, weft_queue_t *queue, const void *in, void *out, size_t n,
                          coll_dtype_t dtype);

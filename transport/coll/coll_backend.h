@@ -32,6 +32,8 @@ typedef struct coll_backend {
     void (*close)(coll_t *coll);
     void (*all_reduce)(coll_t *coll, weft_queue_t *queue, const void *in, void *out, size_t n,
                        coll_dtype_t dtype);
+    /* NULL: never. */
+    bool (*all_reduce_norm)(coll_t *coll, weft_queue_t *queue, const coll_norm_t *norm);
     void (*reduce_scatter)(coll_t *coll, weft_queue_t *queue, const void *in, void *out, size_t n,
                            coll_dtype_t dtype);
     void (*all_gather)(coll_t *coll, weft_queue_t *queue, const void *in, void *out, size_t bytes);

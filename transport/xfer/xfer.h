@@ -43,7 +43,7 @@ typedef struct xfer_batch xfer_batch_t;     /* requests with one end */
 /* Kinds of memory; the numbers are NIXL's, on the wire. */
 typedef enum xfer_space {
     XFER_DRAM = 0,
-    XFER_VRAM = 1, /* device says which GPU */
+    XFER_VRAM = 1, /* device says which GPU; only one of them in an agent */
     XFER_FILE = 4, /* device is the file descriptor, addresses are offsets */
 } xfer_space_t;
 
@@ -78,8 +78,8 @@ typedef struct xfer_memory {
     uint64_t addr;
     uint64_t bytes;
     uint64_t device;
-    int fd; /* of the memfd that is mapped at addr (see weft_mem_t), else -1: peers on this host may
-               map it too; kept by a dup */
+    int fd; /* of the memfd that is mapped at addr, or of a GPU's allocation (see weft_mem_t), else
+               -1: peers on this host may map it too; kept by a dup */
     uint64_t fd_offset;
 } xfer_memory_t;
 

@@ -43,8 +43,9 @@ struct xfer_agent {
     uint32_t end_watchers; /* who waits for `ended`; guarded by lock */
     xfer_way_t ways[XFER_MAX_WAYS];
     size_t n_ways;
-    xfer_route_t *lost;     /* routes whose link is to be closed; guarded by lock */
-    xfer_request_t *called; /* ended, callback due, first in first out; guarded by lock */
+    xfer_route_t *lost;          /* routes whose link is to be closed; guarded by lock */
+    struct xfer_stripe *stripes; /* that run; guarded by lock */
+    xfer_request_t *called;      /* ended, callback due, first in first out; guarded by lock */
     xfer_request_t *called_last;
     bool has_event; /* guarded by lock */
 

@@ -30,6 +30,11 @@ typedef struct xfer_op xfer_op_t;
     UINT32_C(512) /* peers' ops on memory that was unmapped fail; without it they
                                          may go on as long as the process has it mapped */
 
+#define XFER_CAP_RAIL                                                                              \
+    UINT32_C(                                                                                      \
+        1024) /* one of several ways that a large request may take at once: each has a wire of
+                      its own, or is told so by who names it */
+
 /* A contiguous piece of both sides. */
 typedef struct xfer_extent {
     uint64_t local;

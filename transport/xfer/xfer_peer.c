@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "transport/xfer/xfer_request_priv.h"
+#include "transport/xfer/xfer_stripe.h"
 
 void xfer_peer_acquire(xfer_peer_t *peer)
 {
@@ -78,6 +79,7 @@ void xfer_forget(xfer_agent_t *agent, xfer_peer_t *peer)
     for (size_t w = 0; w < agent->n_ways; w++) {
         xfer_route_close(&peer->routes[w]);
     }
+    xfer_stripe_poll(agent);
     xfer_agent_leave(agent);
     xfer_peer_release(peer);
 }

@@ -27,11 +27,13 @@ struct xfer_route {
     uint64_t epoch;    /* counts links */
     bool is_lost;      /* link is to be closed */
     xfer_route_t *next_lost;
-    bool is_refused;  /* connect said that it cannot */
-    bool is_up;       /* the peer answered on this link */
-    bool is_doubtful; /* its last link was lost, and nothing has ended well since */
-    bool is_tried;    /* it has had the one request that measures it */
+    bool is_refused;           /* connect said that it cannot */
+    bool is_up;                /* the peer answered on this link */
+    bool is_doubtful;          /* its last link was lost, and nothing has ended well since */
+    uint64_t doubted_until_ns; /* as a rail: before, it is not tried again */
+    bool is_tried;             /* it has had the one request that measures it */
     uint64_t in_flight;
+    uint64_t heard_ns; /* when an op of it last ended */
     uint64_t posts;
     double bytes_per_second; /* 0: not measured */
 };
@@ -41,9 +43,12 @@ struct xfer_peer {
     xfer_peer_t *next; /* in agent->peers, guarded by tables */
     atomic_uint references;
     atomic_bool is_forgotten;
-    size_t last_way;       /* that took a request; guarded by lock */
-    uint32_t ways;         /* bit w: routes[w] has an address; guarded by both, so below */
-    xfer_ranges_t regions; /* of xfer_peer_region_t */
+    size_t last_way; /* that took a request; guarded by lock */
+    double
+        rails_bytes_per_second; /* of striped requests; 0: not measured. Guarded by lock, so below */
+    uint32_t rails_left_out;    /* requests that could have been striped, as that did not help */
+    uint32_t ways;              /* bit w: routes[w] has an address; guarded by both, so below */
+    xfer_ranges_t regions;      /* of xfer_peer_region_t */
     char name[XFER_MAX_NAME + 1];
     xfer_route_t routes[]; /* [ways of the agent] */
 };

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "transport/xfer/xfer_choose.h"
 #include "transport/xfer/xfer_request_priv.h"
+#include "transport/xfer/xfer_stripe.h"
 
 /* Callbacks may post what ends at once: others get their turn in between. */
 #define CALLS_IN_A_ROUND 64
@@ -28,7 +29,7 @@ static void queue_call(xfer_request_t *request)
 }
 
 /* lock is held. Once the status is out the request may be posted again: it is not touched then. */
-static void end_request(xfer_request_t *request, weft_status_t status)
+void xfer_request_end(xfer_request_t *request, weft_status_t status)
 {
     xfer_agent_t *agent = request->agent;
     xfer_batch_t *batch = request->batch;
@@ -184,12 +185,13 @@ void xfer_request_op_ended(xfer_op_t *op, weft_status_t status)
         return;
     }
     if (status == WEFT_OK) {
+        route->heard_ns = weft_clock_ns();
         route->is_up = true;
         route->is_doubtful = false;
         measure(request, route);
     }
     count_end(request, &route->way->stats, status);
-    end_request(request, status);
+    xfer_request_end(request, status);
 }
 
 void xfer_request_start(xfer_request_t *request)
@@ -199,13 +201,15 @@ void xfer_request_start(xfer_request_t *request)
     request->started_ns = weft_clock_ns();
     if (request->is_cancelled || atomic_load(&request->peer->is_forgotten)) {
         status = WEFT_ERR_CANCELLED;
+    } else if (xfer_stripe_start(request)) {
+        return; /* xfer_stripe_poll ends it */
     } else if (op->n_extents > 0 || op->notification != NULL || op->has_guard) {
         status = start_by_some_way(request);
         if (status == WEFT_OK) {
             return; /* the backend ends it */
         }
     }
-    end_request(request, status);
+    xfer_request_end(request, status);
 }
 
 /* ---- handing over ---------------------------------------------------------------------------- */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "transport/xfer/xfer_stripe.h"
 
 /* ---- what config says ------------------------------------------------------------------------ */
 
@@ -199,6 +200,7 @@ static weft_status_t find_way(xfer_request_t *request, const char *backend, weft
 
 static void request_free(xfer_request_t *request)
 {
+    xfer_stripe_destroy(request->stripe);
     weft_free(request->extents.items);
     weft_free((void *)request->op.notification);
     xfer_cover_release(request->local_cover);
@@ -222,7 +224,7 @@ static weft_status_t request_fill(xfer_request_t *request, const xfer_request_co
     xfer_agent_enter(request->agent);
     status = find_way(request, config->backend, diag);
     xfer_agent_leave(request->agent);
-    return status;
+    return status < 0 ? status : xfer_stripe_create(request);
 }
 
 weft_status_t xfer_request_create(xfer_agent_t *agent, const xfer_request_config_t *config,
@@ -270,7 +272,9 @@ static void cancel(xfer_request_t *request)
     }
     request->is_cancelled = true; /* if it has not begun it ends in its turn, which is now */
     xfer_request_start_incoming(request->agent);
-    if (request->route != NULL) {
+    if (request->is_striped) {
+        xfer_stripe_cancel(request);
+    } else if (request->route != NULL) {
         request->route->way->backend->cancel(&request->op);
     }
 }

@@ -6,6 +6,8 @@
 #include "transport/xfer/xfer_pair.h"
 #include "transport/xfer/xfer_peer_priv.h"
 
+typedef struct xfer_stripe xfer_stripe_t; /* xfer_stripe.h */
+
 struct xfer_request {
     xfer_op_t op;
     xfer_agent_t *agent;
@@ -20,6 +22,8 @@ struct xfer_request {
     uint64_t route_posts; /* of route when it began, to tell whether it was alone */
     bool was_alone;
     uint64_t pieces;
+    xfer_stripe_t *stripe; /* NULL: it always takes one way */
+    bool is_striped;       /* it runs, by several */
 
     /* WEFT_ERR_INVALID: never posted; WEFT_PENDING: runs. Who makes it PENDING owns `batch` and
        the time of posting; the end is released by request_end, acquired by poll. */
@@ -55,6 +59,8 @@ bool xfer_request_start_incoming(xfer_agent_t *agent);
 bool xfer_request_call_ended(xfer_agent_t *agent);
 /* Hands one that is PENDING to a backend, or ends it; lock is held. */
 void xfer_request_start(xfer_request_t *request);
+/* Its end, however it ran; lock is held. It may be posted again from then on. */
+void xfer_request_end(xfer_request_t *request, weft_status_t status);
 /* For xfer_op.end. */
 void xfer_request_op_ended(xfer_op_t *op, weft_status_t status);
 /* Makes the handles of all regions ready for a way, and the route's link. */

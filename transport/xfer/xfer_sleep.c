@@ -12,7 +12,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "transport/xfer/xfer_agent_priv.h"
+#include "transport/xfer/xfer_stripe.h"
 
 static weft_status_t watch(xfer_agent_t *agent, int fd)
 {
@@ -74,13 +74,15 @@ static bool arm_ways(xfer_agent_t *agent)
     return true;
 }
 
-static bool begin_sleep(xfer_agent_t *agent)
+/* timeout_ms becomes what may be slept. */
+static bool begin_sleep(xfer_agent_t *agent, int *timeout_ms)
 {
     xfer_agent_begin_round(agent);
     agent->sleepers++;
     atomic_store(&agent->is_sleeping, true);
     const bool is_idle = atomic_load(&agent->incoming) == NULL && agent->called == NULL &&
                          !agent->has_event && !atomic_load(&agent->is_stopping) && arm_ways(agent);
+    *timeout_ms = xfer_stripe_sleep_ms(agent, *timeout_ms);
     xfer_agent_end_round(agent);
     return is_idle;
 }
@@ -97,7 +99,7 @@ static void end_sleep(xfer_agent_t *agent)
 void xfer_sleep(xfer_agent_t *agent, int timeout_ms)
 {
     struct epoll_event events[XFER_MAX_WAYS + 1];
-    if (begin_sleep(agent)) {
+    if (begin_sleep(agent, &timeout_ms)) {
         const int n = epoll_wait(agent->epoll_fd, events, XFER_MAX_WAYS + 1, timeout_ms);
         for (int i = 0; i < n; i++) {
             if (events[i].data.fd == agent->wake_fd) {

@@ -7,6 +7,7 @@
 #include "transport/xfer/xfer_agent_priv.h"
 #include "transport/xfer/xfer_peer_priv.h"
 #include "transport/xfer/xfer_request_priv.h"
+#include "transport/xfer/xfer_stripe.h"
 
 /* The thread stays up so long with nothing to do: about what being woken costs both sides (10 µs of
  * the waker's, where the sleeper's core is a virtual one and idle, and 20 to 25 µs until it runs), so
@@ -85,6 +86,7 @@ static bool run_round(xfer_agent_t *agent)
         xfer_way_t *way = &agent->ways[i];
         has_moved |= way->backend->progress(way->port);
     }
+    has_moved |= xfer_stripe_poll(agent);
     xfer_route_close_lost(agent);
     const bool has_calls = agent->has_event || agent->called != NULL;
     xfer_agent_end_round(agent);

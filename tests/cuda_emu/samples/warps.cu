@@ -125,6 +125,24 @@ int sample_flag(uint32_t *flag, uint32_t *out, cudaStream_t stream)
     return simt_launch(flag_kernel, {.grid = {2}, .block = {32}, .stream = stream}, flag, out);
 }
 
+static SIMT_KERNEL(32, 1) clock_kernel(uint64_t ns, uint64_t *out)
+{
+    const uint64_t since = simt_clock_ns();
+    uint64_t now = since;
+    while (threadIdx.x == 0 && now - since < ns) {
+        simt_spin();
+        now = simt_clock_ns();
+    }
+    if (threadIdx.x == 0) {
+        out[0] = now - since;
+    }
+}
+
+int sample_clock(uint64_t ns, uint64_t *out, cudaStream_t stream)
+{
+    return simt_launch(clock_kernel, {.grid = {1}, .block = {32}, .stream = stream}, ns, out);
+}
+
 static SIMT_KERNEL(128, 1) named_barriers(int32_t *out, int rounds)
 {
     SIMT_SHARED(int32_t, value, [1]);

@@ -22,6 +22,8 @@ int sample_last_block(const float *x, float *partial, uint32_t *count, float *ou
                       cudaStream_t stream);
 /* Block 0 waits for block 1's flag: out [1] = 7. */
 int sample_flag(uint32_t *flag, uint32_t *out, cudaStream_t stream);
+/* One thread waits until the clock has gone on by ns: out [1], how far it has gone. */
+int sample_clock(uint64_t ns, uint64_t *out, cudaStream_t stream);
 /* Two halves of a block hand a value over by named barriers, `rounds` times: out [rounds]. */
 int sample_named_barriers(int32_t *out, int rounds, cudaStream_t stream);
 

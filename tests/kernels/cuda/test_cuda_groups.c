@@ -277,6 +277,50 @@ static void slots_of_experts_elsewhere_stay(void **state)
     }
 }
 
+/* Two types in turn, the matrices of each a step apart: runs of one launch each. */
+static void experts_of_several_types_multiply_their_slots(void **state)
+{
+    enum { EXPERTS = 6, ROWS = 24, COLUMNS = 64, SLOTS = 8 };
+    static const uint32_t offsets[] = {0, 2, 2, 3, 5, 6, 8};
+    static const bool is_second[EXPERTS] = {false, false, true, true, false, true};
+    (void)state;
+    test_random_t random = {seed};
+    groups_case_t cases[] = {make_case(&random, K_BF16, EXPERTS, ROWS, COLUMNS, SLOTS, COLUMNS),
+                             make_case(&random, K_Q8_0, EXPERTS, ROWS, COLUMNS, SLOTS, COLUMNS)};
+    k_weight_t weights[EXPERTS];
+    for (uint32_t e = 0; e < EXPERTS; e++) {
+        const groups_case_t *c = &cases[is_second[e]];
+        weights[e] = (k_weight_t){.dtype = c->w.dtype,
+                                  .rows = ROWS,
+                                  .columns = COLUMNS,
+                                  .data = (const char *)c->w.data + e * c->w_step};
+    }
+    uint32_t *offsets_device = cuda_upload(offsets, sizeof(offsets));
+    uint16_t *y = cuda_upload(NULL, SLOTS * ROWS * sizeof(*y));
+    const k_cuda_groups_t groups = {.offsets = offsets_device,
+                                    .rows = SLOTS,
+                                    .x = cases[0].x_device,
+                                    .x_stride = COLUMNS,
+                                    .y = y,
+                                    .y_stride = ROWS};
+    assert_cuda((cudaError_t)k_cuda_groups_of(weights, EXPERTS, &groups, NULL));
+    uint16_t *got = cuda_download(y, SLOTS * ROWS * sizeof(*got));
+    for (uint32_t e = 0; e < EXPERTS; e++) {
+        for (uint32_t s = offsets[e]; s < offsets[e + 1]; s++) {
+            float row[ROWS];
+            for (uint32_t o = 0; o < ROWS; o++) {
+                row[o] = k_bf16_to_f32(got[s * ROWS + o]);
+            }
+            assert_right(&cases[is_second[e]], e, cases[0].x + s * COLUMNS, false, row);
+        }
+    }
+    assert_cuda(cudaFree(offsets_device));
+    assert_cuda(cudaFree(y));
+    test_free(got);
+    free_case(&cases[0]);
+    free_case(&cases[1]);
+}
+
 /* ---- heads ------------------------------------------------------------------------------------ */
 
 static void check_heads(k_dtype_t dtype, uint32_t rows, uint32_t columns, uint32_t x_rows,
@@ -333,6 +377,13 @@ static void wgmma_multiplies_slots_and_heads(void **state)
     check_experts(&random, &c, 110, K_CUDA_LINEAR_WGMMA);
     free_case(&c);
     check_heads(K_BF16, 80, 128, 20, K_CUDA_LINEAR_WGMMA);
+    static const k_dtype_t scaled[] = {K_Q4_K, K_MXFP4, K_Q8_0};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(scaled); i++) {
+        c = make_case(&random, scaled[i], 3, 100, 256, 9, 256);
+        check_experts(&random, &c, 30 + 50 * (uint32_t)i, K_CUDA_LINEAR_AUTO);
+        free_case(&c);
+    }
+    check_heads(K_F8_32, 80, 128, 70, K_CUDA_LINEAR_AUTO);
 }
 
 int main(void)
@@ -343,6 +394,7 @@ int main(void)
         cmocka_unit_test(experts_of_every_dtype_multiply_their_slots),
         cmocka_unit_test(experts_with_many_slots_multiply_them_all),
         cmocka_unit_test(slots_of_experts_elsewhere_stay),
+        cmocka_unit_test(experts_of_several_types_multiply_their_slots),
         cmocka_unit_test(heads_multiply_the_rows_of_all),
         cmocka_unit_test(wgmma_multiplies_slots_and_heads),
     };

@@ -520,6 +520,26 @@ static void what_one_backend_cannot_do_the_next_does(void **state)
     check_served_by_the_next("loop.no_map=1", NULL);
     check_served_by_the_next(NULL, "loop.no_map=1");
     check_served_by_the_next("loop.no_import=1", NULL);
+    check_served_by_the_next("loop.no_move=1", NULL); /* found out late */
+}
+
+static void what_turns_out_not_to_go_at_all_ends(void **state)
+{
+    (void)state;
+    fabric_end_t a;
+    fabric_end_t b;
+    fabric_end_t *ends[] = {&a, &b};
+    fabric_config_t config = {
+        .table = loop_backends_two, .params = "loop.no_move=1,loop2.no_move=1", .bytes = 4096};
+    fabric_end_open(&config, "a", &a);
+    config.params = NULL;
+    fabric_end_open(&config, "b", &b);
+    xfer_peer_t *peer = fabric_introduce(&a, &b);
+    xfer_request_t *request = fabric_copy(&a, peer, XFER_READ, 0, fabric_addr(&b, 0), 4096);
+    assert_status(fabric_run(request, ends, 2), WEFT_ERR_UNSUPPORTED);
+    xfer_request_destroy(request);
+    fabric_end_close(&a);
+    fabric_end_close(&b);
 }
 
 static void what_no_backend_can_do_is_said(void **state)
@@ -793,6 +813,7 @@ int main(void)
         cmocka_unit_test(idle_agents_make_no_rounds),
         cmocka_unit_test(a_named_backend_is_used_and_others_are_measured),
         cmocka_unit_test(what_one_backend_cannot_do_the_next_does),
+        cmocka_unit_test(what_turns_out_not_to_go_at_all_ends),
         cmocka_unit_test(what_no_backend_can_do_is_said),
         cmocka_unit_test(any_call_may_come_at_any_time),
         cmocka_unit_test(unread_notifications_are_bounded),

@@ -75,6 +75,12 @@ static void claim_for_backend(const xfer_backend_t *backend, const xfer_backend_
     }
 }
 
+/* tcp1 and so on: the code of tcp, whose row says it all. */
+static bool is_rail_beside(const xfer_backend_t *row)
+{
+    return (row->caps & XFER_CAP_NAMED) != 0 && (row->caps & XFER_CAP_RAIL) != 0;
+}
+
 /* A backend that wraps others around each that it can; those are tested by themselves. */
 static void claim_for_wrapper(const xfer_backend_t *wrapper, claim_fn *claim)
 {
@@ -83,7 +89,8 @@ static void claim_for_wrapper(const xfer_backend_t *wrapper, claim_fn *claim)
         const xfer_backend_t *row = xfer_backends[i];
         const fabric_config_t config = {.backends = row->name, .bytes = BLOCK};
         char params[64];
-        if (row != wrapper && (row->caps & needed) == needed && can_open(&config)) {
+        if (row != wrapper && !is_rail_beside(row) && (row->caps & needed) == needed &&
+            can_open(&config)) {
             snprintf(params, sizeof(params), "%s.under=%s", wrapper->name, row->name);
             claim_for_backend(wrapper, NULL, params, OPPOSITES, claim);
         }
@@ -102,7 +109,7 @@ static void claim_for_rows(uint32_t caps, claim_fn *claim)
 {
     for (size_t i = 0; xfer_backends[i] != NULL; i++) {
         const xfer_backend_t *row = xfer_backends[i];
-        if ((row->caps & caps) != caps || !is_wanted(row->name)) {
+        if ((row->caps & caps) != caps || !is_wanted(row->name) || is_rail_beside(row)) {
             continue;
         }
         if ((row->caps & XFER_CAP_NAMED) != 0) {

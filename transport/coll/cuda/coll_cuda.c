@@ -164,6 +164,28 @@ static void cuda_all_reduce(coll_t *coll, weft_queue_t *queue, const void *in, v
          "all_reduce");
 }
 
+/* Of a failed group nothing happens: that is in one go as well. */
+static bool cuda_all_reduce_norm(coll_t *coll, weft_queue_t *queue, const coll_norm_t *norm)
+{
+    const cuda_ranks_t *ranks = &cuda_of(coll)->ranks;
+    const cuda_ranks_norm_t args = {.x = norm->x,
+                                    .w = norm->w,
+                                    .y = norm->y,
+                                    .rows = norm->rows,
+                                    .dim = norm->dim,
+                                    .x_stride = norm->x_stride,
+                                    .y_stride = norm->y_stride,
+                                    .eps = norm->eps};
+    if (!cuda_ranks_can_norm(ranks, &args)) {
+        return false;
+    }
+    if (!coll_has_failed(coll)) {
+        note(coll, cuda_ranks_all_reduce_norm(ranks, &args, stream_of(coll, queue)),
+             "all_reduce_norm");
+    }
+    return true;
+}
+
 static void cuda_reduce_scatter(coll_t *coll, weft_queue_t *queue, const void *in, void *out,
                                 size_t n, coll_dtype_t dtype)
 {
@@ -212,6 +234,7 @@ const coll_backend_t coll_backend_cuda = {
     .open = cuda_open,
     .close = cuda_close,
     .all_reduce = cuda_all_reduce,
+    .all_reduce_norm = cuda_all_reduce_norm,
     .reduce_scatter = cuda_reduce_scatter,
     .all_gather = cuda_all_gather,
     .broadcast = cuda_broadcast,

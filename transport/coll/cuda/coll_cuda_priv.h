@@ -14,6 +14,7 @@
 /* What ranks have mapped of each other. */
 typedef struct coll_cuda_regions {
     weft_device_t *device;
+    uint32_t rank;
     uint32_t size;
     weft_mem_t mems[CUDA_RANKS_MAX]; /* of each rank; this one's is its own */
 } coll_cuda_regions_t;

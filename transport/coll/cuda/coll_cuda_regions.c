@@ -89,7 +89,8 @@ weft_status_t coll_cuda_regions_open(coll_cuda_regions_t *regions, const coll_co
     meeting_t all[CUDA_RANKS_MAX];
     meeting_t own = {.status = mine};
     coll_shm_door_t door = {.fd = -1};
-    *regions = (coll_cuda_regions_t){.device = config->device, .size = config->size};
+    *regions =
+        (coll_cuda_regions_t){.device = config->device, .rank = config->rank, .size = config->size};
     if (own.status >= 0) {
         own.status = alloc_own(config, bytes, &regions->mems[config->rank], diag);
     }
@@ -110,9 +111,11 @@ weft_status_t coll_cuda_regions_open(coll_cuda_regions_t *regions, const coll_co
 
 void coll_cuda_regions_close(coll_cuda_regions_t *regions)
 {
-    for (uint32_t rank = 0; rank < regions->size; rank++) {
-        if (regions->mems[rank].addr != NULL) {
-            regions->device->ops->free(regions->device, &regions->mems[rank]);
+    /* This rank's own first: that waits for what runs on the device, which may use the others'. */
+    for (uint32_t i = 0; i < regions->size; i++) {
+        weft_mem_t *mem = &regions->mems[(regions->rank + i) % regions->size];
+        if (mem->addr != NULL) {
+            regions->device->ops->free(regions->device, mem);
         }
     }
 }

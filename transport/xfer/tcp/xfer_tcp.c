@@ -161,14 +161,14 @@ static weft_status_t open_descriptors(xfer_tcp_port_t *port, weft_diag_t *diag)
                : weft_diag(diag, WEFT_ERR_UNSUPPORTED, "tcp: %s", strerror(errno));
 }
 
-static weft_status_t port_open(const xfer_port_config_t *config, weft_diag_t *diag,
-                               xfer_port_t **port_out)
+static weft_status_t port_open(const xfer_backend_t *row, const xfer_port_config_t *config,
+                               weft_diag_t *diag, xfer_port_t **port_out)
 {
     xfer_tcp_port_t *port = weft_zalloc(sizeof(*port), "xfer_tcp.port");
     if (port == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    port->base = (xfer_port_t){&xfer_backend_tcp, *config};
+    port->base = (xfer_port_t){row, *config};
     port->listener_watch = XFER_TCP_WATCH_LISTENER;
     port->timer_watch = XFER_TCP_WATCH_TIMER;
     port->vram_watch = XFER_TCP_WATCH_VRAM;
@@ -570,23 +570,45 @@ static bool port_arm(xfer_port_t *base, int *fd_out)
     return true;
 }
 
-const xfer_backend_t xfer_backend_tcp = {
-    .name = "tcp",
-    .wire_name = "WEFT_TCP",
-    .caps = XFER_CAP_DRAM | XFER_CAP_VRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY | XFER_CAP_HOSTS |
-            XFER_CAP_RESUME | XFER_CAP_SUMS | XFER_CAP_REVOKE,
-    .open = port_open,
-    .close = port_close,
-    .address = port_address,
-    .connect = xfer_tcp_link_connect,
-    .disconnect = xfer_tcp_link_disconnect,
-    .map = port_map,
-    .unmap = port_unmap,
-    .import = link_import,
-    .release = port_release,
-    .post = xfer_tcp_ask_post,
-    .cancel = xfer_tcp_ask_cancel,
-    .notify = xfer_tcp_note_send,
-    .progress = port_progress,
-    .arm = port_arm,
-};
+/*
+ * The rows: tcp, and rails beside it for agents that name them, each with a port, an address and
+ * parameters of its own ("tcp1.host=10.1.0.7"), so that a large request can use several networks.
+ */
+#define ROW_OPEN(row)                                                                              \
+    static weft_status_t row##_open(const xfer_port_config_t *config, weft_diag_t *diag,           \
+                                    xfer_port_t **port_out)                                        \
+    {                                                                                              \
+        return port_open(&xfer_backend_##row, config, diag, port_out);                             \
+    }
+
+#define ROW(row, wire, more_caps)                                                                  \
+    const xfer_backend_t xfer_backend_##row = {                                                    \
+        .name = #row,                                                                              \
+        .wire_name = wire,                                                                         \
+        .caps = XFER_CAP_DRAM | XFER_CAP_VRAM | XFER_CAP_GUARD | XFER_CAP_NOTIFY |                 \
+                XFER_CAP_HOSTS | XFER_CAP_RESUME | XFER_CAP_SUMS | XFER_CAP_REVOKE |               \
+                XFER_CAP_RAIL | (more_caps),                                                       \
+        .open = row##_open,                                                                        \
+        .close = port_close,                                                                       \
+        .address = port_address,                                                                   \
+        .connect = xfer_tcp_link_connect,                                                          \
+        .disconnect = xfer_tcp_link_disconnect,                                                    \
+        .map = port_map,                                                                           \
+        .unmap = port_unmap,                                                                       \
+        .import = link_import,                                                                     \
+        .release = port_release,                                                                   \
+        .post = xfer_tcp_ask_post,                                                                 \
+        .cancel = xfer_tcp_ask_cancel,                                                             \
+        .notify = xfer_tcp_note_send,                                                              \
+        .progress = port_progress,                                                                 \
+        .arm = port_arm,                                                                           \
+    }
+
+ROW_OPEN(tcp)
+ROW_OPEN(tcp1)
+ROW_OPEN(tcp2)
+ROW_OPEN(tcp3)
+ROW(tcp, "WEFT_TCP", 0);
+ROW(tcp1, "WEFT_TCP1", XFER_CAP_NAMED);
+ROW(tcp2, "WEFT_TCP2", XFER_CAP_NAMED);
+ROW(tcp3, "WEFT_TCP3", XFER_CAP_NAMED);

@@ -51,17 +51,15 @@ void xfer_tcp_slice_find(const xfer_tcp_slice_t *slice, xfer_tcp_pieces_t *piece
     }
 }
 
+/* A list is of one kind of memory, so the first piece tells. */
 bool xfer_tcp_slice_is_vram(const xfer_tcp_slice_t *slice)
 {
     const xfer_op_t *op = slice->op;
-    for (uint32_t i = 0; i < slice->n_extents; i++) {
-        const xfer_tcp_region_t *region =
-            op->local_handles[op->extents[slice->position + i].local_region];
-        if (region->is_vram) {
-            return true;
-        }
+    if (slice->n_extents == 0) {
+        return false;
     }
-    return false;
+    const xfer_tcp_region_t *region = op->local_handles[op->extents[slice->position].local_region];
+    return region->is_vram;
 }
 
 void xfer_tcp_slice_load(xfer_tcp_link_t *link, xfer_tcp_slice_t *slice)

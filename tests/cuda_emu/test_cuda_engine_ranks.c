@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The engine over ranks on a CUDA device: what it answers, and how it goes on when one is lost. */
+#include <semaphore.h>
+
+#include "tests/support/ranks_rig.h"
+
+enum { N_CASES = 4, MAX_ANSWER = 8 };
+
+typedef struct request_case {
+    engine_submit_t submit;
+    uint32_t n_tokens;
+    int32_t tokens[MAX_ANSWER];
+} request_case_t;
+
+static void fill_cases(request_case_t cases[N_CASES])
+{
+    for (uint32_t i = 0; i < N_CASES; i++) {
+        cases[i] = (request_case_t){
+            .submit = engine_rig_submit(engine_rig_prompt, 18 + 3 * i, MAX_ANSWER - i)};
+        cases[i].submit.sampling.wants_logprobs = i == 1;
+        cases[i].submit.sampling.seed = 40 + i;
+        cases[i].submit.sampling.temperature = i % 2 == 0 ? 0 : 1.1f;
+    }
+    cases[1].submit.sampling.top_p = 0.9f;
+    cases[3].submit.sampling.top_k = 30;
+}
+
+static void answer_one_by_one(engine_rig_t *rig, request_case_t cases[N_CASES])
+{
+    for (uint32_t i = 0; i < N_CASES; i++) {
+        engine_request_t *request = engine_rig_send(rig, &cases[i].submit);
+        engine_rig_wait(rig, request);
+        const engine_answer_t answer = engine_request_answer(request, 0);
+        assert_int_equal(answer.finish, ENGINE_FINISH_LENGTH);
+        cases[i].n_tokens = answer.n_tokens;
+        memcpy(cases[i].tokens, answer.tokens, answer.n_tokens * sizeof(int32_t));
+        engine_request_release(request);
+    }
+}
+
+static void check_all_at_once(engine_rig_t *rig, const request_case_t cases[N_CASES])
+{
+    engine_request_t *requests[N_CASES];
+    for (uint32_t i = 0; i < N_CASES; i++) {
+        requests[i] = engine_rig_send(rig, &cases[i].submit);
+    }
+    for (uint32_t i = 0; i < N_CASES; i++) {
+        engine_rig_wait(rig, requests[i]);
+        const engine_answer_t answer = engine_request_answer(requests[i], 0);
+        assert_int_equal(answer.n_tokens, cases[i].n_tokens);
+        assert_memory_equal(answer.tokens, cases[i].tokens, answer.n_tokens * sizeof(int32_t));
+        engine_request_release(requests[i]);
+    }
+}
+
+static ranks_rig_config_t config_of(uint32_t tensor_size, uint32_t stages)
+{
+    ranks_rig_config_t config = {.model = ENGINE_RIG_MODEL,
+                                 .size = tensor_size * stages,
+                                 .stages = stages,
+                                 .options = engine_rig_options()};
+    config.options.device = "cuda";
+    config.options.max_model_len = 64;
+    config.options.max_num_seqs = 4;
+    config.options.max_num_batched_tokens = 32;
+    config.options.num_gpu_blocks = 32;
+    config.options.tensor_parallel_size = tensor_size;
+    config.options.pipeline_parallel_size = stages;
+    return config;
+}
+
+static void check_company(uint32_t tensor_size, uint32_t stages)
+{
+    request_case_t cases[N_CASES];
+    ranks_rig_t rig;
+    const ranks_rig_config_t config = config_of(tensor_size, stages);
+    fill_cases(cases);
+    ranks_rig_open(&rig, &config);
+    answer_one_by_one(&rig.rig, cases);
+    check_all_at_once(&rig.rig, cases);
+    ranks_rig_close(&rig);
+}
+
+static void tensor_ranks_answer_the_same_alone_and_in_company(void **state)
+{
+    (void)state;
+    check_company(2, 1);
+}
+
+static void stages_answer_the_same_alone_and_in_company(void **state)
+{
+    (void)state;
+    check_company(1, 2);
+}
+
+/* ---- losing ---------------------------------------------------------------------------------- */
+
+/* Holds the engine after a step, so that a rank is killed while a request runs. */
+typedef struct gate {
+    sem_t arrived;
+    sem_t go;
+    uint32_t steps_before;
+} gate_t;
+
+static void wait_at_gate(void *user, uint32_t tokens)
+{
+    (void)tokens;
+    gate_t *gate = user;
+    if (gate->steps_before > 0 && --gate->steps_before == 0) {
+        assert_int_equal(sem_post(&gate->arrived), 0);
+        while (sem_wait(&gate->go) != 0) {
+        }
+    }
+}
+
+static engine_request_t *kill_while_it_runs(ranks_rig_t *rig, gate_t *gate)
+{
+    *gate = (gate_t){.steps_before = 4};
+    assert_int_equal(sem_init(&gate->arrived, 0, 0), 0);
+    assert_int_equal(sem_init(&gate->go, 0, 0), 0);
+    engine_observe(rig->rig.engine, &(engine_observer_t){.user = gate, .on_step = wait_at_gate});
+    const engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 18, MAX_ANSWER);
+    engine_request_t *request = engine_rig_send(&rig->rig, &submit);
+    while (sem_wait(&gate->arrived) != 0) {
+    }
+    ranks_rig_kill(rig, 1);
+    assert_int_equal(sem_post(&gate->go), 0);
+    return request;
+}
+
+/* Graphs of the first group would wait for a rank that is no more. */
+static void a_group_that_forms_again_goes_on_with_the_same_tokens(void **state)
+{
+    (void)state;
+    ranks_rig_t rig;
+    gate_t gate;
+    ranks_rig_config_t config = config_of(2, 1);
+    config.restarts = 1;
+    ranks_rig_open(&rig, &config);
+    const engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 18, MAX_ANSWER);
+    engine_request_t *before = engine_rig_send(&rig.rig, &submit);
+    engine_rig_wait(&rig.rig, before);
+    engine_request_t *request = kill_while_it_runs(&rig, &gate);
+    ranks_rig_replace(&rig, 1);
+    engine_rig_wait(&rig.rig, request);
+    const engine_answer_t a = engine_request_answer(before, 0);
+    const engine_answer_t b = engine_request_answer(request, 0);
+    assert_int_equal(b.finish, ENGINE_FINISH_LENGTH);
+    assert_int_equal(b.n_tokens, a.n_tokens);
+    assert_memory_equal(b.tokens, a.tokens, a.n_tokens * sizeof(int32_t));
+    assert_int_equal(engine_stats(rig.rig.engine).regroupings, 1);
+    engine_request_release(before);
+    engine_request_release(request);
+    ranks_rig_close(&rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tensor_ranks_answer_the_same_alone_and_in_company),
+        cmocka_unit_test(stages_answer_the_same_alone_and_in_company),
+        cmocka_unit_test(a_group_that_forms_again_goes_on_with_the_same_tokens),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
