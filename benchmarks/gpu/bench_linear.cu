@@ -762,10 +762,9 @@ static void time_layers(k_cuda_linear_path_t path, const char *path_name, k_dtyp
 /* ---- tune ------------------------------------------------------------------------------------ */
 
 extern "C" {
-int tune_few_24(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
-int tune_few_33(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
-int tune_few_42(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
-int tune_few_62(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
+int tune_few_244(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
+int tune_few_433(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
+int tune_few_442(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
 }
 
 /* A way to compute; at most as many rows. */
@@ -779,10 +778,9 @@ typedef struct variant {
 
 static const variant_t few_variants[] = {
     {"default", 1, 16, k_cuda_linear_mma, 0},
-    {"2x4", 1, 1, tune_few_24, 0},
-    {"3x3", 1, 1, tune_few_33, 0},
-    {"4x2", 1, 1, tune_few_42, 0},
-    {"6x2", 1, 1, tune_few_62, 0},
+    {"2x4x4", 1, 1, tune_few_244, 0},
+    {"4x3x3", 1, 1, tune_few_433, 0},
+    {"4x4x2", 1, 1, tune_few_442, 0},
 };
 
 static const variant_t wgmma_variants[] = {{"mma", 1, 16, k_cuda_linear_mma, 0},
@@ -853,7 +851,7 @@ static void tune(bool is_few, k_dtype_t dtype)
     CUDA(cudaGetDeviceProperties(&properties, 0));
     const linear_device_t device = {(uint32_t)properties.multiProcessorCount,
                                     (uint32_t)properties.sharedMemPerBlockOptin,
-                                    properties.major == 9};
+                                    properties.major == 9, properties.major == 9};
     uint8_t *w = device_array<uint8_t>(bytes);
     uint8_t *x = device_array<uint8_t>(2048 * 14336 * 2);
     uint8_t *y = device_array<uint8_t>((size_t)2048 * 28672 * 4);

@@ -64,7 +64,7 @@ SIMT_DEVICE void begin_item(const group_mma_t &p, const part_t &part, const item
 /* Blocks that should share a multiprocessor: the walk takes registers too. */
 template <class W, int NT> constexpr int group_blocks()
 {
-    return sizeof(typename W::raw) < 32 || few_blocks<W, NT>() < 2 ? few_blocks<W, NT>() : 2;
+    return few_blocks<W, NT>() < 2 ? few_blocks<W, NT>() : 2;
 }
 
 template <class W, int NT>
@@ -73,8 +73,9 @@ static SIMT_KERNEL(32 * SPLITS, (group_blocks<W, NT>())) group_mma_few(const gro
     SIMT_SHARED(float, parts, [2][SPLITS][NT][4][SIMT_WARP]);
     GROUP_WALK_SHARED(before);
     SIMT_DYN_SHARED(uint8_t, shared);
-    const part_t part = part_of(p.one, (uint32_t)simt_warp(), p.walk.tile_rows, shared);
-    typename W::raw held[held_blocks<W>()] = {};
+    const uint32_t split = (uint32_t)simt_warp();
+    const part_t part = part_of(p.one, split, p.walk.tile_rows, shared + SPLITS * ring_bytes<W>());
+    block_ring_t ring = {shared + split * ring_bytes<W>(), 0, 0};
     const uint8_t *x[NT];
     float acc[NT][4] = {};
     ahead_t ahead = {};
@@ -89,7 +90,7 @@ static SIMT_KERNEL(32 * SPLITS, (group_blocks<W, NT>())) group_mma_few(const gro
         begin_item<W>(p, part, coming, at);
     };
     begin_item<W>(p, part, coming, ahead);
-    hold_first<W>(part, held, ahead, next);
+    ring_begin<W>(part, ring, ahead, next);
     for (uint32_t turn = 0; item.left > 0; next_item(p, before, &item), turn++) {
         if (turn == 0 || item.unit == 0) {
             const group_tile_t tile = walk_tile(p.walk, before, item.tile);
@@ -98,7 +99,7 @@ static SIMT_KERNEL(32 * SPLITS, (group_blocks<W, NT>())) group_mma_few(const gro
             point_x<NT>(part, tile.rows, x);
             store = walk_store(p.walk, tile);
         }
-        multiply_part<W, NT>(part, held, ahead, x, acc, next);
+        multiply_part<W, NT>(part, ring, ahead, x, acc, next);
         finish<NT>(store, parts[turn % 2], item.unit, turn * NT, acc);
     }
 }
@@ -153,15 +154,16 @@ template <class W, int NT>
 static cudaError_t launch_few(const group_mma_t &p, uint32_t most_tiles,
                               const linear_device_t &device, cudaStream_t stream)
 {
-    const uint32_t x_bytes = shared_x_bytes(p.walk.tile_rows, p.one.k_blocks);
-    const uint32_t fit = device.shared_bytes / (few_parts_bytes<NT>() + GROUP_WALK_BYTES + x_bytes);
+    const uint32_t shared =
+        SPLITS * ring_bytes<W>() + shared_x_bytes(p.walk.tile_rows, p.one.k_blocks);
+    const uint32_t fit = device.shared_bytes / (few_parts_bytes<NT>() + GROUP_WALK_BYTES + shared);
     const uint32_t most = group_blocks<W, NT>();
     const uint32_t blocks = device.processors * (fit < 1 ? 1 : fit < most ? fit : most);
     const uint64_t items = (uint64_t)most_tiles * p.one.units;
     return simt_launch(group_mma_few<W, NT>,
                        {.grid = {items < blocks ? (uint32_t)items : blocks},
                         .block = {32 * SPLITS},
-                        .shared_bytes = x_bytes,
+                        .shared_bytes = shared,
                         .stream = stream,
                         .overlaps_previous = true},
                        p);
@@ -193,7 +195,7 @@ static cudaError_t launch(const k_cuda_groups_t *args, const linear_device_t &de
 {
     const uint32_t mean = groups_mean_rows(args);
     const uint32_t fit =
-        few_rows(linear_k_blocks(args->w.columns), device.shared_bytes - GROUP_WALK_BYTES);
+        few_rows<W>(linear_k_blocks(args->w.columns), device.shared_bytes - GROUP_WALK_BYTES);
     if (mean > 16 || fit == 0) {
         return launch_wide<W>(args, device, stream);
     }

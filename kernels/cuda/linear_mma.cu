@@ -3,9 +3,8 @@
  * y = x Wᵀ by mma.sync, any dtype, any GPU since sm_80.
  *
  * Few tokens: a block of 8 warps makes one unit of 16 rows of W after the other. Each warp walks one
- * of the fixed parts of K: several k blocks of W, which were packed as lanes want their fragments, are
- * on their way to its registers, over the ends of units too; its part of x lies in shared memory. The
- * parts are added in order. Many tokens: each warp has a unit of its own and all of K; stages of x
+ * of the fixed parts of K: its ring in shared memory has several k blocks of W on their way, which were
+ * packed as lanes want their fragments; its part of x lies beside. The parts are added in order. Many tokens: each warp has a unit of its own and all of K; stages of x
  * are shared.
  */
 #include "kernels/cuda/linear_mma.cuh"
@@ -26,9 +25,10 @@ static SIMT_KERNEL(32 * SPLITS, (few_blocks<W, NT>())) linear_mma_few(const line
 {
     SIMT_SHARED(float, parts, [2][SPLITS][NT][4][SIMT_WARP]);
     SIMT_DYN_SHARED(uint8_t, shared);
-    const part_t part = part_of(p, (uint32_t)simt_warp(), p.store.rows, shared);
+    const uint32_t split = (uint32_t)simt_warp();
+    const part_t part = part_of(p, split, p.store.rows, shared + SPLITS * ring_bytes<W>());
     const auto next = [&](ahead_t &at) { begin_unit<W>(p, part, at, at.unit + gridDim.x); };
-    typename W::raw held[held_blocks<W>()] = {};
+    block_ring_t ring = {shared + split * ring_bytes<W>(), 0, 0};
     const uint8_t *x[NT];
     float acc[NT][4] = {};
     ahead_t ahead = {};
@@ -36,12 +36,12 @@ static SIMT_KERNEL(32 * SPLITS, (few_blocks<W, NT>())) linear_mma_few(const line
     simt_launch_next();
     point_x<NT>(part, p.store.rows, x);
     begin_unit<W>(p, part, ahead, part.first < part.last ? blockIdx.x : p.units);
-    hold_first<W>(part, held, ahead, next);
+    ring_begin<W>(part, ring, ahead, next);
     simt_wait_previous(); /* x and y are its; the weights are nobody's */
     copy_x(p, part, p.store.rows, [&](uint32_t row) { return p.x + row * p.x_stride; });
     uint32_t turn = 0;
     for (uint32_t unit = blockIdx.x; unit < p.units; unit += gridDim.x, turn++) {
-        multiply_part<W, NT>(part, held, ahead, x, acc, next);
+        multiply_part<W, NT>(part, ring, ahead, x, acc, next);
         finish<NT>(p.store, parts[turn % 2], unit, turn * NT, acc);
     }
 }
@@ -75,13 +75,14 @@ static cudaError_t launch_few(const linear_mma_t &p, const linear_device_t &devi
                               cudaStream_t stream)
 {
     const uint32_t x_bytes = shared_x_bytes(p.store.rows, p.k_blocks);
-    const uint32_t fit = device.shared_bytes / (few_parts_bytes<NT>() + x_bytes);
+    const uint32_t shared = SPLITS * ring_bytes<W>() + x_bytes;
+    const uint32_t fit = device.shared_bytes / (few_parts_bytes<NT>() + shared);
     const uint32_t most = few_blocks<W, NT>();
     const uint32_t blocks = device.processors * (fit < 1 ? 1 : fit < most ? fit : most);
     return simt_launch(linear_mma_few<W, NT>,
                        {.grid = {p.units < blocks ? p.units : blocks},
                         .block = {32 * SPLITS},
-                        .shared_bytes = x_bytes,
+                        .shared_bytes = shared,
                         .stream = stream,
                         .overlaps_previous = true},
                        p);
@@ -110,7 +111,7 @@ template <class W>
 static cudaError_t launch_rows(linear_mma_t p, const linear_device_t &device, cudaStream_t stream)
 {
     const uint32_t rows = p.store.rows;
-    const uint32_t fit = few_rows(p.k_blocks, device.shared_bytes);
+    const uint32_t fit = few_rows<W>(p.k_blocks, device.shared_bytes);
     if (rows > 16 || fit == 0) {
         return launch_wide<W>(p, device, stream);
     }

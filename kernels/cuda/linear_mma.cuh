@@ -4,9 +4,8 @@
  * many (expert_mma.cu).
  *
  * multiply() adds one block of W times a block of x to a lane's sums. For few tokens, each of the 8
- * warps of a block walks one of the fixed parts of K: copy_x() brings its part of x to shared memory,
- * hold_next() its blocks of W to registers, multiply_part() multiplies them, finish() adds the parts in
- * order. For many, wide_copy() brings stages of x that warps share.
+ * warps of a block walks one of the fixed parts of K: copy_x() brings its part of x, ring_copy() its
+ * blocks of W, multiply_part() multiplies them, finish() adds the parts in order. For many, wide_copy() brings stages of x that warps share.
  */
 #pragma once
 
@@ -209,27 +208,82 @@ SIMT_DEVICE void finish(const linear_store_t &store, float (&parts)[SPLITS][NT][
     }
 }
 
-/* Blocks of W that a warp has on their way, in registers. */
-template <class W> constexpr int held_blocks()
+/*
+ * A warp's ring of copies of W: blocks that lie together are copied at once, as few instructions as
+ * that takes; all copies but one are on their way. (Loads to registers, tried, were slower: warps waited for the newest with
+ * the oldest.)
+ */
+template <class W> constexpr int ring_blocks()
 {
-#ifdef LINEAR_HELD
-    return LINEAR_HELD;
+#ifdef TUNE_COPY
+    return W::BYTES <= 640 ? TUNE_COPY : TUNE_COPY / 2;
 #endif
-    return sizeof(typename W::raw) <= 48 ? 4 : sizeof(typename W::raw) <= 64 ? 2 : 1;
+    return W::BYTES <= 640 ? 2 : 1;
+}
+template <class W> constexpr int ring_stages()
+{
+#ifdef TUNE_STAGES
+    return TUNE_STAGES;
+#endif
+    return W::BYTES <= 1152 ? 6 : W::BYTES <= 2048 ? 4 : 3;
+}
+template <class W> constexpr int ring_bytes()
+{
+    return ring_stages<W>() * ring_blocks<W>() * W::BYTES;
 }
 
-/* Where the loads have come to in the walk over all of this block's units. */
+typedef struct block_ring {
+    uint8_t *stages;
+    int filled; /* the stage that is filled next */
+    int used;   /* … read next */
+} block_ring_t;
+
+/* Where the copies have come to in the walk over all of this block's units. */
 typedef struct ahead {
     const uint8_t *from; /* NULL: past the end */
     uint32_t unit;
     uint32_t kb;
 } ahead_t;
 
-/* Blocks that the next loads bring: of one unit. */
-template <class W> SIMT_DEVICE int ahead_blocks(const part_t &part, const ahead_t &at)
+template <class W> SIMT_DEVICE int ring_after(int stage)
 {
-    const int left = (int)(part.last - at.kb);
-    return at.from == nullptr ? 0 : left < held_blocks<W>() ? left : held_blocks<W>();
+    return stage + 1 == ring_stages<W>() ? 0 : stage + 1;
+}
+
+/* Begins the next copy; past the end a group of none. next(at): to the next unit's first block. */
+template <class W, class Next>
+SIMT_DEVICE void ring_copy(const part_t &part, block_ring_t &ring, ahead_t &at, Next next)
+{
+    constexpr int STAGE = ring_blocks<W>() * W::BYTES;
+    if (at.from != nullptr) {
+        const int left = (int)(part.last - at.kb);
+        const int blocks = left < ring_blocks<W>() ? left : ring_blocks<W>();
+        const int lane = simt_lane() * 16;
+        uint8_t *to = ring.stages + ring.filled * STAGE + lane;
+        const uint8_t *from = at.from + lane;
+        SIMT_UNROLL
+        for (int i = 0; i < STAGE; i += 16 * SIMT_WARP) {
+            if (lane + i < blocks * W::BYTES) {
+                simt_cp_async<16>(to + i, from + i);
+            }
+        }
+        ring.filled = ring_after<W>(ring.filled);
+        at.from += blocks * (int)W::STRIDE;
+        at.kb += (uint32_t)blocks;
+        if (at.kb == part.last) {
+            next(at);
+        }
+    }
+    simt_cp_async_commit();
+}
+
+/* All copies but one. */
+template <class W, class Next>
+SIMT_DEVICE void ring_begin(const part_t &part, block_ring_t &ring, ahead_t &at, Next next)
+{
+    for (int i = 0; i + 1 < ring_stages<W>(); i++) {
+        ring_copy<W>(part, ring, at, next);
+    }
 }
 
 template <class W> SIMT_DEVICE typename W::raw load_block(const uint8_t *block)
@@ -237,65 +291,38 @@ template <class W> SIMT_DEVICE typename W::raw load_block(const uint8_t *block)
     return W::load(block, (uint32_t)simt_lane() / 4, (uint32_t)simt_lane() % 4);
 }
 
-/* On by so many blocks. next(at): to the next unit's first. */
-template <class W, class Next>
-SIMT_DEVICE void ahead_move(const part_t &part, ahead_t &at, int blocks, Next next)
-{
-    at.kb += (uint32_t)blocks;
-    at.from += blocks * (int)W::STRIDE;
-    if (blocks > 0 && at.kb == part.last) {
-        next(at);
-    }
-}
-
-/* The first blocks. */
-template <class W, class Next>
-SIMT_DEVICE void hold_first(const part_t &part, typename W::raw (&held)[held_blocks<W>()],
-                            ahead_t &at, Next next)
-{
-    constexpr int HELD = held_blocks<W>();
-    const int blocks = ahead_blocks<W>(part, at);
-    SIMT_UNROLL
-    for (int i = 0; i < HELD; i++) {
-        if (i < blocks) {
-            held[i] = load_block<W>(at.from + i * (int)W::STRIDE);
-        }
-    }
-    ahead_move<W>(part, at, blocks, next);
-}
-
-/* Multiplies the warp's part of a unit; each block's registers then wait for one further on. */
+/* Multiplies the warp's part of a unit, while the ring runs on. */
 template <class W, int NT, class Next>
-SIMT_DEVICE void multiply_part(const part_t &part, typename W::raw (&held)[held_blocks<W>()],
-                               ahead_t &at, const uint8_t *const (&x)[NT], float (&acc)[NT][4],
-                               Next next)
+SIMT_DEVICE void multiply_part(const part_t &part, block_ring_t &ring, ahead_t &at,
+                               const uint8_t *const (&x)[NT], float (&acc)[NT][4], Next next)
 {
-    constexpr int HELD = held_blocks<W>();
+    constexpr int BLOCKS = ring_blocks<W>();
     const int n_blocks = (int)(part.last - part.first);
-    for (int kb = 0; kb < n_blocks; kb += HELD) {
-        const int blocks = ahead_blocks<W>(part, at);
+    for (int kb = 0; kb < n_blocks; kb += BLOCKS) {
+        simt_cp_async_wait<ring_stages<W>() - 2>();
+        simt_sync_warp(); /* the copy is there for all lanes; the stage before is free */
+        const uint8_t *stage = ring.stages + ring.used * BLOCKS * W::BYTES;
+        ring_copy<W>(part, ring, at, next);
         SIMT_UNROLL
-        for (int i = 0; i < HELD; i++) {
-            if (kb + i < n_blocks) {
-                multiply<W, NT>(held[i], acc, [&](int n, int pair, uint32_t(&b)[4]) {
-                    simt_ldmatrix_x4(b, x[n] + (kb + i) * 128 + pair * 64);
-                });
-            }
-            if (i < blocks) {
-                held[i] = load_block<W>(at.from + i * (int)W::STRIDE);
+        for (int i = 0; i < BLOCKS; i++) {
+            if (i == 0 || kb + i < n_blocks) {
+                multiply<W, NT>(load_block<W>(stage + i * W::BYTES), acc,
+                                [&](int n, int pair, uint32_t(&b)[4]) {
+                                    simt_ldmatrix_x4(b, x[n] + (kb + i) * 128 + pair * 64);
+                                });
             }
         }
-        ahead_move<W>(part, at, blocks, next);
+        ring.used = ring_after<W>(ring.used);
     }
 }
 
 /* Blocks that should share a multiprocessor: as registers allow. */
 template <class W, int NT> constexpr int few_blocks()
 {
-#ifdef LINEAR_BLOCKS
-    return NT > 1 ? 1 : LINEAR_BLOCKS;
+#ifdef TUNE_BLOCKS
+    return NT > 1 ? 1 : TUNE_BLOCKS;
 #endif
-    return NT > 1 || W::PARTS > 1 ? 1 : W::HAS_MIN == 0 && sizeof(typename W::raw) <= 40 ? 3 : 2;
+    return NT > 1 || W::PARTS > 1 ? 1 : W::BYTES <= 1152 ? 3 : 2;
 }
 
 /* Of finish(). */
@@ -388,9 +415,9 @@ SIMT_DEVICE void wide_store(const linear_store_t &store, uint32_t unit, uint32_t
 
 /* ---- host ------------------------------------------------------------------------------------ */
 
-/* Rows whose x a block's shared memory can hold beside the parts. */
-static uint32_t few_rows(uint32_t k_blocks, uint32_t shared_bytes)
+/* Rows whose x a block's shared memory can hold beside the rings and the parts. */
+template <class W> static uint32_t few_rows(uint32_t k_blocks, uint32_t shared_bytes)
 {
-    const uint32_t parts = few_parts_bytes<2>();
-    return parts < shared_bytes ? (shared_bytes - parts) / shared_x_bytes(1, k_blocks) : 0;
+    const uint32_t taken = few_parts_bytes<2>() + SPLITS * ring_bytes<W>();
+    return taken < shared_bytes ? (shared_bytes - taken) / shared_x_bytes(1, k_blocks) : 0;
 }

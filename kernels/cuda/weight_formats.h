@@ -11,7 +11,7 @@
  *   PARTS     bf16 fragments whose sum is the weight (or its integer)
  *   GROUP     columns that share a scale; 0: no scales
  *   HAS_MIN   weight = scale · integer + offset
- *   raw       a block's registers in a lane; load() fetches them from global memory
+ *   raw       a block's registers in a lane; load() fetches them from global or shared memory
  *   fragment  PARTS fragments of step j
  *   scale     of group i of the block, for rows g and g + 8; offset likewise
  *   value     one element, bit-equal to k_dequantize

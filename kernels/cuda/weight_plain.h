@@ -5,10 +5,10 @@
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/simt.h"
 
-/* Weights are read once and by nobody written: past L1, and the first that L2 lets go. */
+/* Of shared or of global memory. */
 SIMT_DEVICE uint4 weight_load_16(const uint8_t *p)
 {
-    return simt_load_16_once(p);
+    return *reinterpret_cast<const uint4 *>(p);
 }
 
 SIMT_DEVICE void weight_unpack_16(uint4 v, uint32_t (&words)[4])
@@ -21,12 +21,12 @@ SIMT_DEVICE void weight_unpack_16(uint4 v, uint32_t (&words)[4])
 
 SIMT_DEVICE uint2 weight_load_8(const uint8_t *p)
 {
-    return simt_load_8_const(p);
+    return *reinterpret_cast<const uint2 *>(p);
 }
 
 SIMT_DEVICE uint32_t weight_load_4(const uint8_t *p)
 {
-    return simt_load_4_const(p);
+    return *reinterpret_cast<const uint32_t *>(p);
 }
 
 /* ---- columns: lane t of 4 holds elements e = 0..3 of step j -------------------------------------- */

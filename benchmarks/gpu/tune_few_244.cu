@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* linear_mma.cu with 4 blocks held and 2 blocks a multiprocessor, for bench_linear tune. */
+/* linear_mma.cu with other rings, for bench_linear tune: 2 blocks of four bits a copy, 4 copies, 4 blocks of
+ * threads a multiprocessor. */
 #include "kernels/cuda/cuda_linear_priv.h"
 #include "kernels/cuda/linear_store.h"
 #include "kernels/cuda/weight_formats.h"
@@ -11,11 +12,12 @@
     DO(K_I4_32, weight_i4_32)                                                                      \
     DO(K_F8_32, weight_f8_32)                                                                      \
     DO(K_Q4_K, weight_q4_k)
-#define LINEAR_HELD       4
-#define LINEAR_BLOCKS     2
-#define k_cuda_linear_mma tune_few_42
+#define TUNE_COPY         2
+#define TUNE_STAGES       4
+#define TUNE_BLOCKS       4
+#define k_cuda_linear_mma tune_few_244
 
-namespace few_42
+namespace few_244
 {
 #include "kernels/cuda/linear_mma.cu"
 }
