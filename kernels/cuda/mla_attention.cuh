@@ -3,8 +3,8 @@
  * mla_attention: latent attention by mma.sync and cp.async (mla_attention.h), for every device.
  *
  * A block of 8 warps computes one item at a time, MT tiles of 16 packed rows. Chunks come through a
- * ring of tiles. Of a chunk each warp scores 8 tokens for one tile of rows (16 for one of two tiles), then, with
- * the weights shared, sums an eighth of the latents for all rows.
+ * ring of tiles. Of a chunk each warp scores 8 tokens (of two tiles of rows: 16, for one of them), then,
+ * with the weights shared, sums an eighth of the latents for all rows.
  */
 #pragma once
 
