@@ -120,7 +120,6 @@ static _Noreturn void run_rank(const rig_t *rig, uint32_t rank, coll_rig_fn *fn,
                             .user = user,
                             .exchange = {.user = &self, .all_gather = all_gather}};
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    setenv("CMOCKA_TEST_ABORT", "1", 1); /* not back into the test's runner, which is another's */
     take_sockets(rig, rank, self.sockets);
     assert_status(weft_device_open(device_name, 0, NULL, &self.device), WEFT_OK);
     assert_status(self.device->ops->open_queue(self.device, &self.queue), WEFT_OK);
