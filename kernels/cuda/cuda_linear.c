@@ -138,7 +138,7 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
     uint64_t best = UINT64_MAX;
     const uint32_t enough = tokens_of(rows);
     for (uint32_t tokens = enough <= 64 ? enough : 64; tokens <= enough; tokens *= 2) {
-        linear_wgmma_plan_t candidate = {.tokens = tokens, .pair = 1};
+        linear_wgmma_plan_t candidate = {.tokens = tokens};
         const uint32_t blocks = divide_up(rows, tokens);
         const uint64_t clocks =
             plan_span(&candidate, units, k_blocks, blocks, blocks == 1, processors);
@@ -152,21 +152,10 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
     return plan;
 }
 
-/* A block's x of 8 tokens or more for each unit of W is most of what L2 brings it. */
-void linear_wgmma_plan_pair(linear_wgmma_plan_t *plan, uint32_t rows, uint32_t processors)
-{
-    if (rows > plan->tokens || plan->tokens < 16 || plan->tokens < 8 * plan->span ||
-        plan->blocks < 2) {
-        return;
-    }
-    plan->pair = 2;
-    plan->blocks = plan->blocks < processors ? (plan->blocks + 1) / 2 * 2 : processors / 2 * 2;
-}
-
 linear_wgmma_plan_t linear_wgmma_plan_groups(uint32_t units, uint32_t k_blocks, uint32_t rows,
                                              uint32_t groups, uint32_t processors)
 {
-    linear_wgmma_plan_t plan = {.tokens = tokens_of(2 * divide_up(rows, groups)), .pair = 1};
+    linear_wgmma_plan_t plan = {.tokens = tokens_of(2 * divide_up(rows, groups))};
     const uint32_t taken = rows < groups ? rows : groups;
     const uint32_t blocks = divide_up(rows, groups * plan.tokens) * taken;
     (void)plan_span(&plan, units, k_blocks, blocks, rows <= groups * plan.tokens, processors);
@@ -217,18 +206,15 @@ int linear_current_device(linear_device_t *device_out)
     int minor = 0;
     int processors = 0;
     int shared = 0;
-    int clusters = 0;
     int error = cudaGetDevice(&device);
     error = error != 0 ? error : attribute(cudaDevAttrComputeCapabilityMajor, device, &major);
     error = error != 0 ? error : attribute(cudaDevAttrComputeCapabilityMinor, device, &minor);
     error = error != 0 ? error : attribute(cudaDevAttrMultiProcessorCount, device, &processors);
     error =
         error != 0 ? error : attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device, &shared);
-    error = error != 0 ? error : attribute(cudaDevAttrClusterLaunch, device, &clusters);
     *device_out = (linear_device_t){.processors = (uint32_t)processors,
                                     .shared_bytes = (uint32_t)shared,
-                                    .is_hopper = major == 9 && minor == 0,
-                                    .has_clusters = clusters != 0};
+                                    .is_hopper = major == 9 && minor == 0};
     return error;
 }
 
@@ -259,10 +245,7 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
     if (!can || is_scaled) {
         return k_cuda_linear_mma(args, &device, stream);
     }
-    linear_wgmma_plan_t plan =
+    const linear_wgmma_plan_t plan =
         linear_wgmma_plan(units, linear_k_blocks(args->w.columns), args->rows, device.processors);
-    if (device.has_clusters) {
-        linear_wgmma_plan_pair(&plan, args->rows, device.processors);
-    }
     return k_cuda_linear_wgmma(args, &plan, stream);
 }

@@ -21,8 +21,7 @@
  *   mma       everything else: K blocks in LINEAR_MMA_SPLITS contiguous parts, each summed from
  *             first to last, the parts added in order. Weights of integers are multiplied as
  *             integers, which bf16 holds exactly, and each scale group's sum is scaled in f32; F16 is
- *             split into two and F32 into three bf16 numbers, which is exact too. Many rows of weights
- *             with scales go through wgmma on Hopper (linear_scaled.cu), which makes the same sums
+ *             split into two and F32 into three bf16 numbers, which is exact too
  *
  * Functions return a cudaError_t as int. All pointers but the arguments themselves are of the device.
  */

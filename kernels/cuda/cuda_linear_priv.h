@@ -23,7 +23,6 @@ typedef struct linear_device {
     uint32_t processors;
     uint32_t shared_bytes; /* that a block may have */
     bool is_hopper;
-    bool has_clusters;
 } linear_device_t;
 
 int linear_current_device(linear_device_t *device_out);
@@ -44,7 +43,6 @@ typedef struct linear_wgmma_plan {
     uint32_t stages; /* 2 or more: one is held until the next has come */
     uint32_t stage_bytes;
     uint32_t blocks; /* of the grid */
-    uint32_t pair; /* neighbouring blocks that bring x to each other: 1, or 2 of one tile along x */
 } linear_wgmma_plan_t;
 
 linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_t rows,
@@ -52,8 +50,6 @@ linear_wgmma_plan_t linear_wgmma_plan(uint32_t units, uint32_t k_blocks, uint32_
 /* Of matrices that have `rows` rows together, most of them one tile each. */
 linear_wgmma_plan_t linear_wgmma_plan_groups(uint32_t units, uint32_t k_blocks, uint32_t rows,
                                              uint32_t groups, uint32_t processors);
-/* Lets neighbours share x where that is worth it, on a device that has clusters. */
-void linear_wgmma_plan_pair(linear_wgmma_plan_t *plan, uint32_t rows, uint32_t processors);
 int k_cuda_linear_wgmma(const k_cuda_linear_t *args, const linear_wgmma_plan_t *plan,
                         cudaStream_t stream);
 

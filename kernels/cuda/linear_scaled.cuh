@@ -4,9 +4,9 @@
  * thousands; for one matrix (linear_scaled.cu) and many (group_scaled.cu).
  *
  * The weights' rows are the M of the instruction, and come from registers: each warp has one unit of 16
- * rows, and makes bf16 of its packed blocks while the scale group before is multiplied. The tokens
- * are its N. A stage in shared memory has a k block of both, for all warp groups that share a part of K;
- * one warp of them has the stages ahead fetched by TMA.
+ * rows, brings its packed blocks there as the mma kernels do and makes bf16 of them while the group
+ * before is multiplied. The tokens are its N: their k blocks come to shared memory by TMA, for all
+ * warp groups that share a part of K.
  *
  * The sums are those of linear_mma: each scale group is summed from zero and added, scaled, to the
  * part of K it lies in; the parts are added in order. Warp groups of a block that share out the
@@ -48,27 +48,25 @@ template <int TOKENS, int SPANS, int SHARES> struct scaled_shape {
     static constexpr int tokens = TOKENS, spans = SPANS, shares = SHARES;
     static constexpr int groups = SPANS * SHARES;
     static constexpr int threads = groups * WGROUP;
+    static constexpr int stages = TOKENS <= 32 ? 8 : SHARES > 1 ? 4 : 6;
+    static constexpr int stage_bytes = TOKENS * 128;
     /* sums of parts: the first share adds up its own, the others keep each */
     static constexpr int kept = 1 + (SHARES - 1) * PARTS / SHARES;
     static constexpr int sum_bytes = TOKENS / 2 * WGROUP * 4;
+    static constexpr int ring_at = 0;
+    static constexpr int sums_at = SHARES * stages * stage_bytes;
+    static constexpr int x_sums_at = sums_at + SPANS * kept * sum_bytes;
+    static constexpr int x_sum_bytes = 2 * 2 * TOKENS * 4; /* two blocks, two pairs of steps */
+    static constexpr int barriers_at = x_sums_at + groups * x_sum_bytes;
+    static constexpr int bytes = barriers_at + SHARES * stages * 2 * 8;
 };
 
-/* Its shared memory with weights of one format. */
-template <class W, class SHAPE> struct scaled_cut : SHAPE {
-    static constexpr int units = 4 * SHAPE::spans;
-    static constexpr int x_bytes = SHAPE::tokens * 128;
-    static constexpr int stage_bytes = (x_bytes + units * W::BYTES + 1023) / 1024 * 1024;
-    static constexpr int x_sum_bytes = 2 * 2 * SHAPE::tokens * 4; /* 2 blocks, 2 pairs of steps */
-    static constexpr int all_sums = SHAPE::spans * SHAPE::kept * SHAPE::sum_bytes;
-    static constexpr int fit =
-        ((212 << 10) - all_sums - SHAPE::groups * x_sum_bytes) / (SHAPE::shares * stage_bytes);
-    static constexpr int stages = fit < 8 ? fit : 8;
-    static constexpr int sums_at = SHAPE::shares * stages * stage_bytes;
-    static constexpr int x_sums_at = sums_at + all_sums;
-    static constexpr int barriers_at = x_sums_at + SHAPE::groups * x_sum_bytes;
-    static constexpr int bytes = barriers_at + SHAPE::shares * stages * 2 * 8;
-    static_assert(stages >= 3);
-};
+/* Blocks of W that a warp has on their way. */
+template <class W, class S> constexpr int scaled_held()
+{
+    /* Minima take registers, of which many warps have few. */
+    return S::tokens <= 64 && sizeof(typename W::raw) <= 32 && !(W::HAS_MIN && S::groups > 2) ? 4 : 2;
+}
 
 #if SIMT_HOPPER
 
@@ -86,7 +84,6 @@ template <class S> struct scaled_group_t {
     float *x_sums;
     uint32_t token; /* of x */
     uint32_t column;
-    const void *weights;
 };
 
 SIMT_DEVICE uint32_t part_begin(const linear_scaled_t &p, uint32_t part)
@@ -112,49 +109,26 @@ SIMT_DEVICE scaled_group_t<S> scaled_group(const linear_scaled_t &p, const scale
     g.x_sums = reinterpret_cast<float *>(shared + S::x_sums_at + g.index * S::x_sum_bytes);
     g.token = rows.token;
     g.column = rows.column;
-    g.weights = rows.weights;
     return g;
 }
 
-/* ---- stages ---------------------------------------------------------------------------------- */
+/* ---- x ----------------------------------------------------------------------------------------- */
 
-/* A share's k blocks are counted from its first on. */
-template <class S> SIMT_DEVICE bool scaled_has(const scaled_group_t<S> &g, uint32_t at)
-{
-    return g.first + at < g.last;
-}
-
-/* Waits until the block's stage is free and begins to copy the units of W there. A warp calls. */
-template <class W, class S>
-SIMT_DEVICE void scaled_copy_w(const linear_scaled_t &p, const scaled_group_t<S> &g, uint32_t at)
-{
-    const uint32_t stage = at % S::stages;
-    const uint32_t first = blockIdx.y * S::units;
-    const uint32_t units = p.units - first < S::units ? p.units - first : S::units;
-    const uint32_t lane = (uint32_t)simt_lane();
-    if (at >= S::stages) {
-        simt_mbarrier_wait(&g.empty[stage], (at / S::stages - 1) % 2);
-    }
-    if (lane == 0) {
-        simt_mbarrier_arrive_expect(&g.full[stage], S::x_bytes + units * W::BYTES);
-    }
-    simt_sync_warp();
-    if (lane < units) {
-        simt_tma_load(g.ring + stage * S::stage_bytes + S::x_bytes + lane * W::BYTES,
-                      W::block(g.weights, first + lane, g.first + at, p.k_blocks), W::BYTES,
-                      &g.full[stage], gridDim.x == 1 ? SIMT_L2_EVICT_FIRST : SIMT_L2_NORMAL);
-    }
-}
-
+/* One thread of a share begins to copy its k block `at` (0: the first). */
 template <class S>
 SIMT_DEVICE void scaled_copy_x(const scaled_group_t<S> &g, const simt_tensor_map_t *x, uint32_t at)
 {
     const uint32_t stage = at % S::stages;
-    if (simt_lane() == 0) {
-        simt_tma_load_2d(g.ring + stage * S::stage_bytes, x,
-                         (int)(g.column + (g.first + at) * LINEAR_K_BLOCK), (int)g.token,
-                         &g.full[stage], SIMT_L2_EVICT_LAST);
+    if (g.first + at >= g.last) {
+        return;
     }
+    if (at >= S::stages) {
+        simt_mbarrier_wait(&g.empty[stage], (at / S::stages - 1) % 2);
+    }
+    simt_mbarrier_arrive_expect(&g.full[stage], S::stage_bytes);
+    simt_tma_load_2d(g.ring + stage * S::stage_bytes, x,
+                     (int)(g.column + (g.first + at) * LINEAR_K_BLOCK), (int)g.token,
+                     &g.full[stage], SIMT_L2_EVICT_LAST);
 }
 
 /*
@@ -267,21 +241,10 @@ SIMT_DEVICE void scaled_accumulate(const typename W::raw &w, int group,
     }
 }
 
-/* This warp's unit of W of block `at`, once it has come. */
+/* One k block; a: the fragments of its first scale group, then those of `next`'s. */
 template <class W, class S>
-SIMT_DEVICE typename W::raw scaled_load(const scaled_group_t<S> &g, uint32_t at)
-{
-    const uint32_t stage = at % S::stages;
-    const uint32_t unit = g.span * 4 + (uint32_t)simt_warp() % 4;
-    simt_mbarrier_wait(&g.full[stage], at / S::stages % 2);
-    simt_sync_warp();
-    return W::load(g.ring + stage * S::stage_bytes + S::x_bytes + unit * W::BYTES,
-                   (uint32_t)simt_lane() / 4, (uint32_t)simt_lane() % 4);
-}
-
-/* One k block, then w is the next one; a: the fragments of its first scale group, then the next's. */
-template <class W, class S>
-SIMT_DEVICE void scaled_block(const scaled_group_t<S> &g, typename W::raw &w, uint32_t at,
+SIMT_DEVICE void scaled_block(const scaled_group_t<S> &g, const typename W::raw &w,
+                              const typename W::raw &next, uint32_t at,
                               uint32_t (&a)[scaled_steps<W>()][4], float (&acc)[S::tokens / 2])
 {
     constexpr int STEPS = scaled_steps<W>();
@@ -290,7 +253,8 @@ SIMT_DEVICE void scaled_block(const scaled_group_t<S> &g, typename W::raw &w, ui
     const uint8_t *x = g.ring + stage * S::stage_bytes;
     const float *x_sums = nullptr;
     float d[S::tokens / 2];
-    typename W::raw next = w;
+    simt_mbarrier_wait(&g.full[stage], at / S::stages % 2);
+    simt_sync_warp();
     if constexpr (W::HAS_MIN != 0) {
         x_sums = scaled_x_sums(g, x, at);
     }
@@ -305,9 +269,6 @@ SIMT_DEVICE void scaled_block(const scaled_group_t<S> &g, typename W::raw &w, ui
                                        j > 0);
         }
         simt_wgmma_commit();
-        if (group + 1 == GROUPS && scaled_has(g, at + 1)) {
-            next = scaled_load<W>(g, at + 1);
-        }
         scaled_fragments<W>(group + 1 < GROUPS ? w : next, (group + 1) % GROUPS, ahead);
         simt_wgmma_wait<0>();
         simt_wgmma_hold(d);
@@ -323,42 +284,46 @@ SIMT_DEVICE void scaled_block(const scaled_group_t<S> &g, typename W::raw &w, ui
             }
         }
     }
-    w = next;
 }
 
 /* The group's parts of K of its 64 rows, to the sums in shared memory. */
 template <class W, class S>
 SIMT_DEVICE void scaled_walk(const linear_scaled_t &p, const scaled_group_t<S> &g,
-                             const simt_tensor_map_t *x)
+                             const simt_tensor_map_t *x, const uint8_t *blocks,
+                             typename W::raw (&held)[scaled_held<W, S>()])
 {
-    constexpr uint32_t AHEAD = S::stages - 2; /* the one before may still be read by other groups */
-    const bool copies = g.span == 0 && simt_shfl((uint32_t)simt_warp() % 4, 0) == 0;
+    constexpr int HELD = scaled_held<W, S>();
+    const bool copies = g.span == 0 && threadIdx.x % WGROUP == 0;
+    const uint32_t n_blocks = g.last - g.first;
     uint32_t part = g.share * PARTS / S::shares;
     uint32_t a[scaled_steps<W>()][4];
     float acc[S::tokens / 2] = {};
 
-    for (uint32_t i = 0; copies && i < AHEAD && scaled_has(g, i); i++) {
-        scaled_copy_w<W>(p, g, i);
-    }
-    simt_wait_previous(); /* x and y are its; the weights are nobody's */
-    for (uint32_t i = 0; copies && i < AHEAD && scaled_has(g, i); i++) {
+    for (uint32_t i = 0; copies && i < S::stages - 2; i++) {
         scaled_copy_x(g, x, i);
     }
-    typename W::raw w = {};
-    if (scaled_has(g, 0)) {
-        w = scaled_load<W>(g, 0);
-        scaled_fragments<W>(w, 0, a);
-    }
-    for (uint32_t at = 0; scaled_has(g, at); at++) {
-        while (part_begin(p, part + 1) == g.first + at) { /* parts may be empty */
-            scaled_end_part(g, part++, acc);
+    simt_sync_warp();
+    scaled_fragments<W>(held[0], 0, a);
+    for (uint32_t kb = 0; kb < n_blocks; kb += HELD) {
+        SIMT_UNROLL
+        for (int i = 0; i < HELD; i++) {
+            const uint32_t at = kb + i;
+            if (at >= n_blocks) {
+                continue;
+            }
+            while (part_begin(p, part + 1) == g.first + at) { /* parts may be empty */
+                scaled_end_part(g, part++, acc);
+            }
+            if (copies) {
+                scaled_copy_x(g, x, at + S::stages - 2);
+            }
+            simt_sync_warp();
+            scaled_block<W, S>(g, held[i], held[(i + 1) % HELD], at, a, acc);
+            if (at + HELD < n_blocks) {
+                held[i] = W::load(blocks + (at + HELD) * W::STRIDE, (uint32_t)simt_lane() / 4,
+                                  (uint32_t)simt_lane() % 4);
+            }
         }
-        if (copies && scaled_has(g, at + AHEAD)) {
-            scaled_copy_w<W>(p, g, at + AHEAD);
-            scaled_copy_x(g, x, at + AHEAD);
-        }
-        simt_sync_warp();
-        scaled_block<W, S>(g, w, at, a, acc);
     }
     for (const uint32_t end = (g.share + 1) * PARTS / S::shares; part < end; part++) {
         scaled_end_part(g, part, acc);
@@ -411,7 +376,18 @@ static SIMT_KERNEL(S::threads, 1)
     const scaled_group_t<S> g = scaled_group<S>(p, rows, shared);
     const uint32_t unit =
         (blockIdx.y * S::spans + g.span) * 4 + simt_shfl((uint32_t)simt_warp() % 4, 0);
+    const uint32_t at = unit < p.units ? unit : p.units - 1; /* read and dropped */
+    const uint8_t *blocks = W::block(rows.weights, at, g.first, p.k_blocks);
+    typename W::raw held[scaled_held<W, S>()] = {};
 
+    constexpr int HELD = scaled_held<W, S>();
+    SIMT_UNROLL
+    for (int i = 0; i < HELD; i++) {
+        if (g.first + i < g.last) {
+            held[i] = W::load(blocks + i * W::STRIDE, (uint32_t)simt_lane() / 4,
+                              (uint32_t)simt_lane() % 4);
+        }
+    }
     if (threadIdx.x == 0) {
         simt_mbarrier_t *barriers = reinterpret_cast<simt_mbarrier_t *>(shared + S::barriers_at);
         for (int i = 0; i < S::shares * S::stages * 2; i++) {
@@ -421,7 +397,8 @@ static SIMT_KERNEL(S::threads, 1)
         simt_tma_prefetch_map(&x);
     }
     simt_sync_block();
-    scaled_walk<W, S>(p, g, &x);
+    simt_wait_previous(); /* x and y are its; the weights are nobody's */
+    scaled_walk<W, S>(p, g, &x, blocks, held);
     simt_sync_block();
     if (g.share == 0 && unit < p.units) {
         scaled_finish(rows.store, g, unit);
@@ -440,11 +417,10 @@ static cudaError_t scaled_launch_shape(const linear_scaled_t &p, const Tiles &ti
                                        uint32_t n_tiles, const simt_tensor_map_t &x,
                                        cudaStream_t stream)
 {
-    typedef scaled_cut<W, S> cut_t;
-    return simt_launch((linear_scaled_kernel<W, cut_t, Tiles>),
-                       {.grid = {n_tiles, (p.units + cut_t::units - 1) / cut_t::units},
-                        .block = {cut_t::threads},
-                        .shared_bytes = cut_t::bytes,
+    return simt_launch((linear_scaled_kernel<W, S, Tiles>),
+                       {.grid = {n_tiles, (p.units + 4 * S::spans - 1) / (4 * S::spans)},
+                        .block = {S::threads},
+                        .shared_bytes = S::bytes,
                         .stream = stream,
                         .overlaps_previous = true},
                        p, tiles, x);

@@ -25,9 +25,6 @@ struct whole_tiles {
             tile.unit = inside / width * p.plan.span;
             tile.units = p.units - tile.unit < p.plan.span ? p.units - tile.unit : p.plan.span;
             tile.token = (group * all.token_group + inside % width) * p.plan.tokens;
-            if (tile.unit >= p.units) { /* a pair's second, that only fetches x */
-                tile.unit = tile.units = 0;
-            }
             return tile;
         }
         SIMT_FN const uint8_t *weights(const wgmma_tile_t &) const
@@ -50,7 +47,7 @@ struct whole_tiles {
 
     SIMT_FN known begin(const linear_wgmma_t &p) const
     {
-        return {*this, (p.spans * token_blocks + p.plan.pair - 1) / p.plan.pair * p.plan.pair};
+        return {*this, p.spans * token_blocks};
     }
 #endif
 };
@@ -70,7 +67,7 @@ extern "C" int k_cuda_linear_wgmma(const k_cuda_linear_t *args, const linear_wgm
     tiles.to = linear_store_of(args);
 
     simt_tensor_map_t x;
-    const cudaError_t error = wgmma_map_x(args->x, args->rows, args->w.columns, args->x_stride,
-                                          plan->tokens / plan->pair, &x);
+    const cudaError_t error =
+        wgmma_map_x(args->x, args->rows, args->w.columns, args->x_stride, plan->tokens, &x);
     return error != cudaSuccess ? error : wgmma_launch(p, tiles, x, stream);
 }

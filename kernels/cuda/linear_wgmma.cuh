@@ -9,9 +9,6 @@
  * Blocks of the grid are persistent: the ring runs on over the ends of tiles, and its first
  * fill of weights does not wait for the kernel before this one.
  *
- * Where x is one tile of few tokens but narrow matrices make many blocks read it, two neighbours
- * fetch a half each, for both: L2 brings it once.
- *
  * Each element of y is one accumulator, to which K is added in steps of 16 from first to last:
  * the cut into tiles and stages changes nothing. A consumer whose part of a tile has fewer than 64
  * rows multiplies what lies behind them in the stage too and drops the result.
@@ -157,30 +154,10 @@ SIMT_DEVICE void load_x(const linear_wgmma_t &p, const Known &tiles, const simt_
                         const ring_t &ring, const cursor_t &c)
 {
     const uint32_t column = tiles.column(c.tile) + c.kb * LINEAR_K_BLOCK;
-    const uint32_t each = p.plan.tokens / p.plan.pair;
-    const uint32_t first = p.plan.pair > 1 ? simt_cluster_rank() * each : 0;
-    uint8_t *to = stage_x(p, ring.stages + c.stage * p.plan.stage_bytes) + first * 128;
+    uint8_t *to = stage_x(p, ring.stages + c.stage * p.plan.stage_bytes);
     for (uint32_t b = (uint32_t)simt_lane(); b < cursor_blocks(p, c); b += SIMT_WARP) {
-        uint8_t *box = to + b * p.plan.tokens * 128;
-        const int k = (int)(column + b * LINEAR_K_BLOCK);
-        const int token = (int)(c.tile.token + first);
-        if (p.plan.pair > 1) {
-            simt_tma_load_2d_all(box, x, k, token, &ring.full[c.stage], 3, SIMT_L2_EVICT_LAST);
-        } else {
-            simt_tma_load_2d(box, x, k, token, &ring.full[c.stage], SIMT_L2_EVICT_LAST);
-        }
-    }
-}
-
-/* A consumer warp has read the stage: its own block may fill it, and so may the other of a pair. */
-SIMT_DEVICE void release(const linear_wgmma_t &p, const ring_t &ring, uint32_t stage)
-{
-    if (simt_lane() != 0) {
-        return;
-    }
-    simt_mbarrier_arrive(&ring.empty[stage]);
-    if (p.plan.pair > 1) {
-        simt_mbarrier_arrive_at(&ring.empty[stage], simt_cluster_rank() ^ 1);
+        simt_tma_load_2d(to + b * p.plan.tokens * 128, x, (int)(column + b * LINEAR_K_BLOCK),
+                         (int)c.tile.token, &ring.full[c.stage], SIMT_L2_EVICT_LAST);
     }
 }
 
@@ -263,6 +240,7 @@ template <int N, class Known>
 SIMT_DEVICE void consume(const linear_wgmma_t &p, const Known &tiles, const ring_t &ring,
                          uint32_t group)
 {
+    const bool is_first = simt_lane() == 0;
     cursor_t c = {};
     simt_wait_previous(); /* y may be the one before's */
     cursor_begin(p, tiles, c, 0);
@@ -277,15 +255,17 @@ SIMT_DEVICE void consume(const linear_wgmma_t &p, const Known &tiles, const ring
             multiply<N>(p, ring.stages + c.stage * p.plan.stage_bytes, group, cursor_blocks(p, c),
                         kb > 0, d);
             simt_wgmma_wait<1>();
-            if (held != MAX_STAGES) {
-                release(p, ring, held);
+            if (held != MAX_STAGES && is_first) {
+                simt_mbarrier_arrive(&ring.empty[held]);
             }
             held = c.stage;
             cursor_next(p, tiles, c);
         } while (kb + p.plan.stage_blocks < p.k_blocks);
         simt_wgmma_wait<0>();
         simt_wgmma_hold(d);
-        release(p, ring, held);
+        if (is_first) {
+            simt_mbarrier_arrive(&ring.empty[held]);
+        }
         store_tile<N>(tiles, tile, group, d);
     }
 }
@@ -307,16 +287,13 @@ static SIMT_KERNEL(128 * (GROUPS + 1), 1)
 
     if (threadIdx.x == 0) {
         for (uint32_t i = 0; i < p.plan.stages; i++) {
-            simt_mbarrier_init(&ring.full[i], 2);                         /* weights and x */
-            simt_mbarrier_init(&ring.empty[i], 4 * GROUPS * p.plan.pair); /* consumer warps */
+            simt_mbarrier_init(&ring.full[i], 2);           /* weights and x */
+            simt_mbarrier_init(&ring.empty[i], 4 * GROUPS); /* one arrival a consumer warp */
         }
         simt_mbarrier_fence_init();
     }
     simt_launch_next();
     simt_sync_block();
-    if (p.plan.pair > 1) {
-        simt_cluster_sync();
-    }
     const typename Tiles::known tiles = all.begin(p);
     if (group == GROUPS) {
         if constexpr (N == 256) {
@@ -333,9 +310,6 @@ static SIMT_KERNEL(128 * (GROUPS + 1), 1)
             simt_registers_raise<232>();
         }
         consume<N>(p, tiles, ring, group);
-    }
-    if (p.plan.pair > 1) {
-        simt_cluster_sync(); /* nothing of the other is on its way here */
     }
 #else
     (void)p;
@@ -356,8 +330,7 @@ static cudaError_t wgmma_launch_cut(const linear_wgmma_t &p, const Tiles &tiles,
                         .block = {128 * (GROUPS + 1)},
                         .shared_bytes = p.plan.stages * p.plan.stage_bytes + barriers,
                         .stream = stream,
-                        .overlaps_previous = true,
-                        .cluster = p.plan.pair},
+                        .overlaps_previous = true},
                        p, tiles, x);
 }
 

@@ -14,8 +14,7 @@
  *   simt_async.h    cp.async: copies to shared memory that end later
  *   simt_math.h     fast functions, packed element types, bit tricks
  *   simt_mma.h      ldmatrix and mma.sync, the tensor cores of every GPU since sm_80
- *   simt_mbarrier.h, simt_tma.h, simt_wgmma.h, simt_cluster.h
- *                   Hopper (sm_90a), inside #if SIMT_HOPPER only
+ *   simt_mbarrier.h, simt_tma.h, simt_wgmma.h   Hopper (sm_90a), inside #if SIMT_HOPPER only
  *
  * Element types are CUDA's own: __nv_bfloat16, __half, __nv_fp8_e4m3 with their conversions;
  * threadIdx, blockIdx, blockDim, gridDim, uint4, float4, make_float4 are as ever.
@@ -94,7 +93,6 @@
 #include "kernels/cuda/simt_mbarrier.h"
 #include "kernels/cuda/simt_tma.h"
 #include "kernels/cuda/simt_wgmma.h"
-#include "kernels/cuda/simt_cluster.h"
 #ifdef __CUDACC__
 #include "kernels/cuda/simt_ptx_warp.h"
 #include "kernels/cuda/simt_ptx_memory.h"

@@ -18,9 +18,6 @@ typedef struct simt_grid {
      * it in the usual order.
      */
     bool overlaps_previous = false;
-    /* Blocks of neighbouring blockIdx.x that run at the same time and reach each other
-     * (simt_cluster.h): a divisor of grid.x. Above 1 where cudaDevAttrClusterLaunch says so only. */
-    unsigned cluster = 1;
 } simt_grid_t;
 
 /*
@@ -69,24 +66,17 @@ cudaError_t simt_launch_named(const char *text, void (*kernel)(P...), const simt
             return error;
         }
     }
-    cudaLaunchAttribute attributes[2] = {};
-    unsigned n = 0;
-    if (at.overlaps_previous) {
-        attributes[n].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attributes[n++].val.programmaticStreamSerializationAllowed = 1;
-    }
-    if (at.cluster > 1) {
-        attributes[n].id = cudaLaunchAttributeClusterDimension;
-        attributes[n++].val.clusterDim = {at.cluster, 1, 1};
-    }
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
 
     cudaLaunchConfig_t config = {};
     config.gridDim = at.grid;
     config.blockDim = at.block;
     config.dynamicSmemBytes = at.shared_bytes;
     config.stream = at.stream;
-    config.attrs = attributes;
-    config.numAttrs = n;
+    config.attrs = &attribute;
+    config.numAttrs = at.overlaps_previous ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
 }
 #endif

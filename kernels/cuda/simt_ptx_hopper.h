@@ -138,41 +138,6 @@ SIMT_FN void simt_tma_load_5d(void *shared, const simt_tensor_map_t *map, int x,
 }
 #undef SIMT_PTX_LOAD
 
-SIMT_FN uint32_t simt_cluster_rank(void)
-{
-    uint32_t rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-
-SIMT_FN void simt_cluster_sync(void)
-{
-    asm volatile("barrier.cluster.arrive.release;\n"
-                 "barrier.cluster.wait.acquire;" ::
-                     : "memory");
-}
-
-SIMT_FN void simt_mbarrier_arrive_at(simt_mbarrier_t *barrier, uint32_t rank)
-{
-    asm volatile("{\n"
-                 ".reg .b32 at;\n"
-                 "mapa.shared::cluster.u32 at, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [at];\n"
-                 "}" ::"r"(simt_shared_address(barrier)),
-                 "r"(rank)
-                 : "memory");
-}
-
-SIMT_FN void simt_tma_load_2d_all(void *shared, const simt_tensor_map_t *map, int x, int y,
-                                  simt_mbarrier_t *barrier, uint16_t mask, uint64_t l2)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster.L2::cache_hint [%0], [%1, {%4, %5}], [%2], %6, %3;" ::"r"(
-                     simt_shared_address(shared)),
-                 "l"(map), "r"(simt_shared_address(barrier)), "l"(l2), "r"(x), "r"(y), "h"(mask)
-                 : "memory");
-}
-
 SIMT_FN void simt_tma_prefetch_map(const simt_tensor_map_t *map)
 {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");

@@ -28,9 +28,6 @@ template <class... P, class... A>
 cudaError_t simt_launch_named(const char *text, void (*kernel)(P...), const simt_grid_t &at,
                               A... args)
 {
-    if (at.cluster > 1) { /* blocks do not run together here */
-        return cudaErrorInvalidClusterSize;
-    }
     using closure_t = emu_closure<P...>;
     auto closure = std::make_shared<const closure_t>(
         closure_t{kernel, std::tuple<P...>(static_cast<P>(args)...)});

@@ -335,15 +335,7 @@ static linear_wgmma_plan_t random_plan(test_random_t *random)
     p.stage_bytes = (p.stage_bytes + 1023) / 1024 * 1024;
     p.stages = 3 * p.stage_bytes <= 224u << 10 ? test_random_between(random, 2, 3) : 2;
     p.blocks = test_random_between(random, 1, 6);
-    p.pair = 1;
     return p;
-}
-
-static bool has_clusters(void)
-{
-    int value = 0;
-    assert_cuda(cudaDeviceGetAttribute(&value, cudaDevAttrClusterLaunch, 0));
-    return value != 0;
 }
 
 /* Rings that wrap, blocks with many tiles or none: no cut of the product changes a bit. */
@@ -355,11 +347,7 @@ static void wgmma_sums_alike_however_cut(void **state)
     if (has_wgmma(&c)) {
         float *want = run(&c, K_CUDA_OUT_F32, 0, c.rows, true, K_CUDA_LINEAR_WGMMA);
         for (int i = 0; i < 12; i++) {
-            linear_wgmma_plan_t plan = random_plan(&random);
-            if (has_clusters() && plan.tokens >= 16 && c.rows <= plan.tokens) {
-                plan.pair = 2;
-                plan.blocks += plan.blocks % 2;
-            }
+            const linear_wgmma_plan_t plan = random_plan(&random);
             const size_t bytes = c.rows * (c.w.rows + PAD) * sizeof(float);
             float *y = cuda_upload(NULL, bytes);
             const k_cuda_linear_t args = {.w = c.w,
@@ -395,10 +383,7 @@ static void plans_cover_the_product(void **state)
         const uint32_t units = test_random_between(&random, 1, 9000);
         const uint32_t k_blocks = test_random_between(&random, 1, 230);
         const uint32_t rows = test_random_between(&random, 1, 9000);
-        linear_wgmma_plan_t p = linear_wgmma_plan(units, k_blocks, rows, 132);
-        linear_wgmma_plan_pair(&p, rows, 132);
-        assert_in_range(p.pair, 1, 2);
-        assert_int_equal(p.blocks % p.pair, 0);
+        const linear_wgmma_plan_t p = linear_wgmma_plan(units, k_blocks, rows, 132);
         assert_in_range(p.span, 1, 4 * p.groups);
         assert_in_range(p.groups, 1, p.tokens <= 64 ? 4 : 2);
         assert_in_range(p.blocks, 1, 132);
