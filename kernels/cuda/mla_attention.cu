@@ -6,18 +6,26 @@
 
 /* ---- host ----------------------------------------------------------------------------------- */
 
+static int shared_bytes(int device)
+{
+    int bytes = 0;
+    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return bytes;
+}
+
 template <int PK, int PV, int MT, class T>
 static cudaError_t launch_type(mla_params_t p, uint32_t items, cudaStream_t stream)
 {
     typedef mla_shape<PK, PV, MT> shape;
-    int blocks = 0, device = 0, multiprocessors = 0;
-    const int stages = attention_mma_stages(shape::fixed_bytes, shape::tile_bytes, 1, &blocks);
-    if (stages == 0) {
+    int device = 0, multiprocessors = 0;
+    cudaGetDevice(&device);
+    const int fit = (shared_bytes(device) - shape::fixed_bytes) / shape::tile_bytes;
+    const int stages = fit < MMA_MAX_STAGES ? fit : MMA_MAX_STAGES;
+    if (stages < 1) {
         return cudaErrorNotSupported;
     }
-    cudaGetDevice(&device);
     cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    const uint32_t room = (uint32_t)(blocks * multiprocessors);
+    const uint32_t room = (uint32_t)multiprocessors;
     p.all.tile_rows = shape::rows;
     return simt_launch((mla_attention_kernel<PK, PV, MT, T>),
                        {.grid = {room < items ? room : items},
@@ -73,7 +81,13 @@ static cudaError_t launch_all(const mla_params_t &p, uint32_t max_packed, uint32
 
 bool k_cuda_mla_is_supported(k_dtype_t kv, uint32_t dim, uint32_t latent)
 {
+    typedef mla_shape<9, 8, 2> large;
     const bool has_type = kv == K_BF16 || kv == K_F16 || kv == K_F32 || kv == K_F8;
+    int device = 0;
+    if (dim > MLA_SMALL_DIM && (cudaGetDevice(&device) != cudaSuccess ||
+                                shared_bytes(device) < large::fixed_bytes + large::tile_bytes)) {
+        return false;
+    }
     return has_type && dim % (kv == K_F8 ? 16 : 8) == 0 && dim <= MLA_MAX_DIM && latent % 2 == 0 &&
            latent <= MLA_MAX_LATENT && latent <= dim;
 }

@@ -513,9 +513,15 @@ SIMT_DEVICE void mla_item(const mla_params_t &p, const attention_item_t &item, i
         const bool ends = attention_ends_segment(item, first, MLA_CHUNK);
         const uint8_t *tile = shared.ring + ring.slot * shape::tile_bytes;
         ring.slot = ring.slot + 1 == stages ? 0 : ring.slot + 1;
-        mma_wait(stages - 2);
+        if (stages == 1) {
+            simt_sync_block(); /* the tile before is read: its place is the only one */
+            mla_ring_load<PK, PV, MT, T>(p, item, shared, &ring);
+        }
+        mma_wait(stages == 1 ? 0 : stages - 2);
         simt_sync_block(); /* the tile is there; the one before and its weights are read */
-        mla_ring_load<PK, PV, MT, T>(p, item, shared, &ring);
+        if (stages > 1) {
+            mla_ring_load<PK, PV, MT, T>(p, item, shared, &ring);
+        }
         mla_scores<PK, PV, MT, T>(state, shared.q, tile);
         mla_maxima(p, item, first, state, shared);
         simt_sync_block();

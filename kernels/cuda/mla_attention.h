@@ -20,7 +20,8 @@
 extern "C" {
 #endif
 
-/* Whether there is a kernel for a cache of such vectors: at most 576 elements, 512 of them latents. */
+/* Whether there is a kernel for a cache of such vectors: at most 576 elements, 512 of them latents; of
+ * more than 128 where a block of the device may have 120 KiB of shared memory. */
 bool k_cuda_mla_is_supported(k_dtype_t kv, uint32_t dim, uint32_t latent);
 
 /* args->seqs and what it points to are of the device. A cudaError_t, as of the others. plan.path: AUTO */
