@@ -5,7 +5,7 @@
  *   bench_linear families          are mma.sync and wgmma the same sums, bit for bit?
  *   bench_linear check [PATH]      against a plain kernel in double; every row count the same bits
  *   bench_linear time [PATH] [DTYPE]   the 8B shape's matrices, beside the copy bandwidth and cuBLAS
- *   bench_linear tune few|wgmma [DTYPE]   every way to cut the kernels, µs of each
+ *   bench_linear tune [DTYPE]   every way to cut the kernels, µs of each
  *
  * PATH: auto, mma or wgmma. Ends with status 1 when anything is wrong. Weights rotate over copies
  * that L2 cannot hold; times are medians of graph replays.
@@ -761,12 +761,6 @@ static void time_layers(k_cuda_linear_path_t path, const char *path_name, k_dtyp
 
 /* ---- tune ------------------------------------------------------------------------------------ */
 
-extern "C" {
-int tune_few_244(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
-int tune_few_433(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
-int tune_few_442(const k_cuda_linear_t *args, const linear_device_t *device, cudaStream_t stream);
-}
-
 /* A way to compute; at most as many rows. */
 typedef struct variant {
     const char *name;
@@ -776,23 +770,16 @@ typedef struct variant {
     int shape;
 } variant_t;
 
-static const variant_t few_variants[] = {
-    {"default", 1, 16, k_cuda_linear_mma, 0},
-    {"2x4x4", 1, 1, tune_few_244, 0},
-    {"4x3x3", 1, 1, tune_few_433, 0},
-    {"4x4x2", 1, 1, tune_few_442, 0},
-};
-
-static const variant_t wgmma_variants[] = {{"mma", 1, 16, k_cuda_linear_mma, 0},
+static const variant_t variants[] = {{"mma", 1, 16, k_cuda_linear_mma, 0},
 #define SHAPE(name, tokens, spans, shares)                                                         \
     {"w" #name, tokens / 4, tokens == 128 ? 8192 : 2 * tokens, nullptr, LINEAR_SCALED_##name},
-                                           LINEAR_SCALED_SHAPES(SHAPE)
+                                     LINEAR_SCALED_SHAPES(SHAPE)
 #undef SHAPE
 };
 
 /* One row of a table: the layer's or, of the sum, all four's. */
-static void tune_rows(k_dtype_t dtype, uint32_t rows, const variant_t *variants, int n,
-                      const linear_device_t &device, const uint8_t *w, const uint8_t *x, uint8_t *y)
+static void tune_rows(k_dtype_t dtype, uint32_t rows, const linear_device_t &device,
+                      const uint8_t *w, const uint8_t *x, uint8_t *y)
 {
     double total[16] = {}, bytes_all = 0, work = 0;
     for (const layer_t &layer : layers) {
@@ -805,7 +792,7 @@ static void tune_rows(k_dtype_t dtype, uint32_t rows, const variant_t *variants,
         bytes_all += (double)bytes;
         work += 2.0 * rows * layer.n * layer.k;
         std::printf("  %-5s %4u %-8s", k_dtype_info(dtype)->name, rows, layer.name);
-        for (int v = 0; v < n; v++) {
+        for (int v = 0; v < (int)std::size(variants); v++) {
             k_cuda_linear_t args = {};
             args.w = {dtype, is_gate_up, layer.n, layer.k, nullptr};
             args.x = x;
@@ -831,7 +818,7 @@ static void tune_rows(k_dtype_t dtype, uint32_t rows, const variant_t *variants,
         std::printf("\n");
     }
     std::printf("%-5s %4u all     ", k_dtype_info(dtype)->name, rows);
-    for (int v = 0; v < n; v++) {
+    for (int v = 0; v < (int)std::size(variants); v++) {
         if (total[v] > 0) {
             std::printf(" %s %.1f us %.2f TB/s %.0f TF;", variants[v].name, total[v] * 1e6,
                         bytes_all / total[v] * 1e-12, work / total[v] * 1e-12);
@@ -841,17 +828,15 @@ static void tune_rows(k_dtype_t dtype, uint32_t rows, const variant_t *variants,
     std::fflush(stdout);
 }
 
-static void tune(bool is_few, k_dtype_t dtype)
+static void tune(k_dtype_t dtype)
 {
-    static const uint32_t few_counts[] = {1, 0};
-    static const uint32_t wgmma_counts[] = {4, 8, 16, 32, 64, 128, 512, 2048, 0};
-    const uint32_t *counts = is_few ? few_counts : wgmma_counts;
+    static const uint32_t counts[] = {1, 4, 8, 16, 32, 64, 128, 512, 2048, 0};
     const size_t bytes = (size_t)520 << 20;
     cudaDeviceProp properties;
     CUDA(cudaGetDeviceProperties(&properties, 0));
     const linear_device_t device = {(uint32_t)properties.multiProcessorCount,
                                     (uint32_t)properties.sharedMemPerBlockOptin,
-                                    properties.major == 9, properties.major == 9};
+                                    properties.major == 9};
     uint8_t *w = device_array<uint8_t>(bytes);
     uint8_t *x = device_array<uint8_t>(2048 * 14336 * 2);
     uint8_t *y = device_array<uint8_t>((size_t)2048 * 28672 * 4);
@@ -859,9 +844,7 @@ static void tune(bool is_few, k_dtype_t dtype)
     fill(x, 2048 * 14336 * 2, 3);
     fill(y, (size_t)2048 * 28672 * 4, 4);
     for (int i = 0; counts[i] != 0; i++) {
-        tune_rows(dtype, counts[i], is_few ? few_variants : wgmma_variants,
-                  is_few ? (int)std::size(few_variants) : (int)std::size(wgmma_variants), device, w,
-                  x, y);
+        tune_rows(dtype, counts[i], device, w, x, y);
     }
 }
 
@@ -880,20 +863,21 @@ int main(int argc, char **argv)
     } else if (what == "check") {
         check(path, path_name.c_str());
     } else if (what == "time" || what == "tune") {
-        k_dtype_t dtype = K_BF16;
-        if (argc > 3 && k_dtype_from_name(argv[3], &dtype) < 0) {
-            std::printf("no dtype %s\n", argv[3]);
+        k_dtype_t dtype = what == "tune" ? K_Q4_0 : K_BF16;
+        const int at = what == "tune" ? 2 : 3;
+        if (argc > at && k_dtype_from_name(argv[at], &dtype) < 0) {
+            std::printf("no dtype %s\n", argv[at]);
             return 2;
         }
         if (what == "tune") {
-            tune(path_name == "few", dtype);
+            tune(dtype);
         } else {
             time_layers(path, path_name.c_str(), dtype);
         }
     } else {
         std::printf(
             "bench_linear families | check [auto|mma|wgmma] | time [auto|mma|wgmma] [DTYPE] |\n"
-            "             tune few|wgmma [DTYPE]\n");
+            "             tune [DTYPE]\n");
         return 2;
     }
     return failures != 0;

@@ -14,7 +14,7 @@ objects=
 for source in kernels/cuda/linear_wgmma.cu kernels/cuda/linear_mma.cu kernels/cuda/linear_scaled.cu \
     kernels/cuda/weight_pack.cu \
     kernels/cuda/simt_tensor_map.cu kernels/cuda/cuda_linear.c kernels/dtypes.c \
-    kernels/dequantize.c kernels/dequantize_iq.c kernels/iq_grids.c benchmarks/gpu/bench_linear.cu benchmarks/gpu/tune_few_*.cu; do
+    kernels/dequantize.c kernels/dequantize_iq.c kernels/iq_grids.c benchmarks/gpu/bench_linear.cu; do
     [ -e "$source" ] || continue
     object=$build/$(basename "$source").o
     objects="$objects $object"

@@ -167,18 +167,24 @@ linear_wgmma_plan_t linear_wgmma_plan_groups(uint32_t units, uint32_t k_blocks, 
 
 /* ---- weights with scales -------------------------------------------------------------------- */
 
+/*
+ * Wide tiles do more for each k block, which takes some 1300 clocks whatever its tokens; as long as
+ * narrow ones find a processor each, they are done sooner.
+ */
 static linear_scaled_shape_t scaled_shape(uint32_t units, uint32_t rows, uint32_t processors)
 {
+    const uint32_t spans = divide_up(units, 4);
     if (rows <= 16) {
         return LINEAR_SCALED_16;
     }
-    if (rows <= 32) {
+    if (rows <= 32 || (rows <= 64 && 2 * spans <= processors)) {
         return LINEAR_SCALED_32;
     }
-    if (rows <= 64) {
-        return divide_up(units, 4) <= processors ? LINEAR_SCALED_64 : LINEAR_SCALED_64_WIDE;
+    if (rows <= 64 ? spans <= processors : rows <= 128 && 2 * spans <= processors) {
+        return LINEAR_SCALED_64;
     }
-    return LINEAR_SCALED_128;
+    return rows <= 64 || (rows <= 128 && spans <= processors) ? LINEAR_SCALED_64_WIDE
+                                                              : LINEAR_SCALED_128;
 }
 
 /* ---- dispatch -------------------------------------------------------------------------------- */
