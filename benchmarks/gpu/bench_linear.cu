@@ -851,7 +851,7 @@ static void tune(bool is_few, k_dtype_t dtype)
     CUDA(cudaGetDeviceProperties(&properties, 0));
     const linear_device_t device = {(uint32_t)properties.multiProcessorCount,
                                     (uint32_t)properties.sharedMemPerBlockOptin,
-                                    properties.major == 9, properties.major == 9};
+                                    properties.major == 9};
     uint8_t *w = device_array<uint8_t>(bytes);
     uint8_t *x = device_array<uint8_t>(2048 * 14336 * 2);
     uint8_t *y = device_array<uint8_t>((size_t)2048 * 28672 * 4);
