@@ -61,7 +61,8 @@ typedef struct k_weight {
 typedef struct k_weight_part {
     const void *data; /* [rows][row bytes] in file order */
     uint32_t rows;
-    size_t stride; /* bytes from one row to the next, where k_ops.packs_slices; 0: as many as it has */
+    size_t
+        stride; /* bytes from one row to the next, where k_ops.packs_slices; 0: as many as it has */
 } k_weight_part_t;
 
 /* ---- ops ----------------------------------------------------------------------------------- */
@@ -834,8 +835,8 @@ typedef enum k_op_id {
 typedef struct k_ops {
     const char *name; /* as in --cpu-isa: "ref", "avx2", "avx512" …; or "cuda" */
     bool (*is_supported)(void);
-    k_dtype_t act;                             /* of activations between ops */
-    uint32_t attention_features;               /* K_ATTENTION_*: what its attention heeds */
+    k_dtype_t act;               /* of activations between ops */
+    uint32_t attention_features; /* K_ATTENTION_*: what its attention heeds */
     /* Whether to a cache like this, of which `latent` elements are summed (0: plain); NULL: to any. */
     bool (*can_attend)(const k_kv_view_t *kv, uint32_t latent);
 

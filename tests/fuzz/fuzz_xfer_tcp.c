@@ -190,13 +190,18 @@ static void answer_link(const uint8_t *data, size_t size)
     uint8_t local[256];
     xfer_tcp_region_blob_t described = {.region = 0};
     const xfer_memory_t theirs = {.addr = 0, .bytes = 1 << 20, .fd = -1};
+    const xfer_memory_t ours = {.addr = (uintptr_t)local, .bytes = sizeof(local), .fd = -1};
+    weft_buffer_t told = {0};
+    void *map = NULL;
     xfer_tcp_wire_put_region(&described);
-    if (xfer_backend_tcp.connect(port, "peer", blob.data, blob.length, &link) < 0 ||
+    if (xfer_backend_tcp.map(port, &ours, &told, &map) < 0 ||
+        xfer_backend_tcp.connect(port, "peer", blob.data, blob.length, &link) < 0 ||
         xfer_backend_tcp.import(link, &theirs, &described, sizeof(described), &import) < 0) {
         abort();
     }
     const xfer_extent_t extents[2] = {{.local = (uintptr_t)local, .peer = 0, .bytes = 100},
                                       {.local = (uintptr_t)local + 100, .peer = 500, .bytes = 8}};
+    void *maps[1] = {map};
     void *handles[1] = {import};
     xfer_op_t ops[2] = {{.direction = XFER_READ, .end = on_end},
                         {.direction = XFER_WRITE, .end = on_end}};
@@ -205,6 +210,7 @@ static void answer_link(const uint8_t *data, size_t size)
         ops[i].extents = extents;
         ops[i].n_extents = 2;
         ops[i].bytes = 108;
+        ops[i].local_handles = maps;
         ops[i].peer_handles = handles;
         ops[i].notification = "end";
         ops[i].notification_bytes = 3;
@@ -221,6 +227,8 @@ static void answer_link(const uint8_t *data, size_t size)
     (void)xfer_backend_tcp.progress(port);
     xfer_backend_tcp.disconnect(link);
     xfer_backend_tcp.release(port, import);
+    xfer_backend_tcp.unmap(port, map);
+    weft_buffer_free(&told);
     weft_buffer_free(&blob);
     weft_buffer_free(&out);
 }
