@@ -242,9 +242,6 @@ static weft_status_t check(const engine_t *engine, const engine_options_t *optio
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-lora-rank %u: 1 to %d are possible",
                          options->max_lora_rank, ADAPTER_MAX_RANK);
     }
-    if (!engine->device->ops->is_host) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "--enable-lora: not on GPUs yet");
-    }
     if (engine->n_ranks > 1) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                          "--enable-lora: not with more than one rank yet");

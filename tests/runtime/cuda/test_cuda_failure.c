@@ -77,6 +77,7 @@ static void a_model_of_ops_that_are_missing_is_refused_by_name(void **state)
     model_source_t *source = NULL;
     engine_t *engine = NULL;
     options.enable_lora = true;
+    options.max_lora_rank = 8;
     assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source),
                   WEFT_OK);
     assert_status(engine_create(&options, source, NULL, NULL, &diag, &engine),
