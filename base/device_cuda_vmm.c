@@ -150,7 +150,8 @@ weft_status_t weft_device_cuda_vmm_import(int index, int fd, weft_mem_t *mem)
     }
     const CUresult result = map(index, handle, mem); /* refuses more than there is */
     (void)driver.release(handle);
-    return result == CUDA_ERROR_INVALID_VALUE ? WEFT_ERR_MALFORMED : status_of(result);
+    return result == CUDA_SUCCESS || result == CUDA_ERROR_OUT_OF_MEMORY ? status_of(result)
+                                                                        : WEFT_ERR_MALFORMED;
 }
 
 void weft_device_cuda_vmm_free(weft_mem_t *mem)

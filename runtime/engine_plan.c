@@ -192,17 +192,21 @@ static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
 }
 
 /*
- * What the device may be asked for: a host is shared, a GPU has a part that is ours. Ranks with the
- * same device have yet to take theirs, all alike.
+ * What the device may be asked for: a host is shared, a GPU has a part that is ours, as far as
+ * others have left it. Ranks with the same device have yet to take theirs, all alike.
  */
 static size_t budget_of(const engine_place_t *place, const engine_options_t *options)
 {
     const weft_device_t *device = place->device;
     const size_t available = device->ops->memory_available(device);
-    const double left_out = device->ops->is_host ? 0 : 1 - options->gpu_memory_utilization;
-    const size_t kept =
-        left_out > 0 ? (size_t)(left_out * (double)device->ops->memory_total(device)) : 0;
-    return available > kept ? (available - kept) / place->on_device : 0;
+    if (device->ops->is_host) {
+        return available / place->on_device;
+    }
+    const size_t total = device->ops->memory_total(device);
+    const size_t spare = total / 50; /* of what nobody plans: modules, graphs */
+    const size_t left = available > spare ? available - spare : 0;
+    const size_t part = (size_t)(options->gpu_memory_utilization * (double)total);
+    return (part < left ? part : left) / place->on_device;
 }
 
 /* As many as all slots could fill, within what the rest leaves; of a host, a third at most. */
