@@ -19,7 +19,7 @@
 #define SMALLEST_BLOCK 3
 #endif
 
-enum { CONTEXT = 96, MAX_REQUESTS = 8, MAX_N = 3, VOCAB = 320 };
+enum { CONTEXT = 96, MAX_REQUESTS = 8, MAX_N = 3, VOCAB = 320, ENOUGH_ROUNDS = 8 };
 
 static const char *const models[] = {
     "llama",           "qwen2",          "qwen3",           "mistral", "llama-rope-llama3",
@@ -294,11 +294,10 @@ static void mixes_answer_as_each_request_alone(void **state)
                   (unsigned long long)sums.preemptions, (unsigned long long)sums.hits,
                   (unsigned long long)sums.from_host, (unsigned long long)sums.from_disk,
                   (unsigned long long)sums.drafted, (unsigned long long)sums.accepted);
-    assert_true(rounds == 1 ||
-                (sums.preemptions > 0 && sums.hits > 0 && sums.from_host + sums.from_disk > 0));
-    /* A guess is seldom right: the few rounds of an emulated device may have none. */
-    assert_true(rounds < TEST_ROUNDS / 20 || strcmp(TEST_DEVICE, "cpu") != 0 ||
-                (sums.accepted > 0 && sums.drafted > sums.accepted));
+    /* The few rounds of an emulated device may lack the one or other; a guess is seldom right. */
+    assert_true(rounds < ENOUGH_ROUNDS ||
+                (sums.preemptions > 0 && sums.hits > 0 && sums.from_host + sums.from_disk > 0 &&
+                 sums.accepted > 0 && sums.drafted > sums.accepted));
     free(mix);
 }
 
