@@ -30,6 +30,9 @@ static weft_status_t launch(follower_t *follower)
     if (follower->in_flight == engine->max_depth) {
         status = collect(follower);
     }
+    if (status >= 0 && engine->kv.crew != NULL) {
+        kv_crew_see_reports(engine->kv.crew);
+    }
     if (status >= 0) {
         status = executor_launch(engine->executor, engine->step);
     }

@@ -3,6 +3,7 @@
 #include "kvstore/ranks/kv_crew.h"
 
 #include <assert.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -20,6 +21,7 @@ struct kv_crew {
     uint64_t epoch;      /* 0: they have not met, or have parted */
     weft_buffer_t orders;
     weft_buffer_t unsent; /* reports, whole */
+    atomic_uint_fast64_t n_reports;
 };
 
 static void on_event(void *user)
@@ -155,8 +157,14 @@ void kv_crew_report(kv_crew_t *crew, const kv_report_t *report)
     }
     signed_by_us.rank = crew->config.rank;
     signed_by_us.epoch = crew->epoch;
+    atomic_fetch_add_explicit(&crew->n_reports, 1, memory_order_release);
     weft_buffer_append(&crew->unsent, &signed_by_us, sizeof(signed_by_us));
     (void)kv_crew_flush(crew);
+}
+
+void kv_crew_see_reports(const kv_crew_t *crew)
+{
+    (void)atomic_load_explicit(&crew->n_reports, memory_order_acquire);
 }
 
 /* What cannot be sent to a leader that is gone matters to nobody: the group hears of that. */

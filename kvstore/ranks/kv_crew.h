@@ -122,6 +122,12 @@ void kv_crew_sent(kv_crew_t *crew, size_t n);
 
 /* Others: a report for rank 0, sent now or by kv_crew_flush when it can be. */
 void kv_crew_report(kv_crew_t *crew, const kv_report_t *report);
+/*
+ * Others, before a step: what was reported is in memory for this thread as well. The step was planned
+ * when rank 0 had the report, so that it is anyway; but that order goes through another process, and
+ * no tool that looks at this one knows of it.
+ */
+void kv_crew_see_reports(const kv_crew_t *crew);
 /* WEFT_ERR_NO_MEMORY: one is missing, the ranks cannot go on. */
 weft_status_t kv_crew_flush(kv_crew_t *crew);
 bool kv_crew_has_unsent(const kv_crew_t *crew);
