@@ -10,6 +10,7 @@
 #include "runtime/engine_priv.h"
 #include "tests/support/ranks_rig.h"
 #include "tests/support/scratch_folder.h"
+#include "tests/support/zmq_tsan.h"
 
 enum { N_PROMPTS = 6, PROMPT = 70, ANSWER = 10, MAX_PROMPT = 96 };
 
