@@ -5,10 +5,7 @@
 
 bool engine_may_draft(const engine_t *engine, const step_sampling_t *sampling, bool has_mask)
 {
-    const bool has_penalties = sampling->repetition_penalty != 1.0f ||
-                               sampling->frequency_penalty != 0.0f ||
-                               sampling->presence_penalty != 0.0f;
-    return engine->plan.draft.n_tokens > 0 && !has_penalties && !has_mask;
+    return engine->plan.draft.n_tokens > 0 && !step_has_penalties(sampling) && !has_mask;
 }
 
 void engine_draft(void *user, sched_seq_t *const *seqs, uint32_t n)

@@ -170,12 +170,6 @@ static void stage_prompt_rows(executor_t *executor, const step_row_t *row, step_
     step->n_prompt += n;
 }
 
-static bool has_penalties(const step_sampling_t *sampling)
-{
-    return sampling->repetition_penalty != 1.0f || sampling->frequency_penalty != 0.0f ||
-           sampling->presence_penalty != 0.0f;
-}
-
 /* Where the slot's mask, as it is now, will be on the device. */
 static const uint32_t *stage_mask(executor_t *executor, uint32_t slot, step_t *step)
 {
@@ -205,7 +199,7 @@ static void stage_sample(executor_t *executor, const step_row_t *row, uint32_t n
         .wants_logprob = sampling->wants_logprob != 0,
         .seed = sampling->seed,
         .output_index = row->output_index + n_drafts,
-        .history = has_penalties(sampling) ? history : NULL,
+        .history = step_has_penalties(sampling) ? history : NULL,
         .history_tokens = slot->n_tokens + n_drafts,
         .prompt_tokens = slot->prompt_tokens,
         .bias = slot->n_bias > 0 ? executor_biases(executor, row->slot) : NULL,

@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/diag.h"
@@ -41,6 +42,13 @@ typedef struct step_sampling {
     uint32_t wants_logprob;
     uint64_t seed;
 } step_sampling_t;
+
+/* Whether the slot's history of tokens weighs on its logits. */
+static inline bool step_has_penalties(const step_sampling_t *sampling)
+{
+    return sampling->repetition_penalty != 1.0f || sampling->frequency_penalty != 0.0f ||
+           sampling->presence_penalty != 0.0f;
+}
 
 /* A sequence moves into a slot; what the slot held is forgotten. */
 typedef struct step_bind {
