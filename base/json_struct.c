@@ -193,3 +193,27 @@ weft_status_t weft_json_read_field(const weft_json_field_t *field, const json_t 
                ? WEFT_OK
                : weft_diag(diag, WEFT_ERR_INVALID, "%s%s: %s", where, field->name, wanted);
 }
+
+weft_status_t weft_json_read_object(const char *text, const weft_json_field_t *fields, size_t n,
+                                    const char *where, weft_diag_t *diag, void *in)
+{
+    json_t *object;
+    weft_status_t status = weft_json_parse_object(text, where, diag, &object);
+    if (status < 0) {
+        return status;
+    }
+    const char *name;
+    json_t *value;
+    json_object_foreach(object, name, value)
+    {
+        const weft_json_field_t *field = weft_json_find_field(fields, n, name);
+        status = field == NULL
+                     ? weft_diag(diag, WEFT_ERR_INVALID, "%sno field is called \"%s\"", where, name)
+                     : weft_json_read_field(field, value, where, diag, in);
+        if (status < 0) {
+            break;
+        }
+    }
+    json_decref(object);
+    return status;
+}

@@ -42,6 +42,11 @@ const weft_json_field_t *weft_json_find_field(const weft_json_field_t *fields, s
 weft_status_t weft_json_read_field(const weft_json_field_t *field, const json_t *value,
                                    const char *where, weft_diag_t *diag, void *in);
 
+/* Sets fields of the struct `in` from the text of an object that has these and no other. Errors: as
+ * parsing and reading a field; what was set before stays, texts are the caller's to free. */
+weft_status_t weft_json_read_object(const char *text, const weft_json_field_t *fields, size_t n,
+                                    const char *where, weft_diag_t *diag, void *in);
+
 /* An owned text becomes a copy of text (NULL: none), what it was is freed. */
 weft_status_t weft_json_set_text(char **place, const char *text);
 

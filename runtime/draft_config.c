@@ -32,29 +32,6 @@ static const weft_json_field_t fields[] = {
     {"prompt_lookup_max", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_max), MAX_LOOKUP},
 };
 
-static weft_status_t read_words(const char *text, weft_diag_t *diag, words_t *words)
-{
-    json_t *object;
-    weft_status_t status = weft_json_parse_object(text, WHERE, diag, &object);
-    if (status < 0) {
-        return status;
-    }
-    const char *name;
-    json_t *value;
-    json_object_foreach(object, name, value)
-    {
-        const weft_json_field_t *field = weft_json_find_field(fields, WEFT_ARRAY_LEN(fields), name);
-        status = field == NULL
-                     ? weft_diag(diag, WEFT_ERR_INVALID, WHERE "no field is called \"%s\"", name)
-                     : weft_json_read_field(field, value, WHERE, diag, words);
-        if (status < 0) {
-            break;
-        }
-    }
-    json_decref(object);
-    return status;
-}
-
 /* One of the two lengths alone stands for both, as in vLLM. */
 static void set_lookup(const words_t *words, draft_config_t *config)
 {
@@ -92,7 +69,7 @@ weft_status_t draft_config_parse(const char *text, weft_diag_t *diag, draft_conf
     draft_config_t config = {0};
     weft_status_t status = WEFT_OK;
     if (text[0] != '\0') {
-        status = read_words(text, diag, &words);
+        status = weft_json_read_object(text, fields, WEFT_ARRAY_LEN(fields), WHERE, diag, &words);
         if (status >= 0) {
             status = settle(&words, diag, &config);
         }

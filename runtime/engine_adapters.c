@@ -179,29 +179,6 @@ static const weft_json_field_t fields[] = {
     {"base_model_name", WEFT_JSON_OPTIONAL, offsetof(module_t, base_model_name), 0},
 };
 
-static weft_status_t read_object(const char *text, weft_diag_t *diag, module_t *module)
-{
-    json_t *object;
-    weft_status_t status = weft_json_parse_object(text, WHERE, diag, &object);
-    if (status < 0) {
-        return status;
-    }
-    const char *name;
-    json_t *value;
-    json_object_foreach(object, name, value)
-    {
-        const weft_json_field_t *field = weft_json_find_field(fields, WEFT_ARRAY_LEN(fields), name);
-        status = field == NULL
-                     ? weft_diag(diag, WEFT_ERR_INVALID, WHERE "no field is called \"%s\"", name)
-                     : weft_json_read_field(field, value, WHERE, diag, module);
-        if (status < 0) {
-            break;
-        }
-    }
-    json_decref(object);
-    return status;
-}
-
 static weft_status_t read_pair(const char *text, module_t *module)
 {
     const char *sign = strchr(text, '=');
@@ -216,7 +193,9 @@ static weft_status_t load_module(engine_t *engine, const char *text, weft_diag_t
 {
     module_t module = {0};
     weft_status_t status =
-        text[0] == '{' ? read_object(text, diag, &module) : read_pair(text, &module);
+        text[0] == '{'
+            ? weft_json_read_object(text, fields, WEFT_ARRAY_LEN(fields), WHERE, diag, &module)
+            : read_pair(text, &module);
     const bool is_whole = module.name != NULL && module.name[0] != '\0' && module.path != NULL &&
                           module.path[0] != '\0';
     if (status >= 0 && !is_whole) {

@@ -29,24 +29,6 @@ static weft_status_t set_fallbacks(kv_events_config_t *config)
     return weft_json_copy_texts(fields, WEFT_ARRAY_LEN(fields), config);
 }
 
-static weft_status_t read_object(json_t *object, weft_diag_t *diag, kv_events_config_t *config)
-{
-    const char *name;
-    json_t *value;
-    json_object_foreach(object, name, value)
-    {
-        const weft_json_field_t *field = weft_json_find_field(fields, WEFT_ARRAY_LEN(fields), name);
-        if (field == NULL) {
-            return weft_diag(diag, WEFT_ERR_INVALID, WHERE "no field is called \"%s\"", name);
-        }
-        const weft_status_t status = weft_json_read_field(field, value, WHERE, diag, config);
-        if (status < 0) {
-            return status;
-        }
-    }
-    return WEFT_OK;
-}
-
 static weft_status_t resolve_publisher(weft_diag_t *diag, kv_events_config_t *config)
 {
     if (config->publisher == NULL) {
@@ -61,28 +43,13 @@ static weft_status_t resolve_publisher(weft_diag_t *diag, kv_events_config_t *co
     return WEFT_OK;
 }
 
-static weft_status_t parse(const char *text, weft_diag_t *diag, kv_events_config_t *config)
-{
-    json_t *object;
-    if (text == NULL || text[0] == '\0') {
-        return WEFT_OK;
-    }
-    weft_status_t status = weft_json_parse_object(text, WHERE, diag, &object);
-    if (status < 0) {
-        return status;
-    }
-    status = read_object(object, diag, config);
-    json_decref(object);
-    return status;
-}
-
 weft_status_t kv_events_config_parse(const char *text, weft_diag_t *diag,
                                      kv_events_config_t *config_out)
 {
     kv_events_config_t config = {0};
     weft_status_t status = set_fallbacks(&config);
-    if (status >= 0) {
-        status = parse(text, diag, &config);
+    if (status >= 0 && text != NULL && text[0] != '\0') {
+        status = weft_json_read_object(text, fields, WEFT_ARRAY_LEN(fields), WHERE, diag, &config);
     }
     if (status >= 0) {
         status = resolve_publisher(diag, &config);
