@@ -14,6 +14,10 @@ static weft_status_t check_options(const engine_options_t *options, const engine
                                    weft_diag_t *diag)
 {
     model_shard_t shard;
+    const weft_status_t status = engine_remote_check(options, diag);
+    if (status < 0) {
+        return status;
+    }
     if (ranks == NULL) {
         return engine_shard(options, 0, 1, diag, &shard);
     }
