@@ -448,6 +448,61 @@ static void idle_agents_make_no_rounds(void **state)
 
 /* ---- ways ------------------------------------------------------------------------------------ */
 
+static void an_estimate_follows_what_was_measured(void **state)
+{
+    (void)state;
+    fabric_end_t a;
+    fabric_end_t b;
+    fabric_end_t *ends[] = {&a, &b};
+    uint64_t ns = 0;
+    const fabric_config_t config = {.table = loop_backends, .bytes = MEMORY_BYTES};
+    fabric_end_open(&config, "a", &a);
+    fabric_end_open(&config, "b", &b);
+    xfer_peer_t *peer = fabric_introduce(&a, &b);
+    xfer_request_t *all = fabric_copy(&a, peer, XFER_READ, 0, fabric_addr(&b, 0), MEMORY_BYTES);
+    xfer_request_t *half =
+        fabric_copy(&a, peer, XFER_READ, 0, fabric_addr(&b, 0), MEMORY_BYTES / 2);
+    assert_status(xfer_estimate(half, &ns), WEFT_ERR_NOT_FOUND);
+    assert_status(fabric_run(all, ends, 2), WEFT_OK);
+    peer->routes[0].bytes_per_second = 2.0 * MEMORY_BYTES; /* whatever was measured */
+    assert_status(xfer_estimate(all, &ns), WEFT_OK);
+    assert_int_equal(ns, WEFT_NS_PER_SECOND / 2);
+    assert_status(xfer_estimate(half, &ns), WEFT_OK);
+    assert_int_equal(ns, WEFT_NS_PER_SECOND / 4);
+    xfer_request_destroy(all);
+    xfer_request_destroy(half);
+    fabric_end_close(&a);
+    fabric_end_close(&b);
+}
+
+static void what_an_agent_registers_later_it_has_as_its_own_peer(void **state)
+{
+    (void)state;
+    static uint8_t more[64];
+    fabric_end_t a;
+    xfer_peer_t *self = NULL;
+    xfer_peer_t *again = NULL;
+    xfer_region_t *region = NULL;
+    weft_diag_t diag = {0};
+    const fabric_config_t config = {.table = loop_backends, .bytes = 4096};
+    fabric_end_open(&config, "a", &a);
+    assert_status(xfer_import_self(a.agent, &diag, &self), WEFT_OK);
+    assert_false(xfer_peer_has(self, XFER_DRAM, (uint64_t)(uintptr_t)more, sizeof(more)));
+    assert_status(try_register(a.agent, XFER_DRAM, (uint64_t)(uintptr_t)more, 32, &region),
+                  WEFT_OK);
+    assert_status(xfer_import_self(a.agent, &diag, &again), WEFT_OK);
+    assert_ptr_equal(self, again);
+    assert_true(xfer_peer_has(self, XFER_DRAM, (uint64_t)(uintptr_t)more, 32));
+    assert_status(xfer_deregister(a.agent, region), WEFT_OK);
+    assert_status(try_register(a.agent, XFER_DRAM, (uint64_t)(uintptr_t)more, 64, &region),
+                  WEFT_OK);
+    assert_status(xfer_import_self(a.agent, &diag, &again), WEFT_ERR_EXISTS);
+    xfer_forget(a.agent, self);
+    assert_status(xfer_import_self(a.agent, &diag, &again), WEFT_OK);
+    assert_true(xfer_peer_has(again, XFER_DRAM, (uint64_t)(uintptr_t)more, 64));
+    fabric_end_close(&a);
+}
+
 static void a_named_backend_is_used_and_others_are_measured(void **state)
 {
     (void)state;
@@ -811,6 +866,8 @@ int main(void)
         cmocka_unit_test(progress_sleeps_until_something_comes),
         cmocka_unit_test(no_wake_up_is_lost),
         cmocka_unit_test(idle_agents_make_no_rounds),
+        cmocka_unit_test(an_estimate_follows_what_was_measured),
+        cmocka_unit_test(what_an_agent_registers_later_it_has_as_its_own_peer),
         cmocka_unit_test(a_named_backend_is_used_and_others_are_measured),
         cmocka_unit_test(what_one_backend_cannot_do_the_next_does),
         cmocka_unit_test(what_turns_out_not_to_go_at_all_ends),
