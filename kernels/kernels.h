@@ -475,7 +475,7 @@ typedef struct k_route_args {
 /*
  * y[s] = W_e x[s] + bias_e for the slots s of every expert e, as a linear of out K_OUT_STORE does.
  * x [slots, columns], or, where row_of_slot is given, [rows, columns]: then `gathered` [slots,
- * columns] takes each slot's row first. y [slots, W.rows]
+ * columns] may take each slot's row first. y [slots, W.rows]
  *
  * Where only a run of the experts is here: experts, bias and offsets begin at the first of them, and
  * slots of others stay as they are.

@@ -75,8 +75,22 @@ static inline vf vf_bf16_odd(vi pairs)
 {
     return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
 }
+static inline vi vi_load_f8(const void *from)
+{
+    const vi code = _mm256_cvtepi8_epi16(_mm_loadu_si128(from));
+    return _mm256_and_si256(_mm256_slli_epi16(code, 7), _mm256_set1_epi16((short)0xbf80));
+}
+static inline vf vf_f8_even(vi columns)
+{
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(columns));
+}
+static inline vf vf_f8_odd(vi columns)
+{
+    return _mm256_cvtph_ps(_mm256_extracti128_si256(columns, 1));
+}
 #define BF16_DOT                   0
 #define vf_dot_bf16(pairs, x, sum) (sum)
+#define vi_load_f8_pairs           vi_load_f8
 static inline vf vf_load_u8(const uint8_t *from)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)from)));
