@@ -13,7 +13,8 @@ typedef struct needs {
     size_t activations;
     size_t steps;
     size_t kv;
-    size_t host; /* the tier there */
+    size_t backend; /* what it takes by itself */
+    size_t host;    /* the tier there */
 } needs_t;
 
 static size_t add(size_t a, size_t b)
@@ -24,7 +25,7 @@ static size_t add(size_t a, size_t b)
 static size_t sum_of(const needs_t *needs)
 {
     return add(add(add(needs->weights, needs->activations), add(needs->steps, needs->kv)),
-               needs->host);
+               add(needs->backend, needs->host));
 }
 
 static weft_status_t check_options(const engine_options_t *o, const model_config_t *config,
@@ -203,7 +204,7 @@ static size_t budget_of(const engine_place_t *place, const engine_options_t *opt
         return available / place->on_device;
     }
     const size_t total = device->ops->memory_total(device);
-    const size_t spare = total / 50; /* of what nobody plans: modules, graphs */
+    const size_t spare = total / 50; /* of what nobody plans: modules, the context */
     const size_t left = available > spare ? available - spare : 0;
     const size_t part = (size_t)(options->gpu_memory_utilization * (double)total);
     return (part < left ? part : left) / place->on_device;
@@ -262,6 +263,7 @@ static weft_status_t measure(const engine_plan_t *plan, const model_source_t *so
     needs_out->steps =
         executor_memory(&plan->limits, &local, place->shard, plan->layout.block_tokens,
                         place->depth, place->device->ops->is_host);
+    needs_out->backend = place->ops->own_bytes;
     return model_memory(source, place->shard, &plan->model_limits, place->ops, diag,
                         &needs_out->weights, &needs_out->activations);
 }
@@ -275,11 +277,13 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, bool i
     return weft_diag(
         diag, WEFT_ERR_NO_MEMORY,
         "needs %.1f MiB of memory (weights %.1f, activations %.1f, steps %.1f, KV cache "
-        "%.1f, host tier %.1f) but %.1f MiB are available: lower --kv-host-bytes, "
+        "%.1f, the device's own %.1f, host tier %.1f) but %.1f MiB are available: lower "
+        "--kv-host-bytes, "
         "--kv-cache-memory-bytes, --max-num-seqs, --max-num-batched-tokens or --max-model-len%s",
         (double)sum_of(needs) / MIB, (double)needs->weights / MIB, (double)needs->activations / MIB,
-        (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->host / MIB,
-        (double)available / MIB, is_host ? "" : ", or raise --gpu-memory-utilization");
+        (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->backend / MIB,
+        (double)needs->host / MIB, (double)available / MIB,
+        is_host ? "" : ", or raise --gpu-memory-utilization");
 }
 
 /* The tier's memory where it is not part of what the device has. */

@@ -127,6 +127,7 @@ typedef struct step {
 typedef struct graphs {
     uint32_t n_batches;
     uint32_t n_contexts;
+    bool is_full; /* the device had no memory for one: no further ones are made */
     uint32_t batches[MAX_BATCH_BUCKETS];
     uint32_t contexts[MAX_CONTEXT_BUCKETS];
     k_graph_t *made[MAX_BATCH_BUCKETS][MAX_CONTEXT_BUCKETS][SAMPLING_KINDS];

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/executor_priv.h"
 
+#define WEFT_LOG_MODULE "engine"
+#include "base/log.h"
+
 static void *device_at(const executor_t *executor, size_t offset)
 {
     return executor->device.inputs.tail + offset;
@@ -215,19 +218,26 @@ static void sample_rows(executor_t *executor, const step_t *step)
     }
 }
 
-static weft_status_t make_graph(executor_t *executor, uint32_t batch, uint32_t context,
-                                const step_t *step, k_graph_t **graph_out)
+/* A decode step of `batch` sequences, padding among them, of at most `context` tokens. */
+static void run_decode(executor_t *executor, uint32_t batch, uint32_t context, const step_t *step)
 {
     step_t full = *step;
-    const weft_status_t status = k_stream_capture(executor->stream);
-    if (status < 0) {
-        return status;
-    }
     full.n_sampled = batch;
     run_model(executor, batch, batch, context, 1, false);
     if (model_shard_is_last(model_shard(executor->model))) {
         sample_rows(executor, &full);
     }
+}
+
+/* WEFT_ERR_NO_MEMORY: the device has none left for a graph; nothing else is wrong. */
+static weft_status_t make_graph(executor_t *executor, uint32_t batch, uint32_t context,
+                                const step_t *step, k_graph_t **graph_out)
+{
+    const weft_status_t status = k_stream_capture(executor->stream);
+    if (status < 0) {
+        return status;
+    }
+    run_decode(executor, batch, context, step);
     return k_stream_end_capture(executor->stream, graph_out);
 }
 
@@ -253,25 +263,43 @@ static void run_plainly(executor_t *executor, const step_t *step)
     }
 }
 
-/* The graph of a decode step, NULL where there is none for it; then the step is padded to it. */
-static weft_status_t find_graph(executor_t *executor, step_t *step, const k_graph_t **graph_out)
+/* Which graph is that of a decode step, if one is. */
+typedef struct bucket {
+    bool is_decode;
+    uint32_t batch; /* index of it among the buckets */
+    uint32_t context;
+} bucket_t;
+
+static bucket_t find_bucket(const executor_t *executor, const step_t *step)
+{
+    const graphs_t *graphs = &executor->graphs;
+    bucket_t bucket = {
+        .batch = bucket_of(graphs->batches, graphs->n_batches, step->n_seqs),
+        .context = bucket_of(graphs->contexts, graphs->n_contexts, step->max_tokens),
+    };
+    bucket.is_decode =
+        is_decode(step) && bucket.batch < graphs->n_batches && bucket.context < graphs->n_contexts;
+    return bucket;
+}
+
+/* The bucket's graph, made when first needed; NULL: there is no memory for it. */
+static weft_status_t find_graph(executor_t *executor, const bucket_t *bucket, const step_t *step,
+                                const k_graph_t **graph_out)
 {
     graphs_t *graphs = &executor->graphs;
-    const uint32_t batch = bucket_of(graphs->batches, graphs->n_batches, step->n_seqs);
-    const uint32_t context = bucket_of(graphs->contexts, graphs->n_contexts, step->max_tokens);
+    k_graph_t **graph = &graphs->made[bucket->batch][bucket->context][step->sampling];
     *graph_out = NULL;
-    if (!is_decode(step) || batch == graphs->n_batches || context == graphs->n_contexts) {
-        return WEFT_OK;
-    }
-    k_graph_t **graph = &graphs->made[batch][context][step->sampling];
-    if (*graph == NULL) {
-        const weft_status_t status =
-            make_graph(executor, graphs->batches[batch], graphs->contexts[context], step, graph);
-        if (status < 0) {
+    if (*graph == NULL && !graphs->is_full) {
+        const weft_status_t status = make_graph(executor, graphs->batches[bucket->batch],
+                                                graphs->contexts[bucket->context], step, graph);
+        graphs->is_full = status == WEFT_ERR_NO_MEMORY;
+        if (graphs->is_full) {
+            weft_log_warn("no memory for another graph of steps: those without one are launched op "
+                          "by op from now on; a lower --gpu-memory-utilization leaves more");
+        } else if (status < 0) {
             return status;
         }
     }
-    pad(executor, step, graphs->batches[batch]);
     *graph_out = *graph;
     return WEFT_OK;
 }
@@ -279,16 +307,23 @@ static weft_status_t find_graph(executor_t *executor, step_t *step, const k_grap
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
     outputs_t *outputs = &executor->outputs[executor->n_launched % executor->depth];
-    const k_graph_t *graph;
-    const weft_status_t status = find_graph(executor, step, &graph);
-    if (status < 0) {
-        return status;
+    const bucket_t bucket = find_bucket(executor, step);
+    const k_graph_t *graph = NULL;
+    if (bucket.is_decode) {
+        const weft_status_t status = find_graph(executor, &bucket, step, &graph);
+        if (status < 0) {
+            return status;
+        }
+        pad(executor, step, executor->graphs.batches[bucket.batch]);
     }
     send_inputs(executor, step);
     fill_slots(executor, plan, step);
     outputs->begun = mark(executor);
     if (graph != NULL) {
         k_graph_launch(executor->stream, graph);
+    } else if (bucket.is_decode) { /* as the graphs of other ranks are */
+        run_decode(executor, executor->graphs.batches[bucket.batch],
+                   executor->graphs.contexts[bucket.context], step);
     } else {
         run_plainly(executor, step);
     }
