@@ -343,6 +343,8 @@ typedef struct k_clamped_mul_args {
     float limit;
 } k_clamped_mul_args_t;
 
+#define K_LORA_ALIGNMENT ((size_t)16) /* of an adapter's matrices */
+
 /*
  * What an adapter adds to a linear: y += scale · b (a x) (LoRA: Hu et al. 2021). Device memory.
  * Entry i of a table of them is adapter i + 1; rank 0: that one leaves this linear alone.

@@ -97,22 +97,29 @@ static void steps_without_a_graph_answer_alike(void **state)
     assert_memory_equal(tokens[0], tokens[1], sizeof(tokens[0]));
 }
 
+/* There is none: one of the table is taken out. */
 static void a_model_of_ops_that_are_missing_is_refused_by_name(void **state)
 {
     (void)state;
-    engine_options_t options = cuda_options();
+    const model_limits_t limits = {.max_rows = 8, .max_outputs = 1, .max_context = 64};
     weft_diag_t diag = {0};
+    weft_device_t *device = NULL;
+    k_stream_t *stream = NULL;
     model_source_t *source = NULL;
-    engine_t *engine = NULL;
-    options.enable_lora = true;
-    options.max_lora_rank = 8;
+    model_t *model = NULL;
+    assert_status(weft_device_open("cuda", 0, &diag, &device), WEFT_OK);
+    assert_status(k_stream_create(device, "auto", 1, &diag, &stream), WEFT_OK);
     assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source),
                   WEFT_OK);
-    assert_status(engine_create(&options, source, NULL, NULL, &diag, &engine),
-                  WEFT_ERR_UNSUPPORTED);
-    assert_non_null(strstr(diag.text, "lora_shrink"));
+    k_ops_t ops = *stream->ops;
+    ops.silu_mul = NULL;
+    stream->ops = &ops;
+    assert_status(model_create(source, NULL, &limits, stream, &diag, &model), WEFT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(diag.text, "silu_mul"));
     assert_non_null(strstr(diag.text, "cuda"));
     model_source_close(source);
+    k_stream_destroy(stream);
+    weft_device_close(device);
 }
 
 static void a_cache_that_cannot_be_attended_is_refused(void **state)
