@@ -301,7 +301,8 @@ def test_a_client_that_leaves_the_decode_leg_costs_nothing(workers):
     params = prefill(p, body)
     assert leases(p) == 1
     client = http.client.HTTPConnection("127.0.0.1", d.port, timeout=30)
-    client.request("POST", "/v1/completions", json.dumps({**body, "kv_transfer_params": params}))
+    client.request("POST", "/v1/completions", json.dumps({**body, "kv_transfer_params": params}),
+                   {"Content-Type": "application/json"})
     wait_for(lambda: pulls(d) > before, what="the pull")
     client.close()
     wait_released(p)
