@@ -135,6 +135,7 @@ static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_
         .max_outputs = plan->limits.max_outputs,
         .max_context = plan->max_context,
         .max_lora_rank = plan->max_lora_rank,
+        .keeps_packed = plan->keeps_packed,
     };
 }
 
@@ -348,6 +349,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .budget_bytes = available,
         .host_bytes = options->kv_host_bytes,
         .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
+        .keeps_packed = options->keep_packed_weights,
     };
     status = check_store_options(plan, options, diag);
     if (status == WEFT_OK) {

@@ -150,6 +150,7 @@ typedef struct engine_plan {
     bool embeds;
     draft_config_t draft;
     uint32_t max_lora_rank; /* 0: no adapters */
+    bool keeps_packed;      /* matrices, in a file beside the model's */
     size_t budget_bytes;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
