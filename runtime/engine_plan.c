@@ -127,6 +127,7 @@ static void set_limits(engine_plan_t *plan, const engine_place_t *place, uint32_
         .max_outputs = plan->limits.max_outputs,
         .max_context = plan->max_context,
         .max_lora_rank = plan->max_lora_rank,
+        .keeps_packed = plan->keeps_packed,
     };
     if (place->draft->source != NULL) {
         draft_model_plan_steps(&plan->draft_model, place->draft->source, &plan->limits,
@@ -376,6 +377,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_drafts = place->draft->config.n_tokens,
         .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
         .n_adapters = adapters_planned(options),
+        .keeps_packed = options->keep_packed_weights,
     };
     status = check_store_options(plan, options, diag);
     if (status == WEFT_OK) {

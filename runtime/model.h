@@ -28,6 +28,7 @@ typedef struct model_limits {
     uint32_t max_outputs;   /* rows of logits made by one model_logits */
     uint32_t max_context;   /* positions */
     uint32_t max_lora_rank; /* of adapters; 0: there are none */
+    bool keeps_packed;      /* matrices in a file beside the source: model_packed.c */
 } model_limits_t;
 
 /* One forward pass. ids and seqs are device memory at fixed addresses. */
