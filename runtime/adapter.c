@@ -23,9 +23,10 @@ struct adapter {
 };
 
 struct adapter_table {
+    weft_device_t *device;
+    weft_mem_t memory; /* of the device: [layers][ADAPTER_TARGETS][places] */
     uint32_t places;
     uint32_t layers;
-    k_lora_t entries[]; /* [layers][ADAPTER_TARGETS][places] */
 };
 
 /* ---- what a model has ---------------------------------------------------------------------- */
@@ -79,7 +80,8 @@ typedef struct loader {
     double alpha;
     bool is_rank_stabilized;
     adapter_t *adapter;
-    size_t used; /* of its memory, in floats; while measuring, what it will take */
+    size_t used;        /* floats of its memory */
+    weft_mem_t staging; /* the host's copy of it, where the device's cannot be written */
 } loader_t;
 
 static void refuse_unless(json_reader_t *reader, bool is_fine, const char *key, const char *reason)
@@ -217,6 +219,13 @@ static weft_status_t check_tensor(const loader_t *loader, const safetensors_tens
     return WEFT_OK;
 }
 
+/* Floats of a matrix, in whole vectors: the next one begins aligned. */
+static size_t floats_of(size_t rows, size_t columns)
+{
+    const size_t vector = K_LORA_ALIGNMENT / sizeof(float);
+    return (rows * columns + vector - 1) / vector * vector;
+}
+
 /* Ranks of both matrices of each pair, and the floats that all take. */
 static weft_status_t measure(loader_t *loader)
 {
@@ -234,7 +243,7 @@ static weft_status_t measure(loader_t *loader)
                                  "of another rank than its pair");
         }
         pair->rank = rank;
-        loader->used += (size_t)(tensor->dims[0] * tensor->dims[1]);
+        loader->used += floats_of((size_t)tensor->dims[0], (size_t)tensor->dims[1]);
     }
     return WEFT_OK;
 }
@@ -274,9 +283,10 @@ static void place_b(const loader_t *loader, const safetensors_tensor_t *tensor, 
     }
 }
 
-static void fill(loader_t *loader)
+/* Writes the matrices to `to`, as they will lie in the adapter's memory. */
+static void fill(const loader_t *loader, float *to)
 {
-    float *floats = loader->adapter->memory.addr;
+    const float *at = loader->adapter->memory.addr;
     for (size_t i = 0; i < safetensors_tensor_count(loader->tensors); i++) {
         const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
         const char *data = (const char *)loader->file.data + tensor->offset;
@@ -286,15 +296,17 @@ static void fill(loader_t *loader)
         }
         k_lora_t *pair = pair_at(loader->adapter, place.layer, place.target);
         const double rank = pair->rank;
+        const size_t n = floats_of((size_t)tensor->dims[0], (size_t)tensor->dims[1]);
         pair->scale = (float)(loader->alpha / (loader->is_rank_stabilized ? sqrt(rank) : rank));
         if (place.is_b) {
-            place_b(loader, tensor, place, data, floats);
-            pair->b = floats;
+            place_b(loader, tensor, place, data, to);
+            pair->b = at;
         } else {
-            place_a(tensor, data, floats);
-            pair->a = floats;
+            place_a(tensor, data, to);
+            pair->a = at;
         }
-        floats += tensor->dims[0] * tensor->dims[1];
+        to += n;
+        at += n;
     }
 }
 
@@ -328,9 +340,38 @@ static weft_status_t open_tensors(loader_t *loader)
                                    path, loader->diag, &loader->tensors);
 }
 
+static weft_status_t take_memory(loader_t *loader)
+{
+    weft_device_t *device = loader->model->device;
+    const size_t bytes = (loader->used > 0 ? loader->used : 1) * sizeof(float);
+    weft_status_t status = device->ops->alloc(device, bytes, 0, &loader->adapter->memory);
+    if (status >= 0 && !device->ops->is_host) {
+        status = device->ops->alloc(device, bytes, WEFT_MEM_HOST, &loader->staging);
+    }
+    return status != WEFT_ERR_NO_MEMORY
+               ? status
+               : weft_diag(loader->diag, status, "%s: no memory for %zu MiB", loader->path,
+                           bytes >> 20);
+}
+
+/* Bytes from the host to the device, which are there when it returns. */
+static weft_status_t send(weft_device_t *device, void *to, const void *from, size_t bytes)
+{
+    weft_queue_t *queue = NULL;
+    weft_status_t status = device->ops->open_queue(device, &queue);
+    if (status < 0) {
+        return status;
+    }
+    device->ops->copy(queue, to, from, bytes);
+    status = device->ops->sync(queue);
+    device->ops->close_queue(queue);
+    return status;
+}
+
 static weft_status_t load(loader_t *loader)
 {
     weft_device_t *device = loader->model->device;
+    weft_mem_t *memory = &loader->adapter->memory;
     weft_status_t status = read_config(loader);
     if (status >= 0) {
         status = open_tensors(loader);
@@ -339,18 +380,24 @@ static weft_status_t load(loader_t *loader)
         status = measure(loader);
     }
     if (status >= 0) {
-        const size_t bytes = (loader->used > 0 ? loader->used : 1) * sizeof(float);
-        status = device->ops->alloc(device, bytes, 0, &loader->adapter->memory);
-    }
-    if (status == WEFT_ERR_NO_MEMORY) {
-        return weft_diag(loader->diag, status, "%s: no memory for %zu MiB", loader->path,
-                         loader->used * sizeof(float) >> 20);
+        status = take_memory(loader);
     }
     if (status < 0) {
         return status;
     }
-    fill(loader);
-    return check_pairs(loader);
+    const weft_mem_t *written = device->ops->is_host ? memory : &loader->staging;
+    fill(loader, written->addr);
+    status = check_pairs(loader);
+    return status < 0 || device->ops->is_host
+               ? status
+               : send(device, memory->addr, written->addr, memory->bytes);
+}
+
+static void free_memory(weft_device_t *device, weft_mem_t *memory)
+{
+    if (memory->addr != NULL) {
+        device->ops->free(device, memory);
+    }
 }
 
 weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_diag_t *diag,
@@ -358,7 +405,7 @@ weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_
 {
     const uint32_t layers = model->config->layers;
     loader_t loader = {.model = model, .path = path, .diag = diag};
-    assert(model->device->ops->is_host && model->max_rank <= ADAPTER_MAX_RANK);
+    assert(model->max_rank <= ADAPTER_MAX_RANK);
     loader.adapter = weft_zalloc(
         sizeof(adapter_t) + (size_t)layers * ADAPTER_TARGETS * sizeof(k_lora_t), "runtime.adapter");
     if (loader.adapter == NULL) {
@@ -367,6 +414,7 @@ weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_
     loader.adapter->device = model->device;
     loader.adapter->layers = layers;
     const weft_status_t status = load(&loader);
+    free_memory(model->device, &loader.staging);
     safetensors_destroy(loader.tensors);
     weft_mapped_file_close(&loader.file);
     if (status < 0) {
@@ -382,44 +430,74 @@ void adapter_destroy(adapter_t *adapter)
     if (adapter == NULL) {
         return;
     }
-    if (adapter->memory.addr != NULL) {
-        adapter->device->ops->free(adapter->device, &adapter->memory);
-    }
+    free_memory(adapter->device, &adapter->memory);
     weft_free(adapter);
+}
+
+size_t adapter_bytes(const model_config_t *config, uint32_t rank)
+{
+    size_t floats = 0;
+    for (adapter_target_t t = 0; t < ADAPTER_TARGETS; t++) {
+        const shape_t shape = shape_of(config, t);
+        floats += floats_of(rank, shape.in) + floats_of(rank, shape.out);
+    }
+    return config->layers * floats * sizeof(float);
 }
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
-weft_status_t adapter_table_create(const model_config_t *config, uint32_t places,
-                                   adapter_table_t **table_out)
+weft_status_t adapter_table_create(const model_config_t *config, weft_device_t *device,
+                                   uint32_t places, adapter_table_t **table_out)
 {
     const size_t n = (size_t)config->layers * ADAPTER_TARGETS * places;
-    adapter_table_t *table =
-        weft_zalloc(sizeof(*table) + n * sizeof(k_lora_t), "runtime.adapter_table");
+    adapter_table_t *table = weft_zalloc(sizeof(*table), "runtime.adapter_table");
     if (table == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
+    table->device = device;
     table->places = places;
     table->layers = config->layers;
+    const weft_status_t status =
+        device->ops->alloc(device, n * sizeof(k_lora_t), 0, &table->memory); /* zeros: rank 0 */
+    if (status < 0) {
+        adapter_table_destroy(table);
+        return status;
+    }
     *table_out = table;
     return WEFT_OK;
 }
 
 void adapter_table_destroy(adapter_table_t *table)
 {
+    if (table == NULL) {
+        return;
+    }
+    free_memory(table->device, &table->memory);
     weft_free(table);
 }
 
-void adapter_table_put(adapter_table_t *table, uint32_t place, const adapter_t *adapter)
+weft_status_t adapter_table_put(adapter_table_t *table, uint32_t place, const adapter_t *adapter)
 {
+    const weft_device_ops_t *device = table->device->ops;
+    k_lora_t *entries = table->memory.addr;
+    weft_queue_t *queue = NULL;
     assert(place < table->places && adapter->layers == table->layers);
-    for (uint32_t i = 0; i < table->layers * ADAPTER_TARGETS; i++) {
-        table->entries[(size_t)i * table->places + place] = adapter->pairs[i];
+    weft_status_t status = device->open_queue(table->device, &queue);
+    if (status < 0) {
+        return status;
     }
+    for (uint32_t i = 0; i < table->layers * ADAPTER_TARGETS; i++) {
+        device->copy(queue, &entries[(size_t)i * table->places + place], &adapter->pairs[i],
+                     sizeof(k_lora_t));
+    }
+    status = device->sync(queue);
+    device->close_queue(queue);
+    return status;
 }
 
 const k_lora_t *adapter_table_of(const adapter_table_t *table, uint32_t layer,
                                  adapter_target_t target)
 {
-    return table->entries + ((size_t)layer * ADAPTER_TARGETS + target) * table->places;
+    const k_lora_t *entries = table->memory.addr;
+    return entries + ((size_t)layer * ADAPTER_TARGETS + target) * table->places;
 }

@@ -48,10 +48,12 @@ void engine_release_adapter(engine_adapter_t *adapter)
         return;
     }
     engine_adapters_t *all = &adapter->engine->adapters;
-    pthread_mutex_lock(&all->lock);
-    all->is_taken[adapter->place] = false;
-    pthread_mutex_unlock(&all->lock);
+    const uint32_t place = adapter->place;
+    /* First: a GPU frees memory when its steps are done, so that none reads the place any more. */
     destroy(adapter);
+    pthread_mutex_lock(&all->lock);
+    all->is_taken[place] = false;
+    pthread_mutex_unlock(&all->lock);
 }
 
 /* ---- the list; its lock is held ------------------------------------------------------------- */
@@ -84,9 +86,12 @@ static weft_status_t insert(engine_adapters_t *all, engine_adapter_t *adapter, w
         return weft_diag(diag, WEFT_ERR_QUEUE_FULL, "%d adapters are there already",
                          ENGINE_MAX_ADAPTERS);
     }
+    const weft_status_t status = adapter_table_put(all->table, place, adapter->weights);
+    if (status < 0) {
+        return weft_diag(diag, status, "the device did not take the adapter %s", adapter->name);
+    }
     adapter->place = place;
     all->is_taken[place] = true;
-    adapter_table_put(all->table, place, adapter->weights);
     all->list[all->n++] = adapter;
     return WEFT_OK;
 }
@@ -246,8 +251,8 @@ weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *opt
     if (pthread_mutex_init(&all->lock, NULL) != 0) {
         return WEFT_ERR_NO_MEMORY;
     }
-    weft_status_t status =
-        adapter_table_create(&engine->model_config, ENGINE_MAX_ADAPTERS, &all->table);
+    weft_status_t status = adapter_table_create(&engine->model_config, engine->device,
+                                                ENGINE_MAX_ADAPTERS, &all->table);
     if (status < 0) {
         pthread_mutex_destroy(&all->lock);
         return weft_diag(diag, status, "no memory for the table of adapters");

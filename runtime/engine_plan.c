@@ -13,8 +13,10 @@ typedef struct needs {
     size_t activations;
     size_t steps;
     size_t kv;
-    size_t host;  /* the tier there */
-    size_t draft; /* weights, activations and steps of the model that guesses */
+    size_t adapters;
+    size_t backend; /* what it takes by itself */
+    size_t host;    /* the tier there */
+    size_t draft;   /* weights, activations and steps of the model that guesses */
 } needs_t;
 
 static size_t add(size_t a, size_t b)
@@ -25,7 +27,7 @@ static size_t add(size_t a, size_t b)
 static size_t sum_of(const needs_t *needs)
 {
     return add(add(add(needs->weights, needs->activations), add(needs->steps, needs->kv)),
-               add(needs->host, needs->draft));
+               add(add(needs->adapters, needs->backend), add(needs->host, needs->draft)));
 }
 
 static weft_status_t check_options(const engine_options_t *o, const model_config_t *config,
@@ -213,7 +215,7 @@ static size_t budget_of(const engine_place_t *place, const engine_options_t *opt
         return available / place->on_device;
     }
     const size_t total = device->ops->memory_total(device);
-    const size_t spare = total / 50; /* of what nobody plans: modules, graphs */
+    const size_t spare = total / 50; /* of what nobody plans: modules, the context */
     const size_t left = available > spare ? available - spare : 0;
     const size_t part = (size_t)(options->gpu_memory_utilization * (double)total);
     return (part < left ? part : left) / place->on_device;
@@ -275,6 +277,8 @@ static weft_status_t measure(const engine_plan_t *plan, const model_source_t *so
     needs_out->steps =
         executor_memory(&plan->limits, &local, place->shard, plan->layout.block_tokens,
                         place->depth, place->device->ops->is_host);
+    needs_out->adapters = plan->n_adapters * adapter_bytes(&local, plan->max_lora_rank);
+    needs_out->backend = place->ops->own_bytes;
     return model_memory(source, place->shard, &plan->model_limits, place->ops, diag,
                         &needs_out->weights, &needs_out->activations);
 }
@@ -288,13 +292,13 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, bool i
     return weft_diag(
         diag, WEFT_ERR_NO_MEMORY,
         "needs %.1f MiB of memory (weights %.1f, activations %.1f, steps %.1f, KV cache "
-        "%.1f, host tier %.1f, a model that guesses %.1f) but %.1f MiB are available: lower "
-        "--kv-host-bytes, --kv-cache-memory-bytes, --max-num-seqs, --max-num-batched-tokens or "
-        "--max-model-len%s",
+        "%.1f, adapters %.1f, a model that guesses %.1f, the device's own %.1f, host tier %.1f) "
+        "but %.1f MiB are available: lower --kv-host-bytes, --kv-cache-memory-bytes, --max-num-seqs, "
+        "--max-num-batched-tokens or --max-model-len%s",
         (double)sum_of(needs) / MIB, (double)needs->weights / MIB, (double)needs->activations / MIB,
-        (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->host / MIB,
-        (double)needs->draft / MIB, (double)available / MIB,
-        is_host ? "" : ", or raise --gpu-memory-utilization");
+        (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->adapters / MIB,
+        (double)needs->draft / MIB, (double)needs->backend / MIB, (double)needs->host / MIB,
+        (double)available / MIB, is_host ? "" : ", or raise --gpu-memory-utilization");
 }
 
 /* The tier's memory where it is not part of what the device has. */
@@ -314,6 +318,13 @@ uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t
     return options->max_num_batched_tokens > 0 ? options->max_num_batched_tokens
            : device->ops->is_host              ? 256
                                                : 2048;
+}
+
+/* For how many adapters there is to be memory: more come as far as the device has some left. */
+static uint32_t adapters_planned(const engine_options_t *options)
+{
+    const uint32_t named = options->lora_modules.count;
+    return !options->enable_lora ? 0 : options->max_loras < named ? named : options->max_loras;
 }
 
 /* With the KV blocks that the plan has. */
@@ -363,6 +374,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .host_bytes = options->kv_host_bytes,
         .max_drafts = place->draft->config.n_tokens,
         .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
+        .n_adapters = adapters_planned(options),
     };
     status = check_store_options(plan, options, diag);
     if (status == WEFT_OK) {

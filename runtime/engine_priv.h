@@ -158,6 +158,7 @@ typedef struct engine_plan {
     uint32_t max_drafts;            /* of a guess; 0: none are made */
     draft_model_plan_t draft_model; /* n_blocks 0: none guesses here */
     uint32_t max_lora_rank;         /* 0: no adapters */
+    uint32_t n_adapters;            /* that memory is planned for */
     size_t budget_bytes;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
