@@ -293,13 +293,12 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, bool i
     return weft_diag(
         diag, WEFT_ERR_NO_MEMORY,
         "needs %.1f MiB of memory (weights %.1f, activations %.1f, steps %.1f, KV cache "
-        "%.1f, adapters %.1f, the device's own %.1f, host tier %.1f, a model that guesses %.1f) "
-        "but "
-        "%.1f MiB are available: lower --kv-host-bytes, --kv-cache-memory-bytes, --max-num-seqs, "
+        "%.1f, adapters %.1f, a model that guesses %.1f, the device's own %.1f, host tier %.1f) "
+        "but %.1f MiB are available: lower --kv-host-bytes, --kv-cache-memory-bytes, --max-num-seqs, "
         "--max-num-batched-tokens or --max-model-len%s",
         (double)sum_of(needs) / MIB, (double)needs->weights / MIB, (double)needs->activations / MIB,
         (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->adapters / MIB,
-        (double)needs->backend / MIB, (double)needs->host / MIB, (double)needs->draft / MIB,
+        (double)needs->draft / MIB, (double)needs->backend / MIB, (double)needs->host / MIB,
         (double)available / MIB, is_host ? "" : ", or raise --gpu-memory-utilization");
 }
 

@@ -365,8 +365,7 @@ weft_status_t engine_create_hasher(engine_t *engine, const engine_options_t *opt
                                    weft_diag_t *diag);
 
 /* engine_adapters.c: before the model is planned; once it is loaded. */
-weft_status_t engine_adapters_check(const engine_t *engine, const engine_options_t *options,
-                                    weft_diag_t *diag);
+weft_status_t engine_adapters_check(const engine_options_t *options, weft_diag_t *diag);
 weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *options,
                                    const model_source_t *source, weft_diag_t *diag);
 void engine_adapters_fini(engine_t *engine);

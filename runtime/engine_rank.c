@@ -155,7 +155,7 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
     if (status < 0) {
         return status;
     }
-    status = engine_adapters_check(engine, options, diag);
+    status = engine_adapters_check(options, diag);
     if (status < 0) {
         return status;
     }
