@@ -625,9 +625,13 @@ static weft_status_t load(loader_t *loader)
     const weft_mem_t *written = device->ops->is_host ? memory : &loader->staging;
     fill(loader, written->addr);
     status = check_pairs(loader);
-    return status < 0 || device->ops->is_host
-               ? status
-               : send(device, memory->addr, written->addr, memory->bytes);
+    if (status < 0 || device->ops->is_host) {
+        return status;
+    }
+    status = send(device, memory->addr, written->addr, memory->bytes);
+    return status < 0
+               ? weft_diag(loader->diag, status, "%s: the device did not take it", loader->path)
+               : WEFT_OK;
 }
 
 static void free_memory(weft_device_t *device, weft_mem_t *memory)
