@@ -31,6 +31,7 @@
 #define K_MAX_HEAD_DIM    256
 #define K_MAX_LATENT      640 /* elements of a token in a cache of latents */
 #define K_MAX_EXPERTS     512 /* of a layer */
+#define K_PACKING         1   /* rises with what weight_pack makes of the same weights */
 #define K_MAX_LOGPROBS    20  /* top log-probabilities a sampled row can report */
 
 typedef struct k_stream k_stream_t;
@@ -343,6 +344,8 @@ typedef struct k_clamped_mul_args {
     float limit;
 } k_clamped_mul_args_t;
 
+#define K_LORA_ALIGNMENT ((size_t)16) /* of an adapter's matrices */
+
 /*
  * What an adapter adds to a linear: y += scale · b (a x) (LoRA: Hu et al. 2021). Device memory.
  * Entry i of a table of them is adapter i + 1; rank 0: that one leaves this linear alone.
@@ -475,7 +478,7 @@ typedef struct k_route_args {
 /*
  * y[s] = W_e x[s] + bias_e for the slots s of every expert e, as a linear of out K_OUT_STORE does.
  * x [slots, columns], or, where row_of_slot is given, [rows, columns]: then `gathered` [slots,
- * columns] takes each slot's row first. y [slots, W.rows]
+ * columns] may take each slot's row first. y [slots, W.rows]
  *
  * Where only a run of the experts is here: experts, bias and offsets begin at the first of them, and
  * slots of others stay as they are.
@@ -855,6 +858,8 @@ typedef struct k_ops {
     /* Scratch memory an op may need for at most `rows` rows of at most `width` elements (vocabulary
      * included). */
     size_t (*scratch_bytes)(uint32_t rows, uint32_t width, uint32_t threads);
+    /* Device memory that nobody gives the backend: staging while weights are loaded, graphs. */
+    size_t own_bytes;
 
 #define OP(name) void (*name)(k_stream_t * stream, const k_##name##_args_t *args);
 #include "kernels/ops.def"
@@ -899,6 +904,7 @@ uint32_t k_stream_threads(const k_stream_t *stream); /* 1 where ops have none */
  * Graphs: what is enqueued between capture and end_capture does not run but is recorded, with the
  * addresses and counts it was called with; copies count as ops. Launching one enqueues all of it for
  * the price of one op. A stream without graphs must not be asked for one.
+ * end_capture: WEFT_ERR_NO_MEMORY where the device has no room for the graph; all else goes on.
  */
 bool k_stream_has_graphs(const k_stream_t *stream);
 weft_status_t k_stream_capture(k_stream_t *stream);

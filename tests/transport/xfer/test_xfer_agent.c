@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the agent does itself, whatever the backend: over the loop backend. */
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -394,6 +395,49 @@ static void progress_sleeps_until_something_comes(void **state)
     xfer_notification_free(notification);
     fabric_end_close(&a);
     fabric_end_close(&b);
+}
+
+typedef struct sleeper {
+    xfer_agent_t *agent;
+    bool took_core;
+} sleeper_t;
+
+static void *sleep_once(void *argument)
+{
+    sleeper_t *sleeper = argument;
+    xfer_sleep(sleeper->agent, -1);
+    sleeper->took_core = xfer_sleep_took_wakers_core(sleeper->agent);
+    return NULL;
+}
+
+/* There it must not stay awake: its waker waits. */
+static void who_is_woken_knows_whether_it_is_on_the_wakers_core(void **state)
+{
+    (void)state;
+    fabric_end_t a;
+    cpu_set_t before;
+    cpu_set_t one;
+    pthread_t thread;
+    const fabric_config_t config = {.table = loop_backends, .bytes = 4096};
+    fabric_end_open(&config, "a", &a);
+    sleeper_t sleeper = {.agent = a.agent};
+    assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0); /* of the sleeper as well */
+    assert_int_equal(pthread_create(&thread, NULL, sleep_once, &sleeper), 0);
+    const uint64_t start = weft_clock_ns();
+    while (!atomic_load(&a.agent->is_sleeping)) {
+        fabric_check_deadline(start, "falling asleep");
+        sched_yield();
+    }
+    xfer_sleep_wake(a.agent);
+    pthread_join(thread, NULL);
+    assert_true(sleeper.took_core);
+    xfer_sleep(a.agent, 1); /* nobody wakes it */
+    assert_false(xfer_sleep_took_wakers_core(a.agent));
+    assert_int_equal(sched_setaffinity(0, sizeof(before), &before), 0);
+    fabric_end_close(&a);
 }
 
 /* Each post finds the thread falling asleep, asleep or awake; all have to be seen. */
@@ -864,6 +908,7 @@ int main(void)
         cmocka_unit_test(a_request_that_reposts_itself_can_be_destroyed),
         cmocka_unit_test(an_event_is_told_of_notifications_and_ends),
         cmocka_unit_test(progress_sleeps_until_something_comes),
+        cmocka_unit_test(who_is_woken_knows_whether_it_is_on_the_wakers_core),
         cmocka_unit_test(no_wake_up_is_lost),
         cmocka_unit_test(idle_agents_make_no_rounds),
         cmocka_unit_test(an_estimate_follows_what_was_measured),
