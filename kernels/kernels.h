@@ -344,6 +344,8 @@ typedef struct k_clamped_mul_args {
     float limit;
 } k_clamped_mul_args_t;
 
+#define K_LORA_ALIGNMENT ((size_t)16) /* of an adapter's matrices */
+
 /*
  * What an adapter adds to a linear: y += scale · b (a x) (LoRA: Hu et al. 2021). Device memory.
  * Entry i of a table of them is adapter i + 1; rank 0: that one leaves this linear alone.
@@ -856,6 +858,8 @@ typedef struct k_ops {
     /* Scratch memory an op may need for at most `rows` rows of at most `width` elements (vocabulary
      * included). */
     size_t (*scratch_bytes)(uint32_t rows, uint32_t width, uint32_t threads);
+    /* Device memory that nobody gives the backend: staging while weights are loaded, graphs. */
+    size_t own_bytes;
 
 #define OP(name) void (*name)(k_stream_t * stream, const k_##name##_args_t *args);
 #include "kernels/ops.def"
@@ -900,6 +904,7 @@ uint32_t k_stream_threads(const k_stream_t *stream); /* 1 where ops have none */
  * Graphs: what is enqueued between capture and end_capture does not run but is recorded, with the
  * addresses and counts it was called with; copies count as ops. Launching one enqueues all of it for
  * the price of one op. A stream without graphs must not be asked for one.
+ * end_capture: WEFT_ERR_NO_MEMORY where the device has no room for the graph; all else goes on.
  */
 bool k_stream_has_graphs(const k_stream_t *stream);
 weft_status_t k_stream_capture(k_stream_t *stream);

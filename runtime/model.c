@@ -279,10 +279,18 @@ static void name_targets(model_t *model)
 {
     for (uint32_t i = 0; model->limits.max_lora_rank > 0 && i < model->config.layers; i++) {
         model_layer_t *layer = &model->layers[i];
-        set_targets(&layer->qkv, i, ADAPTER_Q, 3);
+        if (model->config.mla.kv_latent > 0) {
+            set_targets(&layer->qkv, i, ADAPTER_MLA_Q, 2);
+            set_targets(&layer->mla_q, i, ADAPTER_MLA_Q_B, 1);
+        } else {
+            set_targets(&layer->qkv, i, ADAPTER_Q, 3);
+        }
         set_targets(&layer->attn_output, i, ADAPTER_O, 1);
         set_targets(&layer->gate_up, i, ADAPTER_GATE, 2);
         set_targets(&layer->down, i, ADAPTER_DOWN, 1);
+        set_targets(&layer->router, i, ADAPTER_ROUTER, 1);
+        set_targets(&layer->shared_gate_up, i, ADAPTER_SHARED_GATE, 2);
+        set_targets(&layer->shared_down, i, ADAPTER_SHARED_DOWN, 1);
     }
 }
 
@@ -400,6 +408,11 @@ const model_shard_t *model_shard(const model_t *model)
 const model_config_t *model_config(const model_t *model)
 {
     return model->whole;
+}
+
+const model_cut_t *model_cut(const model_t *model)
+{
+    return &model->cut;
 }
 
 const model_config_t *model_local_config(const model_t *model)

@@ -60,6 +60,7 @@ void model_set_adapters(model_t *model, const adapter_table_t *adapters);
 void model_set_groups(model_t *model, const model_shard_t *shard);
 
 const model_shard_t *model_shard(const model_t *model);
+const model_cut_t *model_cut(const model_t *model);
 const model_config_t *model_config(const model_t *model);       /* of the whole, as the file says */
 const model_config_t *model_local_config(const model_t *model); /* of what this rank computes */
 const model_limits_t *model_limits(const model_t *model);

@@ -279,13 +279,19 @@ static inline vi vi_dot(int bits, const vi *w, const int8_t *x, int n, vi start)
     return start;
 }
 
-/* Sums of the first and the last 16 of 32 bytes. */
-static inline void sum_halves(const int8_t q[32], int32_t *low_out, int32_t *high_out)
+/*
+ * Stores 32 lanes rounded to i8, which the caller knows that they fit; the sums of the first and the
+ * last 16.
+ */
+static inline void vf_store_unit_i8(int8_t to[32], const vf lanes[2], int32_t *low_out,
+                                    int32_t *high_out)
 {
+    const __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(lanes[1])),
+                                           _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(lanes[0])));
+    _mm256_storeu_si256((void *)to, bytes);
     /* sad adds bytes as unsigned numbers, eight at a time: 128 more each. */
-    const __m256i bytes =
-        _mm256_xor_si256(_mm256_loadu_si256((const void *)q), _mm256_set1_epi8((char)0x80));
-    const __m256i sums = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+    const __m256i sums = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8((char)0x80)),
+                                         _mm256_setzero_si256());
     const __m256i pairs = _mm256_add_epi64(sums, _mm256_unpackhi_epi64(sums, sums));
     *low_out = _mm_cvtsi128_si32(_mm256_castsi256_si128(pairs)) - 16 * 128;
     *high_out = _mm_cvtsi128_si32(_mm256_extracti128_si256(pairs, 1)) - 16 * 128;
