@@ -31,6 +31,7 @@
 #define K_MAX_HEAD_DIM    256
 #define K_MAX_LATENT      640 /* elements of a token in a cache of latents */
 #define K_MAX_EXPERTS     512 /* of a layer */
+#define K_PACKING         1   /* rises with what weight_pack makes of the same weights */
 #define K_MAX_LOGPROBS    20  /* top log-probabilities a sampled row can report */
 
 typedef struct k_stream k_stream_t;
@@ -477,7 +478,7 @@ typedef struct k_route_args {
 /*
  * y[s] = W_e x[s] + bias_e for the slots s of every expert e, as a linear of out K_OUT_STORE does.
  * x [slots, columns], or, where row_of_slot is given, [rows, columns]: then `gathered` [slots,
- * columns] takes each slot's row first. y [slots, W.rows]
+ * columns] may take each slot's row first. y [slots, W.rows]
  *
  * Where only a run of the experts is here: experts, bias and offsets begin at the first of them, and
  * slots of others stay as they are.

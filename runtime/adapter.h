@@ -16,10 +16,15 @@
 #include "base/status.h"
 #include "kernels/kernels.h"
 #include "runtime/model_config.h"
+#include "runtime/model_shard.h"
 
 #define ADAPTER_MAX_RANK 512
 
-/* The linears of a layer that adapters may add to. */
+/*
+ * The linears of a layer that adapters may add to; those that are computed as one are neighbours. A
+ * layer has some of them. Latent attention multiplies keys and values out in a query's stead, so that
+ * what is added to them is a pair of matrices for each head: adapter_table_of_head.
+ */
 typedef enum adapter_target {
     ADAPTER_Q,
     ADAPTER_K,
@@ -28,6 +33,14 @@ typedef enum adapter_target {
     ADAPTER_GATE,
     ADAPTER_UP,
     ADAPTER_DOWN,
+    ADAPTER_SHARED_GATE,
+    ADAPTER_SHARED_UP,
+    ADAPTER_SHARED_DOWN,
+    ADAPTER_ROUTER,
+    ADAPTER_MLA_Q, /* or what is first, where it has two steps */
+    ADAPTER_MLA_KV_A,
+    ADAPTER_MLA_Q_B,
+    ADAPTER_MLA_KV_B, /* the first head's keys; behind it its values, then the next head's */
     ADAPTER_TARGETS
 } adapter_target_t;
 
@@ -35,7 +48,8 @@ typedef struct adapter adapter_t;
 typedef struct adapter_table adapter_table_t;
 
 typedef struct adapter_model {
-    const model_config_t *config; /* borrowed, as the rest */
+    const model_config_t *config; /* the whole model's; borrowed, as the rest */
+    const model_cut_t *cut;       /* what of it this rank has: it gets that much of an adapter */
     bool is_gguf;                 /* rows of q and k lie as llama.cpp turns them */
     weft_device_t *device;
     uint32_t max_rank;
@@ -49,12 +63,10 @@ weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_
                            adapter_t **adapter_out);
 void adapter_destroy(adapter_t *adapter); /* NULL is fine */
 
-/* What one of the rank takes that adds to all there is. */
+/* What one of the rank takes that adds to all there is, of a rank that computes with config. */
 size_t adapter_bytes(const model_config_t *config, uint32_t rank);
 
-/* Whether a model's layers have the linears that adapters add to. WEFT_ERR_UNSUPPORTED: diag says why. */
-weft_status_t adapter_check_model(const model_config_t *config, weft_diag_t *diag);
-
+/* config: of what this rank computes. */
 weft_status_t adapter_table_create(const model_config_t *config, weft_device_t *device,
                                    uint32_t places, adapter_table_t **table_out);
 void adapter_table_destroy(adapter_table_t *table); /* NULL is fine; adapters are the callers' */
@@ -64,3 +76,9 @@ weft_status_t adapter_table_put(adapter_table_t *table, uint32_t place, const ad
 /* [places] of one linear: memory of the device, at the same address for good. */
 const k_lora_t *adapter_table_of(const adapter_table_t *table, uint32_t layer,
                                  adapter_target_t target);
+
+/* The same of a head of this rank, with latent attention: from its queries to latents, to its values. */
+const k_lora_t *adapter_table_of_head(const adapter_table_t *table, uint32_t layer, uint32_t head,
+                                      bool is_value);
+/* Whether any adapter that was ever there adds to the heads. */
+bool adapter_table_has_heads(const adapter_table_t *table);

@@ -72,6 +72,7 @@ static void route(const graph_t *graph, const model_layer_t *layer)
     const uint32_t rows = graph->batch->rows;
     const graph_out_t out = {act->expert.logits, K_F32, experts->count, K_OUT_STORE};
     graph_linear(graph->stream, &layer->router, act->normed, act->hidden_stride, &out, rows);
+    graph_add_adapters(graph, &layer->router, act->normed, act->hidden_stride, &out);
     const k_route_args_t args = {
         .logits = act->expert.logits,
         .bias = layer->score_bias,

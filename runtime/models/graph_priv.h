@@ -8,6 +8,18 @@
 void graph_add_adapters(const graph_t *graph, const model_linear_t *linear, const void *x,
                         size_t x_stride, const graph_out_t *out);
 
+/* Where heads' activations lie: `dim` elements of each, `step` apart, of rows that are `stride` apart. */
+typedef struct graph_head {
+    void *at;
+    size_t stride;
+    uint32_t step;
+    uint32_t dim;
+} graph_head_t;
+
+/* y of all heads += what adapters of layer `index` add to their keys or values, from x. */
+void graph_add_head_adapters(const graph_t *graph, uint32_t index, const graph_head_t *x,
+                             const graph_head_t *y, bool is_value);
+
 /* The array from element `at` on. */
 static inline void *graph_element(void *array, k_dtype_t dtype, size_t at)
 {

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/float8.h"
 #include "tests/kernels/kernels_support.h"
 
 /* A random case: W [n, k] of a dtype in up to three parts, x [m, k]. */
@@ -85,10 +86,11 @@ static rounding_t rounding_of(const char *isa, k_dtype_t dtype)
     if (strcmp(isa, "ref") == 0) {
         return AS_IT_IS;
     }
-    if (dtype == K_BF16 && (strcmp(isa, "avx512_bf16") == 0 || strcmp(isa, "amx") == 0)) {
+    const bool has_bf16 = strcmp(isa, "avx512_bf16") == 0 || strcmp(isa, "amx") == 0;
+    if (has_bf16 && (dtype == K_BF16 || dtype == K_F8_32)) {
         return TO_BF16;
     }
-    return k_dtype_info(dtype)->block_elements > 1 ? TO_I8 : AS_IT_IS;
+    return k_dtype_info(dtype)->block_elements > 1 && dtype != K_F8_32 ? TO_I8 : AS_IT_IS;
 }
 
 /*
@@ -149,7 +151,8 @@ static void check_untouched(const linear_case_t *c, const float *y)
 /* Types without kernels of their own are run by the plain ops everywhere: a few rounds will do. */
 static bool is_turn(k_dtype_t dtype, uint32_t round)
 {
-    const bool is_rare = dtype >= K_IQ2_XXS && dtype != K_IQ4_NL && dtype != K_MXFP4;
+    const bool is_rare = dtype >= K_IQ2_XXS && dtype != K_IQ4_NL && dtype != K_MXFP4 &&
+                         dtype != K_F8_32 && dtype != K_I4_32;
     return dtype < K_U8 && (!is_rare || round % 16 == 0);
 }
 
@@ -180,6 +183,46 @@ static void linear_multiplies_every_dtype_within_its_bound(void **state)
 {
     (void)state;
     each_isa(check_products, 11);
+}
+
+/* Row j of W has code j in a column of its own, and x is 1 there and 0 elsewhere. */
+static void check_f8_codes(const char *isa, test_random_t *random)
+{
+    enum { CODES = 256, COLUMNS = 32, BLOCK = 36 };
+    const float scale = random_float(random);
+    k_stream_t *stream = open_stream(isa, 2, 300, 768);
+    linear_case_t c = {.dtype = K_F8_32, .m = COLUMNS, .n = CODES, .k = COLUMNS};
+    c.x_stride = COLUMNS;
+    c.y_stride = CODES;
+    c.source = test_calloc(CODES, BLOCK);
+    c.x = test_calloc(COLUMNS * COLUMNS, sizeof(*c.x));
+    c.y_before = test_calloc(COLUMNS * CODES, sizeof(*c.y_before));
+    for (uint32_t j = 0; j < CODES; j++) {
+        memcpy(c.source + (size_t)j * BLOCK, &scale, sizeof(scale));
+        c.source[(size_t)j * BLOCK + sizeof(scale) + j % COLUMNS] = (uint8_t)j;
+        c.x[j % COLUMNS * COLUMNS + j % COLUMNS] = 1;
+    }
+    weft_mem_t mem;
+    const k_weight_t w = pack(stream, &c, &mem);
+    float *y = test_malloc((size_t)c.m * c.y_stride * sizeof(*y));
+    run(stream, &c, &w, 0, c.m, y);
+    for (uint32_t j = 0; j < CODES; j++) {
+        const float got = y[j % COLUMNS * CODES + j];
+        const float expected = weft_f8_to_f32((uint8_t)j) * scale;
+        if (!(got == expected || (isnan(got) && isnan(expected)))) {
+            fail_msg("%s: code %u is %a, not %a", isa, j, (double)got, (double)expected);
+        }
+    }
+    test_free(y);
+    open_cpu()->ops->free(open_cpu(), &mem);
+    free_case(&c);
+    k_stream_destroy(stream);
+}
+
+static void linear_knows_every_number_of_f8(void **state)
+{
+    (void)state;
+    each_isa(check_f8_codes, 16);
 }
 
 /* Decision 7: a row's bits do not depend on its neighbours, nor on the number of threads. */
@@ -245,7 +288,7 @@ static void tiles_give_the_bits_of_vectors(void **state)
     const k_ops_t *vectors = stream->ops;
     for (uint32_t round = 0; round < test_rounds(20); round++) {
         for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
-            if (k_dtype_info(dtype)->block_elements == 1 || !is_turn(dtype, round)) {
+            if (rounding_of("avx512", dtype) != TO_I8 || !is_turn(dtype, round)) {
                 continue;
             }
             linear_case_t c = random_case(&random, dtype);
@@ -406,6 +449,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_multiplies_every_dtype_within_its_bound),
+        cmocka_unit_test(linear_knows_every_number_of_f8),
         cmocka_unit_test(linear_gives_a_row_the_same_bits_in_any_batch),
 #if defined(__x86_64__)
         cmocka_unit_test(tiles_give_the_bits_of_vectors),

@@ -188,6 +188,9 @@ static engine_options_t tight_options(mix_t *mix)
         "{\"method\": \"ngram\", \"num_speculative_tokens\": 3, \"prompt_lookup_min\": 1}",
         "{\"method\": \"ngram\", \"num_speculative_tokens\": 16, \"prompt_lookup_min\": 1, "
         "\"prompt_lookup_max\": 4}",
+        "{\"model\": \"" WEFT_TEST_VECTORS "/tiny-models/llama\", \"num_speculative_tokens\": 4}",
+        "{\"model\": \"" WEFT_TEST_VECTORS "/tiny-models/llama-gguf-q8_0/model.gguf\", "
+        "\"num_speculative_tokens\": 11, \"max_model_len\": 64}",
     };
     test_random_t *random = &mix->random;
     engine_options_t options = mix->options;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the agent does itself, whatever the backend: over the loop backend. */
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -396,6 +397,49 @@ static void progress_sleeps_until_something_comes(void **state)
     fabric_end_close(&b);
 }
 
+typedef struct sleeper {
+    xfer_agent_t *agent;
+    bool took_core;
+} sleeper_t;
+
+static void *sleep_once(void *argument)
+{
+    sleeper_t *sleeper = argument;
+    xfer_sleep(sleeper->agent, -1);
+    sleeper->took_core = xfer_sleep_took_wakers_core(sleeper->agent);
+    return NULL;
+}
+
+/* There it must not stay awake: its waker waits. */
+static void who_is_woken_knows_whether_it_is_on_the_wakers_core(void **state)
+{
+    (void)state;
+    fabric_end_t a;
+    cpu_set_t before;
+    cpu_set_t one;
+    pthread_t thread;
+    const fabric_config_t config = {.table = loop_backends, .bytes = 4096};
+    fabric_end_open(&config, "a", &a);
+    sleeper_t sleeper = {.agent = a.agent};
+    assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0); /* of the sleeper as well */
+    assert_int_equal(pthread_create(&thread, NULL, sleep_once, &sleeper), 0);
+    const uint64_t start = weft_clock_ns();
+    while (!atomic_load(&a.agent->is_sleeping)) {
+        fabric_check_deadline(start, "falling asleep");
+        sched_yield();
+    }
+    xfer_sleep_wake(a.agent);
+    pthread_join(thread, NULL);
+    assert_true(sleeper.took_core);
+    xfer_sleep(a.agent, 1); /* nobody wakes it */
+    assert_false(xfer_sleep_took_wakers_core(a.agent));
+    assert_int_equal(sched_setaffinity(0, sizeof(before), &before), 0);
+    fabric_end_close(&a);
+}
+
 /* Each post finds the thread falling asleep, asleep or awake; all have to be seen. */
 static void no_wake_up_is_lost(void **state)
 {
@@ -447,6 +491,61 @@ static void idle_agents_make_no_rounds(void **state)
 }
 
 /* ---- ways ------------------------------------------------------------------------------------ */
+
+static void an_estimate_follows_what_was_measured(void **state)
+{
+    (void)state;
+    fabric_end_t a;
+    fabric_end_t b;
+    fabric_end_t *ends[] = {&a, &b};
+    uint64_t ns = 0;
+    const fabric_config_t config = {.table = loop_backends, .bytes = MEMORY_BYTES};
+    fabric_end_open(&config, "a", &a);
+    fabric_end_open(&config, "b", &b);
+    xfer_peer_t *peer = fabric_introduce(&a, &b);
+    xfer_request_t *all = fabric_copy(&a, peer, XFER_READ, 0, fabric_addr(&b, 0), MEMORY_BYTES);
+    xfer_request_t *half =
+        fabric_copy(&a, peer, XFER_READ, 0, fabric_addr(&b, 0), MEMORY_BYTES / 2);
+    assert_status(xfer_estimate(half, &ns), WEFT_ERR_NOT_FOUND);
+    assert_status(fabric_run(all, ends, 2), WEFT_OK);
+    peer->routes[0].bytes_per_second = 2.0 * MEMORY_BYTES; /* whatever was measured */
+    assert_status(xfer_estimate(all, &ns), WEFT_OK);
+    assert_int_equal(ns, WEFT_NS_PER_SECOND / 2);
+    assert_status(xfer_estimate(half, &ns), WEFT_OK);
+    assert_int_equal(ns, WEFT_NS_PER_SECOND / 4);
+    xfer_request_destroy(all);
+    xfer_request_destroy(half);
+    fabric_end_close(&a);
+    fabric_end_close(&b);
+}
+
+static void what_an_agent_registers_later_it_has_as_its_own_peer(void **state)
+{
+    (void)state;
+    static uint8_t more[64];
+    fabric_end_t a;
+    xfer_peer_t *self = NULL;
+    xfer_peer_t *again = NULL;
+    xfer_region_t *region = NULL;
+    weft_diag_t diag = {0};
+    const fabric_config_t config = {.table = loop_backends, .bytes = 4096};
+    fabric_end_open(&config, "a", &a);
+    assert_status(xfer_import_self(a.agent, &diag, &self), WEFT_OK);
+    assert_false(xfer_peer_has(self, XFER_DRAM, (uint64_t)(uintptr_t)more, sizeof(more)));
+    assert_status(try_register(a.agent, XFER_DRAM, (uint64_t)(uintptr_t)more, 32, &region),
+                  WEFT_OK);
+    assert_status(xfer_import_self(a.agent, &diag, &again), WEFT_OK);
+    assert_ptr_equal(self, again);
+    assert_true(xfer_peer_has(self, XFER_DRAM, (uint64_t)(uintptr_t)more, 32));
+    assert_status(xfer_deregister(a.agent, region), WEFT_OK);
+    assert_status(try_register(a.agent, XFER_DRAM, (uint64_t)(uintptr_t)more, 64, &region),
+                  WEFT_OK);
+    assert_status(xfer_import_self(a.agent, &diag, &again), WEFT_ERR_EXISTS);
+    xfer_forget(a.agent, self);
+    assert_status(xfer_import_self(a.agent, &diag, &again), WEFT_OK);
+    assert_true(xfer_peer_has(again, XFER_DRAM, (uint64_t)(uintptr_t)more, 64));
+    fabric_end_close(&a);
+}
 
 static void a_named_backend_is_used_and_others_are_measured(void **state)
 {
@@ -809,8 +908,11 @@ int main(void)
         cmocka_unit_test(a_request_that_reposts_itself_can_be_destroyed),
         cmocka_unit_test(an_event_is_told_of_notifications_and_ends),
         cmocka_unit_test(progress_sleeps_until_something_comes),
+        cmocka_unit_test(who_is_woken_knows_whether_it_is_on_the_wakers_core),
         cmocka_unit_test(no_wake_up_is_lost),
         cmocka_unit_test(idle_agents_make_no_rounds),
+        cmocka_unit_test(an_estimate_follows_what_was_measured),
+        cmocka_unit_test(what_an_agent_registers_later_it_has_as_its_own_peer),
         cmocka_unit_test(a_named_backend_is_used_and_others_are_measured),
         cmocka_unit_test(what_one_backend_cannot_do_the_next_does),
         cmocka_unit_test(what_turns_out_not_to_go_at_all_ends),
