@@ -398,6 +398,47 @@ static inline const k_lora_t *k_lora_of_row(const k_lora_t *table, const k_seq_t
     return adapter > 0 && table[adapter - 1].rank > 0 ? &table[adapter - 1] : NULL;
 }
 
+/*
+ * What adapters add to a linear of each expert: y[s] += scale · b (a x[s]) for the slots s of every
+ * expert, by its entry for the adapter of the slot's row. y [slots, out] activations; offsets and
+ * n_experts: as expert_linear's. Ranks up to K_LORA_MAX_RANK.
+ */
+#define K_LORA_MAX_RANK 512
+typedef struct k_lora_experts_args {
+    const k_lora_t *table; /* [n_experts][places] */
+    uint32_t places;
+    const k_seq_t *seqs; /* covering the rows in order */
+    uint32_t n_seqs;
+    const uint32_t *offsets;
+    const uint32_t *row_of_slot; /* [slots] */
+    uint32_t n_experts;
+    uint32_t slots;
+    const void *x;
+    size_t x_stride;
+    bool has_rows; /* x is [rows, in], of which a slot has its row's; else [slots, in] */
+    uint32_t in;
+    void *y;
+    size_t y_stride;
+    uint32_t out;
+} k_lora_experts_args_t;
+
+/* The entry for a slot, NULL: none, or the slot's expert is not among these. */
+static inline const k_lora_t *k_lora_of_slot(const k_lora_experts_args_t *args, uint32_t slot)
+{
+    const uint32_t *offsets = args->offsets;
+    uint32_t first = 0; /* the last expert whose slots begin at or before this one */
+    if (args->n_experts == 0 || slot < offsets[0] || slot >= offsets[args->n_experts]) {
+        return NULL;
+    }
+    for (uint32_t n = args->n_experts; n > 1;) {
+        const uint32_t half = n / 2;
+        first += offsets[first + half] <= slot ? half : 0;
+        n -= half;
+    }
+    return k_lora_of_row(args->table + (size_t)first * args->places, args->seqs, args->n_seqs,
+                         args->row_of_slot[slot]);
+}
+
 /* x = cap · tanh(x / cap).   x [rows, dim] f32: logits */
 typedef struct k_softcap_args {
     float *x;

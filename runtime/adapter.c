@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "runtime/adapter.h"
+#include "runtime/adapter_priv.h"
 
 #include <assert.h>
 #include <math.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,190 +14,6 @@
 #include "runtime/safetensors.h"
 
 enum { MAX_PATH = 4096, MAX_CONFIG_BYTES = 1 << 20 };
-
-struct adapter {
-    weft_device_t *device;
-    weft_mem_t memory;
-    uint32_t n_pairs; /* of a layer */
-    uint32_t layers;  /* of this rank */
-    k_lora_t pairs[]; /* [layers][n_pairs] */
-};
-
-struct adapter_table {
-    weft_device_t *device;
-    weft_mem_t memory; /* of the device: [layers][n_pairs][places] */
-    uint32_t places;
-    uint32_t n_pairs;
-    uint32_t layers;
-    atomic_bool has_heads; /* set by put before sequences with the adapter run */
-};
-
-/* ---- what a model has ---------------------------------------------------------------------- */
-
-static const char *const modules[ADAPTER_TARGETS] = {
-    [ADAPTER_Q] = "self_attn.q_proj",
-    [ADAPTER_K] = "self_attn.k_proj",
-    [ADAPTER_V] = "self_attn.v_proj",
-    [ADAPTER_O] = "self_attn.o_proj",
-    [ADAPTER_GATE] = "mlp.gate_proj",
-    [ADAPTER_UP] = "mlp.up_proj",
-    [ADAPTER_DOWN] = "mlp.down_proj",
-    [ADAPTER_SHARED_GATE] = "mlp.shared_experts.gate_proj",
-    [ADAPTER_SHARED_UP] = "mlp.shared_experts.up_proj",
-    [ADAPTER_SHARED_DOWN] = "mlp.shared_experts.down_proj",
-    [ADAPTER_ROUTER] = "mlp.gate",
-    [ADAPTER_MLA_Q] = "self_attn.q_proj",
-    [ADAPTER_MLA_KV_A] = "self_attn.kv_a_proj_with_mqa",
-    [ADAPTER_MLA_Q_B] = "self_attn.q_b_proj",
-    [ADAPTER_MLA_KV_B] = "self_attn.kv_b_proj",
-};
-
-/* As the target's matrices are called in the model. */
-static const char *module_of(const model_config_t *config, adapter_target_t target)
-{
-    const bool has_two_steps = target == ADAPTER_MLA_Q && config->mla.q_latent > 0;
-    const bool is_mixtral = target == ADAPTER_ROUTER && strcmp(config->family, "mixtral") == 0;
-    return has_two_steps ? "self_attn.q_a_proj"
-           : is_mixtral  ? "block_sparse_moe.gate"
-                         : modules[target];
-}
-
-static bool layer_has(const model_config_t *config, uint32_t layer, adapter_target_t target)
-{
-    const bool is_latent = config->mla.kv_latent > 0;
-    const bool has_experts = model_layer_has_experts(config, layer);
-    switch (target) {
-    case ADAPTER_Q:
-    case ADAPTER_K:
-    case ADAPTER_V:
-        return !is_latent;
-    case ADAPTER_GATE:
-    case ADAPTER_UP:
-    case ADAPTER_DOWN:
-        return !has_experts;
-    case ADAPTER_SHARED_GATE:
-    case ADAPTER_SHARED_UP:
-    case ADAPTER_SHARED_DOWN:
-        return has_experts && config->experts.shared_intermediate > 0;
-    case ADAPTER_ROUTER:
-        return has_experts;
-    case ADAPTER_MLA_Q:
-    case ADAPTER_MLA_KV_A:
-    case ADAPTER_MLA_KV_B:
-        return is_latent;
-    case ADAPTER_MLA_Q_B:
-        return is_latent && config->mla.q_latent > 0;
-    default:
-        return true;
-    }
-}
-
-/* Numbers of a model, or of what a rank has of it, that make up the shapes of its matrices. */
-typedef struct sizes {
-    uint32_t heads;
-    uint32_t kv_heads;
-    uint32_t ffn;
-    uint32_t shared_ffn;
-} sizes_t;
-
-typedef struct shape {
-    uint32_t in;
-    uint32_t out;
-} shape_t;
-
-static sizes_t sizes_of(const model_config_t *config)
-{
-    return (sizes_t){config->heads, config->kv_heads, config->intermediate,
-                     config->experts.shared_intermediate};
-}
-
-/* Of the matrix as if the model had these sizes; the first of a cut one's, it begins at that. */
-static shape_t shape_with(const model_config_t *config, const sizes_t *sizes,
-                          adapter_target_t target, shape_t uncut)
-{
-    const model_mla_t *mla = &config->mla;
-    const uint32_t q_dim = mla->plain + mla->rotary;
-    const uint32_t o_dim = mla->kv_latent > 0 ? mla->value : config->head_dim;
-    const uint32_t in = uncut.in;
-    const uint32_t out = uncut.out;
-    switch (target) {
-    case ADAPTER_Q:
-        return (shape_t){in, sizes->heads * config->head_dim};
-    case ADAPTER_K:
-    case ADAPTER_V:
-        return (shape_t){in, sizes->kv_heads * config->head_dim};
-    case ADAPTER_O:
-        return (shape_t){sizes->heads * o_dim, out};
-    case ADAPTER_GATE:
-    case ADAPTER_UP:
-        return (shape_t){in, sizes->ffn};
-    case ADAPTER_DOWN:
-        return (shape_t){sizes->ffn, out};
-    case ADAPTER_SHARED_GATE:
-    case ADAPTER_SHARED_UP:
-        return (shape_t){in, sizes->shared_ffn};
-    case ADAPTER_SHARED_DOWN:
-        return (shape_t){sizes->shared_ffn, out};
-    case ADAPTER_MLA_Q:
-        return (shape_t){in, mla->q_latent > 0 ? out : sizes->heads * q_dim};
-    case ADAPTER_MLA_Q_B:
-        return (shape_t){in, sizes->heads * q_dim};
-    case ADAPTER_MLA_KV_B:
-        return (shape_t){in, sizes->heads * (mla->plain + mla->value)};
-    default:
-        return uncut;
-    }
-}
-
-/* What no cut changes of it. */
-static shape_t uncut_of(const model_config_t *config, adapter_target_t target)
-{
-    const model_mla_t *mla = &config->mla;
-    const uint32_t hidden = config->hidden;
-    switch (target) {
-    case ADAPTER_ROUTER:
-        return (shape_t){hidden, config->experts.count};
-    case ADAPTER_MLA_Q:
-        return (shape_t){hidden, mla->q_latent};
-    case ADAPTER_MLA_KV_A:
-        return (shape_t){hidden, mla->kv_latent + mla->rotary};
-    case ADAPTER_MLA_Q_B:
-        return (shape_t){mla->q_latent, 0};
-    case ADAPTER_MLA_KV_B:
-        return (shape_t){mla->kv_latent, 0};
-    default:
-        return (shape_t){hidden, hidden};
-    }
-}
-
-static shape_t shape_of(const model_config_t *config, adapter_target_t target)
-{
-    const sizes_t sizes = sizes_of(config);
-    return shape_with(config, &sizes, target, uncut_of(config, target));
-}
-
-/* The part of a target's inputs and outputs that a rank has. */
-typedef struct part {
-    model_range_t in;
-    model_range_t out;
-} part_t;
-
-static part_t part_of(const adapter_model_t *model, adapter_target_t target)
-{
-    const model_cut_t *cut = model->cut;
-    const sizes_t first = {cut->heads.first, cut->kv_heads.first, cut->ffn.first,
-                           cut->shared_ffn.first};
-    const sizes_t n = {cut->heads.n, cut->kv_heads.n, cut->ffn.n, cut->shared_ffn.n};
-    const shape_t begin = shape_with(model->config, &first, target, (shape_t){0, 0});
-    const shape_t here = shape_with(model->config, &n, target, uncut_of(model->config, target));
-    return (part_t){{begin.in, here.in}, {begin.out, here.out}};
-}
-
-/* Pairs of a layer, of which heads that are here have two each. */
-static uint32_t pairs_of(const model_config_t *config)
-{
-    return config->mla.kv_latent > 0 ? ADAPTER_MLA_KV_B + 2 * config->heads : ADAPTER_MLA_KV_B;
-}
 
 /* ---- the config ----------------------------------------------------------------------------- */
 
@@ -278,56 +93,18 @@ static weft_status_t read_config(loader_t *loader)
 
 /* ---- the tensors ---------------------------------------------------------------------------- */
 
-/* Where a tensor belongs. */
-typedef struct place {
-    uint32_t layer;
-    adapter_target_t target;
-    bool is_b;
-} place_t;
-
-/* What follows `start` in text, NULL: it does not begin so. */
-static const char *behind(const char *text, const char *start)
+/* The pair of a place that is here; the first of a head's. */
+static k_lora_t *pair_at(const loader_t *loader, adapter_place_t place)
 {
-    const size_t length = strlen(start);
-    return strncmp(text, start, length) == 0 ? text + length : NULL;
+    const model_cut_t *cut = loader->model->cut;
+    const adapter_pairs_t *of_layer = &loader->adapter->of_layer;
+    const uint32_t expert =
+        adapter_is_of_expert(place.target) ? place.expert - cut->experts.first : 0;
+    return &loader->adapter->pairs[(size_t)(place.layer - cut->layers.first) * of_layer->n +
+                                   adapter_pair_of(of_layer, place.target) + expert];
 }
 
-/* base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight: the layer; what follows it, or NULL */
-static const char *parse_layer(const char *name, uint32_t *layer_out)
-{
-    const char *at = behind(name, "base_model.model.model.layers.");
-    char *end = NULL;
-    if (at == NULL || *at < '0' || *at > '9') {
-        return NULL;
-    }
-    const unsigned long layer = strtoul(at, &end, 10);
-    *layer_out = layer < UINT32_MAX ? (uint32_t)layer : UINT32_MAX;
-    return *end == '.' ? end + 1 : NULL;
-}
-
-static bool parse_name(const model_config_t *config, const char *name, place_t *place_out)
-{
-    uint32_t layer;
-    const char *module = parse_layer(name, &layer);
-    for (adapter_target_t t = 0; module != NULL && layer < config->layers && t < ADAPTER_TARGETS;
-         t++) {
-        const char *side = behind(module, module_of(config, t));
-        const bool is_a = side != NULL && strcmp(side, ".lora_A.weight") == 0;
-        if (layer_has(config, layer, t) &&
-            (is_a || (side != NULL && strcmp(side, ".lora_B.weight") == 0))) {
-            *place_out = (place_t){.layer = layer, .target = t, .is_b = !is_a};
-            return true;
-        }
-    }
-    return false;
-}
-
-static k_lora_t *pair_at(adapter_t *adapter, uint32_t layer, adapter_target_t target)
-{
-    return &adapter->pairs[(size_t)layer * adapter->n_pairs + target];
-}
-
-static uint32_t rank_of(const safetensors_tensor_t *tensor, place_t place)
+static uint32_t rank_of(const safetensors_tensor_t *tensor, adapter_place_t place)
 {
     return (uint32_t)tensor->dims[place.is_b ? 1 : 0];
 }
@@ -344,21 +121,18 @@ static weft_status_t refuse_tensor(const loader_t *loader, const safetensors_ten
 }
 
 static weft_status_t check_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
-                                  place_t *place_out)
+                                  adapter_place_t *place_out)
 {
     const adapter_model_t *model = loader->model;
     uint32_t layer;
-    if (!parse_name(model->config, tensor->name, place_out)) {
-        return parse_layer(tensor->name, &layer) != NULL && layer >= model->config->layers
+    if (!adapter_parse_name(model->config, tensor->name, place_out)) {
+        return adapter_parse_layer(tensor->name, &layer) != NULL && layer >= model->config->layers
                    ? refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "the model has fewer layers")
-               : strstr(tensor->name, ".experts.") != NULL
-                   ? refuse_tensor(loader, tensor, WEFT_ERR_UNSUPPORTED,
-                                   "nothing is added to single experts yet")
                    : refuse_tensor(loader, tensor, WEFT_ERR_UNSUPPORTED,
-                                   "adapters add to the projections of attention and feed-forward "
-                                   "that the layer has, and to routers, alone");
+                                   "adapters add to the projections of attention, feed-forward and "
+                                   "experts that the layer has, and to routers, alone");
     }
-    const shape_t shape = shape_of(model->config, place_out->target);
+    const adapter_shape_t shape = adapter_shape(model->config, place_out->target);
     const uint64_t wide = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 0 : 1] : 0;
     const uint64_t rank = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 1 : 0] : 0;
     if (wide != (place_out->is_b ? shape.out : shape.in) || rank == 0) {
@@ -374,31 +148,30 @@ static weft_status_t check_tensor(const loader_t *loader, const safetensors_tens
     return WEFT_OK;
 }
 
-/* Floats of a matrix, in whole vectors: the next one begins aligned. */
-static size_t floats_of(size_t rows, size_t columns)
+static bool is_within(const model_range_t *range, uint32_t at)
 {
-    const size_t vector = K_LORA_ALIGNMENT / sizeof(float);
-    return (rows * columns + vector - 1) / vector * vector;
+    return at >= range->first && at - range->first < range->n;
 }
 
-static bool is_here(const adapter_model_t *model, uint32_t layer)
+static bool is_here(const adapter_model_t *model, adapter_place_t place)
 {
-    const model_range_t *layers = &model->cut->layers;
-    return layer >= layers->first && layer - layers->first < layers->n;
+    return is_within(&model->cut->layers, place.layer) &&
+           (!adapter_is_of_expert(place.target) || is_within(&model->cut->experts, place.expert));
 }
 
 /* What this rank keeps of a matrix. */
-static size_t floats_here(const adapter_model_t *model, place_t place, uint32_t rank)
+static size_t floats_here(const adapter_model_t *model, adapter_place_t place, uint32_t rank)
 {
     const model_mla_t *mla = &model->config->mla;
-    const part_t part = part_of(model, place.target);
-    if (!is_here(model, place.layer)) {
+    const adapter_part_t part = adapter_part(model, place.target);
+    if (!is_here(model, place)) {
         return 0;
     }
     if (place.is_b && place.target == ADAPTER_MLA_KV_B) {
-        return model->cut->heads.n * (floats_of(rank, mla->plain) + floats_of(rank, mla->value));
+        return model->cut->heads.n *
+               (adapter_floats(rank, mla->plain) + adapter_floats(rank, mla->value));
     }
-    return floats_of(rank, place.is_b ? part.out.n : part.in.n);
+    return adapter_floats(rank, place.is_b ? part.out.n : part.in.n);
 }
 
 /* Ranks of both matrices of each pair, and the floats that all take. */
@@ -407,17 +180,16 @@ static weft_status_t measure(loader_t *loader)
     const adapter_model_t *model = loader->model;
     for (size_t i = 0; i < safetensors_tensor_count(loader->tensors); i++) {
         const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
-        place_t place;
+        adapter_place_t place;
         const weft_status_t status = check_tensor(loader, tensor, &place);
         if (status < 0) {
             return status;
         }
-        if (!is_here(model, place.layer)) {
+        if (!is_here(model, place)) {
             continue;
         }
         const uint32_t rank = rank_of(tensor, place);
-        k_lora_t *pair =
-            pair_at(loader->adapter, place.layer - model->cut->layers.first, place.target);
+        k_lora_t *pair = pair_at(loader, place);
         if (pair->rank != 0 && pair->rank != rank) {
             return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED,
                                  "of another rank than its pair");
@@ -469,12 +241,11 @@ static void place_b(const loader_t *loader, const safetensors_tensor_t *tensor,
 }
 
 /* One of a linear's matrices, written to `to`, which will lie at `at`. */
-static void fill_plain(const loader_t *loader, const safetensors_tensor_t *tensor, place_t place,
-                       const char *data, float *to, const float *at)
+static void fill_plain(const loader_t *loader, const safetensors_tensor_t *tensor,
+                       adapter_place_t place, const char *data, float *to, const float *at)
 {
-    const part_t part = part_of(loader->model, place.target);
-    k_lora_t *pair =
-        pair_at(loader->adapter, place.layer - loader->model->cut->layers.first, place.target);
+    const adapter_part_t part = adapter_part(loader->model, place.target);
+    k_lora_t *pair = pair_at(loader, place);
     pair->scale = scale_of(loader, pair->rank);
     if (place.is_b) {
         place_b(loader, tensor, place.target, data, part.out, to);
@@ -489,15 +260,14 @@ static void fill_plain(const loader_t *loader, const safetensors_tensor_t *tenso
  * b's rows for a head's keys k and values v: what is added to k = W c is b_k a c, so to the latents
  * that stand for q, a' (b_k' q); to v = W c, b_v (a c).
  */
-static void fill_heads(const loader_t *loader, const safetensors_tensor_t *tensor, place_t place,
-                       const char *data, float *to, const float *at)
+static void fill_heads(const loader_t *loader, const safetensors_tensor_t *tensor,
+                       adapter_place_t place, const char *data, float *to, const float *at)
 {
     const model_mla_t *mla = &loader->model->config->mla;
     const model_range_t *heads = &loader->model->cut->heads;
     const uint32_t rank = rank_of(tensor, place);
     const model_range_t latents = {0, mla->kv_latent};
-    k_lora_t *pairs =
-        pair_at(loader->adapter, place.layer - loader->model->cut->layers.first, ADAPTER_MLA_KV_B);
+    k_lora_t *pairs = pair_at(loader, place);
     if (!place.is_b) {
         place_a(tensor, data, latents, to);
     }
@@ -511,8 +281,8 @@ static void fill_heads(const loader_t *loader, const safetensors_tensor_t *tenso
             continue;
         }
         const uint32_t row = (heads->first + h) * (mla->plain + mla->value);
-        const size_t n_key = floats_of(rank, mla->plain);
-        const size_t n = n_key + floats_of(rank, mla->value);
+        const size_t n_key = adapter_floats(rank, mla->plain);
+        const size_t n = n_key + adapter_floats(rank, mla->value);
         const model_range_t keys = {row, mla->plain};
         const model_range_t values = {row + mla->plain, mla->value};
         place_b(loader, tensor, place.target, data, keys, to + h * n);
@@ -529,9 +299,9 @@ static void fill(const loader_t *loader, float *to)
     for (size_t i = 0; i < safetensors_tensor_count(loader->tensors); i++) {
         const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
         const char *data = (const char *)loader->file.data + tensor->offset;
-        place_t place;
-        if (!parse_name(loader->model->config, tensor->name, &place) ||
-            !is_here(loader->model, place.layer)) {
+        adapter_place_t place;
+        if (!adapter_parse_name(loader->model->config, tensor->name, &place) ||
+            !is_here(loader->model, place)) {
             continue; /* of the first kind there is none: measured */
         }
         if (place.target == ADAPTER_MLA_KV_B) {
@@ -548,15 +318,15 @@ static void fill(const loader_t *loader, float *to)
 /* A matrix without its other one. */
 static weft_status_t check_pairs(const loader_t *loader)
 {
-    const uint32_t n_pairs = loader->adapter->n_pairs;
-    for (uint32_t i = 0; i < loader->adapter->layers * n_pairs; i++) {
+    const adapter_pairs_t *of_layer = &loader->adapter->of_layer;
+    for (uint32_t i = 0; i < loader->adapter->layers * of_layer->n; i++) {
         const k_lora_t *pair = &loader->adapter->pairs[i];
-        const uint32_t target = i % n_pairs < ADAPTER_MLA_KV_B ? i % n_pairs : ADAPTER_MLA_KV_B;
         if ((pair->a == NULL) != (pair->b == NULL)) {
             return weft_diag(loader->diag, WEFT_ERR_MALFORMED,
                              "%s: layer %u has one matrix of %s alone", loader->path,
-                             loader->model->cut->layers.first + i / n_pairs,
-                             module_of(loader->model->config, target));
+                             loader->model->cut->layers.first + i / of_layer->n,
+                             adapter_module(loader->model->config,
+                                            adapter_target_of(of_layer, i % of_layer->n)));
         }
     }
     return safetensors_tensor_count(loader->tensors) > 0
@@ -634,31 +404,23 @@ static weft_status_t load(loader_t *loader)
                : WEFT_OK;
 }
 
-static void free_memory(weft_device_t *device, weft_mem_t *memory)
-{
-    if (memory->addr != NULL) {
-        device->ops->free(device, memory);
-    }
-}
-
 weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_diag_t *diag,
                            adapter_t **adapter_out)
 {
     const uint32_t layers = model->cut->layers.n;
-    const bool has_heads = model->config->mla.kv_latent > 0;
-    const uint32_t n_pairs = ADAPTER_MLA_KV_B + (has_heads ? 2 * model->cut->heads.n : 0);
+    const adapter_pairs_t of_layer = adapter_pairs(model->config, model->cut);
     loader_t loader = {.model = model, .path = path, .diag = diag};
     assert(model->max_rank <= ADAPTER_MAX_RANK);
-    loader.adapter = weft_zalloc(sizeof(adapter_t) + (size_t)layers * n_pairs * sizeof(k_lora_t),
+    loader.adapter = weft_zalloc(sizeof(adapter_t) + (size_t)layers * of_layer.n * sizeof(k_lora_t),
                                  "runtime.adapter");
     if (loader.adapter == NULL) {
         return weft_diag(diag, WEFT_ERR_NO_MEMORY, "%s: no memory", path);
     }
     loader.adapter->device = model->device;
-    loader.adapter->n_pairs = n_pairs;
+    loader.adapter->of_layer = of_layer;
     loader.adapter->layers = layers;
     const weft_status_t status = load(&loader);
-    free_memory(model->device, &loader.staging);
+    adapter_free_memory(model->device, &loader.staging);
     safetensors_destroy(loader.tensors);
     weft_mapped_file_close(&loader.file);
     if (status < 0) {
@@ -674,96 +436,6 @@ void adapter_destroy(adapter_t *adapter)
     if (adapter == NULL) {
         return;
     }
-    free_memory(adapter->device, &adapter->memory);
+    adapter_free_memory(adapter->device, &adapter->memory);
     weft_free(adapter);
-}
-
-size_t adapter_bytes(const model_config_t *config, uint32_t rank)
-{
-    size_t floats = 0;
-    for (uint32_t layer = 0; layer < config->layers; layer++) {
-        for (adapter_target_t t = 0; t < ADAPTER_TARGETS; t++) {
-            const shape_t shape = shape_of(config, t);
-            floats += layer_has(config, layer, t)
-                          ? floats_of(rank, shape.in) + floats_of(rank, shape.out)
-                          : 0;
-        }
-    }
-    return floats * sizeof(float);
-}
-
-/* ---- tables ---------------------------------------------------------------------------------- */
-
-weft_status_t adapter_table_create(const model_config_t *config, weft_device_t *device,
-                                   uint32_t places, adapter_table_t **table_out)
-{
-    const uint32_t n_pairs = pairs_of(config);
-    const size_t n = (size_t)config->layers * n_pairs * places;
-    adapter_table_t *table = weft_zalloc(sizeof(*table), "runtime.adapter_table");
-    if (table == NULL) {
-        return WEFT_ERR_NO_MEMORY;
-    }
-    table->device = device;
-    table->places = places;
-    table->n_pairs = n_pairs;
-    table->layers = config->layers;
-    const weft_status_t status =
-        device->ops->alloc(device, n * sizeof(k_lora_t), 0, &table->memory); /* zeros: rank 0 */
-    if (status < 0) {
-        adapter_table_destroy(table);
-        return status;
-    }
-    *table_out = table;
-    return WEFT_OK;
-}
-
-void adapter_table_destroy(adapter_table_t *table)
-{
-    if (table == NULL) {
-        return;
-    }
-    free_memory(table->device, &table->memory);
-    weft_free(table);
-}
-
-weft_status_t adapter_table_put(adapter_table_t *table, uint32_t place, const adapter_t *adapter)
-{
-    const weft_device_ops_t *device = table->device->ops;
-    k_lora_t *entries = table->memory.addr;
-    weft_queue_t *queue = NULL;
-    assert(place < table->places && adapter->layers == table->layers &&
-           adapter->n_pairs == table->n_pairs);
-    weft_status_t status = device->open_queue(table->device, &queue);
-    if (status < 0) {
-        return status;
-    }
-    for (uint32_t i = 0; i < table->layers * table->n_pairs; i++) {
-        const bool is_head = i % table->n_pairs >= ADAPTER_MLA_KV_B;
-        if (is_head && adapter->pairs[i].rank > 0) {
-            atomic_store(&table->has_heads, true);
-        }
-        device->copy(queue, &entries[(size_t)i * table->places + place], &adapter->pairs[i],
-                     sizeof(k_lora_t));
-    }
-    status = device->sync(queue);
-    device->close_queue(queue);
-    return status;
-}
-
-const k_lora_t *adapter_table_of(const adapter_table_t *table, uint32_t layer,
-                                 adapter_target_t target)
-{
-    const k_lora_t *entries = table->memory.addr;
-    return entries + ((size_t)layer * table->n_pairs + target) * table->places;
-}
-
-const k_lora_t *adapter_table_of_head(const adapter_table_t *table, uint32_t layer, uint32_t head,
-                                      bool is_value)
-{
-    return adapter_table_of(table, layer, ADAPTER_MLA_KV_B + 2 * head + is_value);
-}
-
-bool adapter_table_has_heads(const adapter_table_t *table)
-{
-    return atomic_load(&table->has_heads);
 }

@@ -18,12 +18,12 @@
 #include "runtime/model_config.h"
 #include "runtime/model_shard.h"
 
-#define ADAPTER_MAX_RANK 512
+#define ADAPTER_MAX_RANK K_LORA_MAX_RANK
 
 /*
  * The linears of a layer that adapters may add to; those that are computed as one are neighbours. A
- * layer has some of them. Latent attention multiplies keys and values out in a query's stead, so that
- * what is added to them is a pair of matrices for each head: adapter_table_of_head.
+ * layer has some of them. The last four are several pairs of matrices each: an expert's, and a head's
+ * two, as latent attention multiplies keys and values out in a query's stead.
  */
 typedef enum adapter_target {
     ADAPTER_Q,
@@ -40,7 +40,11 @@ typedef enum adapter_target {
     ADAPTER_MLA_Q, /* or what is first, where it has two steps */
     ADAPTER_MLA_KV_A,
     ADAPTER_MLA_Q_B,
-    ADAPTER_MLA_KV_B, /* the first head's keys; behind it its values, then the next head's */
+    ADAPTER_SINGLE, /* so many are one pair */
+    ADAPTER_EXPERT_GATE = ADAPTER_SINGLE,
+    ADAPTER_EXPERT_UP,
+    ADAPTER_EXPERT_DOWN,
+    ADAPTER_MLA_KV_B,
     ADAPTER_TARGETS
 } adapter_target_t;
 
@@ -63,22 +67,27 @@ weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_
                            adapter_t **adapter_out);
 void adapter_destroy(adapter_t *adapter); /* NULL is fine */
 
-/* What one of the rank takes that adds to all there is, of a rank that computes with config. */
+/* What one of the rank takes that adds to all there is but single experts. config: as below. */
 size_t adapter_bytes(const model_config_t *config, uint32_t rank);
 
-/* config: of what this rank computes. */
-weft_status_t adapter_table_create(const model_config_t *config, weft_device_t *device,
-                                   uint32_t places, adapter_table_t **table_out);
+/* config, cut: of what this rank computes. */
+weft_status_t adapter_table_create(const model_config_t *config, const model_cut_t *cut,
+                                   weft_device_t *device, uint32_t places,
+                                   adapter_table_t **table_out);
 void adapter_table_destroy(adapter_table_t *table); /* NULL is fine; adapters are the callers' */
 /* No sequence has the place; steps that begin afterwards may. WEFT_ERR_DEVICE and the like. */
 weft_status_t adapter_table_put(adapter_table_t *table, uint32_t place, const adapter_t *adapter);
 
-/* [places] of one linear: memory of the device, at the same address for good. */
+/* Whether some adapter that was ever there adds to the target of any layer. */
+bool adapter_table_has(const adapter_table_t *table, adapter_target_t target);
+
+/*
+ * [places] of one linear, of an expert's target [experts of this rank][places]: memory of the device,
+ * at the same address for good.
+ */
 const k_lora_t *adapter_table_of(const adapter_table_t *table, uint32_t layer,
                                  adapter_target_t target);
-
-/* The same of a head of this rank, with latent attention: from its queries to latents, to its values. */
+/* [places] of a head of this rank: from its queries to latents, or from latents to its values. */
 const k_lora_t *adapter_table_of_head(const adapter_table_t *table, uint32_t layer, uint32_t head,
                                       bool is_value);
-/* Whether any adapter that was ever there adds to the heads. */
-bool adapter_table_has_heads(const adapter_table_t *table);
+uint32_t adapter_table_places(const adapter_table_t *table);

@@ -259,8 +259,9 @@ weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *opt
     if (pthread_mutex_init(&all->lock, NULL) != 0) {
         return WEFT_ERR_NO_MEMORY;
     }
-    weft_status_t status = adapter_table_create(model_local_config(engine->model), engine->device,
-                                                ENGINE_MAX_ADAPTERS, &all->table);
+    weft_status_t status =
+        adapter_table_create(model_local_config(engine->model), model_cut(engine->model),
+                             engine->device, ENGINE_MAX_ADAPTERS, &all->table);
     if (status < 0) {
         pthread_mutex_destroy(&all->lock);
         return weft_diag(diag, status, "no memory for the table of adapters");

