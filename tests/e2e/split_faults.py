@@ -256,7 +256,7 @@ class Load:
         for thread in self.threads:
             thread.join(max(0, deadline - time.monotonic()))
             assert not thread.is_alive(), "a request hangs"
-        assert not self.mistakes
+        assert not self.mistakes, self.mistakes
 
 
 # ---- faults --------------------------------------------------------------------------------------
@@ -499,7 +499,7 @@ class Campaign:
         wait_for(lambda: load.legs >= wanted, what="load")
         moment(draw, 0.3)
         for which, answer in fault(service, draw) or ():
-            assert answer == self.answers[which][:4]
+            assert answer == self.answers[which][:4], f"{answer} of prompt {which}"
         load.join()
         service.wire.to_flip = 0
         wait_for(service.is_at_rest, what="rest")
