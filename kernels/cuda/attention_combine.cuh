@@ -60,13 +60,13 @@ SIMT_DEVICE void combine_head(const attention_params_t &p, const k_seq_t &seq, u
 template <int D>
 static SIMT_KERNEL(COMBINE_WARPS *SIMT_WARP, 4) attention_combine_kernel(const attention_params_t p)
 {
-    simt_wait_previous();
     simt_launch_next();
     const uint32_t unit = combine_first_unit(p, blockIdx.x);
+    const k_seq_t seq = p.seqs[blockIdx.x]; /* a step's inputs: no kernel in front writes those */
+    simt_wait_previous();
     if (unit == ATTENTION_NO_UNIT) {
         return;
     }
-    const k_seq_t seq = p.seqs[blockIdx.x];
     const uint32_t segments = attention_segments(p, seq);
     const uint32_t first = blockIdx.z * COMBINE_WARPS + (uint32_t)simt_warp();
     for (uint32_t i = first; i < seq.rows * p.group; i += gridDim.z * COMBINE_WARPS) {

@@ -152,6 +152,10 @@ SIMT_DEVICE void decode_fetch_scales(const attention_params_t &p, const attentio
     }
 }
 
+/*
+ * A warp. Tokens before a sequence's first new one are of earlier steps: those are fetched while the
+ * kernel in front still runs.
+ */
 template <int D, class T>
 SIMT_DEVICE void decode_produce(const attention_params_t &p, const simt_tensor_map_t *map,
                                 decode_shared<D, T> &shared)
@@ -161,6 +165,7 @@ SIMT_DEVICE void decode_produce(const attention_params_t &p, const simt_tensor_m
     attention_cursor_t cursor = {};
     attention_item_t item;
     decode_ring_t ring = {0, 1};
+    bool has_waited = false;
     for (uint32_t k = 0;
          attention_find_item(p, (int)chunk, attention_item_of_block(k), &cursor, &item); k++) {
         decode_boxes_t boxes = decode_boxes<D>(p, item, item.begin);
@@ -170,6 +175,10 @@ SIMT_DEVICE void decode_produce(const attention_params_t &p, const simt_tensor_m
             const decode_boxes_t next = decode_boxes<D>(p, item, has_more ? first + chunk : first);
             const uint32_t next_id =
                 has_more ? decode_block_of_lane(p, item, next, first + chunk) : 0;
+            if (!has_waited && first + chunk > item.seq.start) {
+                simt_wait_previous();
+                has_waited = true;
+            }
             simt_mbarrier_wait(&shared.k_free[ring.slot], ring.parity);
             simt_sync_warp(); /* no lane may look when the phase is long past */
             decode_fetch<D, T>(p, map, item, boxes, id, first, 0, shared.k[ring.slot],
@@ -442,12 +451,12 @@ static SIMT_KERNEL(DECODE_THREADS, (decode_blocks<D, T>))
     if (threadIdx.x == 0) {
         decode_init_barriers(shared);
     }
-    simt_sync_block();
-    simt_wait_previous();
     simt_launch_next();
+    simt_sync_block();
     if (threadIdx.x >= 2 * DECODE_GROUP) {
         return decode_produce<D, T>(p, &map, shared);
     }
+    simt_wait_previous();
     constexpr int chunk = attention_shape<D>::chunk;
     const bool scores = threadIdx.x < DECODE_GROUP;
     attention_cursor_t cursor = {};

@@ -35,6 +35,12 @@ SIMT_DEVICE spread_range_t spread_range(const attention_item_t &item)
     return range;
 }
 
+/* [begin, this) were there before the step, the other tokens are of the kernel in front. */
+SIMT_DEVICE uint32_t spread_old_end(const attention_item_t &item)
+{
+    return item.seq.start < item.end ? item.seq.start : item.end;
+}
+
 /* This lane's four scores of tile n of its warp's quarter. */
 SIMT_DEVICE float4 *spread_scores_at(const attention_params_t &p, uint32_t item, int chunk, int n)
 {
@@ -51,17 +57,45 @@ template <int D> struct spread_score_shared {
     const char *blocks[2][MMA_MAX_BLOCKS];
 };
 
+/* K of the chunk's new tokens, which the kernel in front wrote; all else has come. */
+template <int D, class T>
+SIMT_DEVICE void spread_load_new_keys(const attention_params_t &p, const attention_item_t &item,
+                                      uint32_t first, spread_score_shared<D> &shared)
+{
+    constexpr uint32_t units = attention_tile<D, T>::units;
+    const char *const *blocks = shared.blocks[first / K_CUDA_ATTENTION_SEGMENT % 2];
+    const uint32_t from = item.seq.start > first ? item.seq.start : first;
+    const uint32_t until = first + SPREAD_CHUNK < item.end ? first + SPREAD_CHUNK : item.end;
+    for (uint32_t i = threadIdx.x; from + i / units < until; i += SPREAD_THREADS) {
+        const uint32_t token = from + i / units;
+        const char *block = blocks[token % K_CUDA_ATTENTION_SEGMENT >> p.block_shift];
+        simt_cp_async<16>(
+            shared.k + attention_tile_at(SPREAD_CHUNK, (int)(token - first), (int)(i % units)),
+            block + (token & (p.kv.block_tokens - 1)) * p.kv.token_stride + i % units * 16);
+    }
+}
+
+/* K of earlier steps' tokens comes while the kernel in front still runs. */
 template <int D, class T>
 SIMT_DEVICE void spread_score(const attention_params_t &p, const attention_item_t &item,
                               uint32_t first, float (&score)[1][SPREAD_TILES][4],
                               spread_score_shared<D> &shared)
 {
     const uint32_t segment = first / K_CUDA_ATTENTION_SEGMENT;
+    attention_item_t old = item;
+    old.end = spread_old_end(item);
     mma_load_blocks(p, item, segment, shared.blocks[segment % 2]);
+    simt_sync_block();
+    mma_load_tile<D, SPREAD_THREADS, T>(p, old, shared.blocks, first, 0, shared.k);
+    simt_cp_async_commit();
+    simt_wait_previous();
     attention_load_q<D, T>(p, item, shared.q, SPREAD_ROWS, 0, SPREAD_ROWS, (int)threadIdx.x,
                            SPREAD_THREADS);
-    simt_sync_block();
-    mma_load_tile<D, SPREAD_THREADS, T>(p, item, shared.blocks, first, 0, shared.k);
+    if (first + SPREAD_CHUNK > old.end) {
+        simt_cp_async_wait<0>(); /* zeroes where the new tokens go */
+        simt_sync_block();
+        spread_load_new_keys<D, T>(p, item, first, shared);
+    }
     simt_cp_async_commit();
     simt_cp_async_wait<0>();
     simt_sync_block();
@@ -75,14 +109,12 @@ static SIMT_KERNEL(SPREAD_THREADS, 3) attention_spread_scores(const attention_pa
     SIMT_DYN_SHARED(uint8_t, base);
     attention_cursor_t cursor = {};
     attention_item_t item;
-    simt_wait_previous();
     simt_launch_next();
-    if (!attention_find_item(p, SPREAD_CHUNK, blockIdx.x, &cursor, &item)) {
-        return;
-    }
-    const spread_range_t range = spread_range(item);
+    const bool has_item = attention_find_item(p, SPREAD_CHUNK, blockIdx.x, &cursor, &item);
+    const spread_range_t range = has_item ? spread_range(item) : spread_range_t{};
     const int chunk = (int)blockIdx.y;
     if (chunk < range.first || chunk >= range.last) {
+        simt_wait_previous();
         return;
     }
     const uint32_t first = range.segment + (uint32_t)chunk * SPREAD_CHUNK;
@@ -123,30 +155,45 @@ SIMT_DEVICE uint32_t spread_value_at(uint32_t token, uint32_t u)
     return token * (SPREAD_SLICE * 2) + (u ^ token / 2 % 4) * 16;
 }
 
-/* Begins to load V of the slice. */
+/* Begins to load V of the slice, of tokens [from, until) of the segment; zeroes for those out of sight. */
 SIMT_DEVICE void spread_load_values(const attention_params_t &p, const attention_item_t &item,
-                                    const spread_range_t &range, uint32_t slice,
-                                    spread_value_shared &shared)
+                                    const spread_range_t &range, uint32_t slice, uint32_t from,
+                                    uint32_t until, spread_value_shared &shared)
 {
-    const uint32_t segment = range.segment / K_CUDA_ATTENTION_SEGMENT;
-    mma_load_blocks(p, item, segment, shared.blocks[segment % 2]);
-    simt_sync_block();
+    const char *const *blocks =
+        shared.blocks[range.segment / K_CUDA_ATTENTION_SEGMENT % 2];
     const uint32_t units = SPREAD_SLICE / 8;
-    const uint32_t until = (uint32_t)range.last * SPREAD_CHUNK * units;
-    for (uint32_t i = (uint32_t)range.first * SPREAD_CHUNK * units + threadIdx.x; i < until;
-         i += SPREAD_THREADS) {
+    for (uint32_t i = from * units + threadIdx.x; i < until * units; i += SPREAD_THREADS) {
         const uint32_t token = range.segment + i / units;
         const bool is_seen = token >= item.low && token < item.end;
-        const char *from = static_cast<const char *>(p.kv.base);
+        const char *at = static_cast<const char *>(p.kv.base);
         if (is_seen) {
-            from = shared.blocks[segment % 2][i / units >> p.block_shift] +
-                   (token & (p.kv.block_tokens - 1)) * p.kv.token_stride + p.kv.part_stride +
-                   (slice * SPREAD_SLICE + i % units * 8) * 2;
+            at = blocks[i / units >> p.block_shift] +
+                 (token & (p.kv.block_tokens - 1)) * p.kv.token_stride + p.kv.part_stride +
+                 (slice * SPREAD_SLICE + i % units * 8) * 2;
         }
-        simt_cp_async_zfill<16>(shared.v + spread_value_at(i / units, i % units), from,
+        simt_cp_async_zfill<16>(shared.v + spread_value_at(i / units, i % units), at,
                                 is_seen ? 16 : 0);
     }
     simt_cp_async_commit();
+}
+
+/* Where in the segment the walk's tokens begin and end, and the new ones among them begin. */
+struct spread_tokens {
+    uint32_t first;
+    uint32_t first_new;
+    uint32_t last;
+};
+
+SIMT_DEVICE spread_tokens spread_tokens_of(const attention_item_t &item,
+                                           const spread_range_t &range)
+{
+    spread_tokens of = {(uint32_t)range.first * SPREAD_CHUNK, 0,
+                        (uint32_t)range.last * SPREAD_CHUNK};
+    const uint32_t old_end = spread_old_end(item);
+    of.first_new = old_end > range.segment ? old_end - range.segment : 0;
+    of.first_new = of.first_new > of.first ? of.first_new : of.first;
+    return of;
 }
 
 /* A warp's scores of the segment, and what follows from them for rows lane / 4 and + 8. */
@@ -316,16 +363,19 @@ static SIMT_KERNEL(SPREAD_THREADS, 1) attention_spread_values(const attention_pa
     spread_state state = {};
     float o[4] = {};
     simt_launch_next();
-    /* the kernel in front began when all before it had ended: V and the sequences are there */
     const bool has_item = attention_find_item(p, SPREAD_CHUNK, blockIdx.x, &cursor, &item);
-    const spread_range_t range = has_item ? spread_range(item) : spread_range_t{};
-    if (has_item) {
-        spread_load_values(p, item, range, blockIdx.y, shared);
-    }
-    simt_wait_previous(); /* the scores */
     if (!has_item) {
+        simt_wait_previous();
         return;
     }
+    const spread_range_t range = spread_range(item);
+    const spread_tokens tokens = spread_tokens_of(item, range);
+    const uint32_t segment = range.segment / K_CUDA_ATTENTION_SEGMENT;
+    mma_load_blocks(p, item, segment, shared.blocks[segment % 2]);
+    simt_sync_block();
+    spread_load_values(p, item, range, blockIdx.y, tokens.first, tokens.first_new, shared);
+    simt_wait_previous(); /* the scores, and the new tokens */
+    spread_load_values(p, item, range, blockIdx.y, tokens.first_new, tokens.last, shared);
     spread_load_scores(p, blockIdx.x, range, state);
     spread_maxima(range, state, shared);
     simt_sync_block();

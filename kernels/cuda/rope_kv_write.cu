@@ -283,6 +283,7 @@ SIMT_DEVICE void rope_write_heads(const k_rope_kv_write_args_t &p, __nv_bfloat16
 
 /* ---- a row ------------------------------------------------------------------------------------ */
 
+/* The step's inputs alone are read before simt_wait_previous(): nobody writes those in a step. */
 template <int VEC, class T>
 SIMT_DEVICE void rope_row(const k_rope_kv_write_args_t &p, const k_seq_t &seq, uint32_t row,
                           float2 *rotation)
@@ -300,6 +301,7 @@ SIMT_DEVICE void rope_row(const k_rope_kv_write_args_t &p, const k_seq_t &seq, u
         const float angle = (float)position * p.inv_freq[i];
         rotation[i] = make_float2(cosf(angle) * p.mscale, sinf(angle) * p.mscale);
     }
+    simt_wait_previous();
     simt_sync_block();
     __nv_bfloat16 *q = static_cast<__nv_bfloat16 *>(p.q) + row * p.q_stride;
     __nv_bfloat16 *k = static_cast<__nv_bfloat16 *>(p.k) + row * p.k_stride;
@@ -319,12 +321,13 @@ template <int VEC, class T>
 static SIMT_KERNEL(ROPE_THREADS, 4) rope_kernel(const k_rope_kv_write_args_t p)
 {
     SIMT_SHARED(float2, rotation, [K_MAX_HEAD_DIM / 2]);
-    simt_wait_previous();
     simt_launch_next();
     const uint32_t row = blockIdx.x;
     const k_seq_t seq = rope_find_seq(p.seqs, p.n_seqs, row);
     if (seq.rows > 0) {
         rope_row<VEC, T>(p, seq, row, rotation);
+    } else {
+        simt_wait_previous();
     }
 }
 

@@ -82,11 +82,14 @@ typedef struct embed {
     bool is_gate_up;
 } embed_t;
 
-/* Block: row blockIdx.x of y. */
+/*
+ * Block: row blockIdx.x of y. Nothing behind it begins before all in front has ended, so that the
+ * step's other kernels find its inputs and the blocks of earlier steps without waiting.
+ */
 template <class W> static SIMT_KERNEL(256, 1) embed_kernel(const embed_t p)
 {
-    simt_launch_next();
     simt_wait_previous();
+    simt_launch_next();
     const uint32_t id = (uint32_t)p.ids[blockIdx.x] - p.first_id;
     const uint32_t row = weight_packed_row(id, p.is_gate_up, p.w_rows);
     float *const y = p.y + blockIdx.x * p.y_stride;
