@@ -129,6 +129,8 @@ typedef struct k_linear_args {
     const k_weight_t *w;
     const float *bias;
     const void *x;
+    /* NULL, or what makes x, its y: done row by row as x is read. Only where k_ops.norms_in_linear. */
+    const k_rms_norm_args_t *norm;
     void *y;
     k_dtype_t y_dtype; /* k_ops.act, or K_F32 (logits, the residual stream) */
     k_out_t out;
@@ -889,7 +891,8 @@ typedef struct k_ops {
      * backend has no such weight (a dtype without kernels, K_WEIGHT_GATE_UP where nothing is gained).
      */
     size_t (*weight_bytes)(k_dtype_t dtype, k_weight_form_t form, uint32_t rows, uint32_t columns);
-    bool packs_slices; /* weight_pack takes parts with a stride: some columns of wider rows */
+    bool norms_in_linear; /* linear heeds args.norm; the same bits as rms_norm before it */
+    bool packs_slices;    /* weight_pack takes parts with a stride: some columns of wider rows */
     /*
      * dst [weight_bytes()], zeroed, 128-byte aligned, on the stream's device; parts lie in host memory (the
      * mapped file) and may be read until the stream is synced. Runs on the stream's threads.

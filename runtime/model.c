@@ -438,8 +438,8 @@ const model_limits_t *model_limits(const model_t *model)
 
 void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
 {
-    bool owes_sum = false;
-    const graph_t graph = {model, stream, batch, &owes_sum};
+    graph_debts_t debts = {0};
+    const graph_t graph = {model, stream, batch, &debts};
 
     graph_begin(&graph);
     for (uint32_t i = 0; i < model->config.layers; i++) {

@@ -50,7 +50,7 @@ static void project_gated(const graph_t *graph, const model_linear_t *gate_up)
     const graph_out_t out = {act->ffn, graph->stream->ops->act, act->ffn_stride,
                              is_fused ? K_OUT_SWIGLU : K_OUT_STORE};
 
-    graph_linear(graph->stream, gate_up, act->normed, act->hidden_stride, &out, rows);
+    graph_linear_of_normed(graph, gate_up, &out);
     graph_add_adapters(graph, gate_up, act->normed, act->hidden_stride, &out);
     if (!is_fused) {
         activate(graph, act->ffn, rows, gate_up->rows / 2, act->ffn_stride);
@@ -71,7 +71,7 @@ static void route(const graph_t *graph, const model_layer_t *layer)
     const model_experts_t *experts = &graph->model->config.experts;
     const uint32_t rows = graph->batch->rows;
     const graph_out_t out = {act->expert.logits, K_F32, experts->count, K_OUT_STORE};
-    graph_linear(graph->stream, &layer->router, act->normed, act->hidden_stride, &out, rows);
+    graph_linear_of_normed(graph, &layer->router, &out);
     graph_add_adapters(graph, &layer->router, act->normed, act->hidden_stride, &out);
     const k_route_args_t args = {
         .logits = act->expert.logits,

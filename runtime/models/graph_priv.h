@@ -43,6 +43,10 @@ static inline void *graph_activation(const graph_t *graph, void *array, size_t a
     return graph_element(array, graph->stream->ops->act, at);
 }
 
+/* out->y = linear(normed), which this makes first where graph_norm put that off. */
+void graph_linear_of_normed(const graph_t *graph, const model_linear_t *linear,
+                            const graph_out_t *out);
+
 static inline bool graph_is_cut(const graph_t *graph)
 {
     return model_shard_is_cut(&graph->model->shard);

@@ -12,11 +12,23 @@ typedef struct linear_case {
     size_t y_stride;
     uint8_t *source;
     float *x;
+    const k_rms_norm_args_t *norm; /* NULL: x is there */
     float *bias;
     float *y_before;
     bool has_bias;
     bool accumulate;
 } linear_case_t;
+
+/* Channels of outliers, as models have them. */
+static void make_outliers(test_random_t *random, linear_case_t *c)
+{
+    const uint32_t first = test_random_below(random, c->k);
+    for (uint32_t r = 0; r < c->m; r++) {
+        for (uint32_t i = first; i < c->k && i < first + 32; i++) {
+            c->x[r * c->x_stride + i] *= 8;
+        }
+    }
+}
 
 static linear_case_t random_case(test_random_t *random, k_dtype_t dtype)
 {
@@ -35,6 +47,9 @@ static linear_case_t random_case(test_random_t *random, k_dtype_t dtype)
     c.y_before = random_floats(random, c.m * c.y_stride);
     c.has_bias = test_random_below(random, 2) == 0;
     c.accumulate = test_random_below(random, 2) == 0;
+    if (test_random_below(random, 2) == 0) {
+        make_outliers(random, &c);
+    }
     return c;
 }
 
@@ -69,6 +84,7 @@ static void run(k_stream_t *stream, const linear_case_t *c, const k_weight_t *w,
     const k_linear_args_t args = {.w = w,
                                   .bias = c->has_bias ? c->bias : NULL,
                                   .x = c->x + row * c->x_stride,
+                                  .norm = c->norm,
                                   .y = y,
                                   .rows = rows,
                                   .x_stride = c->x_stride,
@@ -378,6 +394,58 @@ static void linear_gives_swiglu_the_bits_of_its_two_ops(void **state)
     each_isa(check_swiglu, 14);
 }
 
+/* A linear whose rows a norm makes is the norm, and then the linear; so is what the norm leaves. */
+static void check_norm(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 300, 768);
+    for (uint32_t round = 0; stream->ops->norms_in_linear && round < test_rounds(60); round++) {
+        linear_case_t c = random_case(random, (k_dtype_t)test_random_below(random, K_U8));
+        weft_mem_t mem = {0};
+        const k_weight_t w = pack(stream, &c, &mem);
+        float *norm_w = random_floats(random, c.k);
+        float *hidden = c.x;
+        float *apart = test_malloc(c.m * c.x_stride * sizeof(*apart));
+        float *within = test_malloc(c.m * c.x_stride * sizeof(*within));
+        float *expected = test_malloc(c.m * c.y_stride * sizeof(*expected));
+        float *y = test_malloc(c.m * c.y_stride * sizeof(*y));
+        k_rms_norm_args_t norm = {.x = hidden,
+                                  .x_dtype = K_F32,
+                                  .w = norm_w,
+                                  .y = apart,
+                                  .rows = c.m,
+                                  .groups = 1,
+                                  .dim = c.k,
+                                  .x_stride = c.x_stride,
+                                  .y_stride = c.x_stride,
+                                  .eps = 1e-5f};
+        stream->ops->rms_norm(stream, &norm);
+        c.x = apart;
+        run(stream, &c, &w, 0, c.m, expected);
+        norm.y = c.x = within;
+        c.norm = &norm;
+        run(stream, &c, &w, 0, c.m, y);
+        assert_same_bits(y, expected, c.m * c.y_stride, "linear");
+        for (uint32_t r = 0; r < c.m; r++) {
+            assert_same_bits(within + r * c.x_stride, apart + r * c.x_stride, c.k, "normed");
+        }
+        c.x = hidden;
+        test_free(norm_w);
+        test_free(apart);
+        test_free(within);
+        test_free(expected);
+        test_free(y);
+        open_cpu()->ops->free(open_cpu(), &mem);
+        free_case(&c);
+    }
+    k_stream_destroy(stream);
+}
+
+static void linear_norms_its_rows_with_the_bits_of_rms_norm(void **state)
+{
+    (void)state;
+    each_isa(check_norm, 16);
+}
+
 /* Rows of ids before and behind a slice of the vocabulary. */
 static void check_no_rows(k_stream_t *stream, const k_weight_t *w, uint32_t first)
 {
@@ -455,6 +523,7 @@ int main(void)
         cmocka_unit_test(tiles_give_the_bits_of_vectors),
 #endif
         cmocka_unit_test(linear_gives_swiglu_the_bits_of_its_two_ops),
+        cmocka_unit_test(linear_norms_its_rows_with_the_bits_of_rms_norm),
         cmocka_unit_test(embed_reads_packed_rows_to_the_last_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
