@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 
 #include "base/clock.h"
-#include "runtime/step_plan_wire.h"
+#include "runtime/sched/step_plan_wire.h"
 #include "tests/support/coll_rig.h"
 #include "tests/support/executor_rig.h"
 #include "transport/coll/coll_feed.h"

@@ -8,7 +8,7 @@
 #include "base/option.h"
 #include "cli/commands.h"
 #include "cli/model_inspect.h"
-#include "runtime/synth/model_synth.h"
+#include "runtime/model/synth/model_synth.h"
 
 static const weft_option_t inspect_rows[] = {
 #define OPTION(...) WEFT_OPTION_ROW(model_inspect_options_t, __VA_ARGS__)

@@ -10,7 +10,7 @@
 
 #include "base/option.h"
 #include "launcher/launch_options.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "services/api/api_options.h"
 
 typedef struct data_parallel_config {

@@ -7,9 +7,9 @@
 #include "base/alloc.h"
 #include "base/json_writer.h"
 #include "kernels/kernels.h"
-#include "runtime/engine_kv_dtype.h"
-#include "runtime/model.h"
-#include "runtime/model_source.h"
+#include "runtime/engine/engine_kv_dtype.h"
+#include "runtime/model/model.h"
+#include "runtime/model/model_source.h"
 #include "text/text.h"
 
 /* A step as large as `weft serve` makes it on a CPU unless told otherwise. */

@@ -4,8 +4,8 @@
 
 #include "base/buffer.h"
 #include "base/option.h"
-#include "runtime/engine.h"
-#include "runtime/model_source.h"
+#include "runtime/engine/engine.h"
+#include "runtime/model/model_source.h"
 
 typedef struct run_options {
 #define OPTION WEFT_OPTION_FIELD

@@ -8,7 +8,7 @@
 #include "base/diag.h"
 #include "launcher/launch_group.h"
 #include "launcher/launch_options.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 #define SERVE_MAX_FACTS  60
 #define SERVE_FACT_BYTES 512

@@ -14,7 +14,7 @@
 #include "cli/serve_local.h"
 #include "cli/serve_signals.h"
 #include "launcher/launch_group.h"
-#include "runtime/engine_follower.h"
+#include "runtime/engine/engine_follower.h"
 
 #define WEFT_LOG_MODULE "ranks"
 #include "base/log.h"

@@ -9,8 +9,8 @@
 #pragma once
 
 #include "launcher/launch_options.h"
-#include "runtime/engine.h"
-#include "runtime/engine_ranks.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/engine_ranks.h"
 
 typedef struct serve_ranks serve_ranks_t;
 

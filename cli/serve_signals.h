@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "runtime/engine_ranks.h"
+#include "runtime/engine/engine_ranks.h"
 
 typedef struct serve_signals serve_signals_t;
 

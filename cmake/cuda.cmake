@@ -32,10 +32,28 @@ if(WEFT_CUDA_INCLUDE)
     endif()
 endif()
 
-file(GLOB weft_cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
-file(GLOB weft_cuda_host_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c
+file(GLOB_RECURSE weft_cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
+file(GLOB_RECURSE weft_cuda_host_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c)
+file(GLOB others CONFIGURE_DEPENDS
     ${CMAKE_SOURCE_DIR}/base/*_cuda*.c ${CMAKE_SOURCE_DIR}/transport/*/*_cuda*.c
     ${CMAKE_SOURCE_DIR}/transport/*/cuda/*.c ${CMAKE_SOURCE_DIR}/transport/*/nccl/*.c)
+list(APPEND weft_cuda_host_sources ${others})
+
+# weft_cuda_files(OUT name...): the paths of files below kernels/cuda by their names, which are unique; of a
+# kernel the .cu may be left away.
+function(weft_cuda_files out)
+    set(paths)
+    foreach(name ${ARGN})
+        set(found ${weft_cuda_kernels} ${weft_cuda_host_sources})
+        list(FILTER found INCLUDE REGEX "/kernels/cuda/(.*/)?${name}(\\.cu)?$")
+        list(LENGTH found count)
+        if(NOT count EQUAL 1)
+            message(FATAL_ERROR "kernels/cuda has ${count} files \"${name}\": ${found}")
+        endif()
+        list(APPEND paths ${found})
+    endforeach()
+    set(${out} ${paths} PARENT_SCOPE)
+endfunction()
 
 # The emulator's fibers and hooks are written for GCC on x86-64, and sanitizers cannot follow them.
 set(WEFT_CUDA_EMULATED OFF)

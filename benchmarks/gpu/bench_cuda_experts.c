@@ -14,9 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/cuda_groups.h"
+#include "kernels/cuda/attention/mla_attention.h"
 #include "kernels/cuda/k_cuda.h"
-#include "kernels/cuda/mla_attention.h"
+#include "kernels/cuda/linear/cuda_groups.h"
 
 enum { LAUNCHES = 12, REPLAYS = 7, MAX_TOKENS = 2048, SCRATCH = 128 << 20 };
 

@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "kernels/cuda/cuda_ranks.h"
 #include "kernels/cuda/k_cuda.h"
+#include "kernels/cuda/ranks/cuda_ranks.h"
 
 enum {
     LAUNCHES = 20, /* in a graph */

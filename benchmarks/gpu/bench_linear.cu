@@ -19,9 +19,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/cuda_linear.h"
-#include "kernels/cuda/cuda_linear_priv.h"
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/linear/cuda_linear.h"
+#include "kernels/cuda/linear/cuda_linear_priv.h"
+#include "kernels/cuda/simt/simt.h"
 
 static int failures;
 

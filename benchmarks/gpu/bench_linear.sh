@@ -11,9 +11,9 @@ mkdir -p "$build"
 flags="-std=c++20 -O3 --expt-relaxed-constexpr -I. --Werror all-warnings -Xcompiler -Wall,-Wextra -Xptxas --warn-on-spills"
 arch=${WEFT_BENCH_ARCH:--gencode arch=compute_90a,code=sm_90a}
 objects=
-for source in kernels/cuda/linear_wgmma.cu kernels/cuda/linear_mma.cu kernels/cuda/linear_scaled.cu \
-    kernels/cuda/weight_pack.cu \
-    kernels/cuda/simt_tensor_map.cu kernels/cuda/cuda_linear.c kernels/dtypes.c \
+for source in kernels/cuda/linear/linear_wgmma.cu kernels/cuda/linear/linear_mma.cu kernels/cuda/linear/linear_scaled.cu \
+    kernels/cuda/linear/weight_pack.cu \
+    kernels/cuda/simt/simt_tensor_map.cu kernels/cuda/linear/cuda_linear.c kernels/dtypes.c \
     kernels/dequantize.c kernels/dequantize_iq.c kernels/iq_grids.c benchmarks/gpu/bench_linear.cu; do
     [ -e "$source" ] || continue
     object=$build/$(basename "$source").o

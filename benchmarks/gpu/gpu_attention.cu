@@ -19,10 +19,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/kv_blocks.h"
 #include "kernels/cuda/rope_kv_write.h"
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 #define CHECK(call)                                                                                \
     do {                                                                                           \

@@ -22,7 +22,7 @@
 
 #include "base/diag.h"
 #include "base/option.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 #define BENCH_FABRIC_MAX_RAILS 4
 

@@ -10,7 +10,7 @@
 
 #include "base/diag.h"
 #include "base/option.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 typedef struct bench_kv_options {
 #define OPTION WEFT_OPTION_FIELD

@@ -7,7 +7,7 @@
 
 #include "base/compiler.h"
 #include "kernels/k_cores.h"
-#include "runtime/engine_kv_dtype.h"
+#include "runtime/engine/engine_kv_dtype.h"
 
 #define MAX_WORDS  16 /* of a list */
 #define WORD_BYTES 16

@@ -14,7 +14,7 @@
 
 #include "cli/bench/bench_progress.h"
 #include "cli/bench/bench_samples.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 typedef struct bench_kv_trace {
     uint32_t conversations;

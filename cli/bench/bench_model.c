@@ -17,9 +17,9 @@
 #include "cli/bench/bench_print.h"
 #include "cli/commands.h"
 #include "cli/option_tables.h"
-#include "runtime/engine.h"
-#include "runtime/engine_kv_dtype.h"
-#include "runtime/executor.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/engine_kv_dtype.h"
+#include "runtime/executor/executor.h"
 
 #define MAX_REPETITIONS 1000
 

@@ -9,7 +9,7 @@
  */
 #pragma once
 
-#include "kernels/cuda/cuda_linear.h"
+#include "kernels/cuda/linear/cuda_linear.h"
 #include "kernels/kernels.h"
 
 /* What staging takes of the device, and as much pinned on the host; more only where one row of a matrix

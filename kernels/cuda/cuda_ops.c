@@ -5,12 +5,12 @@
 #include <cuda_runtime_api.h>
 
 #include "base/device_cuda.h"
-#include "kernels/cuda/attention.h"
-#include "kernels/cuda/cuda_groups.h"
-#include "kernels/cuda/cuda_linear.h"
+#include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/mla_attention.h"
 #include "kernels/cuda/cuda_loader.h"
 #include "kernels/cuda/k_cuda.h"
-#include "kernels/cuda/mla_attention.h"
+#include "kernels/cuda/linear/cuda_groups.h"
+#include "kernels/cuda/linear/cuda_linear.h"
 #include "kernels/cuda/rope_kv_write.h"
 
 /* Of partial results of sequences that are split: all of a step's at the sizes that want it, e.g.

@@ -11,7 +11,7 @@
 #include <float.h>
 #include <math.h>
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 enum {
     TILE_THREADS = 512,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cuda/kv_blocks.h"
 
-#include "kernels/cuda/kv_bytes.h"
+#include "kernels/cuda/attention/kv_bytes.h"
 
 enum { COPY_THREADS = 256, COPY_UNROLL = 8, COPY_BYTES = COPY_THREADS * COPY_UNROLL * 16 };
 enum { CONVERT_THREADS = 256 };

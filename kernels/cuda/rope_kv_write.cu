@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cuda/rope_kv_write.h"
 
-#include "kernels/cuda/kv_bytes.h"
-#include "kernels/cuda/mla_attention.h"
+#include "kernels/cuda/attention/kv_bytes.h"
+#include "kernels/cuda/attention/mla_attention.h"
 
 enum { ROPE_THREADS = 256 };
 

@@ -82,7 +82,7 @@ void kv_slices_pairs(const kv_slices_t *slices, uint32_t first, uint32_t n,
 /* ---- who has which heads --------------------------------------------------------------------- */
 
 /*
- * The heads of a rank, as runtime/model_shard.h deals them out: runs as even as can be; with more ranks
+ * The heads of a rank, as runtime/model/model_shard.h deals them out: runs as even as can be; with more ranks
  * than heads one head each, which ranks that follow one another share. False: no such rank.
  */
 bool kv_heads_of(uint32_t total_heads, uint32_t tp_size, uint32_t tp_rank, uint32_t *first_out,

@@ -58,7 +58,7 @@ static weft_status_t make_hashes(kv_transfer_t *transfer)
                : kv_compat_vllm_hash(&vllm, transfer->vllm_hash);
 }
 
-/* As runtime/model_shard.h deals layers out. */
+/* As runtime/model/model_shard.h deals layers out. */
 static uint32_t first_layer_of(const kv_transfer_setup_t *setup)
 {
     return (uint32_t)((uint64_t)setup->total_layers * setup->pp_rank / setup->pp_size);

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "base/metrics.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "services/api/generation.h"
 
 typedef struct api_metrics api_metrics_t;

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "services/api/api_error.h"
 #include "text/text.h"
 

@@ -8,7 +8,7 @@
  */
 #pragma once
 
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "services/api/api_options.h"
 
 typedef struct api_server api_server_t;

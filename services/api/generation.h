@@ -14,7 +14,7 @@
 #include "base/arena.h"
 #include "base/buffer.h"
 #include "base/json_writer.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "services/api/api_model.h"
 #include "services/api/chat_tools.h"
 #include "services/api/forced_calls.h"

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "base/arena.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "services/api/api_model.h"
 #include "services/api/json_fields.h"
 

@@ -32,7 +32,7 @@ NOT_ALONE = {"kernels/cpu/simd_math.h"}
 # Of CUDA kernels and of their emulator: C++, or with headers of a toolkit in them.
 CUDA = re.compile(r"^kernels/cuda/|^tests/cuda_emu/")
 # The versions of one op are files of one name, one for each instruction set.
-SAME_NAMES = re.compile(r"^kernels/\w+/\w+\.(c|cu)$|\.def$|\.rs$|^tests/")
+SAME_NAMES = re.compile(r"^kernels/\w+/(\w+/)?\w+\.(c|cu)$|\.def$|\.rs$|^tests/")
 
 
 class Tree:
@@ -80,14 +80,15 @@ class Tree:
                     self.fault(f"{name}: includes {target}, but {folder} may not use {below}")
 
     def check_private(self):
-        """A _priv.h is for the files beside it, its own tests, and what serves many tests."""
+        """A _priv.h is for files beside it and below, tests of the same top folder, and what serves many tests."""
         for name in self.files:
             if name.startswith(("tests/fuzz/", "tests/support/")):
                 continue
             for target in self.includes(name):
                 own = pathlib.PurePosixPath(name).parent.parts
                 theirs = pathlib.PurePosixPath(target).parent.parts
-                own = own[1:] if own[0] == "tests" else own
+                if own[0] == "tests":
+                    own, theirs = own[1:2], theirs[:1]
                 if target.endswith("_priv.h") and own[: len(theirs)] != theirs:
                     self.fault(f"{name}: includes {target}, which is private to {'/'.join(theirs)}")
 

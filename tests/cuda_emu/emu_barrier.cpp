@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* simt_warp.h: barriers of the block and named ones. */
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "tests/cuda_emu/emu_machine.h"
 #include "tests/cuda_emu/emu_shadow.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * emu_device: what a .cu file finds under g++ before the simt_ headers: the built-in variables and
- * the doors to the emulator that macros and templates use. Include kernels/cuda/simt.h instead.
+ * the doors to the emulator that macros and templates use. Include kernels/cuda/simt/simt.h instead.
  */
 #pragma once
 

@@ -3,7 +3,7 @@
 #include <bit>
 #include <vector>
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "tests/cuda_emu/emu_numbers.h"
 
 namespace emu

@@ -4,7 +4,7 @@
 
 #include <unordered_map>
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "tests/cuda_emu/emu_shadow.h"
 #include "tests/cuda_emu/emu_shared.h"
 

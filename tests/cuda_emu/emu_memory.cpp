@@ -2,7 +2,7 @@
 /* simt_memory.h: wide accesses, order between blocks, atomics. */
 #include <ctime>
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "tests/cuda_emu/emu_machine.h"
 #include "tests/cuda_emu/emu_shadow.h"
 

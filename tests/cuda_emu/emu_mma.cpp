@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* simt_mma.h: the last lane gathers both fragments and multiplies for the warp. */
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "tests/cuda_emu/emu_meeting.h"
 #include "tests/cuda_emu/emu_numbers.h"
 #include "tests/cuda_emu/emu_shadow.h"

@@ -3,7 +3,7 @@
 #include <ctime>
 #include <memory>
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "tests/cuda_emu/emu_machine.h"
 #include "tests/cuda_emu/emu_runtime.h"
 

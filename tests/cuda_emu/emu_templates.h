@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * emu_templates: the templates of the simt_ headers as g++ compiles them; what is not a template is
- * a function of the emulator's library. Include kernels/cuda/simt.h instead.
+ * a function of the emulator's library. Include kernels/cuda/simt/simt.h instead.
  */
 #pragma once
 

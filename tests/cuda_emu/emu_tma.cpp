@@ -5,7 +5,7 @@
  */
 #include <algorithm>
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "tests/cuda_emu/emu_driver.h"
 #include "tests/cuda_emu/emu_mbarrier.h"
 #include "tests/cuda_emu/emu_shadow.h"

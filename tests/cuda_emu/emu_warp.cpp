@@ -2,7 +2,7 @@
 /* simt_warp.h: lanes, shuffles and votes. */
 #include <algorithm>
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "tests/cuda_emu/emu_meeting.h"
 #include "tests/cuda_emu/emu_shadow.h"
 

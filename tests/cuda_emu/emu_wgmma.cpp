@@ -5,7 +5,7 @@
  */
 #include <algorithm>
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "tests/cuda_emu/emu_machine.h"
 #include "tests/cuda_emu/emu_numbers.h"
 #include "tests/cuda_emu/emu_shadow.h"

@@ -2,7 +2,7 @@
 /* Attention on CUDA devices: against the reference, and against itself bit for bit. */
 #include "base/float8.h"
 #include "base/int8.h"
-#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention/attention.h"
 #include "tests/cuda_emu/cuda_check.h"
 #include "tests/kernels/kernels_support.h"
 

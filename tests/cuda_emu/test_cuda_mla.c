@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Latent attention on the GPU against kernels/ref, and against itself in other steps. */
 #include "base/float8.h"
-#include "kernels/cuda/mla_attention.h"
+#include "kernels/cuda/attention/mla_attention.h"
 #include "tests/cuda_emu/device_arrays.h"
 
 enum { MAX_SEQS = 3 };

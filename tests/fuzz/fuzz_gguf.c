@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "runtime/gguf.h"
-#include "runtime/model_config_priv.h"
+#include "runtime/files/gguf.h"
+#include "runtime/model/model_config_priv.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/step_plan_wire.h"
+#include "runtime/sched/step_plan_wire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

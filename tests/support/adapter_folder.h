@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "runtime/model_config.h"
+#include "runtime/model/model_config.h"
 #include "tests/support/check.h"
 #include "tests/support/random.h"
 

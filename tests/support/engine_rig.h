@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "tests/support/check.h"
 
 typedef struct engine_rig {

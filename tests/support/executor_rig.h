@@ -2,7 +2,7 @@
 /* executor_rig: a model_rig with an executor and the plan of its next step. */
 #pragma once
 
-#include "runtime/executor.h"
+#include "runtime/executor/executor.h"
 #include "tests/support/model_rig.h"
 
 typedef struct executor_rig {

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "runtime/sched.h"
+#include "runtime/sched/sched.h"
 #include "tests/support/check.h"
 
 #define UNKNOWN (-1)

@@ -11,7 +11,7 @@
 #pragma once
 
 #include "base/diag.h"
-#include "runtime/executor.h"
+#include "runtime/executor/executor.h"
 
 typedef struct fake_executor fake_executor_t;
 

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "runtime/sched.h"
+#include "runtime/sched/sched.h"
 #include "tests/support/random.h"
 
 enum { FAKE_MOVER_MAX = 64, FAKE_MOVER_MAX_BLOCKS = 192, FAKE_MOVER_NEVER = UINT32_MAX };

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/mapped_file.h"
-#include "runtime/gguf.h"
+#include "runtime/files/gguf.h"
 #include "tests/support/check.h"
 #include "text/text.h"
 

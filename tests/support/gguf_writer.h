@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/buffer.h"
-#include "runtime/gguf.h"
+#include "runtime/files/gguf.h"
 
 static inline void gguf_write_uint(weft_buffer_t *file, uint64_t value, size_t bytes)
 {

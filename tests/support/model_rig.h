@@ -12,7 +12,7 @@
 #include "base/device.h"
 #include "kernels/kernels.h"
 #include "kvstore/kv_layout.h"
-#include "runtime/model.h"
+#include "runtime/model/model.h"
 #include "tests/support/check.h"
 
 #define TINY_MODELS WEFT_TEST_VECTORS "/tiny-models/"

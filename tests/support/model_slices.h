@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "runtime/model_source.h"
+#include "runtime/model/model_source.h"
 #include "tests/support/check.h"
 #include "tests/support/random.h"
 

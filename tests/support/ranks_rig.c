@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "runtime/engine_follower.h"
+#include "runtime/engine/engine_follower.h"
 #include "transport/coll/coll.h"
 
 #define DEFAULT_TIMEOUT_MS 60000

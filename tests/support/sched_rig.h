@@ -7,7 +7,7 @@
 
 #include <semaphore.h>
 
-#include "runtime/sched.h"
+#include "runtime/sched/sched.h"
 #include "tests/support/check.h"
 #include "tests/support/fake_executor.h"
 #include "tests/support/fake_mover.h"

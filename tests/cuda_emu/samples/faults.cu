@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/cuda_emu/samples/faults.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 /* The launcher sample_<name> of the kernels <name><true> and <name><false>. */
 #define LAUNCHER(name, blocks, threads)                                                            \

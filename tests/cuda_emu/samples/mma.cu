@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/cuda_emu/samples/mma.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 /* Rows of both operands are 32 bytes, whatever the type: two chunks of 16. */
 SIMT_DEVICE void load_operands(const uint8_t *a, const uint8_t *b, bool is_trans,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/cuda_emu/samples/warps.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 static SIMT_KERNEL(1024, 1) block_sum(const float *x, float *out)
 {

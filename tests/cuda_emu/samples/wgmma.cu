@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/cuda_emu/samples/wgmma.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 constexpr int row_bytes = 128; /* of a swizzled tile */
 constexpr int rows_a = 64;

@@ -2,8 +2,8 @@
 /* Products with many matrices against sums in double, and against themselves at other row counts. */
 #include "tests/cuda_emu/cuda_check.h"
 /* */
-#include "kernels/cuda/cuda_groups.h"
-#include "kernels/cuda/cuda_groups_priv.h"
+#include "kernels/cuda/linear/cuda_groups.h"
+#include "kernels/cuda/linear/cuda_groups_priv.h"
 #include "tests/kernels/kernels_support.h"
 
 enum { MAX_GROUPS = 12, PAD = 5 }; /* PAD: elements behind each row of y, which nobody may write */

@@ -2,8 +2,8 @@
 /* The CUDA linears against sums in double, and against themselves at other row counts. */
 #include "tests/cuda_emu/cuda_check.h"
 /* */
-#include "kernels/cuda/cuda_linear.h"
-#include "kernels/cuda/cuda_linear_priv.h"
+#include "kernels/cuda/linear/cuda_linear.h"
+#include "kernels/cuda/linear/cuda_linear_priv.h"
 #include "tests/kernels/kernels_support.h"
 
 static uint64_t seed;

@@ -3,7 +3,7 @@
 #include "base/alloc.h"
 #include "base/device_cuda.h"
 #include "base/log.h"
-#include "runtime/engine_priv.h"
+#include "runtime/engine/engine_priv.h"
 #include "tests/cuda_emu/cuda_check.h"
 #include "tests/support/engine_rig.h"
 

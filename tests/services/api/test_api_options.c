@@ -11,7 +11,7 @@
 
 #include "base/log.h"
 #include "launcher/launch_options.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "services/api/api_options.h"
 
 static api_options_t options;

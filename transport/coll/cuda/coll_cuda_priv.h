@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * coll_cuda: collectives of ranks on GPUs of one host, by kernels over memory that each has mapped of
- * all others (kernels/cuda/cuda_ranks.h). Ranks may share a GPU.
+ * all others (kernels/cuda/ranks/cuda_ranks.h). Ranks may share a GPU.
  *
  * Every rank has one exportable allocation of its own device. A descriptor of it goes to each other
  * rank over a Unix socket, which maps it on its device; the memory stays until the last one unmaps it.
  */
 #pragma once
 
-#include "kernels/cuda/cuda_ranks.h"
+#include "kernels/cuda/ranks/cuda_ranks.h"
 #include "transport/coll/coll_backend.h"
 
 /* What ranks have mapped of each other. */

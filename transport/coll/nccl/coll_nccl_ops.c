@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Every operation: count up, ask NCCL, add where we add, count up. */
 #include "base/device_cuda.h"
-#include "kernels/cuda/cuda_ranks.h"
+#include "kernels/cuda/ranks/cuda_ranks.h"
 #include "transport/coll/coll_sum.h"
 #include "transport/coll/nccl/coll_nccl_priv.h"
 

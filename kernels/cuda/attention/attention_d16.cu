@@ -1,0 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* attention_d16: the kernels of head dim 16. */
+#include "kernels/cuda/attention/attention_instance.cuh"
+
+template cudaError_t attention_mma_launch<16>(const attention_launch_t &launch, bool is_small);

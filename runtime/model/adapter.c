@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/model/adapter_priv.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/compiler.h"
+#include "base/mapped_file.h"
+#include "runtime/files/json_input.h"
+#include "runtime/files/safetensors.h"
+
+enum { MAX_PATH = 4096, MAX_CONFIG_BYTES = 1 << 20 };
+
+/* ---- the config ----------------------------------------------------------------------------- */
+
+typedef struct loader {
+    const adapter_model_t *model;
+    const char *path;
+    weft_diag_t *diag;
+    weft_mapped_file_t file;
+    safetensors_t *tensors;
+    double alpha;
+    bool is_rank_stabilized;
+    adapter_t *adapter;
+    size_t used;        /* floats of its memory */
+    weft_mem_t staging; /* the host's copy of it, where the device's cannot be written */
+} loader_t;
+
+static void refuse_unless(json_reader_t *reader, bool is_fine, const char *key, const char *reason)
+{
+    if (!is_fine) {
+        json_reader_refuse(reader, WEFT_ERR_UNSUPPORTED, key, reason);
+    }
+}
+
+static bool is_empty_object(const json_t *value)
+{
+    return value == NULL || (json_is_object(value) && json_object_size(value) == 0);
+}
+
+static void read_fields(json_reader_t *reader, loader_t *loader)
+{
+    const char *kind = json_reader_string(reader, "peft_type", "LORA");
+    const char *bias = json_reader_string(reader, "bias", "none");
+    loader->alpha = json_reader_need_f64(reader, "lora_alpha");
+    loader->is_rank_stabilized = json_reader_bool(reader, "use_rslora", false);
+    refuse_unless(reader, strcmp(kind, "LORA") == 0, "peft_type", "only LORA is possible");
+    refuse_unless(reader, strcmp(bias, "none") == 0, "bias", "only none is possible");
+    refuse_unless(reader, !json_reader_bool(reader, "use_dora", false), "use_dora",
+                  "only false is possible");
+    refuse_unless(reader, !json_reader_bool(reader, "fan_in_fan_out", false), "fan_in_fan_out",
+                  "only false is possible");
+    refuse_unless(reader, is_empty_object(json_reader_get(reader, "alpha_pattern")),
+                  "alpha_pattern", "one lora_alpha for all is possible");
+    refuse_unless(reader, json_reader_get(reader, "modules_to_save") == NULL, "modules_to_save",
+                  "whole modules are not replaced");
+}
+
+static weft_status_t join(const loader_t *loader, const char *name, char out[MAX_PATH])
+{
+    const int length = snprintf(out, MAX_PATH, "%s/%s", loader->path, name);
+    return length < MAX_PATH ? WEFT_OK
+                             : weft_diag(loader->diag, WEFT_ERR_TOO_LARGE,
+                                         "%s: the path is too long", loader->path);
+}
+
+static weft_status_t read_config(loader_t *loader)
+{
+    char path[MAX_PATH];
+    json_t *root = NULL;
+    weft_mapped_file_t file = {0};
+    weft_status_t status = join(loader, "adapter_config.json", path);
+    if (status >= 0) {
+        status = weft_mapped_file_open(path, loader->diag, &file);
+    }
+    if (status >= 0) {
+        status = json_input_parse(file.data, file.length, MAX_CONFIG_BYTES, 0, path, loader->diag,
+                                  &root);
+    }
+    if (status >= 0) {
+        json_reader_t reader = {.object = root, .name = path, .diag = loader->diag};
+        read_fields(&reader, loader);
+        status = reader.status;
+    }
+    json_decref(root);
+    weft_mapped_file_close(&file);
+    return status;
+}
+
+/* ---- the tensors ---------------------------------------------------------------------------- */
+
+/* The pair of a place that is here; the first of a head's. */
+static k_lora_t *pair_at(const loader_t *loader, adapter_place_t place)
+{
+    const model_cut_t *cut = loader->model->cut;
+    const adapter_pairs_t *of_layer = &loader->adapter->of_layer;
+    const uint32_t expert =
+        adapter_is_of_expert(place.target) ? place.expert - cut->experts.first : 0;
+    return &loader->adapter->pairs[(size_t)(place.layer - cut->layers.first) * of_layer->n +
+                                   adapter_pair_of(of_layer, place.target) + expert];
+}
+
+static uint32_t rank_of(const safetensors_tensor_t *tensor, adapter_place_t place)
+{
+    return (uint32_t)tensor->dims[place.is_b ? 1 : 0];
+}
+
+static float scale_of(const loader_t *loader, double rank)
+{
+    return (float)(loader->alpha / (loader->is_rank_stabilized ? sqrt(rank) : rank));
+}
+
+static weft_status_t refuse_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
+                                   weft_status_t status, const char *reason)
+{
+    return weft_diag(loader->diag, status, "%s: tensor %s: %s", loader->path, tensor->name, reason);
+}
+
+static weft_status_t check_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
+                                  adapter_place_t *place_out)
+{
+    const adapter_model_t *model = loader->model;
+    uint32_t layer;
+    if (!adapter_parse_name(model->config, tensor->name, place_out)) {
+        return adapter_parse_layer(tensor->name, &layer) != NULL && layer >= model->config->layers
+                   ? refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "the model has fewer layers")
+                   : refuse_tensor(loader, tensor, WEFT_ERR_UNSUPPORTED,
+                                   "adapters add to the projections of attention, feed-forward and "
+                                   "experts that the layer has, and to routers, alone");
+    }
+    const adapter_shape_t shape = adapter_shape(model->config, place_out->target);
+    const uint64_t wide = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 0 : 1] : 0;
+    const uint64_t rank = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 1 : 0] : 0;
+    if (wide != (place_out->is_b ? shape.out : shape.in) || rank == 0) {
+        return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "its shape is not the model's");
+    }
+    if (rank > model->max_rank) {
+        return refuse_tensor(loader, tensor, WEFT_ERR_TOO_LARGE,
+                             "its rank is above --max-lora-rank");
+    }
+    if (!tensor->is_computable || k_dtype_info(tensor->dtype)->block_elements != 1) {
+        return refuse_tensor(loader, tensor, WEFT_ERR_UNSUPPORTED, "its type is not a float's");
+    }
+    return WEFT_OK;
+}
+
+static bool is_within(const model_range_t *range, uint32_t at)
+{
+    return at >= range->first && at - range->first < range->n;
+}
+
+static bool is_here(const adapter_model_t *model, adapter_place_t place)
+{
+    return is_within(&model->cut->layers, place.layer) &&
+           (!adapter_is_of_expert(place.target) || is_within(&model->cut->experts, place.expert));
+}
+
+/* What this rank keeps of a matrix. */
+static size_t floats_here(const adapter_model_t *model, adapter_place_t place, uint32_t rank)
+{
+    const model_mla_t *mla = &model->config->mla;
+    const adapter_part_t part = adapter_part(model, place.target);
+    if (!is_here(model, place)) {
+        return 0;
+    }
+    if (place.is_b && place.target == ADAPTER_MLA_KV_B) {
+        return model->cut->heads.n *
+               (adapter_floats(rank, mla->plain) + adapter_floats(rank, mla->value));
+    }
+    return adapter_floats(rank, place.is_b ? part.out.n : part.in.n);
+}
+
+/* Ranks of both matrices of each pair, and the floats that all take. */
+static weft_status_t measure(loader_t *loader)
+{
+    const adapter_model_t *model = loader->model;
+    for (size_t i = 0; i < safetensors_tensor_count(loader->tensors); i++) {
+        const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
+        adapter_place_t place;
+        const weft_status_t status = check_tensor(loader, tensor, &place);
+        if (status < 0) {
+            return status;
+        }
+        if (!is_here(model, place)) {
+            continue;
+        }
+        const uint32_t rank = rank_of(tensor, place);
+        k_lora_t *pair = pair_at(loader, place);
+        if (pair->rank != 0 && pair->rank != rank) {
+            return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED,
+                                 "of another rank than its pair");
+        }
+        pair->rank = rank;
+        loader->used += floats_here(model, place, rank);
+    }
+    return WEFT_OK;
+}
+
+/*
+ * Row `row` of b as the model's rows lie: llama.cpp puts a head's two halves, which are rotated
+ * together, side by side.
+ */
+static uint32_t row_of_model(const adapter_model_t *model, adapter_target_t target, uint32_t row)
+{
+    const uint32_t dim = model->config->head_dim;
+    const bool is_turned = model->is_gguf && model->config->rope.interleaved &&
+                           (target == ADAPTER_Q || target == ADAPTER_K);
+    const uint32_t in_head = row % dim;
+    return is_turned ? row - in_head + in_head % (dim / 2) * 2 + in_head / (dim / 2) : row;
+}
+
+/* Columns `in` of a matrix [rank, columns]. */
+static void place_a(const safetensors_tensor_t *tensor, const char *data, model_range_t in,
+                    float *a)
+{
+    const size_t element = k_dtype_info(tensor->dtype)->block_bytes;
+    for (size_t r = 0; r < tensor->dims[0]; r++) {
+        k_dequantize(tensor->dtype, data + (r * tensor->dims[1] + in.first) * element, a + r * in.n,
+                     in.n);
+    }
+}
+
+/* Rows `out` of a matrix [rows, rank], transposed: [rank, out.n]. */
+static void place_b(const loader_t *loader, const safetensors_tensor_t *tensor,
+                    adapter_target_t target, const char *data, model_range_t out, float *b)
+{
+    const uint32_t rank = (uint32_t)tensor->dims[1];
+    const size_t row_bytes = rank * k_dtype_info(tensor->dtype)->block_bytes;
+    float row[ADAPTER_MAX_RANK];
+    for (uint32_t i = out.first; i < out.first + out.n; i++) {
+        const uint32_t to = row_of_model(loader->model, target, i) - out.first;
+        k_dequantize(tensor->dtype, data + i * row_bytes, row, rank);
+        for (uint32_t r = 0; r < rank; r++) {
+            b[(size_t)r * out.n + to] = row[r];
+        }
+    }
+}
+
+/* One of a linear's matrices, written to `to`, which will lie at `at`. */
+static void fill_plain(const loader_t *loader, const safetensors_tensor_t *tensor,
+                       adapter_place_t place, const char *data, float *to, const float *at)
+{
+    const adapter_part_t part = adapter_part(loader->model, place.target);
+    k_lora_t *pair = pair_at(loader, place);
+    pair->scale = scale_of(loader, pair->rank);
+    if (place.is_b) {
+        place_b(loader, tensor, place.target, data, part.out, to);
+        pair->b = at;
+    } else {
+        place_a(tensor, data, part.in, to);
+        pair->a = at;
+    }
+}
+
+/*
+ * b's rows for a head's keys k and values v: what is added to k = W c is b_k a c, so to the latents
+ * that stand for q, a' (b_k' q); to v = W c, b_v (a c).
+ */
+static void fill_heads(const loader_t *loader, const safetensors_tensor_t *tensor,
+                       adapter_place_t place, const char *data, float *to, const float *at)
+{
+    const model_mla_t *mla = &loader->model->config->mla;
+    const model_range_t *heads = &loader->model->cut->heads;
+    const uint32_t rank = rank_of(tensor, place);
+    const model_range_t latents = {0, mla->kv_latent};
+    k_lora_t *pairs = pair_at(loader, place);
+    if (!place.is_b) {
+        place_a(tensor, data, latents, to);
+    }
+    for (uint32_t h = 0; h < heads->n; h++) {
+        k_lora_t *key = &pairs[2 * h];
+        k_lora_t *value = &pairs[2 * h + 1];
+        key->rank = value->rank = rank;
+        key->scale = value->scale = scale_of(loader, rank);
+        if (!place.is_b) {
+            key->b = value->a = at;
+            continue;
+        }
+        const uint32_t row = (heads->first + h) * (mla->plain + mla->value);
+        const size_t n_key = adapter_floats(rank, mla->plain);
+        const size_t n = n_key + adapter_floats(rank, mla->value);
+        const model_range_t keys = {row, mla->plain};
+        const model_range_t values = {row + mla->plain, mla->value};
+        place_b(loader, tensor, place.target, data, keys, to + h * n);
+        place_b(loader, tensor, place.target, data, values, to + h * n + n_key);
+        key->a = at + h * n;
+        value->b = at + h * n + n_key;
+    }
+}
+
+/* Writes the matrices to `to`, as they will lie in the adapter's memory. */
+static void fill(const loader_t *loader, float *to)
+{
+    const float *at = loader->adapter->memory.addr;
+    for (size_t i = 0; i < safetensors_tensor_count(loader->tensors); i++) {
+        const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
+        const char *data = (const char *)loader->file.data + tensor->offset;
+        adapter_place_t place;
+        if (!adapter_parse_name(loader->model->config, tensor->name, &place) ||
+            !is_here(loader->model, place)) {
+            continue; /* of the first kind there is none: measured */
+        }
+        if (place.target == ADAPTER_MLA_KV_B) {
+            fill_heads(loader, tensor, place, data, to, at);
+        } else {
+            fill_plain(loader, tensor, place, data, to, at);
+        }
+        const size_t n = floats_here(loader->model, place, rank_of(tensor, place));
+        to += n;
+        at += n;
+    }
+}
+
+/* A matrix without its other one. */
+static weft_status_t check_pairs(const loader_t *loader)
+{
+    const adapter_pairs_t *of_layer = &loader->adapter->of_layer;
+    for (uint32_t i = 0; i < loader->adapter->layers * of_layer->n; i++) {
+        const k_lora_t *pair = &loader->adapter->pairs[i];
+        if ((pair->a == NULL) != (pair->b == NULL)) {
+            return weft_diag(loader->diag, WEFT_ERR_MALFORMED,
+                             "%s: layer %u has one matrix of %s alone", loader->path,
+                             loader->model->cut->layers.first + i / of_layer->n,
+                             adapter_module(loader->model->config,
+                                            adapter_target_of(of_layer, i % of_layer->n)));
+        }
+    }
+    return safetensors_tensor_count(loader->tensors) > 0
+               ? WEFT_OK
+               : weft_diag(loader->diag, WEFT_ERR_MALFORMED, "%s: no tensors", loader->path);
+}
+
+static weft_status_t open_tensors(loader_t *loader)
+{
+    char path[MAX_PATH];
+    weft_status_t status = join(loader, "adapter_model.safetensors", path);
+    if (status >= 0) {
+        status = weft_mapped_file_open(path, loader->diag, &loader->file);
+    }
+    return status < 0
+               ? status
+               : safetensors_parse(loader->file.data, loader->file.length, loader->file.length,
+                                   path, loader->diag, &loader->tensors);
+}
+
+static weft_status_t take_memory(loader_t *loader)
+{
+    weft_device_t *device = loader->model->device;
+    const size_t bytes = (loader->used > 0 ? loader->used : 1) * sizeof(float);
+    weft_status_t status = device->ops->alloc(device, bytes, 0, &loader->adapter->memory);
+    if (status >= 0 && !device->ops->is_host) {
+        status = device->ops->alloc(device, bytes, WEFT_MEM_HOST, &loader->staging);
+    }
+    return status != WEFT_ERR_NO_MEMORY
+               ? status
+               : weft_diag(loader->diag, status, "%s: no memory for %zu MiB", loader->path,
+                           bytes >> 20);
+}
+
+/* Bytes from the host to the device, which are there when it returns. */
+static weft_status_t send(weft_device_t *device, void *to, const void *from, size_t bytes)
+{
+    weft_queue_t *queue = NULL;
+    weft_status_t status = device->ops->open_queue(device, &queue);
+    if (status < 0) {
+        return status;
+    }
+    device->ops->copy(queue, to, from, bytes);
+    status = device->ops->sync(queue);
+    device->ops->close_queue(queue);
+    return status;
+}
+
+static weft_status_t load(loader_t *loader)
+{
+    weft_device_t *device = loader->model->device;
+    weft_mem_t *memory = &loader->adapter->memory;
+    weft_status_t status = read_config(loader);
+    if (status >= 0) {
+        status = open_tensors(loader);
+    }
+    if (status >= 0) {
+        status = measure(loader);
+    }
+    if (status >= 0) {
+        status = take_memory(loader);
+    }
+    if (status < 0) {
+        return status;
+    }
+    const weft_mem_t *written = device->ops->is_host ? memory : &loader->staging;
+    fill(loader, written->addr);
+    status = check_pairs(loader);
+    if (status < 0 || device->ops->is_host) {
+        return status;
+    }
+    status = send(device, memory->addr, written->addr, memory->bytes);
+    return status < 0
+               ? weft_diag(loader->diag, status, "%s: the device did not take it", loader->path)
+               : WEFT_OK;
+}
+
+weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_diag_t *diag,
+                           adapter_t **adapter_out)
+{
+    const uint32_t layers = model->cut->layers.n;
+    const adapter_pairs_t of_layer = adapter_pairs(model->config, model->cut);
+    loader_t loader = {.model = model, .path = path, .diag = diag};
+    assert(model->max_rank <= ADAPTER_MAX_RANK);
+    loader.adapter = weft_zalloc(sizeof(adapter_t) + (size_t)layers * of_layer.n * sizeof(k_lora_t),
+                                 "runtime.adapter");
+    if (loader.adapter == NULL) {
+        return weft_diag(diag, WEFT_ERR_NO_MEMORY, "%s: no memory", path);
+    }
+    loader.adapter->device = model->device;
+    loader.adapter->of_layer = of_layer;
+    loader.adapter->layers = layers;
+    const weft_status_t status = load(&loader);
+    adapter_free_memory(model->device, &loader.staging);
+    safetensors_destroy(loader.tensors);
+    weft_mapped_file_close(&loader.file);
+    if (status < 0) {
+        adapter_destroy(loader.adapter);
+        return status;
+    }
+    *adapter_out = loader.adapter;
+    return WEFT_OK;
+}
+
+void adapter_destroy(adapter_t *adapter)
+{
+    if (adapter == NULL) {
+        return;
+    }
+    adapter_free_memory(adapter->device, &adapter->memory);
+    weft_free(adapter);
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* qwen3: Llama's block with each head of q and k normed before rotation. Yang et al. 2025. */
+#include "runtime/model/families/graph.h"
+
+static void init(model_config_t *config)
+{
+    config->qk_norm = MODEL_QK_NORM_HEAD;
+}
+
+static void add_layer(const graph_t *graph, uint32_t index)
+{
+    const model_layer_t *layer = &graph->model->layers[index];
+
+    graph_norm(graph, layer->attn_norm);
+    graph_project_qkv(graph, layer);
+    graph_norm_qk(graph, layer);
+    graph_attend(graph, index);
+    graph_add_attention(graph, layer);
+
+    graph_norm(graph, layer->ffn_norm);
+    graph_add_ffn(graph, index);
+}
+
+const model_family_t model_family_qwen3 = {.name = "qwen3", .add_layer = add_layer};
+const model_family_config_t model_family_config_qwen3 = {.init = init};
