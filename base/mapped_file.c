@@ -23,6 +23,22 @@ static weft_status_t diag_errno(weft_diag_t *diag, const char *path, const char 
     return weft_diag(diag, status, "%s: %s: %s", path, what, strerror(error));
 }
 
+static uint64_t nanoseconds(const struct timespec *time)
+{
+    return (uint64_t)time->tv_sec * 1000000000 + (uint64_t)time->tv_nsec;
+}
+
+static weft_file_stamp_t stamp_of(const struct stat *info)
+{
+    return (weft_file_stamp_t){
+        .device = (uint64_t)info->st_dev,
+        .inode = (uint64_t)info->st_ino,
+        .bytes = (uint64_t)info->st_size,
+        .modified_ns = nanoseconds(&info->st_mtim),
+        .changed_ns = nanoseconds(&info->st_ctim),
+    };
+}
+
 static weft_status_t map_fd(int fd, const char *path, weft_diag_t *diag,
                             weft_mapped_file_t *file_out)
 {
@@ -45,6 +61,7 @@ static weft_status_t map_fd(int fd, const char *path, weft_diag_t *diag,
     }
     file_out->data = data;
     file_out->length = (size_t)info.st_size;
+    file_out->stamp = stamp_of(&info);
     return WEFT_OK;
 }
 

@@ -8,13 +8,24 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/diag.h"
 #include "base/status.h"
 
+/* Differs where the file is another one, or was written to or replaced since. */
+typedef struct weft_file_stamp {
+    uint64_t device;
+    uint64_t inode;
+    uint64_t bytes;
+    uint64_t modified_ns;
+    uint64_t changed_ns;
+} weft_file_stamp_t;
+
 typedef struct weft_mapped_file {
     const void *data; /* [length], page-aligned; NULL when nothing is mapped */
     size_t length;
+    weft_file_stamp_t stamp; /* when it was opened */
 } weft_mapped_file_t;
 
 /*

@@ -30,7 +30,7 @@ def parse_arguments():
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--min-bytes", type=int, default=4)
     parser.add_argument("--max-bytes", type=int, default=64 << 20)
-    parser.add_argument("--factor", type=int, default=4)
+    parser.add_argument("--factor", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.05, help="of each size in each round")
     parser.add_argument("--cpus", default="0,1", help="processors, one a rank; empty: any")

@@ -3,6 +3,7 @@
 """Time to the first token of one worker, and of prefill and decode on two of them.
 
 usage: ./dev bench split [--rounds 7] [--prompt 2000] [--threads 1] [--out FILE] [--trace FILE]
+                         [--traces 5]
 
 A round asks each way once, one after the other, each with a prompt of its own, so that nothing is
 cached and what else the machine does meets all alike; the first round is a warm-up and does not count:
@@ -16,8 +17,10 @@ cached and what else the machine does meets all alike; the first round is a warm
 first token. --out gets a JSON row for each way with every sample, the machine and the flags.
 
 --trace gets what happened in one more request that is asked for ahead, for benchmarks/plot_split.py:
-when tokens were computed by the prefill worker, when they were read by the decode worker, and when the
-first token came, in milliseconds from the request. The workers' logs say it, at level trace.
+when tokens were computed by the prefill worker, when they were read by the decode worker, and when its
+tokens came, in milliseconds from the request. The workers' logs say it, at level trace. Of --traces
+requests it is the one with the median time from the last chunk to the first token; beside that time
+stands the bar: the longest read of one chunk, and the median step of the tokens that follow.
 """
 import argparse
 import datetime
@@ -27,6 +30,7 @@ import os
 import platform
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -81,12 +85,19 @@ class Worker:
 
     def first_token(self, body):
         """The moment of the stream's first event."""
-        response = self.ask("/v1/completions", {**body, "stream": True})
-        while not response.readline().startswith(b"data: "):
-            pass
-        moment = time.monotonic()
-        response.read()
-        return moment
+        return self.token_moments(body)[0]
+
+    def token_moments(self, body):
+        """By the bytes as they come: an HTTP client's own work would count as the server's."""
+        text = json.dumps({**body, "stream": True})
+        moments = []
+        with socket.create_connection(("127.0.0.1", self.port), timeout=300) as connection:
+            connection.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+                               f"Connection: close\r\nContent-Type: application/json\r\n"
+                               f"Content-Length: {len(text)}\r\n\r\n{text}".encode())
+            while piece := connection.recv(1 << 16):
+                moments += [time.monotonic()] * piece.count(b"data: {")
+        return moments
 
 
 def prompt(round_number, way, n):
@@ -111,17 +122,23 @@ def run_sequence(workers, body, _):
     return workers["d"].first_token({**body, "kv_transfer_params": params}), ends[0]
 
 
-def run_ahead(workers, body, number):
+def ask_ahead(workers, body, number):
+    """The moments of the tokens, and of the prefill worker's answer."""
     ends = []
     transfer = f"bench-{number}"
     leg = threading.Thread(target=prefill, args=(workers["p"], body, {"transfer_id": transfer}, ends))
     leg.start()
     info = workers["info"]
-    first = workers["d"].first_token({**body, "kv_transfer_params": {
+    tokens = workers["d"].token_moments({**body, "kv_transfer_params": {
         "do_remote_prefill": True, "transfer_id": transfer, "remote_host": info["host"],
         "remote_port": info["port"]}})
     leg.join()
-    return first, ends[0]
+    return tokens, ends[0]
+
+
+def run_ahead(workers, body, number):
+    tokens, prefilled = ask_ahead(workers, body, number)
+    return tokens[0], prefilled
 
 
 def run_one_call(workers, body, _):
@@ -164,31 +181,62 @@ def moments(worker, pattern):
             yield moment.timestamp() * 1e3, [int(group) for group in found.groups()]
 
 
+def wait_for_lines(worker, pattern, tokens):
+    """Its log comes by a pipe, a little behind."""
+    deadline = time.monotonic() + 10
+    while not any(values[0] >= tokens for _, values in moments(worker, pattern)):
+        if time.monotonic() > deadline:
+            sys.exit(f"the log has no line {pattern} of {tokens} tokens")
+        time.sleep(0.01)
+
+
+FILLED = r"filled tokens=(\d+)"
+READ = r"read tokens=(\d+) bytes=(\d+) us=(\d+)"
+
+
+def trace_once(args, workers, number):
+    p, d = workers["p"], workers["d"]
+    p.lines.clear()
+    d.lines.clear()
+    body = {"model": "m", "prompt": prompt(number, 2, args.prompt), "max_tokens": 16,
+            "temperature": 0, "ignore_eos": True}
+    begun, wall = time.monotonic(), time.time() * 1e3
+    tokens, prefilled = ask_ahead(workers, body, number)
+    wait_for_lines(p, FILLED, args.prompt)
+    wait_for_lines(d, READ, args.prompt - 1) # it computes the last token itself
+    run = {
+        "prefill_answer_ms": (prefilled - begun) * 1e3,
+        "token_ms": [(token - begun) * 1e3 for token in tokens],
+        "filled": [{"ms": at - wall, "tokens": n} for at, (n,) in moments(p, FILLED)],
+        "reads": [{"ms": at - wall, "took_ms": us / 1e3, "tokens": n, "bytes": n_bytes}
+                  for at, (n, n_bytes, us) in moments(d, READ)],
+    }
+    run["gap_ms"] = run["token_ms"][0] - run["filled"][-1]["ms"]
+    run["chunk_read_ms"] = max(read["took_ms"] for read in run["reads"])
+    run["step_ms"] = statistics.median(b - a for a, b in zip(run["token_ms"], run["token_ms"][1:]))
+    return run
+
+
+WARM_UPS = 3
+
+
 def trace(args):
-    p = Worker(args, "kv_producer", "--log-level", "trace")
-    d = Worker(args, "kv_consumer", "--log-level", "trace")
+    # Two prompts fill a pool: behind the warm-ups no page of it is touched for the first time.
+    flags = ("--log-level", "trace", "--num-gpu-blocks-override", args.prompt // 8)
+    p = Worker(args, "kv_producer", *flags)
+    d = Worker(args, "kv_consumer", *flags)
     workers = {"p": p, "d": d, "info": json.load(p.ask("/kv_transfer"))}
     try:
-        for number in range(2): # the first one is a warm-up
-            p.lines.clear()
-            d.lines.clear()
-            body = {"model": "m", "prompt": prompt(number, 2, args.prompt), "max_tokens": 4,
-                    "temperature": 0, "ignore_eos": True}
-            begun, wall = time.monotonic(), time.time() * 1e3
-            first, prefilled = run_ahead(workers, body, number)
+        runs = [trace_once(args, workers, number) for number in range(args.traces + WARM_UPS)]
     finally:
         d.end()
         p.end()
-    return {
-        "prompt": args.prompt, "threads": args.threads,
-        "machine": f"{platform.machine()} {os.cpu_count()} cores",
-        "prefill_answer_ms": (prefilled - begun) * 1e3, "first_token_ms": (first - begun) * 1e3,
-        "filled": [{"ms": at - wall, "tokens": tokens}
-                   for at, (tokens,) in moments(p, r"filled tokens=(\d+)")],
-        "reads": [{"ms": at - wall, "took_ms": us / 1e3, "tokens": tokens, "bytes": n_bytes}
-                  for at, (tokens, n_bytes, us) in moments(
-                      d, r"read tokens=(\d+) bytes=(\d+) us=(\d+)")],
-    }
+    runs = sorted(runs[WARM_UPS:], key=lambda run: run["gap_ms"])
+    for run in runs:
+        print(f"last chunk to first token {run['gap_ms']:.1f} ms; bar: {run['chunk_read_ms']:.1f} ms "
+              f"a chunk's read + {run['step_ms']:.1f} ms a step")
+    return {"prompt": args.prompt, "threads": args.threads,
+            "machine": f"{platform.machine()} {os.cpu_count()} cores", **runs[len(runs) // 2]}
 
 
 def text_of(values):
@@ -206,6 +254,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--trace", type=Path)
+    parser.add_argument("--traces", type=int, default=5)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended")) # with the workers
     if args.trace is not None:

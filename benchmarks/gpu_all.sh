@@ -116,6 +116,7 @@ fi
 # model TYPE: makes a model of that type and measures it.
 model() {
     local dtype=$1 file=$work/$1.gguf
+    case $dtype in fp8*) file=$work/$1 ;; esac # E4M3 is a type of checkpoints: a folder
     part 120 "synth-$dtype" "$weft" model synth --shape "$shape" --dtype "$dtype" "$file" || return
     for deterministic in --deterministic --no-deterministic; do
         for batch in 1 64; do
@@ -131,11 +132,11 @@ model() {
             "time '$weft' run '$file' --device cuda --max-model-len 2048 --prompt 'Once upon' --max-tokens 1" &&
             told "cold-$dtype" 4
     fi
-    rm -f "$file"
+    rm -rf "$file"
 }
 
 if wants model; then
-    for dtype in bf16 q8_0 q4_0; do
+    for dtype in bf16 q8_0 q4_0 fp8_block; do
         model "$dtype"
     done
 fi

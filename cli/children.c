@@ -246,14 +246,14 @@ void children_fini(children_t *children)
 
 /* ---- shares ---------------------------------------------------------------------------------- */
 
-uint32_t children_threads(uint32_t n)
+uint32_t children_threads(uint64_t n)
 {
-    const uint32_t share = k_cores_usable() / n;
-    return share > 0 ? share : 1;
+    const uint32_t cores = k_cores_usable();
+    return n < cores ? cores / (uint32_t)n : 1;
 }
 
 /* Two leave each other enough as it is: one takes a third of the memory at most. */
-size_t children_cache_bytes(uint32_t n)
+size_t children_cache_bytes(uint64_t n)
 {
     return n > 2 ? weft_memory_available("") / 3 * 2 / n : 0;
 }

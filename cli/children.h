@@ -54,5 +54,5 @@ uint32_t children_alive(const children_t *children);
 void children_fini(children_t *children); /* kills those that are left */
 
 /* What each of n that compute gets of this machine, unless a flag says otherwise. */
-uint32_t children_threads(uint32_t n);
-size_t children_cache_bytes(uint32_t n); /* 0: as one alone would take */
+uint32_t children_threads(uint64_t n);
+size_t children_cache_bytes(uint64_t n); /* 0: as one alone would take */

@@ -59,6 +59,13 @@ bool data_parallel_is_asked(const data_parallel_config_t *config)
     return o->listen_fd == 0 && (o->headless || (o->data_parallel_size > 1 && !is_one));
 }
 
+/* That compute here: a copy that is cut starts the ranks of its parts on this machine. */
+static uint64_t count_processes(const data_parallel_t *dp)
+{
+    const engine_options_t *o = dp->config->engine;
+    return (uint64_t)dp->n * o->tensor_parallel_size * o->pipeline_parallel_size;
+}
+
 static weft_status_t check_ranks(const data_parallel_t *dp, weft_diag_t *diag)
 {
     const api_options_t *o = dp->config->api;
@@ -73,6 +80,12 @@ static weft_status_t check_ranks(const data_parallel_t *dp, weft_diag_t *diag)
                          "--data-parallel-size %u ranks end at %u",
                          dp->first, o->data_parallel_size_local, o->data_parallel_size,
                          o->data_parallel_size - 1);
+    }
+    if (count_processes(dp) == 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID,
+                         "--tensor-parallel-size %u and --pipeline-parallel-size %u: 1 at least",
+                         dp->config->engine->tensor_parallel_size,
+                         dp->config->engine->pipeline_parallel_size);
     }
     return dp->n <= CHILDREN_MAX
                ? WEFT_OK
@@ -257,9 +270,10 @@ static void add_shares(const data_parallel_t *dp, const rank_t *rank, words_t *w
 {
     const weft_option_set_t *set = dp->config->set;
     const engine_options_t *o = dp->config->engine;
-    const size_t cache_bytes = children_cache_bytes(dp->n);
+    const uint64_t n = count_processes(dp);
+    const size_t cache_bytes = children_cache_bytes(n);
     if (o->threads == 0) {
-        add_number(words, "--threads", children_threads(dp->n));
+        add_number(words, "--threads", children_threads(n));
     }
     if (cache_bytes > 0 && !weft_option_is_given(set, "kv-cache-memory-bytes") &&
         !weft_option_is_given(set, "num-gpu-blocks-override")) {

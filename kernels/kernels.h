@@ -31,6 +31,7 @@
 #define K_MAX_HEAD_DIM    256
 #define K_MAX_LATENT      640 /* elements of a token in a cache of latents */
 #define K_MAX_EXPERTS     512 /* of a layer */
+#define K_PACKING         1   /* rises with what weight_pack makes of the same weights */
 #define K_MAX_LOGPROBS    20  /* top log-probabilities a sampled row can report */
 
 typedef struct k_stream k_stream_t;
@@ -128,6 +129,8 @@ typedef struct k_linear_args {
     const k_weight_t *w;
     const float *bias;
     const void *x;
+    /* NULL, or what makes x, its y: done row by row as x is read. Only where k_ops.norms_in_linear. */
+    const k_rms_norm_args_t *norm;
     void *y;
     k_dtype_t y_dtype; /* k_ops.act, or K_F32 (logits, the residual stream) */
     k_out_t out;
@@ -343,6 +346,8 @@ typedef struct k_clamped_mul_args {
     float limit;
 } k_clamped_mul_args_t;
 
+#define K_LORA_ALIGNMENT ((size_t)16) /* of an adapter's matrices */
+
 /*
  * What an adapter adds to a linear: y += scale · b (a x) (LoRA: Hu et al. 2021). Device memory.
  * Entry i of a table of them is adapter i + 1; rank 0: that one leaves this linear alone.
@@ -393,6 +398,47 @@ static inline const k_lora_t *k_lora_of_row(const k_lora_t *table, const k_seq_t
     }
     const uint32_t adapter = seqs[first].adapter;
     return adapter > 0 && table[adapter - 1].rank > 0 ? &table[adapter - 1] : NULL;
+}
+
+/*
+ * What adapters add to a linear of each expert: y[s] += scale · b (a x[s]) for the slots s of every
+ * expert, by its entry for the adapter of the slot's row. y [slots, out] activations; offsets and
+ * n_experts: as expert_linear's. Ranks up to K_LORA_MAX_RANK.
+ */
+#define K_LORA_MAX_RANK 512
+typedef struct k_lora_experts_args {
+    const k_lora_t *table; /* [n_experts][places] */
+    uint32_t places;
+    const k_seq_t *seqs; /* covering the rows in order */
+    uint32_t n_seqs;
+    const uint32_t *offsets;
+    const uint32_t *row_of_slot; /* [slots] */
+    uint32_t n_experts;
+    uint32_t slots;
+    const void *x;
+    size_t x_stride;
+    bool has_rows; /* x is [rows, in], of which a slot has its row's; else [slots, in] */
+    uint32_t in;
+    void *y;
+    size_t y_stride;
+    uint32_t out;
+} k_lora_experts_args_t;
+
+/* The entry for a slot, NULL: none, or the slot's expert is not among these. */
+static inline const k_lora_t *k_lora_of_slot(const k_lora_experts_args_t *args, uint32_t slot)
+{
+    const uint32_t *offsets = args->offsets;
+    uint32_t first = 0; /* the last expert whose slots begin at or before this one */
+    if (args->n_experts == 0 || slot < offsets[0] || slot >= offsets[args->n_experts]) {
+        return NULL;
+    }
+    for (uint32_t n = args->n_experts; n > 1;) {
+        const uint32_t half = n / 2;
+        first += offsets[first + half] <= slot ? half : 0;
+        n -= half;
+    }
+    return k_lora_of_row(args->table + (size_t)first * args->places, args->seqs, args->n_seqs,
+                         args->row_of_slot[slot]);
 }
 
 /* x = cap · tanh(x / cap).   x [rows, dim] f32: logits */
@@ -475,7 +521,7 @@ typedef struct k_route_args {
 /*
  * y[s] = W_e x[s] + bias_e for the slots s of every expert e, as a linear of out K_OUT_STORE does.
  * x [slots, columns], or, where row_of_slot is given, [rows, columns]: then `gathered` [slots,
- * columns] takes each slot's row first. y [slots, W.rows]
+ * columns] may take each slot's row first. y [slots, W.rows]
  *
  * Where only a run of the experts is here: experts, bias and offsets begin at the first of them, and
  * slots of others stay as they are.
@@ -845,7 +891,8 @@ typedef struct k_ops {
      * backend has no such weight (a dtype without kernels, K_WEIGHT_GATE_UP where nothing is gained).
      */
     size_t (*weight_bytes)(k_dtype_t dtype, k_weight_form_t form, uint32_t rows, uint32_t columns);
-    bool packs_slices; /* weight_pack takes parts with a stride: some columns of wider rows */
+    bool norms_in_linear; /* linear heeds args.norm; the same bits as rms_norm before it */
+    bool packs_slices;    /* weight_pack takes parts with a stride: some columns of wider rows */
     /*
      * dst [weight_bytes()], zeroed, 128-byte aligned, on the stream's device; parts lie in host memory (the
      * mapped file) and may be read until the stream is synced. Runs on the stream's threads.
@@ -855,6 +902,8 @@ typedef struct k_ops {
     /* Scratch memory an op may need for at most `rows` rows of at most `width` elements (vocabulary
      * included). */
     size_t (*scratch_bytes)(uint32_t rows, uint32_t width, uint32_t threads);
+    /* Device memory that nobody gives the backend: staging while weights are loaded, graphs. */
+    size_t own_bytes;
 
 #define OP(name) void (*name)(k_stream_t * stream, const k_##name##_args_t *args);
 #include "kernels/ops.def"
@@ -899,6 +948,7 @@ uint32_t k_stream_threads(const k_stream_t *stream); /* 1 where ops have none */
  * Graphs: what is enqueued between capture and end_capture does not run but is recorded, with the
  * addresses and counts it was called with; copies count as ops. Launching one enqueues all of it for
  * the price of one op. A stream without graphs must not be asked for one.
+ * end_capture: WEFT_ERR_NO_MEMORY where the device has no room for the graph; all else goes on.
  */
 bool k_stream_has_graphs(const k_stream_t *stream);
 weft_status_t k_stream_capture(k_stream_t *stream);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "runtime/adapter.h"
+#include "runtime/adapter_priv.h"
 
 #include <assert.h>
 #include <math.h>
@@ -15,59 +15,6 @@
 
 enum { MAX_PATH = 4096, MAX_CONFIG_BYTES = 1 << 20 };
 
-struct adapter {
-    weft_device_t *device;
-    weft_mem_t memory;
-    uint32_t layers;
-    k_lora_t pairs[]; /* [layers][ADAPTER_TARGETS] */
-};
-
-struct adapter_table {
-    uint32_t places;
-    uint32_t layers;
-    k_lora_t entries[]; /* [layers][ADAPTER_TARGETS][places] */
-};
-
-/* ---- what a model has ---------------------------------------------------------------------- */
-
-static const char *const modules[ADAPTER_TARGETS] = {
-    [ADAPTER_Q] = "self_attn.q_proj", [ADAPTER_K] = "self_attn.k_proj",
-    [ADAPTER_V] = "self_attn.v_proj", [ADAPTER_O] = "self_attn.o_proj",
-    [ADAPTER_GATE] = "mlp.gate_proj", [ADAPTER_UP] = "mlp.up_proj",
-    [ADAPTER_DOWN] = "mlp.down_proj",
-};
-
-typedef struct shape {
-    uint32_t in;
-    uint32_t out;
-} shape_t;
-
-static shape_t shape_of(const model_config_t *config, adapter_target_t target)
-{
-    const uint32_t q = config->heads * config->head_dim;
-    const uint32_t kv = config->kv_heads * config->head_dim;
-    const shape_t shapes[ADAPTER_TARGETS] = {
-        [ADAPTER_Q] = {config->hidden, q},
-        [ADAPTER_K] = {config->hidden, kv},
-        [ADAPTER_V] = {config->hidden, kv},
-        [ADAPTER_O] = {q, config->hidden},
-        [ADAPTER_GATE] = {config->hidden, config->intermediate},
-        [ADAPTER_UP] = {config->hidden, config->intermediate},
-        [ADAPTER_DOWN] = {config->intermediate, config->hidden},
-    };
-    return shapes[target];
-}
-
-weft_status_t adapter_check_model(const model_config_t *config, weft_diag_t *diag)
-{
-    const char *what = config->experts.count > 0   ? "experts"
-                       : config->mla.kv_latent > 0 ? "latent attention"
-                                                   : NULL;
-    return what == NULL ? WEFT_OK
-                        : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                                    "adapters: not for models with %s yet", what);
-}
-
 /* ---- the config ----------------------------------------------------------------------------- */
 
 typedef struct loader {
@@ -79,7 +26,8 @@ typedef struct loader {
     double alpha;
     bool is_rank_stabilized;
     adapter_t *adapter;
-    size_t used; /* of its memory, in floats; while measuring, what it will take */
+    size_t used;        /* floats of its memory */
+    weft_mem_t staging; /* the host's copy of it, where the device's cannot be written */
 } loader_t;
 
 static void refuse_unless(json_reader_t *reader, bool is_fine, const char *key, const char *reason)
@@ -145,43 +93,25 @@ static weft_status_t read_config(loader_t *loader)
 
 /* ---- the tensors ---------------------------------------------------------------------------- */
 
-/* Where a tensor belongs. */
-typedef struct place {
-    uint32_t layer;
-    adapter_target_t target;
-    bool is_b;
-} place_t;
-
-/* What follows `start` in text, NULL: it does not begin so. */
-static const char *behind(const char *text, const char *start)
+/* The pair of a place that is here; the first of a head's. */
+static k_lora_t *pair_at(const loader_t *loader, adapter_place_t place)
 {
-    const size_t length = strlen(start);
-    return strncmp(text, start, length) == 0 ? text + length : NULL;
+    const model_cut_t *cut = loader->model->cut;
+    const adapter_pairs_t *of_layer = &loader->adapter->of_layer;
+    const uint32_t expert =
+        adapter_is_of_expert(place.target) ? place.expert - cut->experts.first : 0;
+    return &loader->adapter->pairs[(size_t)(place.layer - cut->layers.first) * of_layer->n +
+                                   adapter_pair_of(of_layer, place.target) + expert];
 }
 
-/* base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight */
-static bool parse_name(const char *name, place_t *place_out)
+static uint32_t rank_of(const safetensors_tensor_t *tensor, adapter_place_t place)
 {
-    const char *at = behind(name, "base_model.model.model.layers.");
-    char *end = NULL;
-    if (at == NULL || *at < '0' || *at > '9') {
-        return false;
-    }
-    const unsigned long layer = strtoul(at, &end, 10);
-    for (adapter_target_t t = 0; *end == '.' && layer < UINT32_MAX && t < ADAPTER_TARGETS; t++) {
-        const char *side = behind(end + 1, modules[t]);
-        const bool is_a = side != NULL && strcmp(side, ".lora_A.weight") == 0;
-        if (is_a || (side != NULL && strcmp(side, ".lora_B.weight") == 0)) {
-            *place_out = (place_t){.layer = (uint32_t)layer, .target = t, .is_b = !is_a};
-            return true;
-        }
-    }
-    return false;
+    return (uint32_t)tensor->dims[place.is_b ? 1 : 0];
 }
 
-static k_lora_t *pair_at(adapter_t *adapter, uint32_t layer, adapter_target_t target)
+static float scale_of(const loader_t *loader, double rank)
 {
-    return &adapter->pairs[(size_t)layer * ADAPTER_TARGETS + target];
+    return (float)(loader->alpha / (loader->is_rank_stabilized ? sqrt(rank) : rank));
 }
 
 static weft_status_t refuse_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
@@ -191,19 +121,20 @@ static weft_status_t refuse_tensor(const loader_t *loader, const safetensors_ten
 }
 
 static weft_status_t check_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
-                                  place_t *place_out)
+                                  adapter_place_t *place_out)
 {
     const adapter_model_t *model = loader->model;
-    if (!parse_name(tensor->name, place_out)) {
-        return refuse_tensor(loader, tensor, WEFT_ERR_UNSUPPORTED,
-                             "adapters add to q, k, v, o, gate, up and down projections alone");
+    uint32_t layer;
+    if (!adapter_parse_name(model->config, tensor->name, place_out)) {
+        return adapter_parse_layer(tensor->name, &layer) != NULL && layer >= model->config->layers
+                   ? refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "the model has fewer layers")
+                   : refuse_tensor(loader, tensor, WEFT_ERR_UNSUPPORTED,
+                                   "adapters add to the projections of attention, feed-forward and "
+                                   "experts that the layer has, and to routers, alone");
     }
-    const shape_t shape = shape_of(model->config, place_out->target);
+    const adapter_shape_t shape = adapter_shape(model->config, place_out->target);
     const uint64_t wide = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 0 : 1] : 0;
     const uint64_t rank = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 1 : 0] : 0;
-    if (place_out->layer >= model->config->layers) {
-        return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "the model has fewer layers");
-    }
     if (wide != (place_out->is_b ? shape.out : shape.in) || rank == 0) {
         return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "its shape is not the model's");
     }
@@ -217,24 +148,54 @@ static weft_status_t check_tensor(const loader_t *loader, const safetensors_tens
     return WEFT_OK;
 }
 
+static bool is_within(const model_range_t *range, uint32_t at)
+{
+    return at >= range->first && at - range->first < range->n;
+}
+
+static bool is_here(const adapter_model_t *model, adapter_place_t place)
+{
+    return is_within(&model->cut->layers, place.layer) &&
+           (!adapter_is_of_expert(place.target) || is_within(&model->cut->experts, place.expert));
+}
+
+/* What this rank keeps of a matrix. */
+static size_t floats_here(const adapter_model_t *model, adapter_place_t place, uint32_t rank)
+{
+    const model_mla_t *mla = &model->config->mla;
+    const adapter_part_t part = adapter_part(model, place.target);
+    if (!is_here(model, place)) {
+        return 0;
+    }
+    if (place.is_b && place.target == ADAPTER_MLA_KV_B) {
+        return model->cut->heads.n *
+               (adapter_floats(rank, mla->plain) + adapter_floats(rank, mla->value));
+    }
+    return adapter_floats(rank, place.is_b ? part.out.n : part.in.n);
+}
+
 /* Ranks of both matrices of each pair, and the floats that all take. */
 static weft_status_t measure(loader_t *loader)
 {
+    const adapter_model_t *model = loader->model;
     for (size_t i = 0; i < safetensors_tensor_count(loader->tensors); i++) {
         const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
-        place_t place;
+        adapter_place_t place;
         const weft_status_t status = check_tensor(loader, tensor, &place);
         if (status < 0) {
             return status;
         }
-        const uint32_t rank = (uint32_t)tensor->dims[place.is_b ? 1 : 0];
-        k_lora_t *pair = pair_at(loader->adapter, place.layer, place.target);
+        if (!is_here(model, place)) {
+            continue;
+        }
+        const uint32_t rank = rank_of(tensor, place);
+        k_lora_t *pair = pair_at(loader, place);
         if (pair->rank != 0 && pair->rank != rank) {
             return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED,
                                  "of another rank than its pair");
         }
         pair->rank = rank;
-        loader->used += (size_t)(tensor->dims[0] * tensor->dims[1]);
+        loader->used += floats_here(model, place, rank);
     }
     return WEFT_OK;
 }
@@ -252,67 +213,125 @@ static uint32_t row_of_model(const adapter_model_t *model, adapter_target_t targ
     return is_turned ? row - in_head + in_head % (dim / 2) * 2 + in_head / (dim / 2) : row;
 }
 
-static void place_a(const safetensors_tensor_t *tensor, const void *data, float *a)
+/* Columns `in` of a matrix [rank, columns]. */
+static void place_a(const safetensors_tensor_t *tensor, const char *data, model_range_t in,
+                    float *a)
 {
-    k_dequantize(tensor->dtype, data, a, (size_t)(tensor->dims[0] * tensor->dims[1]));
+    const size_t element = k_dtype_info(tensor->dtype)->block_bytes;
+    for (size_t r = 0; r < tensor->dims[0]; r++) {
+        k_dequantize(tensor->dtype, data + (r * tensor->dims[1] + in.first) * element, a + r * in.n,
+                     in.n);
+    }
 }
 
-/* Transposed: [rank, out] */
-static void place_b(const loader_t *loader, const safetensors_tensor_t *tensor, place_t place,
-                    const char *data, float *b)
+/* Rows `out` of a matrix [rows, rank], transposed: [rank, out.n]. */
+static void place_b(const loader_t *loader, const safetensors_tensor_t *tensor,
+                    adapter_target_t target, const char *data, model_range_t out, float *b)
 {
-    const uint32_t out = (uint32_t)tensor->dims[0];
     const uint32_t rank = (uint32_t)tensor->dims[1];
     const size_t row_bytes = rank * k_dtype_info(tensor->dtype)->block_bytes;
     float row[ADAPTER_MAX_RANK];
-    for (uint32_t i = 0; i < out; i++) {
-        const uint32_t to = row_of_model(loader->model, place.target, i);
+    for (uint32_t i = out.first; i < out.first + out.n; i++) {
+        const uint32_t to = row_of_model(loader->model, target, i) - out.first;
         k_dequantize(tensor->dtype, data + i * row_bytes, row, rank);
         for (uint32_t r = 0; r < rank; r++) {
-            b[(size_t)r * out + to] = row[r];
+            b[(size_t)r * out.n + to] = row[r];
         }
     }
 }
 
-static void fill(loader_t *loader)
+/* One of a linear's matrices, written to `to`, which will lie at `at`. */
+static void fill_plain(const loader_t *loader, const safetensors_tensor_t *tensor,
+                       adapter_place_t place, const char *data, float *to, const float *at)
 {
-    float *floats = loader->adapter->memory.addr;
+    const adapter_part_t part = adapter_part(loader->model, place.target);
+    k_lora_t *pair = pair_at(loader, place);
+    pair->scale = scale_of(loader, pair->rank);
+    if (place.is_b) {
+        place_b(loader, tensor, place.target, data, part.out, to);
+        pair->b = at;
+    } else {
+        place_a(tensor, data, part.in, to);
+        pair->a = at;
+    }
+}
+
+/*
+ * b's rows for a head's keys k and values v: what is added to k = W c is b_k a c, so to the latents
+ * that stand for q, a' (b_k' q); to v = W c, b_v (a c).
+ */
+static void fill_heads(const loader_t *loader, const safetensors_tensor_t *tensor,
+                       adapter_place_t place, const char *data, float *to, const float *at)
+{
+    const model_mla_t *mla = &loader->model->config->mla;
+    const model_range_t *heads = &loader->model->cut->heads;
+    const uint32_t rank = rank_of(tensor, place);
+    const model_range_t latents = {0, mla->kv_latent};
+    k_lora_t *pairs = pair_at(loader, place);
+    if (!place.is_b) {
+        place_a(tensor, data, latents, to);
+    }
+    for (uint32_t h = 0; h < heads->n; h++) {
+        k_lora_t *key = &pairs[2 * h];
+        k_lora_t *value = &pairs[2 * h + 1];
+        key->rank = value->rank = rank;
+        key->scale = value->scale = scale_of(loader, rank);
+        if (!place.is_b) {
+            key->b = value->a = at;
+            continue;
+        }
+        const uint32_t row = (heads->first + h) * (mla->plain + mla->value);
+        const size_t n_key = adapter_floats(rank, mla->plain);
+        const size_t n = n_key + adapter_floats(rank, mla->value);
+        const model_range_t keys = {row, mla->plain};
+        const model_range_t values = {row + mla->plain, mla->value};
+        place_b(loader, tensor, place.target, data, keys, to + h * n);
+        place_b(loader, tensor, place.target, data, values, to + h * n + n_key);
+        key->a = at + h * n;
+        value->b = at + h * n + n_key;
+    }
+}
+
+/* Writes the matrices to `to`, as they will lie in the adapter's memory. */
+static void fill(const loader_t *loader, float *to)
+{
+    const float *at = loader->adapter->memory.addr;
     for (size_t i = 0; i < safetensors_tensor_count(loader->tensors); i++) {
         const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
         const char *data = (const char *)loader->file.data + tensor->offset;
-        place_t place;
-        if (!parse_name(tensor->name, &place)) {
-            continue; /* cannot be: measured */
+        adapter_place_t place;
+        if (!adapter_parse_name(loader->model->config, tensor->name, &place) ||
+            !is_here(loader->model, place)) {
+            continue; /* of the first kind there is none: measured */
         }
-        k_lora_t *pair = pair_at(loader->adapter, place.layer, place.target);
-        const double rank = pair->rank;
-        pair->scale = (float)(loader->alpha / (loader->is_rank_stabilized ? sqrt(rank) : rank));
-        if (place.is_b) {
-            place_b(loader, tensor, place, data, floats);
-            pair->b = floats;
+        if (place.target == ADAPTER_MLA_KV_B) {
+            fill_heads(loader, tensor, place, data, to, at);
         } else {
-            place_a(tensor, data, floats);
-            pair->a = floats;
+            fill_plain(loader, tensor, place, data, to, at);
         }
-        floats += tensor->dims[0] * tensor->dims[1];
+        const size_t n = floats_here(loader->model, place, rank_of(tensor, place));
+        to += n;
+        at += n;
     }
 }
 
 /* A matrix without its other one. */
 static weft_status_t check_pairs(const loader_t *loader)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < loader->adapter->layers * ADAPTER_TARGETS; i++) {
+    const adapter_pairs_t *of_layer = &loader->adapter->of_layer;
+    for (uint32_t i = 0; i < loader->adapter->layers * of_layer->n; i++) {
         const k_lora_t *pair = &loader->adapter->pairs[i];
-        n += pair->rank > 0;
         if ((pair->a == NULL) != (pair->b == NULL)) {
             return weft_diag(loader->diag, WEFT_ERR_MALFORMED,
                              "%s: layer %u has one matrix of %s alone", loader->path,
-                             i / ADAPTER_TARGETS, modules[i % ADAPTER_TARGETS]);
+                             loader->model->cut->layers.first + i / of_layer->n,
+                             adapter_module(loader->model->config,
+                                            adapter_target_of(of_layer, i % of_layer->n)));
         }
     }
-    return n > 0 ? WEFT_OK
-                 : weft_diag(loader->diag, WEFT_ERR_MALFORMED, "%s: no tensors", loader->path);
+    return safetensors_tensor_count(loader->tensors) > 0
+               ? WEFT_OK
+               : weft_diag(loader->diag, WEFT_ERR_MALFORMED, "%s: no tensors", loader->path);
 }
 
 static weft_status_t open_tensors(loader_t *loader)
@@ -328,9 +347,38 @@ static weft_status_t open_tensors(loader_t *loader)
                                    path, loader->diag, &loader->tensors);
 }
 
+static weft_status_t take_memory(loader_t *loader)
+{
+    weft_device_t *device = loader->model->device;
+    const size_t bytes = (loader->used > 0 ? loader->used : 1) * sizeof(float);
+    weft_status_t status = device->ops->alloc(device, bytes, 0, &loader->adapter->memory);
+    if (status >= 0 && !device->ops->is_host) {
+        status = device->ops->alloc(device, bytes, WEFT_MEM_HOST, &loader->staging);
+    }
+    return status != WEFT_ERR_NO_MEMORY
+               ? status
+               : weft_diag(loader->diag, status, "%s: no memory for %zu MiB", loader->path,
+                           bytes >> 20);
+}
+
+/* Bytes from the host to the device, which are there when it returns. */
+static weft_status_t send(weft_device_t *device, void *to, const void *from, size_t bytes)
+{
+    weft_queue_t *queue = NULL;
+    weft_status_t status = device->ops->open_queue(device, &queue);
+    if (status < 0) {
+        return status;
+    }
+    device->ops->copy(queue, to, from, bytes);
+    status = device->ops->sync(queue);
+    device->ops->close_queue(queue);
+    return status;
+}
+
 static weft_status_t load(loader_t *loader)
 {
     weft_device_t *device = loader->model->device;
+    weft_mem_t *memory = &loader->adapter->memory;
     weft_status_t status = read_config(loader);
     if (status >= 0) {
         status = open_tensors(loader);
@@ -339,34 +387,40 @@ static weft_status_t load(loader_t *loader)
         status = measure(loader);
     }
     if (status >= 0) {
-        const size_t bytes = (loader->used > 0 ? loader->used : 1) * sizeof(float);
-        status = device->ops->alloc(device, bytes, 0, &loader->adapter->memory);
-    }
-    if (status == WEFT_ERR_NO_MEMORY) {
-        return weft_diag(loader->diag, status, "%s: no memory for %zu MiB", loader->path,
-                         loader->used * sizeof(float) >> 20);
+        status = take_memory(loader);
     }
     if (status < 0) {
         return status;
     }
-    fill(loader);
-    return check_pairs(loader);
+    const weft_mem_t *written = device->ops->is_host ? memory : &loader->staging;
+    fill(loader, written->addr);
+    status = check_pairs(loader);
+    if (status < 0 || device->ops->is_host) {
+        return status;
+    }
+    status = send(device, memory->addr, written->addr, memory->bytes);
+    return status < 0
+               ? weft_diag(loader->diag, status, "%s: the device did not take it", loader->path)
+               : WEFT_OK;
 }
 
 weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_diag_t *diag,
                            adapter_t **adapter_out)
 {
-    const uint32_t layers = model->config->layers;
+    const uint32_t layers = model->cut->layers.n;
+    const adapter_pairs_t of_layer = adapter_pairs(model->config, model->cut);
     loader_t loader = {.model = model, .path = path, .diag = diag};
-    assert(model->device->ops->is_host && model->max_rank <= ADAPTER_MAX_RANK);
-    loader.adapter = weft_zalloc(
-        sizeof(adapter_t) + (size_t)layers * ADAPTER_TARGETS * sizeof(k_lora_t), "runtime.adapter");
+    assert(model->max_rank <= ADAPTER_MAX_RANK);
+    loader.adapter = weft_zalloc(sizeof(adapter_t) + (size_t)layers * of_layer.n * sizeof(k_lora_t),
+                                 "runtime.adapter");
     if (loader.adapter == NULL) {
         return weft_diag(diag, WEFT_ERR_NO_MEMORY, "%s: no memory", path);
     }
     loader.adapter->device = model->device;
+    loader.adapter->of_layer = of_layer;
     loader.adapter->layers = layers;
     const weft_status_t status = load(&loader);
+    adapter_free_memory(model->device, &loader.staging);
     safetensors_destroy(loader.tensors);
     weft_mapped_file_close(&loader.file);
     if (status < 0) {
@@ -382,44 +436,6 @@ void adapter_destroy(adapter_t *adapter)
     if (adapter == NULL) {
         return;
     }
-    if (adapter->memory.addr != NULL) {
-        adapter->device->ops->free(adapter->device, &adapter->memory);
-    }
+    adapter_free_memory(adapter->device, &adapter->memory);
     weft_free(adapter);
-}
-
-/* ---- tables ---------------------------------------------------------------------------------- */
-
-weft_status_t adapter_table_create(const model_config_t *config, uint32_t places,
-                                   adapter_table_t **table_out)
-{
-    const size_t n = (size_t)config->layers * ADAPTER_TARGETS * places;
-    adapter_table_t *table =
-        weft_zalloc(sizeof(*table) + n * sizeof(k_lora_t), "runtime.adapter_table");
-    if (table == NULL) {
-        return WEFT_ERR_NO_MEMORY;
-    }
-    table->places = places;
-    table->layers = config->layers;
-    *table_out = table;
-    return WEFT_OK;
-}
-
-void adapter_table_destroy(adapter_table_t *table)
-{
-    weft_free(table);
-}
-
-void adapter_table_put(adapter_table_t *table, uint32_t place, const adapter_t *adapter)
-{
-    assert(place < table->places && adapter->layers == table->layers);
-    for (uint32_t i = 0; i < table->layers * ADAPTER_TARGETS; i++) {
-        table->entries[(size_t)i * table->places + place] = adapter->pairs[i];
-    }
-}
-
-const k_lora_t *adapter_table_of(const adapter_table_t *table, uint32_t layer,
-                                 adapter_target_t target)
-{
-    return table->entries + ((size_t)layer * ADAPTER_TARGETS + target) * table->places;
 }

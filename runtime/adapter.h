@@ -3,10 +3,11 @@
  * adapter: LoRA adapters of a model, as PEFT saves them: a folder with adapter_config.json and
  * adapter_model.safetensors. Source: Hugging Face PEFT's LoraConfig and the names of its tensors.
  *
- * A table has places for adapters; sequences say by k_seq_t.adapter which one they have. It is read by
- * the model's graph; a place may be filled while sequences with other ones run.
+ * A table has places for adapters; sequences say by k_seq_t.adapter which one they have. It lies, as
+ * adapters do, on the model's device and is read by the model's graph; a place may be filled while
+ * sequences with other ones run.
  *
- * Threads  loading on any; put and clear: one at a time; an adapter outlives what runs with it
+ * Threads  loading on any; put: one at a time; an adapter outlives what runs with it
  */
 #pragma once
 
@@ -15,10 +16,15 @@
 #include "base/status.h"
 #include "kernels/kernels.h"
 #include "runtime/model_config.h"
+#include "runtime/model_shard.h"
 
-#define ADAPTER_MAX_RANK 512
+#define ADAPTER_MAX_RANK K_LORA_MAX_RANK
 
-/* The linears of a layer that adapters may add to. */
+/*
+ * The linears of a layer that adapters may add to; those that are computed as one are neighbours. A
+ * layer has some of them. The last four are several pairs of matrices each: an expert's, and a head's
+ * two, as latent attention multiplies keys and values out in a query's stead.
+ */
 typedef enum adapter_target {
     ADAPTER_Q,
     ADAPTER_K,
@@ -27,6 +33,18 @@ typedef enum adapter_target {
     ADAPTER_GATE,
     ADAPTER_UP,
     ADAPTER_DOWN,
+    ADAPTER_SHARED_GATE,
+    ADAPTER_SHARED_UP,
+    ADAPTER_SHARED_DOWN,
+    ADAPTER_ROUTER,
+    ADAPTER_MLA_Q, /* or what is first, where it has two steps */
+    ADAPTER_MLA_KV_A,
+    ADAPTER_MLA_Q_B,
+    ADAPTER_SINGLE, /* so many are one pair */
+    ADAPTER_EXPERT_GATE = ADAPTER_SINGLE,
+    ADAPTER_EXPERT_UP,
+    ADAPTER_EXPERT_DOWN,
+    ADAPTER_MLA_KV_B,
     ADAPTER_TARGETS
 } adapter_target_t;
 
@@ -34,9 +52,10 @@ typedef struct adapter adapter_t;
 typedef struct adapter_table adapter_table_t;
 
 typedef struct adapter_model {
-    const model_config_t *config; /* borrowed, as the rest */
+    const model_config_t *config; /* the whole model's; borrowed, as the rest */
+    const model_cut_t *cut;       /* what of it this rank has: it gets that much of an adapter */
     bool is_gguf;                 /* rows of q and k lie as llama.cpp turns them */
-    weft_device_t *device;        /* a host's */
+    weft_device_t *device;
     uint32_t max_rank;
 } adapter_model_t;
 
@@ -48,14 +67,27 @@ weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_
                            adapter_t **adapter_out);
 void adapter_destroy(adapter_t *adapter); /* NULL is fine */
 
-/* Whether a model's layers have the linears that adapters add to. WEFT_ERR_UNSUPPORTED: diag says why. */
-weft_status_t adapter_check_model(const model_config_t *config, weft_diag_t *diag);
+/* What one of the rank takes that adds to all there is but single experts. config: as below. */
+size_t adapter_bytes(const model_config_t *config, uint32_t rank);
 
-weft_status_t adapter_table_create(const model_config_t *config, uint32_t places,
+/* config, cut: of what this rank computes. */
+weft_status_t adapter_table_create(const model_config_t *config, const model_cut_t *cut,
+                                   weft_device_t *device, uint32_t places,
                                    adapter_table_t **table_out);
 void adapter_table_destroy(adapter_table_t *table); /* NULL is fine; adapters are the callers' */
-void adapter_table_put(adapter_table_t *table, uint32_t place, const adapter_t *adapter);
+/* No sequence has the place; steps that begin afterwards may. WEFT_ERR_DEVICE and the like. */
+weft_status_t adapter_table_put(adapter_table_t *table, uint32_t place, const adapter_t *adapter);
 
-/* [places] of one linear. */
+/* Whether some adapter that was ever there adds to the target of any layer. */
+bool adapter_table_has(const adapter_table_t *table, adapter_target_t target);
+
+/*
+ * [places] of one linear, of an expert's target [experts of this rank][places]: memory of the device,
+ * at the same address for good.
+ */
 const k_lora_t *adapter_table_of(const adapter_table_t *table, uint32_t layer,
                                  adapter_target_t target);
+/* [places] of a head of this rank: from its queries to latents, or from latents to its values. */
+const k_lora_t *adapter_table_of_head(const adapter_table_t *table, uint32_t layer, uint32_t head,
+                                      bool is_value);
+uint32_t adapter_table_places(const adapter_table_t *table);

@@ -4,8 +4,10 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/compiler.h"
 #include "base/json_struct.h"
+#include "runtime/drafter.h"
 #include "runtime/step_plan.h"
 
 #define WHERE "--speculative-config: "
@@ -21,6 +23,8 @@ typedef struct words {
     uint64_t num_speculative_tokens;
     uint64_t prompt_lookup_min;
     uint64_t prompt_lookup_max;
+    uint64_t draft_tensor_parallel_size;
+    uint64_t max_model_len;
 } words_t;
 
 static const weft_json_field_t fields[] = {
@@ -30,37 +34,57 @@ static const weft_json_field_t fields[] = {
      STEP_MAX_DRAFTS},
     {"prompt_lookup_min", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_min), MAX_LOOKUP},
     {"prompt_lookup_max", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_max), MAX_LOOKUP},
+    /* The model that guesses is on one rank, whatever the other is on. */
+    {"draft_tensor_parallel_size", WEFT_JSON_COUNT, offsetof(words_t, draft_tensor_parallel_size),
+     1},
+    {"max_model_len", WEFT_JSON_COUNT, offsetof(words_t, max_model_len), UINT32_MAX},
 };
 
+static weft_status_t find_kind(const words_t *words, weft_diag_t *diag, draft_config_t *config)
+{
+    const bool is_implied = words->method == NULL && words->model != NULL;
+    const char *method = is_implied ? "draft_model" : words->method == NULL ? "" : words->method;
+    config->kind = drafter_find(method);
+    if (config->kind == NULL) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                         WHERE "method \"%s\": unknown; ngram and draft_model are possible",
+                         method);
+    }
+    if (config->kind->has_model != (words->model != NULL)) {
+        return weft_diag(diag, WEFT_ERR_INVALID, WHERE "method \"%s\" %s", method,
+                         config->kind->has_model ? "needs a model" : "has no model");
+    }
+    return WEFT_OK;
+}
+
 /* One of the two lengths alone stands for both, as in vLLM. */
-static void set_lookup(const words_t *words, draft_config_t *config)
+static weft_status_t set_lookup(const words_t *words, weft_diag_t *diag, draft_config_t *config)
 {
     const uint32_t min = (uint32_t)words->prompt_lookup_min;
     const uint32_t max = (uint32_t)words->prompt_lookup_max;
     config->min_lookup = min > 0 ? min : max > 0 ? max : DEFAULT_LOOKUP;
     config->max_lookup = max > 0 ? max : config->min_lookup;
-}
-
-static weft_status_t settle(const words_t *words, weft_diag_t *diag, draft_config_t *config)
-{
-    if (words->model != NULL || words->method == NULL || strcmp(words->method, "ngram") != 0) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         WHERE "method \"%s\"%s: only \"ngram\" is possible",
-                         words->method == NULL ? "" : words->method,
-                         words->model == NULL ? "" : " with a model of its own");
-    }
-    if (words->num_speculative_tokens == 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID, WHERE "num_speculative_tokens: 1 to %d are needed",
-                         STEP_MAX_DRAFTS);
-    }
-    config->n_tokens = (uint32_t)words->num_speculative_tokens;
-    set_lookup(words, config);
     if (config->min_lookup > config->max_lookup) {
         return weft_diag(diag, WEFT_ERR_INVALID,
                          WHERE "prompt_lookup_min %u is above prompt_lookup_max %u",
                          config->min_lookup, config->max_lookup);
     }
     return WEFT_OK;
+}
+
+static weft_status_t settle(const words_t *words, weft_diag_t *diag, draft_config_t *config)
+{
+    weft_status_t status = find_kind(words, diag, config);
+    if (status >= 0 && words->num_speculative_tokens == 0) {
+        status = weft_diag(diag, WEFT_ERR_INVALID,
+                           WHERE "num_speculative_tokens: 1 to %d are needed", STEP_MAX_DRAFTS);
+    }
+    if (status >= 0) {
+        status = set_lookup(words, diag, config);
+    }
+    config->n_tokens = (uint32_t)words->num_speculative_tokens;
+    config->max_context = (uint32_t)words->max_model_len;
+    return status;
 }
 
 weft_status_t draft_config_parse(const char *text, weft_diag_t *diag, draft_config_t *config_out)
@@ -73,8 +97,20 @@ weft_status_t draft_config_parse(const char *text, weft_diag_t *diag, draft_conf
         if (status >= 0) {
             status = settle(&words, diag, &config);
         }
+        if (status >= 0) {
+            config.model = words.model;
+            words.model = NULL; /* the config owns it now */
+        }
         weft_json_free_texts(fields, WEFT_ARRAY_LEN(fields), &words);
     }
-    *config_out = config;
+    if (status >= 0) {
+        *config_out = config;
+    }
     return status;
+}
+
+void draft_config_fini(draft_config_t *config)
+{
+    weft_free(config->model);
+    *config = (draft_config_t){0};
 }

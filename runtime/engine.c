@@ -190,6 +190,9 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
         status = engine_load_rank(engine, source, kv_store_pool(engine->store), diag);
     }
     if (status == WEFT_OK) {
+        status = engine_draft_create(engine, tokenizer, diag);
+    }
+    if (status == WEFT_OK) {
         status = engine_adapters_init(engine, options, source, diag);
     }
     if (status == WEFT_OK) {
@@ -283,6 +286,7 @@ void engine_destroy(engine_t *engine)
     constraint_worker_destroy(engine->worker); /* it wakes the mailbox: before that goes */
     text_grammar_factory_destroy(engine->grammars);
     sched_destroy(engine->sched);
+    engine_draft_close(engine);
     step_plan_destroy(engine->step);
     executor_destroy(engine->executor);
     model_destroy(engine->model);
@@ -355,7 +359,7 @@ engine_stats_t engine_stats(const engine_t *engine)
         .pull_queries = atomic_load(&g->pull_queries),
         .pull_hits = atomic_load(&g->pull_hits),
         .preemptions = atomic_load(&g->preemptions),
-        .max_drafts = engine->plan.draft.n_tokens,
+        .max_drafts = engine->plan.max_drafts,
         .drafts = atomic_load(&g->drafts),
         .draft_tokens = atomic_load(&g->draft_tokens),
         .ranks = engine->n_ranks > 0 ? engine->n_ranks : 1,

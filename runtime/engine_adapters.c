@@ -48,10 +48,12 @@ void engine_release_adapter(engine_adapter_t *adapter)
         return;
     }
     engine_adapters_t *all = &adapter->engine->adapters;
-    pthread_mutex_lock(&all->lock);
-    all->is_taken[adapter->place] = false;
-    pthread_mutex_unlock(&all->lock);
+    const uint32_t place = adapter->place;
+    /* First: a GPU frees memory when its steps are done, so that none reads the place any more. */
     destroy(adapter);
+    pthread_mutex_lock(&all->lock);
+    all->is_taken[place] = false;
+    pthread_mutex_unlock(&all->lock);
 }
 
 /* ---- the list; its lock is held ------------------------------------------------------------- */
@@ -84,9 +86,12 @@ static weft_status_t insert(engine_adapters_t *all, engine_adapter_t *adapter, w
         return weft_diag(diag, WEFT_ERR_QUEUE_FULL, "%d adapters are there already",
                          ENGINE_MAX_ADAPTERS);
     }
+    const weft_status_t status = adapter_table_put(all->table, place, adapter->weights);
+    if (status < 0) {
+        return weft_diag(diag, status, "the device did not take the adapter %s", adapter->name);
+    }
     adapter->place = place;
     all->is_taken[place] = true;
-    adapter_table_put(all->table, place, adapter->weights);
     all->list[all->n++] = adapter;
     return WEFT_OK;
 }
@@ -98,6 +103,7 @@ static weft_status_t create(engine_t *engine, const char *name, const char *path
 {
     const adapter_model_t model = {
         .config = &engine->model_config,
+        .cut = model_cut(engine->model),
         .is_gguf = engine->adapters.is_gguf,
         .device = engine->device,
         .max_rank = engine->plan.model_limits.max_lora_rank,
@@ -124,14 +130,10 @@ static weft_status_t create(engine_t *engine, const char *name, const char *path
     return WEFT_OK;
 }
 
-weft_status_t engine_load_adapter(engine_t *engine, const char *name, const char *path,
-                                  weft_diag_t *diag)
+static weft_status_t load(engine_t *engine, const char *name, const char *path, weft_diag_t *diag)
 {
     engine_adapters_t *all = &engine->adapters;
     engine_adapter_t *adapter = NULL;
-    if (all->table == NULL) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "adapters need --enable-lora");
-    }
     weft_status_t status = create(engine, name, path, diag, &adapter);
     if (status < 0) {
         return status;
@@ -145,6 +147,24 @@ weft_status_t engine_load_adapter(engine_t *engine, const char *name, const char
     }
     weft_log_info("adapter is there name=%s path=%s", name, path);
     return WEFT_OK;
+}
+
+static weft_status_t check_may_change(const engine_t *engine, weft_diag_t *diag)
+{
+    if (engine->adapters.table == NULL) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "adapters need --enable-lora");
+    }
+    return engine->n_ranks <= 1
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                           "with several ranks the adapters are those of --lora-modules");
+}
+
+weft_status_t engine_load_adapter(engine_t *engine, const char *name, const char *path,
+                                  weft_diag_t *diag)
+{
+    const weft_status_t status = check_may_change(engine, diag);
+    return status < 0 ? status : load(engine, name, path, diag);
 }
 
 weft_status_t engine_unload_adapter(engine_t *engine, const char *name)
@@ -202,7 +222,7 @@ static weft_status_t load_module(engine_t *engine, const char *text, weft_diag_t
         status = weft_diag(diag, WEFT_ERR_INVALID, WHERE "\"%s\" is not NAME=FOLDER", text);
     }
     if (status >= 0) {
-        status = engine_load_adapter(engine, module.name, module.path, diag);
+        status = load(engine, module.name, module.path, diag);
         if (status < 0) {
             weft_diag_prefix(diag, "--lora-modules");
         }
@@ -211,8 +231,7 @@ static weft_status_t load_module(engine_t *engine, const char *text, weft_diag_t
     return status;
 }
 
-static weft_status_t check(const engine_t *engine, const engine_options_t *options,
-                           weft_diag_t *diag)
+static weft_status_t check(const engine_options_t *options, weft_diag_t *diag)
 {
     if (!options->enable_lora) {
         return weft_diag(diag, WEFT_ERR_INVALID, "--lora-modules needs --enable-lora");
@@ -221,18 +240,12 @@ static weft_status_t check(const engine_t *engine, const engine_options_t *optio
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-lora-rank %u: 1 to %d are possible",
                          options->max_lora_rank, ADAPTER_MAX_RANK);
     }
-    if (engine->n_ranks > 1) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--enable-lora: not with more than one rank yet");
-    }
-    return adapter_check_model(&engine->model_config, diag);
+    return WEFT_OK;
 }
 
-weft_status_t engine_adapters_check(const engine_t *engine, const engine_options_t *options,
-                                    weft_diag_t *diag)
+weft_status_t engine_adapters_check(const engine_options_t *options, weft_diag_t *diag)
 {
-    return options->enable_lora || options->lora_modules.count > 0 ? check(engine, options, diag)
-                                                                   : WEFT_OK;
+    return options->enable_lora || options->lora_modules.count > 0 ? check(options, diag) : WEFT_OK;
 }
 
 weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *options,
@@ -247,7 +260,8 @@ weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *opt
         return WEFT_ERR_NO_MEMORY;
     }
     weft_status_t status =
-        adapter_table_create(&engine->model_config, ENGINE_MAX_ADAPTERS, &all->table);
+        adapter_table_create(model_local_config(engine->model), model_cut(engine->model),
+                             engine->device, ENGINE_MAX_ADAPTERS, &all->table);
     if (status < 0) {
         pthread_mutex_destroy(&all->lock);
         return weft_diag(diag, status, "no memory for the table of adapters");

@@ -244,8 +244,9 @@ static sizes_t sizes_of(const engine_t *engine, const engine_submit_t *submit)
     };
     const step_sampling_t sampling = sampling_of(s, 0);
     sizes.n_tokens = sizes.n_prompt + sizes.max_tokens;
-    sizes.max_drafts =
-        engine_may_draft(engine, &sampling, sizes.has_mask) ? engine->plan.draft.n_tokens : 0;
+    sizes.max_drafts = engine_may_draft(engine, submit, &sampling, sizes.has_mask)
+                           ? engine->plan.max_drafts
+                           : 0;
     if (submit->transfer != NULL && submit->transfer->do_remote_prefill) {
         sizes.pulled_blocks = sizes.n_prompt / engine->plan.layout.block_tokens + 1;
     }

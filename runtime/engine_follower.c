@@ -126,6 +126,9 @@ static weft_status_t load(follower_t *follower, const engine_options_t *options,
         status = engine_load_rank(engine, source, follower->pool, diag);
     }
     if (status >= 0) {
+        status = engine_adapters_init(engine, options, source, diag);
+    }
+    if (status >= 0) {
         status = engine_kv_follow(engine, options, source, follower->pool, diag);
     }
     return engine_join_ranks(engine, status, diag);

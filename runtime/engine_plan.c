@@ -13,7 +13,10 @@ typedef struct needs {
     size_t activations;
     size_t steps;
     size_t kv;
-    size_t host; /* the tier there */
+    size_t adapters;
+    size_t backend; /* what it takes by itself */
+    size_t host;    /* the tier there */
+    size_t draft;   /* weights, activations and steps of the model that guesses */
 } needs_t;
 
 static size_t add(size_t a, size_t b)
@@ -24,7 +27,7 @@ static size_t add(size_t a, size_t b)
 static size_t sum_of(const needs_t *needs)
 {
     return add(add(add(needs->weights, needs->activations), add(needs->steps, needs->kv)),
-               needs->host);
+               add(add(needs->adapters, needs->backend), add(needs->host, needs->draft)));
 }
 
 static weft_status_t check_options(const engine_options_t *o, const model_config_t *config,
@@ -93,18 +96,6 @@ static weft_status_t check_store_options(engine_plan_t *plan, const engine_optio
     return WEFT_OK;
 }
 
-static weft_status_t plan_drafts(engine_plan_t *plan, const engine_options_t *options,
-                                 const model_shard_t *shard, weft_diag_t *diag)
-{
-    const weft_status_t status =
-        draft_config_parse(options->speculative_config, diag, &plan->draft);
-    if (status >= 0 && plan->draft.n_tokens > 0 && shard != NULL && shard->stages > 1) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--speculative-config: not with --pipeline-parallel-size yet");
-    }
-    return status;
-}
-
 /* Whether requests get embeddings: what the file says, unless told. */
 static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *options,
                                    const model_config_t *config, weft_diag_t *diag)
@@ -125,17 +116,23 @@ static weft_status_t choose_runner(engine_plan_t *plan, const engine_options_t *
     return WEFT_OK;
 }
 
-static void set_limits(engine_plan_t *plan, uint32_t max_tokens, uint32_t block_tokens)
+static void set_limits(engine_plan_t *plan, const engine_place_t *place, uint32_t max_tokens,
+                       uint32_t block_tokens)
 {
     plan->limits = sched_limits(plan->max_slots, max_tokens, plan->max_context, block_tokens,
-                                plan->draft.n_tokens);
+                                plan->max_drafts);
     plan->limits.max_embeddings = plan->embeds ? plan->max_slots : 0;
     plan->model_limits = (model_limits_t){
         .max_rows = plan->limits.max_tokens,
         .max_outputs = plan->limits.max_outputs,
         .max_context = plan->max_context,
         .max_lora_rank = plan->max_lora_rank,
+        .keeps_packed = plan->keeps_packed,
     };
+    if (place->draft->source != NULL) {
+        draft_model_plan_steps(&plan->draft_model, place->draft->source, &plan->limits,
+                               place->draft->config.max_context);
+    }
 }
 
 static weft_status_t parse_order(const engine_options_t *options, weft_diag_t *diag,
@@ -186,6 +183,22 @@ static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *opt
     return kv_layout_init(&plan->layout, 1, diag);
 }
 
+/* Of the model that answers and of the one that guesses: both have as many blocks. */
+static size_t block_bytes_of(const engine_plan_t *plan)
+{
+    const bool has_two = plan->draft_model.n_blocks > 0;
+    return plan->layout.block_bytes[0] + (has_two ? plan->draft_model.layout.block_bytes[0] : 0);
+}
+
+static weft_status_t lay_out_blocks(engine_plan_t *plan, uint32_t n_blocks, weft_diag_t *diag)
+{
+    plan->n_blocks = n_blocks;
+    if (plan->draft_model.n_blocks > 0) {
+        plan->draft_model.n_blocks = n_blocks;
+    }
+    return kv_layout_init(&plan->layout, n_blocks, diag);
+}
+
 static size_t blocks_for(uint32_t tokens, uint32_t block_tokens)
 {
     return tokens / block_tokens + (tokens % block_tokens != 0);
@@ -203,7 +216,7 @@ static size_t budget_of(const engine_place_t *place, const engine_options_t *opt
         return available / place->on_device;
     }
     const size_t total = device->ops->memory_total(device);
-    const size_t spare = total / 50; /* of what nobody plans: modules, graphs */
+    const size_t spare = total / 50; /* of what nobody plans: modules, the context */
     const size_t left = available > spare ? available - spare : 0;
     const size_t part = (size_t)(options->gpu_memory_utilization * (double)total);
     return (part < left ? part : left) / place->on_device;
@@ -213,7 +226,7 @@ static size_t budget_of(const engine_place_t *place, const engine_options_t *opt
 static size_t default_blocks(const engine_plan_t *plan, const needs_t *others, size_t available,
                              bool is_host)
 {
-    const size_t block_bytes = plan->layout.block_bytes[0];
+    const size_t block_bytes = block_bytes_of(plan);
     const size_t wanted =
         plan->max_slots * blocks_for(plan->max_context, plan->layout.block_tokens);
     const size_t taken = sum_of(others);
@@ -227,7 +240,7 @@ static weft_status_t count_blocks(engine_plan_t *plan, const engine_options_t *o
                                   const needs_t *others, size_t available, bool is_host,
                                   weft_diag_t *diag)
 {
-    const size_t block_bytes = plan->layout.block_bytes[0];
+    const size_t block_bytes = block_bytes_of(plan);
     size_t n = options->num_gpu_blocks > 0   ? options->num_gpu_blocks
                : options->kv_cache_bytes > 0 ? options->kv_cache_bytes / block_bytes
                                              : default_blocks(plan, others, available, is_host);
@@ -246,22 +259,27 @@ static weft_status_t count_blocks(engine_plan_t *plan, const engine_options_t *o
             is_host ? "" : ", raise --gpu-memory-utilization", (double)available / MIB,
             (double)sum_of(others) / MIB);
     }
-    plan->n_blocks = (uint32_t)n;
     plan->max_context = tokens < plan->max_context ? (uint32_t)tokens : plan->max_context;
-    return kv_layout_init(&plan->layout, plan->n_blocks, diag);
+    return lay_out_blocks(plan, (uint32_t)n, diag);
 }
 
 static weft_status_t measure(const engine_plan_t *plan, const model_source_t *source,
                              const engine_place_t *place, weft_diag_t *diag, needs_t *needs_out)
 {
     model_config_t local;
-    const weft_status_t status = model_local_config_of(source, place->shard, diag, &local);
+    weft_status_t status = model_local_config_of(source, place->shard, diag, &local);
+    if (status >= 0 && place->draft->source != NULL) {
+        status = draft_model_memory(&plan->draft_model, place->draft->source, place->ops,
+                                    place->device->ops->is_host, diag, &needs_out->draft);
+    }
     if (status < 0) {
         return status;
     }
     needs_out->steps =
         executor_memory(&plan->limits, &local, place->shard, plan->layout.block_tokens,
                         place->depth, place->device->ops->is_host);
+    needs_out->adapters = plan->n_adapters * adapter_bytes(&local, plan->max_lora_rank);
+    needs_out->backend = place->ops->own_bytes;
     return model_memory(source, place->shard, &plan->model_limits, place->ops, diag,
                         &needs_out->weights, &needs_out->activations);
 }
@@ -275,10 +293,12 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, bool i
     return weft_diag(
         diag, WEFT_ERR_NO_MEMORY,
         "needs %.1f MiB of memory (weights %.1f, activations %.1f, steps %.1f, KV cache "
-        "%.1f, host tier %.1f) but %.1f MiB are available: lower --kv-host-bytes, "
-        "--kv-cache-memory-bytes, --max-num-seqs, --max-num-batched-tokens or --max-model-len%s",
+        "%.1f, adapters %.1f, a model that guesses %.1f, the device's own %.1f, host tier %.1f) "
+        "but %.1f MiB are available: lower --kv-host-bytes, --kv-cache-memory-bytes, --max-num-seqs, "
+        "--max-num-batched-tokens or --max-model-len%s",
         (double)sum_of(needs) / MIB, (double)needs->weights / MIB, (double)needs->activations / MIB,
-        (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->host / MIB,
+        (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->adapters / MIB,
+        (double)needs->draft / MIB, (double)needs->backend / MIB, (double)needs->host / MIB,
         (double)available / MIB, is_host ? "" : ", or raise --gpu-memory-utilization");
 }
 
@@ -301,12 +321,19 @@ uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t
                                                : 2048;
 }
 
+/* For how many adapters there is to be memory: more come as far as the device has some left. */
+static uint32_t adapters_planned(const engine_options_t *options)
+{
+    const uint32_t named = options->lora_modules.count;
+    return !options->enable_lora ? 0 : options->max_loras < named ? named : options->max_loras;
+}
+
 /* With the KV blocks that the plan has. */
 static weft_status_t measure_all(engine_plan_t *plan, const model_source_t *source,
                                  const engine_place_t *place, weft_diag_t *diag, needs_t *needs)
 {
     plan->max_pinned_blocks = (uint32_t)(plan->pin_quota * plan->n_blocks);
-    needs->kv = plan->layout.block_bytes[0] * plan->n_blocks;
+    needs->kv = block_bytes_of(plan) * plan->n_blocks;
     const weft_status_t status = measure(plan, source, place, diag, needs);
     plan->needs_bytes = sum_of(needs);
     return status < 0 ? status
@@ -318,10 +345,9 @@ weft_status_t engine_plan_settle(engine_plan_t *plan, const model_source_t *sour
                                  uint32_t max_context, weft_diag_t *diag)
 {
     needs_t needs = {.host = place->device->ops->is_host ? plan->host_bytes : 0};
-    plan->n_blocks = n_blocks;
     plan->max_context = max_context;
-    set_limits(plan, plan->limits.max_tokens, plan->layout.block_tokens);
-    const weft_status_t status = kv_layout_init(&plan->layout, n_blocks, diag);
+    set_limits(plan, place, plan->limits.max_tokens, plan->layout.block_tokens);
+    const weft_status_t status = lay_out_blocks(plan, n_blocks, diag);
     return status < 0 ? status : measure_all(plan, source, place, diag, &needs);
 }
 
@@ -347,12 +373,12 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .max_context = options->max_model_len > 0 ? options->max_model_len : config->max_context,
         .budget_bytes = available,
         .host_bytes = options->kv_host_bytes,
+        .max_drafts = place->draft->config.n_tokens,
         .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
+        .n_adapters = adapters_planned(options),
+        .keeps_packed = options->keep_packed_weights,
     };
     status = check_store_options(plan, options, diag);
-    if (status == WEFT_OK) {
-        status = plan_drafts(plan, options, place->shard, diag);
-    }
     if (status == WEFT_OK) {
         status = choose_runner(plan, options, config, diag);
     }
@@ -367,10 +393,14 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     if (status == WEFT_OK) {
         status = set_layout(plan, options, source, place->shard, diag);
     }
+    if (status == WEFT_OK && place->draft->source != NULL) {
+        status = draft_model_plan_init(&plan->draft_model, place->draft->source,
+                                       options->block_size, plan->kv_dtype, diag);
+    }
     if (status < 0) {
         return status;
     }
-    set_limits(plan, step_tokens, options->block_size);
+    set_limits(plan, place, step_tokens, options->block_size);
     status = measure(plan, source, place, diag, &needs);
     if (status == WEFT_OK) {
         status = count_blocks(plan, options, &needs, available, device->ops->is_host, diag);
@@ -378,7 +408,7 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     if (status < 0) {
         return status;
     }
-    set_limits(plan, step_tokens, options->block_size);
+    set_limits(plan, place, step_tokens, options->block_size);
     plan->pin_quota = options->kv_pin_quota;
     return measure_all(plan, source, place, diag, &needs);
 }

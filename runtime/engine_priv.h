@@ -18,7 +18,7 @@
 #include "kvstore/hash/kv_hash.h"
 #include "kvstore/ranks/kv_member.h"
 #include "runtime/constraint.h"
-#include "runtime/draft_config.h"
+#include "runtime/drafter.h"
 #include "runtime/engine.h"
 #include "runtime/engine_group.h"
 #include "runtime/executor.h"
@@ -134,6 +134,13 @@ typedef struct engine_adapters {
     bool is_taken[ENGINE_MAX_ADAPTERS];          /* places of the table */
 } engine_adapters_t;
 
+/* Speculative decoding: engine_draft.c. */
+typedef struct engine_draft {
+    draft_config_t config;
+    model_source_t *source; /* of the model that guesses, of the rank that leads; or NULL */
+    drafter_t *drafter;     /* NULL: nothing is guessed, or this rank follows */
+} engine_draft_t;
+
 /* What the options and the model come to. */
 typedef struct engine_plan {
     uint32_t max_context;
@@ -148,8 +155,11 @@ typedef struct engine_plan {
     double pin_quota;
     bool admits_all; /* to the disk */
     bool embeds;
-    draft_config_t draft;
-    uint32_t max_lora_rank; /* 0: no adapters */
+    uint32_t max_drafts;            /* of a guess; 0: none are made */
+    draft_model_plan_t draft_model; /* n_blocks 0: none guesses here */
+    uint32_t max_lora_rank;         /* 0: no adapters */
+    uint32_t n_adapters;            /* that memory is planned for */
+    bool keeps_packed;              /* matrices, in a file beside the model's */
     size_t budget_bytes;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
 } engine_plan_t;
@@ -221,6 +231,7 @@ struct engine {
     k_stream_t *stream;
     model_t *model;
     engine_adapters_t adapters;
+    engine_draft_t draft;
     kv_publisher_t *publisher; /* NULL: no events */
     kv_store_t *store;
     engine_kv_t kv;
@@ -272,8 +283,9 @@ typedef struct engine_place {
     const model_shard_t *shard; /* NULL: all of it */
     const weft_device_t *device;
     const k_ops_t *ops;
-    uint32_t on_device; /* ranks that have yet to take its memory, this one among them */
-    uint32_t depth;     /* of the executor */
+    uint32_t on_device;          /* ranks that have yet to take its memory, this one among them */
+    uint32_t depth;              /* of the executor */
+    const engine_draft_t *draft; /* borrowed: who guesses */
 } engine_place_t;
 
 /* engine_plan.c: sizes from options, model and memory; one clear line when they do not work out. */
@@ -305,6 +317,7 @@ void engine_describe_loss(weft_status_t status, uint32_t rank, weft_diag_t *diag
 /* engine_remote.c: other workers whose cached blocks are shared. */
 bool engine_has_peers(const engine_options_t *options);
 /* What the store is to know of them; its texts are those of options. */
+weft_status_t engine_remote_check(const engine_options_t *options, weft_diag_t *diag);
 weft_status_t engine_remote_config(const engine_t *engine, const engine_options_t *options,
                                    const model_source_t *source, kv_remote_config_t *config_out);
 
@@ -352,8 +365,7 @@ weft_status_t engine_create_hasher(engine_t *engine, const engine_options_t *opt
                                    weft_diag_t *diag);
 
 /* engine_adapters.c: before the model is planned; once it is loaded. */
-weft_status_t engine_adapters_check(const engine_t *engine, const engine_options_t *options,
-                                    weft_diag_t *diag);
+weft_status_t engine_adapters_check(const engine_options_t *options, weft_diag_t *diag);
 weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *options,
                                    const model_source_t *source, weft_diag_t *diag);
 void engine_adapters_fini(engine_t *engine);
@@ -364,9 +376,21 @@ void engine_adapter_waits(engine_adapter_t *adapter, uint32_t samples);
 void engine_adapter_runs(engine_adapter_t *adapter); /* one sample */
 void engine_adapter_ends(engine_adapter_t *adapter, bool has_run);
 
-/* engine_draft.c: whether a request's tokens may be guessed; guesses for sequences (sched_events_t). */
-bool engine_may_draft(const engine_t *engine, const step_sampling_t *sampling, bool has_mask);
-void engine_draft(void *user, sched_seq_t *const *seqs, uint32_t n);
+/*
+ * engine_draft.c: nothing without --speculative-config.
+ *
+ * open    before the plan: the option, and the model that guesses, of the rank that leads
+ * create  when the rank is loaded: the drafter. WEFT_ERR_UNSUPPORTED: another vocabulary
+ * may     whether a request's tokens may be guessed
+ */
+weft_status_t engine_draft_open(engine_t *engine, const engine_options_t *options,
+                                weft_diag_t *diag);
+weft_status_t engine_draft_create(engine_t *engine, const text_tokenizer_t *tokenizer,
+                                  weft_diag_t *diag);
+void engine_draft_close(engine_t *engine);
+bool engine_may_draft(const engine_t *engine, const engine_submit_t *submit,
+                      const step_sampling_t *sampling, bool has_mask);
+void engine_draft(void *user, const sched_draft_t *rows, uint32_t n); /* sched_events_t */
 
 /* engine_transfer.c: nothing without --kv-transfer-config. */
 weft_status_t engine_transfer_parse(engine_t *engine, const engine_options_t *options,

@@ -14,6 +14,10 @@ static weft_status_t check_options(const engine_options_t *options, const engine
                                    weft_diag_t *diag)
 {
     model_shard_t shard;
+    const weft_status_t status = engine_remote_check(options, diag);
+    if (status < 0) {
+        return status;
+    }
     if (ranks == NULL) {
         return engine_shard(options, 0, 1, diag, &shard);
     }
@@ -112,6 +116,7 @@ static engine_place_t place_of(const engine_t *engine)
         .ops = engine->stream->ops,
         .on_device = engine->n_ranks > 0 ? engine->group.on_device : 1,
         .depth = engine->max_depth,
+        .draft = &engine->draft,
     };
 }
 
@@ -150,7 +155,7 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
     if (status < 0) {
         return status;
     }
-    status = engine_adapters_check(engine, options, diag);
+    status = engine_adapters_check(options, diag);
     if (status < 0) {
         return status;
     }
@@ -158,6 +163,9 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
     engine->max_depth = engine->depth < EXECUTOR_MIN_DEPTH ? EXECUTOR_MIN_DEPTH : engine->depth;
     status = k_stream_create(engine->device, options->cpu_isa, threads_of(engine, options), diag,
                              &engine->stream);
+    if (status >= 0) {
+        status = engine_draft_open(engine, options, diag);
+    }
     if (status >= 0) {
         const engine_place_t place = place_of(engine);
         status = engine_plan_init(&engine->plan, options, source, &place, diag);

@@ -51,10 +51,9 @@ static weft_status_t add_facts(const engine_t *engine, const model_source_t *sou
     return WEFT_OK;
 }
 
-weft_status_t engine_remote_config(const engine_t *engine, const engine_options_t *options,
-                                   const model_source_t *source, kv_remote_config_t *config_out)
+static kv_remote_config_t config_of(const engine_options_t *options)
 {
-    *config_out = (kv_remote_config_t){
+    return (kv_remote_config_t){
         .listen = options->kv_remote_listen,
         .port_offset = options->data_parallel_rank,
         .peers = options->kv_remote_peers,
@@ -62,5 +61,17 @@ weft_status_t engine_remote_config(const engine_t *engine, const engine_options_
         .params = options->kv_remote_params,
         .wait_ns = (uint64_t)(options->kv_remote_wait * (double)WEFT_NS_PER_SECOND),
     };
+}
+
+weft_status_t engine_remote_check(const engine_options_t *options, weft_diag_t *diag)
+{
+    const kv_remote_config_t config = config_of(options);
+    return kv_remote_config_check(&config, diag);
+}
+
+weft_status_t engine_remote_config(const engine_t *engine, const engine_options_t *options,
+                                   const model_source_t *source, kv_remote_config_t *config_out)
+{
+    *config_out = config_of(options);
     return engine_has_peers(options) ? add_facts(engine, source, &config_out->facts) : WEFT_OK;
 }

@@ -38,7 +38,7 @@ static size_t measure_tail(const executor_t *executor)
 {
     const step_limits_t *limits = &executor->limits;
     carve_t carve = {.base = NULL};
-    (void)carve_take(&carve, limits->max_blocks + (size_t)executor->max_samples, sizeof(k_word_t));
+    (void)carve_take(&carve, limits->max_blocks + (size_t)limits->max_tokens, sizeof(k_word_t));
     (void)carve_take(&carve, limits->max_slots, sizeof(k_seq_t));
     (void)carve_take(&carve, limits->max_tokens, 2 * sizeof(uint32_t));
     (void)carve_take(&carve, limits->max_embeddings, sizeof(uint32_t));

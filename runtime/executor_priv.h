@@ -83,7 +83,11 @@ typedef struct slices {
 #define SAMPLING_TOP_K   UINT32_C(2)
 #define SAMPLING_TOP_P   UINT32_C(4)
 #define SAMPLING_REPORTS UINT32_C(8)
-#define SAMPLING_KINDS   16
+
+/* What graphs of one size differ in: the bits of a step's sampling, and these. */
+#define GRAPH_HAS_ADAPTERS UINT32_C(16)
+#define GRAPH_HAS_DRAFTS   UINT32_C(32)
+#define GRAPH_KINDS        64
 
 /* What a step answers, in pinned host memory. */
 typedef struct outputs {
@@ -120,16 +124,17 @@ typedef struct step {
 } step_t;
 
 /*
- * Graphs of decode steps, one token and one sample a sequence: made for a number of sequences, which
- * a step is filled up to with empty ones, for the longest context and for what ranks exchange. Made when
- * first needed, by all ranks for the same step.
+ * Graphs of decode steps, in which each row is sampled: a token of each sequence, with drafts a few.
+ * Made for a number of rows, which a step is filled up to with rows and sequences of nobody, and for the
+ * longest context; when first needed, by all ranks for the same step.
  */
 typedef struct graphs {
     uint32_t n_batches;
     uint32_t n_contexts;
+    bool is_full; /* the device had no memory for one: no further ones are made */
     uint32_t batches[MAX_BATCH_BUCKETS];
     uint32_t contexts[MAX_CONTEXT_BUCKETS];
-    k_graph_t *made[MAX_BATCH_BUCKETS][MAX_CONTEXT_BUCKETS][SAMPLING_KINDS];
+    k_graph_t *made[MAX_BATCH_BUCKETS][MAX_CONTEXT_BUCKETS][GRAPH_KINDS];
 } graphs_t;
 
 struct executor {

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/executor_priv.h"
 
+#define WEFT_LOG_MODULE "engine"
+#include "base/log.h"
+
 static void *device_at(const executor_t *executor, size_t offset)
 {
     return executor->device.inputs.tail + offset;
@@ -131,14 +134,18 @@ static void run_embeddings(executor_t *executor, const step_t *step)
 /* 1, 2, 4, 8, then steps of an eighth to a half of the size: an eighth is what padding may cost. */
 static uint32_t next_batch(uint32_t batch)
 {
-    return batch < 8 ? 2 * batch : batch < 32 ? batch + 8 : batch < 64 ? batch + 16 : batch + 32;
+    return batch < 8     ? 2 * batch
+           : batch < 32  ? batch + 8
+           : batch < 64  ? batch + 16
+           : batch < 320 ? batch + 32
+                         : batch + batch / 64 * 8;
 }
 
 void executor_graphs_init(executor_t *executor)
 {
     graphs_t *graphs = &executor->graphs;
-    const uint32_t max_batch = executor->limits.max_slots < executor->limits.max_tokens
-                                   ? executor->limits.max_slots
+    const uint32_t max_batch = executor->max_samples < executor->limits.max_tokens
+                                   ? executor->max_samples
                                    : executor->limits.max_tokens;
     if (!k_stream_has_graphs(executor->stream)) {
         return;
@@ -157,7 +164,7 @@ void executor_graphs_init(executor_t *executor)
 
 static void drop_kinds(executor_t *executor, k_graph_t **kinds)
 {
-    for (uint32_t kind = 0; kind < SAMPLING_KINDS; kind++) {
+    for (uint32_t kind = 0; kind < GRAPH_KINDS; kind++) {
         k_graph_destroy(executor->stream, kinds[kind]);
         kinds[kind] = NULL;
     }
@@ -183,23 +190,36 @@ static uint32_t bucket_of(const uint32_t *buckets, uint32_t n, uint32_t value)
     return i;
 }
 
-/* One token and one sample of each sequence, in the same order, and nothing else. */
+/*
+ * Each row is sampled, in the same order, and nothing else: a sequence has no more samples than rows, and
+ * as many only if one row is a token and the others drafts.
+ */
 static bool is_decode(const step_t *step)
 {
-    return step->n_seqs > 0 && step->n_tokens == step->n_seqs && step->n_sampled == step->n_seqs &&
-           step->n_prompt == 0 && step->n_embeddings == 0 && !step->has_adapters;
+    return step->n_seqs > 0 && step->n_sampled == step->n_tokens && step->n_prompt == 0 &&
+           step->n_embeddings == 0;
 }
 
-/* Sequences without rows; what is computed for their place in the batch is not looked at. */
-static void pad(executor_t *executor, step_t *step, uint32_t batch)
+/* What a graph is made for, or a decode step without one. */
+typedef struct decode {
+    uint32_t rows; /* as many samples */
+    uint32_t seqs;
+    uint32_t max_rows; /* of a sequence */
+    uint32_t max_tokens;
+} decode_t;
+
+/* Sequences without rows, and rows of nobody; what is computed for these is not looked at. */
+static void pad(executor_t *executor, step_t *step, const decode_t *decode)
 {
     inputs_t *inputs = step->inputs;
-    for (uint32_t i = step->n_seqs; i < batch; i++) {
+    for (uint32_t i = step->n_seqs; i < decode->seqs; i++) {
         inputs->seqs[i] = (k_seq_t){
             .row = step->n_tokens,
             .block_table = executor->device.block_tables,
             .history = executor->device.history,
         };
+    }
+    for (uint32_t i = step->n_sampled; i < decode->rows; i++) {
         inputs->samples[i] = (k_sample_row_t){.top_p = 1.0f, .repetition_penalty = 1.0f};
         inputs->sample_rows[i] = i;
     }
@@ -215,19 +235,26 @@ static void sample_rows(executor_t *executor, const step_t *step)
     }
 }
 
-static weft_status_t make_graph(executor_t *executor, uint32_t batch, uint32_t context,
-                                const step_t *step, k_graph_t **graph_out)
+static void run_decode(executor_t *executor, const decode_t *decode, const step_t *step)
 {
     step_t full = *step;
+    full.n_sampled = decode->rows;
+    run_model(executor, decode->rows, decode->seqs, decode->max_tokens, decode->max_rows,
+              step->has_adapters);
+    if (model_shard_is_last(model_shard(executor->model))) {
+        sample_rows(executor, &full);
+    }
+}
+
+/* WEFT_ERR_NO_MEMORY: the device has none left for a graph; nothing else is wrong. */
+static weft_status_t make_graph(executor_t *executor, const decode_t *decode, const step_t *step,
+                                k_graph_t **graph_out)
+{
     const weft_status_t status = k_stream_capture(executor->stream);
     if (status < 0) {
         return status;
     }
-    full.n_sampled = batch;
-    run_model(executor, batch, batch, context, 1, false);
-    if (model_shard_is_last(model_shard(executor->model))) {
-        sample_rows(executor, &full);
-    }
+    run_decode(executor, decode, step);
     return k_stream_end_capture(executor->stream, graph_out);
 }
 
@@ -253,42 +280,75 @@ static void run_plainly(executor_t *executor, const step_t *step)
     }
 }
 
-/* The graph of a decode step, NULL where there is none for it; then the step is padded to it. */
-static weft_status_t find_graph(executor_t *executor, step_t *step, const k_graph_t **graph_out)
+/* Which graph is that of a decode step, if one is. */
+typedef struct bucket {
+    bool is_decode;
+    decode_t size;
+    k_graph_t **graph;
+} bucket_t;
+
+static bucket_t find_bucket(executor_t *executor, const step_t *step)
 {
     graphs_t *graphs = &executor->graphs;
-    const uint32_t batch = bucket_of(graphs->batches, graphs->n_batches, step->n_seqs);
+    const uint32_t batch = bucket_of(graphs->batches, graphs->n_batches, step->n_tokens);
     const uint32_t context = bucket_of(graphs->contexts, graphs->n_contexts, step->max_tokens);
-    *graph_out = NULL;
+    const uint32_t slots = executor->limits.max_slots;
+    const bool has_drafts = step->n_tokens > step->n_seqs;
     if (!is_decode(step) || batch == graphs->n_batches || context == graphs->n_contexts) {
-        return WEFT_OK;
+        return (bucket_t){.is_decode = false};
     }
-    k_graph_t **graph = &graphs->made[batch][context][step->sampling];
-    if (*graph == NULL) {
-        const weft_status_t status =
-            make_graph(executor, graphs->batches[batch], graphs->contexts[context], step, graph);
-        if (status < 0) {
+    const uint32_t kind = step->sampling | (step->has_adapters ? GRAPH_HAS_ADAPTERS : 0) |
+                          (has_drafts ? GRAPH_HAS_DRAFTS : 0);
+    const uint32_t rows = graphs->batches[batch];
+    return (bucket_t){
+        .is_decode = true,
+        .size = {.rows = rows,
+                 .seqs = rows < slots ? rows : slots,
+                 .max_rows = has_drafts ? 1 + executor->limits.max_drafts : 1,
+                 .max_tokens = graphs->contexts[context]},
+        .graph = &graphs->made[batch][context][kind],
+    };
+}
+
+/* The bucket's graph, made when first needed; NULL: there is no memory for it. */
+static weft_status_t find_graph(executor_t *executor, const bucket_t *bucket, const step_t *step,
+                                const k_graph_t **graph_out)
+{
+    graphs_t *graphs = &executor->graphs;
+    *graph_out = NULL;
+    if (*bucket->graph == NULL && !graphs->is_full) {
+        const weft_status_t status = make_graph(executor, &bucket->size, step, bucket->graph);
+        graphs->is_full = status == WEFT_ERR_NO_MEMORY;
+        if (graphs->is_full) {
+            weft_log_warn("no memory for another graph of steps: those without one are launched op "
+                          "by op from now on; a lower --gpu-memory-utilization leaves more");
+        } else if (status < 0) {
             return status;
         }
     }
-    pad(executor, step, graphs->batches[batch]);
-    *graph_out = *graph;
+    *graph_out = *bucket->graph;
     return WEFT_OK;
 }
 
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
     outputs_t *outputs = &executor->outputs[executor->n_launched % executor->depth];
-    const k_graph_t *graph;
-    const weft_status_t status = find_graph(executor, step, &graph);
-    if (status < 0) {
-        return status;
+    const bucket_t bucket = find_bucket(executor, step);
+    const k_graph_t *graph = NULL;
+    if (bucket.is_decode) {
+        const weft_status_t status = find_graph(executor, &bucket, step, &graph);
+        if (status < 0) {
+            return status;
+        }
+        pad(executor, step, &bucket.size);
     }
     send_inputs(executor, step);
     fill_slots(executor, plan, step);
     outputs->begun = mark(executor);
     if (graph != NULL) {
         k_graph_launch(executor->stream, graph);
+    } else if (bucket.is_decode) { /* as the graphs of other ranks are */
+        run_decode(executor, &bucket.size, step);
     } else {
         run_plainly(executor, step);
     }

@@ -81,8 +81,8 @@ static weft_status_t append_blocks(executor_t *executor, const step_plan_t *plan
 }
 
 /*
- * Tokens that another stage sampled join the histories, and drafts, which what is sampled after them
- * will replace; behind append_blocks' words.
+ * Tokens that the plan has of its rows join the histories, and drafts, which what is sampled after
+ * them will replace; behind append_blocks' words.
  */
 static void append_row_tokens(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
@@ -103,14 +103,18 @@ static void append_row_tokens(executor_t *executor, const step_plan_t *plan, ste
 
 /*
  * A row stays within its slot's history and blocks, samples at the end only, and comes once. Where
- * drafts left that end open, the row is it.
+ * drafts left that end open, the row is it; where the plan has its tokens, they are.
  */
 static weft_status_t check_row(executor_t *executor, const step_plan_t *plan, const step_row_t *row)
 {
     slot_t *slot = &executor->slots[row->slot];
     const uint32_t end = row->start + row->n_tokens;
     const bool must_end = (row->flags & (STEP_ROW_SAMPLE | STEP_ROW_FROM_SLOT)) != 0;
+    const bool is_written = (row->flags & (STEP_ROW_TOLD | STEP_ROW_FROM_SLOT)) == STEP_ROW_TOLD;
     const uint64_t room = (uint64_t)slot->n_blocks * executor->block_tokens;
+    if (is_written && row->start <= slot->n_tokens) {
+        slot->n_tokens = end;
+    }
     if (must_end && end < slot->n_tokens && slot->n_tokens - end <= slot->n_unsure) {
         slot->n_tokens = end;
     }

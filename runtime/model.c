@@ -203,18 +203,22 @@ static weft_status_t prepare(const model_source_t *source, const model_shard_t *
 }
 
 static weft_status_t measure(model_t *model, const model_source_t *source, const k_ops_t *ops,
-                             weft_diag_t *diag, size_t *weights_out, size_t *activations_out)
+                             weft_diag_t *diag, model_weights_t *weights, size_t *activations_out)
 {
-    carve_t weights = {.base = NULL};
     carve_t activations = {.base = NULL};
-    const weft_status_t status = model_bind(model, source, ops, NULL, &weights, diag);
+    const weft_status_t status = model_bind(model, source, ops, NULL, weights, diag);
     if (status < 0) {
         return status;
     }
     lay_out_activations(model, ops->act, &activations, &model->act);
-    *weights_out = weights.used;
     *activations_out = activations.used;
     return WEFT_OK;
+}
+
+/* Where the matrices begin behind the vectors. */
+static size_t matrices_at(const model_weights_t *weights)
+{
+    return (weights->vectors.used + CARVE_ALIGNMENT - 1) / CARVE_ALIGNMENT * CARVE_ALIGNMENT;
 }
 
 weft_status_t model_memory(const model_source_t *source, const model_shard_t *shard,
@@ -223,8 +227,10 @@ weft_status_t model_memory(const model_source_t *source, const model_shard_t *sh
 {
     model_t model = {0};
     weft_status_t status = prepare(source, shard, limits, ops, diag, &model);
+    model_weights_t weights = {0};
     if (status >= 0) {
-        status = measure(&model, source, ops, diag, weights_bytes_out, activation_bytes_out);
+        status = measure(&model, source, ops, diag, &weights, activation_bytes_out);
+        *weights_bytes_out = matrices_at(&weights) + weights.matrices.used;
     }
     weft_free(model.head_weights);
     weft_free(model.expert_weights);
@@ -273,33 +279,70 @@ static void name_targets(model_t *model)
 {
     for (uint32_t i = 0; model->limits.max_lora_rank > 0 && i < model->config.layers; i++) {
         model_layer_t *layer = &model->layers[i];
-        set_targets(&layer->qkv, i, ADAPTER_Q, 3);
+        if (model->config.mla.kv_latent > 0) {
+            set_targets(&layer->qkv, i, ADAPTER_MLA_Q, 2);
+            set_targets(&layer->mla_q, i, ADAPTER_MLA_Q_B, 1);
+        } else {
+            set_targets(&layer->qkv, i, ADAPTER_Q, 3);
+        }
         set_targets(&layer->attn_output, i, ADAPTER_O, 1);
         set_targets(&layer->gate_up, i, ADAPTER_GATE, 2);
         set_targets(&layer->down, i, ADAPTER_DOWN, 1);
+        set_targets(&layer->router, i, ADAPTER_ROUTER, 1);
+        set_targets(&layer->shared_gate_up, i, ADAPTER_SHARED_GATE, 2);
+        set_targets(&layer->shared_down, i, ADAPTER_SHARED_DOWN, 1);
     }
 }
 
-static weft_status_t load(model_t *model, const model_source_t *source, k_stream_t *stream,
-                          weft_diag_t *diag)
+/* Memory for all of it, and the weights in their places; packed: the matrices, NULL: to be made. */
+static weft_status_t load_weights(model_t *model, const model_source_t *source,
+                                  const model_weights_t *measured, size_t activations,
+                                  const void *packed, k_stream_t *stream, weft_diag_t *diag)
 {
-    size_t weights;
-    size_t activations;
-    weft_status_t status = measure(model, source, stream->ops, diag, &weights, &activations);
-    if (status >= 0) {
-        status = take_memory(model, weights, activations, diag);
-    }
+    const size_t vectors = matrices_at(measured);
+    const size_t bytes = vectors + (packed == NULL ? measured->matrices.used : 0);
+    weft_status_t status = take_memory(model, bytes, activations, diag);
     if (status >= 0) {
         carve_t carve = {.base = model->activations_memory.addr};
         lay_out_activations(model, stream->ops->act, &carve, &model->act);
         status = reserve_scratch(model, stream);
     }
     if (status >= 0) {
-        carve_t carve = {.base = model->weights_memory.addr};
-        status = model_bind(model, source, stream->ops, stream, &carve, diag);
+        char *base = model->weights_memory.addr;
+        model_weights_t weights = {
+            .vectors.base = base,
+            .matrices.base = packed == NULL ? base + vectors : (char *)(uintptr_t)packed,
+            .are_packed = packed != NULL,
+        };
+        status = model_bind(model, source, stream->ops, stream, &weights, diag);
         name_targets(model);
     }
     return status < 0 ? status : k_stream_sync(stream);
+}
+
+static weft_status_t load(model_t *model, const model_source_t *source, k_stream_t *stream,
+                          weft_diag_t *diag)
+{
+    const k_ops_t *ops = stream->ops;
+    size_t activations;
+    model_weights_t measured = {0};
+    weft_status_t status = model_packed_begin(model, &measured);
+    if (status >= 0) {
+        status = measure(model, source, ops, diag, &measured, &activations);
+    }
+    const void *packed = NULL;
+    if (status >= 0 && measured.digest != NULL) {
+        packed = model_packed_open(model, source, ops, &measured);
+    }
+    if (status >= 0) {
+        status = load_weights(model, source, &measured, activations, packed, stream, diag);
+    }
+    if (status >= 0 && measured.digest != NULL && packed == NULL) {
+        const char *base = model->weights_memory.addr;
+        model_packed_save(model, source, ops, &measured, base + matrices_at(&measured));
+    }
+    model_packed_end(&measured);
+    return status;
 }
 
 weft_status_t model_create(const model_source_t *source, const model_shard_t *shard,
@@ -338,6 +381,7 @@ void model_destroy(model_t *model)
     }
     free_memory(model->device, &model->weights_memory);
     free_memory(model->device, &model->activations_memory);
+    weft_mapped_file_close(&model->packed);
     weft_free(model->head_weights);
     weft_free(model->expert_weights);
     weft_free(model->layers);
@@ -366,6 +410,11 @@ const model_config_t *model_config(const model_t *model)
     return model->whole;
 }
 
+const model_cut_t *model_cut(const model_t *model)
+{
+    return &model->cut;
+}
+
 const model_config_t *model_local_config(const model_t *model)
 {
     return &model->config;
@@ -389,8 +438,8 @@ const model_limits_t *model_limits(const model_t *model)
 
 void model_forward(model_t *model, k_stream_t *stream, const model_batch_t *batch)
 {
-    bool owes_sum = false;
-    const graph_t graph = {model, stream, batch, &owes_sum};
+    graph_debts_t debts = {0};
+    const graph_t graph = {model, stream, batch, &debts};
 
     graph_begin(&graph);
     for (uint32_t i = 0; i < model->config.layers; i++) {

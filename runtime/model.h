@@ -28,6 +28,7 @@ typedef struct model_limits {
     uint32_t max_outputs;   /* rows of logits made by one model_logits */
     uint32_t max_context;   /* positions */
     uint32_t max_lora_rank; /* of adapters; 0: there are none */
+    bool keeps_packed;      /* matrices in a file beside the source: model_packed.c */
 } model_limits_t;
 
 /* One forward pass. ids and seqs are device memory at fixed addresses. */
@@ -59,6 +60,7 @@ void model_set_adapters(model_t *model, const adapter_table_t *adapters);
 void model_set_groups(model_t *model, const model_shard_t *shard);
 
 const model_shard_t *model_shard(const model_t *model);
+const model_cut_t *model_cut(const model_t *model);
 const model_config_t *model_config(const model_t *model);       /* of the whole, as the file says */
 const model_config_t *model_local_config(const model_t *model); /* of what this rank computes */
 const model_limits_t *model_limits(const model_t *model);

@@ -116,10 +116,10 @@ static weft_status_t measure_vectors(const model_binder_t *binder, const model_t
                                      size_t *bytes_out)
 {
     model_t scratch = *model;
-    carve_t matrices = {.base = NULL};
+    model_weights_t weights = {0};
     model_binder_t measuring = *binder;
     measuring.stream = NULL;
-    measuring.carve = &matrices;
+    measuring.weights = &weights;
     const weft_status_t status = bind_all(&measuring, &scratch);
     *bytes_out = measuring.vectors.used;
     return status;
@@ -136,7 +136,7 @@ static weft_status_t bind_to_memory(model_binder_t *binder, model_t *model)
     if (binder->vectors.base == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    binder->device_vectors = carve_take(binder->carve, bytes, 1);
+    binder->device_vectors = carve_take(&binder->weights->vectors, bytes, 1);
     status = bind_all(binder, model);
     if (status >= 0) {
         binder->stream->device->ops->copy(binder->stream->queue, binder->device_vectors,
@@ -148,7 +148,7 @@ static weft_status_t bind_to_memory(model_binder_t *binder, model_t *model)
 }
 
 weft_status_t model_bind(model_t *model, const model_source_t *source, const k_ops_t *ops,
-                         k_stream_t *stream, carve_t *carve, weft_diag_t *diag)
+                         k_stream_t *stream, model_weights_t *weights, weft_diag_t *diag)
 {
     const model_config_t *config = model_source_config(source);
     const size_t factors = (size_t)config->rope.dim + config->local_rope.dim + 1;
@@ -161,7 +161,7 @@ weft_status_t model_bind(model_t *model, const model_source_t *source, const k_o
         .ops = ops,
         .has_adapters = model->limits.max_lora_rank > 0,
         .stream = stream,
-        .carve = carve,
+        .weights = weights,
         .factors = weft_calloc(factors, sizeof(float), "model.rope_factors"),
         .diag = diag,
     };
@@ -171,7 +171,7 @@ weft_status_t model_bind(model_t *model, const model_source_t *source, const k_o
         status = bind_to_memory(&binder, model);
     } else if (binder.factors != NULL && binder.raw != NULL) {
         status = bind_all(&binder, model);
-        (void)carve_take(carve, binder.vectors.used, 1);
+        (void)carve_take(&weights->vectors, binder.vectors.used, 1);
     }
     weft_free(binder.raw);
     weft_free(binder.factors);

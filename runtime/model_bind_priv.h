@@ -15,8 +15,8 @@ typedef struct model_binder {
     const k_ops_t *ops;
     bool has_adapters;  /* they add to gate and up before these are multiplied */
     k_stream_t *stream; /* NULL: measuring */
-    carve_t *carve;     /* of matrices */
-    carve_t vectors;    /* all together, on the host: sent in one go */
+    model_weights_t *weights;
+    carve_t vectors; /* all together, on the host: sent in one go */
     char *device_vectors;
     float *factors; /* of a rotation: a table, then divisors; host */
     void *raw;      /* a row as its dtype has it; no longer than as f32 */

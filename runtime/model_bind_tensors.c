@@ -2,6 +2,8 @@
 /* Tensors found and brought to where they are computed with: vectors, matrices. */
 #include <assert.h>
 #include <inttypes.h>
+#include <string.h>
+#include <xxhash.h>
 
 #include "base/alloc.h"
 #include "runtime/model_bind_priv.h"
@@ -219,6 +221,31 @@ static weft_status_t pack_weight(model_binder_t *binder, const model_tensor_t *t
     return status;
 }
 
+/* All that packing heeds but the files' contents. */
+static void add_to_digest(XXH3_state_t *digest, const model_tensor_t *tensors, uint32_t n,
+                          const k_weight_t *weight)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const model_tensor_t *tensor = &tensors[i];
+        const uint64_t numbers[] = {(uint64_t)weight->dtype,
+                                    (uint64_t)weight->form,
+                                    tensor->rows,
+                                    tensor->columns,
+                                    (uint64_t)tensor->form,
+                                    tensor->start,
+                                    tensor->step,
+                                    tensor->stride,
+                                    tensor->first_row,
+                                    tensor->first_column,
+                                    (uint64_t)tensor->scales_dtype,
+                                    tensor->tile_rows,
+                                    tensor->tile_columns,
+                                    (uint64_t)tensor->packing};
+        XXH3_128bits_update(digest, numbers, sizeof(numbers));
+        XXH3_128bits_update(digest, tensor->name, strlen(tensor->name) + 1);
+    }
+}
+
 weft_status_t model_bind_weight(model_binder_t *binder, const model_tensor_t *tensors, uint32_t n,
                                 k_weight_form_t form, k_weight_t *weight_out)
 {
@@ -232,9 +259,12 @@ weft_status_t model_bind_weight(model_binder_t *binder, const model_tensor_t *te
     weft_status_t status = WEFT_OK;
     const size_t bytes = model_bind_weight_bytes(binder, tensors, n, form);
     if (bytes > 0) {
-        void *device = carve_take(binder->carve, bytes, 1);
+        void *device = carve_take(&binder->weights->matrices, bytes, 1);
         weight.data = device;
-        if (binder->stream != NULL) {
+        if (binder->weights->digest != NULL) {
+            add_to_digest(binder->weights->digest, tensors, n, &weight);
+        }
+        if (binder->stream != NULL && !binder->weights->are_packed) {
             status = pack_weight(binder, tensors, n, &weight, device);
         }
     }

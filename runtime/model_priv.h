@@ -6,6 +6,7 @@
 #include "runtime/carve.h"
 #include "runtime/model.h"
 #include "runtime/model_config_priv.h"
+#include "runtime/weight_cache.h"
 
 #define MODEL_LINEAR_PARTS 3
 
@@ -110,6 +111,7 @@ struct model {
     const model_family_t *family;
     weft_device_t *device;
     weft_mem_t weights_memory;
+    weft_mapped_file_t packed; /* matrices that lie in a file instead */
     weft_mem_t activations_memory;
 
     k_weight_t embedding;
@@ -142,10 +144,32 @@ static inline uint32_t model_kv_dim(const model_config_t *config)
     return config->kv_heads * config->head_dim;
 }
 
+/* Where a model's weights lie. */
+typedef struct model_weights {
+    carve_t vectors;
+    carve_t matrices;
+    bool are_packed;             /* the matrices are there already, perhaps only to be read */
+    struct XXH3_state_s *digest; /* while measuring, of what makes the matrices; NULL: not wanted */
+    weight_cache_key_t key;      /* by model_packed_open */
+} model_weights_t;
+
 /*
  * Points every weight of the model at its place. stream NULL: only finds and checks the tensors and
- * measures; else packs into carve->base on the stream's device. model->layers is the caller's.
+ * measures; else packs to the carves' bases on the stream's device. model->layers is the caller's.
  * Anything wrong with a tensor: diag names file, tensor and reason.
  */
 weft_status_t model_bind(model_t *model, const model_source_t *source, const k_ops_t *ops,
-                         k_stream_t *stream, carve_t *carve, weft_diag_t *diag);
+                         k_stream_t *stream, model_weights_t *weights, weft_diag_t *diag);
+
+/*
+ * With limits.keeps_packed, on a device whose memory is the host's, the matrices are kept in a file
+ * beside the source. begin gives `measured` the digest that a model_bind to measure fills; open maps
+ * the file if it is there and of just these matrices, else NULL; a save that fails is logged. end
+ * gives back what begin took.
+ */
+weft_status_t model_packed_begin(const model_t *model, model_weights_t *measured);
+const void *model_packed_open(model_t *model, const model_source_t *source, const k_ops_t *ops,
+                              model_weights_t *measured);
+void model_packed_save(const model_t *model, const model_source_t *source, const k_ops_t *ops,
+                       const model_weights_t *measured, const void *matrices);
+void model_packed_end(model_weights_t *measured);

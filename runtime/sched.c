@@ -41,7 +41,7 @@ static weft_status_t create_arrays(sched_t *sched)
     sched->tables =
         weft_calloc((size_t)slots * sched->table_blocks, sizeof(kv_block_id_t), "sched.tables");
     sched->scratch = weft_calloc(sched->table_blocks, sizeof(kv_block_id_t), "sched.scratch");
-    sched->drafting = weft_calloc(slots, sizeof(sched_seq_t *), "sched.drafting");
+    sched->drafting = weft_calloc(slots, sizeof(sched_draft_t), "sched.drafting");
     if (sched->free_slots == NULL || sched->tables == NULL || sched->scratch == NULL ||
         sched->drafting == NULL) {
         return WEFT_ERR_NO_MEMORY;

@@ -138,6 +138,15 @@ typedef enum sched_mask {
     SCHED_MASK_FAILED /* ENGINE_FINISH_ERROR */
 } sched_mask_t;
 
+/* A sequence that speculates, as draft sees it before a step. No row of it samples in flight. */
+typedef struct sched_draft {
+    sched_seq_t *seq;
+    const kv_block_id_t *blocks; /* [n_blocks] its table */
+    uint32_t n_blocks;
+    uint32_t
+        most; /* tokens that a guess may have: blocks have room for them; 0: none is wanted now */
+} sched_draft_t;
+
 /* Called from within plan, commit, submit and abort. */
 typedef struct sched_events {
     void *user;
@@ -154,10 +163,11 @@ typedef struct sched_events {
     sched_mask_t (*mask_state)(void *user, sched_seq_t *seq);
     void (*write_mask)(void *user, sched_seq_t *seq); /* the row will be sampled under it */
     /*
-     * Before a step: sequences that speculate, each with the history it has so far. Writes drafts and
-     * n_drafts of those it has a guess for. NULL: none speculates.
+     * Before a step: sequences that speculate and run, each with the history it has so far, also those
+     * whose prompt is being computed. Sets n_drafts of each that has `most`, and so many of its drafts.
+     * NULL: none speculates.
      */
-    void (*draft)(void *user, sched_seq_t *const *seqs, uint32_t n);
+    void (*draft)(void *user, const sched_draft_t *rows, uint32_t n);
     /* Its pull failed; it is computed here, or ends with ENGINE_FINISH_ERROR (needs_pull). */
     void (*on_pull_failed)(void *user, sched_seq_t *seq, weft_status_t status, const char *reason);
     /*

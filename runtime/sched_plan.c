@@ -274,36 +274,56 @@ static void grant_rest(sched_t *sched)
     }
 }
 
-/* Guesses go to those that have a token in this step, and may not outlast the answer. */
+/* Tokens of a guess that the budget and the answer have use for; those with a token in this step. */
+static uint32_t useful_drafts(const sched_t *sched, const sched_seq_t *seq)
+{
+    if (seq->grant == 0 || !sched_is_decode(seq)) {
+        return 0;
+    }
+    const uint32_t useful = seq->max_tokens - (seq->n_tokens - seq->n_prompt) - 1;
+    const uint32_t n =
+        useful < sched->config.limits.max_drafts ? useful : sched->config.limits.max_drafts;
+    return n < sched->left ? n : sched->left;
+}
+
+/* Drafts get what nobody else wants: tokens of the budget, and blocks that are free. */
+static uint32_t make_room_for_drafts(sched_t *sched, sched_seq_t *seq)
+{
+    const uint32_t useful = useful_drafts(sched, seq);
+    return useful == 0 ? 0 : sched_grow(sched, seq, seq->planned + 1 + useful) - seq->planned - 1;
+}
+
 static void ask_for_drafts(sched_t *sched)
 {
     const sched_events_t *events = &sched->config.events;
     uint32_t n = 0;
     for (sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
-        if (seq->drafts != NULL && seq->grant > 0 && sched_is_decode(seq)) {
-            sched->drafting[n++] = seq;
+        if (seq->drafts != NULL && seq->pending == 0) {
+            const uint32_t most = make_room_for_drafts(sched, seq);
+            sched->drafting[n++] = (sched_draft_t){
+                .seq = seq,
+                .blocks = sched_table(sched, seq),
+                .n_blocks = seq->n_blocks,
+                .most = most,
+            };
         }
     }
-    if (n > 0 && sched->left > 0) {
+    if (n > 0) {
         events->draft(events->user, sched->drafting, n);
     }
 }
 
-/* Drafts get what nobody else wants: tokens of the budget, and blocks that are free. */
 static void grant_drafts(sched_t *sched)
 {
+    if (sched->left == sched->budget) {
+        return; /* no step */
+    }
     ask_for_drafts(sched);
     for (sched_seq_t *seq = sched->running.first; seq != NULL; seq = seq->next) {
-        if (seq->n_drafts == 0 || seq->grant == 0) {
-            continue;
+        if (seq->n_drafts > 0 && seq->grant > 0) {
+            seq->n_drafts = seq->n_drafts < sched->left ? seq->n_drafts : sched->left;
+            sched->left -= seq->n_drafts;
         }
-        const uint32_t answers = seq->n_tokens - seq->n_prompt;
-        const uint32_t useful = seq->max_tokens - answers - 1;
-        uint32_t n = seq->n_drafts < useful ? seq->n_drafts : useful;
-        n = n < sched->left ? n : sched->left;
-        n = sched_grow(sched, seq, seq->planned + 1 + n) - seq->planned - 1;
-        seq->n_drafts = n;
-        sched->left -= n;
     }
 }
 

@@ -41,10 +41,10 @@ struct sched {
     sched_list_t waiting;
     sched_list_t running;
     uint32_t n_free_slots;
-    uint32_t *free_slots;   /* [max_slots] */
-    kv_block_id_t *tables;  /* [max_slots][table_blocks] */
-    kv_block_id_t *scratch; /* [table_blocks] */
-    sched_seq_t **drafting; /* [max_slots], while a plan is made */
+    uint32_t *free_slots;    /* [max_slots] */
+    kv_block_id_t *tables;   /* [max_slots][table_blocks] */
+    kv_block_id_t *scratch;  /* [table_blocks] */
+    sched_draft_t *drafting; /* [max_slots], while a plan is made */
     sched_flight_t flights[SCHED_MAX_IN_FLIGHT];
     uint32_t first_flight;
     uint32_t n_flights;

@@ -93,10 +93,9 @@ static bool is_bind_valid(const step_bind_t *bind, const step_plan_t *plan,
 static bool is_row_valid(const step_row_t *row, const step_limits_t *limits)
 {
     const bool is_from_slot = (row->flags & STEP_ROW_FROM_SLOT) != 0;
-    const bool is_told = (row->flags & STEP_ROW_TOLD) != 0;
     return row->slot < limits->max_slots && row->n_tokens >= 1 &&
            (row->flags & ~STEP_ROW_ALL) == 0 && (!is_from_slot || row->n_tokens == 1) &&
-           (!is_told || is_from_slot) && is_within(row->start, row->n_tokens, limits->max_context);
+           is_within(row->start, row->n_tokens, limits->max_context);
 }
 
 static bool are_drafts_valid(const step_row_t *row, const step_limits_t *limits)
@@ -110,7 +109,8 @@ uint32_t step_plan_row_tokens(const step_plan_t *plan)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
-        n += ((plan->rows[i].flags & STEP_ROW_TOLD) != 0) + plan->rows[i].n_drafts;
+        const step_row_t *row = &plan->rows[i];
+        n += ((row->flags & STEP_ROW_TOLD) != 0 ? row->n_tokens : 0) + row->n_drafts;
     }
     return n;
 }

@@ -20,11 +20,11 @@
 #define STEP_MAX_DRAFTS 16 /* of one row */
 
 /* Row flags */
-#define STEP_ROW_SAMPLE          UINT32_C(1) /* sample a token after the row's last token */
-#define STEP_ROW_FROM_SLOT       UINT32_C(2) /* the one input token is the slot's newest token */
-#define STEP_ROW_PROMPT_LOGPROBS UINT32_C(4) /* report log-probabilities of the row's tokens */
-#define STEP_ROW_MASKED          UINT32_C(8) /* sample under the slot's mask */
-#define STEP_ROW_TOLD            UINT32_C(16) /* with FROM_SLOT: the plan has that token, see below */
+#define STEP_ROW_SAMPLE          UINT32_C(1)  /* sample a token after the row's last token */
+#define STEP_ROW_FROM_SLOT       UINT32_C(2)  /* the one input token is the slot's newest token */
+#define STEP_ROW_PROMPT_LOGPROBS UINT32_C(4)  /* report log-probabilities of the row's tokens */
+#define STEP_ROW_MASKED          UINT32_C(8)  /* sample under the slot's mask */
+#define STEP_ROW_TOLD            UINT32_C(16) /* the plan has the row's tokens: see below */
 #define STEP_ROW_EMBED           UINT32_C(32) /* report the hidden state of the row's last token */
 #define STEP_ROW_ALL             UINT32_C(63) /* of these */
 
@@ -93,8 +93,9 @@ typedef struct step_bias {
 } step_bias_t;
 
 /*
- * tokens: the histories of the binds, then, in the rows' order, one for each row that is TOLD (of a
- * model in stages only the last one samples, and the first must know what) and the rows' drafts.
+ * tokens: the histories of the binds, then, in the rows' order, those of each row that is TOLD and the
+ * rows' drafts. With FROM_SLOT it is the one that another stage sampled; without, the row's tokens
+ * take the place of what the history has from its start on, and end it.
  *
  * The arrays lie in one buffer made at start, capacities from the scheduler's limits. The order on
  * the wire is another: step_plan_wire.h.

@@ -4,7 +4,8 @@
 # runs its unit tests under qemu-user: by default all of base, kernels, kvstore and text.
 #
 # It takes packages of a foreign architecture, which it names and never installs. Where you would
-# rather not have them, make a Debian to throw away: debootstrap bookworm FOLDER, then chroot FOLDER.
+# rather not have them, make a Debian to throw away: debootstrap bookworm FOLDER, then chroot FOLDER;
+# or unpack them (dpkg -x) into a folder and name it in WEFT_ARM_ROOT.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
@@ -16,8 +17,9 @@ has_rust() {
 missing_packages() {
     local library
     command -v aarch64-linux-gnu-gcc >/dev/null || echo gcc-aarch64-linux-gnu
-    command -v qemu-aarch64-static >/dev/null || echo qemu-user-static
+    command -v qemu-aarch64-static qemu-aarch64 >/dev/null || echo qemu-user-static
     has_rust || echo libstd-rust-web-dev:arm64
+    [ -z "${WEFT_ARM_ROOT:-}" ] || return 0
     for library in $(sed -nE 's/^pkg_check_modules.*# apt: (.*)/\1/p' cmake/libraries.cmake); do
         [ "$(dpkg-query -W -f='${Status}' "$library:arm64" 2>/dev/null)" = "install ok installed" ] ||
             echo "$library:arm64"
@@ -32,6 +34,6 @@ if [ -n "$missing" ]; then
 fi
 [ $# -gt 0 ] || set -- -L '^(base|kernels|kvstore|text)$'
 cmake -G Ninja -S . -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake \
-    -DCMAKE_BUILD_TYPE=Release -DWEFT_WERROR=ON
+    -DCMAKE_BUILD_TYPE=Release -DWEFT_WERROR=ON ${WEFT_ARM_ROOT:+-DCMAKE_SYSROOT="$WEFT_ARM_ROOT"}
 cmake --build build/aarch64 -j "${DEV_JOBS:-$(nproc)}"
 ctest --test-dir build/aarch64 --output-on-failure -j "${DEV_JOBS:-$(nproc)}" "$@"

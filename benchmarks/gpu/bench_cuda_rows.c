@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * bench_cuda_rows: the element-wise ops and sampling at the shapes of an 8B model, as launched from a
- * CUDA graph: microseconds an op, median of REPLAYS, and GB/s of the bytes it must read and write.
+ * bench_cuda_rows: the element-wise ops, adapters and sampling at the shapes of an 8B model, as launched
+ * from a CUDA graph: microseconds an op, median of REPLAYS, and GB/s of the bytes it must read and write.
  *
  *   bench_cuda_rows            one line a measurement: op, rows, µs, GB/s
+ *   bench_cuda_rows adapters   these alone; also rows, sampling
  */
 #include <cuda_runtime_api.h>
 #include <math.h>
@@ -252,6 +253,88 @@ static void measure_rows(const k_cuda_launch_t *at)
     }
 }
 
+/* ---- adapters: rank 16, dealt out over the rows of a decode step; one for a whole prompt ----- */
+
+enum { ADAPTERS = 8, RANK = 16 };
+
+static struct adapters {
+    k_lora_t *table;       /* [SETS][ADAPTERS] */
+    k_seq_t *decode_seqs;  /* [MAX_ROWS] */
+    k_seq_t *prefill_seqs; /* [1] */
+    float *low;
+} adapters;
+
+static uint32_t lora_seqs(uint32_t rows, const k_seq_t **seqs_out)
+{
+    *seqs_out = rows == MAX_ROWS ? adapters.prefill_seqs : adapters.decode_seqs;
+    return rows == MAX_ROWS ? 1 : rows;
+}
+
+static int shrink(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
+{
+    k_lora_shrink_args_t args = {.table = adapters.table + (size_t)set * ADAPTERS,
+                                 .rows = rows,
+                                 .x = sets[set].wide,
+                                 .x_stride = INTERMEDIATE,
+                                 .in = INTERMEDIATE,
+                                 .low = adapters.low,
+                                 .max_rank = RANK};
+    args.n_seqs = lora_seqs(rows, &args.seqs);
+    return k_cuda_lora_shrink(at, &args);
+}
+
+static int expand(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
+{
+    k_lora_expand_args_t args = {.table = adapters.table + (size_t)set * ADAPTERS,
+                                 .rows = rows,
+                                 .low = adapters.low,
+                                 .max_rank = RANK,
+                                 .y = sets[set].wide,
+                                 .y_dtype = K_BF16,
+                                 .y_stride = INTERMEDIATE,
+                                 .out = INTERMEDIATE};
+    args.n_seqs = lora_seqs(rows, &args.seqs);
+    return k_cuda_lora_expand(at, &args);
+}
+
+static void make_adapters(void)
+{
+    k_lora_t table[SETS * ADAPTERS];
+    k_seq_t seqs[MAX_ROWS];
+    const k_seq_t prompt = {.rows = MAX_ROWS, .adapter = 1};
+    for (uint32_t i = 0; i < SETS * ADAPTERS; i++) {
+        table[i] = (k_lora_t){.a = device_floats((size_t)RANK * INTERMEDIATE, 0.01f),
+                              .b = device_floats((size_t)RANK * INTERMEDIATE, 0.01f),
+                              .rank = RANK,
+                              .scale = 1};
+    }
+    for (uint32_t i = 0; i < MAX_ROWS; i++) {
+        seqs[i] = (k_seq_t){.row = i, .rows = 1, .adapter = 1 + i % ADAPTERS};
+    }
+    adapters.table = device_bytes(sizeof(table));
+    adapters.decode_seqs = device_bytes(sizeof(seqs));
+    adapters.prefill_seqs = device_bytes(sizeof(prompt));
+    adapters.low = device_bytes((size_t)MAX_ROWS * RANK * sizeof(float));
+    check(cudaMemcpy(adapters.table, table, sizeof(table), cudaMemcpyHostToDevice), "cudaMemcpy");
+    check(cudaMemcpy(adapters.decode_seqs, seqs, sizeof(seqs), cudaMemcpyHostToDevice),
+          "cudaMemcpy");
+    check(cudaMemcpy(adapters.prefill_seqs, &prompt, sizeof(prompt), cudaMemcpyHostToDevice),
+          "cudaMemcpy");
+}
+
+static void measure_adapters(const k_cuda_launch_t *at)
+{
+    static const uint32_t rows[] = {1, 8, 64, 2048};
+    make_adapters();
+    for (size_t i = 0; i < 4; i++) {
+        const double n = rows[i];
+        const double used = rows[i] == MAX_ROWS ? 1 : n < ADAPTERS ? n : ADAPTERS;
+        const double matrices = used * RANK * INTERMEDIATE * 4;
+        measure(at, "lora_shrink 14336 to 16", shrink, rows[i], matrices + n * INTERMEDIATE * 2);
+        measure(at, "lora_expand 16 to 14336", expand, rows[i], matrices + n * INTERMEDIATE * 4);
+    }
+}
+
 /* ---- sampling -------------------------------------------------------------------------------- */
 
 static k_sample_row_t *sample_params; /* [MAX_SAMPLED] */
@@ -349,7 +432,12 @@ static void make_buffers(void)
     sampled = device_bytes(MAX_SAMPLED * sizeof(*sampled));
 }
 
-int main(void)
+static bool wants(int argc, char **argv, const char *part)
+{
+    return argc < 2 || strcmp(argv[1], part) == 0;
+}
+
+int main(int argc, char **argv)
 {
     struct cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
@@ -359,7 +447,14 @@ int main(void)
     check(cudaStreamCreateWithFlags(&at.stream, cudaStreamNonBlocking), "cudaStreamCreate");
     at.scratch_bytes = k_cuda_sample_scratch_bytes(MAX_SAMPLED, VOCAB);
     at.scratch = device_bytes(at.scratch_bytes);
-    measure_rows(&at);
-    measure_sampling(&at);
+    if (wants(argc, argv, "rows")) {
+        measure_rows(&at);
+    }
+    if (wants(argc, argv, "adapters")) {
+        measure_adapters(&at);
+    }
+    if (wants(argc, argv, "sampling")) {
+        measure_sampling(&at);
+    }
     return 0;
 }

@@ -12,7 +12,7 @@
  *     bench_fabric_rig        both, ready
  *     bench_fabric_contender  transfers, and the floors they are held against
  *     bench_fabric_sweep      all sizes; bench_fabric_report prints them
- *     bench_fabric_cost       what calls cost
+ *     bench_fabric_cost       what calls cost; bench_fabric_wake: the floor of waking a thread
  *     bench_fabric_interference   what pulls cost a model that decodes
  */
 #pragma once

@@ -139,7 +139,7 @@ weft_status_t bench_kernels_machine(k_stream_t *stream, weft_diag_t *diag,
 
 double bench_ceiling_of(const bench_ceilings_t *ceilings, k_dtype_t dtype)
 {
-    return dtype == K_BF16                           ? ceilings->bf16
+    return dtype == K_BF16 || dtype == K_F8_32       ? ceilings->bf16
            : k_dtype_info(dtype)->block_elements > 1 ? ceilings->i8
                                                      : ceilings->f32;
 }

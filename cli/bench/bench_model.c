@@ -183,7 +183,8 @@ static weft_status_t open_model(bench_t *bench, weft_diag_t *diag)
     count_weights(bench);
     const model_limits_t limits = {.max_rows = bench->limits.max_tokens,
                                    .max_outputs = bench->limits.max_outputs,
-                                   .max_context = context};
+                                   .max_context = context,
+                                   .keeps_packed = engine->keep_packed_weights};
     return model_create(bench->source, NULL, &limits, bench->stream, diag, &bench->model);
 }
 

@@ -2,9 +2,11 @@
 #include "kernels/cpu/packing.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/compiler.h"
+#include "base/float8.h"
 #include "kernels/cpu/packing_source.h"
 #include "kernels/dequantize_priv.h"
 #include "kernels/k_team.h"
@@ -28,9 +30,10 @@ packing_t packing_of(k_dtype_t dtype, uint32_t columns, uint32_t lanes)
     const packing_form_t *form = form_of(&packing);
     size_t blocks;
     if (form->bits == 0) {
-        const uint32_t together = dtype == K_BF16 ? 2 : 1;
-        packing.block_bytes = (size_t)lanes * together * k_dtype_info(dtype)->block_bytes;
-        blocks = ((size_t)columns + together - 1) / together;
+        const uint32_t step = packing_step(dtype);
+        const k_dtype_info_t *info = k_dtype_info(dtype);
+        packing.block_bytes = (size_t)lanes * step / info->block_elements * info->block_bytes;
+        blocks = ((size_t)columns + step - 1) / step;
     } else {
         const packing_scale_form_t *scales = scale_form_of(&packing);
         packing.block_units = scales->block_units;
@@ -191,6 +194,28 @@ static void pack_plain(const packing_t *packing, const uint8_t *row, uint32_t la
     }
 }
 
+/*
+ * A NaN makes the scale one: the kernels need not tell that code from a number, and the products of
+ * its block with any x are NaN either way, as are the row's.
+ */
+static void pack_f8(const packing_t *packing, const uint8_t *row, uint32_t lane, uint8_t *group)
+{
+    const size_t source_bytes = k_dtype_info(K_F8_32)->block_bytes;
+    const size_t lanes = packing->lanes;
+    for (uint32_t k = 0; k < packing->columns; k += PACKING_UNIT) {
+        float scale;
+        memcpy(&scale, row, sizeof(scale));
+        for (uint32_t c = 0; c < PACKING_UNIT; c++) {
+            const uint8_t code = row[sizeof(scale) + c];
+            group[c * lanes + lane] = code;
+            scale = (code & 0x7f) == WEFT_F8_NAN ? NAN : scale;
+        }
+        memcpy(group + PACKING_UNIT * lanes + lane * sizeof(scale), &scale, sizeof(scale));
+        row += source_bytes;
+        group += packing->block_bytes;
+    }
+}
+
 /* ---- the matrix ---------------------------------------------------------------------------- */
 
 typedef struct job {
@@ -235,7 +260,9 @@ static void pack_group(const void *arg, uint32_t item, uint32_t member)
         if (row == NULL) {
             return;
         }
-        if (packing->block_units == 0) {
+        if (packing->dtype == K_F8_32) {
+            pack_f8(packing, row, lane, group);
+        } else if (packing->block_units == 0) {
             pack_plain(packing, row, lane, group);
         } else {
             pack_quantized(packing, row, lane, group);
@@ -327,6 +354,9 @@ static void scale_unit(const packing_t *packing, const uint8_t *scales, uint32_t
         case PACKING_EXPONENT:
             y[e] = k_e8m0_half(bytes[0]) * value;
             break;
+        case PACKING_D_ZERO:
+            y[e] = (value - (float)bytes[0]) * d;
+            break;
         }
     }
 }
@@ -338,10 +368,27 @@ static void unpack_plain(const packing_t *packing, const uint8_t *group, uint32_
     }
 }
 
+static void unpack_f8(const packing_t *packing, const uint8_t *group, uint32_t lane, float *y)
+{
+    const size_t lanes = packing->lanes;
+    for (uint32_t k = 0; k < packing->columns; k += PACKING_UNIT) {
+        float scale;
+        memcpy(&scale, group + PACKING_UNIT * lanes + lane * sizeof(scale), sizeof(scale));
+        for (uint32_t c = 0; c < PACKING_UNIT; c++) {
+            y[k + c] = weft_f8_to_f32(group[c * lanes + lane]) * scale;
+        }
+        group += packing->block_bytes;
+    }
+}
+
 void packing_unpack_row(const packing_t *packing, const void *data, uint32_t row, float *y)
 {
     const uint8_t *group = (const uint8_t *)data + row / packing->lanes * packing->group_bytes;
     const uint32_t lane = row % packing->lanes;
+    if (packing->dtype == K_F8_32) {
+        unpack_f8(packing, group, lane, y);
+        return;
+    }
     if (packing->block_units == 0) {
         unpack_plain(packing, group, lane, y);
         return;

@@ -6,7 +6,8 @@
  * sum ever crosses lanes. Missing rows of the last group are zero. A group is read from its first
  * byte to its last, and the groups of a matrix lie one behind the other: one stream.
  *
- *   plain      f32, f16: [column][lane]; bf16: [column pair][lane][2], an odd last column with 0
+ *   plain      f32, f16: [column][lane]; bf16: [column pair][lane][2], an odd last column with 0;
+ *              f8_32: 32 columns, [column][lane], then their f32 scales [lane]
  *   quantized  blocks of `block_units` units of 32 columns: the units' quants, then their scales
  *   quants     of a unit: planes of words of 4 bytes, [word][lane]. Byte i of word j of
  *                8 bits  column 4j + i
@@ -40,6 +41,7 @@ typedef enum packing_scales {
     PACKING_K_HALF_MIN,
     PACKING_K_SIGNED, /* f16 d; i8 scale [8]: step d · scale */
     PACKING_EXPONENT, /* u8 e: step 2^(e - 128) */
+    PACKING_D_ZERO,   /* f16 d; u8 zero: step d, minus d · zero */
 } packing_scales_t;
 
 /* What a quant stands for before it is scaled. */
@@ -71,6 +73,7 @@ static const packing_form_t packing_forms[K_DTYPE_COUNT] = {
     [K_IQ4_NL] = {4, 0, PACKING_D, PACKING_IQ4},
     [K_IQ4_XS] = {4, 0, PACKING_K_SIGNED, PACKING_IQ4},
     [K_MXFP4] = {4, 0, PACKING_EXPONENT, PACKING_E2M1},
+    [K_I4_32] = {4, 0, PACKING_D_ZERO, PACKING_NUMBER},
 };
 
 /* Fields of a block's scales, and the units it has. */
@@ -88,6 +91,7 @@ static const packing_scale_form_t packing_scale_forms[] = {
     [PACKING_K_HALF_MIN] = {2, 32, PACKING_K_UNITS},
     [PACKING_K_SIGNED] = {1, 8, PACKING_K_UNITS},
     [PACKING_EXPONENT] = {0, 1, 1},
+    [PACKING_D_ZERO] = {1, 1, 1},
 };
 
 typedef struct packing {
@@ -96,7 +100,7 @@ typedef struct packing {
     uint32_t columns;
     uint32_t block_units; /* 0: plain */
     size_t quant_bytes;   /* of a unit */
-    size_t block_bytes;   /* of all lanes; plain: a column, bf16: a pair of them */
+    size_t block_bytes;   /* of all lanes; plain: of a step */
     size_t group_bytes;
 } packing_t;
 
@@ -106,7 +110,14 @@ typedef struct packing {
  */
 static inline bool packing_has(k_dtype_t dtype)
 {
-    return dtype == K_F32 || dtype == K_F16 || dtype == K_BF16 || packing_forms[dtype].bits > 0;
+    return dtype == K_F32 || dtype == K_F16 || dtype == K_BF16 || dtype == K_F8_32 ||
+           packing_forms[dtype].bits > 0;
+}
+
+/* Columns of a plain type that lie together. */
+static inline uint32_t packing_step(k_dtype_t dtype)
+{
+    return dtype == K_BF16 ? 2 : dtype == K_F8_32 ? PACKING_UNIT : 1;
 }
 
 packing_t packing_of(k_dtype_t dtype, uint32_t columns, uint32_t lanes);

@@ -53,6 +53,12 @@ static void mxfp4_unit(const uint8_t *block, uint32_t unit, uint8_t q[PACKING_UN
     nibbles_apart(block + 1, q);
 }
 
+static void i4_32_unit(const uint8_t *block, uint32_t unit, uint8_t q[PACKING_UNIT])
+{
+    (void)unit;
+    nibbles_apart(block + 3, q);
+}
+
 static void q8_0_unit(const uint8_t *block, uint32_t unit, uint8_t q[PACKING_UNIT])
 {
     (void)unit;
@@ -67,6 +73,11 @@ static void d_scales(const uint8_t *block, uint8_t *scales)
 static void d_m_scales(const uint8_t *block, uint8_t *scales)
 {
     memcpy(scales, block, 4);
+}
+
+static void d_zero_scales(const uint8_t *block, uint8_t *scales)
+{
+    memcpy(scales, block, 3);
 }
 
 static void exponent_scales(const uint8_t *block, uint8_t *scales)
@@ -190,7 +201,7 @@ static const packing_source_t sources[K_DTYPE_COUNT] = {
     [K_Q3_K] = {q3_k_unit, q3_k_scales},       [K_Q4_K] = {q4_k_unit, k_min_scales},
     [K_Q5_K] = {q5_k_unit, k_min_scales},      [K_Q6_K] = {q6_k_unit, q6_k_scales},
     [K_IQ4_NL] = {q4_0_unit, d_scales},        [K_IQ4_XS] = {iq4_xs_unit, iq4_xs_scales},
-    [K_MXFP4] = {mxfp4_unit, exponent_scales},
+    [K_MXFP4] = {mxfp4_unit, exponent_scales}, [K_I4_32] = {i4_32_unit, d_zero_scales},
 };
 
 const packing_source_t *packing_source_of(k_dtype_t dtype)

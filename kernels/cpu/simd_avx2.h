@@ -75,8 +75,22 @@ static inline vf vf_bf16_odd(vi pairs)
 {
     return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
 }
+static inline vi vi_load_f8(const void *from)
+{
+    const vi code = _mm256_cvtepi8_epi16(_mm_loadu_si128(from));
+    return _mm256_and_si256(_mm256_slli_epi16(code, 7), _mm256_set1_epi16((short)0xbf80));
+}
+static inline vf vf_f8_even(vi columns)
+{
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(columns));
+}
+static inline vf vf_f8_odd(vi columns)
+{
+    return _mm256_cvtph_ps(_mm256_extracti128_si256(columns, 1));
+}
 #define BF16_DOT                   0
 #define vf_dot_bf16(pairs, x, sum) (sum)
+#define vi_load_f8_pairs           vi_load_f8
 static inline vf vf_load_u8(const uint8_t *from)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)from)));
@@ -237,13 +251,24 @@ static inline vi vi_dot(int bits, const vi *w, const int8_t *x, int n, vi start)
     return start;
 }
 
-/* Sums of the first and the last 16 of 32 bytes. */
-static inline void sum_halves(const int8_t q[32], int32_t *low_out, int32_t *high_out)
+/*
+ * Stores 32 lanes rounded to i8, which the caller knows that they fit; the sums of the first and the
+ * last 16.
+ */
+static inline void vf_store_unit_i8(int8_t to[32], const vf lanes[4], int32_t *low_out,
+                                    int32_t *high_out)
 {
+    const __m256i first =
+        _mm256_packs_epi32(_mm256_cvtps_epi32(lanes[0]), _mm256_cvtps_epi32(lanes[1]));
+    const __m256i last =
+        _mm256_packs_epi32(_mm256_cvtps_epi32(lanes[2]), _mm256_cvtps_epi32(lanes[3]));
+    /* Packing keeps to halves of a register: fours of bytes 0 2 4 6, 1 3 5 7. */
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(first, last),
+                                                      _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((void *)to, bytes);
     /* sad adds bytes as unsigned numbers, eight at a time: 128 more each. */
-    const __m256i bytes =
-        _mm256_xor_si256(_mm256_loadu_si256((const void *)q), _mm256_set1_epi8((char)0x80));
-    const __m256i sums = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+    const __m256i sums = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8((char)0x80)),
+                                         _mm256_setzero_si256());
     const __m256i pairs = _mm256_add_epi64(sums, _mm256_unpackhi_epi64(sums, sums));
     *low_out = _mm_cvtsi128_si32(_mm256_castsi256_si128(pairs)) - 16 * 128;
     *high_out = _mm_cvtsi128_si32(_mm256_extracti128_si256(pairs, 1)) - 16 * 128;

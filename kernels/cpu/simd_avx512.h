@@ -80,8 +80,43 @@ static inline vf vf_bf16_odd(vi pairs)
 {
     return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
 }
+/*
+ * Two columns of LANES e4m3 codes, NaN taken for 480, as f16 of 1/256 of the values: the exponent's
+ * bias is 15 there and 7 here. vf_f8_even: the first column.
+ */
+static inline vi vi_load_f8(const void *from)
+{
+    const vi code = _mm512_cvtepi8_epi16(_mm256_loadu_si256(from));
+    return _mm512_and_si512(_mm512_slli_epi16(code, 7), _mm512_set1_epi16((short)0xbf80));
+}
+static inline vf vf_f8_even(vi columns)
+{
+    return _mm512_cvtph_ps(_mm512_castsi512_si256(columns));
+}
+static inline vf vf_f8_odd(vi columns)
+{
+    return _mm512_cvtph_ps(_mm512_extracti64x4_epi64(columns, 1));
+}
 #ifdef __AVX512BF16__
 #define BF16_DOT 1
+/* The values as LANES pairs of bf16, which has no use for subnormals: they come from a table. */
+static inline vi vi_load_f8_pairs(const void *from)
+{
+    const vi small = _mm512_castsi128_si512(
+        _mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
+    const vi interleaved =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const vi code =
+        _mm512_permutexvar_epi16(interleaved, _mm512_cvtepi8_epi16(_mm256_loadu_si256(from)));
+    const vi moved = _mm512_slli_epi16(code, 4);
+    vi size = _mm512_add_epi16(_mm512_and_si512(moved, _mm512_set1_epi16(0x07f0)),
+                               _mm512_set1_epi16(120 << 7));
+    const __mmask32 is_small = _mm512_testn_epi16_mask(code, _mm512_set1_epi16(0x78));
+    size = _mm512_mask_permutexvar_epi16(size, is_small, code, small);
+    /* size | (moved & sign) */
+    return _mm512_ternarylogic_epi32(size, moved, _mm512_set1_epi16((short)0x8000), 0xf8);
+}
 /* sum + even · x even + odd · x odd; x: a pair of bf16. */
 static inline vf vf_dot_bf16(vi pairs, const void *x, vf sum)
 {
@@ -92,6 +127,7 @@ static inline vf vf_dot_bf16(vi pairs, const void *x, vf sum)
 #else
 #define BF16_DOT                   0
 #define vf_dot_bf16(pairs, x, sum) (sum)
+#define vi_load_f8_pairs           vi_load_f8
 #endif
 static inline vf vf_load_u8(const uint8_t *from)
 {
@@ -243,13 +279,19 @@ static inline vi vi_dot(int bits, const vi *w, const int8_t *x, int n, vi start)
     return start;
 }
 
-/* Sums of the first and the last 16 of 32 bytes. */
-static inline void sum_halves(const int8_t q[32], int32_t *low_out, int32_t *high_out)
+/*
+ * Stores 32 lanes rounded to i8, which the caller knows that they fit; the sums of the first and the
+ * last 16.
+ */
+static inline void vf_store_unit_i8(int8_t to[32], const vf lanes[2], int32_t *low_out,
+                                    int32_t *high_out)
 {
+    const __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(lanes[1])),
+                                           _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(lanes[0])));
+    _mm256_storeu_si256((void *)to, bytes);
     /* sad adds bytes as unsigned numbers, eight at a time: 128 more each. */
-    const __m256i bytes =
-        _mm256_xor_si256(_mm256_loadu_si256((const void *)q), _mm256_set1_epi8((char)0x80));
-    const __m256i sums = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+    const __m256i sums = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8((char)0x80)),
+                                         _mm256_setzero_si256());
     const __m256i pairs = _mm256_add_epi64(sums, _mm256_unpackhi_epi64(sums, sums));
     *low_out = _mm_cvtsi128_si32(_mm256_castsi256_si128(pairs)) - 16 * 128;
     *high_out = _mm_cvtsi128_si32(_mm256_extracti128_si256(pairs, 1)) - 16 * 128;

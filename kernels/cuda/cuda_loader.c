@@ -11,10 +11,7 @@
 #include "kernels/dtypes.h"
 #include "kernels/k_cores.h"
 
-#define MAX_READERS  8
 #define MAX_JOBS     64
-#define BUFFERS      2 /* of a reader: one is read into while the other is sent */
-#define BUFFER_BYTES ((size_t)8 << 20)
 #define ROWS_AT_ONCE 128 /* runs of rows are whole tiles of packed weights, but for the last */
 #define PAGE_BYTES   ((uintptr_t)4096)
 
@@ -38,7 +35,7 @@ typedef struct buffer {
 typedef struct reader {
     cuda_loader_t *loader;
     weft_queue_t *queue;
-    buffer_t buffers[BUFFERS];
+    buffer_t buffers[CUDA_LOADER_BUFFERS];
     uint32_t next;
     pthread_t thread;
     bool is_started;
@@ -46,7 +43,7 @@ typedef struct reader {
 
 struct cuda_loader {
     weft_device_t *device;
-    reader_t readers[MAX_READERS];
+    reader_t readers[CUDA_LOADER_READERS];
     uint32_t n_readers;
 
     pthread_mutex_t lock;
@@ -106,11 +103,11 @@ static void read_rows(const job_t *job, char *to)
 static weft_status_t load(reader_t *reader, const job_t *job)
 {
     weft_device_t *device = reader->loader->device;
-    buffer_t *buffer = &reader->buffers[reader->next++ % BUFFERS];
+    buffer_t *buffer = &reader->buffers[reader->next++ % CUDA_LOADER_BUFFERS];
     const size_t bytes = job->n * job->row_bytes;
     weft_status_t status = buffer->packed == NULL ? WEFT_OK : device->ops->wait(buffer->packed);
     if (status >= 0) {
-        status = grow(reader, buffer, bytes > BUFFER_BYTES ? bytes : BUFFER_BYTES);
+        status = grow(reader, buffer, bytes > CUDA_LOADER_BUFFER ? bytes : CUDA_LOADER_BUFFER);
     }
     if (status < 0) {
         return status;
@@ -182,7 +179,7 @@ weft_status_t cuda_loader_create(weft_device_t *device, cuda_loader_t **loader_o
     (void)pthread_mutex_init(&loader->lock, NULL); /* these two cannot fail without attributes */
     (void)pthread_cond_init(&loader->changed, NULL);
     const uint32_t cores = k_cores_usable();
-    const uint32_t wanted = cores < MAX_READERS ? cores : MAX_READERS;
+    const uint32_t wanted = cores < CUDA_LOADER_READERS ? cores : CUDA_LOADER_READERS;
     weft_status_t status = WEFT_OK;
     while (status >= 0 && loader->n_readers < wanted) {
         status = start_reader(loader, &loader->readers[loader->n_readers++]);
@@ -203,7 +200,7 @@ static void stop_reader(weft_device_t *device, reader_t *reader)
     if (reader->queue != NULL) {
         device->ops->close_queue(reader->queue);
     }
-    for (uint32_t i = 0; i < BUFFERS; i++) {
+    for (uint32_t i = 0; i < CUDA_LOADER_BUFFERS; i++) {
         device->ops->free(device, &reader->buffers[i].host);
         device->ops->free(device, &reader->buffers[i].device);
     }
@@ -242,7 +239,7 @@ static void post(cuda_loader_t *loader, const job_t *job)
 /* As many rows as a buffer holds, in whole tiles; one tile at least. */
 static uint32_t rows_of_run(size_t row_bytes)
 {
-    const size_t rows = BUFFER_BYTES / row_bytes / ROWS_AT_ONCE * ROWS_AT_ONCE;
+    const size_t rows = CUDA_LOADER_BUFFER / row_bytes / ROWS_AT_ONCE * ROWS_AT_ONCE;
     return rows == 0 ? ROWS_AT_ONCE : rows < UINT32_MAX ? (uint32_t)rows : UINT32_MAX;
 }
 

@@ -12,6 +12,13 @@
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/kernels.h"
 
+/* What staging takes of the device, and as much pinned on the host; more only where one row of a matrix
+ * takes more than CUDA_LOADER_BUFFER. */
+#define CUDA_LOADER_READERS 8
+#define CUDA_LOADER_BUFFERS 2 /* of a reader: one is read into while the other is sent */
+#define CUDA_LOADER_BUFFER  ((size_t)8 << 20)
+#define CUDA_LOADER_BYTES   (CUDA_LOADER_READERS * CUDA_LOADER_BUFFERS * CUDA_LOADER_BUFFER)
+
 typedef struct cuda_loader cuda_loader_t;
 
 weft_status_t cuda_loader_create(weft_device_t *device, cuda_loader_t **loader_out);

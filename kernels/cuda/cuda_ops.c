@@ -245,8 +245,12 @@ static size_t scratch_bytes(uint32_t rows, uint32_t width, uint32_t threads)
     return logits > ATTENTION_SCRATCH_BYTES ? logits : ATTENTION_SCRATCH_BYTES;
 }
 
+/* A graph of a step of 32 layers is some 300 launches; what it takes was not measured. */
+#define GRAPHS_BYTES ((size_t)128 << 20)
+
 const k_ops_t k_ops_cuda = {
     .name = "cuda",
+    .own_bytes = CUDA_LOADER_BYTES > GRAPHS_BYTES ? CUDA_LOADER_BYTES : GRAPHS_BYTES,
     .is_supported = is_supported,
     .act = K_BF16,
     .attention_features = K_ATTENTION_SOFTCAP | K_ATTENTION_SINKS,

@@ -70,25 +70,53 @@ static weft_status_t cuda_capture(k_stream_t *stream)
     return is_begun ? WEFT_OK : WEFT_ERR_DEVICE;
 }
 
+/* Uploaded as well, so that what is short of memory is this and not a launch. */
+static cudaError_t instantiate(k_stream_t *stream, cudaGraph_t recorded, cudaGraphExec_t *exec_out)
+{
+    cudaGraphExec_t exec = NULL;
+    cudaError_t error = cudaGraphInstantiate(&exec, recorded, 0);
+    if (error != cudaSuccess) {
+        return error;
+    }
+    error = cudaGraphUpload(exec, stream_of(stream));
+    if (error != cudaSuccess) {
+        (void)cudaGraphExecDestroy(exec);
+        return error;
+    }
+    *exec_out = exec;
+    return cudaSuccess;
+}
+
+static weft_status_t make_graph(k_stream_t *stream, cudaGraph_t recorded, k_graph_t **graph_out)
+{
+    k_graph_t *graph = weft_zalloc(sizeof(*graph), "kernels.graph");
+    if (graph == NULL) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    const cudaError_t error = instantiate(stream, recorded, &graph->exec);
+    if (error == cudaSuccess) {
+        *graph_out = graph;
+        return WEFT_OK;
+    }
+    weft_free(graph);
+    if (error == cudaErrorMemoryAllocation) { /* the device goes on without it */
+        (void)cudaGetLastError();
+        return WEFT_ERR_NO_MEMORY;
+    }
+    (void)weft_device_cuda_note(stream->device, error, "cudaGraphInstantiate");
+    return WEFT_ERR_DEVICE;
+}
+
 static weft_status_t cuda_end_capture(k_stream_t *stream, k_graph_t **graph_out)
 {
     cudaGraph_t recorded = NULL;
-    k_graph_t *graph = weft_zalloc(sizeof(*graph), "kernels.graph");
-    bool is_made = weft_device_cuda_note(
-        stream->device, cudaStreamEndCapture(stream_of(stream), &recorded), "cudaStreamEndCapture");
-    is_made = is_made && graph != NULL &&
-              weft_device_cuda_note(stream->device, cudaGraphInstantiate(&graph->exec, recorded, 0),
-                                    "cudaGraphInstantiate");
-    if (recorded != NULL) {
-        (void)cudaGraphDestroy(recorded);
+    if (!weft_device_cuda_note(stream->device, cudaStreamEndCapture(stream_of(stream), &recorded),
+                               "cudaStreamEndCapture")) {
+        return WEFT_ERR_DEVICE;
     }
-    if (!is_made) {
-        const weft_status_t status = graph == NULL ? WEFT_ERR_NO_MEMORY : WEFT_ERR_DEVICE;
-        weft_free(graph);
-        return status;
-    }
-    *graph_out = graph;
-    return WEFT_OK;
+    const weft_status_t status = make_graph(stream, recorded, graph_out);
+    (void)cudaGraphDestroy(recorded);
+    return status;
 }
 
 static void cuda_launch(k_stream_t *stream, const k_graph_t *graph)

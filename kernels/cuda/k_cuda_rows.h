@@ -27,9 +27,17 @@ template <int N> SIMT_DEVICE void k_rows_load(const float *from, float (&v)[N])
 
 template <int N> SIMT_DEVICE void k_rows_load(const __nv_bfloat16 *from, float (&v)[N])
 {
-    static_assert(N == 1 || N == 8, "single elements or 16 bytes");
+    static_assert(N == 1 || N == 4 || N == 8, "single elements, 8 or 16 bytes");
     if constexpr (N == 1) {
         v[0] = __bfloat162float(from[0]);
+    } else if constexpr (N == 4) {
+        const uint2 raw = *reinterpret_cast<const uint2 *>(from);
+        const float2 low = simt_unpack_bf16(raw.x);
+        const float2 high = simt_unpack_bf16(raw.y);
+        v[0] = low.x;
+        v[1] = low.y;
+        v[2] = high.x;
+        v[3] = high.y;
     } else {
         const uint4 raw = simt_load_16(from);
         const uint32_t pairs[4] = {raw.x, raw.y, raw.z, raw.w};

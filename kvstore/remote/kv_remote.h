@@ -19,3 +19,6 @@ typedef struct kv_remote_config {
     uint64_t wait_ns;     /* that a request waits for answers, and for the next block */
     kv_remote_facts_t facts;
 } kv_remote_config_t;
+
+/* Whether its addresses can be those of anybody. WEFT_ERR_INVALID: diag names option and address. */
+weft_status_t kv_remote_config_check(const kv_remote_config_t *config, weft_diag_t *diag);

@@ -285,6 +285,14 @@ static weft_status_t parse(kv_remote_lines_t *lines, const char *peers, weft_dia
     return status;
 }
 
+weft_status_t kv_remote_lines_check(const char *peers, weft_diag_t *diag)
+{
+    kv_remote_lines_t *lines = weft_zalloc(sizeof(*lines), "kv_remote_lines");
+    const weft_status_t status = lines == NULL ? WEFT_ERR_NO_MEMORY : parse(lines, peers, diag);
+    weft_free(lines);
+    return status;
+}
+
 weft_status_t kv_remote_lines_create(const kv_remote_lines_config_t *config, weft_diag_t *diag,
                                      kv_remote_lines_t **lines_out)
 {

@@ -23,6 +23,7 @@ typedef struct kv_remote_lines_config {
 } kv_remote_lines_config_t;
 
 /* WEFT_ERR_INVALID: peers; diag says what about them. */
+weft_status_t kv_remote_lines_check(const char *peers, weft_diag_t *diag);
 weft_status_t kv_remote_lines_create(const kv_remote_lines_config_t *config, weft_diag_t *diag,
                                      kv_remote_lines_t **lines_out);
 void kv_remote_lines_destroy(kv_remote_lines_t *lines); /* NULL is fine */

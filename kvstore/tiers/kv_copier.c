@@ -8,6 +8,8 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 
+#define MAX_AT_ONCE 32 /* enqueued; a queue remembers more events than these */
+
 typedef struct copy {
     void *dst;
     const void *src;
@@ -34,13 +36,40 @@ static copy_t *copy_at(kv_copier_t *copier, uint64_t count)
     return &copier->copies[count % copier->config.max_copies];
 }
 
-static void do_copy(kv_copier_t *copier, copy_t *copy)
+/*
+ * A GPU gets all that is posted, so that it need not wait for us between two copies; a host copies while
+ * we enqueue.
+ */
+static uint64_t enqueue(kv_copier_t *copier, uint64_t first, uint64_t end,
+                        weft_event_t *events[MAX_AT_ONCE])
 {
     const weft_device_ops_t *ops = copier->config.device->ops;
-    const uint64_t begun = weft_clock_ns();
-    ops->copy(copier->queue, copy->dst, copy->src, copy->bytes);
-    copy->done.status = ops->sync(copier->queue);
-    copy->done.copy_ns = weft_clock_ns() - begun;
+    const uint64_t most = ops->is_host ? 1 : MAX_AT_ONCE;
+    const uint64_t n = end - first < most ? end - first : most;
+    for (uint64_t i = 0; i < n; i++) {
+        const copy_t *copy = copy_at(copier, first + i);
+        ops->copy(copier->queue, copy->dst, copy->src, copy->bytes);
+        events[i] = ops->record(copier->queue);
+    }
+    return n;
+}
+
+/* Those of [first, end) that are done at once; how many they were. */
+static uint64_t do_copies(kv_copier_t *copier, uint64_t first, uint64_t end)
+{
+    weft_event_t *events[MAX_AT_ONCE];
+    uint64_t begun = weft_clock_ns();
+    const uint64_t n = enqueue(copier, first, end, events);
+    for (uint64_t i = 0; i < n; i++) {
+        copy_t *copy = copy_at(copier, first + i);
+        copy->done.status = copier->config.device->ops->wait(events[i]);
+        const uint64_t ended = weft_clock_ns();
+        copy->done.copy_ns = ended - begun;
+        begun = ended;
+        atomic_store_explicit(&copier->finished, first + i + 1, memory_order_release);
+        copier->config.wake(copier->config.user);
+    }
+    return n;
 }
 
 static void *run(void *arg)
@@ -50,15 +79,14 @@ static void *run(void *arg)
     for (;;) {
         while (sem_wait(&copier->work) != 0) {
         }
-        if (next == atomic_load_explicit(&copier->posted, memory_order_acquire)) {
+        const uint64_t posted = atomic_load_explicit(&copier->posted, memory_order_acquire);
+        if (next == posted) { /* done with one before it, or there is none to come */
             if (atomic_load(&copier->is_stopping)) {
                 return NULL;
             }
             continue;
         }
-        do_copy(copier, copy_at(copier, next));
-        atomic_store_explicit(&copier->finished, ++next, memory_order_release);
-        copier->config.wake(copier->config.user);
+        next += do_copies(copier, next, posted);
     }
 }
 

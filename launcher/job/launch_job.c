@@ -74,7 +74,6 @@ static void on_kill_timer(void *user)
 
 void job_leave(job_t *job)
 {
-    const bool was_connecting = !job->ranks[0].started_ns;
     if (job->state == JOB_LEAVING) {
         return;
     }
@@ -87,7 +86,7 @@ void job_leave(job_t *job)
         if (remote != NULL) {
             launch_remote_end(remote);
         }
-        if (remote != NULL && was_connecting && !job->hosts[i].is_ready) {
+        if (remote != NULL && !job->hosts[i].is_ready) {
             launch_remote_kill(remote); /* it waits for a host, not for us */
         }
     }

@@ -7,7 +7,8 @@
  *
  * A rank fails when it ends by a signal or with another code than 0. The first failure ends the job: SIGTERM to all
  * others, SIGKILL two seconds later. With restarts a failed rank is started again alone, rank 0 with all others.
- * A host that cannot be reached or is lost ends the job in any case.
+ * A host that is lost has lost its ranks: with restarts it is tried again for connect_timeout_s, and they are
+ * started there. One that cannot be reached at the start ends the job.
  *
  * Signals  SIGHUP SIGINT SIGTERM SIGUSR1 SIGUSR2 go to every rank; a second SIGINT within two seconds
  *          kills all. SIGTSTP stops the ranks, then this process; SIGCONT lets them go on.
@@ -35,14 +36,14 @@ typedef struct launch_job_config {
     launch_bind_to_t bind_to;
     bool may_oversubscribe;
     bool is_tagged;
-    const char *output_folder; /* "": none */
-    uint32_t timeout_s;        /* 0: none */
-    uint32_t restarts;         /* of each rank */
-    uint32_t stopped_after_s;  /* with restarts: a rank that is stopped for so long has failed */
-    uint32_t connect_timeout_s;
-    const char *leader_host; /* "": found out */
-    uint16_t leader_port;    /* 0: one that is free */
-    char *const *ssh;        /* [n_ssh] words before the host's name */
+    const char *output_folder;  /* "": none */
+    uint32_t timeout_s;         /* 0: none */
+    uint32_t restarts;          /* of each rank */
+    uint32_t stopped_after_s;   /* with restarts: a rank that is stopped for so long has failed */
+    uint32_t connect_timeout_s; /* that hosts have to answer, at the start and after a loss */
+    const char *leader_host;    /* "": found out */
+    uint16_t leader_port;       /* 0: one that is free */
+    char *const *ssh;           /* [n_ssh] words before the host's name */
     uint32_t n_ssh;
     const char *remote_weft; /* path there; "": as here */
 } launch_job_config_t;

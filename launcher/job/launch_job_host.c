@@ -89,28 +89,9 @@ static void find_leader(job_t *job)
 
 /* ---- what agents say ------------------------------------------------------------------------- */
 
-static void lose_host(job_host_t *host, const char *why)
-{
-    job_t *job = host->job;
-    const bool was_ready = host->is_ready;
-    host->is_lost = true;
-    for (uint32_t i = 0; i < job->n_ranks; i++) {
-        if (&job->hosts[job->ranks[i].spot.host] == host) {
-            job_lose_rank(&job->ranks[i]);
-        }
-    }
-    if (job->state == JOB_CONNECTING || job->state == JOB_RUNNING) {
-        launch_output_say(job->output, "host %s %s: %s", host->name,
-                          was_ready ? "is lost" : "cannot be reached", why);
-        job_fail(job, 1);
-    }
-    job_settle_ranks(job);
-    job_leave_when_done(job);
-}
-
 static void on_lost(void *user, const char *why)
 {
-    lose_host(user, why);
+    job_lose_host(user, why);
 }
 
 static void on_line(void *user, const char *line)
@@ -142,6 +123,7 @@ static void take_ready(job_host_t *host, const launch_frame_t *frame)
         return;
     }
     host->is_ready = true;
+    host->ready_ns = weft_clock_ns();
     host->free_port = ready.free_port;
     if (!host->is_here) {
         snprintf(host->own, sizeof(host->own), "%s", ready.own);
@@ -153,6 +135,8 @@ static void take_ready(job_host_t *host, const launch_frame_t *frame)
     }
     if (job->state == JOB_CONNECTING) {
         start_when_all_are_ready(job);
+    } else if (host->is_returning) {
+        job_take_host_back(host);
     }
 }
 
@@ -248,10 +232,11 @@ static weft_status_t start_there(job_host_t *host, launch_remote_config_t *confi
     return status;
 }
 
-static weft_status_t start_host(job_t *job, uint32_t number, weft_diag_t *diag)
+weft_status_t job_connect_host(job_host_t *host, weft_diag_t *diag)
 {
-    job_host_t *host = &job->hosts[number];
+    const job_t *job = host->job;
     const bool is_fake = job->netns != NULL;
+    const uint32_t number = (uint32_t)(host - job->hosts);
     launch_remote_config_t config = {
         .name = host->name,
         .netns_fd = is_fake ? launch_netns_fd(job->netns, number) : -1,
@@ -295,7 +280,7 @@ weft_status_t job_start_hosts(job_t *job, weft_diag_t *diag)
             continue;
         }
         host->is_here = job->netns == NULL && launch_hosts_is_here(host->name);
-        status = start_host(job, i, diag);
+        status = job_connect_host(host, diag);
     }
     return status;
 }

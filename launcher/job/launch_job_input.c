@@ -58,7 +58,7 @@ static void on_post(void *user)
 {
     job_t *job = user;
     job->input.is_posted = false;
-    if (job->state == JOB_RUNNING && !job->input.has_ended) {
+    if (job->state == JOB_RUNNING && !job->input.has_ended && !reader(job)->is_lost) {
         read_some(job);
         job_input_resume(job);
     }
@@ -68,7 +68,7 @@ void job_input_resume(job_t *job)
 {
     job_input_t *input = &job->input;
     if (input->has_ended || input->watch != NULL || input->sent == LAUNCH_WINDOW ||
-        job->state != JOB_RUNNING || !may_read()) {
+        job->state != JOB_RUNNING || reader(job)->is_lost || !may_read()) {
         return;
     }
     if (!input->is_plain && weft_loop_watch(job->loop, STDIN_FILENO, WEFT_LOOP_READ, on_input, job,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * launch_job_priv: one job's state, for its parts: launch_job.c (life), launch_job_host.c (agents),
- * launch_job_rank.c (ranks and what becomes of them), launch_job_signal.c, launch_job_input.c.
+ * launch_job_loss.c (when one is gone), launch_job_rank.c (ranks and what becomes of them),
+ * launch_job_signal.c, launch_job_input.c.
  */
 #pragma once
 
@@ -12,9 +13,10 @@
 #include "launcher/job/launch_output.h"
 #include "launcher/job/launch_remote.h"
 
-#define JOB_TERM_NS  (2 * WEFT_NS_PER_SECOND) /* between SIGTERM and SIGKILL */
-#define JOB_KILL_NS  (1 * WEFT_NS_PER_SECOND) /* between SIGKILL and going without an answer */
-#define JOB_LEAVE_NS (1 * WEFT_NS_PER_SECOND) /* that agents have to go */
+#define JOB_TERM_NS   (2 * WEFT_NS_PER_SECOND)  /* between SIGTERM and SIGKILL */
+#define JOB_KILL_NS   (1 * WEFT_NS_PER_SECOND)  /* between SIGKILL and going without an answer */
+#define JOB_LEAVE_NS  (1 * WEFT_NS_PER_SECOND)  /* that agents have to go */
+#define JOB_STEADY_NS (10 * WEFT_NS_PER_SECOND) /* what ran so long was well */
 
 typedef struct job job_t;
 
@@ -30,7 +32,13 @@ typedef struct job_host {
     const char *name;
     bool is_here; /* on this machine, in its network */
     bool is_ready;
-    bool is_lost;
+    bool is_lost;      /* it has no agent, or one that is not ready again */
+    bool is_returning; /* it is lost, and tried again */
+    uint32_t losses;   /* of an agent that was ready */
+    uint32_t tries;    /* in a row, since it was last well */
+    uint64_t ready_ns;
+    weft_loop_timer_t *again;   /* the next try */
+    weft_loop_timer_t *give_up; /* the end of trying */
     launch_remote_t *remote;
     uint32_t owed; /* bytes of output taken that no credit was given for */
     uint16_t free_port;
@@ -108,17 +116,30 @@ weft_status_t job_add_timer(job_t *job, weft_loop_fn fn, void *user, weft_loop_t
 /* ---- launch_job_host.c */
 
 weft_status_t job_start_hosts(job_t *job, weft_diag_t *diag);
+/* Starts its agent; it is ready later, or lost. */
+weft_status_t job_connect_host(job_host_t *host, weft_diag_t *diag);
 void job_signal_host(job_host_t *host, uint32_t rank, int number);
 void job_signal_all(job_t *job, int number);
 void job_on_connect_timeout(void *user);
+
+/* ---- launch_job_loss.c */
+
+/* Its agent is gone, or cannot be started. why: for people */
+void job_lose_host(job_host_t *host, const char *why);
+/* It was lost, and its agent is ready again. */
+void job_take_host_back(job_host_t *host);
+void job_cancel_returns(job_t *job);
 
 /* ---- launch_job_rank.c */
 
 weft_status_t job_make_ranks(job_t *job, weft_diag_t *diag);
 void job_start_ranks(job_t *job);
 void job_take_rank_frame(job_host_t *host, const launch_frame_t *frame);
-/* Its host is gone. */
-void job_lose_rank(job_rank_t *rank);
+/* Its host is gone. With comes_back it is started again there, if it was to run. */
+void job_lose_rank(job_rank_t *rank, bool comes_back);
+bool job_rank_is_wanted(const job_rank_t *rank); /* it runs, or is to be started */
+/* Before the next try of something that ended so many times in a row soon after its start. */
+uint64_t job_backoff_ns(uint32_t quick_ends);
 bool job_has_busy_ranks(const job_t *job);
 /* After a rank or one of its streams has ended. */
 void job_settle_ranks(job_t *job);

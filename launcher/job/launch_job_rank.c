@@ -9,8 +9,7 @@
 #include "base/compiler.h"
 #include "launcher/job/launch_job_priv.h"
 
-#define STEADY_NS      (10 * WEFT_NS_PER_SECOND) /* a rank that ran so long was well */
-#define FIRST_DELAY_NS (200 * WEFT_NS_PER_MS)    /* before the second restart in a row */
+#define FIRST_DELAY_NS (200 * WEFT_NS_PER_MS) /* before the second restart in a row */
 #define MAX_DOUBLINGS  5
 #define VARIABLES      7
 #define VARIABLE_BYTES (LAUNCH_NAME_BYTES + 64)
@@ -23,6 +22,11 @@ static job_host_t *host_of(const job_rank_t *rank)
 static bool is_busy(const job_rank_t *rank)
 {
     return rank->is_alive || rank->open_streams > 0;
+}
+
+bool job_rank_is_wanted(const job_rank_t *rank)
+{
+    return rank->is_alive || rank->is_due;
 }
 
 bool job_has_busy_ranks(const job_t *job)
@@ -98,9 +102,6 @@ static void start_rank(job_rank_t *rank)
 {
     job_host_t *host = host_of(rank);
     rank->is_due = rank->is_timed = false;
-    if (host->is_lost) {
-        return;
-    }
     const weft_status_t status = append_start(rank, launch_remote_out(host->remote));
     if (status < 0) {
         launch_output_say(rank->job->output, "rank %u cannot be started: %s", rank->number,
@@ -144,11 +145,23 @@ static int exit_code_of(launch_exit_t end)
     return end.signal != 0 ? 128 + (int)end.signal : (int)end.code;
 }
 
+/* Whether it, or all with it, can be started: a host that is lost may be coming back. */
+static bool are_hosts_there(const job_rank_t *rank)
+{
+    const job_t *job = rank->job;
+    bool are_there = !host_of(rank)->is_lost;
+    for (uint32_t i = 0; i < job->n_ranks && job->is_restarting_all; i++) {
+        are_there &= !host_of(&job->ranks[i])->is_lost;
+    }
+    return are_there;
+}
+
 static void on_restart(void *user)
 {
     job_rank_t *rank = user;
     job_t *job = rank->job;
-    if (job->state != JOB_RUNNING || !rank->is_due) {
+    rank->is_timed = false;
+    if (job->state != JOB_RUNNING || !rank->is_due || !are_hosts_there(rank)) {
         return;
     }
     job->epoch++;
@@ -160,12 +173,12 @@ static void on_restart(void *user)
 }
 
 /* Delays grow while it ends again and again: that has a reason which starting it does not mend. */
-static uint64_t restart_delay(const job_rank_t *rank)
+uint64_t job_backoff_ns(uint32_t quick_ends)
 {
-    if (rank->quick_ends <= 1) {
+    if (quick_ends <= 1) {
         return 0;
     }
-    const uint32_t doublings = rank->quick_ends - 2;
+    const uint32_t doublings = quick_ends - 2;
     return FIRST_DELAY_NS << (doublings < MAX_DOUBLINGS ? doublings : MAX_DOUBLINGS);
 }
 
@@ -185,7 +198,7 @@ static void restart_all(job_t *job)
 static void restart(job_rank_t *rank, const char *how)
 {
     job_t *job = rank->job;
-    const bool was_well = weft_clock_ns() - rank->started_ns >= STEADY_NS;
+    const bool was_well = weft_clock_ns() - rank->started_ns >= JOB_STEADY_NS;
     rank->restarts++;
     rank->quick_ends = was_well ? 1 : rank->quick_ends + 1;
     launch_output_say(job->output, "%s; %s started again (%u of %u)", how,
@@ -230,9 +243,9 @@ static void take_end(job_rank_t *rank, launch_exit_t end)
 
 static void time_restart(job_rank_t *rank)
 {
-    if (rank->is_due && !rank->is_timed) {
+    if (rank->is_due && !rank->is_timed && are_hosts_there(rank)) {
         rank->is_timed = true;
-        weft_loop_timer_set(rank->restart, restart_delay(rank));
+        weft_loop_timer_set(rank->restart, job_backoff_ns(rank->quick_ends));
     }
 }
 
@@ -272,6 +285,7 @@ void job_cancel_restarts(job_t *job)
         weft_loop_timer_clear(rank->restart);
     }
     job->is_restarting_all = false;
+    job_cancel_returns(job);
     if (was_any_due && !job->has_failed) { /* the job is not whole when it ends */
         job->has_failed = true;
         job->exit_code = 128 + job->asked_signal;
@@ -279,14 +293,24 @@ void job_cancel_restarts(job_t *job)
     job_settle_ranks(job);
 }
 
-void job_lose_rank(job_rank_t *rank)
+void job_lose_rank(job_rank_t *rank, bool comes_back)
 {
+    const bool was_wanted = job_rank_is_wanted(rank);
     rank->is_alive = false;
-    rank->is_due = false;
+    rank->is_due = rank->is_timed = false;
     rank->open_streams = 0;
     weft_loop_timer_clear(rank->stopped);
+    weft_loop_timer_clear(rank->restart);
     for (int s = 0; s < LAUNCH_STREAMS; s++) {
         launch_output_end(rank->job->output, rank->number, (launch_stream_t)s);
+    }
+    if (!comes_back || !was_wanted) {
+        return;
+    }
+    rank->restarts++;
+    rank->is_due = true;
+    if (rank->number == 0) {
+        restart_all(rank->job);
     }
 }
 

@@ -199,14 +199,14 @@ static pid_t parent_of(pid_t pid)
 }
 
 /* Calls fn for each child of ours, also those that have ended and were not waited for. */
-static void for_each_child(void (*fn)(pid_t pid, uint32_t *n), uint32_t *n)
+static void for_each_child(void (*fn)(pid_t pid, void *user), void *user)
 {
     DIR *folder = opendir("/proc");
     const struct dirent *entry;
     while (folder != NULL && (entry = readdir(folder)) != NULL) {
         const pid_t pid = isdigit((unsigned char)entry->d_name[0]) ? atoi(entry->d_name) : 0;
         if (pid > 0 && parent_of(pid) == getpid()) {
-            fn(pid, n);
+            fn(pid, user);
         }
     }
     if (folder != NULL) {
@@ -218,10 +218,11 @@ static void for_each_child(void (*fn)(pid_t pid, uint32_t *n), uint32_t *n)
 static pid_t inherited[MAX_INHERITED];
 static uint32_t n_inherited;
 
-static void inherit_child(pid_t pid, uint32_t *n)
+static void inherit_child(pid_t pid, void *user)
 {
-    if (*n < MAX_INHERITED) {
-        inherited[(*n)++] = pid;
+    (void)user;
+    if (n_inherited < MAX_INHERITED) {
+        inherited[n_inherited++] = pid;
     }
 }
 
@@ -229,32 +230,45 @@ void launch_process_adopt(void)
 {
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     n_inherited = 0;
-    for_each_child(inherit_child, &n_inherited);
+    for_each_child(inherit_child, NULL);
 }
 
-static void kill_child(pid_t pid, uint32_t *n)
+typedef struct killing {
+    launch_spares_fn spares;
+    void *user;
+    uint32_t n; /* that were there to be killed */
+} killing_t;
+
+static void kill_child(pid_t pid, void *user)
 {
-    for (uint32_t i = 0; i < n_inherited; i++) {
-        if (inherited[i] == pid) {
-            return;
-        }
+    killing_t *killing = user;
+    bool is_spared = killing->spares != NULL && killing->spares(killing->user, pid);
+    for (uint32_t i = 0; i < n_inherited && !is_spared; i++) {
+        is_spared = inherited[i] == pid;
     }
-    kill(pid, SIGKILL);
-    waitpid(pid, NULL, WNOHANG);
-    (*n)++;
+    if (!is_spared) {
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, WNOHANG);
+        killing->n++;
+    }
+}
+
+bool launch_process_end_others(launch_spares_fn spares, void *user)
+{
+    const uint64_t deadline = weft_clock_ns() + END_NS;
+    for (;;) {
+        killing_t killing = {.spares = spares, .user = user};
+        for_each_child(kill_child, &killing); /* theirs come to us: the next round's */
+        if (killing.n == 0 || weft_clock_ns() >= deadline) {
+            return killing.n == 0;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = END_POLL_NS}, NULL);
+    }
 }
 
 bool launch_process_end_all(void)
 {
-    const uint64_t deadline = weft_clock_ns() + END_NS;
-    for (;;) {
-        uint32_t n = 0;
-        for_each_child(kill_child, &n); /* theirs come to us: the next round's */
-        if (n == 0 || weft_clock_ns() >= deadline) {
-            return n == 0;
-        }
-        nanosleep(&(struct timespec){.tv_nsec = END_POLL_NS}, NULL);
-    }
+    return launch_process_end_others(NULL, NULL);
 }
 
 struct rlimit launch_process_raise_open_files(void)

@@ -71,7 +71,14 @@ typedef struct launch_news {
 typedef bool (*launch_leads_fn)(void *user, pid_t pid);
 launch_news_t launch_process_next(launch_leads_fn leads, void *user);
 
-/* Kills every descendant and waits for it, for two seconds at most. Whether none is left. */
+/*
+ * Kills every child but those that are spared (NULL: none is), whatever they have left behind with them, and
+ * waits for it, for two seconds at most. Whether none is left.
+ */
+typedef bool (*launch_spares_fn)(void *user, pid_t pid);
+bool launch_process_end_others(launch_spares_fn spares, void *user);
+
+/* Every descendant. */
 bool launch_process_end_all(void);
 
 /* As many open files as may be; what the limit was, for the programs to be started. */

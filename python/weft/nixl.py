@@ -10,13 +10,14 @@ go through shared memory, and a NIXL agent skips what it does not know. A backen
 """
 import ctypes as c
 import logging
+import os
 import pickle
 import weakref
 from typing import Optional, Union
 
 import numpy as np
 
-from weft import fabric
+from weft import etcd, fabric
 from weft.fabric import lib
 
 logger = logging.getLogger(__name__)
@@ -150,11 +151,27 @@ class nixlXferDList(_Descriptors):
 
 
 class nixlRegDList(_Descriptors):
+    """names: of each row, a file's path where it has one."""
+
     columns = (3,)
+
+    def __init__(self, space, rows, names=None):
+        super().__init__(space, rows)
+        self.names = names or [""] * len(self.rows)
 
 
 def _is_tensor(value):
     return hasattr(value, "data_ptr") and hasattr(value, "is_contiguous")
+
+
+def _file_info(file):
+    """As NIXL's plugin POSIX tells it."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return {"size": str(found.st_size), "mode": str(found.st_mode),
+            "mtime": str(int(found.st_mtime))}
 
 
 def _tensor_rows(tensors):
@@ -184,15 +201,17 @@ def _descriptors(kind, descs, mem_type, width):
     if mem_type is None:
         logger.error("descriptors that are no tensors need a memory type")
         return None
+    names = []
     if isinstance(descs, np.ndarray):
         fits = descs.ndim == 2 and descs.shape[1] in kind.columns
     else:
         fits = all(isinstance(desc, tuple) and len(desc) == width for desc in descs)
+        names = [desc[3] for desc in descs if fits and width == 4]
         descs = np.array([desc[:3] for desc in descs], dtype=np.uint64).reshape(-1, 3)
     if not fits:
         logger.error("descriptors of a wrong form")
         return None
-    return kind(MEMORIES[mem_type], descs)
+    return kind(MEMORIES[mem_type], descs, *([names] if names else []))
 
 
 # ---- handles ----------------------------------------------------------------------------------
@@ -264,13 +283,16 @@ class _Core:
     """What must go in order when the agent goes: requests, lists, the agent."""
 
     def __init__(self, name, backends, params, has_thread):
+        self.name = name
         self.pointer = c.c_void_p()
         self.has_thread = has_thread
         self.lists = {}
         self.requests = {}
         self.regions = {}  # (space, address, length, device): [region…]
         self.exchange = c.c_void_p()
-        self.gone = []  # by the exchange's thread; the agent forgets them at the next call
+        # By threads that serve and fetch metadata; the agent's next call sees to them.
+        self.came = []
+        self.gone = []
         diag = fabric.Diag()
         config = fabric.AgentConfig(name=name, backends=backends, params=params,
                                     has_thread=has_thread)
@@ -285,7 +307,13 @@ class _Core:
         _check(lib.xfer_exchange_start(c.byref(config), c.byref(diag), c.byref(self.exchange)),
                diag)
 
-    def forget_gone(self):
+    def settle(self):
+        """Imports what came, and forgets who has gone."""
+        while self.came:
+            try:
+                self.add(self.came.pop(0))
+            except nixlError as error:
+                logger.warning("metadata of no use: %s", error)
         while self.gone:
             peer = lib.xfer_find_peer(self.pointer, self.gone.pop(0))
             if peer is not None:
@@ -313,10 +341,30 @@ class _Core:
                                        c.byref(pointer)), diag)
         return pointer
 
+    def add(self, metadata):
+        diag = fabric.Diag()
+        pointer = c.c_void_p()
+        _check(lib.xfer_import(self.pointer, metadata, len(metadata), c.byref(diag),
+                               c.byref(pointer)), diag)
+        return lib.xfer_peer_name(pointer)
+
     def peer(self, name):
+        if _bytes(name) == self.name:
+            return self.itself()
         pointer = lib.xfer_find_peer(self.pointer, _bytes(name))
         if pointer is None:
             raise nixlNotFoundError(f"no agent {name!r} is known")
+        return pointer
+
+    def itself(self):
+        """With all that is registered now; where that is something else than before, afresh."""
+        diag = fabric.Diag()
+        pointer = c.c_void_p()
+        status = lib.xfer_import_self(self.pointer, c.byref(diag), c.byref(pointer))
+        if status == fabric.ERR_EXISTS:
+            lib.xfer_forget(self.pointer, lib.xfer_find_peer(self.pointer, self.name))
+            status = lib.xfer_import_self(self.pointer, c.byref(diag), c.byref(pointer))
+        _check(status, diag)
         return pointer
 
     def register(self, space, row):
@@ -390,7 +438,7 @@ class nixl_agent:
     def _core(self):
         if self._opened is None:
             raise nixlNotFoundError("the agent has no backend yet; see create_backend")
-        self._opened.forget_gone()
+        self._opened.settle()
         return self._opened
 
     # Backends
@@ -458,6 +506,19 @@ class nixl_agent:
         for row in dereg_list:
             self._core.deregister(dereg_list.space, row)
 
+    def query_memory(self, reg_list, backend: str,
+                     mem_type: Optional[str] = None) -> list[Optional[dict[str, str]]]:
+        """Of files, by path or descriptor; None: there is no such file."""
+        if backend not in self.backends:
+            raise ValueError(f"Backend '{backend}' not found. "
+                             f"Available backends: {list(self.backends)}")
+        descs = self.get_reg_descs(reg_list, mem_type)
+        if descs is None:
+            raise nixlInvalidParamError("not a list of memory")
+        if descs.space != fabric.FILE:
+            raise nixlNotSupportedError("only of files is there anything to say")
+        return [_file_info(name or device) for name, (_, _, device) in zip(descs.names, descs)]
+
     # Who knows whom
 
     def get_agent_metadata(self) -> bytes:
@@ -469,11 +530,7 @@ class nixl_agent:
         return self._core.export(regions, inc_conn_info or not regions)
 
     def add_remote_agent(self, metadata: bytes) -> bytes:
-        diag = fabric.Diag()
-        peer = c.c_void_p()
-        _check(lib.xfer_import(self._core.pointer, metadata, len(metadata), c.byref(diag),
-                               c.byref(peer)), diag)
-        return lib.xfer_peer_name(peer)
+        return self._core.add(metadata)
 
     def remove_remote_agent(self, agent: Union[str, bytes]):
         lib.xfer_forget(self._core.pointer, self._core.peer(agent))
@@ -488,14 +545,20 @@ class nixl_agent:
     def make_connection(self, remote_agent: Union[str, bytes], backends: list[str] = []):
         _check(lib.xfer_connect(self._core.peer(remote_agent)))
 
-    # The same over sockets. As NIXL's, these calls say nothing of a peer that does not answer but in
-    # the log; check_remote_metadata tells.
+    # The same over sockets, or without an ip_addr over etcd. As NIXL's, these calls say nothing of a
+    # peer or server that does not answer but in the log; check_remote_metadata tells.
 
-    def _at(self, ip_addr, port):
-        if not ip_addr:
-            raise nixlNotSupportedError("weft knows no central metadata server; give ip_addr")
+    @staticmethod
+    def _at(ip_addr, port):
         return c.byref(fabric.ExchangePlace(host=_bytes(ip_addr), port=port,
                                             timeout_ms=EXCHANGE_MS))
+
+    @property
+    def _etcd(self):
+        found = etcd.Etcd.from_environment(self.name)
+        if found is None:
+            raise nixlNotSupportedError("give ip_addr, or NIXL_ETCD_ENDPOINTS")
+        return found
 
     @staticmethod
     def _log_failure(status, diag):
@@ -503,26 +566,39 @@ class nixl_agent:
             logger.warning("%s", diag.text.decode(errors="replace"))
 
     def send_local_metadata(self, ip_addr: str = "", port: int = DEFAULT_COMM_PORT):
-        self._send(self.get_agent_metadata(), ip_addr, port)
+        self._send(self.get_agent_metadata(), ip_addr, port, etcd.DEFAULT_LABEL)
 
     def send_partial_agent_metadata(self, descs: nixlRegDList, inc_conn_info: bool = False,
                                     backends: list[str] = [], ip_addr: str = "",
                                     port: int = DEFAULT_COMM_PORT, label: str = ""):
-        self._send(self.get_partial_agent_metadata(descs, inc_conn_info), ip_addr, port)
+        if not ip_addr and not label:
+            raise nixlInvalidParamError("in etcd, partial metadata have a label")
+        self._send(self.get_partial_agent_metadata(descs, inc_conn_info), ip_addr, port, label)
 
-    def _send(self, metadata, ip_addr, port):
+    def _send(self, metadata, ip_addr, port, label):
+        if not ip_addr:
+            self._etcd.put(label, metadata)
+            return
         diag = fabric.Diag()
         self._log_failure(lib.xfer_exchange_send(self._at(ip_addr, port), metadata, len(metadata),
                                                  c.byref(diag)), diag)
 
     def fetch_remote_metadata(self, remote_agent: str, ip_addr: str = "",
                               port: int = DEFAULT_COMM_PORT, label: str = ""):
+        core = self._core
+        if not ip_addr:
+            self._etcd.fetch(remote_agent, label or etcd.DEFAULT_LABEL, core.came.append,
+                             lambda: core.gone.append(_bytes(remote_agent)))
+            return
         diag = fabric.Diag()
         peer = c.c_void_p()
-        self._log_failure(lib.xfer_exchange_fetch(self._core.pointer, self._at(ip_addr, port),
+        self._log_failure(lib.xfer_exchange_fetch(core.pointer, self._at(ip_addr, port),
                                                   c.byref(diag), c.byref(peer)), diag)
 
     def invalidate_local_metadata(self, ip_addr: str = "", port: int = DEFAULT_COMM_PORT):
+        if not ip_addr:
+            self._etcd.leave()
+            return
         diag = fabric.Diag()
         self._log_failure(lib.xfer_exchange_leave(self._at(ip_addr, port), _bytes(self.name),
                                                   c.byref(diag)), diag)
@@ -599,6 +675,12 @@ class nixl_agent:
 
     def get_xfer_telemetry(self, handle: nixl_xfer_handle) -> nixlXferTelemetry:
         return nixlXferTelemetry(lib.xfer_request_stats(handle._pointer))
+
+    def estimate_xfer_cost(self, req_handle: nixl_xfer_handle) -> tuple[int, int, str]:
+        """Microseconds, their error, and how they were found: by what the peer's requests took."""
+        ns = c.c_uint64()
+        _check(lib.xfer_estimate(req_handle._pointer, c.byref(ns)))
+        return ns.value // 1000, 0, "MEASURED"
 
     def query_xfer_backend(self, handle: nixl_xfer_handle) -> str:
         """As weft names it, "shm" too where NIXL would say "UCX"."""

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/models/graph_priv.h"
 
-void graph_linear(k_stream_t *stream, const model_linear_t *linear, const void *x, size_t x_stride,
-                  const graph_out_t *out, uint32_t rows)
+/* norm: what makes x, NULL where it is there. The first part makes it for all. */
+static void linear_of(k_stream_t *stream, const model_linear_t *linear, const void *x,
+                      size_t x_stride, const k_rms_norm_args_t *norm, const graph_out_t *out,
+                      uint32_t rows)
 {
     uint32_t column = 0;
     for (uint32_t i = 0; i < linear->n_parts; i++) {
@@ -10,6 +12,7 @@ void graph_linear(k_stream_t *stream, const model_linear_t *linear, const void *
             .w = &linear->parts[i],
             .bias = linear->bias == NULL ? NULL : linear->bias + column,
             .x = x,
+            .norm = i == 0 ? norm : NULL,
             .y = graph_element(out->y, out->dtype, column),
             .y_dtype = out->dtype,
             .out = out->how,
@@ -20,6 +23,12 @@ void graph_linear(k_stream_t *stream, const model_linear_t *linear, const void *
         stream->ops->linear(stream, &args);
         column += linear->parts[i].rows;
     }
+}
+
+void graph_linear(k_stream_t *stream, const model_linear_t *linear, const void *x, size_t x_stride,
+                  const graph_out_t *out, uint32_t rows)
+{
+    linear_of(stream, linear, x, x_stride, NULL, out, rows);
 }
 
 /* hidden = embedding of the batch's ids */
@@ -82,16 +91,17 @@ static bool settle_and_norm(const graph_t *graph, const k_rms_norm_args_t *args)
         .eps = args->eps,
     };
     const bool is_done =
-        *graph->owes_sum && graph->stream->ops->act == K_BF16 &&
+        graph->debts->sum && graph->stream->ops->act == K_BF16 &&
         coll_all_reduce_norm(graph->model->shard.tensor, graph->stream->queue, &norm);
-    *graph->owes_sum = *graph->owes_sum && !is_done;
+    graph->debts->sum = graph->debts->sum && !is_done;
     return is_done;
 }
 
-void graph_norm(const graph_t *graph, const float *w)
+/* normed of hidden */
+static k_rms_norm_args_t hidden_norm(const graph_t *graph, const float *w)
 {
     const model_t *model = graph->model;
-    const k_rms_norm_args_t args = {
+    return (k_rms_norm_args_t){
         .x = model->act.hidden,
         .x_dtype = K_F32,
         .w = w,
@@ -103,10 +113,30 @@ void graph_norm(const graph_t *graph, const float *w)
         .y_stride = model->act.hidden_stride,
         .eps = model->config.norm_eps,
     };
-    if (!settle_and_norm(graph, &args)) {
-        graph_settle(graph);
+}
+
+void graph_norm(const graph_t *graph, const float *w)
+{
+    const k_rms_norm_args_t args = hidden_norm(graph, w);
+    if (settle_and_norm(graph, &args)) {
+        return;
+    }
+    graph_settle(graph);
+    if (graph->stream->ops->norms_in_linear) {
+        graph->debts->norm = w;
+    } else {
         graph->stream->ops->rms_norm(graph->stream, &args);
     }
+}
+
+void graph_linear_of_normed(const graph_t *graph, const model_linear_t *linear,
+                            const graph_out_t *out)
+{
+    const model_activations_t *act = &graph->model->act;
+    const k_rms_norm_args_t norm = hidden_norm(graph, graph->debts->norm);
+    linear_of(graph->stream, linear, act->normed, act->hidden_stride,
+              graph->debts->norm == NULL ? NULL : &norm, out, graph->batch->rows);
+    graph->debts->norm = NULL;
 }
 
 static void narrow(const graph_t *graph, const float *x)
@@ -145,7 +175,7 @@ void graph_sum_parts(const graph_t *graph, float *x)
         return;
     }
     if (x == graph->model->act.hidden) {
-        *graph->owes_sum = true;
+        graph->debts->sum = true;
     } else {
         sum_parts(graph, x);
     }
@@ -153,9 +183,9 @@ void graph_sum_parts(const graph_t *graph, float *x)
 
 void graph_settle(const graph_t *graph)
 {
-    if (*graph->owes_sum) {
+    if (graph->debts->sum) {
         sum_parts(graph, graph->model->act.hidden);
-        *graph->owes_sum = false;
+        graph->debts->sum = false;
     }
 }
 
@@ -274,6 +304,7 @@ uint64_t graph_ops_of(const model_t *model)
     }
     if (config->experts.count > 0) {
         ops |= BIT(route) | BIT(expert_linear) | BIT(combine);
+        ops |= model->limits.max_lora_rank > 0 ? BIT(lora_experts) : 0;
     }
     return ops;
 }

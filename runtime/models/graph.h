@@ -8,12 +8,19 @@
 
 #include "runtime/model_priv.h"
 
+/* What is put off until a step reads it. */
+typedef struct graph_debts {
+    bool sum; /* hidden is this rank's part as yet: the next step that reads it adds all up */
+    const float
+        *norm; /* normed is to be made of hidden with it, by the linear that reads it first */
+} graph_debts_t;
+
 /* One forward pass, as the steps see it. */
 typedef struct graph {
     model_t *model;
     k_stream_t *stream;
     const model_batch_t *batch;
-    bool *owes_sum; /* hidden is this rank's part as yet: the next step that reads it adds all up */
+    graph_debts_t *debts;
 } graph_t;
 
 /* hidden = what this stage's layers begin with: embeddings, or what the stage before has come to */
@@ -21,7 +28,7 @@ void graph_begin(const graph_t *graph);
 /* hidden is what they came to: the next stage's */
 void graph_end(const graph_t *graph);
 
-/* normed = rms_norm(hidden) · w */
+/* normed = rms_norm(hidden) · w, with or before the first linear that reads it */
 void graph_norm(const graph_t *graph, const float *w);
 
 /* normed = hidden */

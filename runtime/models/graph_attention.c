@@ -6,8 +6,7 @@ void graph_project_qkv(const graph_t *graph, const model_layer_t *layer)
 {
     const model_activations_t *act = &graph->model->act;
     const graph_out_t out = {act->qkv, graph->stream->ops->act, act->qkv_stride, K_OUT_STORE};
-    graph_linear(graph->stream, &layer->qkv, act->normed, act->hidden_stride, &out,
-                 graph->batch->rows);
+    graph_linear_of_normed(graph, &layer->qkv, &out);
     graph_add_adapters(graph, &layer->qkv, act->normed, act->hidden_stride, &out);
 }
 

@@ -50,7 +50,7 @@ static void project_gated(const graph_t *graph, const model_linear_t *gate_up)
     const graph_out_t out = {act->ffn, graph->stream->ops->act, act->ffn_stride,
                              is_fused ? K_OUT_SWIGLU : K_OUT_STORE};
 
-    graph_linear(graph->stream, gate_up, act->normed, act->hidden_stride, &out, rows);
+    graph_linear_of_normed(graph, gate_up, &out);
     graph_add_adapters(graph, gate_up, act->normed, act->hidden_stride, &out);
     if (!is_fused) {
         activate(graph, act->ffn, rows, gate_up->rows / 2, act->ffn_stride);
@@ -71,7 +71,8 @@ static void route(const graph_t *graph, const model_layer_t *layer)
     const model_experts_t *experts = &graph->model->config.experts;
     const uint32_t rows = graph->batch->rows;
     const graph_out_t out = {act->expert.logits, K_F32, experts->count, K_OUT_STORE};
-    graph_linear(graph->stream, &layer->router, act->normed, act->hidden_stride, &out, rows);
+    graph_linear_of_normed(graph, &layer->router, &out);
+    graph_add_adapters(graph, &layer->router, act->normed, act->hidden_stride, &out);
     const k_route_args_t args = {
         .logits = act->expert.logits,
         .bias = layer->score_bias,
@@ -98,9 +99,33 @@ static const uint32_t *own_offsets(const graph_t *graph)
     return graph->model->act.expert.offsets + graph->model->cut.experts.first;
 }
 
-/* expert.rows = every slot's expert of its row of normed */
-static void compute_experts(const graph_t *graph, const model_layer_t *layer)
+static void add_to_gate_up(const graph_t *graph, uint32_t index)
 {
+    const model_activations_t *act = &graph->model->act;
+    const model_expert_act_t *expert = &act->expert;
+    const uint32_t dim = graph->model->config.experts.intermediate;
+    const graph_slots_t x = {act->normed, act->hidden_stride, graph->model->config.hidden, true};
+    const graph_slots_t gate = {expert->ffn, expert->ffn_stride, dim, false};
+    const graph_slots_t up = {graph_activation(graph, expert->ffn, dim), expert->ffn_stride, dim,
+                              false};
+    graph_add_expert_adapters(graph, index, ADAPTER_EXPERT_GATE, &x, &gate);
+    graph_add_expert_adapters(graph, index, ADAPTER_EXPERT_UP, &x, &up);
+}
+
+static void add_to_down(const graph_t *graph, uint32_t index)
+{
+    const model_config_t *config = &graph->model->config;
+    const model_activations_t *act = &graph->model->act;
+    const graph_slots_t x = {act->expert.ffn, act->expert.ffn_stride, config->experts.intermediate,
+                             false};
+    const graph_slots_t y = {act->expert.rows, act->hidden_stride, config->hidden, false};
+    graph_add_expert_adapters(graph, index, ADAPTER_EXPERT_DOWN, &x, &y);
+}
+
+/* expert.rows = every slot's expert of its row of normed */
+static void compute_experts(const graph_t *graph, uint32_t index)
+{
+    const model_layer_t *layer = &graph->model->layers[index];
     const model_activations_t *act = &graph->model->act;
     const model_experts_t *experts = &graph->model->config.experts;
     const uint32_t n_experts = graph->model->cut.experts.n;
@@ -133,16 +158,19 @@ static void compute_experts(const graph_t *graph, const model_layer_t *layer)
         .y_stride = act->hidden_stride,
     };
     graph->stream->ops->expert_linear(graph->stream, &gate_up);
+    add_to_gate_up(graph, index);
     activate(graph, expert->ffn, slots, experts->intermediate, expert->ffn_stride);
     graph->stream->ops->expert_linear(graph->stream, &down);
+    add_to_down(graph, index);
 }
 
-static void add_experts(const graph_t *graph, const model_layer_t *layer)
+static void add_experts(const graph_t *graph, uint32_t index)
 {
+    const model_layer_t *layer = &graph->model->layers[index];
     const model_activations_t *act = &graph->model->act;
     const bool has_all = graph->model->cut.experts.n == graph->model->config.experts.count;
     route(graph, layer);
-    compute_experts(graph, layer);
+    compute_experts(graph, index);
     const k_combine_args_t args = {
         .x = act->expert.rows,
         .weights = act->expert.weights,
@@ -170,7 +198,7 @@ void graph_add_ffn(const graph_t *graph, uint32_t index)
 {
     const model_layer_t *layer = &graph->model->layers[index];
     if (model_layer_has_experts(&graph->model->config, index)) {
-        add_experts(graph, layer);
+        add_experts(graph, index);
     } else {
         add_gated(graph, &layer->gate_up, &layer->down, layer->ffn_post_norm, false);
     }

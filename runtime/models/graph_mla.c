@@ -61,6 +61,7 @@ void graph_project_mla(const graph_t *graph, const model_layer_t *layer)
         norm_latent(graph, act->qkv, mla->q_latent, layer->mla_q_norm);
         graph_linear(graph->stream, &layer->mla_q, act->qkv, act->qkv_stride, &out,
                      graph->batch->rows);
+        graph_add_adapters(graph, &layer->mla_q, act->qkv, act->qkv_stride, &out);
     }
     norm_latent(graph, cached_part(graph), mla->kv_latent, layer->mla_kv_norm);
 }
@@ -104,6 +105,11 @@ void graph_attend_mla(const graph_t *graph, uint32_t index)
 
     project_heads(graph, layer->mla_key, q, q_stride, mla->plain + mla->rotary, act->mla_latent,
                   act->mla_latent_stride, mla->kv_latent + mla->rotary);
+    graph_add_head_adapters(graph, index,
+                            &(graph_head_t){q, q_stride, mla->plain + mla->rotary, mla->plain},
+                            &(graph_head_t){act->mla_latent, act->mla_latent_stride,
+                                            mla->kv_latent + mla->rotary, mla->kv_latent},
+                            false);
     write_latents(graph, index, q, q_stride);
     const k_mla_attention_args_t args = {
         .q = act->mla_latent,
@@ -122,4 +128,9 @@ void graph_attend_mla(const graph_t *graph, uint32_t index)
     graph->stream->ops->mla_attention(graph->stream, &args);
     project_heads(graph, layer->mla_value, act->mla_attended, act->mla_attended_stride,
                   mla->kv_latent, act->attended, act->attended_stride, mla->value);
+    graph_add_head_adapters(
+        graph, index,
+        &(graph_head_t){act->mla_attended, act->mla_attended_stride, mla->kv_latent,
+                        mla->kv_latent},
+        &(graph_head_t){act->attended, act->attended_stride, mla->value, mla->value}, true);
 }

@@ -8,6 +8,30 @@
 void graph_add_adapters(const graph_t *graph, const model_linear_t *linear, const void *x,
                         size_t x_stride, const graph_out_t *out);
 
+/* Where heads' activations lie: `dim` elements of each, `step` apart, of rows that are `stride` apart. */
+typedef struct graph_head {
+    void *at;
+    size_t stride;
+    uint32_t step;
+    uint32_t dim;
+} graph_head_t;
+
+/* y of all heads += what adapters of layer `index` add to their keys or values, from x. */
+void graph_add_head_adapters(const graph_t *graph, uint32_t index, const graph_head_t *x,
+                             const graph_head_t *y, bool is_value);
+
+/* Activations of slots, or of the rows that slots belong to. */
+typedef struct graph_slots {
+    void *at;
+    size_t stride;
+    uint32_t dim;
+    bool are_rows;
+} graph_slots_t;
+
+/* y of the slots of this rank's experts += what adapters of layer `index` add to the target, from x. */
+void graph_add_expert_adapters(const graph_t *graph, uint32_t index, adapter_target_t target,
+                               const graph_slots_t *x, const graph_slots_t *y);
+
 /* The array from element `at` on. */
 static inline void *graph_element(void *array, k_dtype_t dtype, size_t at)
 {
@@ -18,6 +42,10 @@ static inline void *graph_activation(const graph_t *graph, void *array, size_t a
 {
     return graph_element(array, graph->stream->ops->act, at);
 }
+
+/* out->y = linear(normed), which this makes first where graph_norm put that off. */
+void graph_linear_of_normed(const graph_t *graph, const model_linear_t *linear,
+                            const graph_out_t *out);
 
 static inline bool graph_is_cut(const graph_t *graph)
 {

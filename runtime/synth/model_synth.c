@@ -19,6 +19,8 @@
 
 #define GGUF_ALIGNMENT 32
 #define ITEM_BYTES     ((size_t)4 << 20) /* filled and written at once */
+#define F8_TILE        128               /* as DeepSeek's and Qwen's checkpoints have it */
+#define F8_DEVIATION   32.0              /* of E4M3 codes, which end at 448 */
 
 /* ---- shapes -------------------------------------------------------------------------------- */
 
@@ -80,12 +82,21 @@ static weft_status_t find_shape(synth_t *synth, weft_diag_t *diag)
     return refuse_shape(options, diag);
 }
 
+/* Names of E4M3 matrices say how scales lie as well. */
+static weft_status_t parse_dtype(synth_t *synth, const char *name)
+{
+    const bool has_tiles = strcmp(name, "fp8_block") == 0;
+    synth->f8_tile = has_tiles ? F8_TILE : 0;
+    return k_dtype_from_name(has_tiles || strcmp(name, "fp8") == 0 ? "f8_e4m3" : name,
+                             &synth->dtype);
+}
+
 static weft_status_t find_dtype(synth_t *synth, weft_diag_t *diag)
 {
     const char *usual = synth->kind == MODEL_FILE_GGUF ? "q4_0" : "bf16";
     const bool is_auto = strcmp(synth->options->dtype, "auto") == 0;
     const char *name = is_auto ? usual : synth->options->dtype;
-    const weft_status_t status = k_dtype_from_name(name, &synth->dtype);
+    const weft_status_t status = parse_dtype(synth, name);
     if (status < 0 || !synth_values_has(synth->dtype)) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "weights of type \"%.64s\" cannot be made",
                          name);
@@ -95,7 +106,9 @@ static weft_status_t find_dtype(synth_t *synth, weft_diag_t *diag)
     if (is_gguf ? info->gguf_type < 0 : info->safetensors[0] == '\0') {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s has no type \"%s\"%s",
                          is_gguf ? "GGUF" : "safetensors", info->name,
-                         is_gguf ? "" : ": take f32, f16 or bf16, or write a .gguf file");
+                         is_gguf
+                             ? ": write a folder, or take another"
+                             : ": take f32, f16, bf16, fp8 or fp8_block, or write a .gguf file");
     }
     return WEFT_OK;
 }
@@ -107,10 +120,20 @@ static bool is_whole(k_dtype_t dtype, uint64_t columns)
     return columns % k_dtype_info(dtype)->block_elements == 0;
 }
 
+/* Checkpoints of E4M3 leave the rest in BF16. */
+static k_dtype_t f8_dtype_of(const model_tensor_want_t *want)
+{
+    const model_tensor_id_t id = want->key.id;
+    const bool is_linear = want->rows > 1 && is_whole(K_F8_32, want->columns) &&
+                           id != MODEL_TENSOR_EMBEDDING && id != MODEL_TENSOR_OUTPUT &&
+                           id != MODEL_TENSOR_ROUTER;
+    return is_linear ? K_F8 : K_BF16;
+}
+
 static k_dtype_t dtype_of(const synth_t *synth, const model_tensor_want_t *want)
 {
     if (synth->kind == MODEL_FILE_HF) {
-        return synth->dtype;
+        return synth->dtype == K_F8 ? f8_dtype_of(want) : synth->dtype;
     }
     if (want->rows == 1) {
         return K_F32;
@@ -154,16 +177,13 @@ static bool is_part(const synth_t *synth, const model_tensor_want_t *want)
     return false;
 }
 
-static weft_status_t place_tensor(void *context, const model_tensor_want_t *want)
+static synth_tensor_t *add_tensor(synth_t *synth, const model_tensor_want_t *want, k_dtype_t dtype)
 {
-    synth_t *synth = context;
-    if (synth->kind == MODEL_FILE_HF && is_part(synth, want)) {
-        return WEFT_ERR_UNSUPPORTED;
-    }
     const uint64_t items = synth->n_tensors == 0 ? 0 : synth->tensors[synth->n_tensors - 1].items;
     synth_tensor_t *tensor = &synth->tensors[synth->n_tensors++];
     tensor->want = *want;
-    tensor->dtype = dtype_of(synth, want);
+    tensor->dtype = dtype;
+    tensor->fan_in = want->columns;
     const k_dtype_info_t *info = k_dtype_info(tensor->dtype);
     tensor->blocks = want->rows * want->columns / info->block_elements;
     tensor->bytes = tensor->blocks * info->block_bytes;
@@ -174,6 +194,29 @@ static weft_status_t place_tensor(void *context, const model_tensor_want_t *want
         synth->data_bytes =
             (synth->data_bytes + GGUF_ALIGNMENT - 1) / GGUF_ALIGNMENT * GGUF_ALIGNMENT;
     }
+    return tensor;
+}
+
+static uint64_t tiles(const synth_t *synth, uint64_t extent)
+{
+    return synth->f8_tile == 0 ? 1 : (extent + synth->f8_tile - 1) / synth->f8_tile;
+}
+
+static weft_status_t place_tensor(void *context, const model_tensor_want_t *want)
+{
+    synth_t *synth = context;
+    if (synth->kind == MODEL_FILE_HF && is_part(synth, want)) {
+        return WEFT_ERR_UNSUPPORTED;
+    }
+    const synth_tensor_t *tensor = add_tensor(synth, want, dtype_of(synth, want));
+    if (tensor->dtype == K_F8) {
+        model_tensor_want_t scales = *want;
+        scales.rows = tiles(synth, want->rows);
+        scales.columns = tiles(synth, want->columns);
+        synth_tensor_t *beside = add_tensor(synth, &scales, K_F32);
+        beside->is_scales = true;
+        beside->fan_in = want->columns;
+    }
     return WEFT_OK;
 }
 
@@ -181,6 +224,7 @@ static weft_status_t place_tensors(synth_t *synth, weft_diag_t *diag)
 {
     uint32_t n = 0;
     model_tensors_visit(&synth->config, synth->kind, count_tensor, &n);
+    n *= synth->dtype == K_F8 ? 2 : 1; /* each may have scales */
     synth->tensors = weft_calloc(n, sizeof(*synth->tensors), "synth.tensors");
     if (synth->tensors == NULL) {
         return WEFT_ERR_NO_MEMORY;
@@ -232,9 +276,15 @@ static void init_values(const synth_t *synth, const synth_tensor_t *tensor,
 {
     const model_tensor_want_t *want = &tensor->want;
     const uint64_t key = synth_mix(synth_mix(synth->options->seed, want->key.id), want->key.layer);
+    const double size = 1 / sqrt((double)tensor->fan_in);
     double mean = 0;
-    double deviation = want->rows == 1 ? 0.02 : 1 / sqrt((double)want->columns);
-    if (model_tensor_is_scale(want->key.id)) {
+    double deviation = want->rows == 1 ? 0.02 : size;
+    if (tensor->is_scales) {
+        mean = size / F8_DEVIATION;
+        deviation = mean / 10;
+    } else if (tensor->dtype == K_F8) {
+        deviation = F8_DEVIATION;
+    } else if (model_tensor_is_scale(want->key.id)) {
         mean = synth->kind == MODEL_FILE_GGUF ? 1 : 1 - (double)synth->config.norm_offset;
         deviation = 0.1;
     }

@@ -31,6 +31,8 @@ typedef struct synth_shape {
 typedef struct synth_tensor {
     model_tensor_want_t want;
     k_dtype_t dtype;
+    bool is_scales;  /* of the E4M3 matrix before it, whose name it has with an end of its own */
+    uint64_t fan_in; /* columns of the matrix */
     uint64_t blocks; /* elements for types without blocks */
     uint64_t bytes;
     uint64_t offset; /* from the first tensor's data */
@@ -43,6 +45,7 @@ typedef struct synth {
     model_config_t config;
     model_file_kind_t kind;
     k_dtype_t dtype;
+    uint32_t f8_tile;        /* rows and columns that share a scale; 0: the whole matrix */
     synth_tensor_t *tensors; /* [n_tensors] */
     uint32_t n_tensors;
     uint64_t data_bytes;

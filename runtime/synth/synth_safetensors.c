@@ -17,6 +17,11 @@ static void put_tensor(const synth_t *synth, const synth_tensor_t *tensor, weft_
     char name[SYNTH_NAME_BYTES];
     const model_tensor_want_t *want = &tensor->want;
     model_tensor_name(&synth->config, synth->kind, want->key, name, sizeof(name));
+    if (tensor->is_scales) { /* x.weight_scale, or with tiles x.weight_scale_inv */
+        const size_t length = strlen(name);
+        snprintf(name + length, sizeof(name) - length, "%s",
+                 synth->f8_tile == 0 ? "_scale" : "_scale_inv");
+    }
     weft_json_key(json, name);
     weft_json_begin_object(json);
     weft_json_put_string(json, "dtype", k_dtype_info(tensor->dtype)->safetensors);
@@ -79,6 +84,22 @@ static void put_shape(const synth_shape_t *shape, weft_json_t *json)
     weft_json_put_bool(json, "tie_word_embeddings", shape->is_tied);
 }
 
+static void put_f8(const synth_t *synth, weft_json_t *json)
+{
+    weft_json_key(json, "quantization_config");
+    weft_json_begin_object(json);
+    weft_json_put_string(json, "quant_method", "fp8");
+    weft_json_put_string(json, "activation_scheme", "dynamic");
+    if (synth->f8_tile > 0) {
+        weft_json_key(json, "weight_block_size");
+        weft_json_begin_array(json);
+        weft_json_u64(json, synth->f8_tile);
+        weft_json_u64(json, synth->f8_tile);
+        weft_json_end_array(json);
+    }
+    weft_json_end_object(json);
+}
+
 void synth_config_json(const synth_t *synth, weft_buffer_t *out)
 {
     const synth_shape_t *shape = synth->shape;
@@ -99,6 +120,9 @@ void synth_config_json(const synth_t *synth, weft_buffer_t *out)
     put_shape(shape, &json);
     weft_json_put_u64(&json, "bos_token_id", SYNTH_BOS);
     weft_json_put_u64(&json, "eos_token_id", SYNTH_EOS);
+    if (synth->dtype == K_F8) {
+        put_f8(synth, &json);
+    }
     if (shape->more[0] != '\0') {
         weft_buffer_printf(out, ", %s", shape->more);
     }

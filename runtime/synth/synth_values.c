@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/float8.h"
+
 #define GOLDEN UINT64_C(0x9e3779b97f4a7c15)
 
 uint64_t synth_mix(uint64_t a, uint64_t b)
@@ -46,6 +48,7 @@ static void tabulate(synth_values_t *values, const synth_normal_t *normal, doubl
         const float x = (float)(mean + deviation * normal->quantile[i]);
         memcpy(&values->wide[i], &x, sizeof(x));
         values->narrow[i] = values->dtype == K_BF16 ? k_f32_to_bf16(x) : k_f32_to_f16(x);
+        values->bytes[i] = weft_f32_to_f8(x);
     }
 }
 
@@ -78,6 +81,18 @@ static void fill_narrow(const synth_values_t *values, uint64_t first, size_t n, 
     }
     for (; i < n; i++) {
         y[i] = values->narrow[quantile_of(synth_mix(values->key, (first + i) / 4), first + i)];
+    }
+}
+
+static void fill_bytes(const synth_values_t *values, uint64_t first, size_t n, void *out)
+{
+    uint8_t *y = out;
+    for (size_t i = 0; i < n;) {
+        const uint64_t word = synth_mix(values->key, (first + i) / 4);
+        do {
+            y[i] = values->bytes[quantile_of(word, first + i)];
+            i++;
+        } while (i < n && (first + i) % 4 != 0);
     }
 }
 
@@ -207,7 +222,8 @@ static void fill_blocks(const synth_values_t *values, uint64_t first, size_t n, 
 
 bool synth_values_has(k_dtype_t dtype)
 {
-    return dtype == K_F32 || dtype == K_F16 || dtype == K_BF16 || kinds[dtype].set_scales != NULL;
+    return dtype == K_F32 || dtype == K_F16 || dtype == K_BF16 || dtype == K_F8 ||
+           kinds[dtype].set_scales != NULL;
 }
 
 void synth_values_init(synth_values_t *values, const synth_normal_t *normal, k_dtype_t dtype,
@@ -228,6 +244,8 @@ void synth_values_fill(const synth_values_t *values, uint64_t first, size_t n, v
         fill_wide(values, first, n, out);
     } else if (values->dtype == K_F16 || values->dtype == K_BF16) {
         fill_narrow(values, first, n, out);
+    } else if (values->dtype == K_F8) {
+        fill_bytes(values, first, n, out);
     } else {
         fill_blocks(values, first, n, out);
     }

@@ -28,6 +28,7 @@ typedef struct synth_values {
     uint64_t key;
     uint32_t wide[SYNTH_QUANTILES];   /* bits of F32 values */
     uint16_t narrow[SYNTH_QUANTILES]; /* of F16 and BF16 ones */
+    uint8_t bytes[SYNTH_QUANTILES];   /* of E4M3 ones */
     uint16_t scales[256];             /* F16 steps of blocks: half of them negative */
     uint16_t offsets[256];            /* what centres a block of unsigned values, beside it */
     uint8_t exponent;                 /* the lower of the two powers of two that E8M0 scales are */
@@ -36,7 +37,7 @@ typedef struct synth_values {
 /* Whether weights of this type can be made. */
 bool synth_values_has(k_dtype_t dtype);
 
-/* mean is heeded by F32, F16 and BF16; blocks have mean 0. */
+/* mean is heeded by types without blocks; blocks have mean 0. */
 void synth_values_init(synth_values_t *values, const synth_normal_t *normal, k_dtype_t dtype,
                        uint64_t key, double mean, double deviation);
 

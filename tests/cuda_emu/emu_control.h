@@ -27,7 +27,7 @@ void emu_set_schedule(emu_schedule_t schedule, uint64_t seed);
 /* Compute capability of the device, 90 at first (WEFT_EMU_CAPABILITY); 80 leaves Hopper out. */
 void emu_set_capability(int capability);
 
-/* The n-th cudaMalloc from now fails, n ≥ 1; 0: none does. */
+/* The n-th cudaMalloc or graph from now fails, n ≥ 1; 0: none does. */
 void emu_fail_alloc(uint64_t n);
 
 /* Kernels started so far whose launch text contains `name`. */

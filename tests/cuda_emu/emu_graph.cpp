@@ -83,6 +83,9 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureSta
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
 {
     Entry entry;
+    if (!take_device_memory(0)) {
+        return give(cudaErrorMemoryAllocation);
+    }
     *exec = new CUgraphExec_st{graph->works};
     return give(sticky_error());
 }

@@ -18,10 +18,13 @@ typedef struct worker_kind {
 
 static void pull_a_prompt(const worker_kind_t *from, const worker_kind_t *to)
 {
+    const bool is_rough = strcmp(from->dtype, "int8") == 0 || strcmp(to->dtype, "int8") == 0;
     const transfer_worker_config_t p = {
         .device = from->device, .dtype = from->dtype, .block_tokens = from->block_tokens};
-    const transfer_worker_config_t d = {
-        .device = to->device, .dtype = to->dtype, .block_tokens = to->block_tokens};
+    const transfer_worker_config_t d = {.device = to->device,
+                                        .dtype = to->dtype,
+                                        .block_tokens = to->block_tokens,
+                                        .tolerance = is_rough ? 0.1f : 0};
     kv_block_id_t blocks[TRANSFER_RIG_BLOCKS];
     kv_transfer_params_t params;
     transfer_worker_open(&prefill, &p);
@@ -48,6 +51,9 @@ static void a_gpu_takes_blocks_of_a_gpu(void **state)
         {{"cuda", "bf16", 16}, {"cuda", "bf16", 16}},
         {{"cuda", "bf16", 16}, {"cuda", "bf16", 64}},
         {{"cuda", "f32", 64}, {"cuda", "bf16", 16}},
+        {{"cuda", "bf16", 16}, {"cuda", "int8", 16}},
+        {{"cuda", "int8", 16}, {"cuda", "int8", 64}},
+        {{"cuda", "f16", 16}, {"cuda", "f8_e4m3", 32}},
     };
     (void)state;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(pairs); i++) {
@@ -60,6 +66,8 @@ static void a_gpu_takes_blocks_of_a_cpu(void **state)
     static const worker_kind_t pairs[][2] = {
         {{"cpu", "bf16", 16}, {"cuda", "bf16", 16}},
         {{"cpu", "f16", 64}, {"cuda", "bf16", 16}},
+        {{"cpu", "bf16", 16}, {"cuda", "int8", 16}},
+        {{"cpu", "int8", 16}, {"cuda", "int8", 16}},
     };
     (void)state;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(pairs); i++) {
@@ -72,6 +80,7 @@ static void a_cpu_takes_blocks_of_a_gpu(void **state)
     static const worker_kind_t pairs[][2] = {
         {{"cuda", "bf16", 16}, {"cpu", "bf16", 64}},
         {{"cuda", "bf16", 16}, {"cpu", "f16", 16}},
+        {{"cuda", "int8", 16}, {"cpu", "f8_e4m3", 32}},
     };
     (void)state;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(pairs); i++) {

@@ -92,15 +92,17 @@ class Peer:
     def connect(self, peer):
         self.agent.make_connection(peer)
 
+    # port 0: by way of etcd.
+
     def fetch(self, peer, port):
-        self.agent.fetch_remote_metadata(peer, "127.0.0.1", port)
+        self.agent.fetch_remote_metadata(peer, "127.0.0.1" if port else "", port)
         self.wait_until(lambda: self.knows(peer), f"metadata of {peer}")
 
     def send(self, port):
-        self.agent.send_local_metadata("127.0.0.1", port)
+        self.agent.send_local_metadata("127.0.0.1" if port else "", port)
 
     def leave(self, port):
-        self.agent.invalidate_local_metadata("127.0.0.1", port)
+        self.agent.invalidate_local_metadata("127.0.0.1" if port else "", port)
 
     def wait_for(self, peer, known):
         self.wait_until(lambda: self.knows(peer) == known, f"{peer}: {known}")
@@ -140,6 +142,25 @@ class Peer:
         state = self.run(handle)
         self.agent.release_xfer_handle(handle)
         return state
+
+    def estimate(self, peer, local, remote):
+        """Before and after the transfer was run: the answer, or the error."""
+        handle = self.agent.initialize_xfer(
+            "READ", self.agent.get_xfer_descs([tuple(local)], "DRAM"),
+            self.agent.get_xfer_descs([tuple(remote)], "DRAM"), peer)
+        found = []
+        for _ in range(2):
+            try:
+                found.append(self.agent.estimate_xfer_cost(handle)[0])
+            except Exception as error:
+                found.append(type(error).__name__)
+            self.run(handle)
+        self.agent.release_xfer_handle(handle)
+        return found
+
+    def query(self, paths):
+        rows = [(0, 0, 0, path) for path in paths]
+        return self.agent.query_memory(rows, "UCX", "FILE")
 
     def keep_moving(self, local, remote, n):
         """Reads n blocks over and over until that fails; how often it went well, and the error."""

@@ -29,9 +29,10 @@ def hang_up(end):
 
 
 class NoisyWire:
-    """side_port: to be given out as the worker's. flipped, cuts: what was done so far."""
+    """host, side_port: to be given out as the worker's. flipped, cuts: what was done so far."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, host="127.0.0.1"):
+        self.host = host
         self.draw = random.Random(seed)
         self.lock = threading.Lock()
         self.target = None
@@ -42,10 +43,10 @@ class NoisyWire:
         self.loud.set()
         self.ended = threading.Event()
         self.pairs = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((host, 0))
         self.side = zmq.Context.instance().socket(zmq.ROUTER)
         self.side.linger = 0
-        self.side_port = self.side.bind_to_random_port("tcp://127.0.0.1")
+        self.side_port = self.side.bind_to_random_port(f"tcp://{host}")
         self.threads = [threading.Thread(target=run, daemon=True)
                         for run in (self._answer, self._accept)]
         for thread in self.threads:

@@ -22,6 +22,12 @@ GOLDEN = [s for s in json.loads((TINY / "golden.json").read_text())["sequences"]
 HEADER = "X-data-parallel-rank"
 
 
+def value_of(pid, flag):
+    """That a process was started with."""
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return words[words.index(flag) + 1]
+
+
 class Ranks(Server):
     """A data-parallel service; urls[r]: of this machine's rank r, in order."""
 
@@ -43,8 +49,7 @@ class Ranks(Server):
     def pid(self, rank):
         children = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
         for pid in open(children).read().split():
-            words = open(f"/proc/{pid}/cmdline").read().split("\0")
-            if words[words.index("--data-parallel-rank") + 1] == str(rank):
+            if value_of(pid, "--data-parallel-rank") == str(rank):
                 return int(pid)
         raise AssertionError(f"no process of rank {rank}")
 
@@ -100,6 +105,14 @@ def test_every_rank_gives_the_models_tokens(start_ranks):
     for rank, url in server.urls.items():
         assert served(url) == (str(rank), 2 * len(GOLDEN))
     assert server.stop(signal.SIGINT) == 0, "".join(server.lines)
+
+
+def test_copies_that_are_cut_share_the_cores_among_all_their_ranks(start_ranks):
+    server = start_ranks("--tensor-parallel-size", "2")
+    for rank, url in server.urls.items():
+        assert tokens(ask(url, GOLDEN[0])) == GOLDEN[0]["greedy"]
+        threads = int(value_of(server.pid(rank), "--threads"))
+        assert threads == 1 or 4 * threads <= len(os.sched_getaffinity(0))
 
 
 def test_a_stream_passes_from_rank_to_rank(start_ranks):

@@ -6,6 +6,7 @@ Every agent is a process of its own, fabric_peer.py.
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,10 @@ import threading
 import uuid
 from pathlib import Path
 
+import httpx
 import pytest
+
+from conftest import wait_for
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE.parents[1]
@@ -248,6 +252,80 @@ def test_metadata_go_over_sockets(kinds, start_peer):
     assert first.words(name="pool", at=0, n=3) == words_of_block(1_000_000, 9)
     first.leave(port=ports[1])
     second.wait_for(peer=first.name, known=False)
+
+
+@pytest.fixture
+def etcd(tmp_path, monkeypatch):
+    """A server of one's own, told of to the agents."""
+    program = shutil.which("etcd")
+    if program is None:
+        pytest.skip("etcd is not installed")
+    url, peers = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    with subprocess.Popen([program, "--data-dir", tmp_path / "etcd", "--listen-client-urls", url,
+                           "--advertise-client-urls", url, "--listen-peer-urls", peers],
+                          stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(lambda: is_up(url), what="etcd")
+            monkeypatch.setenv("NIXL_ETCD_ENDPOINTS", url)
+            yield
+        finally:
+            process.kill()
+
+
+def is_up(url):
+    try:
+        return httpx.get(url + "/health").json()["health"] == "true"
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("kinds", PAIRS, ids=lambda kinds: f"{kinds[0]}-to-{kinds[1]}")
+def test_metadata_go_by_way_of_etcd(kinds, etcd, start_peer):
+    first, second = (start_peer(kind, "tcp") for kind in kinds)
+    for peer, base in ((first, 0), (second, 1_000_000)):
+        peer.base = peer.allocate(name="pool", size=64 * BLOCK, first=base)
+    second.send(port=0)
+    first.fetch(peer=second.name, port=0)
+    first.send(port=0)
+    second.fetch(peer=first.name, port=0)
+    assert first.move(operation="READ", peer=second.name, local=blocks(first, [0]),
+                      remote=blocks(second, [9]), notification="met") == ["DONE"]
+    assert second.notifications(n=1) == [[first.name, "met"]]
+    assert first.words(name="pool", at=0, n=3) == words_of_block(1_000_000, 9)
+    second.leave(port=0)
+    first.wait_for(peer=second.name, known=False)
+
+
+@pytest.mark.parametrize("kind", ["weft", "nixl"])
+def test_an_agent_moves_blocks_within_itself(kind, start_peer, wire):
+    peer = start_peer(kind, wire)
+    peer.base = peer.allocate(name="pool", size=64 * BLOCK, first=0)
+    for operation, local, remote, to, got in (("READ", 5, 60, 5, 60), ("WRITE", 7, 50, 50, 7)):
+        assert peer.move(operation=operation, peer=peer.name, local=blocks(peer, [local]),
+                         remote=blocks(peer, [remote]), notification="") == ["DONE"]
+        assert peer.words(name="pool", at=to * WORDS, n=3) == words_of_block(0, got)
+    more = peer.allocate(name="more", size=16 * BLOCK, first=5_000_000)
+    assert peer.move(operation="READ", peer=peer.name, local=blocks(peer, [1]),
+                     remote=[(more + BLOCK, BLOCK, 0)], notification="") == ["DONE"]
+    assert peer.words(name="pool", at=WORDS, n=3) == words_of_block(5_000_000, 1)
+
+
+def test_a_transfers_cost_is_known_once_one_was_run(start_peer):
+    first, second = (start_peer("weft", "tcp") for _ in range(2))
+    size = 4 << 20
+    for peer in (first, second):
+        peer.base = peer.allocate(name="pool", size=size, first=0)
+    first.add(metadata=second.metadata())
+    before, after = first.estimate(peer=second.name, local=(first.base, size, 0),
+                                   remote=(second.base, size, 0))
+    assert before == "nixlNotFoundError" and after > 0
+
+
+def test_files_are_told_of_by_path(start_peer, tmp_path):
+    peer = start_peer("weft", "tcp")
+    (tmp_path / "there").write_bytes(b"x" * 77)
+    there, missing = peer.query(paths=[str(tmp_path / "there"), str(tmp_path / "missing")])
+    assert there["size"] == "77" and missing is None
 
 
 @pytest.mark.parametrize("kinds", [("weft", "weft"), ("weft", "nixl"), ("nixl", "weft")],

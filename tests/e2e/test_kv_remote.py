@@ -4,6 +4,7 @@ import random
 import re
 import signal
 import socket
+import subprocess
 import threading
 
 import httpx
@@ -144,3 +145,15 @@ def test_answers_stay_right_while_the_owner_forgets_and_dies(start_server, expec
     assert remote(reader, "hit_blocks_total") > 0
     reader.wait_until_idle()
     assert reader.stop() == 0
+
+
+@pytest.mark.parametrize("flag, value, said", [
+    ("--kv-remote-peers", "foo", "--kv-remote-peers: foo is not host:port"),
+    ("--kv-remote-peers", "a:5800,b:0", "--kv-remote-peers: b:0: nobody is to be reached there"),
+    ("--kv-remote-listen", "5800", "--kv-remote-listen: 5800 is not host:port"),
+])
+def test_addresses_that_are_none_end_the_start(flag, value, said):
+    need_server()
+    done = subprocess.run(command(flag, value), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert said in done.stderr

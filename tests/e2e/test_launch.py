@@ -515,6 +515,69 @@ def test_ranks_end_with_their_ssh(launch, fake_ssh):
     assert not one.relatives()
 
 
+# ---- hosts that are lost, with restarts ------------------------------------------------------
+
+PLACE = "echo $FAKE_HOST $WEFT_RANK $WEFT_EPOCH $PPID; exec sleep 1000"
+
+
+def agent_of(one, host):
+    """Of the ranks that said PLACE last."""
+    return [int(line.split()[3]) for line in one.lines if line.startswith(host + " ")][-1]
+
+
+def test_ranks_of_a_lost_host_are_started_there_again(launch, fake_ssh):
+    one = launch("-H", "a:1,b:2", "--restarts", "2", "--ssh", str(fake_ssh), "sh", "-c", PLACE)
+    one.wait_for_lines(3)
+    for losses in (1, 2):
+        os.kill(agent_of(one, "b"), signal.SIGKILL)
+        one.wait_for_lines(3 + 2 * losses)
+        again = [line.split()[:2] for line in one.lines[-2:]]
+        assert sorted(again) == [["b", "1"], ["b", "2"]]
+        said = f"signal 9 (Killed); it is tried again ({losses} of 2)"
+        wait_for(lambda said=said: said in one.error_text(), SECONDS, said)
+    os.kill(agent_of(one, "b"), signal.SIGKILL)
+    assert one.wait() == 1
+    assert one.errors[-1].endswith("host b is lost: its agent was killed by signal 9 (Killed)")
+    assert not one.relatives()
+
+
+def test_a_lost_host_of_rank_0_takes_all_along(launch, fake_ssh):
+    one = launch("-H", "a:1,b:1", "--restarts", "1", "--ssh", str(fake_ssh), "sh", "-c", PLACE)
+    one.wait_for_lines(2)
+    os.kill(agent_of(one, "a"), signal.SIGKILL)
+    one.wait_for_lines(4)
+    assert sorted(line.split()[:3] for line in one.lines) == [
+        ["a", "0", "0"], ["a", "0", "1"], ["b", "1", "0"], ["b", "1", "1"]]
+    one.process.send_signal(signal.SIGTERM)
+    assert one.wait() == 143
+
+
+def lose_for_good(one, fake_ssh):
+    """Host b, which refuses from now on."""
+    fake_ssh.write_text(fake_ssh.read_text().replace("dead*)", "dead*|b)"))
+    os.kill(agent_of(one, "b"), signal.SIGKILL)
+    wait_for(lambda: "host b cannot be reached yet" in one.error_text(), SECONDS, "a try")
+
+
+def test_a_host_that_stays_lost_ends_the_job(launch, fake_ssh):
+    one = launch("-H", "a:1,b:1", "--restarts", "9", "--connect-timeout", "2", "--ssh", str(fake_ssh),
+                 "sh", "-c", PLACE)
+    one.wait_for_lines(2)
+    lose_for_good(one, fake_ssh)
+    assert one.wait() == 1
+    assert "host b cannot be reached again: tried for 2 s" in one.error_text()
+    assert not one.relatives()
+
+
+def test_who_asks_for_the_end_waits_for_no_lost_host(launch, fake_ssh):
+    one = launch("-H", "a:1,b:1", "--restarts", "9", "--ssh", str(fake_ssh), "sh", "-c", PLACE)
+    one.wait_for_lines(2)
+    lose_for_good(one, fake_ssh)
+    one.process.send_signal(signal.SIGTERM)
+    assert one.wait() == 143
+    assert not one.relatives()
+
+
 def free_port(host):
     with socket.socket() as probe:
         probe.bind((host, 0))
@@ -689,6 +752,19 @@ def test_nothing_of_fake_hosts_outlives_a_killed_launcher(launch):
     one.process.kill()
     one.process.wait()
     wait_for(lambda: not one.relatives() and devices() == before, SECONDS, "the end of all")
+
+
+@needs_namespaces
+def test_what_a_lost_agent_leaves_ends_before_its_ranks_start_again(launch):
+    script = "setsid sleep 1000 & echo $WEFT_RANK $! $PPID; wait"
+    one = launch("--fake-hosts", "2", "--restarts", "1", "sh", "-c", script)
+    one.wait_for_lines(2)
+    _, helper, agent = next(line.split() for line in one.lines if line[0] == "1")
+    os.kill(int(agent), signal.SIGKILL)
+    one.wait_for_lines(3)
+    assert one.lines[2].startswith("1 ") and state(int(helper)) is None
+    one.process.send_signal(signal.SIGTERM)
+    assert one.wait() == 143
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="needs setpriv, being root")

@@ -28,8 +28,10 @@ def read_safetensors(path):
     for name, entry in json.loads(raw[8:8 + size]).items():
         if name != "__metadata__":
             begin, end = entry["data_offsets"]
-            words = numpy.frombuffer(raw[8 + size + begin:8 + size + end], dtype="<u2")
-            tensors[name] = (words.astype("<u4") << 16).view("<f4").reshape(entry["shape"])
+            data = raw[8 + size + begin:8 + size + end]
+            words = (numpy.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4") \
+                if entry["dtype"] == "BF16" else numpy.frombuffer(data, "<f4")
+            tensors[name] = words.reshape(entry["shape"])
     return tensors
 
 
@@ -44,21 +46,21 @@ def write_safetensors(path, tensors):
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def make_adapter(folder, seed, rank, alpha, modules=SHAPES, rslora=False):
-    """A folder as PEFT writes it, and what it adds to each weight."""
+def make_adapter(folder, seed, rank, alpha, modules=SHAPES, rslora=False, shapes=None):
+    """A folder as PEFT writes it, and what it adds to each weight. shapes: of whole names."""
     draw = numpy.random.default_rng(seed)
     folder.mkdir()
     tensors, added = {}, {}
-    for layer in range(LAYERS):
-        for module in modules:
-            out, wide = SHAPES[module]
-            a = draw.normal(0, 0.05, (rank, wide)).astype("<f4")
-            b = draw.normal(0, 0.05, (out, rank)).astype("<f4")
-            name = f"model.layers.{layer}.{module}"
-            tensors[f"base_model.model.{name}.lora_A.weight"] = a
-            tensors[f"base_model.model.{name}.lora_B.weight"] = b
-            scale = alpha / (rank ** 0.5 if rslora else rank)
-            added[f"{name}.weight"] = scale * (b.astype("f8") @ a.astype("f8"))
+    if shapes is None:
+        shapes = {f"model.layers.{layer}.{module}": SHAPES[module]
+                  for layer in range(LAYERS) for module in modules}
+    for name, (out, wide) in shapes.items():
+        a = draw.normal(0, 0.05, (rank, wide)).astype("<f4")
+        b = draw.normal(0, 0.05, (out, rank)).astype("<f4")
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b
+        scale = alpha / (rank ** 0.5 if rslora else rank)
+        added[f"{name}.weight"] = scale * (b.astype("f8") @ a.astype("f8"))
     write_safetensors(folder / "adapter_model.safetensors", tensors)
     (folder / "adapter_config.json").write_text(json.dumps(
         {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "use_rslora": rslora, "bias": "none",
@@ -66,8 +68,8 @@ def make_adapter(folder, seed, rank, alpha, modules=SHAPES, rslora=False):
     return added
 
 
-def merge(folder, added):
-    shutil.copytree(TINY / "llama", folder)
+def merge(folder, added, base="llama"):
+    shutil.copytree(TINY / base, folder)
     tensors = read_safetensors(folder / "model.safetensors")
     write_safetensors(folder / "model.safetensors",
                       {name: tensor + added.get(name, 0) for name, tensor in tensors.items()})
@@ -248,3 +250,42 @@ def test_tensors_that_do_not_fit_are_named(made, tmp_path, name, shape, said):
     assert server.process.wait(60) != 0
     server.reader.join()
     assert any("--lora-modules" in line and said in line for line in server.lines), server.lines
+
+
+def linears_of(base):
+    """Shapes of what adapters may add to, by name: all matrices of layers."""
+    return {name.removesuffix(".weight"): tensor.shape
+            for name, tensor in read_safetensors(TINY / base / "model.safetensors").items()
+            if name.startswith("model.layers.") and tensor.ndim == 2}
+
+
+@pytest.mark.parametrize("base, flags", [
+    ("llama", ["-tp", "2"]), ("llama", ["-pp", "2"]), ("mistral", ["-tp", "2", "-pp", "2"]),
+    ("mixtral", []), ("mixtral", ["-tp", "2"]), ("qwen3-moe", []), ("qwen3-moe", ["-tp", "2", "--enable-expert-parallel"]),
+    ("gemma3", ["-tp", "2"]), ("deepseek-v2", []), ("deepseek-v3", []), ("deepseek-v2", ["-tp", "2"]),
+    ("deepseek-v3", ["-tp", "2", "-pp", "2"])], ids=lambda value: "".join(value) or "alone")
+def test_every_kind_of_model_takes_adapters_whole_or_cut(tmp_path, base, flags):
+    added = make_adapter(tmp_path / "x", 7, 8, 16, shapes=linears_of(base))
+    merge(tmp_path / "merged", added, base)
+    lora = serve(TINY / base, "--enable-lora", "--lora-modules", f"x={tmp_path}/x", *flags)
+    merged = serve(tmp_path / "merged")
+    for server in (lora, merged):
+        server.wait_until_listening()
+    expected = complete(merged, "base")
+    plain = complete(lora, "base")
+    assert_alike(complete(lora, "x"), expected)
+    assert not numpy.allclose(plain[1], expected[1], atol=1e-2)
+    for server in (lora, merged):
+        assert server.stop() == 0, "".join(server.lines[-20:])
+
+
+@pytest.mark.parametrize("base, name, shape", [
+    ("mixtral", "block_sparse_moe.experts.4.w1", (64, HIDDEN)), ("mixtral", "mlp.up_proj", (64, HIDDEN)),
+    ("llama", "mlp.experts.0.up_proj", (64, HIDDEN)), ("gpt-oss", "mlp.experts.0.up_proj", (64, HIDDEN)),
+    ("deepseek-v2", "self_attn.q_a_proj", (32, HIDDEN)), ("deepseek-v3", "self_attn.q_proj", (128, HIDDEN))])
+def test_what_a_layer_does_not_have_is_named(tmp_path, base, name, shape):
+    make_adapter(tmp_path / "x", 7, 8, 16, shapes={f"model.layers.0.{name}": shape})
+    server = serve(TINY / base, "--enable-lora", "--lora-modules", f"x={tmp_path}/x")
+    assert server.process.wait(60) != 0
+    server.reader.join()
+    assert any(name in line and "that the layer has" in line for line in server.lines), server.lines

@@ -4,18 +4,17 @@
 The link is taken down in the middle of a pull. The wire is slowed down, so that there is a middle.
 Needs root, ip and tc. WEFT_TEST_SEED draws prompts and moments; WEFT_TEST_LONG: also long silences.
 """
-import contextlib
-import ctypes
 import os
 import random
-import shutil
 import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
+import netns
 from conftest import Server, command, need_server, wait_for
+from netns import inside, run
 from test_pd import LEGS, choices, completion, ids, post, prefill, prefill_leg, transfer
 
 SEED = int(os.environ.get("WEFT_TEST_SEED", "1"))
@@ -25,45 +24,6 @@ if os.environ.get("WEFT_TEST_LONG"):
 HOSTS = ("10.213.70.1", "10.213.70.2")
 RATE = "200mbit"  # of the wire: a prompt's blocks take a second or more
 FLAGS = ("--max-model-len", "1536", "--num-gpu-blocks-override", "200", "--threads", "1")
-CLONE_NEWNET = 0x40000000
-
-
-def missing():
-    """What this needs and is not there, or None."""
-    if os.geteuid() != 0:
-        return "needs root, to make network namespaces"
-    for tool in ("ip", "tc"):
-        if not shutil.which(tool):
-            return f"needs {tool} (iproute2)"
-    name = f"weft-probe-{os.getpid()}"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        return f"needs network namespaces: {made.stderr.strip()}"
-    subprocess.run(["ip", "netns", "del", name], check=True)
-    return None
-
-
-def sweep():
-    """Namespaces of runs that were killed."""
-    for path in Path("/run/netns").glob("weft-[pd]-*"):
-        if not Path("/proc", path.name.rsplit("-", 1)[1]).exists():
-            subprocess.run(["ip", "netns", "del", path.name], capture_output=True, check=False)
-
-
-def run(*words):
-    subprocess.run(words, check=True, capture_output=True, text=True, timeout=20)
-
-
-@contextlib.contextmanager
-def inside(space):
-    """Sockets that this thread makes here belong to the namespace."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{space}") as there:
-        assert libc.setns(there.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        try:
-            yield
-        finally:
-            assert libc.setns(home.fileno(), CLONE_NEWNET) == 0
 
 
 class Worker(Server):
@@ -97,9 +57,9 @@ class Worker(Server):
 def spaces():
     """Two namespaces, one veth pair."""
     need_server()
-    if reason := missing():
+    if reason := netns.missing():
         pytest.skip(reason)
-    sweep()
+    netns.sweep()
     names = [f"weft-{end}-{os.getpid()}" for end in "pd"]
     devices = [f"wv{end}{os.getpid()}" for end in "pd"]
     try:

@@ -182,21 +182,25 @@ typedef struct layer {
     uint32_t n;
 } layer_t;
 
+static k_weight_t pack_expert(k_stream_t *stream, test_random_t *random, k_dtype_t dtype,
+                              uint32_t rows, uint32_t columns, weft_mem_t *mem_out)
+{
+    uint8_t *source = random_weights(random, dtype, (size_t)rows * columns);
+    const k_weight_part_t part = {.data = source, .rows = rows};
+    const size_t bytes = stream->ops->weight_bytes(dtype, K_WEIGHT_ROWS, rows, columns);
+    assert_status(open_cpu()->ops->alloc(open_cpu(), bytes, 0, mem_out), WEFT_OK);
+    stream->ops->weight_pack(stream, dtype, K_WEIGHT_ROWS, columns, &part, 1, mem_out->addr);
+    test_free(source);
+    return (k_weight_t){.dtype = dtype, .rows = rows, .columns = columns, .data = mem_out->addr};
+}
+
 static void make_layer(k_stream_t *stream, test_random_t *random, uint32_t n, k_dtype_t dtype,
                        layer_t *layer)
 {
     layer->n = n;
     layer->bias = random_floats(random, (size_t)n * OUT);
     for (uint32_t e = 0; e < n; e++) {
-        uint8_t *source = random_weights(random, dtype, (size_t)OUT * DIM);
-        const k_weight_part_t part = {.data = source, .rows = OUT};
-        const size_t bytes = stream->ops->weight_bytes(dtype, K_WEIGHT_ROWS, OUT, DIM);
-        assert_status(open_cpu()->ops->alloc(open_cpu(), bytes, 0, &layer->memory[e]), WEFT_OK);
-        stream->ops->weight_pack(stream, dtype, K_WEIGHT_ROWS, DIM, &part, 1,
-                                 layer->memory[e].addr);
-        layer->experts[e] = (k_weight_t){
-            .dtype = dtype, .rows = OUT, .columns = DIM, .data = layer->memory[e].addr};
-        test_free(source);
+        layer->experts[e] = pack_expert(stream, random, dtype, OUT, DIM, &layer->memory[e]);
     }
 }
 
@@ -307,6 +311,85 @@ static void experts_give_a_row_the_same_bits_in_any_batch(void **state)
     each_isa(check_alone, 42);
 }
 
+/* More experts, and more rows of some, than the kernels take at a time; some have none. */
+static void check_many(const char *isa, test_random_t *random)
+{
+    enum { EXPERTS = 150, ROWS = 700 };
+    static const k_dtype_t dtypes[] = {K_F32, K_BF16, K_Q4_1, K_Q6_K, K_F8_32, K_I4_32, K_IQ2_S};
+    static uint32_t offsets[EXPERTS + 1];
+    k_stream_t *stream = open_stream(isa, 3, ROWS, 768);
+    for (uint32_t round = 0; round < test_rounds(14); round++) {
+        const k_dtype_t dtype = dtypes[round % WEFT_ARRAY_LEN(dtypes)];
+        const uint32_t block = k_dtype_info(dtype)->block_elements;
+        const uint32_t columns = block > 32 ? block : 64;
+        const uint32_t out = test_random_between(random, 1, 70);
+        const uint32_t favourite = test_random_below(random, EXPERTS);
+        k_weight_t experts[2]; /* by turns */
+        weft_mem_t memory[2];
+        for (uint32_t i = 0; i < 2; i++) {
+            experts[i] = pack_expert(stream, random, dtype, out, columns, &memory[i]);
+        }
+        static k_weight_t all[EXPERTS];
+        static uint32_t row_of_slot[3 * ROWS];
+        for (uint32_t e = 0; e < EXPERTS; e++) {
+            all[e] = experts[e % 2];
+            offsets[e + 1] = offsets[e] + (e == favourite ? ROWS : test_random_below(random, 10));
+        }
+        const uint32_t slots = offsets[EXPERTS];
+        assert_true(slots <= WEFT_ARRAY_LEN(row_of_slot));
+        for (uint32_t s = 0; s < slots; s++) {
+            row_of_slot[s] = test_random_below(random, ROWS);
+        }
+        float *x = random_floats(random, (size_t)ROWS * columns);
+        float *gathered = test_malloc((size_t)slots * columns * sizeof(*gathered));
+        float *bias = random_floats(random, (size_t)EXPERTS * out);
+        float *y = test_malloc((size_t)slots * out * sizeof(*y));
+        float *alone = test_malloc((size_t)out * sizeof(*alone));
+        const k_expert_linear_args_t args = {.experts = all,
+                                             .bias = bias,
+                                             .offsets = offsets,
+                                             .row_of_slot = row_of_slot,
+                                             .x = x,
+                                             .gathered = gathered,
+                                             .y = y,
+                                             .n_experts = EXPERTS,
+                                             .slots = slots,
+                                             .x_stride = columns,
+                                             .y_stride = out};
+        stream->ops->expert_linear(stream, &args);
+        for (uint32_t s = 0, e = 0; s < slots; s++) {
+            while (s >= offsets[e + 1]) {
+                e++;
+            }
+            const k_linear_args_t linear = {.w = &all[e],
+                                            .bias = bias + (size_t)e * out,
+                                            .x = x + (size_t)row_of_slot[s] * columns,
+                                            .y = alone,
+                                            .y_dtype = K_F32,
+                                            .rows = 1,
+                                            .x_stride = columns,
+                                            .y_stride = out};
+            stream->ops->linear(stream, &linear);
+            assert_same_bits(y + (size_t)s * out, alone, out, k_dtype_info(dtype)->name);
+        }
+        test_free(x);
+        test_free(gathered);
+        test_free(bias);
+        test_free(y);
+        test_free(alone);
+        for (uint32_t i = 0; i < 2 && memory[i].addr != NULL; i++) {
+            open_cpu()->ops->free(open_cpu(), &memory[i]);
+        }
+    }
+    k_stream_destroy(stream);
+}
+
+static void experts_are_linears_of_their_rows(void **state)
+{
+    (void)state;
+    each_isa(check_many, 45);
+}
+
 /* Dealt out over ranks: the first adds its experts to what is there, the second's replace. */
 static void check_runs(const char *isa, test_random_t *random)
 {
@@ -352,6 +435,7 @@ int main(void)
         cmocka_unit_test(route_chooses_what_a_naive_choice_does),
         cmocka_unit_test(route_never_chooses_an_expert_twice_even_without_numbers),
         cmocka_unit_test(experts_give_a_row_the_same_bits_in_any_batch),
+        cmocka_unit_test(experts_are_linears_of_their_rows),
         cmocka_unit_test(runs_of_experts_add_up_to_all_of_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

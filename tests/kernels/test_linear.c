@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/float8.h"
 #include "tests/kernels/kernels_support.h"
 
 /* A random case: W [n, k] of a dtype in up to three parts, x [m, k]. */
@@ -11,11 +12,23 @@ typedef struct linear_case {
     size_t y_stride;
     uint8_t *source;
     float *x;
+    const k_rms_norm_args_t *norm; /* NULL: x is there */
     float *bias;
     float *y_before;
     bool has_bias;
     bool accumulate;
 } linear_case_t;
+
+/* Channels of outliers, as models have them. */
+static void make_outliers(test_random_t *random, linear_case_t *c)
+{
+    const uint32_t first = test_random_below(random, c->k);
+    for (uint32_t r = 0; r < c->m; r++) {
+        for (uint32_t i = first; i < c->k && i < first + 32; i++) {
+            c->x[r * c->x_stride + i] *= 8;
+        }
+    }
+}
 
 static linear_case_t random_case(test_random_t *random, k_dtype_t dtype)
 {
@@ -34,6 +47,9 @@ static linear_case_t random_case(test_random_t *random, k_dtype_t dtype)
     c.y_before = random_floats(random, c.m * c.y_stride);
     c.has_bias = test_random_below(random, 2) == 0;
     c.accumulate = test_random_below(random, 2) == 0;
+    if (test_random_below(random, 2) == 0) {
+        make_outliers(random, &c);
+    }
     return c;
 }
 
@@ -68,6 +84,7 @@ static void run(k_stream_t *stream, const linear_case_t *c, const k_weight_t *w,
     const k_linear_args_t args = {.w = w,
                                   .bias = c->has_bias ? c->bias : NULL,
                                   .x = c->x + row * c->x_stride,
+                                  .norm = c->norm,
                                   .y = y,
                                   .rows = rows,
                                   .x_stride = c->x_stride,
@@ -85,10 +102,11 @@ static rounding_t rounding_of(const char *isa, k_dtype_t dtype)
     if (strcmp(isa, "ref") == 0) {
         return AS_IT_IS;
     }
-    if (dtype == K_BF16 && (strcmp(isa, "avx512_bf16") == 0 || strcmp(isa, "amx") == 0)) {
+    const bool has_bf16 = strcmp(isa, "avx512_bf16") == 0 || strcmp(isa, "amx") == 0;
+    if (has_bf16 && (dtype == K_BF16 || dtype == K_F8_32)) {
         return TO_BF16;
     }
-    return k_dtype_info(dtype)->block_elements > 1 ? TO_I8 : AS_IT_IS;
+    return k_dtype_info(dtype)->block_elements > 1 && dtype != K_F8_32 ? TO_I8 : AS_IT_IS;
 }
 
 /*
@@ -149,7 +167,8 @@ static void check_untouched(const linear_case_t *c, const float *y)
 /* Types without kernels of their own are run by the plain ops everywhere: a few rounds will do. */
 static bool is_turn(k_dtype_t dtype, uint32_t round)
 {
-    const bool is_rare = dtype >= K_IQ2_XXS && dtype != K_IQ4_NL && dtype != K_MXFP4;
+    const bool is_rare = dtype >= K_IQ2_XXS && dtype != K_IQ4_NL && dtype != K_MXFP4 &&
+                         dtype != K_F8_32 && dtype != K_I4_32;
     return dtype < K_U8 && (!is_rare || round % 16 == 0);
 }
 
@@ -180,6 +199,46 @@ static void linear_multiplies_every_dtype_within_its_bound(void **state)
 {
     (void)state;
     each_isa(check_products, 11);
+}
+
+/* Row j of W has code j in a column of its own, and x is 1 there and 0 elsewhere. */
+static void check_f8_codes(const char *isa, test_random_t *random)
+{
+    enum { CODES = 256, COLUMNS = 32, BLOCK = 36 };
+    const float scale = random_float(random);
+    k_stream_t *stream = open_stream(isa, 2, 300, 768);
+    linear_case_t c = {.dtype = K_F8_32, .m = COLUMNS, .n = CODES, .k = COLUMNS};
+    c.x_stride = COLUMNS;
+    c.y_stride = CODES;
+    c.source = test_calloc(CODES, BLOCK);
+    c.x = test_calloc(COLUMNS * COLUMNS, sizeof(*c.x));
+    c.y_before = test_calloc(COLUMNS * CODES, sizeof(*c.y_before));
+    for (uint32_t j = 0; j < CODES; j++) {
+        memcpy(c.source + (size_t)j * BLOCK, &scale, sizeof(scale));
+        c.source[(size_t)j * BLOCK + sizeof(scale) + j % COLUMNS] = (uint8_t)j;
+        c.x[j % COLUMNS * COLUMNS + j % COLUMNS] = 1;
+    }
+    weft_mem_t mem;
+    const k_weight_t w = pack(stream, &c, &mem);
+    float *y = test_malloc((size_t)c.m * c.y_stride * sizeof(*y));
+    run(stream, &c, &w, 0, c.m, y);
+    for (uint32_t j = 0; j < CODES; j++) {
+        const float got = y[j % COLUMNS * CODES + j];
+        const float expected = weft_f8_to_f32((uint8_t)j) * scale;
+        if (!(got == expected || (isnan(got) && isnan(expected)))) {
+            fail_msg("%s: code %u is %a, not %a", isa, j, (double)got, (double)expected);
+        }
+    }
+    test_free(y);
+    open_cpu()->ops->free(open_cpu(), &mem);
+    free_case(&c);
+    k_stream_destroy(stream);
+}
+
+static void linear_knows_every_number_of_f8(void **state)
+{
+    (void)state;
+    each_isa(check_f8_codes, 16);
 }
 
 /* Decision 7: a row's bits do not depend on its neighbours, nor on the number of threads. */
@@ -245,7 +304,7 @@ static void tiles_give_the_bits_of_vectors(void **state)
     const k_ops_t *vectors = stream->ops;
     for (uint32_t round = 0; round < test_rounds(20); round++) {
         for (k_dtype_t dtype = 0; dtype < K_DTYPE_COUNT; dtype++) {
-            if (k_dtype_info(dtype)->block_elements == 1 || !is_turn(dtype, round)) {
+            if (rounding_of("avx512", dtype) != TO_I8 || !is_turn(dtype, round)) {
                 continue;
             }
             linear_case_t c = random_case(&random, dtype);
@@ -335,6 +394,58 @@ static void linear_gives_swiglu_the_bits_of_its_two_ops(void **state)
     each_isa(check_swiglu, 14);
 }
 
+/* A linear whose rows a norm makes is the norm, and then the linear; so is what the norm leaves. */
+static void check_norm(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 300, 768);
+    for (uint32_t round = 0; stream->ops->norms_in_linear && round < test_rounds(60); round++) {
+        linear_case_t c = random_case(random, (k_dtype_t)test_random_below(random, K_U8));
+        weft_mem_t mem = {0};
+        const k_weight_t w = pack(stream, &c, &mem);
+        float *norm_w = random_floats(random, c.k);
+        float *hidden = c.x;
+        float *apart = test_malloc(c.m * c.x_stride * sizeof(*apart));
+        float *within = test_malloc(c.m * c.x_stride * sizeof(*within));
+        float *expected = test_malloc(c.m * c.y_stride * sizeof(*expected));
+        float *y = test_malloc(c.m * c.y_stride * sizeof(*y));
+        k_rms_norm_args_t norm = {.x = hidden,
+                                  .x_dtype = K_F32,
+                                  .w = norm_w,
+                                  .y = apart,
+                                  .rows = c.m,
+                                  .groups = 1,
+                                  .dim = c.k,
+                                  .x_stride = c.x_stride,
+                                  .y_stride = c.x_stride,
+                                  .eps = 1e-5f};
+        stream->ops->rms_norm(stream, &norm);
+        c.x = apart;
+        run(stream, &c, &w, 0, c.m, expected);
+        norm.y = c.x = within;
+        c.norm = &norm;
+        run(stream, &c, &w, 0, c.m, y);
+        assert_same_bits(y, expected, c.m * c.y_stride, "linear");
+        for (uint32_t r = 0; r < c.m; r++) {
+            assert_same_bits(within + r * c.x_stride, apart + r * c.x_stride, c.k, "normed");
+        }
+        c.x = hidden;
+        test_free(norm_w);
+        test_free(apart);
+        test_free(within);
+        test_free(expected);
+        test_free(y);
+        open_cpu()->ops->free(open_cpu(), &mem);
+        free_case(&c);
+    }
+    k_stream_destroy(stream);
+}
+
+static void linear_norms_its_rows_with_the_bits_of_rms_norm(void **state)
+{
+    (void)state;
+    each_isa(check_norm, 16);
+}
+
 /* Rows of ids before and behind a slice of the vocabulary. */
 static void check_no_rows(k_stream_t *stream, const k_weight_t *w, uint32_t first)
 {
@@ -406,11 +517,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_multiplies_every_dtype_within_its_bound),
+        cmocka_unit_test(linear_knows_every_number_of_f8),
         cmocka_unit_test(linear_gives_a_row_the_same_bits_in_any_batch),
 #if defined(__x86_64__)
         cmocka_unit_test(tiles_give_the_bits_of_vectors),
 #endif
         cmocka_unit_test(linear_gives_swiglu_the_bits_of_its_two_ops),
+        cmocka_unit_test(linear_norms_its_rows_with_the_bits_of_rms_norm),
         cmocka_unit_test(embed_reads_packed_rows_to_the_last_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

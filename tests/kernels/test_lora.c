@@ -78,15 +78,16 @@ static void run_case(k_stream_t *stream, lora_case_t *c)
     stream->ops->lora_expand(stream, &expand);
 }
 
-static double added_to(const lora_case_t *c, uint32_t row, uint32_t column, double *size_out)
+/* What lora adds to a column of the row that is x. */
+static double added_to(const lora_case_t *c, const k_lora_t *lora, const float *x, uint32_t column,
+                       double *size_out)
 {
-    const k_lora_t *lora = &c->table[c->adapter_of[row] - 1];
     double sum = 0;
     *size_out = 0;
     for (uint32_t r = 0; r < lora->rank; r++) {
         double low = 0;
         for (uint32_t i = 0; i < c->in; i++) {
-            low += (double)lora->a[(size_t)r * c->in + i] * (double)c->x[(size_t)row * c->in + i];
+            low += (double)lora->a[(size_t)r * c->in + i] * (double)x[i];
         }
         const double term = low * (double)lora->b[(size_t)r * c->out + column];
         sum += term;
@@ -112,7 +113,9 @@ static void check_sums(const char *isa, test_random_t *random)
                 continue;
             }
             double size;
-            const double expected = (double)before[at] + added_to(&c, row, at % c.out, &size);
+            const double expected =
+                (double)before[at] + added_to(&c, &c.table[c.adapter_of[row] - 1],
+                                              c.x + (size_t)row * c.in, at % c.out, &size);
             if (!(fabs((double)c.y[at] - expected) <= 1e-4 * (size + fabs(expected)) + 1e-6)) {
                 fail_msg("row %u column %u: %g, not %g", row, at % c.out, (double)c.y[at],
                          expected);
@@ -159,11 +162,120 @@ static void a_row_alone_has_the_same_bits(void **state)
     each_isa(check_rows_alone, 42);
 }
 
+/* ---- experts --------------------------------------------------------------------------------- */
+
+enum { EXPERTS = 5, USED = 2 };
+
+/* Every row has USED experts; slots lie expert by expert, and the first and last are elsewhere. */
+typedef struct experts_case {
+    lora_case_t rows; /* its y and out are those of slots */
+    k_lora_t table[EXPERTS][ADAPTERS];
+    uint32_t offsets[EXPERTS + 1];
+    uint32_t row_of_slot[64 * USED];
+    uint32_t expert_of[64 * USED];
+    float *x;
+    float *y;
+} experts_case_t;
+
+static void make_experts(test_random_t *random, bool has_rows, experts_case_t *c)
+{
+    make_case(random, &c->rows);
+    uint32_t slot = 0;
+    for (uint32_t e = 0; e < EXPERTS; e++) {
+        c->offsets[e] = slot;
+        for (uint32_t row = 0; row < c->rows.rows; row++) {
+            if ((row + e) % EXPERTS < USED) {
+                c->expert_of[slot] = e;
+                c->row_of_slot[slot++] = row;
+            }
+        }
+        memcpy(c->table[e], c->rows.table, sizeof(c->table[e]));
+        for (uint32_t i = 0; i < ADAPTERS; i++) {
+            c->table[e][i].scale = 0.25f * (float)(e + 1);
+        }
+    }
+    c->offsets[EXPERTS] = slot;
+    const size_t rows = has_rows ? c->rows.rows : slot;
+    c->x = random_floats(random, rows * c->rows.in);
+    c->y = random_floats(random, (size_t)slot * c->rows.out);
+}
+
+static void run_experts(k_stream_t *stream, bool has_rows, experts_case_t *c)
+{
+    const k_lora_experts_args_t args = {.table = c->table[1],
+                                        .places = ADAPTERS,
+                                        .seqs = c->rows.seqs,
+                                        .n_seqs = c->rows.n_seqs,
+                                        .offsets = c->offsets + 1,
+                                        .row_of_slot = c->row_of_slot,
+                                        .n_experts = EXPERTS - 2,
+                                        .slots = c->offsets[EXPERTS],
+                                        .x = c->x,
+                                        .x_stride = c->rows.in,
+                                        .has_rows = has_rows,
+                                        .in = c->rows.in,
+                                        .y = c->y,
+                                        .y_stride = c->rows.out,
+                                        .out = c->rows.out};
+    stream->ops->lora_experts(stream, &args);
+}
+
+static double added_to_slot(const experts_case_t *c, bool has_rows, uint32_t slot, uint32_t column,
+                            double *size_out)
+{
+    const uint32_t row = c->row_of_slot[slot];
+    const uint32_t expert = c->expert_of[slot];
+    const uint32_t adapter = c->rows.adapter_of[row];
+    *size_out = 0;
+    return adapter == 0 || expert == 0 || expert == EXPERTS - 1
+               ? 0
+               : added_to(&c->rows, &c->table[expert][adapter - 1],
+                          c->x + (size_t)(has_rows ? row : slot) * c->rows.in, column, size_out);
+}
+
+static void check_experts(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 1, 1);
+    for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
+        experts_case_t *c = test_malloc(sizeof(*c));
+        const bool has_rows = round % 2 == 0;
+        make_experts(random, has_rows, c);
+        const size_t n = (size_t)c->offsets[EXPERTS] * c->rows.out;
+        float *before = test_malloc((n + 1) * sizeof(float));
+        memcpy(before, c->y, n * sizeof(float));
+        run_experts(stream, has_rows, c);
+        for (size_t at = 0; at < n; at++) {
+            double size;
+            const uint32_t column = (uint32_t)(at % c->rows.out);
+            const double added =
+                added_to_slot(c, has_rows, (uint32_t)(at / c->rows.out), column, &size);
+            const double expected = (double)before[at] + added;
+            if (!(fabs((double)c->y[at] - expected) <= 2e-4 * (size + fabs(expected)) + 1e-6)) {
+                fail_msg("slot %zu column %u: %g, not %g", at / c->rows.out, column,
+                         (double)c->y[at], expected);
+            }
+        }
+        test_free(before);
+        test_free(c->x);
+        test_free(c->y);
+        free_case(&c->rows);
+        test_free(c);
+    }
+    k_stream_destroy(stream);
+}
+
+static void what_is_added_to_experts_is_each_expert_s_product(void **state)
+{
+    (void)state;
+    each_isa(check_experts, 43);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_an_adapter_adds_is_the_product),
         cmocka_unit_test(a_row_alone_has_the_same_bits),
+        cmocka_unit_test(what_is_added_to_experts_is_each_expert_s_product),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

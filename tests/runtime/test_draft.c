@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guesses from the history, and the option that asks for them. */
-#include "runtime/draft_config.h"
 #include "runtime/draft_lookup.h"
+#include "runtime/drafter.h"
 #include <string.h>
 
 #include "base/compiler.h"
@@ -101,16 +101,39 @@ static void the_option_is_read_as_vllm_s(void **state)
     weft_diag_t diag = {0};
     draft_config_t config;
     assert_status(draft_config_parse("", &diag, &config), WEFT_OK);
-    assert_int_equal(config.n_tokens, 0);
+    assert_true(config.kind == NULL && config.n_tokens == 0);
     assert_status(draft_config_parse("{\"method\": \"ngram\", \"num_speculative_tokens\": 4, "
                                      "\"prompt_lookup_min\": 2, \"prompt_lookup_max\": 3}",
                                      &diag, &config),
                   WEFT_OK);
+    assert_string_equal(config.kind->method, "ngram");
     assert_true(config.n_tokens == 4 && config.min_lookup == 2 && config.max_lookup == 3);
+    draft_config_fini(&config);
     assert_status(draft_config_parse("{\"method\": \"ngram\", \"num_speculative_tokens\": 1}",
                                      &diag, &config),
                   WEFT_OK);
     assert_true(config.min_lookup == 5 && config.max_lookup == 5);
+    draft_config_fini(&config);
+}
+
+static void a_model_alone_is_one_that_guesses(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "{\"model\": \"m.gguf\", \"num_speculative_tokens\": 3, \"max_model_len\": 64}",
+        "{\"method\": \"draft_model\", \"model\": \"m.gguf\", \"num_speculative_tokens\": 3, "
+        "\"max_model_len\": 64, \"draft_tensor_parallel_size\": 1}",
+    };
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(texts); i++) {
+        weft_diag_t diag = {0};
+        draft_config_t config;
+        assert_status(draft_config_parse(texts[i], &diag, &config), WEFT_OK);
+        assert_string_equal(config.kind->method, "draft_model");
+        assert_string_equal(config.model, "m.gguf");
+        assert_true(config.n_tokens == 3 && config.max_context == 64);
+        draft_config_fini(&config);
+        assert_true(config.kind == NULL && config.model == NULL);
+    }
 }
 
 static void a_wrong_option_is_named(void **state)
@@ -124,7 +147,13 @@ static void a_wrong_option_is_named(void **state)
         {"{\"method\": \"ngram\"}", "num_speculative_tokens"},
         {"{\"method\": \"ngram\", \"num_speculative_tokens\": 17}", "num_speculative_tokens"},
         {"{\"method\": \"eagle\", \"num_speculative_tokens\": 2}", "eagle"},
-        {"{\"model\": \"m.gguf\", \"num_speculative_tokens\": 2}", "model"},
+        {"{\"model\": \"m.gguf\"}", "num_speculative_tokens"},
+        {"{\"method\": \"draft_model\", \"num_speculative_tokens\": 2}", "needs a model"},
+        {"{\"method\": \"ngram\", \"model\": \"m.gguf\", \"num_speculative_tokens\": 2}",
+         "has no model"},
+        {"{\"model\": \"m.gguf\", \"num_speculative_tokens\": 2, "
+         "\"draft_tensor_parallel_size\": 2}",
+         "draft_tensor_parallel_size"},
         {"{\"methods\": \"ngram\"}", "methods"},
         {"{\"method\": \"ngram\", \"num_speculative_tokens\": 2, \"prompt_lookup_min\": 4, "
          "\"prompt_lookup_max\": 3}",
@@ -148,6 +177,7 @@ int main(void)
         cmocka_unit_test(without_a_place_there_is_no_guess),
         cmocka_unit_test(random_histories_are_looked_up_as_defined),
         cmocka_unit_test(the_option_is_read_as_vllm_s),
+        cmocka_unit_test(a_model_alone_is_one_that_guesses),
         cmocka_unit_test(a_wrong_option_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

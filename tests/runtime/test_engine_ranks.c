@@ -155,6 +155,11 @@ static void disturbed_ranks_answer_as_undisturbed_ones(const char *model, uint32
     ranks_rig_close(&rig);
 
     config.options.enable_prefix_caching = true;
+    /* The leader guesses, what it guessed is computed by all. */
+    config.options.speculative_config = stages > 1 ? ""
+                                                   : "{\"model\": \"" WEFT_TEST_VECTORS
+                                                     "/tiny-models/llama\", "
+                                                     "\"num_speculative_tokens\": 3}";
     config.options.num_gpu_blocks = 12; /* so that preemption is also in earnest */
     config.options.max_num_batched_tokens = 24;
     ranks_rig_open(&rig, &config);
@@ -165,6 +170,7 @@ static void disturbed_ranks_answer_as_undisturbed_ones(const char *model, uint32
     engine_set_chaos(rig.rig.engine, 0);
     assert_true(engine_stats(rig.rig.engine).preemptions > 0);
     assert_true(engine_stats(rig.rig.engine).prefix_hits > 0);
+    assert_true(stages > 1 || engine_stats(rig.rig.engine).drafts > 0);
     ranks_rig_close(&rig);
 }
 

@@ -164,6 +164,38 @@ static void every_family_is_the_same_model_in_both_formats(void **state)
     }
 }
 
+static bool has_text(const char *name, const char *text)
+{
+    weft_mapped_file_t file = {0};
+    weft_diag_t diag = {0};
+    model_rig_check(weft_mapped_file_open(in_folder(name), &diag, &file), &diag);
+    const bool has = memmem(file.data, file.length, text, strlen(text)) != NULL;
+    weft_mapped_file_close(&file);
+    return has;
+}
+
+static void e4m3_matrices_have_scales_and_the_rest_is_bf16(void **state)
+{
+    (void)state;
+    static const char *const dtypes[] = {"fp8", "fp8_block"};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(dtypes); i++) {
+        static float logits[MAX_VOCAB];
+        weft_diag_t diag = {0};
+        model_source_t *source = NULL;
+        must_synthesize("qwen3moe", dtypes[i], 3, 2, "checkpoint");
+        assert_true(has_text("checkpoint/model.safetensors", "experts.7.up_proj.weight_scale"));
+        assert_int_equal(has_text("checkpoint/model.safetensors", "weight_scale_inv"), i == 1);
+        assert_false(has_text("checkpoint/model.safetensors", "mlp.gate.weight_scale"));
+        assert_false(has_text("checkpoint/model.safetensors", "lm_head.weight_scale"));
+        model_rig_check(model_source_open(in_folder("checkpoint"), &diag, &source), &diag);
+        const uint32_t vocab = model_source_config(source)->vocab;
+        model_source_close(source);
+        compute(in_folder("checkpoint"), vocab, logits);
+    }
+    weft_diag_t diag = {0};
+    assert_status(synthesize("llama", "fp8", 0, 1, "x.gguf", &diag), WEFT_ERR_UNSUPPORTED);
+}
+
 static void blocks_have_the_deviation_asked_for_and_no_mean(void **state)
 {
     (void)state;
@@ -197,7 +229,7 @@ static void pieces_are_the_whole(void **state)
     (void)state;
     static synth_normal_t normal;
     static synth_values_t values;
-    static const k_dtype_t dtypes[] = {K_F32, K_F16, K_Q4_0, K_Q6_K};
+    static const k_dtype_t dtypes[] = {K_F32, K_F16, K_F8, K_Q4_0, K_Q6_K};
     synth_normal_init(&normal);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(dtypes); i++) {
         const size_t block = k_dtype_info(dtypes[i])->block_bytes;
@@ -270,6 +302,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_seed_gives_the_same_bytes_whatever_the_threads),
         cmocka_unit_test(every_family_is_the_same_model_in_both_formats),
+        cmocka_unit_test(e4m3_matrices_have_scales_and_the_rest_is_bf16),
         cmocka_unit_test(blocks_have_the_deviation_asked_for_and_no_mean),
         cmocka_unit_test(pieces_are_the_whole),
         cmocka_unit_test(what_cannot_be_made_is_refused_by_name),

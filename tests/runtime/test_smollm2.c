@@ -5,6 +5,8 @@
  * held to the float32 reference; the others may round activations to 8 bits and are held to the
  * bounds its README gives for that.
  */
+#include <glob.h>
+
 #include "kvstore/transfer/kv_convert.h"
 #include "tests/support/coll_rig.h"
 #include "tests/support/executor_rig.h"
@@ -52,11 +54,11 @@ static const char *smollm2_path(void)
 }
 
 /* shard NULL: the whole model, on two threads. */
-static void open_smollm2(executor_rig_t *rig, const char *isa, k_dtype_t kv_dtype,
-                         const model_shard_t *shard)
+static void open_file(executor_rig_t *rig, const char *path, const char *isa, k_dtype_t kv_dtype,
+                      const model_shard_t *shard)
 {
     executor_rig_open(rig,
-                      (model_rig_config_t){.path = smollm2_path(),
+                      (model_rig_config_t){.path = path,
                                            .isa = isa,
                                            .threads = shard == NULL ? 2 : 1,
                                            .kv_dtype = kv_dtype,
@@ -65,6 +67,12 @@ static void open_smollm2(executor_rig_t *rig, const char *isa, k_dtype_t kv_dtyp
                                            .shard = shard},
                       &limits);
     assert_int_equal(model_config(rig->rig.model)->layers, 30);
+}
+
+static void open_smollm2(executor_rig_t *rig, const char *isa, k_dtype_t kv_dtype,
+                         const model_shard_t *shard)
+{
+    open_file(rig, smollm2_path(), isa, kv_dtype, shard);
 }
 
 static bounds_t bounds_of(const executor_rig_t *rig)
@@ -339,6 +347,54 @@ static void a_cache_of_int8_costs_half_a_hundredth_at_most(void **state)
     check_text("auto", K_I8, TEXT_TOKENS);
 }
 
+/* Of the text's first n tokens. */
+static double perplexity_of(const char *path, const char *isa, const int32_t *ids, uint32_t n)
+{
+    double first16[16];
+    executor_rig_t rig;
+    open_file(&rig, path, isa, K_F16, NULL);
+    const double perplexity = exp(mean_nll(&rig, ids, n, first16));
+    executor_rig_close(&rig);
+    return perplexity;
+}
+
+/*
+ * All there is in the folder WEFT_TEST_QUANTS: this model in other types, by llama-quantize or
+ * scripts/requantize_smollm2.py.
+ */
+static void each_type_keeps_the_perplexity_of_the_plain_kernels(void **state)
+{
+    (void)state;
+    static int32_t ids[TEXT_TOKENS];
+    const uint32_t n = is_long() ? TEXT_TOKENS : 512;
+    const char *folder = getenv("WEFT_TEST_QUANTS");
+    glob_t files;
+    char pattern[512];
+    if (folder == NULL || folder[0] == '\0') {
+        print_message("WEFT_TEST_QUANTS is not set: no files of other types to test with\n");
+        skip();
+    }
+    snprintf(pattern, sizeof(pattern), "%s/*", folder);
+    assert_int_equal(glob(pattern, 0, NULL, &files), 0);
+    json_t *json = load_json(VECTORS "ppl.json");
+    assert_int_equal(json_ids(json_object_get(json, "text_ids"), ids, TEXT_TOKENS), TEXT_TOKENS);
+    for (size_t i = 0; i < files.gl_pathc; i++) {
+        const char *path = files.gl_pathv[i];
+        const double plain = perplexity_of(path, "ref", ids, n);
+        for (const k_ops_t *const *ops = k_ops_all(); *ops != NULL; ops++) {
+            if (!(*ops)->is_supported() || strcmp((*ops)->name, "ref") == 0) {
+                continue;
+            }
+            const double fast = perplexity_of(path, (*ops)->name, ids, n);
+            print_message("%s, %s: %.4f, plain %.4f, %+.3f%%\n", path, (*ops)->name, fast, plain,
+                          100 * (fast / plain - 1));
+            assert_true(fabs(fast / plain - 1) <= rounded_bounds.nll);
+        }
+    }
+    globfree(&files);
+    json_decref(json);
+}
+
 /* ---- converted on arrival -------------------------------------------------------------------- */
 
 enum { HALF_TOKENS = 768 }; /* whole blocks, which another worker computed */
@@ -436,6 +492,7 @@ int main(void)
         cmocka_unit_test(tensor_ranks_continue_within_the_bounds_of_rounding),
         cmocka_unit_test(plain_kernels_give_the_text_its_likelihood),
         cmocka_unit_test(fast_kernels_give_the_text_its_perplexity),
+        cmocka_unit_test(each_type_keeps_the_perplexity_of_the_plain_kernels),
         cmocka_unit_test(a_cache_of_fp8_costs_a_hundredth_at_most),
         cmocka_unit_test(a_cache_of_int8_costs_half_a_hundredth_at_most),
         cmocka_unit_test(a_cache_that_is_converted_costs_a_hundredth_at_most),

@@ -101,9 +101,11 @@ static void row_with_a_flag_that_is_none(step_plan_t *plan)
 {
     plan->rows[0].flags = STEP_ROW_ALL + 1;
 }
-static void row_told_of_its_own_tokens(step_plan_t *plan)
+static void a_told_row_of_more_tokens_than_there_are(step_plan_t *plan)
 {
     plan->rows[0].flags = STEP_ROW_TOLD;
+    plan->n_binds = 0;
+    plan->n_tokens = plan->rows[0].n_tokens - 1;
 }
 static void rows_told_of_more_than_there_are(step_plan_t *plan)
 {
@@ -180,7 +182,7 @@ static void step_plan_check_refuses_every_broken_field(void **state)
         row_without_tokens,
         row_from_slot_with_two_tokens,
         row_with_a_flag_that_is_none,
-        row_told_of_its_own_tokens,
+        a_told_row_of_more_tokens_than_there_are,
         rows_told_of_more_than_there_are,
         row_with_more_drafts_than_one_may_have,
         drafts_of_a_row_that_does_not_sample,

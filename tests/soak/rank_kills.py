@@ -6,8 +6,8 @@ usage: rank_kills.py --weft WEFT --model MODEL [--ranks N] [--hosts shm|netns] [
 
 `weft launch --restarts` runs `weft serve` over N ranks, on this host or each in a network namespace of its own (which
 takes root). Clients ask for greedy answers that are known from when nothing failed. Again and again one rank
-gets SIGKILL, or SIGSTOP and nothing after it, or has its link cut for a while; then the group must be back in
-service before the next fault.
+gets SIGKILL, or SIGSTOP and nothing after it, or has its link cut for a while, or the agent of its host gets
+SIGKILL, which loses the host with all its ranks; then the group must be back in service before the next fault.
 
 Every request gets the known answer, the beginning of it and an error, an error that says to try again, or, when
 rank 0 went, a closed connection; none waits longer than REQUEST_SECONDS. When the job is asked to end, no process is left.
@@ -39,7 +39,7 @@ CLIENTS = 4
 TOKENS = 120  # so many that faults come in the middle of answers
 PROMPTS = tuple([1 + (31 * i + 7 * k) % 200 for k in range(length)]
                 for i, length in enumerate((3, 17, 40, 90)))
-FAULTS = {"shm": ("kill", "stop"), "netns": ("kill", "stop", "cut")}
+FAULTS = {"shm": ("kill", "stop", "lose"), "netns": ("kill", "stop", "cut", "lose")}
 
 
 class Failure(Exception):
@@ -55,6 +55,11 @@ def wait_for(condition, seconds, what):
         if time.monotonic() > deadline:
             raise Failure(f"{what} did not come in {seconds} s")
         threading.Event().wait(0.02)
+
+
+def parent_of(pid):
+    """An agent is that of its ranks."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 class Job:
@@ -211,7 +216,7 @@ class Campaign:
         if kind == "cut":
             self.cut(pid, self.random.choice(CUTS))
             return
-        os.kill(pid, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+        os.kill(parent_of(pid) if kind == "lose" else pid, signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
         wait_for(lambda: self.job.ranks().get(rank, (None,))[0] != pid, BACK_SECONDS,
                  f"the end of rank {rank}")
 

@@ -88,14 +88,21 @@ static void note_mask(void *user, sched_seq_t *seq)
 }
 
 /* Mostly right, and as often as not nothing more after what is wrong. */
-static void guess(void *user, sched_seq_t *const *seqs, uint32_t n)
+static void guess(void *user, const sched_draft_t *rows, uint32_t n)
 {
     sched_rig_t *rig = user;
     for (uint32_t i = 0; i < n; i++) {
-        sched_seq_t *seq = seqs[i];
+        sched_seq_t *seq = rows[i].seq;
         const sched_rig_seq_t *t = seq->user;
         assert_int_equal(seq->pending, 0);
-        seq->n_drafts = test_random_below(&rig->random, rig->limits.max_drafts + 1);
+        assert_true(rows[i].most <= rig->limits.max_drafts);
+        if (rows[i].most == 0) {
+            continue;
+        }
+        /* The model that guesses has a place for each token that may be looked at. */
+        assert_true(seq->n_tokens + rows[i].most <=
+                    rows[i].n_blocks * kv_pool_layout(kv_store_pool(rig->store))->block_tokens);
+        seq->n_drafts = test_random_below(&rig->random, rows[i].most + 1);
         for (uint32_t j = 0; j < seq->n_drafts; j++) {
             const uint32_t at = seq->n_tokens + j;
             const int32_t right = at < t->n_expected ? t->expected[at] : 0;

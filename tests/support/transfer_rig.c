@@ -71,9 +71,12 @@ static void open_device(transfer_worker_t *worker, const transfer_worker_config_
 
 static k_head_form_t form_of(const kv_head_form_t *form)
 {
-    return (k_head_form_t){.element = form->element == KV_ELEMENT_F32   ? K_F32
-                                      : form->element == KV_ELEMENT_F16 ? K_F16
-                                                                        : K_BF16,
+    static const k_dtype_t dtypes[] = {[KV_ELEMENT_F32] = K_F32,
+                                       [KV_ELEMENT_F16] = K_F16,
+                                       [KV_ELEMENT_BF16] = K_BF16,
+                                       [KV_ELEMENT_F8] = K_F8,
+                                       [KV_ELEMENT_I8] = K_I8};
+    return (k_head_form_t){.element = dtypes[form->element],
                            .is_transposed = form->is_transposed,
                            .block_tokens = form->block_tokens,
                            .head_dim = form->head_dim};
@@ -250,13 +253,24 @@ static void copy(const transfer_worker_t *worker, void *to, const void *from, si
     assert_status(worker->device->ops->sync(worker->stream->queue), WEFT_OK);
 }
 
-/* What was written to the mirror. */
+static void upload(const transfer_worker_t *worker, const char *at, size_t bytes)
+{
+    copy(worker, (char *)kv_pool_memory(worker->pool)->addr + (at - worker->mirror), at, bytes);
+}
+
+/* What was written to the mirror: elements, and the scales of K and of V. */
 static void upload_token(const transfer_worker_t *worker, const char *head, uint32_t token)
 {
-    const size_t bytes = kv_pool_layout(worker->pool)->strides[0].token;
-    const char *at = head + token % worker->form.block_tokens * bytes;
-    if (worker->mirror != NULL) {
-        copy(worker, (char *)kv_pool_memory(worker->pool)->addr + (at - worker->mirror), at, bytes);
+    const kv_layout_t *layout = kv_pool_layout(worker->pool);
+    const kv_strides_t *strides = &layout->strides[0];
+    const uint32_t in_block = token % layout->block_tokens;
+    if (worker->mirror == NULL) {
+        return;
+    }
+    upload(worker, head + in_block * strides->token, strides->token);
+    for (uint32_t part = 0; part < 2 && layout->scale_bytes > 0; part++) {
+        const uint32_t index = part * layout->block_tokens + in_block;
+        upload(worker, head + strides->scales + index * layout->scale_bytes, layout->scale_bytes);
     }
 }
 

@@ -108,6 +108,12 @@ weft_status_t xfer_export(xfer_agent_t *agent, xfer_region_t *const *regions, si
  */
 weft_status_t xfer_import(xfer_agent_t *agent, const void *blob, size_t bytes, weft_diag_t *diag,
                           xfer_peer_t **peer_out);
+/*
+ * The agent as a peer of its own: requests then move bytes between its own regions. Asked again it
+ * also has the regions registered since. WEFT_ERR_EXISTS: a region that it has was deregistered, and
+ * another is in its place: forget first.
+ */
+weft_status_t xfer_import_self(xfer_agent_t *agent, weft_diag_t *diag, xfer_peer_t **peer_out);
 xfer_peer_t *xfer_find_peer(xfer_agent_t *agent, const char *name); /* NULL: not known */
 const char *xfer_peer_name(const xfer_peer_t *peer);
 bool xfer_peer_has(xfer_peer_t *peer, xfer_space_t space, uint64_t addr, uint64_t bytes);
@@ -217,6 +223,13 @@ typedef struct xfer_request_stats {
 } xfer_request_stats_t;
 
 xfer_request_stats_t xfer_request_stats(const xfer_request_t *request);
+
+/*
+ * How long a posting would take with its way for itself, at the speed that its peer was last read or
+ * written at by the way that would be taken now. WEFT_ERR_NOT_FOUND: not known, no request of a MiB
+ * or more went that way yet; WEFT_ERR_PEER_GONE: there is no way.
+ */
+weft_status_t xfer_estimate(const xfer_request_t *request, uint64_t *ns_out);
 
 /* requests [n] are borrowed; posted together, polled as one: the first error, once all have ended. */
 weft_status_t xfer_batch_create(xfer_request_t *const *requests, size_t n,

@@ -55,7 +55,8 @@ struct xfer_agent {
 
     _Atomic(xfer_request_t *) incoming; /* last in first out; pushed by post, taken under lock */
     atomic_bool is_sleeping;            /* see xfer_sleep.c */
-    uint32_t sleepers;                  /* guarded by lock */
+    atomic_int waker_cpu; /* of the call that ended the last sleep; -1: an event did */
+    uint32_t sleepers;    /* guarded by lock */
     int epoll_fd;
     int wake_fd;
 
@@ -87,6 +88,8 @@ void xfer_sleep_wake(xfer_agent_t *agent); /* any thread; cheap when nobody slee
 weft_status_t xfer_sleep_init(xfer_agent_t *agent);
 void xfer_sleep_fini(xfer_agent_t *agent);
 void xfer_sleep(xfer_agent_t *agent, int timeout_ms); /* unless there is something to do */
+/* Since the last sleep, which a call on this core ended: the caller waits here for its turn. */
+bool xfer_sleep_took_wakers_core(const xfer_agent_t *agent);
 
 /* The lock for a round of progress. */
 void xfer_agent_begin_round(xfer_agent_t *agent);

@@ -12,6 +12,7 @@
 typedef struct import {
     xfer_agent_t *agent;
     weft_diag_t *diag;
+    bool is_own; /* the blob is the agent's own */
     xfer_blob_t blob;
     char name[XFER_MAX_NAME + 1];
     xfer_peer_t *known; /* NULL: the peer is new */
@@ -78,7 +79,7 @@ static weft_status_t set_name(import_t *import)
                          name.n);
     }
     memcpy(import->name, name.data, name.n);
-    if (strcmp(import->name, import->agent->name) == 0) {
+    if (!import->is_own && strcmp(import->name, import->agent->name) == 0) {
         return weft_diag(import->diag, WEFT_ERR_INVALID, "the blob of agent \"%s\" is its own",
                          import->name);
     }
@@ -328,26 +329,44 @@ static weft_status_t join(import_t *import)
     return status;
 }
 
+static weft_status_t run(import_t *import, const void *blob, size_t bytes, xfer_peer_t **peer_out)
+{
+    xfer_agent_t *agent = import->agent;
+    weft_status_t status = xfer_blob_decode(blob, bytes, import->diag, &import->blob);
+    if (status < 0) {
+        return status;
+    }
+    status = stage(import);
+    if (status == WEFT_OK) {
+        xfer_agent_enter(agent);
+        pthread_mutex_lock(&agent->tables);
+        status = join(import);
+        pthread_mutex_unlock(&agent->tables);
+        xfer_agent_leave(agent);
+    }
+    xfer_peer_release(import->fresh);
+    xfer_blob_fini(&import->blob);
+    if (status == WEFT_OK) {
+        *peer_out = import->known;
+    }
+    return status;
+}
+
 weft_status_t xfer_import(xfer_agent_t *agent, const void *blob, size_t bytes, weft_diag_t *diag,
                           xfer_peer_t **peer_out)
 {
     import_t import = {.agent = agent, .diag = diag};
-    weft_status_t status = xfer_blob_decode(blob, bytes, diag, &import.blob);
-    if (status < 0) {
-        return status;
-    }
-    status = stage(&import);
+    return run(&import, blob, bytes, peer_out);
+}
+
+weft_status_t xfer_import_self(xfer_agent_t *agent, weft_diag_t *diag, xfer_peer_t **peer_out)
+{
+    import_t import = {.agent = agent, .diag = diag, .is_own = true};
+    weft_buffer_t blob = {0};
+    weft_status_t status = xfer_export(agent, NULL, 0, true, &blob);
     if (status == WEFT_OK) {
-        xfer_agent_enter(agent);
-        pthread_mutex_lock(&agent->tables);
-        status = join(&import);
-        pthread_mutex_unlock(&agent->tables);
-        xfer_agent_leave(agent);
+        status = run(&import, blob.data, blob.length, peer_out);
     }
-    xfer_peer_release(import.fresh);
-    xfer_blob_fini(&import.blob);
-    if (status == WEFT_OK) {
-        *peer_out = import.known;
-    }
+    weft_buffer_free(&blob);
     return status;
 }

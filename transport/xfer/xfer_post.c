@@ -125,6 +125,23 @@ static size_t choose_way(const xfer_request_t *request, uint32_t ways)
     return xfer_choose(choices, n, request->peer->last_way, request->op.bytes);
 }
 
+weft_status_t xfer_estimate(const xfer_request_t *request, uint64_t *ns_out)
+{
+    xfer_agent_t *agent = request->agent;
+    xfer_agent_enter(agent);
+    const size_t w = choose_way(request, request->ways);
+    const double rate = w < agent->n_ways ? request->peer->routes[w].bytes_per_second : 0;
+    xfer_agent_leave_idle(agent);
+    if (w == agent->n_ways) {
+        return WEFT_ERR_PEER_GONE;
+    }
+    if (rate == 0) {
+        return WEFT_ERR_NOT_FOUND;
+    }
+    *ns_out = (uint64_t)((double)request->op.bytes / rate * (double)WEFT_NS_PER_SECOND);
+    return WEFT_OK;
+}
+
 static void hand_over(xfer_request_t *request, size_t w)
 {
     xfer_route_t *route = &request->peer->routes[w];

@@ -8,6 +8,7 @@
  * given work) comes either before the ports are armed, which then tell of it, or after, when
  * is_sleeping is seen.
  */
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -45,6 +46,7 @@ void xfer_sleep_wake(xfer_agent_t *agent)
     /* The exchange lets one of many posters pay for the system call. */
     if (atomic_load(&agent->is_sleeping) && atomic_exchange(&agent->is_sleeping, false)) {
         const uint64_t one = 1;
+        atomic_store_explicit(&agent->waker_cpu, sched_getcpu(), memory_order_relaxed);
         (void)!write(agent->wake_fd, &one, sizeof(one)); /* fails only when already readable */
     }
 }
@@ -79,6 +81,7 @@ static bool begin_sleep(xfer_agent_t *agent, int *timeout_ms)
 {
     xfer_agent_begin_round(agent);
     agent->sleepers++;
+    atomic_store_explicit(&agent->waker_cpu, -1, memory_order_relaxed);
     atomic_store(&agent->is_sleeping, true);
     const bool is_idle = atomic_load(&agent->incoming) == NULL && agent->called == NULL &&
                          !agent->has_event && !atomic_load(&agent->is_stopping) && arm_ways(agent);
@@ -94,6 +97,12 @@ static void end_sleep(xfer_agent_t *agent)
     agent->sleepers--;
     atomic_store(&agent->is_sleeping, agent->sleepers > 0);
     pthread_mutex_unlock(&agent->lock);
+}
+
+bool xfer_sleep_took_wakers_core(const xfer_agent_t *agent)
+{
+    const int cpu = atomic_load_explicit(&agent->waker_cpu, memory_order_relaxed);
+    return cpu >= 0 && cpu == sched_getcpu();
 }
 
 void xfer_sleep(xfer_agent_t *agent, int timeout_ms)

@@ -11,7 +11,9 @@
 
 /* The thread stays up so long with nothing to do: about what being woken costs both sides (10 µs of
  * the waker's, where the sleeper's core is a virtual one and idle, and 20 to 25 µs until it runs), so
- * that waiting costs at most twice of what the better of sleeping and waiting would have. */
+ * that waiting costs at most twice of what the better of sleeping and waiting would have. Not on the
+ * core of who woke it: the scheduler likes to put a woken thread there, even where others are idle, and
+ * the waker would get no further meanwhile. */
 #define AWAKE_NS UINT64_C(30000)
 
 /* ---- the lock, and who has it next ----------------------------------------------------------- */
@@ -118,7 +120,8 @@ static void *run_worker(void *argument)
     while (!atomic_load(&agent->is_stopping)) {
         if (run_round(agent)) {
             last_moved_ns = weft_clock_ns();
-        } else if (weft_clock_ns() - last_moved_ns < AWAKE_NS) {
+        } else if (weft_clock_ns() - last_moved_ns < AWAKE_NS &&
+                   !xfer_sleep_took_wakers_core(agent)) {
             weft_cpu_relax();
         } else {
             xfer_sleep(agent, -1);

@@ -69,22 +69,57 @@ static void too_little_memory_says_what_to_change(void **state)
     assert_true(failures >= 4); /* weights, activations, cache, steps */
 }
 
+/* The tokens are those of an engine that has its graphs. */
+static void steps_without_a_graph_answer_alike(void **state)
+{
+    (void)state;
+    const engine_options_t options = cuda_options();
+    int32_t tokens[2][10];
+    if (!emu_is_emulated()) {
+        skip();
+    }
+    for (int is_full = 0; is_full < 2; is_full++) {
+        engine_rig_t rig;
+        engine_rig_open(&rig, "llama", &options);
+        emu_fail_alloc((uint64_t)is_full);
+        const engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 20, 10);
+        engine_request_t *request = engine_rig_send(&rig, &submit);
+        engine_rig_wait(&rig, request);
+        const engine_answer_t answer = engine_request_answer(request, 0);
+        assert_int_equal(answer.finish, ENGINE_FINISH_LENGTH);
+        assert_int_equal(answer.n_tokens, 10);
+        memcpy(tokens[is_full], answer.tokens, sizeof(tokens[is_full]));
+        assert_true(engine_is_healthy(rig.engine));
+        emu_fail_alloc(0);
+        engine_request_release(request);
+        engine_rig_close(&rig);
+    }
+    assert_memory_equal(tokens[0], tokens[1], sizeof(tokens[0]));
+}
+
+/* There is none: one of the table is taken out. */
 static void a_model_of_ops_that_are_missing_is_refused_by_name(void **state)
 {
     (void)state;
-    engine_options_t options = cuda_options();
+    const model_limits_t limits = {.max_rows = 8, .max_outputs = 1, .max_context = 64};
     weft_diag_t diag = {0};
+    weft_device_t *device = NULL;
+    k_stream_t *stream = NULL;
     model_source_t *source = NULL;
-    engine_t *engine = NULL;
-    options.enable_lora = true;
-    options.max_lora_rank = 8;
+    model_t *model = NULL;
+    assert_status(weft_device_open("cuda", 0, &diag, &device), WEFT_OK);
+    assert_status(k_stream_create(device, "auto", 1, &diag, &stream), WEFT_OK);
     assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source),
                   WEFT_OK);
-    assert_status(engine_create(&options, source, NULL, NULL, &diag, &engine),
-                  WEFT_ERR_UNSUPPORTED);
-    assert_non_null(strstr(diag.text, "lora_shrink"));
+    k_ops_t ops = *stream->ops;
+    ops.silu_mul = NULL;
+    stream->ops = &ops;
+    assert_status(model_create(source, NULL, &limits, stream, &diag, &model), WEFT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(diag.text, "silu_mul"));
     assert_non_null(strstr(diag.text, "cuda"));
     model_source_close(source);
+    k_stream_destroy(stream);
+    weft_device_close(device);
 }
 
 static void a_cache_that_cannot_be_attended_is_refused(void **state)
@@ -111,6 +146,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failed_gpu_makes_the_engine_unhealthy),
         cmocka_unit_test(too_little_memory_says_what_to_change),
+        cmocka_unit_test(steps_without_a_graph_answer_alike),
         cmocka_unit_test(a_model_of_ops_that_are_missing_is_refused_by_name),
         cmocka_unit_test(a_cache_that_cannot_be_attended_is_refused),
     };

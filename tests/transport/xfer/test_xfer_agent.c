@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the agent does itself, whatever the backend: over the loop backend. */
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -176,398 +177,6 @@ static void a_closed_peer_is_gone_and_may_not_come_back_by_itself(void **state)
     assert_status(xfer_notify(peer, "x", 1), WEFT_ERR_PEER_GONE);
     xfer_request_destroy(request);
     fabric_end_close(&a);
-}
-
-/* ---- order ----------------------------------------------------------------------------------- */
-
-typedef struct order_log {
-    int numbers[16];
-    atomic_int n;
-} order_log_t;
-
-typedef struct logged {
-    order_log_t *log;
-    int number;
-} logged_t;
-
-static void log_end(void *user, xfer_request_t *request)
-{
-    logged_t *logged = user;
-    assert_true(xfer_poll(request) != WEFT_PENDING);
-    const int n = atomic_load(&logged->log->n);
-    logged->log->numbers[n] = logged->number;
-    atomic_store(&logged->log->n, n + 1);
-}
-
-static xfer_request_t *prioritized(fabric_end_t *a, fabric_end_t *b, xfer_peer_t *peer,
-                                   uint8_t priority, logged_t *logged)
-{
-    const xfer_run_t here = {.addr = fabric_addr(a, 0), .bytes = 200000, .count = 1};
-    const xfer_run_t there = {.addr = fabric_addr(b, 0), .bytes = 200000, .count = 1};
-    xfer_list_t *local = fabric_list(a, NULL, &here, 1);
-    xfer_list_t *theirs = fabric_list(a, peer, &there, 1);
-    const xfer_request_config_t config = {
-        .local = local, .peer = theirs, .priority = priority, .on_end = log_end, .user = logged};
-    xfer_request_t *request = fabric_request(a, &config);
-    xfer_list_destroy(local);
-    xfer_list_destroy(theirs);
-    return request;
-}
-
-/* By priority, and by the order of posting among equals; also where a thread takes them. */
-static void check_order(bool has_thread)
-{
-    static const uint8_t priorities[] = {5, 200, 0, 5, 0, 7};
-    static const int in_order[] = {2, 4, 0, 3, 5, 1};
-    enum { N = WEFT_ARRAY_LEN(priorities) };
-    fabric_end_t a;
-    fabric_end_t b;
-    fabric_end_t *ends[] = {&a, &b};
-    order_log_t log = {.n = 0};
-    logged_t logged[N];
-    xfer_request_t *requests[N];
-    const fabric_config_t config = {
-        .table = loop_backends, .has_thread = has_thread, .bytes = MEMORY_BYTES};
-    fabric_end_open(&config, "a", &a);
-    fabric_end_open(&config, "b", &b);
-    xfer_peer_t *peer = fabric_introduce(&a, &b);
-    for (int i = 0; i < N; i++) {
-        logged[i] = (logged_t){&log, i};
-        requests[i] = prioritized(&a, &b, peer, priorities[i], &logged[i]);
-    }
-    pthread_mutex_lock(&a.agent->lock); /* the thread sees all at once */
-    for (int i = 0; has_thread && i < N; i++) {
-        assert_status(xfer_post(requests[i]), WEFT_OK);
-    }
-    pthread_mutex_unlock(&a.agent->lock);
-    for (int i = 0; !has_thread && i < N; i++) {
-        assert_status(xfer_post(requests[i]), WEFT_OK);
-    }
-    const uint64_t start = weft_clock_ns();
-    while (atomic_load(&log.n) < N) {
-        fabric_progress(ends, 2);
-        fabric_check_deadline(start, "the callbacks");
-    }
-    for (int i = 0; i < N; i++) {
-        assert_int_equal(log.numbers[i], in_order[i]);
-        xfer_request_destroy(requests[i]);
-    }
-    fabric_end_close(&a);
-    fabric_end_close(&b);
-}
-
-static void lower_priorities_go_first(void **state)
-{
-    (void)state;
-    check_order(false);
-    check_order(true);
-}
-
-/* ---- callbacks ------------------------------------------------------------------------------- */
-
-typedef struct chain {
-    atomic_int ends;
-    int wanted;
-} chain_t;
-
-static void post_again(void *user, xfer_request_t *request)
-{
-    chain_t *chain = user;
-    if (atomic_fetch_add(&chain->ends, 1) + 1 < chain->wanted) {
-        assert_status(xfer_post(request), WEFT_OK);
-    }
-}
-
-static void check_chain(bool has_thread, bool is_cut_short)
-{
-    fabric_end_t a;
-    fabric_end_t b;
-    fabric_end_t *ends[] = {&a, &b};
-    chain_t chain = {.ends = 0, .wanted = is_cut_short ? INT32_MAX : 300};
-    const fabric_config_t config = {
-        .table = loop_backends, .has_thread = has_thread, .bytes = 4096};
-    fabric_end_open(&config, "a", &a);
-    fabric_end_open(&config, "b", &b);
-    xfer_peer_t *peer = fabric_introduce(&a, &b);
-    const xfer_run_t here = {.addr = fabric_addr(&a, 0), .bytes = 100, .count = 1};
-    const xfer_run_t there = {.addr = fabric_addr(&b, 0), .bytes = 100, .count = 1};
-    xfer_list_t *local = fabric_list(&a, NULL, &here, 1);
-    xfer_list_t *theirs = fabric_list(&a, peer, &there, 1);
-    const xfer_request_config_t request_config = {
-        .local = local, .peer = theirs, .on_end = post_again, .user = &chain};
-    xfer_request_t *request = fabric_request(&a, &request_config);
-    assert_status(xfer_post(request), WEFT_OK);
-    const uint64_t start = weft_clock_ns();
-    while (atomic_load(&chain.ends) < (is_cut_short ? 20 : chain.wanted)) {
-        fabric_progress(ends, 2);
-        fabric_check_deadline(start, "a chain of posts");
-    }
-    if (is_cut_short) {
-        chain.wanted = 0;
-    }
-    xfer_request_destroy(request);
-    xfer_list_destroy(local);
-    xfer_list_destroy(theirs);
-    fabric_end_close(&a);
-    fabric_end_close(&b);
-}
-
-static void a_callback_may_post_its_request_again(void **state)
-{
-    (void)state;
-    check_chain(false, false);
-    check_chain(true, false);
-}
-
-static void a_request_that_reposts_itself_can_be_destroyed(void **state)
-{
-    (void)state;
-#ifndef __SANITIZE_THREAD__ /* `wanted` is set while the callback reads it */
-    check_chain(false, true);
-    check_chain(true, true);
-#endif
-}
-
-static void count_event(void *user)
-{
-    atomic_fetch_add((atomic_int *)user, 1);
-}
-
-static void an_event_is_told_of_notifications_and_ends(void **state)
-{
-    (void)state;
-    atomic_int events = 0;
-    weft_diag_t diag = {0};
-    fabric_end_t a;
-    fabric_end_t b = {0};
-    fabric_end_t *ends[] = {&a};
-    const fabric_config_t config = {.table = loop_backends, .bytes = 4096};
-    const xfer_agent_config_t listening = {
-        .name = "b", .has_thread = true, .on_event = count_event, .user = &events};
-    fabric_end_open(&config, "a", &a);
-    assert_status(xfer_agent_open(&listening, loop_backends, &diag, &b.agent), WEFT_OK);
-    xfer_peer_t *peer = fabric_introduce(&a, &b);
-    assert_status(xfer_notify(peer, "hello", 5), WEFT_OK);
-    const uint64_t start = weft_clock_ns();
-    while (atomic_load(&events) == 0) {
-        fabric_progress(ends, 1);
-        fabric_check_deadline(start, "an event");
-    }
-    xfer_notification_t *notification = xfer_next_notification(b.agent);
-    assert_non_null(notification);
-    assert_string_equal(notification->peer, "a");
-    xfer_notification_free(notification);
-    xfer_agent_destroy(b.agent);
-    fabric_end_close(&a);
-}
-
-/* ---- waiting --------------------------------------------------------------------------------- */
-
-static void *wake_later(void *argument)
-{
-    fabric_end_t *b = argument;
-    xfer_peer_t *peer = xfer_find_peer(b->agent, "a");
-    assert_status(xfer_notify(peer, "now", 3), WEFT_OK);
-    return NULL;
-}
-
-static void progress_sleeps_until_something_comes(void **state)
-{
-    (void)state;
-    fabric_end_t a;
-    fabric_end_t b;
-    pthread_t thread;
-    fabric_config_t config = {.table = loop_backends, .bytes = 4096};
-    fabric_end_open(&config, "a", &a);
-    config.has_thread = true;
-    fabric_end_open(&config, "b", &b);
-    fabric_introduce(&b, &a);
-    while (xfer_progress(a.agent, 0)) {
-    }
-    assert_false(xfer_progress(a.agent, 1));
-    assert_int_equal(pthread_create(&thread, NULL, wake_later, &b), 0);
-    while (!xfer_progress(a.agent, -1)) { /* hangs, and so fails, if the wake-up is lost */
-    }
-    pthread_join(thread, NULL);
-    xfer_notification_t *notification = xfer_next_notification(a.agent);
-    assert_non_null(notification);
-    xfer_notification_free(notification);
-    fabric_end_close(&a);
-    fabric_end_close(&b);
-}
-
-/* Each post finds the thread falling asleep, asleep or awake; all have to be seen. */
-static void no_wake_up_is_lost(void **state)
-{
-    (void)state;
-    enum { ROUNDS = 5000 };
-    fabric_end_t a;
-    fabric_end_t b;
-    const fabric_config_t config = {.table = loop_backends, .has_thread = true, .bytes = 4096};
-    fabric_end_open(&config, "a", &a);
-    fabric_end_open(&config, "b", &b);
-    xfer_peer_t *peer = fabric_introduce(&a, &b);
-    xfer_request_t *request = fabric_copy(&a, peer, XFER_WRITE, 0, fabric_addr(&b, 0), 8);
-    for (int i = 0; i < ROUNDS; i++) {
-        const uint64_t start = weft_clock_ns();
-        assert_status(xfer_post(request), WEFT_OK);
-        while (xfer_poll(request) == WEFT_PENDING) {
-            if ((i & 1) != 0) {
-                usleep(1);
-            }
-            fabric_check_deadline(start, "a post");
-        }
-        for (volatile int spin = 0; spin < i % 400; spin++) {
-        }
-    }
-    xfer_request_destroy(request);
-    fabric_end_close(&a);
-    fabric_end_close(&b);
-}
-
-/* Not a time but a number of rounds: the threads of two idle agents make none. */
-static void idle_agents_make_no_rounds(void **state)
-{
-    (void)state;
-    fabric_end_t a;
-    fabric_end_t b;
-    const fabric_config_t config = {.table = loop_backends, .has_thread = true, .bytes = 4096};
-    fabric_end_open(&config, "a", &a);
-    fabric_end_open(&config, "b", &b);
-    const uint64_t start = weft_clock_ns();
-    while (!atomic_load(&a.agent->is_sleeping) || !atomic_load(&b.agent->is_sleeping)) {
-        fabric_check_deadline(start, "falling asleep");
-    }
-    const uint64_t before = loop_backend_rounds();
-    usleep(200000); /* a while to be idle in */
-    assert_int_equal(loop_backend_rounds(), before);
-    assert_true(atomic_load(&a.agent->is_sleeping) && atomic_load(&b.agent->is_sleeping));
-    fabric_end_close(&a);
-    fabric_end_close(&b);
-}
-
-/* ---- ways ------------------------------------------------------------------------------------ */
-
-static void a_named_backend_is_used_and_others_are_measured(void **state)
-{
-    (void)state;
-    fabric_end_t a;
-    fabric_end_t b;
-    fabric_end_t *ends[] = {&a, &b};
-    xfer_backend_stats_t stats[4];
-    const fabric_config_t config = {.table = loop_backends_two, .bytes = MEMORY_BYTES};
-    fabric_end_open(&config, "a", &a);
-    fabric_end_open(&config, "b", &b);
-    xfer_peer_t *peer = fabric_introduce(&a, &b);
-    xfer_request_t *request = fabric_copy(&a, peer, XFER_READ, 0, fabric_addr(&b, 0), MEMORY_BYTES);
-    assert_status(fabric_run(request, ends, 2), WEFT_OK);
-    assert_string_equal(xfer_request_stats(request).backend, "loop");
-    assert_status(fabric_run(request, ends, 2), WEFT_OK);
-    assert_string_equal(xfer_request_stats(request).backend, "loop2");
-    assert_int_equal(xfer_agent_stats(a.agent, stats, 4), 2);
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(stats[i].requests, 1);
-        assert_int_equal(stats[i].read_bytes, MEMORY_BYTES);
-        assert_true(stats[i].bytes_per_second > 0);
-    }
-    xfer_request_destroy(request);
-    const xfer_run_t here = {.addr = fabric_addr(&a, 0), .bytes = 8, .count = 1};
-    const xfer_run_t there = {.addr = fabric_addr(&b, 0), .bytes = 8, .count = 1};
-    xfer_list_t *local = fabric_list(&a, NULL, &here, 1);
-    xfer_list_t *theirs = fabric_list(&a, peer, &there, 1);
-    xfer_request_config_t named = {.local = local, .peer = theirs, .backend = "loop2"};
-    request = fabric_request(&a, &named);
-    assert_status(fabric_run(request, ends, 2), WEFT_OK);
-    assert_string_equal(xfer_request_stats(request).backend, "loop2");
-    xfer_request_destroy(request);
-    named.backend = "warp";
-    assert_status(xfer_request_create(a.agent, &named, NULL, &request), WEFT_ERR_UNSUPPORTED);
-    xfer_list_destroy(local);
-    xfer_list_destroy(theirs);
-    fabric_end_close(&a);
-    fabric_end_close(&b);
-}
-
-/* What one backend cannot do for these two agents the next one does. */
-static void check_served_by_the_next(const char *mine, const char *theirs)
-{
-    fabric_end_t a;
-    fabric_end_t b;
-    fabric_end_t *ends[] = {&a, &b};
-    fabric_config_t config = {.table = loop_backends_two, .params = mine, .bytes = 4096};
-    fabric_end_open(&config, "a", &a);
-    config.params = theirs;
-    fabric_end_open(&config, "b", &b);
-    xfer_peer_t *peer = fabric_introduce(&a, &b);
-    fabric_fill(&b, 2);
-    xfer_request_t *request = fabric_copy(&a, peer, XFER_READ, 0, fabric_addr(&b, 0), 4096);
-    assert_status(fabric_run(request, ends, 2), WEFT_OK);
-    assert_string_equal(xfer_request_stats(request).backend, "loop2");
-    assert_true(fabric_is_filled(a.memory, 4096, 2, 0));
-    assert_status(xfer_notify(peer, "x", 1), WEFT_OK);
-    xfer_notification_free(fabric_wait_notification(&b, ends, 2));
-    xfer_request_destroy(request);
-    fabric_end_close(&a);
-    fabric_end_close(&b);
-}
-
-static void what_one_backend_cannot_do_the_next_does(void **state)
-{
-    (void)state;
-    check_served_by_the_next("loop.refuse=1", NULL);
-    check_served_by_the_next(NULL, "loop.refuse=1");
-    check_served_by_the_next("loop.no_connect=1", NULL);
-    check_served_by_the_next("loop.no_map=1", NULL);
-    check_served_by_the_next(NULL, "loop.no_map=1");
-    check_served_by_the_next("loop.no_import=1", NULL);
-    check_served_by_the_next("loop.no_move=1", NULL); /* found out late */
-}
-
-static void what_turns_out_not_to_go_at_all_ends(void **state)
-{
-    (void)state;
-    fabric_end_t a;
-    fabric_end_t b;
-    fabric_end_t *ends[] = {&a, &b};
-    fabric_config_t config = {
-        .table = loop_backends_two, .params = "loop.no_move=1,loop2.no_move=1", .bytes = 4096};
-    fabric_end_open(&config, "a", &a);
-    config.params = NULL;
-    fabric_end_open(&config, "b", &b);
-    xfer_peer_t *peer = fabric_introduce(&a, &b);
-    xfer_request_t *request = fabric_copy(&a, peer, XFER_READ, 0, fabric_addr(&b, 0), 4096);
-    assert_status(fabric_run(request, ends, 2), WEFT_ERR_UNSUPPORTED);
-    xfer_request_destroy(request);
-    fabric_end_close(&a);
-    fabric_end_close(&b);
-}
-
-static void what_no_backend_can_do_is_said(void **state)
-{
-    (void)state;
-    fabric_end_t a;
-    fabric_end_t b;
-    weft_diag_t diag = {0};
-    xfer_request_t *request = NULL;
-    fabric_config_t config = {
-        .table = loop_backends_two, .params = "loop.no_import=1,loop2.no_connect=", .bytes = 4096};
-    fabric_end_open(&config, "a", &a);
-    config.params = NULL;
-    fabric_end_open(&config, "b", &b);
-    xfer_peer_t *peer = fabric_introduce(&a, &b);
-    const xfer_run_t here = {.addr = fabric_addr(&a, 0), .bytes = 8, .count = 1};
-    const xfer_run_t there = {.addr = fabric_addr(&b, 0), .bytes = 8, .count = 1};
-    xfer_list_t *local = fabric_list(&a, NULL, &here, 1);
-    xfer_list_t *theirs = fabric_list(&a, peer, &there, 1);
-    const xfer_request_config_t copy = {.local = local, .peer = theirs};
-    assert_status(xfer_request_create(a.agent, &copy, &diag, &request), WEFT_ERR_UNSUPPORTED);
-    assert_non_null(strstr(diag.text, "\"b\""));
-    const xfer_request_config_t backwards = {.local = theirs, .peer = local};
-    assert_status(xfer_request_create(a.agent, &backwards, &diag, &request), WEFT_ERR_INVALID);
-    xfer_list_destroy(local);
-    xfer_list_destroy(theirs);
-    fabric_end_close(&a);
-    fabric_end_close(&b);
 }
 
 /* ---- all at once ----------------------------------------------------------------------------- */
@@ -795,6 +404,34 @@ static void posting_allocates_nothing(void **state)
     fabric_end_close(&b);
 }
 
+static void what_an_agent_registers_later_it_has_as_its_own_peer(void **state)
+{
+    (void)state;
+    static uint8_t more[64];
+    fabric_end_t a;
+    xfer_peer_t *self = NULL;
+    xfer_peer_t *again = NULL;
+    xfer_region_t *region = NULL;
+    weft_diag_t diag = {0};
+    const fabric_config_t config = {.table = loop_backends, .bytes = 4096};
+    fabric_end_open(&config, "a", &a);
+    assert_status(xfer_import_self(a.agent, &diag, &self), WEFT_OK);
+    assert_false(xfer_peer_has(self, XFER_DRAM, (uint64_t)(uintptr_t)more, sizeof(more)));
+    assert_status(try_register(a.agent, XFER_DRAM, (uint64_t)(uintptr_t)more, 32, &region),
+                  WEFT_OK);
+    assert_status(xfer_import_self(a.agent, &diag, &again), WEFT_OK);
+    assert_ptr_equal(self, again);
+    assert_true(xfer_peer_has(self, XFER_DRAM, (uint64_t)(uintptr_t)more, 32));
+    assert_status(xfer_deregister(a.agent, region), WEFT_OK);
+    assert_status(try_register(a.agent, XFER_DRAM, (uint64_t)(uintptr_t)more, 64, &region),
+                  WEFT_OK);
+    assert_status(xfer_import_self(a.agent, &diag, &again), WEFT_ERR_EXISTS);
+    xfer_forget(a.agent, self);
+    assert_status(xfer_import_self(a.agent, &diag, &again), WEFT_OK);
+    assert_true(xfer_peer_has(again, XFER_DRAM, (uint64_t)(uintptr_t)more, 64));
+    fabric_end_close(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -804,21 +441,11 @@ int main(void)
         cmocka_unit_test(an_agent_takes_neither_its_own_blob_nor_a_changed_one),
         cmocka_unit_test(agents_without_a_common_backend_do_not_meet),
         cmocka_unit_test(a_closed_peer_is_gone_and_may_not_come_back_by_itself),
-        cmocka_unit_test(lower_priorities_go_first),
-        cmocka_unit_test(a_callback_may_post_its_request_again),
-        cmocka_unit_test(a_request_that_reposts_itself_can_be_destroyed),
-        cmocka_unit_test(an_event_is_told_of_notifications_and_ends),
-        cmocka_unit_test(progress_sleeps_until_something_comes),
-        cmocka_unit_test(no_wake_up_is_lost),
-        cmocka_unit_test(idle_agents_make_no_rounds),
-        cmocka_unit_test(a_named_backend_is_used_and_others_are_measured),
-        cmocka_unit_test(what_one_backend_cannot_do_the_next_does),
-        cmocka_unit_test(what_turns_out_not_to_go_at_all_ends),
-        cmocka_unit_test(what_no_backend_can_do_is_said),
         cmocka_unit_test(any_call_may_come_at_any_time),
         cmocka_unit_test(unread_notifications_are_bounded),
         cmocka_unit_test(every_failed_allocation_is_survived),
         cmocka_unit_test(posting_allocates_nothing),
+        cmocka_unit_test(what_an_agent_registers_later_it_has_as_its_own_peer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

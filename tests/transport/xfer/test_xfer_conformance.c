@@ -309,6 +309,42 @@ static void strided_views_arrive_dense(void **state)
     claim_for_all(0, check_strided);
 }
 
+/* Blocks change places within one agent's memory, and it hears of it itself. */
+static void check_self(const test_case_t *test)
+{
+    fabric_end_t a;
+    fabric_end_t *ends[] = {&a};
+    xfer_peer_t *self = NULL;
+    fabric_end_open(&test->config, "a", &a);
+    assert_status(xfer_import_self(a.agent, NULL, &self), WEFT_OK);
+    assert_ptr_equal(xfer_find_peer(a.agent, "a"), self);
+    fabric_fill(&a, 1);
+    for (int direction = XFER_READ; direction <= XFER_WRITE; direction++) {
+        const uint64_t from = direction == XFER_READ ? 3 * BLOCK : 7 * BLOCK;
+        const uint64_t to = direction == XFER_READ ? 101 * BLOCK : 202 * BLOCK;
+        const bool is_read = direction == XFER_READ;
+        xfer_request_t *request =
+            fabric_copy(&a, self, (xfer_direction_t)direction, is_read ? to : from,
+                        fabric_addr(&a, is_read ? from : to), 2 * BLOCK);
+        assert_status(fabric_run(request, ends, 1), WEFT_OK);
+        assert_true(fabric_is_filled(a.memory + to, 2 * BLOCK, 1, from));
+        assert_true(fabric_is_filled(a.memory + from, 2 * BLOCK, 1, from));
+        xfer_request_destroy(request);
+    }
+    assert_status(xfer_notify(self, "note", 4), WEFT_OK);
+    xfer_notification_t *note = fabric_wait_notification(&a, ends, 1);
+    assert_string_equal(note->peer, "a");
+    assert_memory_equal(note->data, "note", 4);
+    xfer_notification_free(note);
+    fabric_end_close(&a);
+}
+
+static void an_agent_is_a_peer_of_its_own(void **state)
+{
+    (void)state;
+    claim_for_all(XFER_CAP_NOTIFY, check_self);
+}
+
 static void check_nothing(const test_case_t *test)
 {
     pair_t pair;
@@ -929,6 +965,7 @@ int main(void)
         cmocka_unit_test(a_write_brings_the_bytes_and_touches_no_other),
         cmocka_unit_test(scattered_blocks_arrive_where_they_belong),
         cmocka_unit_test(strided_views_arrive_dense),
+        cmocka_unit_test(an_agent_is_a_peer_of_its_own),
         cmocka_unit_test(nothing_to_move_is_done_at_once),
         cmocka_unit_test(a_notification_is_seen_after_the_data),
         cmocka_unit_test(notifications_come_once_each_whatever_their_size),

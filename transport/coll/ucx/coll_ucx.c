@@ -28,12 +28,12 @@ typedef struct setting {
  * A variable UCX_<name> of the user's goes before.
  *
  * Over TCP, what UCX reads and writes at once by default (64 KiB, 8 KiB) costs most of the time from
- * 32 KiB on, and its rendezvous is a round trip for nothing: the kernel copies either way, and a step
- * of ours is small enough to be kept by who is late.
+ * 32 KiB on: here it is one of our parts. Its rendezvous is a round trip for nothing: the kernel copies
+ * either way, and a step of ours is small enough to be kept by who is late.
  */
 static const setting_t settings[] = {
     {"RCACHE_ENABLE", "n", false}, /* nothing watches munmap: ucx_library.c */
-    {"TCP_TX_SEG_SIZE", "128k", false}, {"TCP_RX_SEG_SIZE", "128k", false},
+    {"TCP_TX_SEG_SIZE", "256k", false}, {"TCP_RX_SEG_SIZE", "256k", false},
     {"RNDV_THRESH", "inf", true},       {"ZCOPY_THRESH", "4k", true},
 };
 

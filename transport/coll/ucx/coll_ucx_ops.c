@@ -198,8 +198,14 @@ static void add_mine(const plan_t *plan, size_t step)
     add_parts(plan, step, plan->in + at, plan->out + at, n);
 }
 
-/* Everyone sends all others the sum of its part. */
-static void gather(const plan_t *plan, size_t step)
+/* Where the sums of a step are on their way: beside those of the step before, which may still be. */
+static unsigned gather_batch(size_t step)
+{
+    return (unsigned)(2 + step % 2);
+}
+
+/* All others' sums of their parts go straight to their places, wherever they come from first. */
+static void expect_sums(const plan_t *plan, size_t step)
 {
     coll_ucx_t *coll = plan->coll;
     const uint32_t size = coll->base.config.size;
@@ -208,30 +214,50 @@ static void gather(const plan_t *plan, size_t step)
     for (uint32_t i = 1; i < size; i++) {
         const uint32_t from = other(coll, i);
         const size_t n = part_extent(plan, step * size + from, &first);
-        batch_receive(coll, 2, from, plan->out + first * plan->element, n * plan->element);
+        batch_receive(coll, gather_batch(step), from, plan->out + first * plan->element,
+                      n * plan->element);
     }
+}
+
+/* Everyone sends all others the sum of its part. */
+static void send_sum(const plan_t *plan, size_t step)
+{
+    coll_ucx_t *coll = plan->coll;
+    const uint32_t size = coll->base.config.size;
+    size_t first;
+
     const size_t mine = part_extent(plan, step * size + coll->base.config.rank, &first);
     for (uint32_t i = 1; i < size; i++) {
-        batch_send(coll, 2, other(coll, i), plan->out + first * plan->element,
+        batch_send(coll, gather_batch(step), other(coll, i), plan->out + first * plan->element,
                    mine * plan->element);
     }
 }
 
+/*
+ * Inputs of the step after next follow a step's sums, so that links have work while a rank adds. A
+ * step's sums may be received in place only once its inputs have been sent: they lie there.
+ */
 static void reduce_in_steps(const plan_t *plan)
 {
+    coll_ucx_t *coll = plan->coll;
+
     scatter(plan, 0);
+    if (plan->steps > 1) {
+        scatter(plan, 1);
+    }
     for (size_t step = 0; step < plan->steps; step++) {
-        if (!batch_wait(plan->coll, step % 2)) {
+        if (!batch_wait(coll, step % 2) || !batch_wait(coll, gather_batch(step))) {
             return;
         }
-        if (step + 1 < plan->steps) {
-            scatter(plan, step + 1);
-        }
+        expect_sums(plan, step);
         add_mine(plan, step);
-        gather(plan, step);
-        if (!batch_wait(plan->coll, 2)) {
-            return;
+        send_sum(plan, step);
+        if (step + 2 < plan->steps) {
+            scatter(plan, step + 2);
         }
+    }
+    if (batch_wait(coll, gather_batch(0))) {
+        (void)batch_wait(coll, gather_batch(1));
     }
 }
 

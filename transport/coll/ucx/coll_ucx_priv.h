@@ -132,7 +132,7 @@ void coll_ucx_unlock(coll_ucx_lane_t *lane);
 
 /* ---- coll_ucx_ops.c -------------------------------------------------------------------------- */
 
-#define COLL_UCX_BATCHES 3 /* of requests at a time, two for each rank */
+#define COLL_UCX_BATCHES 4 /* of requests at a time, two for each rank */
 
 void coll_ucx_all_reduce(coll_t *coll, weft_queue_t *queue, const void *in, void *out, size_t n,
                          coll_dtype_t dtype);

@@ -83,7 +83,7 @@ static weft_status_t read_settings(const xfer_port_config_t *config, weft_diag_t
         {"reconnect_ms", 30000, 1, 3600000},
         {"silence_ms", 5000, 100, 3600000},
         {"window_bytes", 4 << 20, 4096, 1 << 30},
-        {"slice_bytes", 256 << 10, 1, XFER_TCP_MAX_SLICE},
+        {"slice_bytes", 512 << 10, 1, XFER_TCP_MAX_SLICE},
     };
     uint64_t numbers[WEFT_ARRAY_LEN(params)];
     bool has_sums;

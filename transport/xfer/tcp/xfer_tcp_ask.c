@@ -8,7 +8,8 @@
 
 #include "transport/xfer/tcp/xfer_tcp_priv.h"
 
-#define MAX_TRIES 4 /* of one slice whose sum is wrong */
+#define MAX_TRIES    4                     /* of one slice whose sum is wrong */
+#define HALVES_BYTES ((uint64_t)256 << 10) /* not worth two slices */
 /* So long a cancelled write is waited for before its connection is cut. */
 #define CANCEL_LIMIT_NS WEFT_NS_PER_SECOND
 
@@ -319,6 +320,17 @@ static xfer_tcp_slice_t *find_free(xfer_tcp_link_t *link)
     return NULL;
 }
 
+/*
+ * Large slices, since the kernels at both ends do more at a time then; but two of an operation that has
+ * few, so that one is summed while the other is on its way.
+ */
+static uint32_t most_of_slice(const xfer_tcp_link_t *link, const xfer_op_t *op)
+{
+    const uint32_t most = xfer_tcp_link_port(link)->settings.slice_bytes;
+    const uint64_t half = op->bytes / 2 > HALVES_BYTES ? op->bytes / 2 : HALVES_BYTES;
+    return half < most ? (uint32_t)half : most;
+}
+
 /* NULL: nothing is to be asked for now. */
 static xfer_tcp_slice_t *next_new(xfer_tcp_link_t *link, bool is_first)
 {
@@ -330,7 +342,7 @@ static xfer_tcp_slice_t *next_new(xfer_tcp_link_t *link, bool is_first)
     if (slice == NULL) {
         return NULL;
     }
-    xfer_tcp_slice_cut(op, xfer_tcp_link_port(link)->settings.slice_bytes, slice);
+    xfer_tcp_slice_cut(op, most_of_slice(link, op), slice);
     slice->state = XFER_TCP_DUE;
     link->n_due++;
     link->n_flying++;

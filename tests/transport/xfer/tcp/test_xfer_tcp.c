@@ -9,6 +9,7 @@
 #include "tests/support/check.h"
 #include "tests/support/random.h"
 #include "tests/support/tcp_rig.h"
+#include "transport/xfer/tcp/xfer_tcp_priv.h"
 
 #define MEMORY_BYTES ((size_t)8 << 20)
 #define MAX_EXTENTS  4096
@@ -45,6 +46,31 @@ static void slices_of_any_size_do(void **state)
         tcp_rig_move_and_check(&rig, seed + i, XFER_WRITE, 5000);
         tcp_rig_close(&rig);
     }
+}
+
+static void what_is_large_is_in_two_slices_at_least(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t bytes;
+        uint64_t slices;
+    } rows[] = {{4096, 1},    {262144, 1},        {262145, 2},
+                {1 << 20, 2}, {(1 << 20) + 1, 3}, {3 << 20, 6}};
+    tcp_rig_t rig = {0};
+    tcp_rig_open(&rig, MEMORY_BYTES, false);
+    tcp_rig_check(&rig); /* connects */
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(rows); i++) {
+        tcp_rig_op_t op;
+        xfer_extent_t extent = tcp_rig_all(&rig);
+        extent.bytes = rows[i].bytes;
+        tcp_rig_op_init(&rig, &op, XFER_READ, &extent, 1);
+        xfer_backend_tcp.post(rig.link, &op.op);
+        (void)xfer_backend_tcp.progress(rig.near.port); /* asks; the other side does nothing yet */
+        assert_int_equal(op.op.words[XFER_TCP_OP_FLYING], rows[i].slices);
+        tcp_rig_wait_for_end(&rig, &op);
+        assert_status(op.status, WEFT_OK);
+    }
+    tcp_rig_close(&rig);
 }
 
 static void a_hundred_thousand_blocks_are_one_operation(void **state)
@@ -471,6 +497,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(scattered_bytes_arrive_where_they_belong),
         cmocka_unit_test(slices_of_any_size_do),
+        cmocka_unit_test(what_is_large_is_in_two_slices_at_least),
         cmocka_unit_test(a_hundred_thousand_blocks_are_one_operation),
         cmocka_unit_test(many_operations_at_once_all_end),
         cmocka_unit_test(posting_again_allocates_nothing),

@@ -115,7 +115,7 @@ static void damaged_bytes_are_noticed_and_sent_again(void **state)
         tcp_rig_open(&rig, MEMORY_BYTES, true);
         for (int way = 0; way < 2; way++) {
             rig.relay.ways[way].damage_at = 1 + test_random_below(&random, 1 << 20);
-            rig.relay.ways[way].damage_step = test_random_between(&random, 900000, 1 << 20);
+            rig.relay.ways[way].damage_step = test_random_between(&random, 1800000, 2 << 20);
         }
         tcp_rig_move_and_check(&rig, seed + round, round % 2 == 0 ? XFER_READ : XFER_WRITE, 20000);
         assert_true(rig.near.n_damages + rig.far.n_damages > 0);

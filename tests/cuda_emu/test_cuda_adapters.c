@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* LoRA adapters through the whole engine on a GPU. */
+#include <math.h>
+
+#include "base/log.h"
+#include "tests/cuda_emu/cuda_check.h"
+#include "tests/support/adapter_folder.h"
+#include "tests/support/engine_rig.h"
+#include "tests/support/scratch_folder.h"
+
+enum { PROMPT = 20, ANSWER = 10, ADAPTERS = 3 };
+
+/* A token's log-probability moves by shares of the model's range where activations are bf16. */
+#define ROUNDED      0.08
+#define ROUNDED_REAL 0.15 /* 30 layers of Q4_1, which each round as well */
+
+static const char *const names[ADAPTERS] = {"a", "b", "c"};
+static const uint32_t ranks[ADAPTERS] = {8, 3, 16};
+static char folders[ADAPTERS][64];
+
+static void make_folders(const model_config_t *config, float size)
+{
+    for (uint32_t i = 0; i < ADAPTERS; i++) {
+        scratch_folder_make(folders[i], sizeof(folders[i]));
+        adapter_folder_write(folders[i], config, ranks[i], size, 100 + i);
+    }
+}
+
+static void remove_folders(void)
+{
+    for (uint32_t i = 0; i < ADAPTERS; i++) {
+        scratch_folder_remove(folders[i]);
+    }
+}
+
+static engine_options_t options_for(const char *device, uint32_t max_num_seqs)
+{
+    engine_options_t options = engine_rig_options();
+    options.device = device;
+    options.max_model_len = 64;
+    options.num_gpu_blocks = 32;
+    options.max_num_seqs = max_num_seqs;
+    options.enable_prefix_caching = false;
+    options.enable_lora = true;
+    options.max_lora_rank = 16;
+    options.max_loras = ADAPTERS;
+    return options;
+}
+
+static void load(engine_rig_t *rig, uint32_t i)
+{
+    weft_diag_t diag = {0};
+    if (engine_load_adapter(rig->engine, names[i], folders[i], &diag) < 0) {
+        fail_msg("%s", diag.text);
+    }
+}
+
+static void open_rig(engine_rig_t *rig, const char *path, const engine_options_t *options)
+{
+    weft_diag_t diag = {0};
+    if (model_source_open(path, &diag, &rig->source) < 0 ||
+        engine_create(options, rig->source, NULL, NULL, &diag, &rig->engine) < 0) {
+        fail_msg("%s", diag.text);
+    }
+    assert_status(engine_client_create(rig->engine, &rig->client), WEFT_OK);
+}
+
+/* name NULL: the model itself */
+static engine_request_t *send(engine_rig_t *rig, const char *name, uint32_t n_answer)
+{
+    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, PROMPT, n_answer);
+    engine_adapter_t *adapter = name == NULL ? NULL : engine_find_adapter(rig->engine, name);
+    assert_true(name == NULL || adapter != NULL);
+    submit.adapter = adapter;
+    submit.sampling.wants_logprobs = true;
+    submit.sampling.wants_prompt_logprobs = true;
+    engine_request_t *request = engine_rig_send(rig, &submit);
+    engine_release_adapter(adapter);
+    return request;
+}
+
+typedef struct answer {
+    float prompt[PROMPT];
+    int32_t tokens[ANSWER];
+    float logprobs[ANSWER];
+} answer_t;
+
+static answer_t take(engine_rig_t *rig, engine_request_t *request)
+{
+    answer_t answer = {0};
+    engine_rig_wait(rig, request);
+    const engine_answer_t got = engine_request_answer(request, 0);
+    const k_sampled_t *prompt = engine_request_prompt_logprobs(request);
+    assert_int_equal(got.finish, ENGINE_FINISH_LENGTH);
+    for (uint32_t i = 1; i < PROMPT; i++) {
+        answer.prompt[i] = prompt[i].chosen.logprob;
+    }
+    for (uint32_t i = 0; i < got.n_tokens; i++) {
+        answer.tokens[i] = got.tokens[i];
+        answer.logprobs[i] = got.logprobs[i].chosen.logprob;
+    }
+    engine_request_release(request);
+    return answer;
+}
+
+/* Of the model, then of each adapter, one after the other. */
+static void answer_alone(const char *path, const char *device, uint32_t n_answer,
+                         answer_t answers[1 + ADAPTERS])
+{
+    engine_rig_t rig = {0};
+    const engine_options_t options = options_for(device, 1);
+    open_rig(&rig, path, &options);
+    for (uint32_t i = 0; i < ADAPTERS; i++) {
+        load(&rig, i);
+    }
+    for (uint32_t i = 0; i <= ADAPTERS; i++) {
+        answers[i] = take(&rig, send(&rig, i == 0 ? NULL : names[i - 1], n_answer));
+    }
+    engine_rig_close(&rig);
+}
+
+static double distance(const answer_t *a, const answer_t *b)
+{
+    double sum = 0;
+    for (uint32_t i = 1; i < PROMPT; i++) {
+        sum += fabs((double)a->prompt[i] - (double)b->prompt[i]);
+    }
+    return sum / (PROMPT - 1);
+}
+
+static void compare_with_a_cpu(const char *path, double bound)
+{
+    answer_t cpu[1 + ADAPTERS];
+    answer_t cuda[1 + ADAPTERS];
+    answer_alone(path, "cpu", 1, cpu);
+    answer_alone(path, "cuda", 1, cuda);
+    for (uint32_t i = 0; i <= ADAPTERS; i++) {
+        const double off = distance(&cpu[i], &cuda[i]);
+        const double moved = distance(&cuda[i], &cuda[0]);
+        print_message("%s: off by %.4f, moved the model by %.4f\n", i == 0 ? "-" : names[i - 1],
+                      off, moved);
+        assert_true(off <= bound);
+        assert_true(i == 0 || moved > 4 * off);
+    }
+}
+
+static void adapters_add_on_a_gpu_what_they_add_on_a_cpu(void **state)
+{
+    (void)state;
+    char path[512];
+    engine_rig_path("llama", path, sizeof(path));
+    compare_with_a_cpu(path, ROUNDED);
+}
+
+/* Decode steps are graphs: all rows' adapters in one. */
+static void one_batch_takes_all_of_them(void **state)
+{
+    (void)state;
+    char path[512];
+    answer_t alone[1 + ADAPTERS];
+    engine_request_t *requests[2 * (1 + ADAPTERS)];
+    engine_rig_t rig = {0};
+    engine_rig_path("llama", path, sizeof(path));
+    answer_alone(path, "cuda", ANSWER, alone);
+    const engine_options_t options = options_for("cuda", WEFT_ARRAY_LEN(requests));
+    open_rig(&rig, path, &options);
+    for (uint32_t i = 0; i < ADAPTERS; i++) {
+        load(&rig, i);
+    }
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(requests); i++) {
+        const size_t who = i % (1 + ADAPTERS);
+        requests[i] = send(&rig, who == 0 ? NULL : names[who - 1], ANSWER);
+    }
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(requests); i++) {
+        const answer_t answer = take(&rig, requests[i]);
+        assert_memory_equal(&answer, &alone[i % (1 + ADAPTERS)], sizeof(answer));
+    }
+    engine_rig_close(&rig);
+}
+
+/* The second one takes the first one's place in graphs that were made for the first. */
+static void adapters_come_and_go_while_others_run(void **state)
+{
+    (void)state;
+    char path[512];
+    answer_t alone[1 + ADAPTERS];
+    engine_rig_t rig = {0};
+    engine_rig_path("llama", path, sizeof(path));
+    answer_alone(path, "cuda", ANSWER, alone);
+    const engine_options_t options = options_for("cuda", 4);
+    open_rig(&rig, path, &options);
+    load(&rig, 0);
+    load(&rig, 1);
+    engine_request_t *first = send(&rig, "a", ANSWER);
+    engine_request_t *other = send(&rig, "b", ANSWER);
+    assert_status(engine_unload_adapter(rig.engine, "a"), WEFT_OK);
+    answer_t answer = take(&rig, first); /* it goes on with what it began with */
+    assert_memory_equal(&answer, &alone[1], sizeof(answer));
+    load(&rig, 2);
+    answer = take(&rig, send(&rig, "c", ANSWER));
+    assert_memory_equal(&answer, &alone[3], sizeof(answer));
+    answer = take(&rig, other);
+    assert_memory_equal(&answer, &alone[2], sizeof(answer));
+    engine_rig_close(&rig);
+}
+
+static void smollm2_takes_adapters(void **state)
+{
+    (void)state;
+    const char *path = getenv("WEFT_TEST_MODEL");
+    if (emu_is_emulated() || path == NULL || path[0] == '\0') {
+        print_message("on a GPU, with WEFT_TEST_MODEL\n");
+        skip();
+    }
+    model_source_t *source = NULL;
+    weft_diag_t diag = {0};
+    assert_status(model_source_open(path, &diag, &source), WEFT_OK);
+    remove_folders();
+    make_folders(model_source_config(source), 0.08f);
+    model_source_close(source);
+    compare_with_a_cpu(path, ROUNDED_REAL);
+}
+
+int main(void)
+{
+    cuda_skip_without_device();
+    weft_log_set_level(WEFT_LOG_ERROR);
+    model_source_t *source = NULL;
+    weft_diag_t diag = {0};
+    if (model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source) < 0) {
+        fprintf(stderr, "%s\n", diag.text);
+        return 1;
+    }
+    make_folders(model_source_config(source), 0.15f);
+    model_source_close(source);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(adapters_add_on_a_gpu_what_they_add_on_a_cpu),
+        cmocka_unit_test(one_batch_takes_all_of_them),
+        cmocka_unit_test(adapters_come_and_go_while_others_run),
+        cmocka_unit_test(smollm2_takes_adapters),
+    };
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    remove_folders();
+    return failed;
+}
