@@ -283,10 +283,13 @@ SIMT_DEVICE void rope_write_heads(const k_rope_kv_write_args_t &p, __nv_bfloat16
 
 /* ---- a row ------------------------------------------------------------------------------------ */
 
+/* Blocks share out a row. */
+enum rope_part { ROPE_Q, ROPE_K, ROPE_V, ROPE_PARTS };
+
 /* The step's inputs alone are read before simt_wait_previous(): nobody writes those in a step. */
 template <int VEC, class T>
 SIMT_DEVICE void rope_row(const k_rope_kv_write_args_t &p, const k_seq_t &seq, uint32_t row,
-                          float2 *rotation)
+                          uint32_t part, float2 *rotation)
 {
     const uint32_t position = seq.start + (row - seq.row);
     char *block = static_cast<char *>(p.kv.base) +
@@ -306,17 +309,19 @@ SIMT_DEVICE void rope_row(const k_rope_kv_write_args_t &p, const k_seq_t &seq, u
     __nv_bfloat16 *q = static_cast<__nv_bfloat16 *>(p.q) + row * p.q_stride;
     __nv_bfloat16 *k = static_cast<__nv_bfloat16 *>(p.k) + row * p.k_stride;
     const __nv_bfloat16 *v = static_cast<const __nv_bfloat16 *>(p.v) + row * p.v_stride;
-    rope_heads<VEC, false, T>(p, q, p.q_heads, rotation, cache);
-    if constexpr (rope_has_scales<T>) {
-        rope_write_heads(p, k, v, rotation, block, token);
-    } else {
+    if (part == ROPE_Q) {
+        rope_heads<VEC, false, T>(p, q, p.q_heads, rotation, cache);
+    } else if constexpr (rope_has_scales<T>) {
+        rope_write_heads(p, k, v, rotation, block, token); /* V's scales too */
+    } else if (part == ROPE_K) {
         rope_heads<VEC, true, T>(p, k, p.kv.heads, rotation, cache);
         rope_copy<VEC>(p, k, p.rotary, 0, cache);
+    } else {
         rope_copy<VEC>(p, v, 0, 1, cache);
     }
 }
 
-/* A block a row. */
+/* Block: row blockIdx.x, part blockIdx.y. */
 template <int VEC, class T>
 static SIMT_KERNEL(ROPE_THREADS, 4) rope_kernel(const k_rope_kv_write_args_t p)
 {
@@ -325,14 +330,14 @@ static SIMT_KERNEL(ROPE_THREADS, 4) rope_kernel(const k_rope_kv_write_args_t p)
     const uint32_t row = blockIdx.x;
     const k_seq_t seq = rope_find_seq(p.seqs, p.n_seqs, row);
     if (seq.rows > 0) {
-        rope_row<VEC, T>(p, seq, row, rotation);
+        rope_row<VEC, T>(p, seq, row, blockIdx.y, rotation);
     } else {
         simt_wait_previous();
     }
 }
 
 template <class T>
-static cudaError_t launch_type(const k_rope_kv_write_args_t &args, const simt_grid_t &grid)
+static cudaError_t launch_type(const k_rope_kv_write_args_t &args, simt_grid_t grid)
 {
     const k_kv_view_t &kv = args.kv;
     const size_t elements =
@@ -341,6 +346,7 @@ static cudaError_t launch_type(const k_rope_kv_write_args_t &args, const simt_gr
                          reinterpret_cast<uintptr_t>(args.v) |
                          reinterpret_cast<uintptr_t>(kv.base) | kv.block_stride | kv.head_stride |
                          kv.token_stride | kv.part_stride;
+    grid.grid.y = rope_has_scales<T> ? ROPE_V : ROPE_PARTS;
     return elements % 8 == 0 && bytes % 16 == 0 ? simt_launch((rope_kernel<8, T>), grid, args)
                                                 : simt_launch((rope_kernel<1, T>), grid, args);
 }

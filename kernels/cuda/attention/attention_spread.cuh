@@ -41,6 +41,12 @@ SIMT_DEVICE uint32_t spread_old_end(const attention_item_t &item)
     return item.seq.start < item.end ? item.seq.start : item.end;
 }
 
+/* A lane whose first row is none of the item's has scores that nobody looks at: they stay zero. */
+SIMT_DEVICE bool spread_has_row(const attention_item_t &item)
+{
+    return item.first + (uint32_t)simt_lane() / 4 < item.packed;
+}
+
 /* This lane's four scores of tile n of its warp's quarter. */
 SIMT_DEVICE float4 *spread_scores_at(const attention_params_t &p, uint32_t item, int chunk, int n)
 {
@@ -135,7 +141,9 @@ static SIMT_KERNEL(SPREAD_THREADS, 3) attention_spread_scores(const attention_pa
                                         token + (uint32_t)(n * 8 + i % 2), p.window);
             }
         }
-        *spread_scores_at(p, blockIdx.x, chunk, n) = make_float4(s[0], s[1], s[2], s[3]);
+        if (spread_has_row(item)) {
+            *spread_scores_at(p, blockIdx.x, chunk, n) = make_float4(s[0], s[1], s[2], s[3]);
+        }
     }
 }
 
@@ -203,13 +211,13 @@ struct spread_state {
 };
 
 SIMT_DEVICE void spread_load_scores(const attention_params_t &p, uint32_t item,
-                                    const spread_range_t &range, spread_state &state)
+                                    const spread_range_t &range, bool has_row, spread_state &state)
 {
     SIMT_UNROLL
     for (int c = 0; c < SPREAD_CHUNKS; c++) {
         SIMT_UNROLL
         for (int n = 0; n < SPREAD_TILES; n++) {
-            if (c >= range.first && c < range.last) {
+            if (c >= range.first && c < range.last && has_row) {
                 state.score[c][n] = *spread_scores_at(p, item, c, n);
             }
         }
@@ -375,7 +383,7 @@ static SIMT_KERNEL(SPREAD_THREADS, 1) attention_spread_values(const attention_pa
     spread_load_values(p, item, range, blockIdx.y, tokens.first, tokens.first_new, shared);
     simt_wait_previous(); /* the scores, and the new tokens */
     spread_load_values(p, item, range, blockIdx.y, tokens.first_new, tokens.last, shared);
-    spread_load_scores(p, blockIdx.x, range, state);
+    spread_load_scores(p, blockIdx.x, range, spread_has_row(item), state);
     spread_maxima(range, state, shared);
     simt_sync_block();
     spread_weights<T>(p, range, state, shared);
