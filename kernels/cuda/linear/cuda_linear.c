@@ -93,13 +93,17 @@ static uint32_t tokens_of(uint32_t rows)
     return tokens;
 }
 
-/* Cuts stages of a tile: large ones, for each costs its producers and consumers some 300 clocks, but
- * four at least. */
+/*
+ * Cuts stages of a tile: large ones, for each costs its producers and consumers some 300 clocks, but
+ * four at least where a stage has several blocks. With few tokens memory is all that counts, and
+ * smaller ones begin sooner.
+ */
 static void plan_ring(linear_wgmma_plan_t *plan, uint32_t k_blocks, uint32_t ring_bytes)
 {
     const uint32_t block = plan->span * LINEAR_UNIT_ROWS * 128 + plan->tokens * 128;
+    const uint32_t most = plan->tokens < 64 ? 44u << 10 : ring_bytes / 4;
     uint32_t blocks = 1;
-    while (blocks < 8 && blocks * 2 * block <= (44u << 10) && blocks < k_blocks) {
+    while (blocks < 8 && blocks * 2 * block <= most && blocks < k_blocks) {
         blocks *= 2;
     }
     /* consumers read 64 rows each, whatever the span */
