@@ -16,8 +16,9 @@ alike. A first short load, which does not count, warms each up.
   burst             8 streams write while 50 prompts of 512 tokens arrive: gaps between their tokens
   start             from exec to the answer's first token, and memory (PSS) then, at 4096 tokens of context
 
-llama-server gets as many slots as a load has streams. --url takes a server that runs already: weft, vllm,
-or llama-16 for that of 16 slots. --out gets a JSON row for each load and server, with every sample.
+A peer whose folder is not given is left out. llama-server gets as many slots as a load has streams.
+--url takes a server that runs already: weft, vllm, or llama-16 for that of 16 slots. --out gets a JSON
+row for each load and server, with every sample.
 """
 import argparse
 import http.client
@@ -151,8 +152,8 @@ def ask(args, server, streams, requests, n_in, n_out, shared, seed):
 
 def run_load(args, servers, load):
     """{server: [figures of a round]}"""
-    streams, n_in, n_out, shared, asked = LOADS[load]
-    names = [name if name != "llama" else f"llama-{streams}" for name in asked]
+    streams, n_in, n_out, shared, _ = LOADS[load]
+    names = servers_of(args, load)
     requests = max(2 * streams, 6)
     samples = {name: [] for name in names}
     for name in names:
@@ -209,11 +210,14 @@ def run_start(args):
 # ---- the whole -------------------------------------------------------------------------------------
 
 
-def servers_of(load):
+def servers_of(args, load):
+    """Of those that are there, in the order of a round."""
     if load == "burst":
-        return {"weft"}
+        return ["weft"]
     streams, _, _, _, asked = LOADS.get(load, (0, 0, 0, 0, ()))
-    return {name if name != "llama" else f"llama-{streams}" for name in asked}
+    names = [name if name != "llama" else f"llama-{streams}" for name in asked]
+    folders = {"weft": args.weft, "llama": args.llama, "vllm": args.vllm}
+    return [name for name in names if name in args.urls or folders[name.split("-")[0]] is not None]
 
 
 def spread(values):
@@ -258,7 +262,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended")) # with the servers
     servers = {}
     try:
-        for name in sorted(set().union(*map(servers_of, loads))):
+        for name in sorted({name for load in loads for name in servers_of(args, load)}):
             servers[name] = Server(args, name)
         for server in servers.values():
             server.wait(0.2)
