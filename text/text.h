@@ -204,7 +204,7 @@ const char *text_output_guess_reasoning_parser(const char *chat_template, size_t
 
 /* ---- constrained decoding -------------------------------------------------------------------- */
 
-typedef struct text_grammar_factory text_grammar_factory_t; /* a tokenizer prepared for masks */
+typedef struct text_grammar_factory text_grammar_factory_t; /* a tokenizer, prepared when needed */
 typedef struct text_grammar text_grammar_t;
 typedef struct text_matcher text_matcher_t;
 
@@ -230,7 +230,8 @@ typedef struct text_grammar_options {
 } text_grammar_options_t;
 
 /*
- * Compiling can take a tenth of a second: not on the engine thread. options: NULL for none.
+ * Compiling can take a tenth of a second, and the first of a factory as long again, in which it prepares
+ * the vocabulary: not on the engine thread. options: NULL for none.
  * WEFT_ERR_INVALID, _TOO_LARGE; _NO_MEMORY: no thread for it now.
  */
 weft_status_t text_grammar_create(const text_grammar_factory_t *factory, text_grammar_kind_t kind,

@@ -16,7 +16,7 @@ pub enum Status {
 }
 
 /// A status and the one line that explains it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Error {
     pub status: Status,
     pub line: String,

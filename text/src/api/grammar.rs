@@ -32,7 +32,7 @@ pub unsafe extern "C" fn text_grammar_factory_create(
     factory_out: *mut *mut Factory,
 ) -> Status {
     guard(diag, || {
-        let factory = Factory::new(&tokenizer.0, vocab, border::items(eos, n_eos))?;
+        let factory = Factory::new(tokenizer.0.clone(), vocab, border::items(eos, n_eos))?;
         border::give(factory, factory_out);
         Ok(())
     })

@@ -4,7 +4,7 @@
 mod gbnf;
 mod source;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use llguidance::api::{ParserLimits, StopReason};
 use llguidance::{Matcher as LlgMatcher, ParserFactory};
@@ -41,10 +41,12 @@ pub struct Options<'a> {
     pub whitespace: Option<&'a str>,
 }
 
-/// A tokenizer prepared for masks.
+/// A tokenizer prepared for masks: by the first grammar, since a tree of all tokens takes a tenth of a
+/// second and most servers are never asked for one.
 pub struct Factory {
-    parsers: ParserFactory,
+    tokenizer: Arc<Tokenizer>,
     shape: Arc<Shape>,
+    parsers: OnceLock<Result<ParserFactory>>,
 }
 
 struct Shape {
@@ -60,7 +62,7 @@ impl Shape {
 }
 
 impl Factory {
-    pub fn new(tokenizer: &Tokenizer, vocab: u32, eos: &[i32]) -> Result<Self> {
+    pub fn new(tokenizer: Arc<Tokenizer>, vocab: u32, eos: &[i32]) -> Result<Self> {
         if vocab == 0 || vocab > MAX_VOCAB {
             return fail!(Invalid, "grammar: a mask of {vocab} tokens");
         }
@@ -72,22 +74,17 @@ impl Factory {
             })
             .collect::<Result<Vec<u32>>>()?;
         let shape = Arc::new(Shape { vocab, eos });
-        let words = words(tokenizer.pieces(), &shape);
-        let trie = TokTrie::from(&TokRxInfo::new(vocab + 1, shape.end()), &words);
-        let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let slices = llguidance::earley::SlicedBiasComputer::general_slices();
-        match ParserFactory::new(&environment, InferenceCapabilities::default(), &slices) {
-            Ok(mut parsers) => {
-                parsers.quiet();
-                *parsers.limits_mut() = limits();
-                Ok(Factory { parsers, shape })
-            }
-            Err(e) => fail!(Internal, "grammar: {e}"),
-        }
+        Ok(Factory { tokenizer, shape, parsers: OnceLock::new() })
+    }
+
+    fn parsers(&self) -> Result<&ParserFactory> {
+        let parsers = self.parsers.get_or_init(|| parsers_of(&self.tokenizer, &self.shape));
+        parsers.as_ref().map_err(Error::clone)
     }
 
     pub fn compile(&self, kind: GrammarKind, source: &str, options: &Options) -> Result<Grammar> {
-        let compile = || match self.parsers.create_parser(source::read(kind, source, options)?) {
+        let parsers = self.parsers()?;
+        let compile = || match parsers.create_parser(source::read(kind, source, options)?) {
             Ok(parser) => with_a_beginning(LlgMatcher::new(Ok(parser))),
             Err(e) => Err(refusal(&e.to_string())),
         };
@@ -100,6 +97,21 @@ impl Factory {
             Some(line) => Err(refusal(&line)),
             None => Ok(Grammar { prototype, shape: self.shape.clone() }),
         }
+    }
+}
+
+fn parsers_of(tokenizer: &Tokenizer, shape: &Shape) -> Result<ParserFactory> {
+    let words = words(tokenizer.pieces(), shape);
+    let trie = TokTrie::from(&TokRxInfo::new(shape.vocab + 1, shape.end()), &words);
+    let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+    let slices = llguidance::earley::SlicedBiasComputer::general_slices();
+    match ParserFactory::new(&environment, InferenceCapabilities::default(), &slices) {
+        Ok(mut parsers) => {
+            parsers.quiet();
+            *parsers.limits_mut() = limits();
+            Ok(parsers)
+        }
+        Err(e) => fail!(Internal, "grammar: {e}"),
     }
 }
 
