@@ -68,7 +68,7 @@ weft_status_t draft_model_plan_init(draft_model_plan_t *plan, const model_source
     const model_config_t *config = model_source_config(source);
     const weft_status_t status = engine_kv_dtype_check(kv_dtype, config, diag);
     if (status < 0) {
-        weft_diag_prefix(diag, model_source_path(source));
+        weft_diag_prefix(diag, "%s", model_source_path(source));
         return status;
     }
     *plan = (draft_model_plan_t){
