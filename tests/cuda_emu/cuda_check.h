@@ -47,6 +47,7 @@ static inline void *cuda_upload(const void *host, size_t bytes)
     assert_cuda(cudaMalloc(&device, bytes));
     if (host != NULL) {
         assert_cuda(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+        assert_cuda(cudaDeviceSynchronize()); /* it returns once the bytes are staged */
     }
     return device;
 }

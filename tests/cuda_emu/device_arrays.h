@@ -43,6 +43,7 @@ static inline k_cuda_launch_t device_launch(size_t scratch_bytes)
         at.scratch = device_array(NULL, scratch_bytes);
         at.scratch_bytes = scratch_bytes;
         assert_cuda(cudaMemset(at.scratch, 0xA5, scratch_bytes));
+        assert_cuda(cudaDeviceSynchronize());
     }
     return at;
 }
