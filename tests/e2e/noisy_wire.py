@@ -11,7 +11,7 @@ import threading
 
 import zmq
 
-MAGIC = b"WEFTTCP\0"  # transport/xfer/xfer_tcp_wire.h: magic, u32 version, u16 port
+MAGIC = b"WEFTTCP\0"  # transport/xfer/tcp/xfer_tcp_wire.h: magic, u32 version, u16 port
 PORT_AT = len(MAGIC) + 4
 PIECE = 1 << 16
 TICK_MS = 50
