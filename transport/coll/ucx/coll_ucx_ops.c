@@ -10,9 +10,12 @@
 
 /*
  * Up to so many bytes, sent to all others together, an all-reduce is an exchange of whole inputs: one
- * wait instead of two, for more adding. Of two ranks it always is: they send no more that way.
+ * wait instead of two, for more adding. Two ranks send no more that way, and it is sooner also for a
+ * large input that is one message; but not where that is about a segment of the network.
  */
 #define ONE_SHOT_BYTES ((size_t)64 * 1024)
+#define PAIR_BYTES     ((size_t)48 * 1024)
+#define SEGMENT_BYTES  ((size_t)96 * 1024)
 
 /* Elements of a part are a multiple of this, so that adding is aligned. */
 #define GRAIN 32
@@ -261,13 +264,20 @@ static void reduce_in_steps(const plan_t *plan)
     }
 }
 
+static bool exchanges_whole(const coll_ucx_t *coll, size_t bytes)
+{
+    const uint32_t size = coll->base.config.size;
+
+    return size <= 2 ? bytes <= PAIR_BYTES || (bytes > SEGMENT_BYTES && bytes <= coll->part_bytes)
+                     : bytes * (size - 1) <= ONE_SHOT_BYTES;
+}
+
 void coll_ucx_all_reduce(coll_t *base, weft_queue_t *queue, const void *in, void *out, size_t n,
                          coll_dtype_t dtype)
 {
     coll_ucx_t *coll = coll_ucx_of(base);
     const uint32_t size = base->config.size;
-    const size_t bytes = n * coll_dtype_bytes(dtype);
-    const bool is_whole = size <= 2 || bytes * (size - 1) <= ONE_SHOT_BYTES;
+    const bool is_whole = exchanges_whole(coll, n * coll_dtype_bytes(dtype));
     const plan_t plan = plan_steps(coll, in, out, n, is_whole ? 1 : size, dtype);
 
     (void)queue;
