@@ -46,9 +46,8 @@ static weft_status_t find_kind(const words_t *words, weft_diag_t *diag, draft_co
     const char *method = is_implied ? "draft_model" : words->method == NULL ? "" : words->method;
     config->kind = drafter_find(method);
     if (config->kind == NULL) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         WHERE "method \"%s\": unknown; ngram and draft_model are possible",
-                         method);
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, WHERE "method \"%s\" is unknown; known:%s",
+                         method, drafter_methods);
     }
     if (config->kind->has_model != (words->model != NULL)) {
         return weft_diag(diag, WEFT_ERR_INVALID, WHERE "method \"%s\" %s", method,

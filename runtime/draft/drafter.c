@@ -7,16 +7,22 @@
 #include "runtime/draft/drafters.def"
 #undef DRAFTER
 
-const drafter_kind_t *const drafter_kinds[] = {
+static const drafter_kind_t *const kinds[] = {
 #define DRAFTER(method) &drafter_##method,
 #include "runtime/draft/drafters.def"
 #undef DRAFTER
     NULL,
 };
 
+#define DRAFTER(method) " " #method
+const char drafter_methods[] =
+#include "runtime/draft/drafters.def"
+    ;
+#undef DRAFTER
+
 const drafter_kind_t *drafter_find(const char *method)
 {
-    const drafter_kind_t *const *kind = drafter_kinds;
+    const drafter_kind_t *const *kind = kinds;
     while (*kind != NULL && strcmp((*kind)->method, method) != 0) {
         kind++;
     }

@@ -41,7 +41,7 @@ struct drafter {
     const drafter_kind_t *kind;
 };
 
-extern const drafter_kind_t *const drafter_kinds[]; /* NULL behind the last */
+extern const char drafter_methods[]; /* all that there are, a blank before each */
 
 /* NULL: no method of that name. */
 const drafter_kind_t *drafter_find(const char *method);
