@@ -117,7 +117,7 @@ static weft_status_t check_options(const run_t *run, weft_diag_t *diag)
             return weft_diag(diag, WEFT_ERR_INVALID, "--stop: an empty text would stop nothing");
         }
     }
-    return WEFT_OK;
+    return engine_options_check(&run->engine_options, diag);
 }
 
 /* An empty text is given too. */

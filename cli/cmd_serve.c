@@ -92,6 +92,9 @@ static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *di
     }
     weft_log_set_level(level);
     status = find_model(copies->set, copies->api, diag, &config.model);
+    if (status >= 0) {
+        status = engine_options_check(copies->engine, diag);
+    }
     if (status < 0) {
         return status;
     }

@@ -31,7 +31,7 @@ static const weft_json_field_t fields[] = {
     {"method", WEFT_JSON_OPTIONAL, offsetof(words_t, method), 0},
     {"model", WEFT_JSON_OPTIONAL, offsetof(words_t, model), 0},
     {"num_speculative_tokens", WEFT_JSON_COUNT, offsetof(words_t, num_speculative_tokens),
-     STEP_MAX_DRAFTS},
+     UINT32_MAX},
     {"prompt_lookup_min", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_min), MAX_LOOKUP},
     {"prompt_lookup_max", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_max), MAX_LOOKUP},
     /* The model that guesses is on one rank, whatever the other is on. */
@@ -74,14 +74,15 @@ static weft_status_t set_lookup(const words_t *words, weft_diag_t *diag, draft_c
 static weft_status_t settle(const words_t *words, weft_diag_t *diag, draft_config_t *config)
 {
     weft_status_t status = find_kind(words, diag, config);
-    if (status >= 0 && words->num_speculative_tokens == 0) {
+    const uint64_t n = words->num_speculative_tokens;
+    if (status >= 0 && (n == 0 || n > STEP_MAX_DRAFTS)) {
         status = weft_diag(diag, WEFT_ERR_INVALID,
-                           WHERE "num_speculative_tokens: 1 to %d are needed", STEP_MAX_DRAFTS);
+                           WHERE "num_speculative_tokens: 1 to %d are possible", STEP_MAX_DRAFTS);
     }
     if (status >= 0) {
         status = set_lookup(words, diag, config);
     }
-    config->n_tokens = (uint32_t)words->num_speculative_tokens;
+    config->n_tokens = (uint32_t)n;
     config->max_context = (uint32_t)words->max_model_len;
     return status;
 }

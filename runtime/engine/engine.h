@@ -136,6 +136,12 @@ typedef struct engine_timings {
 weft_status_t engine_shard(const engine_options_t *options, uint32_t rank, uint32_t size,
                            weft_diag_t *diag, model_shard_t *shard_out);
 
+/*
+ * What can be seen to be wrong in the options alone: asked by engine_create, and before that by who
+ * would first start ranks. WEFT_ERR_INVALID, WEFT_ERR_UNSUPPORTED: diag names the option.
+ */
+weft_status_t engine_options_check(const engine_options_t *options, weft_diag_t *diag);
+
 /* Tokens of a step: the option, or what suits the device. */
 uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t *device);
 

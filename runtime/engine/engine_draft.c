@@ -5,22 +5,34 @@
 #define WEFT_LOG_MODULE "engine"
 #include "base/log.h"
 
+weft_status_t engine_draft_check(const engine_options_t *options, weft_diag_t *diag)
+{
+    draft_config_t config = {0};
+    weft_status_t status = draft_config_parse(options->speculative_config, diag, &config);
+    if (config.kind != NULL && options->pipeline_parallel_size > 1) {
+        status = weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                           "--speculative-config: not with --pipeline-parallel-size %u yet, only "
+                           "with 1",
+                           options->pipeline_parallel_size);
+    }
+    draft_config_fini(&config);
+    return status;
+}
+
 weft_status_t engine_draft_open(engine_t *engine, const engine_options_t *options,
                                 weft_diag_t *diag)
 {
     draft_config_t *config = &engine->draft.config;
-    const weft_status_t status = draft_config_parse(options->speculative_config, diag, config);
-    if (status < 0 || config->kind == NULL) {
+    weft_status_t status = draft_config_parse(options->speculative_config, diag, config);
+    const bool leads = engine->group.rank == 0; /* it guesses, the others are told */
+    if (status < 0 || config->kind == NULL || !config->kind->has_model || !leads) {
         return status;
     }
-    if (engine->n_ranks > 0 && engine->group.ranks.shard.stages > 1) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                         "--speculative-config: not with --pipeline-parallel-size yet");
+    status = model_source_open(config->model, diag, &engine->draft.source);
+    if (status < 0) {
+        weft_diag_prefix(diag, "--speculative-config: model");
     }
-    if (!config->kind->has_model || engine->group.rank > 0) {
-        return WEFT_OK; /* the leader guesses, the others are told */
-    }
-    return model_source_open(config->model, diag, &engine->draft.source);
+    return status;
 }
 
 weft_status_t engine_draft_create(engine_t *engine, const text_tokenizer_t *tokenizer,

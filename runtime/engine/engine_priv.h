@@ -379,10 +379,12 @@ void engine_adapter_ends(engine_adapter_t *adapter, bool has_run);
 /*
  * engine_draft.c: nothing without --speculative-config.
  *
+ * check   the option alone
  * open    before the plan: the option, and the model that guesses, of the rank that leads
  * create  when the rank is loaded: the drafter. WEFT_ERR_UNSUPPORTED: another vocabulary
  * may     whether a request's tokens may be guessed
  */
+weft_status_t engine_draft_check(const engine_options_t *options, weft_diag_t *diag);
 weft_status_t engine_draft_open(engine_t *engine, const engine_options_t *options,
                                 weft_diag_t *diag);
 weft_status_t engine_draft_create(engine_t *engine, const text_tokenizer_t *tokenizer,

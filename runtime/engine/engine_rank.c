@@ -10,23 +10,15 @@
 
 /* ---- what ranks are asked for ---------------------------------------------------------------- */
 
-static weft_status_t check_options(const engine_options_t *options, const engine_ranks_t *ranks,
-                                   weft_diag_t *diag)
+static weft_status_t check_ranks(const engine_options_t *options, weft_diag_t *diag)
 {
-    model_shard_t shard;
-    const weft_status_t status = engine_remote_check(options, diag);
-    if (status < 0) {
-        return status;
-    }
-    if (ranks == NULL) {
-        return engine_shard(options, 0, 1, diag, &shard);
-    }
-    if (ranks->shard.stages > EXECUTOR_MAX_DEPTH) {
+    if (options->pipeline_parallel_size > EXECUTOR_MAX_DEPTH) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                          "--pipeline-parallel-size %u: at most %u, a step in flight for each",
-                         ranks->shard.stages, EXECUTOR_MAX_DEPTH);
+                         options->pipeline_parallel_size, EXECUTOR_MAX_DEPTH);
     }
-    if (engine_has_peers(options)) {
+    if (engine_has_peers(options) &&
+        (options->tensor_parallel_size > 1 || options->pipeline_parallel_size > 1)) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                          "--%s: each rank has its part of a block, and only rank 0 could exchange "
                          "its own: leave it out with more than one rank",
@@ -34,6 +26,18 @@ static weft_status_t check_options(const engine_options_t *options, const engine
                                                              : "kv-remote-listen");
     }
     return WEFT_OK;
+}
+
+weft_status_t engine_options_check(const engine_options_t *options, weft_diag_t *diag)
+{
+    weft_status_t status = check_ranks(options, diag);
+    if (status >= 0) {
+        status = engine_remote_check(options, diag);
+    }
+    if (status >= 0) {
+        status = engine_adapters_check(options, diag);
+    }
+    return status < 0 ? status : engine_draft_check(options, diag);
 }
 
 /* What of the model is here; NULL: all. Its collectives are those of the links that there are. */
@@ -142,7 +146,11 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
                                const model_source_t *source, const engine_ranks_t *ranks,
                                weft_diag_t *diag)
 {
-    weft_status_t status = check_options(options, ranks, diag);
+    model_shard_t alone;
+    weft_status_t status = engine_options_check(options, diag);
+    if (status >= 0 && ranks == NULL) {
+        status = engine_shard(options, 0, 1, diag, &alone);
+    }
     if (status >= 0) {
         status = open_device(engine, options, ranks, diag);
     }
@@ -152,10 +160,6 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
         status = engine_group_form(&engine->group, engine->device, false, diag);
         engine->n_ranks = engine->group.size;
     }
-    if (status < 0) {
-        return status;
-    }
-    status = engine_adapters_check(options, diag);
     if (status < 0) {
         return status;
     }

@@ -2,6 +2,7 @@
 """`weft serve --pipeline-parallel-size`: a model whose layers lie on several ranks."""
 import os
 import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -82,13 +83,28 @@ def test_a_stage_that_is_killed_ends_the_service(start):
     wait_for(lambda: "rank 1" in "".join(server.lines), what="its name")
 
 
-@pytest.mark.parametrize("flags, said", [
-    (["-pp", "4"], "the model has 3 layers"),
-    (["-pp", "9"], "pipeline-parallel-size 9"),
-])
-def test_what_cannot_be_is_refused(flags, said):
+def refused(*flags):
+    """What a start says that ends at once."""
     if not BINARY:
         pytest.skip("WEFT_TEST_BINARY is not set")
-    server = Server([BINARY, *FLAGS, *flags])
-    assert server.process.wait(60) != 0
-    wait_for(lambda: said in "".join(server.lines), what=said)
+    return subprocess.run([BINARY, *FLAGS, *flags], capture_output=True, text=True, timeout=60)
+
+
+def test_more_stages_than_layers_are_refused():
+    done = refused("-pp", "4")
+    assert done.returncode != 0 and "the model has 3 layers" in done.stderr
+
+
+GUESSES = '{"method": "ngram", "num_speculative_tokens": 4}'
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["-pp", "9"], "--pipeline-parallel-size 9: at most 8"),
+    (["-pp", "2", "--speculative-config", GUESSES], "--speculative-config: not with --pipeline-parallel-size 2"),
+    (["-pp", "2", "--kv-remote-listen", "127.0.0.1:0"], "--kv-remote-listen: each rank has its part of a block"),
+    (["-pp", "2", "--lora-modules", "a=b"], "--lora-modules needs --enable-lora"),
+])
+def test_what_options_alone_rule_out_is_said_before_a_rank_is_started(flags, said):
+    done = refused(*flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"weft: error: {said}") and done.stderr.count("\n") == 1

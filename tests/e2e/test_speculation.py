@@ -90,6 +90,13 @@ def test_a_second_model_guesses():
         assert server.stop() == 0, "".join(server.lines[-20:])
 
 
+def test_a_guessing_model_that_is_not_there_is_named_with_its_option():
+    server = serve_tiny(TINY / "llama", "/nowhere/small.gguf")
+    assert server.process.wait(60) == 2
+    server.reader.join()
+    assert "--speculative-config: model: /nowhere/small.gguf: No such file" in server.lines[-1]
+
+
 def test_a_model_of_other_tokens_is_refused(tmp_path):
     shutil.copytree(TINY / "llama", tmp_path / "other")
     path = tmp_path / "other" / "tokenizer.json"
