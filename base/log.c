@@ -23,7 +23,7 @@ bool weft_log_enabled(weft_log_level_t level)
     return (int)level <= atomic_load_explicit(&current_level, memory_order_relaxed);
 }
 
-weft_status_t weft_log_level_parse(const char *text, weft_log_level_t *level_out)
+weft_status_t weft_log_level_parse(const char *text, weft_diag_t *diag, weft_log_level_t *level_out)
 {
     for (int i = 0; i < (int)WEFT_ARRAY_LEN(level_names); i++) {
         if (strcasecmp(text, level_names[i]) == 0) {
@@ -39,7 +39,8 @@ weft_status_t weft_log_level_parse(const char *text, weft_log_level_t *level_out
         *level_out = WEFT_LOG_ERROR;
         return WEFT_OK;
     }
-    return WEFT_ERR_INVALID;
+    return weft_diag(diag, WEFT_ERR_INVALID, "\"%s\" is none of error, warn, info, debug and trace",
+                     text);
 }
 
 /* Lines hold names that come from outside: none begins a line of its own. */

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 
 #include "base/compiler.h"
+#include "base/diag.h"
 #include "base/status.h"
 
 typedef enum weft_log_level {
@@ -25,8 +26,12 @@ typedef enum weft_log_level {
 void weft_log_set_level(weft_log_level_t level); /* default WEFT_LOG_INFO */
 bool weft_log_enabled(weft_log_level_t level);
 
-/* "error" "warn"/"warning" "info" "debug" "trace", any case (vLLM's names too). */
-weft_status_t weft_log_level_parse(const char *text, weft_log_level_t *level_out);
+/*
+ * "error" "warn" "info" "debug" "trace", any case, and vLLM's names "warning" and "critical".
+ * WEFT_ERR_INVALID: diag lists them.
+ */
+weft_status_t weft_log_level_parse(const char *text, weft_diag_t *diag,
+                                   weft_log_level_t *level_out);
 
 void weft_log(weft_log_level_t level, const char *module, const char *format, ...)
     WEFT_PRINTF(3, 4);

@@ -84,11 +84,11 @@ static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *di
         .words = copies->words,
         .n_words = copies->n_words,
     };
-    weft_status_t status = weft_log_level_parse(copies->api->log_level, &level);
+    weft_status_t status = weft_log_level_parse(copies->api->log_level, diag, &level);
 
     if (status < 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "--log-level %s: not a level",
-                         copies->api->log_level);
+        weft_diag_prefix(diag, "--log-level");
+        return status;
     }
     weft_log_set_level(level);
     status = find_model(copies->set, copies->api, diag, &config.model);

@@ -14,6 +14,7 @@
 #include "cli/option_tables.h"
 #include "cli/up.h"
 #include "kvstore/transfer/kv_transfer_params.h"
+#include "runtime/model/model_source.h"
 #include "services/front/front.h"
 
 #define WEFT_LOG_MODULE "up"
@@ -384,6 +385,15 @@ static weft_status_t check(const up_options_t *o, weft_diag_t *diag)
                : weft_diag(diag, WEFT_ERR_INVALID, "--port %u: ports end at 65535", o->port);
 }
 
+/* What every worker would say of it, and more lines beside, once all are started. */
+static weft_status_t check_model(const char *path, weft_diag_t *diag)
+{
+    model_source_t *source = NULL;
+    const weft_status_t status = model_source_open(path, diag, &source);
+    model_source_close(source);
+    return status;
+}
+
 /* Side channels of several workers on one machine cannot all have the port that is usual. */
 static void set_environment(void)
 {
@@ -443,14 +453,19 @@ static weft_status_t run(up_t *up, weft_diag_t *diag)
 {
     weft_log_level_t level;
     weft_status_t status = check(up->options, diag);
-    if (status == WEFT_OK && weft_log_level_parse(up->options->log_level, &level) < 0) {
-        status = weft_diag(diag, WEFT_ERR_INVALID, "--log-level %s: not a level",
-                           up->options->log_level);
-    }
     if (status < 0) {
         return status;
     }
+    status = weft_log_level_parse(up->options->log_level, diag, &level);
+    if (status < 0) {
+        weft_diag_prefix(diag, "--log-level");
+        return status;
+    }
     weft_log_set_level(level);
+    status = check_model(up->model, diag);
+    if (status < 0) {
+        return status;
+    }
     status = start(up, diag);
     if (status == WEFT_OK) {
         status = weft_loop_run(up->loop);

@@ -100,12 +100,32 @@ static weft_status_t open_file(model_source_t *source, const char *path, weft_di
     return model_source_open_safetensors(source, folder, path, diag);
 }
 
+/* ORG/NAME, which other engines would fetch from the Hugging Face Hub. */
+static bool is_hub_name(const char *path)
+{
+    const char *slash = strchr(path, '/');
+    return slash != NULL && slash != path && path[0] != '.' && slash[1] != '\0' &&
+           strchr(slash + 1, '/') == NULL && !ends_with(path, ".gguf") &&
+           !ends_with(path, ".safetensors");
+}
+
+static weft_status_t explain_missing(const char *path, int error, weft_diag_t *diag)
+{
+    const weft_status_t status = error == ENOENT ? WEFT_ERR_NOT_FOUND : WEFT_ERR_IO;
+    if (status == WEFT_ERR_NOT_FOUND && is_hub_name(path)) {
+        return weft_diag(diag, status,
+                         "%s: %s; a model is a local file or folder: \"hf download %s --local-dir "
+                         "DIR\" (pip install huggingface_hub) makes DIR one",
+                         path, strerror(error), path);
+    }
+    return weft_diag(diag, status, "%s: %s", path, strerror(error));
+}
+
 static weft_status_t open_path(model_source_t *source, weft_diag_t *diag)
 {
     struct stat info;
     if (stat(source->path, &info) != 0) {
-        return weft_diag(diag, errno == ENOENT ? WEFT_ERR_NOT_FOUND : WEFT_ERR_IO, "%s: %s",
-                         source->path, strerror(errno));
+        return explain_missing(source->path, errno, diag);
     }
     return S_ISDIR(info.st_mode) ? open_folder(source, source->path, diag)
                                  : open_file(source, source->path, diag);

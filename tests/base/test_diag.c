@@ -73,11 +73,13 @@ static void levels_are_read_by_weft_s_and_vllm_s_names(void **state)
                  {"CRITICAL", WEFT_LOG_ERROR}};
     weft_log_level_t level = WEFT_LOG_INFO;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(names); i++) {
-        assert_status(weft_log_level_parse(names[i].text, &level), WEFT_OK);
+        assert_status(weft_log_level_parse(names[i].text, NULL, &level), WEFT_OK);
         assert_int_equal(level, names[i].level);
     }
-    assert_status(weft_log_level_parse("loud", &level), WEFT_ERR_INVALID);
-    assert_status(weft_log_level_parse("", &level), WEFT_ERR_INVALID);
+    weft_diag_t diag = {0};
+    assert_status(weft_log_level_parse("loud", &diag, &level), WEFT_ERR_INVALID);
+    assert_string_equal(diag.text, "\"loud\" is none of error, warn, info, debug and trace");
+    assert_status(weft_log_level_parse("", &diag, &level), WEFT_ERR_INVALID);
 }
 
 /* What stderr gets while fn runs. */

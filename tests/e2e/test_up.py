@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import threading
 
 import httpx
@@ -207,3 +208,18 @@ def test_workers_of_two_ranks_answer_as_one_of_two_ranks(up, request):
         assert answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 199
     assert server.stop(signal.SIGINT) == 0
 
+
+@pytest.mark.parametrize("model, flags, said", [
+    ("/nowhere.gguf", [], "/nowhere.gguf: No such file or directory"),
+    ("org/name", [], 'org/name: No such file or directory; a model is a local file or folder'),
+    (__file__, [], "test_up.py: "),
+    (MODEL, ["--log-level", "loud"],
+     '--log-level: "loud" is none of error, warn, info, debug and trace'),
+])
+def test_what_is_wrong_is_said_before_a_worker_starts(model, flags, said):
+    need_server()
+    done = subprocess.run([BINARY, "up", model, "--port", "0", *flags], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("weft: error: ") and said in done.stderr
+    assert done.stderr.count("\n") == 1

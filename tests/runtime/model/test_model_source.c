@@ -341,6 +341,20 @@ static void a_folder_must_say_which_model_it_means(void **state)
     assert_refused("/dev/null", "is not a regular file");
 }
 
+static void a_name_of_the_hub_is_told_to_be_no_path(void **state)
+{
+    (void)state;
+    assert_refused("Org/Name-0.6B", "\"hf download Org/Name-0.6B --local-dir DIR\"");
+    static const char *const paths[] = {"Name",     "/Org/Name",       "./Name",  "a/b/c",
+                                        "a/b.gguf", "a/b.safetensors", "folder/", "../Name"};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(paths); i++) {
+        weft_diag_t diag = {0};
+        model_source_t *source;
+        assert_int_equal(model_source_open(paths[i], &diag, &source), WEFT_ERR_NOT_FOUND);
+        assert_null(strstr(diag.text, "download"));
+    }
+}
+
 static void a_checkpoint_without_its_config_is_refused_by_name(void **state)
 {
     (void)state;
@@ -526,6 +540,7 @@ int main(void)
         cmocka_unit_test(scaled_rotations_are_read_with_all_their_numbers),
         cmocka_unit_test(a_required_tensor_has_exactly_its_shape),
         cmocka_unit_test(a_folder_must_say_which_model_it_means),
+        cmocka_unit_test(a_name_of_the_hub_is_told_to_be_no_path),
         cmocka_unit_test(a_checkpoint_without_its_config_is_refused_by_name),
         cmocka_unit_test(the_chat_template_is_found_in_each_of_its_places),
         cmocka_unit_test(an_index_is_held_against_its_shards),
