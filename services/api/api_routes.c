@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "services/api/api_routes.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "services/api/api_answers.h"
@@ -45,6 +46,20 @@ const api_route_t *api_routes_find(const char *method, const char *path, uint32_
         api_error_set(error, API_ERROR_NO_ROUTE, NULL, "Not Found");
     }
     return NULL;
+}
+
+void api_routes_methods(const char *path, uint32_t absent, char list_out[API_ROUTES_METHODS])
+{
+    size_t length = 0;
+
+    list_out[0] = '\0';
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(routes) && length < API_ROUTES_METHODS; i++) {
+        const api_route_t *route = &routes[i];
+        if ((route->flags & absent) == 0 && path_matches(route, path)) {
+            length += (size_t)snprintf(list_out + length, API_ROUTES_METHODS - length, "%s%s",
+                                       length > 0 ? ", " : "", route->method);
+        }
+    }
 }
 
 bool api_routes_is_guarded(const char *path)

@@ -28,5 +28,10 @@ struct api_route {
 const api_route_t *api_routes_find(const char *method, const char *path, uint32_t absent,
                                    api_error_t *error);
 
+#define API_ROUTES_METHODS 32 /* bytes of a list of all methods */
+
+/* Methods of the routes of path, as the header Allow lists them; "": there is no route. */
+void api_routes_methods(const char *path, uint32_t absent, char list_out[API_ROUTES_METHODS]);
+
 /* Whether path is one of those that API keys guard. */
 bool api_routes_is_guarded(const char *path);

@@ -31,16 +31,19 @@
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-/* For what has no call: no memory, or no route. */
-static void answer_error(weft_http_exchange_t *exchange, const api_error_t *error)
+/* For what has no call: no memory, or no route. allow: methods that there are, "": none to tell. */
+static void answer_error(weft_http_exchange_t *exchange, const api_error_t *error,
+                         const char *allow)
 {
+    const weft_http_header_t header = {"Allow", allow};
     weft_buffer_t body = {0};
     weft_json_t json;
 
     weft_json_init(&json, &body);
     api_error_write(error, &json);
-    weft_http_respond(exchange, api_error_http_status(error), "application/json", NULL, 0,
-                      body.data != NULL ? body.data : "", body.is_failed ? 0 : body.length);
+    weft_http_respond(exchange, api_error_http_status(error), "application/json", &header,
+                      allow[0] != '\0' ? 1 : 0, body.data != NULL ? body.data : "",
+                      body.is_failed ? 0 : body.length);
     weft_buffer_free(&body);
 }
 
@@ -58,7 +61,7 @@ static void on_reject(void *user, weft_http_exchange_t *exchange, uint32_t http_
     } else {
         api_error_set(&error, API_ERROR_SCHEMA, NULL, "The request is not valid HTTP.");
     }
-    answer_error(exchange, &error);
+    answer_error(exchange, &error, "");
 }
 
 /* A browser asks first whether it may call. */
@@ -164,6 +167,7 @@ static void on_request(void *user, weft_http_exchange_t *exchange)
     api_server_t *server = user;
     const char *method = weft_http_method(exchange);
     const char *path = weft_http_path(exchange);
+    char allow[API_ROUTES_METHODS] = "";
     api_error_t error = {0};
 
     if (strcmp(method, "OPTIONS") == 0) {
@@ -182,9 +186,11 @@ static void on_request(void *user, weft_http_exchange_t *exchange)
                !api_keys_accept(&server->options->api_key,
                                 weft_http_header(exchange, "authorization"))) {
         api_error_set(&error, API_ERROR_UNAUTHORIZED, NULL, "Unauthorized");
+    } else {
+        api_routes_methods(path, absent_routes(server), allow);
     }
     api_metrics_http(server->metrics, "none", method, api_error_http_status(&error), 0);
-    answer_error(exchange, &error);
+    answer_error(exchange, &error, allow);
 }
 
 static void on_engine_news(void *user, uint32_t events)

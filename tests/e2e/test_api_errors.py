@@ -191,7 +191,10 @@ def test_too_large_bodies_are_refused(http):
 
 def test_unknown_paths_and_methods_are_told_apart(http):
     check(http.get("/v1/nothing"), 404, "Not Found")
-    check(http.get("/v1/completions"), 405, "Method Not Allowed")
+    for method, path, allowed in (("GET", "/v1/completions", "POST"), ("PUT", "/ping", "GET, POST")):
+        answer = http.request(method, path)
+        check(answer, 405, "Method Not Allowed")
+        assert answer.headers["Allow"] == allowed
     check(http.post("/v1/embeddings", json={}), 404, "Not Found")
 
 
