@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -46,16 +47,21 @@ typedef struct run {
     uint32_t n_tokens; /* pushed into stream */
     bool is_stopped;   /* by a stop string */
     bool was_well;     /* the other ranks heard that it ends */
+    bool was_cut;      /* an interrupt came before the answer's end */
     int write_error;   /* errno of standard output's failure */
     uint64_t load_ns;
 } run_t;
 
+static volatile sig_atomic_t is_answering;
 static volatile sig_atomic_t is_interrupted;
 
+/* While the model loads there is nothing to end well; ranks that were started end with us. */
 static void on_interrupt(int signal_number)
 {
-    (void)signal_number;
     is_interrupted = 1;
+    if (!is_answering) {
+        _exit(CLI_EXIT_SIGNALLED + signal_number);
+    }
 }
 
 /* Ctrl-C ends the answer, a second one the process; a closed pipe is an error of write. */
@@ -303,6 +309,7 @@ static weft_status_t stream_answer(run_t *run)
     weft_status_t status = WEFT_OK;
     bool is_aborted = false;
     engine_answer_t answer;
+    is_answering = 1;
     do {
         engine_client_wait(run->client, POLL_MS);
         answer = engine_request_answer(run->request, 0);
@@ -408,6 +415,7 @@ static weft_status_t run_all(run_t *run, weft_diag_t *diag)
     status = stream_answer(run);
     const engine_finish_t finish = engine_request_answer(run->request, 0).finish;
     run->was_well = finish != ENGINE_FINISH_LOST;
+    run->was_cut = is_interrupted && finish == ENGINE_FINISH_ABORT && !run->is_stopped;
     if (status >= 0) {
         status = run->options.json ? report_json(run, finish) : end_line();
         run->write_error = errno;
@@ -439,6 +447,10 @@ int cmd_run(int argc, char **argv)
     /* A reader that went away (`weft run … | head`) has what it wanted. */
     const bool is_done = status >= 0 || status == WEFT_ERR_CANCELLED ||
                          (status == WEFT_ERR_IO && run.write_error == EPIPE);
+    const bool was_cut = run.was_cut;
     close_run(&run);
-    return is_done ? CLI_EXIT_OK : cli_fail(status, &diag);
+    if (!is_done) {
+        return cli_fail(status, &diag);
+    }
+    return was_cut ? CLI_EXIT_SIGNALLED + SIGINT : CLI_EXIT_OK;
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `weft run` and `weft bench model` as a shell meets them: words in, text and exit code out. */
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tests/support/model_rig.h"
@@ -264,7 +266,7 @@ static pid_t start(char *const argv[], FILE **out)
 }
 
 /* 8000 tokens of a real model take far longer than the signal. */
-static void an_interrupt_ends_the_answer_early_and_well(void **state)
+static void an_interrupt_ends_the_answer_and_is_the_exit_code(void **state)
 {
     (void)state;
     char *path = getenv("WEFT_TEST_MODEL");
@@ -284,9 +286,37 @@ static void an_interrupt_ends_the_answer_early_and_well(void **state)
     fclose(out);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), 0);
+    assert_int_equal(WEXITSTATUS(status), 128 + SIGINT);
     assert_true(n > 0 && n < 8000);
     assert_int_equal(output[n - 1], '\n');
+}
+
+/* It reads its prompt from a pipe that nobody writes to: there is no answer yet, nor will there be. */
+static void an_interrupt_before_the_answer_ends_it_at_once(void **state)
+{
+    (void)state;
+    char path[512];
+    char fifo[] = "/tmp/weft-test-XXXXXX";
+    assert_non_null(mkdtemp(fifo));
+    snprintf(path, sizeof(path), "%s/prompt", fifo);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    char *const argv[] = {
+        WEFT_BINARY_DIR "/weft", "run", "--model", (char *)tiny_model_path("llama"),
+        "--prompt-file",         path,  NULL};
+    FILE *out;
+    int status;
+    const pid_t pid = start(argv, &out);
+    const int writer = open(path, O_WRONLY); /* once it has opened the other end */
+    assert_true(writer >= 0);
+    assert_int_equal(kill(pid, SIGINT), 0);
+    assert_int_equal(fread(output, 1, WEFT_SHELL_BYTES, out), 0);
+    fclose(out);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 128 + SIGINT);
+    close(writer);
+    unlink(path);
+    rmdir(fifo);
 }
 
 /* ---- bench model ----------------------------------------------------------------------------- */
@@ -330,7 +360,8 @@ int main(void)
         cmocka_unit_test(an_unknown_benchmark_gets_the_list),
         cmocka_unit_test(a_reader_that_leaves_is_no_failure),
         cmocka_unit_test(a_full_disk_is_a_failure),
-        cmocka_unit_test(an_interrupt_ends_the_answer_early_and_well),
+        cmocka_unit_test(an_interrupt_ends_the_answer_and_is_the_exit_code),
+        cmocka_unit_test(an_interrupt_before_the_answer_ends_it_at_once),
         cmocka_unit_test(bench_model_prints_rates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
