@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "launcher/launch_address.h"
+#include "launcher/launch_greeting.h"
 #include "launcher/launch_group_priv.h"
 #include "launcher/launch_message.h"
 #include "launcher/launch_monitor.h"
@@ -47,6 +48,7 @@ typedef struct follower {
     uint64_t logged_ns;
     uint32_t attempts;
     uint32_t curt_ends;
+    char address[64]; /* of the last attempt, numeric */
     uint64_t epoch;
     char reason[256]; /* of the last attempt's end */
 } follower_t;
@@ -103,8 +105,9 @@ static weft_status_t set_keys(const launch_group_t *group, void *socket)
                : WEFT_ERR_INTERNAL;
 }
 
-static weft_status_t connect_to(follower_t *follower, const char *address)
+static weft_status_t connect_to(follower_t *follower)
 {
+    const char *address = follower->address;
     const int never = -1;
     char endpoint[128];
     const bool is_v6 = strchr(address, ':') != NULL;
@@ -155,19 +158,18 @@ static void attempt(follower_t *follower)
 {
     launch_group_t *group = follower->group;
     const char *reason;
-    char address[64];
-    if (!resolve(follower, address, &reason)) {
+    if (!resolve(follower, follower->address, &reason)) {
         rest(follower, reason);
         return;
     }
     follower->attempts++;
-    if (!group->has_secret && !launch_address_is_private(address)) {
+    if (!group->has_secret && !launch_address_is_private(follower->address)) {
         launch_group_end(group, WEFT_ERR_DENIED,
                          "the leader's address %s is not private: all ranks need a --secret-file",
-                         address);
+                         follower->address);
         return;
     }
-    if (connect_to(follower, address) < 0) {
+    if (connect_to(follower) < 0) {
         rest(follower, zmq_strerror(zmq_errno()));
         return;
     }
@@ -369,6 +371,22 @@ static void receive(follower_t *follower)
 
 /* ---- what happens to the connection ---------------------------------------------------------- */
 
+static void refuse_other_mechanism(follower_t *follower)
+{
+    launch_group_t *group = follower->group;
+    launch_group_end(
+        group, WEFT_ERR_DENIED, "secrets differ: rank %u has %s --secret-file, the leader has %s",
+        group->place.rank, group->has_secret ? "a" : "no", group->has_secret ? "none" : "one");
+}
+
+static bool has_other_mechanism(const follower_t *follower)
+{
+    char mechanism[LAUNCH_MECHANISM_BYTES];
+    return launch_greeting_mechanism(follower->address, follower->group->place.leader_port,
+                                     mechanism) &&
+           strcmp(mechanism, follower->group->has_secret ? "CURVE" : "NULL") != 0;
+}
+
 /*
  * Another secret looks like this, but so does a proxy before a leader that is not up yet: without a
  * secret it is tried for as long as there is time.
@@ -376,14 +394,16 @@ static void receive(follower_t *follower)
 static void broken_off(follower_t *follower)
 {
     const launch_group_t *group = follower->group;
-    if (!group->has_secret) {
-        rest(follower, "the handshake was broken off: it has a secret, or is no leader");
+    if (has_other_mechanism(follower)) {
+        refuse_other_mechanism(follower);
+    } else if (!group->has_secret) {
+        rest(follower, "the handshake was broken off: is it the leader?");
     } else if (++follower->curt_ends < CURT_ENDS) {
         rest(follower, "the handshake was broken off");
     } else {
         launch_group_end(follower->group, WEFT_ERR_DENIED,
-                         "whoever listens at %s:%u breaks off the handshake: it has another secret "
-                         "or none, or is no leader",
+                         "whoever listens at %s:%u breaks off the handshake: it has another "
+                         "secret, or is no leader",
                          group->place.leader_host, group->place.leader_port);
     }
 }
@@ -398,10 +418,7 @@ static void handshake_failed(follower_t *follower, const launch_event_t *event)
                               : "without a --secret-file it takes private addresses alone");
     } else if (event->kind == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL &&
                event->value == ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH) {
-        launch_group_end(group, WEFT_ERR_DENIED,
-                         "secrets differ: rank %u has %s --secret-file, the leader has %s",
-                         group->place.rank, group->has_secret ? "a" : "no",
-                         group->has_secret ? "none" : "one");
+        refuse_other_mechanism(follower);
     } else {
         broken_off(follower);
     }

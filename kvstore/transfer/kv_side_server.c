@@ -154,14 +154,14 @@ static void reply(kv_side_channel_t *channel, const request_t *request, zmq_msg_
     const int more = ZMQ_SNDMORE | ZMQ_DONTWAIT;
     uint8_t clock[KV_HANDSHAKE_CLOCK_BYTES];
     kv_clock_encode((double)weft_clock_ns() / (double)WEFT_NS_PER_SECOND, clock);
-    const bool is_sent =
+    const bool is_begun =
         zmq_send(channel->router, request->identity, request->identity_length, more) >= 0 &&
         (!request->has_delimiter || zmq_send(channel->router, "", 0, more) >= 0) &&
-        zmq_msg_send(payload, channel->router, more) >= 0 &&
-        zmq_send(channel->router, clock, sizeof(clock), ZMQ_DONTWAIT) >= 0;
+        zmq_msg_send(payload, channel->router, more) >= 0;
     zmq_msg_close(payload); /* fine also after it was sent */
-    if (is_sent) {
+    if (is_begun) {         /* counted before the last frame lets anyone see it */
         atomic_fetch_add_explicit(&channel->answered, 1, memory_order_relaxed);
+        zmq_send(channel->router, clock, sizeof(clock), ZMQ_DONTWAIT);
     }
 }
 
