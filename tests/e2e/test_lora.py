@@ -180,6 +180,27 @@ def test_adapters_come_and_go(servers, made):
     assert gone.status_code == 404 and "does not exist" in gone.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("flags", [["-tp", "2"], ["-tp", "2", "-pp", "2"]], ids=" ".join)
+def test_adapters_come_and_go_on_all_ranks(servers, made, flags):
+    server = serve(TINY / "llama", "--enable-lora", *flags,
+                   env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"})
+    server.wait_until_listening()
+
+    def post(verb, **body):
+        return httpx.post(f"{server.url}/v1/{verb}_lora_adapter", json=body)
+
+    assert post("load", lora_name="c", lora_path=f"{made}/a").status_code == 200
+    assert_alike(complete(server, "c"), complete(servers["a"], "base"))
+    assert_alike(complete(server, "base"), complete(servers["base"], "base"))
+    missing = post("load", lora_name="d", lora_path=f"{made}/nowhere")
+    assert missing.status_code == 404 and "nowhere" in missing.json()["error"]["message"]
+    inplace = post("load", lora_name="c", lora_path=f"{made}/b", load_inplace=True)
+    assert inplace.status_code == 200
+    assert_alike(complete(server, "c"), complete(servers["b"], "base"))
+    assert post("unload", lora_name="c").status_code == 200
+    assert server.stop() == 0, "".join(server.lines[-20:])
+
+
 def test_what_runs_outlives_an_unload(servers, made):
     server = servers["lora"]
     body = {"lora_name": "e", "lora_path": f"{made}/a"}
