@@ -300,6 +300,65 @@ def test_every_kind_of_model_takes_adapters_whole_or_cut(tmp_path, base, flags):
         assert server.stop() == 0, "".join(server.lines[-20:])
 
 
+GATE_UP, DOWN = "gate_up_proj", "down_proj"
+
+
+def make_experts_adapter(folder, seed, rank, alpha, parameters):
+    """GPT-OSS's experts as PEFT's target_parameters adapt them: all of a layer in one pair of matrices."""
+    draw = numpy.random.default_rng(seed)
+    base = read_safetensors(TINY / "gpt-oss/model.safetensors")
+    tensors, added = {}, {}
+    for name in [name for name in base if name.endswith(tuple(parameters))]:
+        experts, wide, out = base[name].shape
+        a = draw.normal(0, 0.1, (rank * experts, wide)).astype("<f4")
+        b = draw.normal(0, 0.1, (out, rank * experts)).astype("<f4")
+        module, _, parameter = name.rpartition(".")
+        inner = ".base_layer" if parameter == GATE_UP and len(parameters) > 1 else ""
+        tensors[f"base_model.model.{module}{inner}.lora_A.weight"] = a
+        tensors[f"base_model.model.{module}{inner}.lora_B.weight"] = b
+        added[name] = alpha / rank * numpy.einsum(
+            "ore,eri->eio", b.reshape(out, rank, experts).astype("f8"), a.reshape(experts, rank, wide).astype("f8"))
+    folder.mkdir()
+    write_safetensors(folder / "adapter_model.safetensors", tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(
+        {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "bias": "none", "target_modules": [],
+         "target_parameters": [f"mlp.experts.{parameter}" for parameter in parameters]}))
+    return added
+
+
+@pytest.mark.parametrize("parameters, flags", [
+    ([GATE_UP, DOWN], []), ([GATE_UP], []), ([DOWN], []), ([GATE_UP, DOWN], ["-tp", "2"]),
+    ([GATE_UP, DOWN], ["-tp", "2", "--enable-expert-parallel"]), ([GATE_UP, DOWN], ["-pp", "2"])],
+    ids=lambda value: " ".join(value) or "alone")
+def test_experts_of_gpt_oss_are_adapted_together(tmp_path, parameters, flags):
+    added = make_experts_adapter(tmp_path / "x", 7, 6, 12, parameters)
+    merge(tmp_path / "merged", added, "gpt-oss")
+    lora = serve(TINY / "gpt-oss", "--enable-lora", "--lora-modules", f"x={tmp_path}/x", *flags)
+    merged = serve(tmp_path / "merged")
+    for server in (lora, merged):
+        server.wait_until_listening()
+    expected = complete(merged, "base")
+    plain = complete(lora, "base")
+    assert_alike(complete(lora, "x"), expected)
+    assert not numpy.allclose(plain[1], expected[1], atol=1e-2)
+    for server in (lora, merged):
+        assert server.stop() == 0, "".join(server.lines[-20:])
+
+
+@pytest.mark.parametrize("name, shape, said", [
+    ("experts.lora_A.weight", (6, 32), "shape"), ("experts.lora_A.weight", (8, 33), "shape"),
+    ("experts.lora_A.weight", (4 * 17, 32), "max-lora-rank"), ("experts.lora_B.weight", (64, 8), "one matrix"),
+    ("experts.base_layer.base_layer.lora_A.weight", (8, 64), "that the layer has")])
+def test_experts_of_gpt_oss_that_do_not_fit_are_named(tmp_path, name, shape, said):
+    make_experts_adapter(tmp_path / "x", 7, 2, 4, [DOWN])
+    write_safetensors(tmp_path / "x/adapter_model.safetensors",
+                      {f"base_model.model.model.layers.0.mlp.{name}": numpy.zeros(shape)})
+    server = serve(TINY / "gpt-oss", "--enable-lora", "--lora-modules", f"x={tmp_path}/x")
+    assert server.process.wait(60) != 0
+    server.reader.join()
+    assert any("--lora-modules" in line and said in line for line in server.lines), server.lines
+
+
 @pytest.mark.parametrize("base, name, shape", [
     ("mixtral", "block_sparse_moe.experts.4.w1", (64, HIDDEN)), ("mixtral", "mlp.up_proj", (64, HIDDEN)),
     ("llama", "mlp.experts.0.up_proj", (64, HIDDEN)), ("gpt-oss", "mlp.experts.0.up_proj", (64, HIDDEN)),
