@@ -6,89 +6,20 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PATH_BYTES = 4096, CPUS = 4096 };
+#define SYSTEM "/sys/devices/system"
+
+enum { PATH_BYTES = 4096 };
 
 uint32_t k_cores_in_mask(void)
 {
-    static const size_t bytes = CPU_ALLOC_SIZE(CPUS);
-    cpu_set_t mask[CPUS / CPU_SETSIZE];
+    static const size_t bytes = CPU_ALLOC_SIZE(K_CORES_MAX);
+    cpu_set_t mask[K_CORES_MAX / CPU_SETSIZE];
     CPU_ZERO_S(bytes, mask);
     if (sched_getaffinity(0, bytes, mask) != 0) {
         return 1;
     }
     const int count = CPU_COUNT_S(bytes, mask);
     return count > 0 ? (uint32_t)count : 1;
-}
-
-/* The first processor of the core that a processor belongs to. */
-static int first_sibling(int cpu)
-{
-    char path[96];
-    int first = cpu;
-    snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
-             cpu);
-    FILE *file = fopen(path, "r");
-    if (file == NULL) {
-        return cpu;
-    }
-    if (fscanf(file, "%d", &first) != 1) { /* "0-1", "0,64" */
-        first = cpu;
-    }
-    fclose(file);
-    return first;
-}
-
-/* How many cores the mask has up to and with the one counted `nth`, and that one's processor. */
-static uint32_t walk_cores(uint32_t nth, int *cpu_out)
-{
-    static const size_t bytes = CPU_ALLOC_SIZE(CPUS);
-    cpu_set_t mask[CPUS / CPU_SETSIZE];
-    cpu_set_t seen[CPUS / CPU_SETSIZE];
-    uint32_t count = 0;
-    CPU_ZERO_S(bytes, mask);
-    CPU_ZERO_S(bytes, seen);
-    if (sched_getaffinity(0, bytes, mask) != 0) {
-        return 0;
-    }
-    for (int cpu = 0; cpu < CPUS; cpu++) {
-        if (!CPU_ISSET_S(cpu, bytes, mask)) {
-            continue;
-        }
-        const int core = first_sibling(cpu);
-        if (core < 0 || core >= CPUS || CPU_ISSET_S(core, bytes, seen)) {
-            continue;
-        }
-        CPU_SET_S(core, bytes, seen);
-        if (count++ == nth) {
-            *cpu_out = cpu;
-            break;
-        }
-    }
-    return count;
-}
-
-uint32_t k_cores_physical(void)
-{
-    int cpu;
-    const uint32_t count = walk_cores(UINT32_MAX, &cpu);
-    return count > 0 ? count : 1;
-}
-
-int k_cores_nth_physical(uint32_t nth)
-{
-    int cpu = -1;
-    walk_cores(nth, &cpu);
-    return cpu;
-}
-
-uint32_t k_cores_parse_quota(const char *text)
-{
-    long long quota;
-    long long period;
-    if (sscanf(text, "%lld %lld", &quota, &period) != 2 || quota <= 0 || period <= 0) {
-        return 0; /* "max", or -1 */
-    }
-    return (uint32_t)((quota + period - 1) / period);
 }
 
 static bool read_line(const char *path, char *line, size_t bytes)
@@ -100,6 +31,142 @@ static bool read_line(const char *path, char *line, size_t bytes)
     const bool is_read = fgets(line, (int)bytes, file) != NULL;
     fclose(file);
     return is_read;
+}
+
+/* ---- in order -------------------------------------------------------------------------------- */
+
+/* The next of "0-3,8": what follows it, or NULL. */
+static const char *next_range(const char *list, unsigned *first_out, unsigned *last_out)
+{
+    int length = 0;
+    if (sscanf(list, "%u-%u%n", first_out, last_out, &length) == 2 && length > 0) {
+        return list + length + (list[length] == ',');
+    }
+    if (sscanf(list, "%u%n", first_out, &length) != 1) {
+        return NULL;
+    }
+    *last_out = *first_out;
+    return list + length + (list[length] == ',');
+}
+
+/* The first processor of the core that a processor belongs to. */
+static int first_sibling(const char *folder, int cpu)
+{
+    char path[PATH_BYTES];
+    char line[128];
+    int first = cpu;
+    snprintf(path, sizeof(path), "%s/cpu/cpu%d/topology/thread_siblings_list", folder, cpu);
+    if (!read_line(path, line, sizeof(line)) || sscanf(line, "%d", &first) != 1) {
+        return cpu;
+    }
+    return first; /* of "0-1", "0,64" */
+}
+
+/* The first allowed processor of each core, as they are numbered. */
+static uint32_t find_cores(const char *folder, const bool *is_allowed, int *cpus_out)
+{
+    bool is_seen[K_CORES_MAX] = {false};
+    uint32_t n = 0;
+    for (int cpu = 0; cpu < K_CORES_MAX; cpu++) {
+        const int core = is_allowed[cpu] ? first_sibling(folder, cpu) : -1;
+        if (core >= 0 && core < K_CORES_MAX && !is_seen[core]) {
+            is_seen[core] = true;
+            cpus_out[n++] = cpu;
+        }
+    }
+    return n;
+}
+
+static void mark_node(const char *folder, unsigned node, uint16_t *node_of)
+{
+    char path[PATH_BYTES];
+    char line[PATH_BYTES];
+    unsigned first;
+    unsigned last;
+    snprintf(path, sizeof(path), "%s/node/node%u/cpulist", folder, node);
+    if (!read_line(path, line, sizeof(line))) {
+        return;
+    }
+    for (const char *at = line; (at = next_range(at, &first, &last)) != NULL;) {
+        for (unsigned cpu = first; cpu <= last && cpu < K_CORES_MAX; cpu++) {
+            node_of[cpu] = (uint16_t)node;
+        }
+    }
+}
+
+/* Nodes that are not told of are one. */
+static void find_nodes(const char *folder, uint16_t *node_of)
+{
+    char path[PATH_BYTES];
+    char line[PATH_BYTES];
+    unsigned first;
+    unsigned last;
+    snprintf(path, sizeof(path), "%s/node/online", folder);
+    if (!read_line(path, line, sizeof(line))) {
+        return;
+    }
+    for (const char *at = line; (at = next_range(at, &first, &last)) != NULL;) {
+        for (unsigned node = first; node <= last && node < UINT16_MAX; node++) {
+            mark_node(folder, node, node_of);
+        }
+    }
+}
+
+uint32_t k_cores_list_of(const char *folder, const bool *is_allowed, int *cpus_out)
+{
+    uint16_t node_of[K_CORES_MAX] = {0};
+    const uint32_t n = find_cores(folder, is_allowed, cpus_out);
+    find_nodes(folder, node_of);
+    /* By insertion: stable, and nothing moves where nodes are numbered as processors are. */
+    for (uint32_t i = 1; i < n; i++) {
+        const int cpu = cpus_out[i];
+        uint32_t to = i;
+        for (; to > 0 && node_of[cpus_out[to - 1]] > node_of[cpu]; to--) {
+            cpus_out[to] = cpus_out[to - 1];
+        }
+        cpus_out[to] = cpu;
+    }
+    return n;
+}
+
+static bool read_mask(bool *is_allowed)
+{
+    static const size_t bytes = CPU_ALLOC_SIZE(K_CORES_MAX);
+    cpu_set_t mask[K_CORES_MAX / CPU_SETSIZE];
+    CPU_ZERO_S(bytes, mask);
+    if (sched_getaffinity(0, bytes, mask) != 0) {
+        return false;
+    }
+    for (int cpu = 0; cpu < K_CORES_MAX; cpu++) {
+        is_allowed[cpu] = CPU_ISSET_S(cpu, bytes, mask);
+    }
+    return true;
+}
+
+uint32_t k_cores_list(int *cpus_out)
+{
+    bool is_allowed[K_CORES_MAX];
+    return read_mask(is_allowed) ? k_cores_list_of(SYSTEM, is_allowed, cpus_out) : 0;
+}
+
+uint32_t k_cores_physical(void)
+{
+    bool is_allowed[K_CORES_MAX];
+    int cpus[K_CORES_MAX];
+    const uint32_t count = read_mask(is_allowed) ? find_cores(SYSTEM, is_allowed, cpus) : 0;
+    return count > 0 ? count : 1;
+}
+
+/* ---- the quota ------------------------------------------------------------------------------- */
+
+uint32_t k_cores_parse_quota(const char *text)
+{
+    long long quota;
+    long long period;
+    if (sscanf(text, "%lld %lld", &quota, &period) != 2 || quota <= 0 || period <= 0) {
+        return 0; /* "max", or -1 */
+    }
+    return (uint32_t)((quota + period - 1) / period);
 }
 
 static uint32_t smaller_quota(uint32_t cores, uint32_t quota)

@@ -17,7 +17,7 @@
 #include "kernels/k_cores.h"
 
 /* About as long as the gap between two steps; after it a member sleeps. */
-enum { SPINS = 2000, CPUS = 4096 };
+enum { SPINS = 2000 };
 
 typedef struct worker {
     k_team_t *team;
@@ -140,23 +140,21 @@ static void *worker_main(void *user)
     return NULL;
 }
 
-/* Member i of a team that has all cores gets the i-th; what fails leaves it unpinned. */
-static void pin_worker(const worker_t *worker)
+/* What fails leaves it unpinned. */
+static void pin_worker(const worker_t *worker, int cpu)
 {
-    const int cpu = k_cores_nth_physical(worker->member);
-    const size_t bytes = CPU_ALLOC_SIZE(CPUS);
-    cpu_set_t mask[CPUS / CPU_SETSIZE];
-    if (cpu >= 0) {
-        CPU_ZERO_S(bytes, mask);
-        CPU_SET_S(cpu, bytes, mask);
-        pthread_setaffinity_np(worker->thread, bytes, mask);
-    }
+    const size_t bytes = CPU_ALLOC_SIZE(K_CORES_MAX);
+    cpu_set_t mask[K_CORES_MAX / CPU_SETSIZE];
+    CPU_ZERO_S(bytes, mask);
+    CPU_SET_S(cpu, bytes, mask);
+    pthread_setaffinity_np(worker->thread, bytes, mask);
 }
 
 /* Workers take no signals: those are for the loops. */
 static weft_status_t start_workers(k_team_t *team)
 {
-    const bool is_pinned = team->size == k_cores_physical();
+    int cpus[K_CORES_MAX];
+    const bool is_pinned = k_cores_list(cpus) == team->size;
     sigset_t every;
     sigset_t before;
     sigfillset(&every);
@@ -172,7 +170,7 @@ static weft_status_t start_workers(k_team_t *team)
         pthread_setname_np(worker->thread, "weft-kernels");
         team->n_workers++;
         if (is_pinned) {
-            pin_worker(worker);
+            pin_worker(worker, cpus[worker->member]);
         }
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """requantize_smollm2.py GGUF DIR: the default model as safetensors whose matrices are E4M3 (one scale a
-tensor, a tile of 128 x 128) and four bits as AWQ and GPTQ pack them, a folder of DIR each: what
-test_smollm2 measures with WEFT_TEST_QUANTS. Rounded to nearest, nothing calibrated. Needs gguf, numpy."""
+tensor, a tile of 128 x 128) and four bits as AWQ and GPTQ pack them, a folder of DIR each, and as
+DIR/mxfp4.gguf: what test_smollm2 measures with WEFT_TEST_QUANTS. Rounded to nearest, nothing calibrated.
+Needs scripts/requirements-quants.txt."""
 
 import json
 import os
 import sys
 
 import numpy as np
-from gguf import GGUFReader
-from gguf.quants import dequantize
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from gguf.quants import dequantize, quantize
 
 NAMES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
          "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
@@ -94,14 +95,34 @@ def save(folder: str, tensors: dict, quantization: dict) -> None:
         json.dump(CONFIG | {"quantization_config": quantization}, file, indent=1)
 
 
+def save_mxfp4(reader: GGUFReader, path: str) -> None:
+    """Safetensors have this type for GPT-OSS's experts alone."""
+    writer = GGUFWriter(path, "llama")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
+            sub_type = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type)
+    for tensor in reader.tensors:
+        w = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        if tensor.name.startswith("blk.") and w.ndim == 2:
+            writer.add_tensor(tensor.name, quantize(w, GGMLQuantizationType.MXFP4),
+                              raw_dtype=GGMLQuantizationType.MXFP4)
+        else:
+            writer.add_tensor(tensor.name, w)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def unpermuted(w: np.ndarray, heads: int) -> np.ndarray:
     """GGUF has a rotation's pairs side by side."""
     return w.reshape(heads, -1, 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
-def load(path: str) -> tuple:
+def load(reader: GGUFReader) -> tuple:
     matrices, plain = {}, {}
-    for tensor in GGUFReader(path).tensors:
+    for tensor in reader.tensors:
         w = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         part = tensor.name.split(".")
         if part[0] != "blk":
@@ -118,7 +139,8 @@ def load(path: str) -> tuple:
 
 
 def main() -> None:
-    matrices, plain = load(sys.argv[1])
+    reader = GGUFReader(sys.argv[1])
+    matrices, plain = load(reader)
     fp8_config = {"quant_method": "fp8", "activation_scheme": "dynamic"}
     int4_config = {"bits": 4, "group_size": GROUP}
     forms = {
@@ -134,6 +156,7 @@ def main() -> None:
         for name, w in matrices.items():
             tensors |= convert(name, w)
         save(os.path.join(sys.argv[2], folder), tensors, config)
+    save_mxfp4(reader, os.path.join(sys.argv[2], "mxfp4.gguf"))
 
 
 if __name__ == "__main__":

@@ -224,6 +224,8 @@ typedef struct job {
     const k_weight_part_t *parts;
     uint32_t n_parts;
     uint8_t *dst;
+    uint32_t groups;
+    uint32_t item_groups;
 } job_t;
 
 /* The source row of a lane of a group, NULL past the end. */
@@ -248,15 +250,13 @@ static const uint8_t *find_row(const job_t *job, uint64_t group, uint32_t lane)
     return NULL;
 }
 
-static void pack_group(const void *arg, uint32_t item, uint32_t member)
+static void pack_group(const job_t *job, uint32_t index)
 {
-    (void)member;
-    const job_t *job = arg;
     const packing_t *packing = job->packing;
-    uint8_t *group = job->dst + item * packing->group_bytes;
+    uint8_t *group = job->dst + index * packing->group_bytes;
     memset(group, 0, packing->group_bytes);
     for (uint32_t lane = 0; lane < packing->lanes; lane++) {
-        const uint8_t *row = find_row(job, item, lane);
+        const uint8_t *row = find_row(job, index, lane);
         if (row == NULL) {
             return;
         }
@@ -270,16 +270,29 @@ static void pack_group(const void *arg, uint32_t item, uint32_t member)
     }
 }
 
+static void pack_groups(const void *arg, uint32_t item, uint32_t member)
+{
+    (void)member;
+    const job_t *job = arg;
+    const uint32_t begin = item * job->item_groups;
+    for (uint32_t i = begin; i < job->groups && i < begin + job->item_groups; i++) {
+        pack_group(job, i);
+    }
+}
+
 void packing_pack(const packing_t *packing, k_weight_form_t form, k_stream_t *stream,
                   const k_weight_part_t *parts, uint32_t n_parts, void *dst)
 {
-    const job_t job = {packing, form, parts, n_parts, dst};
+    job_t job = {.packing = packing, .form = form, .parts = parts, .n_parts = n_parts, .dst = dst};
     uint32_t rows = 0;
     for (uint32_t i = 0; i < n_parts; i++) {
         rows += parts[i].rows;
     }
     assert(form != K_WEIGHT_GATE_UP || (n_parts == 2 && parts[0].rows == parts[1].rows));
-    k_team_run(stream->team, packing_groups(form, rows, packing->lanes), pack_group, &job);
+    job.groups = packing_groups(form, rows, packing->lanes);
+    job.item_groups = packing_item_groups(job.groups, 1, k_team_size(stream->team));
+    const uint32_t items = job.groups == 0 ? 0 : (job.groups - 1) / job.item_groups + 1;
+    k_team_run(stream->team, items, pack_groups, &job);
 }
 
 /* ---- one row back -------------------------------------------------------------------------- */

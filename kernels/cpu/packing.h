@@ -125,10 +125,22 @@ packing_t packing_of(k_dtype_t dtype, uint32_t columns, uint32_t lanes);
 /* Groups of a matrix; those of form K_WEIGHT_GATE_UP are of gate and of up by turns. */
 uint32_t packing_groups(k_weight_form_t form, uint32_t rows, uint32_t lanes);
 
+/*
+ * Groups to an item of a job over `groups` of each of n matrices: enough items to even out threads that
+ * are slowed down, few enough to be cheap to claim. A matrix is packed in the items that it is multiplied
+ * in when it is alone: what a thread reads it has written first, and the system put it on its node.
+ */
+static inline uint32_t packing_item_groups(uint32_t groups, uint32_t n, uint32_t threads)
+{
+    const uint32_t each = (n * groups + threads * 8 - 1) / (threads * 8);
+    const uint32_t whole = each < groups ? each : groups;
+    return whole + whole % 2; /* gate and up stay together */
+}
+
 /* Bytes of a matrix of `rows` rows. */
 size_t packing_bytes(const packing_t *packing, k_weight_form_t form, uint32_t rows);
 
-/* Packs parts one after the other into dst, groups shared out over the stream's team. */
+/* Packs parts one after the other into dst, shared out over the stream's team. */
 void packing_pack(const packing_t *packing, k_weight_form_t form, k_stream_t *stream,
                   const k_weight_part_t *parts, uint32_t n_parts, void *dst);
 

@@ -290,12 +290,12 @@ void engine_give_up_pull(engine_request_t *request);
 /* For its statistics and address; NULL: no --kv-transfer-config. Lives as long as the engine. */
 kv_transfer_t *engine_transfer(const engine_t *engine);
 
-/* For GET /kv_event_sources; NULL: no events are published. Lives as long as the engine. */
 /*
- * engine_adapters.c. Adapters of --lora-modules are there from the start. load reads files and may
- * take long. WEFT_ERR_UNSUPPORTED: the engine was made without --enable-lora; WEFT_ERR_IN_USE: the
- * name is taken; WEFT_ERR_QUEUE_FULL: ENGINE_MAX_ADAPTERS are there; else as adapter_load. What runs
- * with an adapter that is unloaded goes on with it.
+ * engine_adapters.c. Adapters of --lora-modules are there from the start. load reads files, on every
+ * rank, and may take long. WEFT_ERR_UNSUPPORTED: the engine was made without --enable-lora;
+ * WEFT_ERR_IN_USE: the name is taken; WEFT_ERR_QUEUE_FULL: ENGINE_MAX_ADAPTERS are there;
+ * WEFT_ERR_PEER_GONE: a rank is lost; else as adapter_load, of the first rank that failed. What runs with
+ * an adapter that is unloaded goes on with it.
  */
 #define ENGINE_MAX_ADAPTERS 128
 weft_status_t engine_load_adapter(engine_t *engine, const char *name, const char *path,
@@ -315,4 +315,5 @@ void engine_adapter_count(const engine_adapter_t *adapter, uint32_t *running, ui
 /* Adapters, oldest first, each acquired; returns how many of out [ENGINE_MAX_ADAPTERS] are. */
 uint32_t engine_list_adapters(engine_t *engine, engine_adapter_t **out);
 
+/* For GET /kv_event_sources; NULL: no events are published. Lives as long as the engine. */
 const kv_publisher_t *engine_publisher(const engine_t *engine);

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The adapters an engine serves. One lock guards the list and the places of the table; an adapter
- * holds its place until the last of those that know it lets go.
- */
+#include "runtime/engine/engine_adapters_priv.h"
+
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,31 +8,20 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/json_struct.h"
-#include "runtime/engine/engine_priv.h"
 
 #define WEFT_LOG_MODULE "engine"
 #include "base/log.h"
 
 #define WHERE "--lora-modules: "
 
-struct engine_adapter {
-    engine_t *engine;
-    adapter_t *weights;
-    char *name;
-    char *path;
-    uint64_t created;
-    uint32_t place;
-    atomic_uint refs;
-    atomic_uint running; /* samples */
-    atomic_uint waiting;
-};
-
-static void destroy(engine_adapter_t *adapter)
+void engine_adapter_destroy(engine_adapter_t *adapter)
 {
-    adapter_destroy(adapter->weights);
-    weft_free(adapter->name);
-    weft_free(adapter->path);
-    weft_free(adapter);
+    if (adapter != NULL) {
+        adapter_destroy(adapter->weights);
+        weft_free(adapter->name);
+        weft_free(adapter->path);
+        weft_free(adapter);
+    }
 }
 
 static void acquire(engine_adapter_t *adapter)
@@ -47,17 +34,26 @@ void engine_release_adapter(engine_adapter_t *adapter)
     if (adapter == NULL || atomic_fetch_sub(&adapter->refs, 1) > 1) {
         return;
     }
-    engine_adapters_t *all = &adapter->engine->adapters;
+    engine_t *engine = adapter->engine;
+    engine_adapters_t *all = &engine->adapters;
     const uint32_t place = adapter->place;
-    /* First: a GPU frees memory when its steps are done, so that none reads the place any more. */
-    destroy(adapter);
+    const bool has_followers = all->ranks.has_followers;
     pthread_mutex_lock(&all->lock);
-    all->is_taken[place] = false;
+    all->places[place] = NULL;
     pthread_mutex_unlock(&all->lock);
+    /* First: a GPU frees memory when its steps are done, so that none reads the place any more. */
+    engine_adapter_destroy(adapter);
+    pthread_mutex_lock(&all->lock);
+    all->states[place] = has_followers ? ENGINE_PLACE_DROPPED : ENGINE_PLACE_FREE;
+    pthread_mutex_unlock(&all->lock);
+    if (has_followers) {
+        engine_adapters_note_drop(engine);
+    }
 }
 
-/* ---- the list; its lock is held ------------------------------------------------------------- */
+/* ---- the list -------------------------------------------------------------------------------- */
 
+/* The lock is held. */
 static uint32_t index_of(const engine_adapters_t *all, const char *name)
 {
     uint32_t i = 0;
@@ -70,36 +66,94 @@ static uint32_t index_of(const engine_adapters_t *all, const char *name)
 static uint32_t free_place(const engine_adapters_t *all)
 {
     uint32_t i = 0;
-    while (i < ENGINE_MAX_ADAPTERS && all->is_taken[i]) {
+    while (i < ENGINE_MAX_ADAPTERS && all->states[i] != ENGINE_PLACE_FREE) {
         i++;
     }
     return i;
 }
 
-static weft_status_t insert(engine_adapters_t *all, engine_adapter_t *adapter, weft_diag_t *diag)
+static weft_status_t check_room(const engine_adapters_t *all, const char *name, weft_diag_t *diag)
 {
-    const uint32_t place = free_place(all);
-    if (index_of(all, adapter->name) < all->n) {
-        return weft_diag(diag, WEFT_ERR_IN_USE, "the adapter %s is there already", adapter->name);
+    if (index_of(all, name) < all->n) {
+        return weft_diag(diag, WEFT_ERR_IN_USE, "the adapter %s is there already", name);
     }
-    if (place == ENGINE_MAX_ADAPTERS || all->n == ENGINE_MAX_ADAPTERS) {
+    if (all->n == ENGINE_MAX_ADAPTERS) {
         return weft_diag(diag, WEFT_ERR_QUEUE_FULL, "%d adapters are there already",
                          ENGINE_MAX_ADAPTERS);
+    }
+    return WEFT_OK;
+}
+
+weft_status_t engine_adapters_check_room(engine_adapters_t *all, const char *name,
+                                         weft_diag_t *diag)
+{
+    pthread_mutex_lock(&all->lock);
+    const weft_status_t status = check_room(all, name, diag);
+    pthread_mutex_unlock(&all->lock);
+    return status;
+}
+
+static weft_status_t insert_at(engine_adapters_t *all, uint32_t place, engine_adapter_t *adapter,
+                               weft_diag_t *diag)
+{
+    if (place >= ENGINE_MAX_ADAPTERS || all->states[place] != ENGINE_PLACE_FREE) {
+        return weft_diag(diag, WEFT_ERR_QUEUE_FULL, "no place for the adapter %s", adapter->name);
     }
     const weft_status_t status = adapter_table_put(all->table, place, adapter->weights);
     if (status < 0) {
         return weft_diag(diag, status, "the device did not take the adapter %s", adapter->name);
     }
     adapter->place = place;
-    all->is_taken[place] = true;
+    all->states[place] = ENGINE_PLACE_TAKEN;
+    all->places[place] = adapter;
     all->list[all->n++] = adapter;
+    weft_log_info("adapter is there name=%s path=%s", adapter->name, adapter->path);
     return WEFT_OK;
+}
+
+weft_status_t engine_adapters_insert(engine_adapters_t *all, uint32_t place,
+                                     engine_adapter_t *adapter, weft_diag_t *diag)
+{
+    weft_status_t status = WEFT_OK;
+    pthread_mutex_lock(&all->lock);
+    if (place == ENGINE_ANY_PLACE) {
+        status = check_room(all, adapter->name, diag);
+        place = free_place(all);
+    }
+    if (status >= 0) {
+        status = insert_at(all, place, adapter, diag);
+    }
+    pthread_mutex_unlock(&all->lock);
+    return status;
+}
+
+/* Entry i of the list; the lock is held. */
+static engine_adapter_t *take_out(engine_adapters_t *all, uint32_t i)
+{
+    engine_adapter_t *adapter = NULL;
+    if (i < all->n) {
+        adapter = all->list[i];
+        memmove(&all->list[i], &all->list[i + 1], (--all->n - i) * sizeof(all->list[0]));
+    }
+    return adapter;
+}
+
+void engine_adapters_empty(engine_adapters_t *all, uint32_t place)
+{
+    uint32_t i = 0;
+    pthread_mutex_lock(&all->lock);
+    while (i < all->n && all->list[i]->place != place) {
+        i++;
+    }
+    engine_adapter_t *adapter = take_out(all, i);
+    pthread_mutex_unlock(&all->lock);
+    engine_release_adapter(adapter);
 }
 
 /* ---- loading -------------------------------------------------------------------------------- */
 
-static weft_status_t create(engine_t *engine, const char *name, const char *path, weft_diag_t *diag,
-                            engine_adapter_t **adapter_out)
+weft_status_t engine_adapter_create(engine_t *engine, const char *name, const char *path,
+                                    weft_diag_t *diag, engine_adapter_t **adapter_out)
 {
     const adapter_model_t model = {
         .config = &engine->model_config,
@@ -123,48 +177,39 @@ static weft_status_t create(engine_t *engine, const char *name, const char *path
         status = weft_json_set_text(&adapter->path, path);
     }
     if (status < 0) {
-        destroy(adapter);
+        engine_adapter_destroy(adapter);
         return status;
     }
     *adapter_out = adapter;
     return WEFT_OK;
 }
 
-static weft_status_t load(engine_t *engine, const char *name, const char *path, weft_diag_t *diag)
+/* On this rank alone. */
+static weft_status_t load(engine_t *engine, const char *name, const char *path, uint64_t serial,
+                          weft_diag_t *diag)
 {
-    engine_adapters_t *all = &engine->adapters;
     engine_adapter_t *adapter = NULL;
-    weft_status_t status = create(engine, name, path, diag, &adapter);
+    weft_status_t status = engine_adapter_create(engine, name, path, diag, &adapter);
     if (status < 0) {
         return status;
     }
-    pthread_mutex_lock(&all->lock);
-    status = insert(all, adapter, diag);
-    pthread_mutex_unlock(&all->lock);
+    adapter->serial = serial;
+    status = engine_adapters_insert(&engine->adapters, ENGINE_ANY_PLACE, adapter, diag);
     if (status < 0) {
-        destroy(adapter);
-        return status;
+        engine_adapter_destroy(adapter);
     }
-    weft_log_info("adapter is there name=%s path=%s", name, path);
-    return WEFT_OK;
-}
-
-static weft_status_t check_may_change(const engine_t *engine, weft_diag_t *diag)
-{
-    if (engine->adapters.table == NULL) {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "adapters need --enable-lora");
-    }
-    return engine->n_ranks <= 1
-               ? WEFT_OK
-               : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                           "with several ranks the adapters are those of --lora-modules");
+    return status;
 }
 
 weft_status_t engine_load_adapter(engine_t *engine, const char *name, const char *path,
                                   weft_diag_t *diag)
 {
-    const weft_status_t status = check_may_change(engine, diag);
-    return status < 0 ? status : load(engine, name, path, diag);
+    if (engine->adapters.table == NULL) {
+        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "adapters need --enable-lora");
+    }
+    return engine->adapters.ranks.has_followers
+               ? engine_adapters_load_everywhere(engine, name, path, diag)
+               : load(engine, name, path, 0, diag);
 }
 
 weft_status_t engine_unload_adapter(engine_t *engine, const char *name)
@@ -175,11 +220,7 @@ weft_status_t engine_unload_adapter(engine_t *engine, const char *name)
         return WEFT_ERR_NOT_FOUND;
     }
     pthread_mutex_lock(&all->lock);
-    const uint32_t i = index_of(all, name);
-    if (i < all->n) {
-        adapter = all->list[i];
-        memmove(&all->list[i], &all->list[i + 1], (--all->n - i) * sizeof(all->list[0]));
-    }
+    adapter = take_out(all, index_of(all, name));
     pthread_mutex_unlock(&all->lock);
     engine_release_adapter(adapter);
     return adapter == NULL ? WEFT_ERR_NOT_FOUND : WEFT_OK;
@@ -209,7 +250,9 @@ static weft_status_t read_pair(const char *text, module_t *module)
     return module->name == NULL ? WEFT_ERR_NO_MEMORY : weft_json_set_text(&module->path, sign + 1);
 }
 
-static weft_status_t load_module(engine_t *engine, const char *text, weft_diag_t *diag)
+/* Ranks that load the same modules give them the same serials. */
+static weft_status_t load_module(engine_t *engine, const char *text, uint64_t serial,
+                                 weft_diag_t *diag)
 {
     module_t module = {0};
     weft_status_t status =
@@ -222,7 +265,7 @@ static weft_status_t load_module(engine_t *engine, const char *text, weft_diag_t
         status = weft_diag(diag, WEFT_ERR_INVALID, WHERE "\"%s\" is not NAME=FOLDER", text);
     }
     if (status >= 0) {
-        status = load(engine, module.name, module.path, diag);
+        status = load(engine, module.name, module.path, serial, diag);
         if (status < 0) {
             weft_diag_prefix(diag, "--lora-modules");
         }
@@ -248,6 +291,24 @@ weft_status_t engine_adapters_check(const engine_options_t *options, weft_diag_t
     return options->enable_lora || options->lora_modules.count > 0 ? check(options, diag) : WEFT_OK;
 }
 
+/* Without attributes they fail only where memory does; the first is looked at for all. */
+static weft_status_t init_locks(engine_adapters_t *all)
+{
+    if (pthread_mutex_init(&all->lock, NULL) != 0) {
+        return WEFT_ERR_NO_MEMORY;
+    }
+    (void)pthread_mutex_init(&all->ranks.loading, NULL);
+    (void)pthread_mutex_init(&all->ranks.meeting, NULL);
+    return WEFT_OK;
+}
+
+static void fini_locks(engine_adapters_t *all)
+{
+    pthread_mutex_destroy(&all->ranks.meeting);
+    pthread_mutex_destroy(&all->ranks.loading);
+    pthread_mutex_destroy(&all->lock);
+}
+
 weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *options,
                                    const model_source_t *source, weft_diag_t *diag)
 {
@@ -255,20 +316,21 @@ weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *opt
     if (!options->enable_lora) {
         return WEFT_OK;
     }
+    all->ranks.has_followers = engine->n_ranks > 1 && engine->group.rank == 0;
     all->is_gguf = strcmp(model_source_format(source), "gguf") == 0;
-    if (pthread_mutex_init(&all->lock, NULL) != 0) {
-        return WEFT_ERR_NO_MEMORY;
-    }
-    weft_status_t status =
-        adapter_table_create(model_local_config(engine->model), model_cut(engine->model),
-                             engine->device, ENGINE_MAX_ADAPTERS, &all->table);
+    weft_status_t status = init_locks(all);
     if (status < 0) {
-        pthread_mutex_destroy(&all->lock);
+        return status;
+    }
+    status = adapter_table_create(model_local_config(engine->model), model_cut(engine->model),
+                                  engine->device, ENGINE_MAX_ADAPTERS, &all->table);
+    if (status < 0) {
+        fini_locks(all);
         return weft_diag(diag, status, "no memory for the table of adapters");
     }
     model_set_adapters(engine->model, all->table);
     for (uint32_t i = 0; status >= 0 && i < options->lora_modules.count; i++) {
-        status = load_module(engine, options->lora_modules.items[i], diag);
+        status = load_module(engine, options->lora_modules.items[i], i + 1, diag);
     }
     return status;
 }
@@ -279,11 +341,12 @@ void engine_adapters_fini(engine_t *engine)
     if (all->table == NULL) {
         return;
     }
+    engine_adapters_part(engine);
     while (all->n > 0) {
         engine_release_adapter(all->list[--all->n]);
     }
     adapter_table_destroy(all->table);
-    pthread_mutex_destroy(&all->lock);
+    fini_locks(all);
 }
 
 /* ---- those who ask -------------------------------------------------------------------------- */

@@ -53,9 +53,13 @@ static void forget_steps(follower_t *follower)
     follower->in_flight = 0;
 }
 
-static weft_status_t obey(void *user, const void *orders, size_t bytes, weft_diag_t *diag)
+static weft_status_t obey(void *user, step_wire_kind_t kind, const void *orders, size_t bytes,
+                          weft_diag_t *diag)
 {
-    const engine_t *engine = ((follower_t *)user)->engine;
+    engine_t *engine = ((follower_t *)user)->engine;
+    if (kind == STEP_WIRE_ADAPTER) {
+        return engine_adapters_obey(engine, orders, bytes, diag);
+    }
     return engine->kv.member == NULL
                ? weft_diag(diag, WEFT_ERR_MALFORMED, "orders for KV blocks, and none are kept here")
                : kv_member_obey(engine->kv.member, orders, bytes, diag);

@@ -39,19 +39,19 @@ typedef struct word {
 
 static_assert(sizeof(word_t) == 808, "every rank sends the same");
 
-/* The first rank that failed is everybody's reason. */
+/* The first rank that failed is everybody's reason; who has one, maybe of an earlier gathering, keeps it. */
 static weft_status_t find_failure(const engine_group_t *group, const word_t *words,
                                   weft_diag_t *diag)
 {
+    if (words[group->rank].status < 0) {
+        return (weft_status_t)words[group->rank].status; /* diag has it already */
+    }
     for (uint32_t i = 0; i < group->size; i++) {
         if (words[i].status >= 0) {
             continue;
         }
         const weft_status_t status = (weft_status_t)words[i].status;
-        if (i == group->rank) {
-            return status; /* diag has it already */
-        }
-        weft_log_error("rank=%u cannot start: %.*s", i, (int)sizeof(words[i].why), words[i].why);
+        weft_log_error("rank=%u has failed: %.*s", i, (int)sizeof(words[i].why), words[i].why);
         return weft_diag(diag, status, "rank %u: %.*s", i, (int)sizeof(words[i].why), words[i].why);
     }
     return WEFT_OK;
@@ -298,13 +298,19 @@ weft_status_t engine_group_share(engine_group_t *group, weft_status_t status, we
     return status;
 }
 
-weft_status_t engine_group_open(engine_group_t *group, weft_status_t status,
-                                const step_wire_bounds_t *bounds, weft_diag_t *diag)
+weft_status_t engine_group_tell(engine_group_t *group, weft_status_t status, weft_diag_t *diag)
 {
     word_t *words = NULL;
     word_t mine = {0};
     status = gather(group, status, &mine, diag, &words);
     weft_free(words);
+    return status;
+}
+
+weft_status_t engine_group_open(engine_group_t *group, weft_status_t status,
+                                const step_wire_bounds_t *bounds, weft_diag_t *diag)
+{
+    status = engine_group_tell(group, status, diag);
     if (status < 0) {
         return status;
     }
@@ -366,13 +372,14 @@ weft_status_t engine_group_send(engine_group_t *group, const step_plan_t *plan,
     return coll_feed_send(group->feed, step_wire_encode(plan, masks, group->bounds.vocab, message));
 }
 
-weft_status_t engine_group_send_orders(engine_group_t *group, const void *orders, size_t bytes)
+weft_status_t engine_group_send_orders(engine_group_t *group, step_wire_kind_t kind,
+                                       const void *orders, size_t bytes)
 {
     void *message = coll_feed_begin(group->feed);
     if (message == NULL) {
         return WEFT_ERR_PEER_GONE;
     }
-    return coll_feed_send(group->feed, step_wire_encode_orders(orders, bytes, message));
+    return coll_feed_send(group->feed, step_wire_encode_orders(kind, orders, bytes, message));
 }
 
 void engine_group_stop(engine_group_t *group, k_stream_t *stream)
@@ -388,19 +395,29 @@ void engine_group_stop(engine_group_t *group, k_stream_t *stream)
     coll_barrier(group->links.world, stream->queue);
 }
 
+static bool find_orders(const void *message, size_t bytes, step_wire_kind_t *kind_out,
+                        const void **orders_out, size_t *bytes_out)
+{
+    *kind_out = STEP_WIRE_ORDERS;
+    if (step_wire_has_orders(STEP_WIRE_ORDERS, message, bytes, orders_out, bytes_out)) {
+        return true;
+    }
+    *kind_out = STEP_WIRE_ADAPTER;
+    return step_wire_has_orders(STEP_WIRE_ADAPTER, message, bytes, orders_out, bytes_out);
+}
+
 weft_status_t engine_group_receive(engine_group_t *group, int timeout_ms, weft_diag_t *diag,
                                    step_plan_t *plan, uint32_t *masks, bool *is_stop_out,
-                                   weft_status_t (*obey)(void *user, const void *orders,
-                                                         size_t bytes, weft_diag_t *diag),
-                                   void *user)
+                                   engine_obey_fn obey, void *user)
 {
     const void *message = NULL;
     const void *orders;
+    step_wire_kind_t kind;
     size_t bytes = 0;
     size_t n = 0;
     weft_status_t status = coll_feed_receive(group->feed, timeout_ms, &message, &bytes);
-    while (status >= 0 && step_wire_has_orders(message, bytes, &orders, &n)) {
-        status = obey(user, orders, n, diag);
+    while (status >= 0 && find_orders(message, bytes, &kind, &orders, &n)) {
+        status = obey(user, kind, orders, n, diag);
         if (status >= 0) {
             status = coll_feed_receive(group->feed, timeout_ms, &message, &bytes);
         }

@@ -12,7 +12,7 @@
  * A rank that fails on its way calls the next of agree, share and open all the same, with its status, so
  * that the others end with its reason and not with a timeout.
  *
- * Threads  one at a time; state and cancel: any
+ * Threads  one at a time; state and cancel: any; tell: another one
  */
 #pragma once
 
@@ -68,6 +68,13 @@ weft_status_t engine_group_share(engine_group_t *group, weft_status_t status, we
 weft_status_t engine_group_open(engine_group_t *group, weft_status_t status,
                                 const step_wire_bounds_t *bounds, weft_diag_t *diag);
 
+/*
+ * Of something that all were told to do, at any time: every rank's status and reason, and the first failure
+ * is everybody's. Waits for the slowest rank, on a thread that may; one at a time, and not while the group
+ * forms. WEFT_ERR_PEER_GONE: a rank was lost meanwhile.
+ */
+weft_status_t engine_group_tell(engine_group_t *group, weft_status_t status, weft_diag_t *diag);
+
 void engine_group_part(engine_group_t *group); /* one that is not formed is fine */
 
 static inline bool engine_group_is_formed(const engine_group_t *group)
@@ -85,8 +92,9 @@ weft_status_t engine_group_cause(const engine_group_t *group, uint32_t *rank_out
 weft_status_t engine_group_send(engine_group_t *group, const step_plan_t *plan,
                                 const uint32_t *masks);
 
-/* Leader: the first bytes of orders, STEP_WIRE_ORDER_BYTES at most, to all others. */
-weft_status_t engine_group_send_orders(engine_group_t *group, const void *orders, size_t bytes);
+/* Leader: bytes of orders, STEP_WIRE_ORDER_BYTES at most, to all others; kind as step_wire takes it. */
+weft_status_t engine_group_send_orders(engine_group_t *group, step_wire_kind_t kind,
+                                       const void *orders, size_t bytes);
 
 /* Collective: the leader says that it ends; returns when all others have heard it, or one is lost. */
 void engine_group_stop(engine_group_t *group, k_stream_t *stream);
@@ -95,8 +103,8 @@ void engine_group_stop(engine_group_t *group, k_stream_t *stream);
  * Others: waits for the next plan, -1: for ever; is_stop_out: there will be none. WEFT_ERR_TIMEOUT: it
  * has not come. obey gets the orders that come before it; its failure is this one's.
  */
+typedef weft_status_t (*engine_obey_fn)(void *user, step_wire_kind_t kind, const void *orders,
+                                        size_t bytes, weft_diag_t *diag);
 weft_status_t engine_group_receive(engine_group_t *group, int timeout_ms, weft_diag_t *diag,
                                    step_plan_t *plan, uint32_t *masks, bool *is_stop_out,
-                                   weft_status_t (*obey)(void *user, const void *orders,
-                                                         size_t bytes, weft_diag_t *diag),
-                                   void *user);
+                                   engine_obey_fn obey, void *user);

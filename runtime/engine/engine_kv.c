@@ -332,7 +332,7 @@ weft_status_t engine_kv_flush(engine_t *engine)
             status = kv_crew_orders(engine->kv.crew, &orders, &n);
         }
         if (status >= 0) {
-            status = engine_group_send_orders(&engine->group, orders, bytes);
+            status = engine_group_send_orders(&engine->group, STEP_WIRE_ORDERS, orders, bytes);
             kv_crew_sent(engine->kv.crew, bytes);
         }
         if (status >= 0) {

@@ -124,14 +124,36 @@ struct engine_client {
     mailbox_item_t *taken; /* from the mailbox, oldest first */
 };
 
+/* Who has a place of the table of adapters. */
+typedef enum engine_place_state {
+    ENGINE_PLACE_FREE,
+    ENGINE_PLACE_TAKEN,
+    ENGINE_PLACE_DROPPED, /* free, but other ranks are yet to hear of it */
+} engine_place_state_t;
+
+/* Over several ranks: engine_adapters_ranks.c. */
+typedef struct engine_adapters_ranks {
+    bool has_followers;      /* this is rank 0 of several */
+    pthread_mutex_t loading; /* rank 0: one load at a time */
+    pthread_mutex_t meeting; /* held while ranks tell each other how a load went; guards epoch */
+    uint64_t epoch;          /* counts the times that the group was left */
+    uint64_t last_serial;    /* rank 0, guarded by loading */
+    atomic_bool has_dropped; /* rank 0: a place may be ENGINE_PLACE_DROPPED */
+    bool has_reader;         /* others: the thread is there, and what follows its own */
+    pthread_t reader;
+    struct engine_adapter_read *reading;
+} engine_adapters_ranks_t;
+
 /* LoRA adapters: engine_adapters.c. */
 typedef struct engine_adapters {
     adapter_table_t *table; /* NULL: without --enable-lora, then nothing else is */
     bool is_gguf;           /* the model's file */
-    pthread_mutex_t lock;   /* guards what follows */
+    engine_adapters_ranks_t ranks;
+    pthread_mutex_t lock; /* guards what follows */
     uint32_t n;
-    engine_adapter_t *list[ENGINE_MAX_ADAPTERS]; /* [n], oldest first */
-    bool is_taken[ENGINE_MAX_ADAPTERS];          /* places of the table */
+    engine_adapter_t *list[ENGINE_MAX_ADAPTERS];   /* [n], oldest first */
+    engine_adapter_t *places[ENGINE_MAX_ADAPTERS]; /* of the table; NULL: not taken */
+    engine_place_state_t states[ENGINE_MAX_ADAPTERS];
 } engine_adapters_t;
 
 /* Speculative decoding: engine_draft.c. */
@@ -369,6 +391,20 @@ weft_status_t engine_adapters_check(const engine_options_t *options, weft_diag_t
 weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *options,
                                    const model_source_t *source, weft_diag_t *diag);
 void engine_adapters_fini(engine_t *engine);
+
+/*
+ * engine_adapters_ranks.c: the same adapters on every rank.
+ *
+ * share  when ranks meet, also again: all have those that rank 0 has. Collective, on any thread
+ * part   before the group is left: no load is under way
+ * flush  leader, before a step: tells the others of places that were given up
+ * obey   others: an order
+ */
+weft_status_t engine_adapters_share(engine_t *engine, weft_status_t status, weft_diag_t *diag);
+void engine_adapters_part(engine_t *engine);
+weft_status_t engine_adapters_flush(engine_t *engine);
+weft_status_t engine_adapters_obey(engine_t *engine, const void *bytes, size_t n,
+                                   weft_diag_t *diag);
 /* NULL is fine for each; acquire returns it, number is what sequences call it. */
 engine_adapter_t *engine_adapter_acquire(engine_adapter_t *adapter);
 uint32_t engine_adapter_number(const engine_adapter_t *adapter);
@@ -426,6 +462,8 @@ void engine_end_ranks(engine_t *engine);
 
 /* engine_thread.c */
 weft_status_t engine_collect_all(engine_t *engine); /* steps in flight; an error: one has failed */
+void engine_fail(engine_t *engine,
+                 weft_status_t status); /* a step has; the engine stops, or regroups */
 weft_status_t engine_thread_start(engine_t *engine);
 void engine_thread_stop(engine_t *engine);
 void engine_post(engine_t *engine, engine_command_t *command, engine_command_kind_t kind);

@@ -223,6 +223,7 @@ weft_status_t engine_join_ranks(engine_t *engine, weft_status_t status, weft_dia
     }
     const step_wire_bounds_t bounds = bounds_of(engine);
     status = engine_kv_share(engine, status, diag);
+    status = engine_adapters_share(engine, status, diag);
     if (status >= 0 && engine->group.rank > 0) { /* the leader when its engine's thread can */
         status = engine_kv_meet(engine, diag);
     }
@@ -241,6 +242,7 @@ static weft_status_t agree_again(engine_t *engine, weft_diag_t *diag)
 weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag)
 {
     engine_group_t *group = &engine->group;
+    engine_adapters_part(engine);
     engine_group_part(group);
     weft_status_t status = engine_group_form(group, engine->device, true, diag);
     if (status < 0) {

@@ -21,7 +21,10 @@ typedef struct engine_links {
     coll_t *world;  /* every rank of every stage, in host memory */
     coll_t *stages; /* the same in the device's; NULL: one stage, or the device is the host */
     coll_t *tensor; /* of the tensor ranks of this stage, in the device's memory; NULL: one */
-    /* Among the ranks of world, for start-up: waits as long as loading a model may take. */
+    /*
+     * Among the ranks of world, for start-up and whenever files are read: waits as long as loading a
+     * model may take. One thread at a time.
+     */
     coll_exchange_t exchange;
 } engine_links_t;
 

@@ -177,7 +177,7 @@ static void publish_gauges(engine_t *engine)
     }
 }
 
-static void fail(engine_t *engine, weft_status_t status)
+void engine_fail(engine_t *engine, weft_status_t status)
 {
     if (engine_has_lost_rank(engine)) {
         engine_lose_rank(engine);
@@ -192,10 +192,17 @@ static void fail(engine_t *engine, weft_status_t status)
     sched_forget_flights(engine->sched);
 }
 
+/* What the other ranks have to know before the next plan. */
+static weft_status_t flush(engine_t *engine)
+{
+    const weft_status_t status = engine_adapters_flush(engine);
+    return status < 0 ? status : engine_kv_flush(engine);
+}
+
 static weft_status_t launch(engine_t *engine)
 {
     const sched_stats_t stats = sched_stats(engine->sched);
-    weft_status_t status = engine_kv_flush(engine);
+    weft_status_t status = flush(engine);
     engine->launched[engine->n_launched++ % SCHED_MAX_IN_FLIGHT] =
         (engine_launched_t){.tokens = stats.last_step_tokens,
                             .prompt_tokens = stats.last_step_prompt,
@@ -251,7 +258,7 @@ static bool collect(engine_t *engine)
 {
     const weft_status_t status = take_result(engine);
     if (status < 0) {
-        fail(engine, status);
+        engine_fail(engine, status);
     }
     return status >= 0;
 }
@@ -265,9 +272,9 @@ static bool do_step(engine_t *engine)
     }
     const uint32_t rows = sched_plan(engine->sched, engine->step);
     const uint32_t tokens = rows == 0 ? 0 : sched_stats(engine->sched).last_step_tokens;
-    const weft_status_t status = rows > 0 ? launch(engine) : engine_kv_flush(engine);
+    const weft_status_t status = rows > 0 ? launch(engine) : flush(engine);
     if (status < 0) {
-        fail(engine, status);
+        engine_fail(engine, status);
         return false;
     }
     if (rows > 0) {

@@ -25,9 +25,12 @@ typedef struct loader {
     safetensors_t *tensors;
     double alpha;
     bool is_rank_stabilized;
+    adapter_target_t outer; /* adapter_parse_name */
     adapter_t *adapter;
     size_t used;        /* floats of its memory */
     weft_mem_t staging; /* the host's copy of it, where the device's cannot be written */
+    size_t widest;      /* numbers in a row of b of all experts; 0: there is none */
+    float *row;         /* [widest] */
 } loader_t;
 
 static void refuse_unless(json_reader_t *reader, bool is_fine, const char *key, const char *reason)
@@ -42,8 +45,28 @@ static bool is_empty_object(const json_t *value)
     return value == NULL || (json_is_object(value) && json_object_size(value) == 0);
 }
 
+/* Whether a parameter is adapted whose name ends so. */
+static bool is_targeted(const json_t *parameters, const char *end)
+{
+    size_t i;
+    const json_t *entry;
+    json_array_foreach(parameters, i, entry)
+    {
+        const size_t length = json_string_length(entry);
+        const size_t wanted = strlen(end);
+        if (length >= wanted && strcmp(json_string_value(entry) + length - wanted, end) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void read_fields(json_reader_t *reader, loader_t *loader)
 {
+    const json_t *parameters = json_reader_get(reader, "target_parameters");
+    const bool is_gate_up_alone =
+        is_targeted(parameters, "gate_up_proj") && !is_targeted(parameters, "down_proj");
+    loader->outer = is_gate_up_alone ? ADAPTER_EXPERT_GATE : ADAPTER_EXPERT_DOWN;
     const char *kind = json_reader_string(reader, "peft_type", "LORA");
     const char *bias = json_reader_string(reader, "bias", "none");
     loader->alpha = json_reader_need_f64(reader, "lora_alpha");
@@ -93,20 +116,33 @@ static weft_status_t read_config(loader_t *loader)
 
 /* ---- the tensors ---------------------------------------------------------------------------- */
 
-/* The pair of a place that is here; the first of a head's. */
+/* The pair of a place that is here; the first of a head's, or of all experts'. */
 static k_lora_t *pair_at(const loader_t *loader, adapter_place_t place)
 {
     const model_cut_t *cut = loader->model->cut;
     const adapter_pairs_t *of_layer = &loader->adapter->of_layer;
-    const uint32_t expert =
-        adapter_is_of_expert(place.target) ? place.expert - cut->experts.first : 0;
+    const bool is_of_one = adapter_is_of_expert(place.target) && !place.is_of_all;
+    const uint32_t expert = is_of_one ? place.expert - cut->experts.first : 0;
     return &loader->adapter->pairs[(size_t)(place.layer - cut->layers.first) * of_layer->n +
                                    adapter_pair_of(of_layer, place.target) + expert];
 }
 
-static uint32_t rank_of(const safetensors_tensor_t *tensor, adapter_place_t place)
+/* Matrices of all experts lie behind one another in a, and take turns in b's columns. */
+static uint32_t experts_of(const adapter_model_t *model, adapter_place_t place)
 {
-    return (uint32_t)tensor->dims[place.is_b ? 1 : 0];
+    return place.is_of_all ? model->config->experts.count : 1;
+}
+
+static uint32_t rank_of(const adapter_model_t *model, const safetensors_tensor_t *tensor,
+                        adapter_place_t place)
+{
+    return (uint32_t)tensor->dims[place.is_b ? 1 : 0] / experts_of(model, place);
+}
+
+/* Targets that a place stands for. */
+static uint32_t targets_of(adapter_place_t place)
+{
+    return place.is_of_all && place.target == ADAPTER_EXPERT_GATE ? 2 : 1;
 }
 
 static float scale_of(const loader_t *loader, double rank)
@@ -125,7 +161,7 @@ static weft_status_t check_tensor(const loader_t *loader, const safetensors_tens
 {
     const adapter_model_t *model = loader->model;
     uint32_t layer;
-    if (!adapter_parse_name(model->config, tensor->name, place_out)) {
+    if (!adapter_parse_name(model->config, loader->outer, tensor->name, place_out)) {
         return adapter_parse_layer(tensor->name, &layer) != NULL && layer >= model->config->layers
                    ? refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "the model has fewer layers")
                    : refuse_tensor(loader, tensor, WEFT_ERR_UNSUPPORTED,
@@ -133,12 +169,14 @@ static weft_status_t check_tensor(const loader_t *loader, const safetensors_tens
                                    "experts that the layer has, and to routers, alone");
     }
     const adapter_shape_t shape = adapter_shape(model->config, place_out->target);
+    const uint64_t experts = experts_of(model, *place_out);
     const uint64_t wide = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 0 : 1] : 0;
-    const uint64_t rank = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 1 : 0] : 0;
-    if (wide != (place_out->is_b ? shape.out : shape.in) || rank == 0) {
+    const uint64_t ranks = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 1 : 0] : 0;
+    const uint64_t out = (uint64_t)shape.out * targets_of(*place_out);
+    if (wide != (place_out->is_b ? out : shape.in) || ranks == 0 || ranks % experts != 0) {
         return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "its shape is not the model's");
     }
-    if (rank > model->max_rank) {
+    if (ranks / experts > model->max_rank) {
         return refuse_tensor(loader, tensor, WEFT_ERR_TOO_LARGE,
                              "its rank is above --max-lora-rank");
     }
@@ -156,7 +194,8 @@ static bool is_within(const model_range_t *range, uint32_t at)
 static bool is_here(const adapter_model_t *model, adapter_place_t place)
 {
     return is_within(&model->cut->layers, place.layer) &&
-           (!adapter_is_of_expert(place.target) || is_within(&model->cut->experts, place.expert));
+           (place.is_of_all || !adapter_is_of_expert(place.target) ||
+            is_within(&model->cut->experts, place.expert));
 }
 
 /* What this rank keeps of a matrix. */
@@ -171,7 +210,23 @@ static size_t floats_here(const adapter_model_t *model, adapter_place_t place, u
         return model->cut->heads.n *
                (adapter_floats(rank, mla->plain) + adapter_floats(rank, mla->value));
     }
-    return adapter_floats(rank, place.is_b ? part.out.n : part.in.n);
+    const size_t n = place.is_of_all ? model->cut->experts.n : 1;
+    return n * (place.is_b ? targets_of(place) * adapter_floats(rank, part.out.n)
+                           : adapter_floats(rank, part.in.n));
+}
+
+/* Pairs that a tensor has a matrix of are of one rank. */
+static bool set_rank(const loader_t *loader, adapter_place_t place, uint32_t rank)
+{
+    const uint32_t n = targets_of(place) * (place.is_of_all ? loader->model->cut->experts.n : 1);
+    k_lora_t *pairs = pair_at(loader, place); /* those of gate and of up are neighbours */
+    for (uint32_t i = 0; i < n; i++) {
+        if (pairs[i].rank != 0 && pairs[i].rank != rank) {
+            return false;
+        }
+        pairs[i].rank = rank;
+    }
+    return true;
 }
 
 /* Ranks of both matrices of each pair, and the floats that all take. */
@@ -188,14 +243,14 @@ static weft_status_t measure(loader_t *loader)
         if (!is_here(model, place)) {
             continue;
         }
-        const uint32_t rank = rank_of(tensor, place);
-        k_lora_t *pair = pair_at(loader, place);
-        if (pair->rank != 0 && pair->rank != rank) {
+        const uint32_t rank = rank_of(model, tensor, place);
+        if (!set_rank(loader, place, rank)) {
             return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED,
                                  "of another rank than its pair");
         }
-        pair->rank = rank;
         loader->used += floats_here(model, place, rank);
+        const size_t width = place.is_of_all && place.is_b ? tensor->dims[1] : 0;
+        loader->widest = width > loader->widest ? width : loader->widest;
     }
     return WEFT_OK;
 }
@@ -213,13 +268,14 @@ static uint32_t row_of_model(const adapter_model_t *model, adapter_target_t targ
     return is_turned ? row - in_head + in_head % (dim / 2) * 2 + in_head / (dim / 2) : row;
 }
 
-/* Columns `in` of a matrix [rank, columns]. */
-static void place_a(const safetensors_tensor_t *tensor, const char *data, model_range_t in,
-                    float *a)
+/* Columns `in` of rows of a matrix [rank, columns], or of several behind one another. */
+static void place_a(const safetensors_tensor_t *tensor, const char *data, model_range_t rows,
+                    model_range_t in, float *a)
 {
     const size_t element = k_dtype_info(tensor->dtype)->block_bytes;
-    for (size_t r = 0; r < tensor->dims[0]; r++) {
-        k_dequantize(tensor->dtype, data + (r * tensor->dims[1] + in.first) * element, a + r * in.n,
+    for (size_t r = 0; r < rows.n; r++) {
+        k_dequantize(tensor->dtype,
+                     data + ((rows.first + r) * tensor->dims[1] + in.first) * element, a + r * in.n,
                      in.n);
     }
 }
@@ -251,8 +307,54 @@ static void fill_plain(const loader_t *loader, const safetensors_tensor_t *tenso
         place_b(loader, tensor, place.target, data, part.out, to);
         pair->b = at;
     } else {
-        place_a(tensor, data, part.in, to);
+        place_a(tensor, data, (model_range_t){0, pair->rank}, part.in, to);
         pair->a = at;
+    }
+}
+
+/* a of all experts: gate and up have the same. */
+static void fill_experts_a(const loader_t *loader, const safetensors_tensor_t *tensor,
+                           adapter_place_t place, const char *data, float *to, const float *at)
+{
+    const model_range_t *experts = &loader->model->cut->experts;
+    const adapter_part_t part = adapter_part(loader->model, place.target);
+    const uint32_t rank = rank_of(loader->model, tensor, place);
+    const size_t n = adapter_floats(rank, part.in.n);
+    k_lora_t *pairs = pair_at(loader, place);
+    for (uint32_t e = 0; e < experts->n; e++) {
+        place_a(tensor, data, (model_range_t){(experts->first + e) * rank, rank}, part.in,
+                to + e * n);
+        for (uint32_t t = 0; t < targets_of(place); t++) {
+            pairs[t * experts->n + e].a = at + e * n;
+        }
+    }
+}
+
+/* b of all experts: rows of gate and up take turns, columns are [rank][experts]. */
+static void fill_experts_b(const loader_t *loader, const safetensors_tensor_t *tensor,
+                           adapter_place_t place, const char *data, float *to, const float *at)
+{
+    const model_range_t *experts = &loader->model->cut->experts;
+    const model_range_t out = adapter_part(loader->model, place.target).out;
+    const uint32_t rank = rank_of(loader->model, tensor, place);
+    const uint32_t targets = targets_of(place);
+    const size_t n = adapter_floats(rank, out.n);
+    const size_t row_bytes = tensor->dims[1] * k_dtype_info(tensor->dtype)->block_bytes;
+    k_lora_t *pairs = pair_at(loader, place);
+    for (uint32_t i = 0; i < targets * experts->n; i++) {
+        pairs[i].b = at + i * n;
+        pairs[i].scale = scale_of(loader, rank);
+    }
+    for (uint32_t row = 0; row < targets * out.n; row++) {
+        float *matrices = to + (size_t)(row % targets) * experts->n * n;
+        k_dequantize(tensor->dtype, data + ((size_t)targets * out.first + row) * row_bytes,
+                     loader->row, tensor->dims[1]);
+        for (uint32_t i = 0; i < rank * experts->n; i++) {
+            const uint32_t r = i / experts->n;
+            const uint32_t e = i % experts->n;
+            matrices[e * n + (size_t)r * out.n + row / targets] =
+                loader->row[(size_t)r * loader->model->config->experts.count + experts->first + e];
+        }
     }
 }
 
@@ -265,11 +367,11 @@ static void fill_heads(const loader_t *loader, const safetensors_tensor_t *tenso
 {
     const model_mla_t *mla = &loader->model->config->mla;
     const model_range_t *heads = &loader->model->cut->heads;
-    const uint32_t rank = rank_of(tensor, place);
+    const uint32_t rank = rank_of(loader->model, tensor, place);
     const model_range_t latents = {0, mla->kv_latent};
     k_lora_t *pairs = pair_at(loader, place);
     if (!place.is_b) {
-        place_a(tensor, data, latents, to);
+        place_a(tensor, data, (model_range_t){0, rank}, latents, to);
     }
     for (uint32_t h = 0; h < heads->n; h++) {
         k_lora_t *key = &pairs[2 * h];
@@ -300,16 +402,20 @@ static void fill(const loader_t *loader, float *to)
         const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
         const char *data = (const char *)loader->file.data + tensor->offset;
         adapter_place_t place;
-        if (!adapter_parse_name(loader->model->config, tensor->name, &place) ||
+        if (!adapter_parse_name(loader->model->config, loader->outer, tensor->name, &place) ||
             !is_here(loader->model, place)) {
             continue; /* of the first kind there is none: measured */
         }
-        if (place.target == ADAPTER_MLA_KV_B) {
+        if (place.is_of_all && place.is_b) {
+            fill_experts_b(loader, tensor, place, data, to, at);
+        } else if (place.is_of_all) {
+            fill_experts_a(loader, tensor, place, data, to, at);
+        } else if (place.target == ADAPTER_MLA_KV_B) {
             fill_heads(loader, tensor, place, data, to, at);
         } else {
             fill_plain(loader, tensor, place, data, to, at);
         }
-        const size_t n = floats_here(loader->model, place, rank_of(tensor, place));
+        const size_t n = floats_here(loader->model, place, rank_of(loader->model, tensor, place));
         to += n;
         at += n;
     }
@@ -352,6 +458,10 @@ static weft_status_t take_memory(loader_t *loader)
     weft_device_t *device = loader->model->device;
     const size_t bytes = (loader->used > 0 ? loader->used : 1) * sizeof(float);
     weft_status_t status = device->ops->alloc(device, bytes, 0, &loader->adapter->memory);
+    if (status >= 0 && loader->widest > 0) {
+        loader->row = weft_calloc(loader->widest, sizeof(float), "runtime.adapter_row");
+        status = loader->row == NULL ? WEFT_ERR_NO_MEMORY : WEFT_OK;
+    }
     if (status >= 0 && !device->ops->is_host) {
         status = device->ops->alloc(device, bytes, WEFT_MEM_HOST, &loader->staging);
     }
@@ -421,6 +531,7 @@ weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_
     loader.adapter->layers = layers;
     const weft_status_t status = load(&loader);
     adapter_free_memory(model->device, &loader.staging);
+    weft_free(loader.row);
     safetensors_destroy(loader.tensors);
     weft_mapped_file_close(&loader.file);
     if (status < 0) {

@@ -42,6 +42,7 @@ typedef struct adapter_place {
     uint32_t expert; /* of an expert's target */
     adapter_target_t target;
     bool is_b;
+    bool is_of_all; /* experts, in one tensor; EXPERT_GATE then stands for gate and up */
 } adapter_place_t;
 
 bool adapter_is_of_expert(adapter_target_t target);
@@ -52,8 +53,13 @@ bool adapter_layer_has(const model_config_t *config, uint32_t layer, adapter_tar
 
 /* base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight: the layer; what follows it, or NULL */
 const char *adapter_parse_layer(const char *name, uint32_t *layer_out);
-/* False: it belongs nowhere. */
-bool adapter_parse_name(const model_config_t *config, const char *name, adapter_place_t *place_out);
+/*
+ * False: it belongs nowhere. GPT-OSS keeps matrices of all experts in one parameter, and PEFT wraps the
+ * module that has them once for each that it adapts, gate_up_proj first: outer is what is adapted by
+ * the module's own name, the other one is behind base_layer.
+ */
+bool adapter_parse_name(const model_config_t *config, adapter_target_t outer, const char *name,
+                        adapter_place_t *place_out);
 
 adapter_shape_t adapter_shape(const model_config_t *config, adapter_target_t target);
 adapter_part_t adapter_part(const adapter_model_t *model, adapter_target_t target);

@@ -49,6 +49,12 @@ const char *adapter_module(const model_config_t *config, adapter_target_t target
                                                             : modules[target];
 }
 
+/* GPT-OSS. */
+static bool has_experts_in_one(const model_config_t *config)
+{
+    return config->experts.has_linear_bias;
+}
+
 bool adapter_layer_has(const model_config_t *config, uint32_t layer, adapter_target_t target)
 {
     const bool is_latent = config->mla.kv_latent > 0;
@@ -71,7 +77,7 @@ bool adapter_layer_has(const model_config_t *config, uint32_t layer, adapter_tar
     case ADAPTER_EXPERT_GATE:
     case ADAPTER_EXPERT_UP:
     case ADAPTER_EXPERT_DOWN:
-        return has_experts && !config->experts.has_linear_bias; /* GPT-OSS has them in one */
+        return has_experts && !has_experts_in_one(config);
     case ADAPTER_MLA_Q:
     case ADAPTER_MLA_KV_A:
     case ADAPTER_MLA_KV_B:
@@ -257,22 +263,47 @@ static const char *parse_expert(const model_config_t *config, const char *module
     return at != NULL && *expert_out < config->experts.count ? at : NULL;
 }
 
-bool adapter_parse_name(const model_config_t *config, const char *name, adapter_place_t *place_out)
+/* lora_A.weight, or of b: which of both */
+static bool parse_side(const char *side, bool *is_b_out)
+{
+    const bool is_a = side != NULL && strcmp(side, "lora_A.weight") == 0;
+    *is_b_out = !is_a;
+    return is_a || (side != NULL && strcmp(side, "lora_B.weight") == 0);
+}
+
+/* mlp.experts.base_layer.lora_A.weight, mlp.experts.lora_A.weight */
+static bool parse_experts_in_one(const model_config_t *config, adapter_target_t outer,
+                                 const char *module, adapter_place_t *place)
+{
+    const char *own = has_experts_in_one(config) ? behind(module, "mlp.experts.") : NULL;
+    const char *inner = own == NULL ? NULL : behind(own, "base_layer.");
+    place->target = inner != NULL ? ADAPTER_EXPERT_GATE : outer;
+    place->is_of_all = true;
+    return parse_side(inner != NULL ? inner : own, &place->is_b) &&
+           (inner == NULL || outer != ADAPTER_EXPERT_GATE);
+}
+
+bool adapter_parse_name(const model_config_t *config, adapter_target_t outer, const char *name,
+                        adapter_place_t *place_out)
 {
     adapter_place_t place = {0};
     const char *module = adapter_parse_layer(name, &place.layer);
     if (module == NULL || place.layer >= config->layers) {
         return false;
     }
+    if (model_layer_has_experts(config, place.layer) &&
+        parse_experts_in_one(config, outer, module, &place)) {
+        *place_out = place;
+        return true;
+    }
+    place.is_of_all = false;
     const char *in_expert = parse_expert(config, module, &place.expert);
     for (adapter_target_t t = 0; t < ADAPTER_TARGETS; t++) {
         const char *from = adapter_is_of_expert(t) ? in_expert : module;
         const char *side = from == NULL ? NULL : behind(from, adapter_module(config, t));
-        const bool is_a = side != NULL && strcmp(side, ".lora_A.weight") == 0;
-        if (adapter_layer_has(config, place.layer, t) &&
-            (is_a || (side != NULL && strcmp(side, ".lora_B.weight") == 0))) {
+        if (adapter_layer_has(config, place.layer, t) && side != NULL && *side == '.' &&
+            parse_side(side + 1, &place.is_b)) {
             place.target = t;
-            place.is_b = !is_a;
             *place_out = place;
             return true;
         }

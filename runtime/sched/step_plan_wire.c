@@ -96,10 +96,10 @@ size_t step_wire_encode_stop(void *out)
     return sizeof(header);
 }
 
-size_t step_wire_encode_orders(const void *orders, size_t bytes, void *out)
+size_t step_wire_encode_orders(step_wire_kind_t kind, const void *orders, size_t bytes, void *out)
 {
     const step_wire_header_t header = {
-        .magic = STEP_WIRE_MAGIC, .version = STEP_PLAN_VERSION, .kind = STEP_WIRE_ORDERS};
+        .magic = STEP_WIRE_MAGIC, .version = STEP_PLAN_VERSION, .kind = (uint16_t)kind};
     assert(bytes <= STEP_WIRE_ORDER_BYTES);
     memcpy(out, &header, sizeof(header));
     memcpy((char *)out + sizeof(header), orders, bytes);
@@ -253,11 +253,11 @@ static weft_status_t check_plan(const step_plan_t *plan, const step_wire_bounds_
     return WEFT_OK;
 }
 
-bool step_wire_has_orders(const void *message, size_t bytes, const void **orders_out,
-                          size_t *bytes_out)
+bool step_wire_has_orders(step_wire_kind_t kind, const void *message, size_t bytes,
+                          const void **orders_out, size_t *bytes_out)
 {
-    static const step_wire_header_t wanted = {
-        .magic = STEP_WIRE_MAGIC, .version = STEP_PLAN_VERSION, .kind = STEP_WIRE_ORDERS};
+    const step_wire_header_t wanted = {
+        .magic = STEP_WIRE_MAGIC, .version = STEP_PLAN_VERSION, .kind = (uint16_t)kind};
     if (bytes < sizeof(wanted) || memcmp(message, &wanted, sizeof(wanted)) != 0) {
         return false;
     }

@@ -6,6 +6,8 @@
  *   masks     [n_masks][mask_words], of the rows with STEP_ROW_MASKED, in their order
  *   orders    a header, then bytes of orders for KV blocks (kvstore/ranks/kv_crew.h), whose borders are
  *             anywhere: to be carried out before the next plan
+ *   adapter   a header, then what is to become of a LoRA adapter (engine/adapter_order.h): before the
+ *             next plan as well
  *   stop      a header alone: the leader ends, and so should whoever reads it
  *
  * Numbers are little-endian and parts aligned to 8 bytes, tokens and blocks to 4: on the hosts that
@@ -26,7 +28,8 @@
 typedef enum step_wire_kind {
     STEP_WIRE_PLAN = 1,
     STEP_WIRE_STOP = 2,
-    STEP_WIRE_ORDERS = 3
+    STEP_WIRE_ORDERS = 3,
+    STEP_WIRE_ADAPTER = 4
 } step_wire_kind_t;
 
 typedef struct step_wire_header {
@@ -65,11 +68,12 @@ size_t step_wire_max_bytes(const step_wire_bounds_t *bounds);
  */
 size_t step_wire_encode(const step_plan_t *plan, const uint32_t *masks, uint32_t vocab, void *out);
 size_t step_wire_encode_stop(void *out);
-size_t step_wire_encode_orders(const void *orders, size_t bytes, void *out); /* [.._ORDER_BYTES] */
+/* kind: ORDERS or ADAPTER. orders [.._ORDER_BYTES] */
+size_t step_wire_encode_orders(step_wire_kind_t kind, const void *orders, size_t bytes, void *out);
 
-/* False: the message has a plan or says stop, or neither (step_wire_decode tells). */
-bool step_wire_has_orders(const void *message, size_t bytes, const void **orders_out,
-                          size_t *bytes_out);
+/* False: the message is of another kind, or of none (step_wire_decode tells). */
+bool step_wire_has_orders(step_wire_kind_t kind, const void *message, size_t bytes,
+                          const void **orders_out, size_t *bytes_out);
 
 /*
  * A message from outside: the plan within the bounds (step_plan_check holds, and every token and

@@ -44,6 +44,20 @@ static weft_status_t read_fields(const json_t *json, bool wants_path, adapter_fi
     return api_error_status(error);
 }
 
+static api_error_kind_t kind_of(weft_status_t status)
+{
+    switch (status) {
+    case WEFT_ERR_NOT_FOUND:
+        return API_ERROR_NO_MODEL;
+    case WEFT_ERR_PEER_GONE:
+        return API_ERROR_RANK_LOST;
+    case WEFT_ERR_STOPPING:
+        return API_ERROR_UNAVAILABLE;
+    default:
+        return API_ERROR_BAD_REQUEST;
+    }
+}
+
 static weft_status_t load(api_call_t *call, const adapter_fields_t *fields)
 {
     weft_diag_t diag = {0};
@@ -58,10 +72,7 @@ static weft_status_t load(api_call_t *call, const adapter_fields_t *fields)
     }
     const weft_status_t status =
         engine_load_adapter(call->model->engine, fields->name, fields->path, &diag);
-    return status < 0 ? api_error_set(&call->error,
-                                      status == WEFT_ERR_NOT_FOUND ? API_ERROR_NO_MODEL
-                                                                   : API_ERROR_BAD_REQUEST,
-                                      "lora_path", "%s", diag.text)
+    return status < 0 ? api_error_set(&call->error, kind_of(status), "lora_path", "%s", diag.text)
                       : WEFT_OK;
 }
 

@@ -180,6 +180,27 @@ def test_adapters_come_and_go(servers, made):
     assert gone.status_code == 404 and "does not exist" in gone.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("flags", [["-tp", "2"], ["-tp", "2", "-pp", "2"]], ids=" ".join)
+def test_adapters_come_and_go_on_all_ranks(servers, made, flags):
+    server = serve(TINY / "llama", "--enable-lora", *flags,
+                   env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"})
+    server.wait_until_listening()
+
+    def post(verb, **body):
+        return httpx.post(f"{server.url}/v1/{verb}_lora_adapter", json=body)
+
+    assert post("load", lora_name="c", lora_path=f"{made}/a").status_code == 200
+    assert_alike(complete(server, "c"), complete(servers["a"], "base"))
+    assert_alike(complete(server, "base"), complete(servers["base"], "base"))
+    missing = post("load", lora_name="d", lora_path=f"{made}/nowhere")
+    assert missing.status_code == 404 and "nowhere" in missing.json()["error"]["message"]
+    inplace = post("load", lora_name="c", lora_path=f"{made}/b", load_inplace=True)
+    assert inplace.status_code == 200
+    assert_alike(complete(server, "c"), complete(servers["b"], "base"))
+    assert post("unload", lora_name="c").status_code == 200
+    assert server.stop() == 0, "".join(server.lines[-20:])
+
+
 def test_what_runs_outlives_an_unload(servers, made):
     server = servers["lora"]
     body = {"lora_name": "e", "lora_path": f"{made}/a"}
@@ -277,6 +298,65 @@ def test_every_kind_of_model_takes_adapters_whole_or_cut(tmp_path, base, flags):
     assert not numpy.allclose(plain[1], expected[1], atol=1e-2)
     for server in (lora, merged):
         assert server.stop() == 0, "".join(server.lines[-20:])
+
+
+GATE_UP, DOWN = "gate_up_proj", "down_proj"
+
+
+def make_experts_adapter(folder, seed, rank, alpha, parameters):
+    """GPT-OSS's experts as PEFT's target_parameters adapt them: all of a layer in one pair of matrices."""
+    draw = numpy.random.default_rng(seed)
+    base = read_safetensors(TINY / "gpt-oss/model.safetensors")
+    tensors, added = {}, {}
+    for name in [name for name in base if name.endswith(tuple(parameters))]:
+        experts, wide, out = base[name].shape
+        a = draw.normal(0, 0.1, (rank * experts, wide)).astype("<f4")
+        b = draw.normal(0, 0.1, (out, rank * experts)).astype("<f4")
+        module, _, parameter = name.rpartition(".")
+        inner = ".base_layer" if parameter == GATE_UP and len(parameters) > 1 else ""
+        tensors[f"base_model.model.{module}{inner}.lora_A.weight"] = a
+        tensors[f"base_model.model.{module}{inner}.lora_B.weight"] = b
+        added[name] = alpha / rank * numpy.einsum(
+            "ore,eri->eio", b.reshape(out, rank, experts).astype("f8"), a.reshape(experts, rank, wide).astype("f8"))
+    folder.mkdir()
+    write_safetensors(folder / "adapter_model.safetensors", tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(
+        {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "bias": "none", "target_modules": [],
+         "target_parameters": [f"mlp.experts.{parameter}" for parameter in parameters]}))
+    return added
+
+
+@pytest.mark.parametrize("parameters, flags", [
+    ([GATE_UP, DOWN], []), ([GATE_UP], []), ([DOWN], []), ([GATE_UP, DOWN], ["-tp", "2"]),
+    ([GATE_UP, DOWN], ["-tp", "2", "--enable-expert-parallel"]), ([GATE_UP, DOWN], ["-pp", "2"])],
+    ids=lambda value: " ".join(value) or "alone")
+def test_experts_of_gpt_oss_are_adapted_together(tmp_path, parameters, flags):
+    added = make_experts_adapter(tmp_path / "x", 7, 6, 12, parameters)
+    merge(tmp_path / "merged", added, "gpt-oss")
+    lora = serve(TINY / "gpt-oss", "--enable-lora", "--lora-modules", f"x={tmp_path}/x", *flags)
+    merged = serve(tmp_path / "merged")
+    for server in (lora, merged):
+        server.wait_until_listening()
+    expected = complete(merged, "base")
+    plain = complete(lora, "base")
+    assert_alike(complete(lora, "x"), expected)
+    assert not numpy.allclose(plain[1], expected[1], atol=1e-2)
+    for server in (lora, merged):
+        assert server.stop() == 0, "".join(server.lines[-20:])
+
+
+@pytest.mark.parametrize("name, shape, said", [
+    ("experts.lora_A.weight", (6, 32), "shape"), ("experts.lora_A.weight", (8, 33), "shape"),
+    ("experts.lora_A.weight", (4 * 17, 32), "max-lora-rank"), ("experts.lora_B.weight", (64, 8), "one matrix"),
+    ("experts.base_layer.base_layer.lora_A.weight", (8, 64), "that the layer has")])
+def test_experts_of_gpt_oss_that_do_not_fit_are_named(tmp_path, name, shape, said):
+    make_experts_adapter(tmp_path / "x", 7, 2, 4, [DOWN])
+    write_safetensors(tmp_path / "x/adapter_model.safetensors",
+                      {f"base_model.model.model.layers.0.mlp.{name}": numpy.zeros(shape)})
+    server = serve(TINY / "gpt-oss", "--enable-lora", "--lora-modules", f"x={tmp_path}/x")
+    assert server.process.wait(60) != 0
+    server.reader.join()
+    assert any("--lora-modules" in line and said in line for line in server.lines), server.lines
 
 
 @pytest.mark.parametrize("base, name, shape", [

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <dirent.h>
+#include <ftw.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -117,6 +120,145 @@ static void a_team_leaves_the_callers_affinity_and_signals_alone(void **state)
     k_team_destroy(team);
 }
 
+/* Every member is at its first item before any goes on to a second. */
+typedef struct firsts {
+    atomic_uint arrived;
+    uint32_t members;
+    uint32_t item[8]; /* of each member, plain memory: its own */
+    cpu_set_t cpus[8];
+} firsts_t;
+
+static void note_first(const void *arg, uint32_t item, uint32_t member)
+{
+    firsts_t *firsts = *(firsts_t *const *)arg;
+    if (atomic_load(&firsts->arrived) >= firsts->members) {
+        return;
+    }
+    firsts->item[member] = item;
+    sched_getaffinity(0, sizeof(firsts->cpus[member]), &firsts->cpus[member]);
+    atomic_fetch_add(&firsts->arrived, 1);
+    while (atomic_load(&firsts->arrived) < firsts->members) {
+        sched_yield();
+    }
+}
+
+static void run_firsts(uint32_t threads, uint32_t items, firsts_t *firsts)
+{
+    k_team_t *team = NULL;
+    firsts->members = threads;
+    atomic_init(&firsts->arrived, 0);
+    assert_status(k_team_create(threads, &team), WEFT_OK);
+    k_team_run(team, items, note_first, &firsts);
+    k_team_destroy(team);
+}
+
+static void members_begin_with_ranges_of_their_own_in_order(void **state)
+{
+    (void)state;
+    static const uint32_t items[] = {8, 9, 64, 100, 1001};
+    firsts_t firsts = {0};
+    for (uint32_t threads = 2; threads <= 8; threads++) {
+        for (size_t i = 0; i < WEFT_ARRAY_LEN(items); i++) {
+            run_firsts(threads, items[i], &firsts);
+            for (uint32_t m = 0; m < threads; m++) {
+                assert_int_equal(firsts.item[m], items[i] * m / threads);
+            }
+        }
+    }
+}
+
+static void a_team_of_all_cores_is_pinned_in_their_order(void **state)
+{
+    (void)state;
+    int cpus[K_CORES_MAX];
+    firsts_t firsts = {0};
+    const uint32_t n = k_cores_list(cpus);
+    assert_int_equal(n, k_cores_physical());
+    if (n < 2 || n > 8) {
+        print_message("%u cores: 2 to 8 are looked at\n", n);
+        skip();
+    }
+    run_firsts(n, n, &firsts);
+    for (uint32_t m = 1; m < n; m++) {
+        assert_int_equal(CPU_COUNT(&firsts.cpus[m]), 1);
+        assert_true(CPU_ISSET(cpus[m], &firsts.cpus[m]));
+    }
+}
+
+/* ---- machines that are drawn ----------------------------------------------------------------- */
+
+static void write_line(const char *folder, const char *name, const char *line)
+{
+    char path[512];
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    for (char *slash = strchr(path + strlen(folder) + 1, '/'); slash != NULL;
+         slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        (void)mkdir(path, 0700); /* it may be there */
+        *slash = '/';
+    }
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(line, file);
+    fclose(file);
+}
+
+static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *walk)
+{
+    (void)info;
+    (void)kind;
+    (void)walk;
+    return remove(path);
+}
+
+/* The cores of a machine with two hardware threads each, of these nodes, and of a mask of processors. */
+static void check_list(uint32_t n_cpus, const char *nodes, const char *const cpulists[],
+                       const char *mask, const char *expected)
+{
+    char folder[] = "/tmp/weft-cores-XXXXXX";
+    char name[64];
+    char line[64];
+    bool is_allowed[K_CORES_MAX] = {false};
+    int cpus[K_CORES_MAX];
+    assert_non_null(mkdtemp(folder));
+    for (uint32_t i = 0; i < n_cpus; i++) {
+        snprintf(name, sizeof(name), "cpu/cpu%u/topology/thread_siblings_list", i);
+        snprintf(line, sizeof(line), "%u,%u\n", i % (n_cpus / 2), i % (n_cpus / 2) + n_cpus / 2);
+        write_line(folder, name, line);
+        is_allowed[i] = mask == NULL || mask[i] == 'x';
+    }
+    if (nodes != NULL) {
+        write_line(folder, "node/online", nodes);
+    }
+    for (uint32_t i = 0; cpulists[i] != NULL; i++) {
+        snprintf(name, sizeof(name), "node/node%u/cpulist", i);
+        write_line(folder, name, cpulists[i]);
+    }
+    const uint32_t n = k_cores_list_of(folder, is_allowed, cpus);
+    char got[256] = "";
+    for (uint32_t i = 0; i < n; i++) {
+        snprintf(got + strlen(got), sizeof(got) - strlen(got), i == 0 ? "%d" : " %d", cpus[i]);
+    }
+    assert_string_equal(got, expected);
+    assert_int_equal(nftw(folder, remove_entry, 8, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+static void cores_of_a_node_follow_one_another(void **state)
+{
+    (void)state;
+    const char *const none[] = {NULL};
+    const char *const halves[] = {"0-3,8-11\n", "4-7,12-15\n", NULL};
+    const char *const turns[] = {"0,2,4,6,8,10,12,14\n", "1,3,5,7,9,11,13,15\n", NULL};
+    const char *const memory[] = {"\n", "0-15\n", NULL}; /* a node without processors */
+    check_list(16, NULL, none, NULL, "0 1 2 3 4 5 6 7");
+    check_list(16, "0-1\n", halves, NULL, "0 1 2 3 4 5 6 7");
+    check_list(16, "0-1\n", turns, NULL, "0 2 4 6 1 3 5 7");
+    check_list(16, "0,1\n", turns, NULL, "0 2 4 6 1 3 5 7");
+    check_list(16, "0-1\n", memory, NULL, "0 1 2 3 4 5 6 7");
+    /* Of core 1 the second thread alone may be used; of core 3 none. */
+    check_list(16, "0-1\n", turns, "x.x..x...x......", "0 2 5 9");
+}
+
 static void a_failed_allocation_leaves_no_thread(void **state)
 {
     (void)state;
@@ -166,6 +308,9 @@ int main(void)
         cmocka_unit_test(a_job_runs_each_item_once_and_ends_after_the_last),
         cmocka_unit_test(an_idle_team_falls_asleep),
         cmocka_unit_test(a_team_leaves_the_callers_affinity_and_signals_alone),
+        cmocka_unit_test(members_begin_with_ranges_of_their_own_in_order),
+        cmocka_unit_test(a_team_of_all_cores_is_pinned_in_their_order),
+        cmocka_unit_test(cores_of_a_node_follow_one_another),
         cmocka_unit_test(a_failed_allocation_leaves_no_thread),
         cmocka_unit_test(a_quota_counts_as_cores_rounded_up),
         cmocka_unit_test(usable_cores_follow_the_affinity_mask),

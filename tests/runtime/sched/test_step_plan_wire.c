@@ -158,10 +158,11 @@ static void orders_are_told_from_plans(void **state)
     const void *orders = NULL;
     size_t n = 0;
     open_rig(&rig);
-    assert_false(step_wire_has_orders(rig.message, rig.bytes, &orders, &n));
-    assert_false(step_wire_has_orders(rig.message, 4, &orders, &n));
-    const size_t bytes = step_wire_encode_orders("abcde", 5, rig.message);
-    assert_true(step_wire_has_orders(rig.message, bytes, &orders, &n));
+    assert_false(step_wire_has_orders(STEP_WIRE_ORDERS, rig.message, rig.bytes, &orders, &n));
+    assert_false(step_wire_has_orders(STEP_WIRE_ORDERS, rig.message, 4, &orders, &n));
+    const size_t bytes = step_wire_encode_orders(STEP_WIRE_ORDERS, "abcde", 5, rig.message);
+    assert_false(step_wire_has_orders(STEP_WIRE_ADAPTER, rig.message, bytes, &orders, &n));
+    assert_true(step_wire_has_orders(STEP_WIRE_ORDERS, rig.message, bytes, &orders, &n));
     assert_int_equal(n, 5);
     assert_memory_equal(orders, "abcde", 5);
     assert_status(decode(&rig, rig.message, bytes), WEFT_ERR_MALFORMED);
