@@ -359,26 +359,53 @@ typedef struct k_lora {
     float scale;
 } k_lora_t;
 
-/* low = a x, for the rows whose sequence has an adapter.   x [rows, in] activations */
+/*
+ * What low may take between shrink and expand: sums over so many inputs each, of which a backend adds up
+ * as many at a time. How they lie is its own.
+ */
+#define K_LORA_PART 1024
+
+static inline uint32_t k_lora_parts(uint32_t in)
+{
+    return in / K_LORA_PART + (in % K_LORA_PART != 0);
+}
+
+static inline size_t k_lora_low_floats(uint32_t in, size_t rows, uint32_t max_rank)
+{
+    return k_lora_parts(in) * rows * max_rank;
+}
+
+/*
+ * low = a x, for the rows whose sequence has an adapter.   x [rows, in] activations
+ * n_heads linears of one shape at a time: the next one's table lies table_step entries on, its x
+ * x_step elements.
+ */
 typedef struct k_lora_shrink_args {
     const k_lora_t *table;
+    uint32_t n_heads; /* 1 or more */
+    uint32_t table_step;
+    uint32_t x_step;
     const k_seq_t *seqs; /* covering the rows in order */
     uint32_t n_seqs;
     uint32_t rows;
     const void *x;
     size_t x_stride;
     uint32_t in;
-    float *low; /* [rows, max_rank] */
+    float *low; /* [k_lora_low_floats(in, n_heads · rows, max_rank)] */
     uint32_t max_rank;
 } k_lora_shrink_args_t;
 
-/* y += scale · b low, for the same rows.   y [rows, out] of y_dtype: f32 or activations */
+/* y += scale · b low, for the same rows and heads.   y [rows, out] of y_dtype: f32 or activations */
 typedef struct k_lora_expand_args {
     const k_lora_t *table;
+    uint32_t n_heads;
+    uint32_t table_step;
+    uint32_t y_step;
     const k_seq_t *seqs;
     uint32_t n_seqs;
     uint32_t rows;
-    const float *low; /* [rows, max_rank] */
+    const float *low;
+    uint32_t in; /* of the shrink that wrote low */
     uint32_t max_rank;
     void *y;
     k_dtype_t y_dtype;
@@ -419,6 +446,8 @@ typedef struct k_lora_experts_args {
     size_t x_stride;
     bool has_rows; /* x is [rows, in], of which a slot has its row's; else [slots, in] */
     uint32_t in;
+    float *low; /* [k_lora_low_floats(in, slots, max_rank)] for the time of the op */
+    uint32_t max_rank;
     void *y;
     size_t y_stride;
     uint32_t out;
@@ -954,7 +983,8 @@ bool k_stream_has_graphs(const k_stream_t *stream);
 weft_status_t k_stream_capture(k_stream_t *stream);
 weft_status_t k_stream_end_capture(k_stream_t *stream, k_graph_t **graph_out);
 void k_graph_launch(k_stream_t *stream, const k_graph_t *graph);
-void k_graph_destroy(k_stream_t *stream, k_graph_t *graph); /* NULL is fine */
+/* Launches of it that are on their way end as ever. NULL is fine. */
+void k_graph_destroy(k_stream_t *stream, k_graph_t *graph);
 
 /* The ops tables of the CPU, best first, NULL-terminated; check is_supported(). */
 const k_ops_t *const *k_ops_all(void);

@@ -273,6 +273,7 @@ static uint32_t lora_seqs(uint32_t rows, const k_seq_t **seqs_out)
 static int shrink(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
 {
     k_lora_shrink_args_t args = {.table = adapters.table + (size_t)set * ADAPTERS,
+                                 .n_heads = 1,
                                  .rows = rows,
                                  .x = sets[set].wide,
                                  .x_stride = INTERMEDIATE,
@@ -286,8 +287,10 @@ static int shrink(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
 static int expand(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
 {
     k_lora_expand_args_t args = {.table = adapters.table + (size_t)set * ADAPTERS,
+                                 .n_heads = 1,
                                  .rows = rows,
                                  .low = adapters.low,
+                                 .in = INTERMEDIATE,
                                  .max_rank = RANK,
                                  .y = sets[set].wide,
                                  .y_dtype = K_BF16,
@@ -314,7 +317,7 @@ static void make_adapters(void)
     adapters.table = device_bytes(sizeof(table));
     adapters.decode_seqs = device_bytes(sizeof(seqs));
     adapters.prefill_seqs = device_bytes(sizeof(prompt));
-    adapters.low = device_bytes((size_t)MAX_ROWS * RANK * sizeof(float));
+    adapters.low = device_bytes(k_lora_low_floats(INTERMEDIATE, MAX_ROWS, RANK) * sizeof(float));
     check(cudaMemcpy(adapters.table, table, sizeof(table), cudaMemcpyHostToDevice), "cudaMemcpy");
     check(cudaMemcpy(adapters.decode_seqs, seqs, sizeof(seqs), cudaMemcpyHostToDevice),
           "cudaMemcpy");

@@ -1,129 +1,277 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lora_expand: a thread has some columns of y in each row of its tile; ranks add up from the first on. */
+/*
+ * lora_expand: a warp has 32 columns of y in all rows of its tile; b, transposed, is the left matrix of
+ * mma.sync and low the right one, 16 ranks at a time from the first on. Of the nine products of two
+ * numbers in three parts the six that f32 can tell are added up.
+ */
 #include "kernels/cuda/k_cuda_lora.h"
 
 enum {
-    THREADS = 64,
-    AHEAD = 8, /* rows of b on their way at a time */
-    HELD = 64, /* columns of low in shared memory, a multiple of that */
+    WARPS = 4,
+    THREADS = WARPS * SIMT_WARP,
+    COLUMNS = 32, /* of a warp, 4 a lane */
+    TURNS = 4,    /* times as many, where there are many rows: low is split once for all */
+    RANKS = 16,
+    HELD = 64, /* ranks of low in shared memory */
 };
 
-/* Columns [r, r + HELD) of low, zeros beyond the rank. */
-SIMT_DEVICE void hold_low(const k_lora_expand_args_t &args, uint32_t rank, uint32_t first,
-                          uint32_t r, uint32_t mine, float (&low)[LORA_ROWS][HELD])
+/* low as pairs of bf16; 8 words more a row: the lanes of a load meet no bank twice. */
+template <int ROWS> struct lora_low {
+    uint32_t part[LORA_PARTS][ROWS][HELD / 2 + 8];
+};
+
+/* The sum of the parts of in, from the first on. */
+SIMT_DEVICE float low_at(const lora_expand_t &expand, size_t at, size_t part_step)
 {
-    for (uint32_t e = threadIdx.x; e < (uint32_t)LORA_ROWS * HELD; e += THREADS) {
-        const uint32_t row = e / HELD;
-        const uint32_t at = r + e % HELD;
-        low[row][e % HELD] = (mine >> row & 1) != 0 && at < rank
-                                 ? args.low[(size_t)(first + row) * args.max_rank + at]
-                                 : 0.0f;
+    float sum = 0;
+    for (uint32_t part = 0; part < expand.parts; part++) {
+        sum += expand.low[at + part * part_step];
+    }
+    return sum;
+}
+
+/* Ranks [r, r + n) of the tile's `mine` rows, zeros beyond the adapter's; n is a multiple of 16. */
+template <int ROWS>
+SIMT_DEVICE void hold(const lora_expand_t &expand, size_t first, size_t part_step, uint32_t rank,
+                      uint32_t r, uint32_t n, uint64_t mine, lora_low<ROWS> &low)
+{
+    for (uint32_t e = threadIdx.x; e < ROWS * n / 2; e += THREADS) {
+        const uint32_t row = e / (n / 2);
+        const uint32_t pair = e % (n / 2);
+        const uint32_t at = r + 2 * pair;
+        const size_t from = (first + row) * expand.max_rank + at;
+        const bool is_mine = (mine >> row & 1) != 0;
+        uint32_t part[LORA_PARTS];
+        lora_split(is_mine && at < rank ? low_at(expand, from, part_step) : 0.0f,
+                   is_mine && at + 1 < rank ? low_at(expand, from + 1, part_step) : 0.0f, part);
+        SIMT_UNROLL
+        for (int p = 0; p < LORA_PARTS; p++) {
+            low.part[p][row][pair] = part[p];
+        }
     }
 }
 
-/* sums += low · the N columns of b from `column` on, ranks [r, r + AHEAD). */
-template <int N>
-SIMT_DEVICE void multiply(const k_lora_t &lora, uint32_t out, uint32_t column, uint32_t r,
-                          uint32_t mine, const float (&low)[LORA_ROWS][HELD],
-                          float (&sums)[LORA_ROWS][N])
+/* Ranks r + 4t.. of b in columns [column, column + 4), as left matrices of the even and odd pairs. */
+template <bool IS_WIDE>
+SIMT_DEVICE void load_b(const k_lora_t &lora, uint32_t out, uint32_t column, uint32_t r,
+                        uint32_t (&left)[2][LORA_PARTS][4])
 {
-    float b[AHEAD][N] = {};
+    float b[4][4] = {};
     SIMT_UNROLL
-    for (uint32_t e = 0; e < AHEAD; e++) {
-        if (r + e < lora.rank) {
-            k_rows_load(lora.b + (size_t)(r + e) * out + column, b[e]);
+    for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t rank = r + simt_lane() % 4 * 4 + i;
+        const float *row = lora.b + (size_t)rank * out;
+        if constexpr (IS_WIDE) {
+            if (rank < lora.rank && column < out) {
+                k_rows_load(row + column, b[i]);
+            }
+        } else {
+            SIMT_UNROLL
+            for (uint32_t e = 0; e < 4; e++) {
+                b[i][e] = rank < lora.rank && column + e < out ? row[column + e] : 0.0f;
+            }
         }
     }
     SIMT_UNROLL
-    for (uint32_t i = 0; i < LORA_ROWS; i++) {
-        if ((mine >> i & 1) == 0) {
+    for (int m = 0; m < 2; m++) {
+        SIMT_UNROLL
+        for (int e = 0; e < 4; e++) { /* rows g and g + 8, then the next two ranks */
+            const int rank = e / 2 * 2;
+            uint32_t part[LORA_PARTS];
+            lora_split(b[rank][2 * m + e % 2], b[rank + 1][2 * m + e % 2], part);
+            SIMT_UNROLL
+            for (int p = 0; p < LORA_PARTS; p++) {
+                left[m][p][e] = part[p];
+            }
+        }
+    }
+}
+
+/* sums += 16 ranks of b, from `left`, and of low, from `pair` on. */
+template <int TILES>
+SIMT_DEVICE void multiply(const uint32_t (&left)[2][LORA_PARTS][4], const lora_low<8 * TILES> &low,
+                          uint32_t pair, uint64_t mine, float (&sums)[TILES][2][4])
+{
+    const int g = simt_lane() / 4;
+    const int t = simt_lane() % 4;
+    SIMT_UNROLL
+    for (int n = 0; n < TILES; n++) {
+        if ((mine >> 8 * n & 0xff) == 0) {
             continue;
+        }
+        uint32_t right[LORA_PARTS][2];
+        SIMT_UNROLL
+        for (int p = 0; p < LORA_PARTS; p++) {
+            const uint32_t *from = &low.part[p][8 * n + g][pair + 2 * t];
+            right[p][0] = from[0];
+            right[p][1] = from[1];
         }
         SIMT_UNROLL
-        for (uint32_t e = 0; e < AHEAD * N; e++) {
-            sums[i][e % N] = fmaf(low[i][r % HELD + e / N], b[e / N][e % N], sums[i][e % N]);
+        for (int m = 0; m < 2; m++) {
+            SIMT_UNROLL
+            for (int p = 0; p < LORA_PARTS; p++) {
+                SIMT_UNROLL
+                for (int q = 0; p + q < LORA_PARTS; q++) {
+                    simt_mma_bf16(sums[n][m], left[m][p], right[q]);
+                }
+            }
         }
     }
 }
 
-template <class T, int N>
-SIMT_DEVICE void add(const k_lora_expand_args_t &args, float scale, uint32_t first, uint32_t column,
-                     uint32_t mine, const float (&sums)[LORA_ROWS][N])
+/* y[row, column..] += scale · sums, of one row of a group: j 0 or 1 of a lane's two. */
+template <class T, bool IS_WIDE>
+SIMT_DEVICE void add(T *to, uint32_t left, float scale, const float (&sums)[2][4], int j)
 {
-    SIMT_UNROLL
-    for (uint32_t i = 0; i < LORA_ROWS; i++) {
-        if ((mine >> i & 1) == 0) {
-            continue;
-        }
-        T *to = (T *)args.y + (first + i) * args.y_stride + column;
-        float y[N];
+    const float sum[4] = {sums[0][j], sums[0][2 + j], sums[1][j], sums[1][2 + j]};
+    if constexpr (IS_WIDE) {
+        float y[4];
         k_rows_load(to, y);
         SIMT_UNROLL
-        for (uint32_t e = 0; e < N; e++) {
-            y[e] = fmaf(scale, sums[i][e], y[e]);
+        for (int e = 0; e < 4; e++) {
+            y[e] = fmaf(scale, sum[e], y[e]);
         }
         k_rows_store(to, y);
+    } else {
+        SIMT_UNROLL
+        for (uint32_t e = 0; e < 4; e++) {
+            if (e < left) {
+                float y[1];
+                k_rows_load(to + e, y);
+                y[0] = fmaf(scale, sum[e], y[0]);
+                k_rows_store(to + e, y);
+            }
+        }
     }
 }
 
-template <class T, int N> static SIMT_KERNEL(THREADS, 8) lora_expand(k_lora_expand_args_t args)
+template <class T, int TILES, bool IS_WIDE>
+SIMT_DEVICE void add_rows(const lora_expand_t &expand, T *y, uint32_t column, float scale,
+                          uint64_t mine, const float (&sums)[TILES][2][4])
 {
-    SIMT_SHARED(uint32_t, adapters, [LORA_ROWS]);
-    SIMT_SHARED(float, low, [LORA_ROWS][HELD]);
-    const uint32_t first = blockIdx.x * LORA_ROWS;
-    const uint32_t column = (blockIdx.y * THREADS + threadIdx.x) * N;
+    if (column >= expand.out) {
+        return;
+    }
+    SIMT_UNROLL
+    for (int n = 0; n < TILES; n++) {
+        SIMT_UNROLL
+        for (int j = 0; j < 2; j++) {
+            const int row = 8 * n + simt_lane() % 4 * 2 + j;
+            if ((mine >> row & 1) != 0) {
+                add<T, IS_WIDE>(y + row * expand.y_stride + column, expand.out - column, scale,
+                                sums[n], j);
+            }
+        }
+    }
+}
+
+template <class T, int TILES, bool IS_WIDE>
+static SIMT_KERNEL(THREADS, TILES == LORA_FEW ? 8 : 3)
+    lora_expand(lora_rows_t rows, lora_expand_t expand)
+{
+    constexpr int ROWS = 8 * TILES;
+    constexpr uint32_t turns = TILES == LORA_FEW ? 1 : TURNS;
+    SIMT_SHARED(lora_tile<ROWS>, tile, [1]);
+    SIMT_SHARED(lora_low<ROWS>, low, [1]);
+    const uint32_t first = blockIdx.x * ROWS;
+    const uint32_t head = blockIdx.z % rows.n_heads;
+    const uint32_t lane_column = (uint32_t)simt_warp() * COLUMNS + (uint32_t)simt_lane() / 4 * 4;
+    const size_t of_part = (size_t)rows.n_heads * rows.rows * expand.max_rank;
+    T *y = (T *)expand.y + (size_t)head * expand.y_step + first * expand.y_stride;
     simt_launch_next();
-    lora_look_up(args.table, args.seqs, args.n_seqs, first, args.rows, adapters);
+    if (rows.offsets != nullptr) {
+        simt_wait_previous();
+    }
+    lora_look_up(rows, head, first, tile[0]);
     simt_wait_previous();
-    for (uint32_t i = blockIdx.z; i < LORA_ROWS; i += gridDim.z) {
-        const uint32_t mine = lora_rows_like(adapters, i);
-        if (mine == 0) {
-            continue;
-        }
-        const k_lora_t lora = args.table[adapters[i] - 1];
-        float sums[LORA_ROWS][N] = {};
-        for (uint32_t r = 0; r < lora.rank; r += AHEAD) {
-            if (r % HELD == 0) {
-                simt_sync_block();
-                hold_low(args, lora.rank, first, r, mine, low);
-                simt_sync_block();
+    simt_sync_block();
+    for (uint32_t i = blockIdx.z / rows.n_heads; i < tile[0].n; i += gridDim.z / rows.n_heads) {
+        const k_lora_t lora = rows.table[tile[0].entries[i] - 1];
+        const uint64_t mine = tile[0].mine[i];
+        for (uint32_t turn = 0; turn < turns; turn++) {
+            const uint32_t column = (blockIdx.y * turns + turn) * WARPS * COLUMNS + lane_column;
+            float sums[TILES][2][4] = {};
+            for (uint32_t r = 0; r < lora.rank; r += HELD) {
+                const uint32_t left = (lora.rank - r + RANKS - 1) / RANKS * RANKS;
+                const uint32_t n = left < HELD ? left : (uint32_t)HELD;
+                if (turn == 0 || lora.rank > HELD) {
+                    simt_sync_block();
+                    hold(expand, (size_t)head * rows.rows + first, of_part, lora.rank, r, n, mine,
+                         low[0]);
+                    simt_sync_block();
+                }
+                for (uint32_t k = 0; k < n; k += RANKS) {
+                    uint32_t b[2][LORA_PARTS][4];
+                    load_b<IS_WIDE>(lora, expand.out, column, r + k, b);
+                    multiply<TILES>(b, low[0], k / 2, mine, sums);
+                }
             }
-            if (column < args.out) {
-                multiply<N>(lora, args.out, column, r, mine, low, sums);
-            }
-        }
-        if (column < args.out) {
-            add<T, N>(args, lora.scale, first, column, mine, sums);
+            add_rows<T, TILES, IS_WIDE>(expand, y, column, lora.scale, mine, sums);
         }
     }
 }
 
-template <class T, int N>
-static int launch(const k_cuda_launch_t *at, const k_lora_expand_args_t *args)
+template <class T, int TILES, bool IS_WIDE>
+static int launch(const k_cuda_launch_t *at, const lora_rows_t *rows, const lora_expand_t *expand)
 {
+    const uint32_t columns = WARPS * COLUMNS * (TILES == LORA_FEW ? 1 : TURNS);
     return simt_launch(
-        (lora_expand<T, N>),
-        {.grid = {k_rows_ceil_div(args->rows, LORA_ROWS), k_rows_ceil_div(args->out, THREADS * N),
-                  lora_blocks_of_tile(args->rows)},
+        (lora_expand<T, TILES, IS_WIDE>),
+        {.grid = {k_rows_ceil_div(rows->rows, 8 * TILES), k_rows_ceil_div(expand->out, columns),
+                  rows->n_heads * lora_blocks_of_tile(rows)},
          .block = {THREADS},
          .stream = at->stream,
          .overlaps_previous = true},
-        *args);
+        *rows, *expand);
+}
+
+template <class T, int TILES>
+static int launch_sized(const k_cuda_launch_t *at, const lora_rows_t *rows,
+                        const lora_expand_t *expand)
+{
+    const bool is_wide = expand->out % 4 == 0 && expand->y_step % 4 == 0 &&
+                         (uintptr_t)expand->y % (4 * sizeof(T)) == 0 && expand->y_stride % 4 == 0;
+    return is_wide ? launch<T, TILES, true>(at, rows, expand)
+                   : launch<T, TILES, false>(at, rows, expand);
 }
 
 template <class T>
-static int launch_typed(const k_cuda_launch_t *at, const k_lora_expand_args_t *args)
+static int launch_typed(const k_cuda_launch_t *at, const lora_rows_t *rows,
+                        const lora_expand_t *expand)
 {
-    const bool is_wide =
-        args->out % 4 == 0 && (uintptr_t)args->y % (4 * sizeof(T)) == 0 && args->y_stride % 4 == 0;
-    return is_wide ? launch<T, 4>(at, args) : launch<T, 1>(at, args);
+    return lora_tile_rows(rows) == 8 * LORA_FEW ? launch_sized<T, LORA_FEW>(at, rows, expand)
+                                                : launch_sized<T, LORA_MANY>(at, rows, expand);
+}
+
+int k_cuda_lora_expand_rows(const k_cuda_launch_t *at, const lora_rows_t *rows,
+                            const lora_expand_t *expand)
+{
+    if (rows->rows == 0 || expand->out == 0 || expand->max_rank == 0) {
+        return cudaSuccess;
+    }
+    return expand->y_dtype == K_F32 ? launch_typed<float>(at, rows, expand)
+                                    : launch_typed<__nv_bfloat16>(at, rows, expand);
 }
 
 int k_cuda_lora_expand(const k_cuda_launch_t *at, const k_lora_expand_args_t *args)
 {
-    if (args->rows == 0 || args->out == 0 || args->max_rank == 0) {
-        return cudaSuccess;
-    }
-    return args->y_dtype == K_F32 ? launch_typed<float>(at, args)
-                                  : launch_typed<__nv_bfloat16>(at, args);
+    const lora_rows_t rows = {
+        .table = args->table,
+        .table_step = args->table_step,
+        .n_heads = args->n_heads,
+        .seqs = args->seqs,
+        .n_seqs = args->n_seqs,
+        .rows = args->rows,
+    };
+    const lora_expand_t expand = {
+        .low = args->low,
+        .parts = k_lora_parts(args->in),
+        .max_rank = args->max_rank,
+        .y = args->y,
+        .y_dtype = args->y_dtype,
+        .y_stride = args->y_stride,
+        .y_step = args->y_step,
+        .out = args->out,
+    };
+    return k_cuda_lora_expand_rows(at, &rows, &expand);
 }

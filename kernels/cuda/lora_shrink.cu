@@ -1,109 +1,231 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lora_shrink: the threads of a block share the columns of x and add up through warps; the order of a sum
- * depends on in and the alignment alone.
+ * lora_shrink: a block has K_LORA_PART columns of x and 16 rows of a, a warp an eighth of these columns,
+ * the rows of a as the left matrix of mma.sync and up to 64 rows of x as right ones. A warp's sum begins
+ * at zero, the warps' are added in order: a sum depends on in alone.
  */
 #include "kernels/cuda/k_cuda_lora.h"
 
 enum {
-    THREADS = 256,
-    WARPS = THREADS / SIMT_WARP,
-    RANKS = 4, /* rows of a at a time, so that x is read less often; one where rows are few */
+    WARPS = 8,
+    THREADS = WARPS * SIMT_WARP,
+    COLUMNS = K_LORA_PART / WARPS, /* of a warp */
+    STEP = 32,                     /* of these at a time, two products deep: 8 a lane */
+    RANKS = 16,
 };
 
-/* Sums of the tile's `mine` rows with R rows of a from `first_rank` on. */
-template <int N, int R>
-SIMT_DEVICE void multiply(const k_lora_shrink_args_t &args, const k_lora_t &lora, uint32_t first,
-                          uint32_t first_rank, uint32_t mine, float (&sums)[LORA_ROWS * R])
+/* A lane's columns [at, at + 8) of a row, zeros beyond the end. */
+template <bool IS_WIDE>
+SIMT_DEVICE void load_a(const float *row, uint32_t at, uint32_t end, float (&v)[8])
 {
-    const __nv_bfloat16 *x = (const __nv_bfloat16 *)args.x + first * args.x_stride;
-    for (uint32_t at = threadIdx.x * N; at < args.in; at += THREADS * N) {
-        float a[R][N] = {};
+    if constexpr (IS_WIDE) {
+        if (at < end) {
+            k_rows_load(row + at, v);
+        }
+    } else {
         SIMT_UNROLL
-        for (uint32_t r = 0; r < R; r++) {
-            if (first_rank + r < lora.rank) {
-                k_rows_load(lora.a + (size_t)(first_rank + r) * args.in + at, a[r]);
+        for (uint32_t e = 0; e < 8; e++) {
+            v[e] = at + e < end ? row[at + e] : 0.0f;
+        }
+    }
+}
+
+template <bool IS_WIDE>
+SIMT_DEVICE void load_x(const __nv_bfloat16 *row, uint32_t at, uint32_t end, uint32_t (&v)[4])
+{
+    if constexpr (IS_WIDE) {
+        if (at < end) {
+            const uint4 raw = simt_load_16(row + at);
+            v[0] = raw.x;
+            v[1] = raw.y;
+            v[2] = raw.z;
+            v[3] = raw.w;
+        }
+    } else {
+        SIMT_UNROLL
+        for (uint32_t e = 0; e < 4; e++) {
+            const uint32_t column = at + 2 * e;
+            v[e] = simt_pack_bf16(column < end ? __bfloat162float(row[column]) : 0.0f,
+                                  column + 1 < end ? __bfloat162float(row[column + 1]) : 0.0f);
+        }
+    }
+}
+
+/* Two products of 16 columns: a lane's eight columns are those of both, four each. */
+template <int TILES>
+SIMT_DEVICE void multiply(const float (&a)[2][8], const uint32_t (&x)[TILES][4], uint64_t mine,
+                          float (&sums)[TILES][4])
+{
+    SIMT_UNROLL
+    for (int half = 0; half < 2; half++) {
+        uint32_t left[LORA_PARTS][4];
+        SIMT_UNROLL
+        for (int e = 0; e < 4; e++) { /* rows g and g + 8, then the next two columns */
+            const int column = 4 * half + e / 2 * 2;
+            uint32_t part[LORA_PARTS];
+            lora_split(a[e % 2][column], a[e % 2][column + 1], part);
+            SIMT_UNROLL
+            for (int p = 0; p < LORA_PARTS; p++) {
+                left[p][e] = part[p];
             }
         }
         SIMT_UNROLL
-        for (uint32_t i = 0; i < LORA_ROWS; i++) {
-            if ((mine >> i & 1) == 0) {
+        for (int n = 0; n < TILES; n++) {
+            const uint32_t right[2] = {x[n][2 * half], x[n][2 * half + 1]};
+            if ((mine >> 8 * n & 0xff) == 0) {
                 continue;
             }
-            float row[N];
-            k_rows_load(x + i * args.x_stride + at, row);
             SIMT_UNROLL
-            for (uint32_t e = 0; e < R * N; e++) {
-                sums[i * R + e / N] = fmaf(row[e % N], a[e / N][e % N], sums[i * R + e / N]);
+            for (int p = 0; p < LORA_PARTS; p++) {
+                simt_mma_bf16(sums[n], left[p], right);
             }
         }
     }
 }
 
-template <int N, int R> static SIMT_KERNEL(THREADS, 2) lora_shrink(k_lora_shrink_args_t args)
+/* The warp's sums, of its columns, of 16 ranks from first_rank on with the tile's `mine` rows. */
+template <int TILES, bool IS_WIDE>
+SIMT_DEVICE void sum_columns(const lora_shrink_t &shrink, const k_lora_t &lora, uint32_t first_rank,
+                             uint32_t begin, const __nv_bfloat16 *x, uint64_t mine,
+                             const uint32_t *x_row, float (&sums)[TILES][4])
 {
-    SIMT_SHARED(uint32_t, adapters, [LORA_ROWS]);
-    SIMT_SHARED(float, partial, [WARPS][LORA_ROWS * R]);
-    const uint32_t first = blockIdx.x * LORA_ROWS;
-    const uint32_t first_rank = blockIdx.y * R;
-    simt_launch_next();
-    lora_look_up(args.table, args.seqs, args.n_seqs, first, args.rows, adapters);
-    simt_wait_previous();
-    for (uint32_t i = blockIdx.z; i < LORA_ROWS; i += gridDim.z) {
-        const uint32_t mine = lora_rows_like(adapters, i);
-        if (mine == 0 || first_rank >= args.table[adapters[i] - 1].rank) {
+    const uint32_t g = (uint32_t)simt_lane() / 4;
+    const uint32_t t = (uint32_t)simt_lane() % 4;
+    for (uint32_t k = begin; k < begin + COLUMNS && k < shrink.in; k += STEP) {
+        const uint32_t at = k + 8 * t;
+        float a[2][8] = {};
+        uint32_t right[TILES][4] = {};
+        SIMT_UNROLL
+        for (uint32_t i = 0; i < 2; i++) {
+            const uint32_t rank = first_rank + g + 8 * i;
+            if (rank < lora.rank) {
+                load_a<IS_WIDE>(lora.a + (size_t)rank * shrink.in, at, shrink.in, a[i]);
+            }
+        }
+        SIMT_UNROLL
+        for (uint32_t n = 0; n < TILES; n++) {
+            const uint32_t row = 8 * n + g;
+            if ((mine >> row & 1) != 0) {
+                load_x<IS_WIDE>(x + x_row[row] * shrink.x_stride, at, shrink.in, right[n]);
+            }
+        }
+        multiply<TILES>(a, right, mine, sums);
+    }
+}
+
+/* sums[warp][rank][row] of all warps, added up, to low [row][max_rank] of the part and head. */
+template <int ROWS>
+SIMT_DEVICE void add_up(const float (&sums)[WARPS][RANKS][ROWS + 8], uint64_t mine, uint32_t ranks,
+                        uint32_t max_rank, float *low)
+{
+    for (uint32_t e = threadIdx.x; e < (uint32_t)ROWS * RANKS; e += THREADS) {
+        const uint32_t rank = e % RANKS;
+        const uint32_t row = e / RANKS;
+        if (rank >= ranks || (mine >> row & 1) == 0) {
             continue;
         }
-        const k_lora_t lora = args.table[adapters[i] - 1];
-        float sums[LORA_ROWS * R] = {};
-        multiply<N, R>(args, lora, first, first_rank, mine, sums);
-        simt_warp_sum_n(sums);
+        float sum = 0;
         SIMT_UNROLL
-        for (uint32_t e = 0; e < LORA_ROWS * R; e++) {
-            if (simt_lane() == 0) {
-                partial[simt_warp()][e] = sums[e];
+        for (int warp = 0; warp < WARPS; warp++) {
+            sum += sums[warp][rank][row];
+        }
+        low[(size_t)row * max_rank + rank] = sum;
+    }
+}
+
+template <int TILES, bool IS_WIDE>
+static SIMT_KERNEL(THREADS, 2) lora_shrink(lora_rows_t rows, lora_shrink_t shrink, uint32_t parts)
+{
+    constexpr int ROWS = 8 * TILES;
+    SIMT_SHARED(lora_tile<ROWS>, tile, [1]);
+    SIMT_SHARED(float, all, [WARPS][RANKS][ROWS + 8]); /* 8 more: stores meet no bank twice */
+    const uint32_t first = blockIdx.x * ROWS;
+    const uint32_t part = blockIdx.y % parts;
+    const uint32_t first_rank = blockIdx.y / parts * RANKS;
+    const uint32_t head = blockIdx.z % rows.n_heads;
+    simt_launch_next();
+    if (rows.offsets != nullptr) {
+        simt_wait_previous();
+    }
+    lora_look_up(rows, head, first, tile[0]);
+    simt_wait_previous();
+    simt_sync_block();
+    for (uint32_t i = blockIdx.z / rows.n_heads; i < tile[0].n; i += gridDim.z / rows.n_heads) {
+        const k_lora_t lora = rows.table[tile[0].entries[i] - 1];
+        const uint64_t mine = tile[0].mine[i];
+        if (first_rank >= lora.rank) {
+            continue;
+        }
+        float sums[TILES][4] = {};
+        sum_columns<TILES, IS_WIDE>(
+            shrink, lora, first_rank, part * K_LORA_PART + (uint32_t)simt_warp() * COLUMNS,
+            shrink.x + (size_t)head * shrink.x_step, mine, tile[0].x_row, sums);
+        SIMT_UNROLL
+        for (int n = 0; n < TILES; n++) {
+            SIMT_UNROLL
+            for (int e = 0; e < 4; e++) {
+                const int rank = simt_lane() / 4 + e / 2 * 8;
+                all[simt_warp()][rank][8 * n + simt_lane() % 4 * 2 + e % 2] = sums[n][e];
             }
         }
         simt_sync_block();
-        const uint32_t row = threadIdx.x / R;
-        const uint32_t r = first_rank + threadIdx.x % R;
-        if (threadIdx.x < LORA_ROWS * R && (mine >> row & 1) != 0 && r < lora.rank) {
-            float sum = 0;
-            SIMT_UNROLL
-            for (uint32_t warp = 0; warp < WARPS; warp++) {
-                sum += partial[warp][threadIdx.x];
-            }
-            args.low[(size_t)(first + row) * args.max_rank + r] = sum;
-        }
+        const size_t at = ((size_t)part * rows.n_heads + head) * rows.rows + first;
+        add_up<ROWS>(all, mine, lora.rank - first_rank, shrink.max_rank,
+                     shrink.low + at * shrink.max_rank + first_rank);
         simt_sync_block();
     }
 }
 
-template <int N, int R>
-static int launch(const k_cuda_launch_t *at, const k_lora_shrink_args_t *args)
+template <int TILES, bool IS_WIDE>
+static int launch(const k_cuda_launch_t *at, const lora_rows_t *rows, const lora_shrink_t *shrink)
 {
-    return simt_launch(
-        (lora_shrink<N, R>),
-        {.grid = {k_rows_ceil_div(args->rows, LORA_ROWS), k_rows_ceil_div(args->max_rank, R),
-                  lora_blocks_of_tile(args->rows)},
-         .block = {THREADS},
-         .stream = at->stream,
-         .overlaps_previous = true},
-        *args);
+    const uint32_t parts = k_lora_parts(shrink->in);
+    return simt_launch((lora_shrink<TILES, IS_WIDE>),
+                       {.grid = {k_rows_ceil_div(rows->rows, 8 * TILES),
+                                 k_rows_ceil_div(shrink->max_rank, RANKS) * parts,
+                                 rows->n_heads * lora_blocks_of_tile(rows)},
+                        .block = {THREADS},
+                        .stream = at->stream,
+                        .overlaps_previous = true},
+                       *rows, *shrink, parts);
 }
 
-template <int N>
-static int launch_sized(const k_cuda_launch_t *at, const k_lora_shrink_args_t *args)
+template <int TILES>
+static int launch_sized(const k_cuda_launch_t *at, const lora_rows_t *rows,
+                        const lora_shrink_t *shrink)
 {
-    return args->rows <= LORA_FEW_ROWS ? launch<N, 1>(at, args) : launch<N, RANKS>(at, args);
+    const bool is_wide = shrink->in % 8 == 0 && shrink->x_step % 8 == 0 &&
+                         k_rows_are_wide(shrink->x, shrink->x_stride, sizeof(__nv_bfloat16));
+    return is_wide ? launch<TILES, true>(at, rows, shrink) : launch<TILES, false>(at, rows, shrink);
+}
+
+int k_cuda_lora_shrink_rows(const k_cuda_launch_t *at, const lora_rows_t *rows,
+                            const lora_shrink_t *shrink)
+{
+    if (rows->rows == 0 || shrink->in == 0 || shrink->max_rank == 0) {
+        return cudaSuccess;
+    }
+    return lora_tile_rows(rows) == 8 * LORA_FEW ? launch_sized<LORA_FEW>(at, rows, shrink)
+                                                : launch_sized<LORA_MANY>(at, rows, shrink);
 }
 
 int k_cuda_lora_shrink(const k_cuda_launch_t *at, const k_lora_shrink_args_t *args)
 {
-    if (args->rows == 0 || args->in == 0 || args->max_rank == 0) {
-        return cudaSuccess;
-    }
-    const bool is_wide =
-        args->in % 8 == 0 && k_rows_are_wide(args->x, args->x_stride, sizeof(__nv_bfloat16));
-    return is_wide ? launch_sized<8>(at, args) : launch_sized<1>(at, args);
+    const lora_rows_t rows = {
+        .table = args->table,
+        .table_step = args->table_step,
+        .n_heads = args->n_heads,
+        .seqs = args->seqs,
+        .n_seqs = args->n_seqs,
+        .rows = args->rows,
+    };
+    const lora_shrink_t shrink = {
+        .x = (const __nv_bfloat16 *)args->x,
+        .x_stride = args->x_stride,
+        .x_step = args->x_step,
+        .in = args->in,
+        .low = args->low,
+        .max_rank = args->max_rank,
+    };
+    return k_cuda_lora_shrink_rows(at, &rows, &shrink);
 }

@@ -2,13 +2,17 @@
 #include "kernels/k_team.h"
 #include "kernels/ref/ref_ops.h"
 
-static void expand_row(const void *arg, uint32_t row, uint32_t member)
+static void expand_row(const void *arg, uint32_t item, uint32_t member)
 {
     (void)member;
     const k_lora_expand_args_t *args = arg;
-    const k_lora_t *lora = k_lora_of_row(args->table, args->seqs, args->n_seqs, row);
-    const float *low = args->low + (size_t)row * args->max_rank;
-    float *y = k_row(args->y, row, args->y_stride); /* f32 either way */
+    const uint32_t head = item / args->rows;
+    const uint32_t row = item % args->rows;
+    const k_lora_t *lora =
+        k_lora_of_row(args->table + (size_t)head * args->table_step, args->seqs, args->n_seqs, row);
+    const float *low = args->low + (size_t)item * args->max_rank;
+    /* f32 either way */
+    float *y = k_row(args->y, row, args->y_stride) + (size_t)head * args->y_step;
     for (uint32_t i = 0; lora != NULL && i < args->out; i++) {
         float sum = 0;
         for (uint32_t r = 0; r < lora->rank; r++) {
@@ -20,5 +24,5 @@ static void expand_row(const void *arg, uint32_t row, uint32_t member)
 
 void k_ref_lora_expand(k_stream_t *stream, const k_lora_expand_args_t *args)
 {
-    k_team_run(stream->team, args->rows, expand_row, args);
+    k_team_run(stream->team, args->n_heads * args->rows, expand_row, args);
 }

@@ -120,7 +120,8 @@ typedef struct step {
     uint32_t n_sampled;
     uint32_t n_embeddings;
     bool has_adapters;
-    uint32_t sampling; /* SAMPLING_* where the vocabulary is cut, else 0 */
+    uint32_t adapter_targets; /* ADAPTER_BIT: what they may add to */
+    uint32_t sampling;        /* SAMPLING_* where the vocabulary is cut, else 0 */
 } step_t;
 
 /*
@@ -131,7 +132,8 @@ typedef struct step {
 typedef struct graphs {
     uint32_t n_batches;
     uint32_t n_contexts;
-    bool is_full; /* the device had no memory for one: no further ones are made */
+    bool is_full;             /* the device had no memory for one: no further ones are made */
+    uint32_t adapter_targets; /* those with adapters add to these */
     uint32_t batches[MAX_BATCH_BUCKETS];
     uint32_t contexts[MAX_CONTEXT_BUCKETS];
     k_graph_t *made[MAX_BATCH_BUCKETS][MAX_CONTEXT_BUCKETS][GRAPH_KINDS];

@@ -46,7 +46,7 @@ static void gather(executor_t *executor, const k_seq_t *seqs, uint32_t n, int32_
 /* ---- the model and what follows ------------------------------------------------------------ */
 
 static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint32_t max_tokens,
-                      uint32_t max_rows, bool has_adapters)
+                      uint32_t max_rows, uint32_t adapter_targets)
 {
     const device_state_t *device = &executor->device;
     gather(executor, device->inputs.seqs, n_seqs, device->ids);
@@ -58,7 +58,7 @@ static void run_model(executor_t *executor, uint32_t rows, uint32_t n_seqs, uint
         .max_tokens = max_tokens,
         .max_rows = max_rows,
         .kv = executor->kv,
-        .has_adapters = has_adapters,
+        .adapter_targets = adapter_targets,
     };
     model_forward(executor->model, executor->stream, &batch);
 }
@@ -162,21 +162,40 @@ void executor_graphs_init(executor_t *executor)
     graphs->contexts[graphs->n_contexts++] = executor->limits.max_context;
 }
 
-static void drop_kinds(executor_t *executor, k_graph_t **kinds)
+/* Of kinds with all of these bits. */
+static void drop_kinds(executor_t *executor, uint32_t bits, k_graph_t **kinds)
 {
     for (uint32_t kind = 0; kind < GRAPH_KINDS; kind++) {
-        k_graph_destroy(executor->stream, kinds[kind]);
-        kinds[kind] = NULL;
+        if ((kind & bits) == bits) {
+            k_graph_destroy(executor->stream, kinds[kind]);
+            kinds[kind] = NULL;
+        }
+    }
+}
+
+static void drop_graphs(executor_t *executor, uint32_t bits)
+{
+    graphs_t *graphs = &executor->graphs;
+    for (uint32_t i = 0; i < graphs->n_batches; i++) {
+        for (uint32_t j = 0; j < graphs->n_contexts; j++) {
+            drop_kinds(executor, bits, graphs->made[i][j]);
+        }
     }
 }
 
 void executor_graphs_drop(executor_t *executor)
 {
+    drop_graphs(executor, 0);
+}
+
+/* Graphs do not add to what no adapter added to when they were made. */
+static void heed_adapters(executor_t *executor, step_t *step)
+{
     graphs_t *graphs = &executor->graphs;
-    for (uint32_t i = 0; i < graphs->n_batches; i++) {
-        for (uint32_t j = 0; j < graphs->n_contexts; j++) {
-            drop_kinds(executor, graphs->made[i][j]);
-        }
+    step->adapter_targets = step->has_adapters ? model_adapter_targets(executor->model) : 0;
+    if (step->has_adapters && graphs->adapter_targets != step->adapter_targets) {
+        drop_graphs(executor, GRAPH_HAS_ADAPTERS);
+        graphs->adapter_targets = step->adapter_targets;
     }
 }
 
@@ -240,7 +259,7 @@ static void run_decode(executor_t *executor, const decode_t *decode, const step_
     step_t full = *step;
     full.n_sampled = decode->rows;
     run_model(executor, decode->rows, decode->seqs, decode->max_tokens, decode->max_rows,
-              step->has_adapters);
+              step->adapter_targets);
     if (model_shard_is_last(model_shard(executor->model))) {
         sample_rows(executor, &full);
     }
@@ -272,7 +291,7 @@ static void run_plainly(executor_t *executor, const step_t *step)
         return;
     }
     run_model(executor, step->n_tokens, step->n_seqs, step->max_tokens, step->max_rows,
-              step->has_adapters);
+              step->adapter_targets);
     if (model_shard_is_last(model_shard(executor->model))) {
         run_prompt_logprobs(executor, step);
         sample_rows(executor, step);
@@ -333,6 +352,7 @@ static weft_status_t find_graph(executor_t *executor, const bucket_t *bucket, co
 weft_status_t executor_run(executor_t *executor, const step_plan_t *plan, step_t *step)
 {
     outputs_t *outputs = &executor->outputs[executor->n_launched % executor->depth];
+    heed_adapters(executor, step);
     const bucket_t bucket = find_bucket(executor, step);
     const k_graph_t *graph = NULL;
     if (bucket.is_decode) {

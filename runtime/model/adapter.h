@@ -48,6 +48,8 @@ typedef enum adapter_target {
     ADAPTER_TARGETS
 } adapter_target_t;
 
+#define ADAPTER_BIT(target) (UINT32_C(1) << (target))
+
 typedef struct adapter adapter_t;
 typedef struct adapter_table adapter_table_t;
 
@@ -67,6 +69,14 @@ weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_
                            adapter_t **adapter_out);
 void adapter_destroy(adapter_t *adapter); /* NULL is fine */
 
+/* How wide the input of a target's linear is, and how many of them a row has at once. */
+typedef struct adapter_width {
+    uint32_t in;
+    uint32_t at_once;
+} adapter_width_t;
+
+adapter_width_t adapter_width(const model_config_t *config, adapter_target_t target);
+
 /* What one of the rank takes that adds to all there is but single experts. config: as below. */
 size_t adapter_bytes(const model_config_t *config, uint32_t rank);
 
@@ -78,8 +88,8 @@ void adapter_table_destroy(adapter_table_t *table); /* NULL is fine; adapters ar
 /* No sequence has the place; steps that begin afterwards may. WEFT_ERR_DEVICE and the like. */
 weft_status_t adapter_table_put(adapter_table_t *table, uint32_t place, const adapter_t *adapter);
 
-/* Whether some adapter that was ever there adds to the target of any layer. */
-bool adapter_table_has(const adapter_table_t *table, adapter_target_t target);
+/* ADAPTER_BIT of the targets that some adapter which was ever there adds to, in any layer. */
+uint32_t adapter_table_targets(const adapter_table_t *table);
 
 /*
  * [places] of one linear, of an expert's target [experts of this rank][places]: memory of the device,
@@ -87,7 +97,10 @@ bool adapter_table_has(const adapter_table_t *table, adapter_target_t target);
  */
 const k_lora_t *adapter_table_of(const adapter_table_t *table, uint32_t layer,
                                  adapter_target_t target);
-/* [places] of a head of this rank: from its queries to latents, or from latents to its values. */
-const k_lora_t *adapter_table_of_head(const adapter_table_t *table, uint32_t layer, uint32_t head,
-                                      bool is_value);
+/*
+ * [places] of the first head of this rank: from its queries to latents, or from latents to its values; the
+ * next one's lie so many entries on.
+ */
+const k_lora_t *adapter_table_of_heads(const adapter_table_t *table, uint32_t layer, bool is_value);
+uint32_t adapter_table_head_step(const adapter_table_t *table);
 uint32_t adapter_table_places(const adapter_table_t *table);

@@ -176,6 +176,17 @@ adapter_shape_t adapter_shape(const model_config_t *config, adapter_target_t tar
     return shape_with(config, &sizes, target, uncut_of(config, target));
 }
 
+adapter_width_t adapter_width(const model_config_t *config, adapter_target_t target)
+{
+    const model_mla_t *mla = &config->mla;
+    if (target == ADAPTER_MLA_KV_B) { /* as a head's keys and its values are summed */
+        return (adapter_width_t){mla->plain < mla->kv_latent ? mla->kv_latent : mla->plain,
+                                 config->heads};
+    }
+    return (adapter_width_t){adapter_shape(config, target).in,
+                             adapter_is_of_expert(target) ? config->experts.used : 1};
+}
+
 adapter_part_t adapter_part(const adapter_model_t *model, adapter_target_t target)
 {
     const model_cut_t *cut = model->cut;

@@ -11,7 +11,7 @@ struct adapter_table {
     uint32_t places;
     adapter_pairs_t of_layer;
     uint32_t layers;
-    atomic_bool has[ADAPTER_TARGETS]; /* set by put before sequences with the adapter run */
+    atomic_uint targets; /* set by put before sequences with the adapter run */
 };
 
 weft_status_t adapter_table_create(const model_config_t *config, const model_cut_t *cut,
@@ -60,8 +60,9 @@ weft_status_t adapter_table_put(adapter_table_t *table, uint32_t place, const ad
     }
     for (uint32_t i = 0; i < table->layers * table->of_layer.n; i++) {
         if (adapter->pairs[i].rank > 0) {
-            atomic_store(&table->has[adapter_target_of(&table->of_layer, i % table->of_layer.n)],
-                         true);
+            const uint32_t pair = i % table->of_layer.n;
+            atomic_fetch_or(&table->targets,
+                            ADAPTER_BIT(adapter_target_of(&table->of_layer, pair)));
         }
         device->copy(queue, &entries[(size_t)i * table->places + place], &adapter->pairs[i],
                      sizeof(k_lora_t));
@@ -71,9 +72,9 @@ weft_status_t adapter_table_put(adapter_table_t *table, uint32_t place, const ad
     return status;
 }
 
-bool adapter_table_has(const adapter_table_t *table, adapter_target_t target)
+uint32_t adapter_table_targets(const adapter_table_t *table)
 {
-    return atomic_load_explicit(&table->has[target], memory_order_relaxed);
+    return atomic_load_explicit(&table->targets, memory_order_relaxed);
 }
 
 uint32_t adapter_table_places(const adapter_table_t *table)
@@ -89,9 +90,12 @@ const k_lora_t *adapter_table_of(const adapter_table_t *table, uint32_t layer,
     return entries + ((size_t)layer * table->of_layer.n + pair) * table->places;
 }
 
-const k_lora_t *adapter_table_of_head(const adapter_table_t *table, uint32_t layer, uint32_t head,
-                                      bool is_value)
+const k_lora_t *adapter_table_of_heads(const adapter_table_t *table, uint32_t layer, bool is_value)
 {
-    const uint32_t pair = 2 * head + (is_value ? 1 : 0);
-    return adapter_table_of(table, layer, ADAPTER_MLA_KV_B) + (size_t)pair * table->places;
+    return adapter_table_of(table, layer, ADAPTER_MLA_KV_B) + (is_value ? table->places : 0);
+}
+
+uint32_t adapter_table_head_step(const adapter_table_t *table)
+{
+    return 2 * table->places;
 }

@@ -75,6 +75,20 @@ static bool has_branch(const model_t *model)
            (model_shard_is_cut(&model->shard) && model->config.residual_scale != 1);
 }
 
+/* The most that adapters' sums take at once: of the rows of a linear, of all heads, of experts' slots. */
+static size_t lora_low_floats(const model_t *model)
+{
+    const model_config_t *config = &model->config;
+    size_t most = 0;
+    for (adapter_target_t t = 0; model->limits.max_lora_rank > 0 && t < ADAPTER_TARGETS; t++) {
+        const adapter_width_t width = adapter_width(config, t);
+        const size_t floats = k_lora_low_floats(
+            width.in, (size_t)model->limits.max_rows * width.at_once, model->limits.max_lora_rank);
+        most = most < floats ? floats : most;
+    }
+    return most;
+}
+
 static void lay_out_activations(const model_t *model, k_dtype_t dtype, carve_t *carve,
                                 model_activations_t *act)
 {
@@ -96,7 +110,7 @@ static void lay_out_activations(const model_t *model, k_dtype_t dtype, carve_t *
     act->qkv = carve_take(carve, rows * act->qkv_stride, bytes);
     act->attended = carve_take(carve, rows * act->attended_stride, bytes);
     act->ffn = carve_take(carve, rows * act->ffn_stride, bytes);
-    act->lora_low = carve_take(carve, rows * model->limits.max_lora_rank, sizeof(float));
+    act->lora_low = carve_take(carve, lora_low_floats(model), sizeof(float));
     act->branch =
         has_branch(model) ? carve_take(carve, rows * act->hidden_stride, sizeof(float)) : NULL;
     act->square_sums =
@@ -391,6 +405,11 @@ void model_destroy(model_t *model)
 void model_set_adapters(model_t *model, const adapter_table_t *adapters)
 {
     model->adapters = adapters;
+}
+
+uint32_t model_adapter_targets(const model_t *model)
+{
+    return model->adapters == NULL ? 0 : adapter_table_targets(model->adapters);
 }
 
 void model_set_groups(model_t *model, const model_shard_t *shard)

@@ -40,7 +40,8 @@ typedef struct model_batch {
     uint32_t max_tokens;   /* no sequence's start + rows is more */
     uint32_t max_rows;     /* no sequence's rows are more */
     const k_kv_view_t *kv; /* [layers of this rank], host memory */
-    bool has_adapters;     /* some sequence has one */
+    uint32_t
+        adapter_targets; /* ADAPTER_BIT: what adapters of the sequences may add to; 0: none has one */
 } model_batch_t;
 
 /*
@@ -55,6 +56,8 @@ void model_destroy(model_t *model); /* NULL is fine */
 
 /* With max_lora_rank: what sequences with an adapter add. Borrowed; before the first pass. */
 void model_set_adapters(model_t *model, const adapter_table_t *adapters);
+/* adapter_table_targets of those: more as adapters come, never fewer. */
+uint32_t model_adapter_targets(const model_t *model);
 
 /* The ranks have met anew: the groups of this shard instead of those there were. */
 void model_set_groups(model_t *model, const model_shard_t *shard);

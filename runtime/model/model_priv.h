@@ -72,7 +72,7 @@ typedef struct model_activations {
     void *qkv;
     void *attended;
     void *ffn;           /* gate, then up; or their product */
-    float *lora_low;     /* [max_rows, max_lora_rank]; NULL without adapters */
+    float *lora_low;     /* k_lora_low_floats of what is summed at once; NULL without adapters */
     float *branch;       /* what a layer will add, before its norm or scale; NULL without such */
     float *square_sums;  /* [max_rows, 2] of q and k that are normed over all ranks; else NULL */
     float *chosen;       /* [max_outputs] rows of hidden */

@@ -12,18 +12,25 @@ enum { PROMPT = 20, ANSWER = 10, ADAPTERS = 3 };
 
 /* A token's log-probability moves by shares of the model's range where activations are bf16. */
 #define ROUNDED      0.08
-#define ROUNDED_REAL 0.15 /* 30 layers of Q4_1, which each round as well */
+#define ROUNDED_REAL 0.15 /* 30 layers of Q4_1, which each round as well; experts */
 
 static const char *const names[ADAPTERS] = {"a", "b", "c"};
 static const uint32_t ranks[ADAPTERS] = {8, 3, 16};
 static char folders[ADAPTERS][64];
 
-static void make_folders(const model_config_t *config, float size)
+/* For the model at path. */
+static void make_folders(const char *path, float size)
 {
+    model_source_t *source = NULL;
+    weft_diag_t diag = {0};
+    if (model_source_open(path, &diag, &source) < 0) {
+        fail_msg("%s", diag.text);
+    }
     for (uint32_t i = 0; i < ADAPTERS; i++) {
         scratch_folder_make(folders[i], sizeof(folders[i]));
-        adapter_folder_write(folders[i], config, ranks[i], size, 100 + i);
+        adapter_folder_write(folders[i], model_source_config(source), "", ranks[i], size, 100 + i);
     }
+    model_source_close(source);
 }
 
 static void remove_folders(void)
@@ -146,21 +153,22 @@ static void compare_with_a_cpu(const char *path, double bound)
 
 static void adapters_add_on_a_gpu_what_they_add_on_a_cpu(void **state)
 {
-    (void)state;
-    char path[512];
-    engine_rig_path("llama", path, sizeof(path));
-    compare_with_a_cpu(path, ROUNDED);
+    compare_with_a_cpu(*state, ROUNDED);
+}
+
+/* A row may have other experts where two are as good: without adapters as well. */
+static void adapters_add_to_experts_what_they_add_on_a_cpu(void **state)
+{
+    compare_with_a_cpu(*state, ROUNDED_REAL);
 }
 
 /* Decode steps are graphs: all rows' adapters in one. */
 static void one_batch_takes_all_of_them(void **state)
 {
-    (void)state;
-    char path[512];
+    const char *path = *state;
     answer_t alone[1 + ADAPTERS];
     engine_request_t *requests[2 * (1 + ADAPTERS)];
     engine_rig_t rig = {0};
-    engine_rig_path("llama", path, sizeof(path));
     answer_alone(path, "cuda", ANSWER, alone);
     const engine_options_t options = options_for("cuda", WEFT_ARRAY_LEN(requests));
     open_rig(&rig, path, &options);
@@ -181,11 +189,9 @@ static void one_batch_takes_all_of_them(void **state)
 /* The second one takes the first one's place in graphs that were made for the first. */
 static void adapters_come_and_go_while_others_run(void **state)
 {
-    (void)state;
-    char path[512];
+    const char *path = *state;
     answer_t alone[1 + ADAPTERS];
     engine_rig_t rig = {0};
-    engine_rig_path("llama", path, sizeof(path));
     answer_alone(path, "cuda", ANSWER, alone);
     const engine_options_t options = options_for("cuda", 4);
     open_rig(&rig, path, &options);
@@ -204,6 +210,44 @@ static void adapters_come_and_go_while_others_run(void **state)
     engine_rig_close(&rig);
 }
 
+/* Graphs that were made when adapters added to one kind of linear alone are made anew. */
+static void an_adapter_may_add_to_more_than_those_before(void **state)
+{
+    const char *path = *state;
+    char narrow[64];
+    answer_t alone[1 + ADAPTERS];
+    engine_rig_t rig = {0};
+    weft_diag_t diag = {0};
+    answer_alone(path, "cuda", ANSWER, alone);
+    const engine_options_t options = options_for("cuda", 1);
+    open_rig(&rig, path, &options);
+    scratch_folder_make(narrow, sizeof(narrow));
+    adapter_folder_write(narrow, model_source_config(rig.source), "o_proj", 4, 0.15f, 9);
+    assert_status(engine_load_adapter(rig.engine, "narrow", narrow, &diag), WEFT_OK);
+    scratch_folder_remove(narrow);
+    (void)take(&rig, send(&rig, "narrow", ANSWER));
+    load(&rig, 2);
+    const answer_t answer = take(&rig, send(&rig, "c", ANSWER));
+    assert_memory_equal(&answer, &alone[3], sizeof(answer));
+    engine_rig_close(&rig);
+}
+
+static int set_up(void **state)
+{
+    static char path[512];
+    engine_rig_path(*state, path, sizeof(path));
+    make_folders(path, 0.15f);
+    *state = path;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    remove_folders();
+    return 0;
+}
+
 static void smollm2_takes_adapters(void **state)
 {
     (void)state;
@@ -212,34 +256,28 @@ static void smollm2_takes_adapters(void **state)
         print_message("on a GPU, with WEFT_TEST_MODEL\n");
         skip();
     }
-    model_source_t *source = NULL;
-    weft_diag_t diag = {0};
-    assert_status(model_source_open(path, &diag, &source), WEFT_OK);
-    remove_folders();
-    make_folders(model_source_config(source), 0.08f);
-    model_source_close(source);
+    make_folders(path, 0.08f);
     compare_with_a_cpu(path, ROUNDED_REAL);
+    remove_folders();
 }
+
+#define OF(test, model) {#test " of " model, test, set_up, tear_down, (void *)(uintptr_t)model}
 
 int main(void)
 {
     cuda_skip_without_device();
     weft_log_set_level(WEFT_LOG_ERROR);
-    model_source_t *source = NULL;
-    weft_diag_t diag = {0};
-    if (model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source) < 0) {
-        fprintf(stderr, "%s\n", diag.text);
-        return 1;
-    }
-    make_folders(model_source_config(source), 0.15f);
-    model_source_close(source);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(adapters_add_on_a_gpu_what_they_add_on_a_cpu),
-        cmocka_unit_test(one_batch_takes_all_of_them),
-        cmocka_unit_test(adapters_come_and_go_while_others_run),
+        OF(adapters_add_on_a_gpu_what_they_add_on_a_cpu, "llama"),
+        OF(one_batch_takes_all_of_them, "llama"),
+        OF(adapters_come_and_go_while_others_run, "llama"),
+        OF(an_adapter_may_add_to_more_than_those_before, "llama"),
+        OF(adapters_add_to_experts_what_they_add_on_a_cpu, "mixtral"),
+        OF(adapters_add_to_experts_what_they_add_on_a_cpu, "deepseek-v2"),
+        OF(adapters_add_to_experts_what_they_add_on_a_cpu, "deepseek-v3"),
+        OF(one_batch_takes_all_of_them, "deepseek-v3"),
+        OF(an_adapter_may_add_to_more_than_those_before, "deepseek-v2"),
         cmocka_unit_test(smollm2_takes_adapters),
     };
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    remove_folders();
-    return failed;
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -94,40 +94,74 @@ static void free_case(const lora_case_t *c)
     device_free_all();
 }
 
+/* Some linears of one shape, and what of the arrays is theirs. */
+typedef struct heads {
+    const k_lora_t *table;
+    uint32_t n;
+    uint32_t table_step;
+    uint32_t x_step;
+    uint32_t y_step;
+    uint32_t in;
+    uint32_t out;
+} heads_t;
+
+/* n rows of x and y, of these sequences; y is changed. All on the device. */
+static void run_rows(const lora_case_t *c, const heads_t *heads, const k_seq_t *seqs,
+                     uint32_t n_seqs, uint32_t n, const void *x, void *y)
+{
+    const k_cuda_launch_t at = device_launch(0);
+    float *low = device_array(NULL, k_lora_low_floats(heads->in, (size_t)heads->n * n, MAX_RANK) *
+                                        sizeof(float));
+    const k_lora_shrink_args_t shrink = {.table = heads->table,
+                                         .n_heads = heads->n,
+                                         .table_step = heads->table_step,
+                                         .x_step = heads->x_step,
+                                         .seqs = seqs,
+                                         .n_seqs = n_seqs,
+                                         .rows = n,
+                                         .x = x,
+                                         .x_stride = c->x_stride,
+                                         .in = heads->in,
+                                         .low = low,
+                                         .max_rank = MAX_RANK};
+    const k_lora_expand_args_t expand = {.table = heads->table,
+                                         .n_heads = heads->n,
+                                         .table_step = heads->table_step,
+                                         .y_step = heads->y_step,
+                                         .seqs = seqs,
+                                         .n_seqs = n_seqs,
+                                         .rows = n,
+                                         .low = low,
+                                         .in = heads->in,
+                                         .max_rank = MAX_RANK,
+                                         .y = y,
+                                         .y_dtype = c->y_dtype,
+                                         .y_stride = c->y_stride,
+                                         .out = heads->out};
+    assert_cuda(k_cuda_lora_shrink(&at, &shrink));
+    assert_cuda(k_cuda_lora_expand(&at, &expand));
+}
+
+static size_t y_bytes(const lora_case_t *c, size_t elements)
+{
+    return elements * k_dtype_info(c->y_dtype)->block_bytes;
+}
+
+static void *device_y(const lora_case_t *c, uint32_t first, uint32_t n)
+{
+    const char *y = c->y_bf16 != NULL ? (const char *)c->y_bf16 : (const char *)c->y;
+    return device_array(y + y_bytes(c, first * c->y_stride), y_bytes(c, n * c->y_stride));
+}
+
 /* n rows from `first` on, of these sequences; y afterwards. Free with test_free. */
 static void *run(const lora_case_t *c, const k_seq_t *seqs, uint32_t n_seqs, uint32_t first,
                  uint32_t n)
 {
-    const k_cuda_launch_t at = device_launch(0);
-    const size_t element = k_dtype_info(c->y_dtype)->block_bytes;
-    const size_t bytes = n * c->y_stride * element;
-    const char *y = c->y_bf16 != NULL ? (const char *)c->y_bf16 : (const char *)c->y;
-    const k_seq_t *device_seqs = device_array(seqs, n_seqs * sizeof(*seqs));
-    float *low = device_array(NULL, (size_t)n * MAX_RANK * sizeof(float));
-    const k_lora_shrink_args_t shrink = {
-        .table = c->device_table,
-        .seqs = device_seqs,
-        .n_seqs = n_seqs,
-        .rows = n,
-        .x = device_array(c->x_bf16 + first * c->x_stride, n * c->x_stride * sizeof(uint16_t)),
-        .x_stride = c->x_stride,
-        .in = c->in,
-        .low = low,
-        .max_rank = MAX_RANK};
-    const k_lora_expand_args_t expand = {.table = c->device_table,
-                                         .seqs = device_seqs,
-                                         .n_seqs = n_seqs,
-                                         .rows = n,
-                                         .low = low,
-                                         .max_rank = MAX_RANK,
-                                         .y =
-                                             device_array(y + first * c->y_stride * element, bytes),
-                                         .y_dtype = c->y_dtype,
-                                         .y_stride = c->y_stride,
-                                         .out = c->out};
-    assert_cuda(k_cuda_lora_shrink(&at, &shrink));
-    assert_cuda(k_cuda_lora_expand(&at, &expand));
-    return cuda_download(expand.y, bytes);
+    const heads_t one = {.table = c->device_table, .n = 1, .in = c->in, .out = c->out};
+    void *y = device_y(c, first, n);
+    run_rows(c, &one, device_array(seqs, n_seqs * sizeof(*seqs)), n_seqs, n,
+             device_array(c->x_bf16 + first * c->x_stride, n * c->x_stride * sizeof(uint16_t)), y);
+    return cuda_download(y, y_bytes(c, n * c->y_stride));
 }
 
 static double added_to(const lora_case_t *c, uint32_t row, uint32_t column, double *size_out)
@@ -211,12 +245,192 @@ static void a_row_alone_has_the_same_bits(void **state)
     }
 }
 
+/* ---- heads ----------------------------------------------------------------------------------- */
+
+enum { HEADS = 3 };
+
+/* Each head has another order of the adapters, and another scale. */
+static const k_lora_t *make_tables(const lora_case_t *c, uint32_t n)
+{
+    k_lora_t tables[8][ADAPTERS];
+    k_lora_t *first = cuda_download(c->device_table, ADAPTERS * sizeof(k_lora_t));
+    assert_true(n <= WEFT_ARRAY_LEN(tables));
+    for (uint32_t i = 0; i < n * ADAPTERS; i++) {
+        tables[i / ADAPTERS][i % ADAPTERS] = first[(i + i / ADAPTERS) % ADAPTERS];
+        tables[i / ADAPTERS][i % ADAPTERS].scale = 0.25f * (float)(i + 1);
+    }
+    test_free(first);
+    return device_array(tables, n * sizeof(tables[0]));
+}
+
+static void heads_at_once_have_the_bits_of_each_alone(void **state)
+{
+    (void)state;
+    test_random_t random = {test_seed(73)};
+    for (uint32_t round = 0; round < test_rounds(ROUNDS / 4); round++) {
+        lora_case_t c;
+        make_case(&random, &c);
+        const bool is_wide = c.in % 8 == 0;
+        const heads_t all = {.table = make_tables(&c, HEADS),
+                             .n = HEADS,
+                             .table_step = ADAPTERS,
+                             .x_step = is_wide ? c.in / HEADS / 8 * 8 : c.in / HEADS,
+                             .y_step = is_wide ? c.out / HEADS / 4 * 4 : c.out / HEADS,
+                             .in = is_wide ? c.in / HEADS / 8 * 8 : c.in / HEADS,
+                             .out = is_wide ? c.out / HEADS / 4 * 4 : c.out / HEADS};
+        const k_seq_t *seqs = device_array(c.seqs, c.n_seqs * sizeof(c.seqs[0]));
+        const uint16_t *x = device_array(c.x_bf16, c.rows * c.x_stride * sizeof(uint16_t));
+        void *y = device_y(&c, 0, c.rows);
+        char *y_alone = device_y(&c, 0, c.rows);
+        run_rows(&c, &all, seqs, c.n_seqs, c.rows, x, y);
+        for (uint32_t h = 0; h < HEADS; h++) {
+            heads_t one = all;
+            one.n = 1;
+            one.table += h * ADAPTERS;
+            run_rows(&c, &one, seqs, c.n_seqs, c.rows, x + (size_t)h * all.x_step,
+                     y_alone + y_bytes(&c, (size_t)h * all.y_step));
+        }
+        const size_t bytes = y_bytes(&c, c.rows * c.y_stride);
+        void *got = cuda_download(y, bytes);
+        void *expected = cuda_download(y_alone, bytes);
+        assert_memory_equal(got, expected, bytes);
+        test_free(got);
+        test_free(expected);
+        free_case(&c);
+    }
+}
+
+/* ---- experts --------------------------------------------------------------------------------- */
+
+enum { EXPERTS = 5, USED = 2, MAX_SLOTS = (MAX_ROWS + 1) * USED };
+
+/* Every row has USED experts; slots lie expert by expert, and the first and last are elsewhere. */
+typedef struct slots {
+    uint32_t offsets[EXPERTS + 1];
+    uint32_t row_of[MAX_SLOTS];
+    uint32_t expert_of[MAX_SLOTS];
+    const k_lora_t *table; /* on the device, of the experts that are here */
+    bool has_rows;
+    float *x; /* [rows or slots][x_stride] */
+    uint16_t *x_bf16;
+    uint16_t *y; /* [slots][y_stride] */
+} slots_t;
+
+static void make_slots(test_random_t *random, const lora_case_t *c, slots_t *slots)
+{
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < EXPERTS; e++) {
+        slots->offsets[e] = n;
+        for (uint32_t row = 0; row < c->rows; row++) {
+            if ((row + e) % EXPERTS < USED) {
+                slots->expert_of[n] = e;
+                slots->row_of[n++] = row;
+            }
+        }
+    }
+    slots->offsets[EXPERTS] = n;
+    slots->has_rows = test_random_below(random, 2) == 0;
+    slots->table = make_tables(c, EXPERTS - 2);
+    const size_t rows = slots->has_rows ? c->rows : n;
+    float *y = random_floats(random, n * c->y_stride);
+    slots->x = random_floats(random, rows * c->x_stride);
+    slots->x_bf16 = bf16_of(slots->x, rows * c->x_stride);
+    slots->y = bf16_of(y, n * c->y_stride);
+    test_free(y);
+}
+
+static void free_slots(const slots_t *slots)
+{
+    test_free(slots->x);
+    test_free(slots->x_bf16);
+    test_free(slots->y);
+}
+
+/* y afterwards. Free with test_free. */
+static uint16_t *run_slots(const lora_case_t *c, const slots_t *slots)
+{
+    const k_cuda_launch_t at = device_launch(0);
+    const uint32_t n = slots->offsets[EXPERTS];
+    const uint32_t *offsets = device_array(slots->offsets, sizeof(slots->offsets));
+    const size_t x_rows = slots->has_rows ? c->rows : n;
+    const k_lora_experts_args_t args = {
+        .table = slots->table,
+        .places = ADAPTERS,
+        .seqs = device_array(c->seqs, c->n_seqs * sizeof(c->seqs[0])),
+        .n_seqs = c->n_seqs,
+        .offsets = offsets + 1,
+        .row_of_slot = device_array(slots->row_of, n * sizeof(uint32_t)),
+        .n_experts = EXPERTS - 2,
+        .slots = n,
+        .x = device_array(slots->x_bf16, x_rows * c->x_stride * sizeof(uint16_t)),
+        .x_stride = c->x_stride,
+        .has_rows = slots->has_rows,
+        .in = c->in,
+        .low = device_array(NULL, k_lora_low_floats(c->in, n, MAX_RANK) * sizeof(float)),
+        .max_rank = MAX_RANK,
+        .y = device_array(slots->y, n * c->y_stride * sizeof(uint16_t)),
+        .y_stride = c->y_stride,
+        .out = c->out};
+    assert_cuda(k_cuda_lora_experts(&at, &args));
+    return cuda_download(args.y, n * c->y_stride * sizeof(uint16_t));
+}
+
+/* What its expert's linear alone, with the adapter of its row, makes of the slot. */
+static void check_slot(const lora_case_t *c, const slots_t *slots, uint32_t slot,
+                       const uint16_t *got)
+{
+    const uint32_t expert = slots->expert_of[slot];
+    const uint32_t row = slots->row_of[slot];
+    const k_seq_t seq = {.rows = 1, .adapter = c->adapter_of[row]};
+    const heads_t one = {.table = slots->table + (size_t)(expert - 1) * ADAPTERS,
+                         .n = 1,
+                         .in = c->in,
+                         .out = c->out};
+    const size_t bytes = c->y_stride * sizeof(uint16_t);
+    const size_t x_row = slots->has_rows ? row : slot;
+    void *y = device_array(slots->y + slot * c->y_stride, bytes);
+    run_rows(c, &one, device_array(&seq, sizeof(seq)), 1, 1,
+             device_array(slots->x_bf16 + x_row * c->x_stride, c->x_stride * sizeof(uint16_t)), y);
+    void *expected = cuda_download(y, bytes);
+    assert_memory_equal(got + slot * c->y_stride, expected, bytes);
+    test_free(expected);
+}
+
+static void slots_get_what_adapters_add_to_their_experts(void **state)
+{
+    (void)state;
+    test_random_t random = {test_seed(74)};
+    for (uint32_t round = 0; round < test_rounds(ROUNDS / 2); round++) {
+        lora_case_t c;
+        slots_t slots;
+        make_case(&random, &c);
+        make_slots(&random, &c, &slots);
+        c.y_dtype = K_BF16;
+        uint16_t *y = run_slots(&c, &slots);
+        for (uint32_t i = 0; i < 12; i++) {
+            const uint32_t slot = test_random_below(&random, slots.offsets[EXPERTS]);
+            const bool is_here = slots.expert_of[slot] > 0 && slots.expert_of[slot] < EXPERTS - 1;
+            if (is_here) {
+                check_slot(&c, &slots, slot, y);
+            } else {
+                assert_memory_equal(y + slot * c.y_stride, slots.y + slot * c.y_stride,
+                                    c.y_stride * sizeof(uint16_t));
+            }
+        }
+        test_free(y);
+        free_slots(&slots);
+        free_case(&c);
+    }
+}
+
 int main(void)
 {
     cuda_skip_without_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_an_adapter_adds_is_the_product),
         cmocka_unit_test(a_row_alone_has_the_same_bits),
+        cmocka_unit_test(heads_at_once_have_the_bits_of_each_alone),
+        cmocka_unit_test(slots_get_what_adapters_add_to_their_experts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

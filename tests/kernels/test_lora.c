@@ -56,6 +56,7 @@ static void free_case(const lora_case_t *c)
 static void run_case(k_stream_t *stream, lora_case_t *c)
 {
     const k_lora_shrink_args_t shrink = {.table = c->table,
+                                         .n_heads = 1,
                                          .seqs = c->seqs,
                                          .n_seqs = c->n_seqs,
                                          .rows = c->rows,
@@ -65,10 +66,12 @@ static void run_case(k_stream_t *stream, lora_case_t *c)
                                          .low = c->low,
                                          .max_rank = MAX_RANK};
     const k_lora_expand_args_t expand = {.table = c->table,
+                                         .n_heads = 1,
                                          .seqs = c->seqs,
                                          .n_seqs = c->n_seqs,
                                          .rows = c->rows,
                                          .low = c->low,
+                                         .in = c->in,
                                          .max_rank = MAX_RANK,
                                          .y = c->y,
                                          .y_dtype = K_F32,
@@ -162,6 +165,80 @@ static void a_row_alone_has_the_same_bits(void **state)
     each_isa(check_rows_alone, 42);
 }
 
+/* ---- heads ----------------------------------------------------------------------------------- */
+
+enum { HEADS = 3 };
+
+/* A part of each row's x and y to each head; low of all [HEADS · rows, MAX_RANK]. */
+static void run_heads(k_stream_t *stream, const lora_case_t *c, const k_lora_t *tables,
+                      uint32_t n_heads, uint32_t first, float *low, float *y)
+{
+    const uint32_t in = c->in / HEADS;
+    const uint32_t out = c->out / HEADS;
+    const k_lora_shrink_args_t shrink = {.table = tables + (size_t)first * ADAPTERS,
+                                         .n_heads = n_heads,
+                                         .table_step = ADAPTERS,
+                                         .x_step = in,
+                                         .seqs = c->seqs,
+                                         .n_seqs = c->n_seqs,
+                                         .rows = c->rows,
+                                         .x = c->x + (size_t)first * in,
+                                         .x_stride = c->in,
+                                         .in = in,
+                                         .low = low,
+                                         .max_rank = MAX_RANK};
+    const k_lora_expand_args_t expand = {.table = tables + (size_t)first * ADAPTERS,
+                                         .n_heads = n_heads,
+                                         .table_step = ADAPTERS,
+                                         .y_step = out,
+                                         .seqs = c->seqs,
+                                         .n_seqs = c->n_seqs,
+                                         .rows = c->rows,
+                                         .low = low,
+                                         .in = in,
+                                         .max_rank = MAX_RANK,
+                                         .y = y + (size_t)first * out,
+                                         .y_dtype = K_F32,
+                                         .y_stride = c->out,
+                                         .out = out};
+    stream->ops->lora_shrink(stream, &shrink);
+    stream->ops->lora_expand(stream, &expand);
+}
+
+static void check_heads(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 1, 1);
+    for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
+        lora_case_t c;
+        k_lora_t tables[HEADS][ADAPTERS];
+        make_case(random, &c);
+        for (uint32_t i = 0; i < HEADS * ADAPTERS; i++) {
+            tables[i / ADAPTERS][i % ADAPTERS] = c.table[(i + i / ADAPTERS) % ADAPTERS];
+            tables[i / ADAPTERS][i % ADAPTERS].scale = 0.25f * (float)(i + 1);
+        }
+        const size_t n = (size_t)c.rows * c.out;
+        float *low =
+            random_floats(random, k_lora_low_floats(c.in, (size_t)HEADS * c.rows, MAX_RANK));
+        float *one = test_malloc(n * sizeof(float));
+        memcpy(one, c.y, n * sizeof(float));
+        run_heads(stream, &c, tables[0], HEADS, 0, low, c.y);
+        for (uint32_t head = 0; head < HEADS; head++) {
+            run_heads(stream, &c, tables[0], 1, head, low, one);
+        }
+        assert_memory_equal(one, c.y, n * sizeof(float));
+        test_free(one);
+        test_free(low);
+        free_case(&c);
+    }
+    k_stream_destroy(stream);
+}
+
+static void heads_at_once_have_the_bits_of_each_alone(void **state)
+{
+    (void)state;
+    each_isa(check_heads, 44);
+}
+
 /* ---- experts --------------------------------------------------------------------------------- */
 
 enum { EXPERTS = 5, USED = 2 };
@@ -175,6 +252,7 @@ typedef struct experts_case {
     uint32_t expert_of[64 * USED];
     float *x;
     float *y;
+    float *low;
 } experts_case_t;
 
 static void make_experts(test_random_t *random, bool has_rows, experts_case_t *c)
@@ -198,6 +276,7 @@ static void make_experts(test_random_t *random, bool has_rows, experts_case_t *c
     const size_t rows = has_rows ? c->rows.rows : slot;
     c->x = random_floats(random, rows * c->rows.in);
     c->y = random_floats(random, (size_t)slot * c->rows.out);
+    c->low = random_floats(random, k_lora_low_floats(c->rows.in, slot, MAX_RANK));
 }
 
 static void run_experts(k_stream_t *stream, bool has_rows, experts_case_t *c)
@@ -214,6 +293,8 @@ static void run_experts(k_stream_t *stream, bool has_rows, experts_case_t *c)
                                         .x_stride = c->rows.in,
                                         .has_rows = has_rows,
                                         .in = c->rows.in,
+                                        .low = c->low,
+                                        .max_rank = MAX_RANK,
                                         .y = c->y,
                                         .y_stride = c->rows.out,
                                         .out = c->rows.out};
@@ -258,6 +339,7 @@ static void check_experts(const char *isa, test_random_t *random)
         test_free(before);
         test_free(c->x);
         test_free(c->y);
+        test_free(c->low);
         free_case(&c->rows);
         test_free(c);
     }
@@ -275,6 +357,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_an_adapter_adds_is_the_product),
         cmocka_unit_test(a_row_alone_has_the_same_bits),
+        cmocka_unit_test(heads_at_once_have_the_bits_of_each_alone),
         cmocka_unit_test(what_is_added_to_experts_is_each_expert_s_product),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,28 +10,97 @@
 #include "tests/support/random.h"
 
 typedef struct adapter_folder_module {
-    const char *name;
+    char name[96];
     uint32_t out;
     uint32_t in;
 } adapter_folder_module_t;
 
-enum { ADAPTER_FOLDER_MODULES = 7 };
+enum { ADAPTER_FOLDER_MODULES = 64 }; /* of a layer, at most */
 
-static inline void adapter_folder_modules(const model_config_t *config,
-                                          adapter_folder_module_t *modules)
+typedef struct adapter_folder_layer {
+    adapter_folder_module_t modules[ADAPTER_FOLDER_MODULES];
+    uint32_t n;
+} adapter_folder_layer_t;
+
+static inline void adapter_folder_add(adapter_folder_layer_t *layer, const char *where,
+                                      const char *name, uint32_t out, uint32_t in)
 {
+    assert_true(layer->n < ADAPTER_FOLDER_MODULES);
+    adapter_folder_module_t *module = &layer->modules[layer->n++];
+    snprintf(module->name, sizeof(module->name), "%s.%s", where, name);
+    module->out = out;
+    module->in = in;
+}
+
+static inline void adapter_folder_attention(const model_config_t *config,
+                                            adapter_folder_layer_t *layer)
+{
+    const model_mla_t *mla = &config->mla;
+    const uint32_t hidden = config->hidden;
     const uint32_t q = config->heads * config->head_dim;
     const uint32_t kv = config->kv_heads * config->head_dim;
-    const adapter_folder_module_t all[ADAPTER_FOLDER_MODULES] = {
-        {"self_attn.q_proj", q, config->hidden},
-        {"self_attn.k_proj", kv, config->hidden},
-        {"self_attn.v_proj", kv, config->hidden},
-        {"self_attn.o_proj", config->hidden, q},
-        {"mlp.gate_proj", config->intermediate, config->hidden},
-        {"mlp.up_proj", config->intermediate, config->hidden},
-        {"mlp.down_proj", config->hidden, config->intermediate},
-    };
-    memcpy(modules, all, sizeof(all));
+    const uint32_t latent_q = config->heads * (mla->plain + mla->rotary);
+    const char *at = "self_attn";
+    if (mla->kv_latent == 0) {
+        adapter_folder_add(layer, at, "q_proj", q, hidden);
+        adapter_folder_add(layer, at, "k_proj", kv, hidden);
+        adapter_folder_add(layer, at, "v_proj", kv, hidden);
+        adapter_folder_add(layer, at, "o_proj", hidden, q);
+        return;
+    }
+    if (mla->q_latent > 0) {
+        adapter_folder_add(layer, at, "q_a_proj", mla->q_latent, hidden);
+        adapter_folder_add(layer, at, "q_b_proj", latent_q, mla->q_latent);
+    } else {
+        adapter_folder_add(layer, at, "q_proj", latent_q, hidden);
+    }
+    adapter_folder_add(layer, at, "kv_a_proj_with_mqa", mla->kv_latent + mla->rotary, hidden);
+    adapter_folder_add(layer, at, "kv_b_proj", config->heads * (mla->plain + mla->value),
+                       mla->kv_latent);
+    adapter_folder_add(layer, at, "o_proj", hidden, config->heads * mla->value);
+}
+
+static inline void adapter_folder_gated(const model_config_t *config, const char *at,
+                                        const char *const names[3], uint32_t wide,
+                                        adapter_folder_layer_t *layer)
+{
+    adapter_folder_add(layer, at, names[0], wide, config->hidden);
+    adapter_folder_add(layer, at, names[1], wide, config->hidden);
+    adapter_folder_add(layer, at, names[2], config->hidden, wide);
+}
+
+static inline void adapter_folder_experts(const model_config_t *config,
+                                          adapter_folder_layer_t *layer)
+{
+    static const char *const names[] = {"gate_proj", "up_proj", "down_proj"};
+    static const char *const of_mixtral[] = {"w1", "w3", "w2"};
+    const model_experts_t *experts = &config->experts;
+    const bool is_mixtral = strcmp(config->family, "mixtral") == 0;
+    const char *at = is_mixtral ? "block_sparse_moe" : "mlp";
+    char expert[64];
+    adapter_folder_add(layer, at, "gate", experts->count, config->hidden);
+    for (uint32_t i = 0; i < experts->count; i++) {
+        snprintf(expert, sizeof(expert), "%s.experts.%u", at, i);
+        adapter_folder_gated(config, expert, is_mixtral ? of_mixtral : names, experts->intermediate,
+                             layer);
+    }
+    if (experts->shared_intermediate > 0) {
+        adapter_folder_gated(config, "mlp.shared_experts", names, experts->shared_intermediate,
+                             layer);
+    }
+}
+
+static inline void adapter_folder_modules(const model_config_t *config, uint32_t index,
+                                          adapter_folder_layer_t *layer)
+{
+    static const char *const names[] = {"gate_proj", "up_proj", "down_proj"};
+    layer->n = 0;
+    adapter_folder_attention(config, layer);
+    if (model_layer_has_experts(config, index)) {
+        adapter_folder_experts(config, layer);
+    } else {
+        adapter_folder_gated(config, "mlp", names, config->intermediate, layer);
+    }
 }
 
 /* The header's entry of one matrix, and behind it its place in the data. */
@@ -46,17 +115,20 @@ static inline size_t adapter_folder_entry(FILE *header, uint32_t layer, const ch
     return end;
 }
 
+/* only: a part of the names of the modules that are written. */
 static inline size_t adapter_folder_header(FILE *header, const model_config_t *config,
-                                           uint32_t rank)
+                                           const char *only, uint32_t rank)
 {
-    adapter_folder_module_t modules[ADAPTER_FOLDER_MODULES];
+    adapter_folder_layer_t layer;
     size_t at = 0;
-    adapter_folder_modules(config, modules);
     for (uint32_t i = 0; i < config->layers; i++) {
-        for (uint32_t j = 0; j < ADAPTER_FOLDER_MODULES; j++) {
-            const adapter_folder_module_t *m = &modules[j];
-            at = adapter_folder_entry(header, i, m->name, 'A', rank, m->in, at);
-            at = adapter_folder_entry(header, i, m->name, 'B', m->out, rank, at);
+        adapter_folder_modules(config, i, &layer);
+        for (uint32_t j = 0; j < layer.n; j++) {
+            const adapter_folder_module_t *m = &layer.modules[j];
+            if (strstr(m->name, only) != NULL) {
+                at = adapter_folder_entry(header, i, m->name, 'A', rank, m->in, at);
+                at = adapter_folder_entry(header, i, m->name, 'B', m->out, rank, at);
+            }
         }
     }
     fputc('}', header);
@@ -72,15 +144,18 @@ static inline FILE *adapter_folder_open(const char *folder, const char *name)
     return file;
 }
 
-/* Weights within ±size; the folder is there. What is added has scale 2. */
+/*
+ * Adds to the modules whose names contain `only`: "" is all of them, experts and latents as well. Weights
+ * within ±size; the folder is there. What is added has scale 2.
+ */
 static inline void adapter_folder_write(const char *folder, const model_config_t *config,
-                                        uint32_t rank, float size, uint64_t seed)
+                                        const char *only, uint32_t rank, float size, uint64_t seed)
 {
     test_random_t random = {seed};
     char *text = NULL;
     size_t length = 0;
     FILE *header = open_memstream(&text, &length);
-    const size_t bytes = adapter_folder_header(header, config, rank);
+    const size_t bytes = adapter_folder_header(header, config, only, rank);
     fclose(header);
     FILE *json = adapter_folder_open(folder, "adapter_config.json");
     fprintf(json, "{\"peft_type\": \"LORA\", \"r\": %u, \"lora_alpha\": %u, \"bias\": \"none\"}",

@@ -2,6 +2,11 @@
 /* What adapters add to the linears of a layer. */
 #include "runtime/model/families/graph_priv.h"
 
+static bool may_add(const graph_t *graph, adapter_target_t target)
+{
+    return (graph->batch->adapter_targets & ADAPTER_BIT(target)) != 0;
+}
+
 /* Outputs of a linear that belong to the target. */
 static uint32_t width_of(const model_config_t *config, const model_linear_t *linear,
                          adapter_target_t target)
@@ -26,32 +31,45 @@ static uint32_t width_of(const model_config_t *config, const model_linear_t *lin
     }
 }
 
-static void add_one(const graph_t *graph, const k_lora_t *table, const void *x, size_t x_stride,
-                    uint32_t in, void *y, const graph_out_t *out, uint32_t width)
+/* Linears of one shape, and the entries from the table of one to that of the next. */
+typedef struct heads {
+    uint32_t n;
+    uint32_t table_step;
+} heads_t;
+
+static void add(const graph_t *graph, const k_lora_t *table, heads_t heads, const graph_head_t *x,
+                const graph_head_t *y, k_dtype_t y_dtype)
 {
     const model_t *model = graph->model;
     const k_lora_shrink_args_t shrink = {
         .table = table,
+        .n_heads = heads.n,
+        .table_step = heads.table_step,
+        .x_step = x->step,
         .seqs = graph->batch->seqs,
         .n_seqs = graph->batch->n_seqs,
         .rows = graph->batch->rows,
-        .x = x,
-        .x_stride = x_stride,
-        .in = in,
+        .x = x->at,
+        .x_stride = x->stride,
+        .in = x->dim,
         .low = model->act.lora_low,
         .max_rank = model->limits.max_lora_rank,
     };
     const k_lora_expand_args_t expand = {
         .table = table,
+        .n_heads = heads.n,
+        .table_step = heads.table_step,
+        .y_step = y->step,
         .seqs = graph->batch->seqs,
         .n_seqs = graph->batch->n_seqs,
         .rows = graph->batch->rows,
         .low = model->act.lora_low,
+        .in = x->dim,
         .max_rank = model->limits.max_lora_rank,
-        .y = y,
-        .y_dtype = out->dtype,
-        .y_stride = out->stride,
-        .out = width,
+        .y = y->at,
+        .y_dtype = y_dtype,
+        .y_stride = y->stride,
+        .out = y->dim,
     };
     graph->stream->ops->lora_shrink(graph->stream, &shrink);
     graph->stream->ops->lora_expand(graph->stream, &expand);
@@ -61,15 +79,18 @@ void graph_add_adapters(const graph_t *graph, const model_linear_t *linear, cons
                         size_t x_stride, const graph_out_t *out)
 {
     const model_t *model = graph->model;
+    const heads_t one = {.n = 1};
+    const graph_head_t from = {(void *)(uintptr_t)x, x_stride, 0, linear->parts[0].columns};
     uint32_t column = 0;
-    if (model->adapters == NULL || !graph->batch->has_adapters) {
-        return;
-    }
     for (uint32_t i = 0; i < linear->n_targets; i++) {
         const adapter_target_t target = linear->first_target + i;
         const uint32_t width = width_of(&model->config, linear, target);
-        add_one(graph, adapter_table_of(model->adapters, linear->layer, target), x, x_stride,
-                linear->parts[0].columns, graph_element(out->y, out->dtype, column), out, width);
+        if (may_add(graph, target)) {
+            const graph_head_t to = {graph_element(out->y, out->dtype, column), out->stride, 0,
+                                     width};
+            add(graph, adapter_table_of(model->adapters, linear->layer, target), one, &from, &to,
+                out->dtype);
+        }
         column += width;
     }
 }
@@ -78,16 +99,10 @@ void graph_add_head_adapters(const graph_t *graph, uint32_t index, const graph_h
                              const graph_head_t *y, bool is_value)
 {
     const model_t *model = graph->model;
-    const k_dtype_t act = graph->stream->ops->act;
-    const graph_out_t out = {y->at, act, y->stride, K_OUT_ADD};
-    if (model->adapters == NULL || !graph->batch->has_adapters ||
-        !adapter_table_has(model->adapters, ADAPTER_MLA_KV_B)) {
-        return;
-    }
-    for (uint32_t h = 0; h < model->config.heads; h++) {
-        add_one(graph, adapter_table_of_head(model->adapters, index, h, is_value),
-                graph_element(x->at, act, (size_t)h * x->step), x->stride, x->dim,
-                graph_element(y->at, act, (size_t)h * y->step), &out, y->dim);
+    if (may_add(graph, ADAPTER_MLA_KV_B)) {
+        const heads_t heads = {model->config.heads, adapter_table_head_step(model->adapters)};
+        add(graph, adapter_table_of_heads(model->adapters, index, is_value), heads, x, y,
+            graph->stream->ops->act);
     }
 }
 
@@ -96,8 +111,7 @@ void graph_add_expert_adapters(const graph_t *graph, uint32_t index, adapter_tar
 {
     const model_t *model = graph->model;
     const model_expert_act_t *expert = &model->act.expert;
-    if (model->adapters == NULL || !graph->batch->has_adapters ||
-        !adapter_table_has(model->adapters, target)) {
+    if (!may_add(graph, target)) {
         return;
     }
     const k_lora_experts_args_t args = {
@@ -113,6 +127,8 @@ void graph_add_expert_adapters(const graph_t *graph, uint32_t index, adapter_tar
         .x_stride = x->stride,
         .has_rows = x->are_rows,
         .in = x->dim,
+        .low = model->act.lora_low,
+        .max_rank = model->limits.max_lora_rank,
         .y = y->at,
         .y_stride = y->stride,
         .out = y->dim,

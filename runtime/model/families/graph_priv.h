@@ -10,7 +10,7 @@ void graph_add_adapters(const graph_t *graph, const model_linear_t *linear, cons
 
 /* Where heads' activations lie: `dim` elements of each, `step` apart, of rows that are `stride` apart. */
 typedef struct graph_head {
-    void *at;
+    void *at; /* of x: only read */
     size_t stride;
     uint32_t step;
     uint32_t dim;

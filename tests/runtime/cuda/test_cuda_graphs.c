@@ -67,7 +67,7 @@ static void open_with_adapter(engine_rig_t *rig, const char *drafts)
     weft_diag_t diag = {0};
     engine_rig_open(rig, "llama", &options);
     scratch_folder_make(folder, sizeof(folder));
-    adapter_folder_write(folder, model_source_config(rig->source), 4, 0.15f, 5);
+    adapter_folder_write(folder, model_source_config(rig->source), "", 4, 0.15f, 5);
     assert_status(engine_load_adapter(rig->engine, "a", folder, &diag), WEFT_OK);
     scratch_folder_remove(folder);
 }
