@@ -100,6 +100,12 @@ class Server:
     def threads(self):
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
+    def wait(self, seconds=60):
+        """Its exit code, and then its lines are all there."""
+        code = self.process.wait(seconds)
+        self.reader.join(seconds)
+        return code
+
     def stop(self, number=signal.SIGTERM, seconds=40):
         if self.process.poll() is None:
             self.process.send_signal(number)

@@ -14,6 +14,7 @@ import pytest
 import trustme
 import zmq
 
+import ports
 from conftest import BINARY, MODEL, NAME, Server, need_server, wait_for
 
 TINY = Path(__file__).parents[1] / "vectors" / "tiny-models" / "llama-gguf-f32"
@@ -191,28 +192,8 @@ def test_an_abort_finds_the_request_on_its_rank(start_ranks):
         assert any('"abort"' in line for line in lines)
 
 
-def free_ports(n):
-    """A port whose next n - 1 are free, too, as far as can be known."""
-    context = zmq.Context()
-    try:
-        for base in range(21000, 60000, 100):
-            sockets = []
-            try:
-                for i in range(n):
-                    sockets.append(context.socket(zmq.PUB))
-                    sockets[-1].bind(f"tcp://127.0.0.1:{base + i}")
-                return base
-            except zmq.ZMQError:
-                continue
-            finally:
-                for one in sockets:
-                    one.close(0)
-    finally:
-        context.destroy(0)
-
-
 def test_each_rank_has_an_event_port_and_a_side_channel_of_its_own(start_ranks):
-    base = free_ports(4)
+    base = ports.reserve(4)
     config = {"enable_kv_cache_events": True, "endpoint": f"tcp://*:{base}"}
     transfer = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
     server = start_ranks("--kv-events-config", json.dumps(config),
@@ -317,7 +298,7 @@ def test_ranks_reach_each_other_behind_tls(start_ranks, tmp_path):
 def machines(start_ranks):
     """One with rank 0 and a headless one with rank 1, started in either order."""
     def start(*arguments, headless_first=False, more=(), env=({}, {})):
-        rpc = free_ports(3)
+        rpc = ports.reserve(3)
         common = ["--data-parallel-size-local", "1", "--data-parallel-rpc-port", str(rpc),
                   *arguments]
         leader = [*common]

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import ports
 from conftest import wait_for
 
 HERE = Path(__file__).resolve().parent
@@ -230,27 +230,21 @@ def test_a_killed_peer_is_an_error_not_a_hang(pair, start_peer, wire):
     assert first.words(name="pool", at=WORDS, n=3) == words_of_block(2_000_000, 2)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("kinds", PAIRS, ids=lambda kinds: f"{kinds[0]}-to-{kinds[1]}")
 def test_metadata_go_over_sockets(kinds, start_peer):
-    """NIXL cannot say which port it got, so both are given one that was free."""
-    ports = free_port(), free_port()
-    first, second = (start_peer(kind, "tcp", port) for kind, port in zip(kinds, ports))
+    """NIXL cannot say which port it got, so both are given one."""
+    given = ports.reserve(), ports.reserve()
+    first, second = (start_peer(kind, "tcp", port) for kind, port in zip(kinds, given))
     for peer, base in ((first, 0), (second, 1_000_000)):
         peer.base = peer.allocate(name="pool", size=64 * BLOCK, first=base)
-    first.fetch(peer=second.name, port=ports[1])
-    first.send(port=ports[1])
+    first.fetch(peer=second.name, port=given[1])
+    first.send(port=given[1])
     second.wait_for(peer=first.name, known=True)
     assert first.move(operation="READ", peer=second.name, local=blocks(first, [0]),
                       remote=blocks(second, [9]), notification="met") == ["DONE"]
     assert second.notifications(n=1) == [[first.name, "met"]]
     assert first.words(name="pool", at=0, n=3) == words_of_block(1_000_000, 9)
-    first.leave(port=ports[1])
+    first.leave(port=given[1])
     second.wait_for(peer=first.name, known=False)
 
 
@@ -260,7 +254,7 @@ def etcd(tmp_path, monkeypatch):
     program = shutil.which("etcd")
     if program is None:
         pytest.skip("etcd is not installed")
-    url, peers = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    url, peers = (f"http://127.0.0.1:{ports.reserve()}" for _ in range(2))
     with subprocess.Popen([program, "--data-dir", tmp_path / "etcd", "--listen-client-urls", url,
                            "--advertise-client-urls", url, "--listen-peer-urls", peers],
                           stderr=subprocess.DEVNULL) as process:

@@ -3,13 +3,13 @@
 import random
 import re
 import signal
-import socket
 import subprocess
 import threading
 
 import httpx
 import pytest
 
+import ports
 from conftest import NAME, Server, command, need_server, wait_for
 
 SIZES = ("--num-gpu-blocks-override", "96", "--max-model-len", "700", "--max-num-seqs", "4",
@@ -83,8 +83,7 @@ def test_a_prefix_computed_there_is_not_computed_here(start_server, expected, ba
 
 def test_two_that_offer_to_each_other(start_server, expected):
     """Also: peers need not be up when a server starts."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = ports.reserve()
     first = start_server(*SIZES, *OFFER, "--kv-remote-peers", f"127.0.0.1:{port}")
     second = start_server(*SIZES, "--kv-remote-listen", f"127.0.0.1:{port}", "--kv-remote-peers",
                           f"127.0.0.1:{offer_port(first)}")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import ports
 from conftest import BINARY, wait_for
 
 SECONDS = 60  # deadline of everything
@@ -46,7 +47,7 @@ class Launch:
             lines.append(line.decode(errors="replace").rstrip("\n"))
 
     def wait_for_lines(self, n):
-        wait_for(lambda: len(self.lines) >= n or self.process.poll() is not None, SECONDS, "the output")
+        wait_for(lambda: len(self.lines) >= n or not self.readers[0].is_alive(), SECONDS, "the output")
         assert len(self.lines) >= n, (self.lines, self.errors)
 
     def wait(self):
@@ -578,12 +579,6 @@ def test_who_asks_for_the_end_waits_for_no_lost_host(launch, fake_ssh):
     assert not one.relatives()
 
 
-def free_port(host):
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def sshd(tmp_path):
     """A real one on 127.0.0.2; the words of an ssh that it lets in."""
@@ -592,7 +587,7 @@ def sshd(tmp_path):
         pytest.skip("needs sshd and ssh (openssh-server, openssh-client)")
     for name in ("host_key", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
-    port = free_port("127.0.0.2")
+    port = ports.reserve(host="127.0.0.2")
     config = tmp_path / "sshd_config"
     config.write_text(f"ListenAddress 127.0.0.2:{port}\nHostKey {tmp_path}/host_key\n"
                       f"AuthorizedKeysFile {tmp_path}/key.pub\nStrictModes no\nPidFile none\n"

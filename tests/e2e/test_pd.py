@@ -382,8 +382,8 @@ def test_another_model_is_named_and_its_blocks_are_not_used(start_server, worker
         seen = len(d.lines)
         answer = choices(post(d, {**body, "kv_transfer_params": params}))
         assert answer == choices(post(alone, body))
-        said = "".join(d.lines[seen:])
-        assert "cannot be had" in said and "model" in said, said
+        wait_for(lambda: any("cannot be had" in line and "model" in line for line in d.lines[seen:]),
+                 what="why its blocks cannot be had")
     finally:
         p.process.kill()
         p.process.wait()

@@ -83,7 +83,7 @@ def test_a_lost_rank_ends_streams_with_an_error_and_the_server(start_server):
     other.join()
     assert isinstance(late[0], openai.InternalServerError) and late[0].status_code == 503
     assert late[0].response.headers["retry-after"] == "1"
-    assert server.process.wait(20) not in (0, None)
+    assert server.wait() != 0
     assert any("rank 1 was lost" in line for line in server.lines)
 
 
@@ -107,6 +107,5 @@ def test_a_group_forms_again_and_goes_on_where_it_was(start_server):
 def test_ranks_that_do_not_make_up_the_sizes_are_refused(start_server):
     server = start_server(*SMALL, "-tp", "2", "--rank", "0", "--world-size", "3",
                           "--leader", "127.0.0.1:29499", wait=False)
-    assert server.process.wait(30) != 0
-    reason = "1 x 3, 3 x 1 would fit"
-    wait_for(lambda: any(reason in line for line in server.lines), 5, reason)
+    assert server.wait() != 0
+    assert any("1 x 3, 3 x 1 would fit" in line for line in server.lines)

@@ -118,7 +118,7 @@ def test_a_worker_that_dies_is_started_again(up):
         wait_for(lambda: old not in pids(server, role) and pids(server, role), what="a new one")
         wait_for_all(server, 1, 1)
         assert choices(post(server, completion(ids(9, 200)))) == expected
-    assert sum("started again" in line for line in server.lines) == 2
+    wait_for(lambda: sum("started again" in line for line in server.lines) == 2, what="both restarts")
     assert server.stop(signal.SIGINT) == 0
 
 

@@ -37,15 +37,19 @@ typedef struct rank {
     char lost_why[256];
 } rank_t;
 
-/* One that was free a moment ago. */
-static uint16_t free_port(void)
+/*
+ * One for a leader that is yet to come. The socket stays: bound, it keeps the system from giving its port to
+ * anybody else, and as long as it does not listen it lets a leader do so, who sets SO_REUSEADDR as well.
+ */
+static uint16_t reserve_port(void)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof(address);
+    const int on = 1;
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &length), 0);
-    close(fd);
     return ntohs(address.sin_port);
 }
 
@@ -90,7 +94,7 @@ static void init(rank_t *rank, uint32_t number, uint32_t size, uint16_t port)
 
 static void init_all(rank_t *ranks, uint32_t size)
 {
-    const uint16_t port = free_port();
+    const uint16_t port = reserve_port();
     for (uint32_t i = 0; i < size; i++) {
         init(&ranks[i], i, size, port);
     }
@@ -230,7 +234,7 @@ static void a_process_alone_is_a_group(void **state)
     rank_t rank;
     char all[4];
     (void)state;
-    init(&rank, 0, 1, free_port());
+    init(&rank, 0, 1, reserve_port());
     begin_join(&rank);
     end_join(&rank, WEFT_OK);
     assert_status(launch_group_all_gather(rank.group, "abc", 4, all, NULL), WEFT_OK);
@@ -281,7 +285,7 @@ static void a_leader_that_does_not_come_is_named(void **state)
     rank_t rank;
     char expected[64];
     (void)state;
-    init(&rank, 1, 2, free_port());
+    init(&rank, 1, 2, reserve_port());
     rank.config.join_timeout_s = 1;
     begin_join(&rank);
     end_join(&rank, WEFT_ERR_TIMEOUT);
@@ -293,7 +297,7 @@ static void a_name_that_does_not_resolve_yet_is_tried_again(void **state)
 {
     rank_t rank;
     (void)state;
-    init(&rank, 1, 2, free_port());
+    init(&rank, 1, 2, reserve_port());
     rank.config.join_timeout_s = 1;
     strcpy(rank.config.place.leader_host, "leader.invalid");
     begin_join(&rank);
@@ -483,17 +487,17 @@ static void secrets_that_protect_nothing_are_refused(void **state)
         char path[600];
         snprintf(name, sizeof(name), "%zu", i);
         write_secret(path, sizeof(path), folder, name, rows[i].secret, rows[i].mode);
-        init(&rank, 0, 2, free_port());
+        init(&rank, 0, 2, reserve_port());
         rank.config.secret_file = path;
         begin_join(&rank);
         end_join(&rank, rows[i].status);
         assert_non_null(strstr(rank.diag.text, rows[i].expected));
     }
-    init(&rank, 0, 2, free_port());
+    init(&rank, 0, 2, reserve_port());
     rank.config.secret_file = folder;
     begin_join(&rank);
     end_join(&rank, WEFT_ERR_INVALID);
-    init(&rank, 0, 2, free_port());
+    init(&rank, 0, 2, reserve_port());
     rank.config.secret_file = "/nonexistent/secret";
     begin_join(&rank);
     end_join(&rank, WEFT_ERR_NOT_FOUND);
@@ -725,7 +729,7 @@ static void allocations_that_fail_fail_the_join(void **state)
     for (uint64_t n = 1; n < 4; n++) {
         rank_t rank;
         const launch_fact_t fact = {"model", "aa"};
-        init(&rank, 0, 1, free_port());
+        init(&rank, 0, 1, reserve_port());
         rank.config.facts = &fact;
         rank.config.n_facts = 1;
         weft_alloc_fail_nth(n);

@@ -6,11 +6,11 @@ WEFT_TEST_SEED draws faults and load; WEFT_TEST_LONG makes all (FAULTS), otherwi
 import json
 import os
 import shutil
-import socket
 import subprocess
 
 import pytest
 
+import ports
 import rank_kills
 
 BINARY = os.environ.get("WEFT_TEST_BINARY")
@@ -42,19 +42,13 @@ def model(tmp_path_factory):
     return str(path)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("hosts", sorted(rank_kills.FAULTS))
 def test_faults_of_ranks_cost_no_wrong_token_and_no_hang(hosts, model, tmp_path):
     if reason := missing(hosts):
         pytest.skip(reason)
     args = rank_kills.parse(["--weft", BINARY, "--model", model, "--hosts", hosts, "--faults", str(N),
-                             "--seed", str(SEED), "--port", str(free_port())])
+                             "--seed", str(SEED), "--port", str(ports.reserve())])
     print(f"seed {SEED}")
     result = rank_kills.Campaign(args, tmp_path / "log").run()
     print(json.dumps(result))

@@ -8,13 +8,13 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 
 import httpx
 import pytest
 
+import ports
 import soak
 
 BINARY = os.environ.get("WEFT_TEST_BINARY")
@@ -36,12 +36,6 @@ FLAGS = ("--num-gpu-blocks-override", "192", "--max-model-len", "2048", "--max-n
          "--kv-events-config", json.dumps({"enable_kv_cache_events": True, "buffer_steps": 100,
                                            "endpoint": "tcp://127.0.0.1:0",
                                            "replay_endpoint": "tcp://127.0.0.1:0"}))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:
@@ -79,7 +73,7 @@ def start(tmp_path):
     servers = []
 
     def start_one(port=None):
-        server = Server(tmp_path / "server.log", port or free_port())
+        server = Server(tmp_path / "server.log", port or ports.reserve())
         servers.append(server)
         return server.wait_until_ready()
 

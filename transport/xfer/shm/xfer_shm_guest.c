@@ -37,6 +37,13 @@ static bool is_mappable(const xfer_memory_t *memory)
            memory->bytes <= (uint64_t)file.st_size - memory->fd_offset;
 }
 
+/* One that has closed hears nothing, but what it said before still counts: its end is read behind that. */
+static weft_status_t tell(xfer_shm_guest_t *guest, const xfer_shm_frame_t *frame, int fd)
+{
+    const weft_status_t status = xfer_shm_conn_send(&guest->conn, frame, NULL, fd);
+    return status == WEFT_ERR_PEER_GONE ? WEFT_OK : status;
+}
+
 weft_status_t xfer_shm_map(xfer_port_t *base, const xfer_memory_t *memory, weft_buffer_t *out,
                            void **handle_out)
 {
@@ -83,7 +90,7 @@ void xfer_shm_unmap(xfer_port_t *base, void *handle)
     *at = region->next;
     for (xfer_shm_guest_t *guest = port->guests, *next; guest != NULL; guest = next) {
         next = guest->next;
-        if (xfer_shm_conn_send(&guest->conn, &gone, NULL, -1) < 0) {
+        if (tell(guest, &gone, -1) < 0) {
             xfer_shm_guest_close(guest); /* so that it stops using the region */
         }
     }
@@ -127,10 +134,10 @@ static weft_status_t answer_ask(xfer_shm_guest_t *guest, uint64_t number)
         region = region->next;
     }
     if (region == NULL) {
-        return xfer_shm_conn_send(&guest->conn, &answer, NULL, -1);
+        return tell(guest, &answer, -1);
     }
     answer.offset = region->fd_offset;
-    return xfer_shm_conn_send(&guest->conn, &answer, NULL, region->fd);
+    return tell(guest, &answer, region->fd);
 }
 
 /* Below zero: it is not worth keeping. */
@@ -142,7 +149,7 @@ static weft_status_t take_frame(xfer_shm_guest_t *guest, const xfer_shm_frame_t 
     if (frame->kind == XFER_SHM_HELLO && !is_known) {
         const xfer_shm_frame_t answer = xfer_shm_frame(XFER_SHM_WELCOME, 0, 0);
         memcpy(guest->name, payload, frame->bytes);
-        return xfer_shm_conn_send(&guest->conn, &answer, NULL, -1);
+        return tell(guest, &answer, -1);
     }
     if (frame->kind == XFER_SHM_ASK && is_known) {
         return answer_ask(guest, frame->region);
@@ -182,13 +189,10 @@ static void on_guest_events(xfer_shm_watch_t *watch, uint32_t events)
     if (guest->conn.fd < 0) {
         return;
     }
-    weft_status_t status = WEFT_OK;
     if ((events & EPOLLOUT) != 0) {
-        status = xfer_shm_conn_flush(&guest->conn);
+        (void)xfer_shm_conn_flush(&guest->conn); /* a guest that is gone is seen in reading */
     }
-    if (status >= 0) {
-        status = take_frames(guest);
-    }
+    const weft_status_t status = take_frames(guest);
     if (status < 0) {
         if (status != WEFT_ERR_PEER_GONE) {
             weft_log_warn("shm peer=%s dropped: %s", guest->name, weft_strerror(status));

@@ -243,6 +243,34 @@ static void a_changed_guard_makes_a_read_stale(bool is_shared)
     close_pair(&pair);
 }
 
+/* The owner's first turn comes when the other has gone: it cannot even say welcome. */
+static void what_was_said_before_the_end_is_heard_after_it(void **state)
+{
+    (void)state;
+    port_rig_t sender = {0};
+    port_rig_t owner = {0};
+    port_rig_memory_t memory;
+    assert_status(port_rig_open(&sender, &xfer_backend_shm, "sender"), WEFT_OK);
+    assert_status(port_rig_open(&owner, &xfer_backend_shm, "owner"), WEFT_OK);
+    port_rig_map(&owner, &memory, 64 * KIB, true, 1);
+    xfer_link_t *link = port_rig_connect(&sender, &owner);
+    assert_status(port_rig_import(link, &memory), WEFT_OK);
+    for (int i = 0; i < 100; i++) {
+        assert_status(sender.backend->notify(link, "here", 4), WEFT_OK);
+    }
+    assert_status(sender.backend->notify(link, "gone", 4), WEFT_OK);
+    sender.backend->disconnect(link);
+    sender.backend->release(sender.port, memory.import);
+    port_rig_close(&sender);
+
+    port_rig_turn(NULL, &owner);
+    port_rig_unmap(&owner, &memory); /* tells those that are there */
+    assert_true(port_rig_wait(NULL, &owner, &owner.notifications, 101));
+    assert_string_equal(owner.last_text, "gone");
+    assert_string_equal(owner.last_peer, "sender");
+    port_rig_close(&owner);
+}
+
 static void a_changed_guard_makes_a_mapped_read_stale(void **state)
 {
     (void)state;
@@ -758,6 +786,7 @@ int main(void)
         cmocka_unit_test(pieces_come_where_they_belong_and_nowhere_else),
         cmocka_unit_test(a_notification_comes_after_the_data_with_the_senders_name),
         cmocka_unit_test(a_full_socket_loses_no_notification),
+        cmocka_unit_test(what_was_said_before_the_end_is_heard_after_it),
         cmocka_unit_test(a_changed_guard_makes_a_mapped_read_stale),
         cmocka_unit_test(a_changed_guard_makes_a_kernel_read_stale),
         cmocka_unit_test(urgent_ops_overtake_and_cancelled_ones_stop),
