@@ -36,7 +36,7 @@ static void write_adapter(char *folder, size_t size, uint64_t seed)
     engine_rig_path(ENGINE_RIG_MODEL, path, sizeof(path));
     assert_status(model_source_open(path, &diag, &source), WEFT_OK);
     scratch_folder_make(folder, size);
-    adapter_folder_write(folder, model_source_config(source), ADAPTER_RANK, 0.3f, seed);
+    adapter_folder_write(folder, model_source_config(source), "", ADAPTER_RANK, 0.3f, seed);
     model_source_close(source);
 }
 
