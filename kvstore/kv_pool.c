@@ -112,6 +112,9 @@ weft_status_t kv_pool_alloc(kv_pool_t *pool, uint32_t n, kv_block_id_t *ids_out)
         }
         ids_out[i] = id;
     }
+    if (n > 0 && pool->config.after_reuse != NULL) {
+        pool->config.after_reuse(pool->config.user);
+    }
     return WEFT_OK;
 }
 

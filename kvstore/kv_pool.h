@@ -31,6 +31,8 @@ typedef struct kv_pool_config {
     uint32_t memory_flags; /* WEFT_MEM_* of the slab, besides WEFT_MEM_EXPORTABLE */
     /* Told before a free block that may be cached is given to a new user. May be NULL. */
     void (*on_reuse)(void *user, kv_block_id_t block);
+    /* Told once behind those of an alloc: from then on the blocks' bytes may change. May be NULL. */
+    void (*after_reuse)(void *user);
     void *user;
 } kv_pool_config_t;
 

@@ -27,6 +27,7 @@ static weft_status_t create_pool(kv_store_t *store)
         .layout = config->layout,
         .n_blocks = config->n_blocks,
         .on_reuse = config->is_caching ? kv_store_evict : NULL,
+        .after_reuse = config->is_caching ? kv_store_finish_evicts : NULL,
         .user = store,
     };
     return kv_pool_create(&pool, &store->pool);

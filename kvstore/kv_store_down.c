@@ -44,6 +44,18 @@ void kv_store_evict(void *user, kv_block_id_t block)
     kv_names_remove(store->names, block);
 }
 
+/* Several blocks go down at a time; those who asked for space wait for all of them once. */
+void kv_store_finish_evicts(void *user)
+{
+    const kv_store_t *store = user;
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT && !store->is_taking; id++) {
+        kv_tier_t *tier = store->tiers[id];
+        if (tier != NULL && tier->ops->finish_puts != NULL) {
+            tier->ops->finish_puts(tier);
+        }
+    }
+}
+
 /* ---- ahead of it ---- */
 
 /* Whether what is above the disk has had to give anything up yet. */

@@ -69,6 +69,7 @@ struct kv_store {
     kv_read_t *reads; /* [n_blocks], with tiers */
     kv_fetch_t fetches[KV_STORE_MAX_FETCHES];
     uint32_t n_fetches;
+    bool is_taking; /* a fetch its blocks: what went down for them is waited for at the end */
     kv_block_id_t *pinned; /* [max_pinned_blocks] */
     uint32_t n_pinned;
     uint64_t evictions;  /* of named device blocks */
@@ -93,8 +94,9 @@ bool kv_store_adopt(kv_store_t *store, const kv_name_t *name, kv_block_id_t bloc
 void kv_store_offer_block(kv_store_t *store, const kv_hash_t *hash, kv_block_id_t block);
 void kv_store_take_back(kv_store_t *store, kv_block_id_t block);
 
-/* kv_store_down.c: the pool's on_reuse; what tiers are given to call; the end of them. */
+/* kv_store_down.c: the pool's on_reuse and after_reuse; what tiers are given to call; the end of them. */
 void kv_store_evict(void *user, kv_block_id_t block);
+void kv_store_finish_evicts(void *user);
 void kv_store_on_tier_stored(void *user, const kv_name_t *name);
 void kv_store_on_tier_removed(void *user, const kv_hash_t *hash);
 void kv_store_on_tier_evict(void *user, const kv_name_t *name, const void *content);

@@ -222,6 +222,7 @@ kv_fetch_t *kv_store_fetch(kv_store_t *store, const kv_chain_t *chain, uint32_t 
     }
     kv_fetch_t *fetch = take_fetch(store);
     touch_tail_first(store, chain, first, end);
+    store->is_taking = true;
     for (uint32_t i = first; i < end && n > 0; i++) {
         const kv_hash_t *hash = &chain->hashes[i];
         const kv_tier_id_t tier = tier_with(store, hash);
@@ -231,6 +232,8 @@ kv_fetch_t *kv_store_fetch(kv_store_t *store, const kv_chain_t *chain, uint32_t 
             n--;
         }
     }
+    store->is_taking = false;
+    kv_store_finish_evicts(store);
     store->stats.fetches++;
     post_reads(store, fetch);
     return fetch;

@@ -8,8 +8,12 @@
 
 #include "base/alloc.h"
 #include "base/device_cuda.h"
+#include "kernels/cuda/cuda_recode.h"
 #include "kernels/dtypes.h"
 #include "kernels/k_cores.h"
+
+#define WEFT_LOG_MODULE "kernels"
+#include "base/log.h"
 
 #define MAX_JOBS     64
 #define ROWS_AT_ONCE 128 /* runs of rows are whole tiles of packed weights, but for the last */
@@ -18,11 +22,13 @@
 /* A run of rows of one part. */
 typedef struct job {
     k_cuda_weight_t weight;
+    k_dtype_t dtype;  /* of the source */
     const char *rows; /* in the mapped file */
     uint32_t first;   /* row of the weight */
     uint32_t n;
     size_t row_bytes;
-    size_t stride; /* from one row to the next */
+    size_t stride;     /* from one row to the next */
+    size_t sent_bytes; /* of a row as it is packed: more than row_bytes where it is recoded */
 } job_t;
 
 typedef struct buffer {
@@ -52,7 +58,8 @@ struct cuda_loader {
     uint64_t posted;        /* changed by the caller alone */
     uint64_t taken;
     uint64_t done;
-    uint64_t finished; /* the caller's: posted, when it last called finish */
+    uint64_t finished;           /* the caller's: posted, when it last called finish */
+    bool is_told[K_DTYPE_COUNT]; /* the caller's: that weights of the type are recoded */
     bool is_stopping;
     weft_status_t status; /* the first failure */
 };
@@ -90,13 +97,19 @@ static void populate(const char *data, size_t bytes)
 
 static void read_rows(const job_t *job, char *to)
 {
+    const bool is_recoded = job->dtype != job->weight.dtype;
     populate(job->rows, (job->n - 1) * job->stride + job->row_bytes);
-    if (job->stride == job->row_bytes) {
+    if (!is_recoded && job->stride == job->row_bytes) {
         memcpy(to, job->rows, job->n * job->row_bytes);
         return;
     }
     for (uint32_t i = 0; i < job->n; i++) {
-        memcpy(to + i * job->row_bytes, job->rows + i * job->stride, job->row_bytes);
+        const char *row = job->rows + i * job->stride;
+        if (is_recoded) {
+            cuda_recode(job->dtype, row, to + i * job->sent_bytes, job->weight.columns);
+        } else {
+            memcpy(to + i * job->row_bytes, row, job->row_bytes);
+        }
     }
 }
 
@@ -104,7 +117,7 @@ static weft_status_t load(reader_t *reader, const job_t *job)
 {
     weft_device_t *device = reader->loader->device;
     buffer_t *buffer = &reader->buffers[reader->next++ % CUDA_LOADER_BUFFERS];
-    const size_t bytes = job->n * job->row_bytes;
+    const size_t bytes = job->n * job->sent_bytes;
     weft_status_t status = buffer->packed == NULL ? WEFT_OK : device->ops->wait(buffer->packed);
     if (status >= 0) {
         status = grow(reader, buffer, bytes > CUDA_LOADER_BUFFER ? bytes : CUDA_LOADER_BUFFER);
@@ -243,26 +256,40 @@ static uint32_t rows_of_run(size_t row_bytes)
     return rows == 0 ? ROWS_AT_ONCE : rows < UINT32_MAX ? (uint32_t)rows : UINT32_MAX;
 }
 
-void cuda_loader_post(cuda_loader_t *loader, const k_cuda_weight_t *weight,
+static void tell_recoded(cuda_loader_t *loader, k_dtype_t dtype, k_dtype_t kept_as)
+{
+    if (dtype != kept_as && !loader->is_told[dtype]) {
+        loader->is_told[dtype] = true;
+        weft_log_info("no kernel multiplies weights of type %s: kept as %s",
+                      k_dtype_info(dtype)->name, k_dtype_info(kept_as)->name);
+    }
+}
+
+void cuda_loader_post(cuda_loader_t *loader, const k_cuda_weight_t *weight, k_dtype_t dtype,
                       const k_weight_part_t *parts, uint32_t n_parts)
 {
     size_t row_bytes = 0;
+    size_t sent_bytes = 0;
     uint32_t first = 0;
-    if (k_dtype_row_bytes(weight->dtype, weight->columns, &row_bytes) < 0) {
+    if (k_dtype_row_bytes(dtype, weight->columns, &row_bytes) < 0 ||
+        k_dtype_row_bytes(weight->dtype, weight->columns, &sent_bytes) < 0) {
         return; /* the source was checked: cannot be */
     }
-    const uint32_t most = rows_of_run(row_bytes);
+    tell_recoded(loader, dtype, weight->dtype);
+    const uint32_t most = rows_of_run(sent_bytes);
     for (uint32_t i = 0; i < n_parts; i++) {
         const size_t stride = parts[i].stride > 0 ? parts[i].stride : row_bytes;
         for (uint32_t row = 0; row < parts[i].rows; row += most) {
             const uint32_t left = parts[i].rows - row;
             const job_t job = {
                 .weight = *weight,
+                .dtype = dtype,
                 .rows = (const char *)parts[i].data + row * stride,
                 .first = first + row,
                 .n = left < most ? left : most,
                 .row_bytes = row_bytes,
                 .stride = stride,
+                .sent_bytes = sent_bytes,
             };
             post(loader, &job);
         }

@@ -25,10 +25,11 @@ weft_status_t cuda_loader_create(weft_device_t *device, cuda_loader_t **loader_o
 void cuda_loader_destroy(cuda_loader_t *loader); /* NULL is fine; what was posted is done first */
 
 /*
- * Rows of the parts become weight->data, which was zeroed. The parts may be read until finish returns; weight is
+ * Rows of the parts, of `dtype`, become weight->data, which was zeroed: as they are, or recoded to
+ * weight->dtype (cuda_recode.h). The parts may be read until finish returns; weight is
  * copied. Waits while the readers are far behind.
  */
-void cuda_loader_post(cuda_loader_t *loader, const k_cuda_weight_t *weight,
+void cuda_loader_post(cuda_loader_t *loader, const k_cuda_weight_t *weight, k_dtype_t dtype,
                       const k_weight_part_t *parts, uint32_t n_parts);
 bool cuda_loader_is_idle(const cuda_loader_t *loader); /* nothing was posted since finish */
 /* Waits for everything posted to be packed on the device. */

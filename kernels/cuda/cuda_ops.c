@@ -8,6 +8,7 @@
 #include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/attention/mla_attention.h"
 #include "kernels/cuda/cuda_loader.h"
+#include "kernels/cuda/cuda_recode.h"
 #include "kernels/cuda/k_cuda.h"
 #include "kernels/cuda/linear/cuda_groups.h"
 #include "kernels/cuda/linear/cuda_linear.h"
@@ -89,7 +90,7 @@ static void launch_sample(k_stream_t *stream, const k_sample_args_t *args)
 static k_cuda_weight_t weight_of(const k_weight_t *weight)
 {
     return (k_cuda_weight_t){
-        .dtype = weight->dtype,
+        .dtype = cuda_recode_type(weight->dtype),
         .is_gate_up = weight->form == K_WEIGHT_GATE_UP,
         .rows = weight->rows,
         .columns = weight->columns,
@@ -168,7 +169,7 @@ static void launch_embed(k_stream_t *stream, const k_embed_args_t *args)
 
 static size_t weight_bytes(k_dtype_t dtype, k_weight_form_t form, uint32_t rows, uint32_t columns)
 {
-    return k_cuda_weight_bytes(dtype, form == K_WEIGHT_GATE_UP, rows, columns);
+    return k_cuda_weight_bytes(cuda_recode_type(dtype), form == K_WEIGHT_GATE_UP, rows, columns);
 }
 
 static void weight_pack(k_stream_t *stream, k_dtype_t dtype, k_weight_form_t form, uint32_t columns,
@@ -183,7 +184,7 @@ static void weight_pack(k_stream_t *stream, k_dtype_t dtype, k_weight_form_t for
         return;
     }
     const k_cuda_weight_t packed = weight_of(&weight);
-    cuda_loader_post(stream->loader, &packed, parts, n_parts);
+    cuda_loader_post(stream->loader, &packed, dtype, parts, n_parts);
 }
 
 /* ---- attention ----------------------------------------------------------------------------- */

@@ -170,6 +170,17 @@ static weft_status_t get(kv_member_t *member, const kv_order_head_t *order)
     return WEFT_OK;
 }
 
+/* Blocks that were put may be written, or read, from now on. */
+static void finish_puts(const kv_member_t *member)
+{
+    for (kv_tier_id_t id = 0; id < KV_TIER_COUNT; id++) {
+        kv_tier_t *tier = member->tiers[id];
+        if (tier != NULL && tier->ops->finish_puts != NULL) {
+            tier->ops->finish_puts(tier);
+        }
+    }
+}
+
 /* Of the device, or of the host's memory, which rank 0 is about to have forget it. */
 static const void *content_of(const kv_member_t *member, const kv_order_head_t *order)
 {
@@ -177,6 +188,7 @@ static const void *content_of(const kv_member_t *member, const kv_order_head_t *
     if (order->block != KV_BLOCK_NONE) {
         return kv_pool_block(member->config.pool, order->block);
     }
+    finish_puts(member);
     return host == NULL ? NULL : host->ops->peek(host, &order->hash);
 }
 
@@ -232,6 +244,9 @@ static weft_status_t obey_tier(kv_member_t *member, const kv_order_head_t *order
 
 static weft_status_t carry_out(kv_member_t *member, const kv_order_head_t *order, const char *items)
 {
+    if (order->kind != KV_ORDER_TIER_PUT && order->kind != KV_ORDER_TIER_TOUCH) {
+        finish_puts(member); /* it may write to blocks that went down */
+    }
     if (order->kind <= KV_ORDER_TIER_CLEAR) {
         return order->kind == 0 ? WEFT_ERR_MALFORMED : obey_tier(member, order);
     }
@@ -262,6 +277,7 @@ static weft_status_t carry_out_all(kv_member_t *member, const char *bytes, size_
         status = carry_out(member, &order, bytes + taken + sizeof(order));
         taken += kv_order_length(&order);
     }
+    finish_puts(member); /* the step comes next */
     *taken_out = taken;
     return status;
 }

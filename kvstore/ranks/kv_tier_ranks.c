@@ -92,6 +92,14 @@ static weft_status_t ranks_put(kv_tier_t *tier, const kv_name_t *name, const voi
     return status;
 }
 
+static void ranks_finish_puts(kv_tier_t *tier)
+{
+    kv_tier_t *own = own_of(tier);
+    if (own->ops->finish_puts != NULL) {
+        own->ops->finish_puts(own);
+    }
+}
+
 static get_t *take_get(ranks_tier_t *ranks)
 {
     for (uint32_t i = 0; i < MAX_GETS; i++) {
@@ -189,6 +197,7 @@ static const kv_tier_ops_t ranks_ops = {
     .has = ranks_has,
     .touch = ranks_touch,
     .put = ranks_put,
+    .finish_puts = ranks_finish_puts,
     .get = ranks_get,
     .poll = ranks_poll,
     .clear = ranks_clear,

@@ -47,7 +47,7 @@ typedef struct kv_tier_config {
         *offer; /* host: what peers may read, which its blocks become part of; or NULL */
     const uint8_t *fingerprint; /* [32] of model, layout, KV dtype and hash algorithm with its root:
                                    blocks of another one are not this one's */
-    /* Called from within put, get, poll and clear, never from another thread. */
+    /* Called from within put, finish_puts, get, poll and clear, never from another thread. */
     void (*on_stored)(void *user, const kv_name_t *name);
     void (*on_removed)(void *user, const kv_hash_t *hash);
     /* Before a block is forgotten for space: content is readable until this returns. */
@@ -103,18 +103,20 @@ typedef struct kv_tier_ops {
     bool (*has)(const kv_tier_t *tier, const kv_hash_t *hash); /* and get would find it */
     void (*touch)(kv_tier_t *tier, const kv_hash_t *hash);     /* now the last to be evicted */
     /*
-     * content [block_bytes]: of the device, or of the host tier's memory; read before the call
-     * returns. OK also when it is there already (which counts as use for the order of eviction).
+     * content [block_bytes]: of the device, or of the host tier's memory; read before finish_puts
+     * returns, where there is one, else before this does. OK also when it is there already (which counts as use for the order of eviction).
      * on_stored follows once get would find it. WEFT_ERR_QUEUE_FULL, WEFT_ERR_IO: not taken;
      * WEFT_ERR_UNSUPPORTED: nor ever will be.
      */
     weft_status_t (*put)(kv_tier_t *tier, const kv_name_t *name, const void *content);
+    /* Waits until all that was put has been read. What could not be is forgotten. NULL: nothing waits. */
+    void (*finish_puts)(kv_tier_t *tier);
     /* dst [block_bytes]: device memory, not touched by anybody until poll reports tag.
      * WEFT_PENDING; WEFT_ERR_NOT_FOUND; WEFT_ERR_QUEUE_FULL: later. */
     weft_status_t (*get)(kv_tier_t *tier, const kv_hash_t *hash, void *dst, void *tag);
     /* How many ends were written to done [max]; also moves writes on. */
     uint32_t (*poll)(kv_tier_t *tier, kv_tier_done_t *done, uint32_t max);
-    /* content [block_bytes], readable until the next put; NULL: not here. Tiers that keep blocks
+    /* content [block_bytes], readable after finish_puts until the next put; NULL: not here. Tiers that keep blocks
      * elsewhere than in this process's memory have no such function. */
     const void *(*peek)(const kv_tier_t *tier, const kv_hash_t *hash);
     /* Forgets all, silently; gets in flight still end. */

@@ -6,6 +6,7 @@
 #include "kvstore/tiers/kv_tier.h"
 
 #define MAX_GETS 256
+#define MAX_PUTS 32 /* copies on their way at a time */
 
 typedef struct get {
     void *tag;
@@ -19,7 +20,10 @@ typedef struct host {
     kv_names_t *names;
     kv_copier_t *copier;
     weft_queue_t *queue; /* of puts */
-    uint32_t shelf;      /* in config.offer, if there is one */
+    kv_block_id_t
+        falling[MAX_PUTS]; /* slots whose bytes are on their way: named, not yet offered */
+    uint32_t n_falling;
+    uint32_t shelf; /* in config.offer, if there is one */
     get_t gets[MAX_GETS];
     uint32_t free_gets[MAX_GETS];
     uint32_t n_free_gets;
@@ -36,11 +40,53 @@ static const host_t *host_of_const(const kv_tier_t *tier)
     return (const host_t *)tier;
 }
 
+/* ---- on their way down ---- */
+
+static void forget(host_t *host, kv_block_id_t slot, const kv_name_t *name)
+{
+    host->config.on_removed(host->config.user, &name->hash);
+    kv_names_remove(host->names, slot);
+}
+
+static void host_finish_puts(kv_tier_t *tier)
+{
+    host_t *host = host_of(tier);
+    const uint32_t n = host->n_falling;
+    const weft_status_t status = n == 0 ? WEFT_OK : host->config.device->ops->sync(host->queue);
+    host->n_falling = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const kv_block_id_t slot = host->falling[i];
+        kv_name_t name;
+        if (!kv_names_get(host->names, slot, &name)) {
+            continue; /* cannot be: whoever takes a name waits first */
+        }
+        if (status == WEFT_OK) {
+            kv_offer_put(host->config.offer, host->shelf, slot, &name.hash);
+        } else {
+            host->stats.puts_refused++;
+            forget(host, slot, &name);
+        }
+    }
+}
+
+/* Its bytes are about to be read, or written over. */
+static void let_land(host_t *host, kv_block_id_t slot)
+{
+    for (uint32_t i = 0; i < host->n_falling; i++) {
+        if (host->falling[i] == slot) {
+            host_finish_puts(&host->tier);
+        }
+    }
+}
+
+/* ---- slots ---- */
+
 /* The pool is about to give this slot to another block. */
 static void evict(void *user, kv_block_id_t slot)
 {
     host_t *host = user;
     kv_name_t name;
+    let_land(host, slot);
     if (!kv_names_get(host->names, slot, &name)) {
         return;
     }
@@ -48,8 +94,7 @@ static void evict(void *user, kv_block_id_t slot)
     config->on_evict(config->user, &name, kv_pool_block(host->pool, slot));
     host->stats.evictions++;
     kv_offer_take_back(config->offer, host->shelf, slot);
-    config->on_removed(config->user, &name.hash);
-    kv_names_remove(host->names, slot);
+    forget(host, slot, &name);
 }
 
 static weft_status_t create_pool(host_t *host, uint32_t slots)
@@ -80,6 +125,7 @@ static weft_status_t make_shelf(host_t *host, uint32_t slots)
 static void give_up_all(host_t *host)
 {
     kv_name_t name;
+    host_finish_puts(&host->tier);
     for (kv_block_id_t slot = kv_pool_older(host->pool, KV_BLOCK_NONE); slot != KV_BLOCK_NONE;
          slot = kv_pool_older(host->pool, slot)) {
         if (kv_names_get(host->names, slot, &name)) {
@@ -187,16 +233,13 @@ static weft_status_t host_put(kv_tier_t *tier, const kv_name_t *name, const void
         host->stats.puts_refused++;
         return WEFT_ERR_QUEUE_FULL;
     }
+    if (host->n_falling == MAX_PUTS) {
+        host_finish_puts(tier);
+    }
     config->device->ops->copy(host->queue, kv_pool_block(host->pool, slot), content,
                               config->block_bytes);
-    const weft_status_t status = config->device->ops->sync(host->queue);
-    if (status < 0) {
-        kv_pool_release(host->pool, &slot, 1);
-        host->stats.puts_refused++;
-        return status;
-    }
+    host->falling[host->n_falling++] = slot;
     kv_names_put(host->names, name, slot);
-    kv_offer_put(config->offer, host->shelf, slot, &name->hash);
     kv_pool_release(host->pool, &slot, 1);
     host->stats.puts++;
     host->stats.written_bytes += config->block_bytes;
@@ -213,6 +256,10 @@ static weft_status_t host_get(kv_tier_t *tier, const kv_hash_t *hash, void *dst,
     }
     if (host->n_free_gets == 0) {
         return WEFT_ERR_QUEUE_FULL;
+    }
+    let_land(host, slot);
+    if (kv_names_find(host->names, hash) == KV_BLOCK_NONE) {
+        return WEFT_ERR_NOT_FOUND; /* it did not */
     }
     get_t *get = &host->gets[host->free_gets[--host->n_free_gets]];
     *get = (get_t){.tag = tag, .slot = slot};
@@ -254,6 +301,7 @@ static const void *host_peek(const kv_tier_t *tier, const kv_hash_t *hash)
 static void host_clear(kv_tier_t *tier)
 {
     const host_t *host = host_of(tier);
+    host_finish_puts(tier); /* a slot that a copy is still going to could be taken */
     kv_offer_clear(host->config.offer, host->shelf);
     kv_names_clear(host->names);
 }
@@ -274,6 +322,7 @@ const kv_tier_ops_t kv_tier_host = {
     .has = host_has,
     .touch = host_touch,
     .put = host_put,
+    .finish_puts = host_finish_puts,
     .get = host_get,
     .poll = host_poll,
     .peek = host_peek,

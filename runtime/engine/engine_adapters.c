@@ -250,20 +250,26 @@ static weft_status_t read_pair(const char *text, module_t *module)
     return module->name == NULL ? WEFT_ERR_NO_MEMORY : weft_json_set_text(&module->path, sign + 1);
 }
 
+/* Its texts are to be freed, also when it fails. */
+static weft_status_t read_module(const char *text, weft_diag_t *diag, module_t *module)
+{
+    const weft_status_t status =
+        text[0] == '{'
+            ? weft_json_read_object(text, fields, WEFT_ARRAY_LEN(fields), WHERE, diag, module)
+            : read_pair(text, module);
+    const bool is_whole = module->name != NULL && module->name[0] != '\0' && module->path != NULL &&
+                          module->path[0] != '\0';
+    return status >= 0 && !is_whole
+               ? weft_diag(diag, WEFT_ERR_INVALID, WHERE "\"%s\" is not NAME=FOLDER", text)
+               : status;
+}
+
 /* Ranks that load the same modules give them the same serials. */
 static weft_status_t load_module(engine_t *engine, const char *text, uint64_t serial,
                                  weft_diag_t *diag)
 {
     module_t module = {0};
-    weft_status_t status =
-        text[0] == '{'
-            ? weft_json_read_object(text, fields, WEFT_ARRAY_LEN(fields), WHERE, diag, &module)
-            : read_pair(text, &module);
-    const bool is_whole = module.name != NULL && module.name[0] != '\0' && module.path != NULL &&
-                          module.path[0] != '\0';
-    if (status >= 0 && !is_whole) {
-        status = weft_diag(diag, WEFT_ERR_INVALID, WHERE "\"%s\" is not NAME=FOLDER", text);
-    }
+    weft_status_t status = read_module(text, diag, &module);
     if (status >= 0) {
         status = load(engine, module.name, module.path, serial, diag);
         if (status < 0) {
@@ -272,6 +278,41 @@ static weft_status_t load_module(engine_t *engine, const char *text, uint64_t se
     }
     weft_json_free_texts(fields, WEFT_ARRAY_LEN(fields), &module);
     return status;
+}
+
+static weft_status_t measure_module(const adapter_model_t *model, const char *text,
+                                    weft_diag_t *diag, size_t *bytes_out)
+{
+    module_t module = {0};
+    weft_status_t status = read_module(text, diag, &module);
+    if (status >= 0) {
+        status = adapter_measure(model, module.path, diag, bytes_out);
+        if (status < 0) {
+            weft_diag_prefix(diag, "--lora-modules");
+        }
+    }
+    weft_json_free_texts(fields, WEFT_ARRAY_LEN(fields), &module);
+    return status;
+}
+
+weft_status_t engine_adapters_measure(const engine_options_t *options, const adapter_model_t *model,
+                                      const model_config_t *local, weft_diag_t *diag,
+                                      size_t *bytes_out)
+{
+    const uint32_t named = options->lora_modules.count;
+    const size_t any = adapter_bytes(local, model->max_rank);
+    *bytes_out = adapter_table_bytes(local, model->cut, ENGINE_MAX_ADAPTERS);
+    for (uint32_t i = 0; i < named; i++) {
+        size_t bytes = 0;
+        const weft_status_t status =
+            measure_module(model, options->lora_modules.items[i], diag, &bytes);
+        if (status < 0) {
+            return status;
+        }
+        *bytes_out += bytes;
+    }
+    *bytes_out += options->max_loras > named ? (options->max_loras - named) * any : 0;
+    return WEFT_OK;
 }
 
 static weft_status_t check(const engine_options_t *options, weft_diag_t *diag)

@@ -278,7 +278,7 @@ static weft_status_t measure(const engine_plan_t *plan, const model_source_t *so
     needs_out->steps =
         executor_memory(&plan->limits, &local, place->shard, plan->layout.block_tokens,
                         place->depth, place->device->ops->is_host);
-    needs_out->adapters = plan->n_adapters * adapter_bytes(&local, plan->max_lora_rank);
+    needs_out->adapters = plan->adapter_bytes;
     needs_out->backend = place->ops->own_bytes;
     return model_memory(source, place->shard, &plan->model_limits, place->ops, diag,
                         &needs_out->weights, &needs_out->activations);
@@ -322,11 +322,29 @@ uint32_t engine_step_tokens(const engine_options_t *options, const weft_device_t
                                                : 2048;
 }
 
-/* For how many adapters there is to be memory: more come as far as the device has some left. */
-static uint32_t adapters_planned(const engine_options_t *options)
+/* More adapters come as far as the device has some left. */
+static weft_status_t plan_adapters(engine_plan_t *plan, const engine_options_t *options,
+                                   const model_source_t *source, const engine_place_t *place,
+                                   weft_diag_t *diag)
 {
-    const uint32_t named = options->lora_modules.count;
-    return !options->enable_lora ? 0 : options->max_loras < named ? named : options->max_loras;
+    model_cut_t cut;
+    model_config_t local;
+    const adapter_model_t model = {
+        .config = model_source_config(source),
+        .cut = &cut,
+        .max_rank = options->max_lora_rank,
+    };
+    if (!options->enable_lora) {
+        return WEFT_OK;
+    }
+    weft_status_t status = model_source_cut(source, place->shard, diag, &cut);
+    if (status >= 0) {
+        status = model_local_config_of(source, place->shard, diag, &local);
+    }
+    plan->max_lora_rank = options->max_lora_rank;
+    return status < 0
+               ? status
+               : engine_adapters_measure(options, &model, &local, diag, &plan->adapter_bytes);
 }
 
 /* With the KV blocks that the plan has. */
@@ -375,11 +393,12 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
         .budget_bytes = available,
         .host_bytes = options->kv_host_bytes,
         .max_drafts = place->draft->config.n_tokens,
-        .max_lora_rank = options->enable_lora ? options->max_lora_rank : 0,
-        .n_adapters = adapters_planned(options),
         .keeps_packed = options->keep_packed_weights,
     };
     status = check_store_options(plan, options, diag);
+    if (status == WEFT_OK) {
+        status = plan_adapters(plan, options, source, place, diag);
+    }
     if (status == WEFT_OK) {
         status = choose_runner(plan, options, config, diag);
     }

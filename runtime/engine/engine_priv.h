@@ -180,7 +180,7 @@ typedef struct engine_plan {
     uint32_t max_drafts;            /* of a guess; 0: none are made */
     draft_model_plan_t draft_model; /* n_blocks 0: none guesses here */
     uint32_t max_lora_rank;         /* 0: no adapters */
-    uint32_t n_adapters;            /* that memory is planned for */
+    size_t adapter_bytes;           /* and their table */
     bool keeps_packed;              /* matrices, in a file beside the model's */
     size_t budget_bytes;
     size_t needs_bytes; /* weights, activations, steps and the KV cache */
@@ -388,6 +388,13 @@ weft_status_t engine_create_hasher(engine_t *engine, const engine_options_t *opt
 
 /* engine_adapters.c: before the model is planned; once it is loaded. */
 weft_status_t engine_adapters_check(const engine_options_t *options, weft_diag_t *diag);
+/*
+ * Bytes of the device: the table, those of --lora-modules as they are, and the others of --max-loras as
+ * such that add to all but single experts. local, model->cut: of what this rank computes.
+ */
+weft_status_t engine_adapters_measure(const engine_options_t *options, const adapter_model_t *model,
+                                      const model_config_t *local, weft_diag_t *diag,
+                                      size_t *bytes_out);
 weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *options,
                                    const model_source_t *source, weft_diag_t *diag);
 void engine_adapters_fini(engine_t *engine);

@@ -485,20 +485,42 @@ static weft_status_t send(weft_device_t *device, void *to, const void *from, siz
     return status;
 }
 
-static weft_status_t load(loader_t *loader)
+/* Everything that can be known without memory for the matrices. */
+static weft_status_t open_folder(loader_t *loader)
 {
-    weft_device_t *device = loader->model->device;
-    weft_mem_t *memory = &loader->adapter->memory;
+    const adapter_model_t *model = loader->model;
+    const uint32_t layers = model->cut->layers.n;
+    const adapter_pairs_t of_layer = adapter_pairs(model->config, model->cut);
+    assert(model->max_rank <= ADAPTER_MAX_RANK);
+    loader->adapter = weft_zalloc(
+        sizeof(adapter_t) + (size_t)layers * of_layer.n * sizeof(k_lora_t), "runtime.adapter");
+    if (loader->adapter == NULL) {
+        return weft_diag(loader->diag, WEFT_ERR_NO_MEMORY, "%s: no memory", loader->path);
+    }
+    loader->adapter->device = model->device;
+    loader->adapter->of_layer = of_layer;
+    loader->adapter->layers = layers;
     weft_status_t status = read_config(loader);
     if (status >= 0) {
         status = open_tensors(loader);
     }
-    if (status >= 0) {
-        status = measure(loader);
-    }
-    if (status >= 0) {
-        status = take_memory(loader);
-    }
+    return status < 0 ? status : measure(loader);
+}
+
+static void close_folder(loader_t *loader)
+{
+    adapter_free_memory(loader->model->device, &loader->staging);
+    weft_free(loader->row);
+    safetensors_destroy(loader->tensors);
+    weft_mapped_file_close(&loader->file);
+    adapter_destroy(loader->adapter);
+}
+
+static weft_status_t load(loader_t *loader)
+{
+    weft_device_t *device = loader->model->device;
+    weft_mem_t *memory = &loader->adapter->memory;
+    weft_status_t status = take_memory(loader);
     if (status < 0) {
         return status;
     }
@@ -517,29 +539,29 @@ static weft_status_t load(loader_t *loader)
 weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_diag_t *diag,
                            adapter_t **adapter_out)
 {
-    const uint32_t layers = model->cut->layers.n;
-    const adapter_pairs_t of_layer = adapter_pairs(model->config, model->cut);
     loader_t loader = {.model = model, .path = path, .diag = diag};
-    assert(model->max_rank <= ADAPTER_MAX_RANK);
-    loader.adapter = weft_zalloc(sizeof(adapter_t) + (size_t)layers * of_layer.n * sizeof(k_lora_t),
-                                 "runtime.adapter");
-    if (loader.adapter == NULL) {
-        return weft_diag(diag, WEFT_ERR_NO_MEMORY, "%s: no memory", path);
+    weft_status_t status = open_folder(&loader);
+    if (status >= 0) {
+        status = load(&loader);
     }
-    loader.adapter->device = model->device;
-    loader.adapter->of_layer = of_layer;
-    loader.adapter->layers = layers;
-    const weft_status_t status = load(&loader);
-    adapter_free_memory(model->device, &loader.staging);
-    weft_free(loader.row);
-    safetensors_destroy(loader.tensors);
-    weft_mapped_file_close(&loader.file);
-    if (status < 0) {
-        adapter_destroy(loader.adapter);
-        return status;
+    if (status >= 0) {
+        *adapter_out = loader.adapter;
+        loader.adapter = NULL; /* the caller's now */
     }
-    *adapter_out = loader.adapter;
-    return WEFT_OK;
+    close_folder(&loader);
+    return status;
+}
+
+weft_status_t adapter_measure(const adapter_model_t *model, const char *path, weft_diag_t *diag,
+                              size_t *bytes_out)
+{
+    loader_t loader = {.model = model, .path = path, .diag = diag};
+    const weft_status_t status = open_folder(&loader);
+    if (status >= 0) {
+        *bytes_out = loader.used * sizeof(float);
+    }
+    close_folder(&loader);
+    return status;
 }
 
 void adapter_destroy(adapter_t *adapter)

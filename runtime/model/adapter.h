@@ -69,6 +69,10 @@ weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_
                            adapter_t **adapter_out);
 void adapter_destroy(adapter_t *adapter); /* NULL is fine */
 
+/* What adapter_load would take of the device; fails as that does, where it needs no device to tell. */
+weft_status_t adapter_measure(const adapter_model_t *model, const char *path, weft_diag_t *diag,
+                              size_t *bytes_out);
+
 /* How wide the input of a target's linear is, and how many of them a row has at once. */
 typedef struct adapter_width {
     uint32_t in;
@@ -81,6 +85,7 @@ adapter_width_t adapter_width(const model_config_t *config, adapter_target_t tar
 size_t adapter_bytes(const model_config_t *config, uint32_t rank);
 
 /* config, cut: of what this rank computes. */
+size_t adapter_table_bytes(const model_config_t *config, const model_cut_t *cut, uint32_t places);
 weft_status_t adapter_table_create(const model_config_t *config, const model_cut_t *cut,
                                    weft_device_t *device, uint32_t places,
                                    adapter_table_t **table_out);

@@ -14,12 +14,17 @@ struct adapter_table {
     atomic_uint targets; /* set by put before sequences with the adapter run */
 };
 
+size_t adapter_table_bytes(const model_config_t *config, const model_cut_t *cut, uint32_t places)
+{
+    return (size_t)config->layers * adapter_pairs(config, cut).n * places * sizeof(k_lora_t);
+}
+
 weft_status_t adapter_table_create(const model_config_t *config, const model_cut_t *cut,
                                    weft_device_t *device, uint32_t places,
                                    adapter_table_t **table_out)
 {
     const adapter_pairs_t of_layer = adapter_pairs(config, cut);
-    const size_t n = (size_t)config->layers * of_layer.n * places;
+    const size_t bytes = adapter_table_bytes(config, cut, places);
     adapter_table_t *table = weft_zalloc(sizeof(*table), "runtime.adapter_table");
     if (table == NULL) {
         return WEFT_ERR_NO_MEMORY;
@@ -29,7 +34,7 @@ weft_status_t adapter_table_create(const model_config_t *config, const model_cut
     table->of_layer = of_layer;
     table->layers = config->layers;
     const weft_status_t status =
-        device->ops->alloc(device, n * sizeof(k_lora_t), 0, &table->memory); /* zeros: rank 0 */
+        device->ops->alloc(device, bytes, 0, &table->memory); /* zeros: rank 0 */
     if (status < 0) {
         adapter_table_destroy(table);
         return status;

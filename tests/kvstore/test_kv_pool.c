@@ -134,12 +134,18 @@ typedef struct naive {
     uint32_t refs[BLOCKS];
     kv_block_id_t reused[BLOCKS]; /* told through on_reuse */
     uint32_t n_reused;
+    uint32_t n_told; /* that these are all */
 } naive_t;
 
 static void note_reuse(void *user, kv_block_id_t block)
 {
     naive_t *naive = user;
     naive->reused[naive->n_reused++] = block;
+}
+
+static void note_all_reused(void *user)
+{
+    ((naive_t *)user)->n_told++;
 }
 
 static void naive_take(naive_t *naive, kv_block_id_t id)
@@ -157,9 +163,10 @@ static void step_alloc(kv_pool_t *pool, naive_t *naive, test_random_t *random)
 {
     kv_block_id_t ids[BLOCKS];
     const uint32_t n = test_random_below(random, 5);
-    naive->n_reused = 0;
+    naive->n_reused = naive->n_told = 0;
     const weft_status_t status = kv_pool_alloc(pool, n, ids);
     assert_int_equal(status, n > naive->n_free ? WEFT_ERR_NO_BLOCKS : WEFT_OK);
+    assert_int_equal(naive->n_told, status == WEFT_OK && n > 0 ? 1 : 0);
     for (uint32_t i = 0; status == WEFT_OK && i < n; i++) {
         assert_int_equal(ids[i], naive->free[0]);
         assert_int_equal(naive->reused[i], ids[i]);
@@ -200,6 +207,7 @@ static void random_use_equals_a_naive_pool(void **state)
     naive_t naive = {.n_free = BLOCKS};
     kv_pool_config_t config = config_of(&heap, BLOCKS);
     config.on_reuse = note_reuse;
+    config.after_reuse = note_all_reused;
     config.user = &naive;
     kv_pool_t *pool = NULL;
     assert_int_equal(kv_pool_create(&config, &pool), WEFT_OK);

@@ -67,6 +67,11 @@ static weft_status_t shaky_put(kv_tier_t *tier, const kv_name_t *name, const voi
     return kv_tier_host.put(shaky->host, name, content);
 }
 
+static void shaky_finish_puts(kv_tier_t *tier)
+{
+    kv_tier_host.finish_puts(((shaky_t *)tier)->host);
+}
+
 static weft_status_t shaky_get(kv_tier_t *tier, const kv_hash_t *hash, void *dst, void *tag)
 {
     shaky_t *shaky = (shaky_t *)tier;
@@ -138,6 +143,7 @@ const kv_tier_ops_t shaky_tier = {
     .has = shaky_has,
     .touch = shaky_touch,
     .put = shaky_put,
+    .finish_puts = shaky_finish_puts,
     .get = shaky_get,
     .poll = shaky_poll,
     .clear = shaky_clear,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cuda/linear/cuda_groups.h"
 
+#include "kernels/cuda/cuda_recode.h"
 #include "kernels/cuda/linear/cuda_groups_priv.h"
 
 #define FEW_ROWS 8 /* of a matrix: up to so many by mma.sync where weights have scales */
@@ -67,8 +68,10 @@ int k_cuda_groups_of(const k_weight_t *weights, uint32_t n, const k_cuda_groups_
     for (uint32_t first = 0; first < n && error == cudaSuccess;) {
         const k_weight_t *w = &weights[first];
         k_cuda_groups_t run = *groups;
-        run.w = (k_cuda_weight_t){
-            .dtype = w->dtype, .rows = w->rows, .columns = w->columns, .data = w->data};
+        run.w = (k_cuda_weight_t){.dtype = cuda_recode_type(w->dtype),
+                                  .rows = w->rows,
+                                  .columns = w->columns,
+                                  .data = w->data};
         run.n = run_of(w, n - first, &run.w_step);
         run.x = (const uint16_t *)groups->x + first * groups->x_step;
         run.y = (uint16_t *)groups->y + first * groups->y_step;

@@ -112,6 +112,9 @@ static weft_status_t put(rig_t *rig, uint32_t n)
     const kv_name_t name = {.hash = hash_of(n), .is_first = true, .tokens = tokens};
     fill(n, content);
     const weft_status_t status = rig->ops->put(rig->tier, &name, content);
+    if (rig->ops->finish_puts != NULL) {
+        rig->ops->finish_puts(rig->tier);
+    }
     memset(content, 0, sizeof(content)); /* it has been read */
     return status;
 }
