@@ -31,7 +31,7 @@
 #define K_MAX_HEAD_DIM    256
 #define K_MAX_LATENT      640 /* elements of a token in a cache of latents */
 #define K_MAX_EXPERTS     512 /* of a layer */
-#define K_PACKING         1   /* rises with what weight_pack makes of the same weights */
+#define K_PACKING         2   /* rises with what weight_pack makes of the same weights */
 #define K_MAX_LOGPROBS    20  /* top log-probabilities a sampled row can report */
 
 typedef struct k_stream k_stream_t;

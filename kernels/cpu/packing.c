@@ -355,8 +355,8 @@ static void scale_unit(const packing_t *packing, const uint8_t *scales, uint32_t
             y[e] = step * value;
             break;
         case PACKING_K_HALF_MIN:
-            step = d * (float)bytes[(2 * unit + e / 16) * lanes];
-            offset = k_load_f16(second) * (float)bytes[(16 + 2 * unit + e / 16) * lanes];
+            step = d * (float)(bytes[(2 * unit + e / 16) * lanes] & 15);
+            offset = k_load_f16(second) * (float)(bytes[(2 * unit + e / 16) * lanes] >> 4);
             product = step * value;
             y[e] = product - offset;
             break;

@@ -37,7 +37,7 @@ typedef enum packing_scales {
     PACKING_D_M,    /* f16 d, m: plus m */
     PACKING_K_MIN,  /* f16 d, dmin; u8 scale [8], min [8]: step d · scale, minus dmin · min */
     PACKING_K_HALF, /* f16 d; i8 scale [16]: step d · scale of each 16 columns */
-    /* f16 d, dmin; u8 scale [16], min [16]: as K_MIN, of each 16 columns */
+    /* f16 d, dmin; u8 scale + 16 · min [16]: as K_MIN, of each 16 columns */
     PACKING_K_HALF_MIN,
     PACKING_K_SIGNED, /* f16 d; i8 scale [8]: step d · scale */
     PACKING_EXPONENT, /* u8 e: step 2^(e - 128) */
@@ -88,7 +88,7 @@ static const packing_scale_form_t packing_scale_forms[] = {
     [PACKING_D_M] = {2, 0, 1},
     [PACKING_K_MIN] = {2, 16, PACKING_K_UNITS},
     [PACKING_K_HALF] = {1, 16, PACKING_K_UNITS},
-    [PACKING_K_HALF_MIN] = {2, 32, PACKING_K_UNITS},
+    [PACKING_K_HALF_MIN] = {2, 16, PACKING_K_UNITS},
     [PACKING_K_SIGNED] = {1, 8, PACKING_K_UNITS},
     [PACKING_EXPONENT] = {0, 1, 1},
     [PACKING_D_ZERO] = {1, 1, 1},

@@ -138,10 +138,7 @@ static void q2_k_unit(const uint8_t *block, uint32_t unit, uint8_t q[PACKING_UNI
 static void q2_k_scales(const uint8_t *block, uint8_t *scales)
 {
     memcpy(scales, block + 80, 4);
-    for (uint32_t j = 0; j < 16; j++) {
-        scales[4 + j] = block[j] & 15;
-        scales[20 + j] = block[j] >> 4;
-    }
+    memcpy(scales + 4, block, 16);
 }
 
 static void q3_k_unit(const uint8_t *block, uint32_t unit, uint8_t q[PACKING_UNIT])

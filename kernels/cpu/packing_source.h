@@ -13,7 +13,7 @@ typedef struct packing_source {
     void (*read_scales)(const uint8_t *block, uint8_t *scales);
 } packing_source_t;
 
-enum { PACKING_MAX_SCALE_BYTES = 36 };
+enum { PACKING_MAX_SCALE_BYTES = 20 };
 
 /* NULL members for plain types. */
 const packing_source_t *packing_source_of(k_dtype_t dtype);

@@ -95,6 +95,16 @@ static inline vf vf_load_u8(const uint8_t *from)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)from)));
 }
+static inline vf vf_load_low4(const uint8_t *from)
+{
+    const __m128i low = _mm_and_si128(_mm_loadl_epi64((const void *)from), _mm_set1_epi8(15));
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(low));
+}
+static inline vf vf_load_high4(const uint8_t *from)
+{
+    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)from));
+    return _mm256_cvtepi32_ps(_mm256_srli_epi32(bytes, 4));
+}
 static inline vf vf_load_i8(const int8_t *from)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)from)));

@@ -133,6 +133,17 @@ static inline vf vf_load_u8(const uint8_t *from)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)from)));
 }
+/* Of each byte the lower four bits, and the upper ones. */
+static inline vf vf_load_low4(const uint8_t *from)
+{
+    const __m128i low = _mm_and_si128(_mm_loadu_si128((const void *)from), _mm_set1_epi8(15));
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(low));
+}
+static inline vf vf_load_high4(const uint8_t *from)
+{
+    const vi bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)from));
+    return _mm512_cvtepi32_ps(_mm512_srli_epi32(bytes, 4));
+}
 static inline vf vf_load_i8(const int8_t *from)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)from)));
