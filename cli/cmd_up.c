@@ -462,5 +462,9 @@ int cmd_up(int argc, char **argv)
     if (status < 0) {
         return cli_fail(status, &diag);
     }
-    return up.is_killed ? CLI_EXIT_FAILED : CLI_EXIT_OK;
+    if (up.is_killed) {
+        return CLI_EXIT_FAILED;
+    }
+    return up.supervisor.early_signal > 0 ? CLI_EXIT_SIGNALLED + up.supervisor.early_signal
+                                          : CLI_EXIT_OK;
 }

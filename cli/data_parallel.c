@@ -445,8 +445,10 @@ static void fini(data_parallel_t *dp)
     weft_arena_free(&dp->arena);
 }
 
-weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_t *diag)
+weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_t *diag,
+                                int *early_signal_out)
 {
+    *early_signal_out = 0;
     data_parallel_t *dp = weft_zalloc(sizeof(*dp), "cli.data_parallel");
     if (dp == NULL) {
         return WEFT_ERR_NO_MEMORY;
@@ -459,6 +461,7 @@ weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_
     if (status == WEFT_OK && dp->status < 0) {
         status = weft_diag(diag, dp->status, "%s", dp->why.text);
     }
+    *early_signal_out = dp->supervisor.early_signal;
     fini(dp);
     weft_free(dp);
     return status;
