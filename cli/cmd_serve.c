@@ -73,7 +73,9 @@ static bool is_whole_copy(const data_parallel_config_t *copies)
            o->pipeline_parallel_size == 1;
 }
 
-static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *diag)
+/* early_signal_out: of data_parallel_run; the other ways end the process by it. */
+static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *diag,
+                           int *early_signal_out)
 {
     weft_log_level_t level;
     serve_ranks_config_t config = {
@@ -99,7 +101,7 @@ static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *di
         return status;
     }
     if (data_parallel_is_asked(copies)) {
-        return data_parallel_run(copies, diag);
+        return data_parallel_run(copies, diag, early_signal_out);
     }
     return is_whole_copy(copies) ? serve_http(copies->api, config.engine, config.model, NULL, diag)
                                  : serve_as_rank(&config, copies->api, diag);
@@ -132,6 +134,7 @@ int cmd_serve(int argc, char **argv)
     };
     weft_diag_t diag = {0};
     weft_option_set_t *set = NULL;
+    int early_signal = 0;
     weft_status_t status = weft_option_set_parse(&spec, argc, argv, &diag, &set);
 
     if (status == WEFT_ERR_CANCELLED) {
@@ -144,8 +147,11 @@ int cmd_serve(int argc, char **argv)
                                                .launch = &launch_options,
                                                .words = argv,
                                                .n_words = argc};
-        status = serve(&copies, &diag);
+        status = serve(&copies, &diag, &early_signal);
     }
     weft_option_set_destroy(set);
-    return status < 0 ? cli_fail(status, &diag) : CLI_EXIT_OK;
+    if (status < 0) {
+        return cli_fail(status, &diag);
+    }
+    return early_signal > 0 ? CLI_EXIT_SIGNALLED + early_signal : CLI_EXIT_OK;
 }

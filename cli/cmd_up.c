@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cmd_up: `weft up`, a whole service on one machine with prefill and decode split. */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
 
 #include "base/clock.h"
-#include "base/signal_pair.h"
-#include "cli/children.h"
 #include "cli/commands.h"
 #include "cli/option_tables.h"
+#include "cli/supervisor.h"
 #include "cli/up.h"
 #include "kvstore/transfer/kv_transfer_params.h"
 #include "runtime/model/model_source.h"
@@ -45,18 +41,12 @@ typedef struct up {
     const char *model;
     char **more; /* [n_more]: flags of every worker, behind "--" */
     int n_more;
-    weft_loop_t *loop;
     front_t *front;
-    children_t children;
-    up_worker_t workers[MAX_WORKERS]; /* [children.n], one each */
-    int signal_fd;
-    weft_loop_watch_t *signal_watch;
+    supervisor_t supervisor;
+    up_worker_t workers[MAX_WORKERS]; /* one for each child */
     weft_loop_timer_t *drain_timer;
     weft_loop_timer_t *restart_timer;
-    weft_signal_pair_t signals;
     uint64_t drain_until_ns;
-    uint32_t n_listening;
-    bool is_stopping;
     bool is_failed; /* it stops because it cannot go on */
     bool is_killed; /* by a second signal */
 } up_t;
@@ -139,22 +129,24 @@ static void fill_words(const up_t *up, front_role_t role, words_t *words)
 static weft_status_t start_workers(up_t *up, front_role_t role, uint32_t n, weft_diag_t *diag)
 {
     static const char *const roles[] = {"prefill", "decode"};
+    children_t *children = &up->supervisor.children;
     words_t words;
     char name[32];
     weft_status_t status = WEFT_OK;
     fill_words(up, role, &words);
     for (uint32_t i = 0; i < n && status == WEFT_OK; i++) {
         snprintf(name, sizeof(name), "%s-%u", roles[role], i);
-        up->workers[up->children.n].role = role;
-        status = children_start(&up->children, name, words.list, -1, diag);
+        up->workers[children->n].role = role;
+        status = children_start(children, name, words.list, -1, diag);
     }
     return status;
 }
 
 /* ---- what happens ---------------------------------------------------------------------------- */
 
-static void say_listening(const up_t *up)
+static void say_listening(void *user)
 {
+    const up_t *up = user;
     const up_options_t *o = up->options;
     weft_buffer_t url = {0};
     char more[64];
@@ -168,7 +160,7 @@ static void say_listening(const up_t *up)
 
 static up_worker_t *worker_of(up_t *up, const child_t *child)
 {
-    return &up->workers[child - up->children.all];
+    return &up->workers[child - up->supervisor.children.all];
 }
 
 static void on_listening(void *user, child_t *child, const char *url)
@@ -178,17 +170,6 @@ static void on_listening(void *user, child_t *child, const char *url)
     worker->listening_ns = weft_clock_ns();
     if (front_add_worker(up->front, worker->role, child->name, url) < 0) {
         weft_log_error("worker=%s is left out: no memory", child->name);
-        return;
-    }
-    if (up->n_listening < up->children.n && ++up->n_listening == up->children.n) {
-        say_listening(up);
-    }
-}
-
-static void leave_when_all_have_ended(up_t *up)
-{
-    if (up->is_stopping && children_alive(&up->children) == 0) {
-        weft_loop_stop(up->loop);
     }
 }
 
@@ -199,14 +180,13 @@ static void on_drain_timer(void *user)
     if (front_open_calls(up->front) > 0 && weft_clock_ns() < up->drain_until_ns) {
         weft_loop_timer_set(up->drain_timer, DRAIN_POLL_NS);
     } else {
-        children_signal(&up->children, SIGTERM);
-        leave_when_all_have_ended(up); /* all may wait to be started again */
+        supervisor_end(&up->supervisor);
     }
 }
 
 static void stop(up_t *up)
 {
-    up->is_stopping = true;
+    supervisor_stop(&up->supervisor);
     front_stop_listening(up->front);
     up->drain_until_ns = weft_clock_ns() + up->options->shutdown_timeout * WEFT_NS_PER_SECOND;
     weft_loop_timer_set(up->drain_timer, 0);
@@ -216,7 +196,7 @@ static void stop(up_t *up)
 static uint64_t next_restart_ns(const up_t *up, bool only_decode)
 {
     uint64_t next = 0;
-    for (uint32_t i = 0; i < up->children.n; i++) {
+    for (uint32_t i = 0; i < up->supervisor.children.n; i++) {
         const up_worker_t *worker = &up->workers[i];
         const bool counts = !only_decode || worker->role == FRONT_DECODE;
         if (counts && worker->restart_ns != 0 && (next == 0 || worker->restart_ns < next)) {
@@ -264,8 +244,8 @@ static void fail(up_t *up)
 static uint32_t alive(const up_t *up, front_role_t role)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < up->children.n; i++) {
-        n += up->workers[i].role == role && up->children.all[i].pid > 0;
+    for (uint32_t i = 0; i < up->supervisor.children.n; i++) {
+        n += up->workers[i].role == role && up->supervisor.children.all[i].pid > 0;
     }
     return n;
 }
@@ -279,12 +259,12 @@ static void on_restart_timer(void *user)
 {
     up_t *up = user;
     const uint64_t now = weft_clock_ns();
-    if (up->is_stopping) {
+    if (up->supervisor.is_stopping) {
         return;
     }
-    for (uint32_t i = 0; i < up->children.n; i++) {
+    for (uint32_t i = 0; i < up->supervisor.children.n; i++) {
         up_worker_t *worker = &up->workers[i];
-        child_t *child = &up->children.all[i];
+        child_t *child = &up->supervisor.children.all[i];
         weft_diag_t diag = {0};
         words_t words;
         if (worker->restart_ns == 0 || worker->restart_ns > now) {
@@ -304,67 +284,31 @@ static void on_restart_timer(void *user)
 }
 
 /* Before all serve, one that cannot start means that none can; later the others go on. */
-static void take_death(up_t *up, const child_t *child, const char *how)
+static void on_death(void *user, child_t *child, const char *how)
 {
-    if (up->is_stopping) {
-        weft_log_info("worker has ended name=%s how=\"%s\"", child->name, how);
-        return;
-    }
-    const bool is_early = up->n_listening < up->children.n;
+    up_t *up = user;
     const uint32_t left = alive(up, FRONT_DECODE);
     weft_log_error("worker has died name=%s how=\"%s\" decode_workers_left=%u", child->name, how,
                    left);
     front_lose_worker(up->front, child->name);
-    if (!is_early) {
+    if (up->supervisor.is_up) {
         plan_restart(up, child);
     }
-    if (is_early || !has_decode_workers(up)) {
+    if (!up->supervisor.is_up || !has_decode_workers(up)) {
         fail(up);
     }
 }
 
-static void reap(up_t *up)
-{
-    char how[96];
-    child_t *child;
-    while ((child = children_reap(&up->children, how, sizeof(how))) != NULL) {
-        take_death(up, child, how);
-    }
-    leave_when_all_have_ended(up);
-}
-
-static void take_signal(up_t *up, int number)
-{
-    switch (weft_signal_take(&up->signals, number, weft_clock_ns())) {
-    case WEFT_SIGNAL_FIRST:
-        weft_log_info("stopping signal=%d requests=%u", number, front_open_calls(up->front));
-        if (!up->is_stopping) {
-            stop(up);
-        }
-        break;
-    case WEFT_SIGNAL_ECHO:
-        break;
-    case WEFT_SIGNAL_SECOND:
-        weft_log_warn("second signal: the workers are killed");
-        up->is_killed = true;
-        children_signal(&up->children, SIGKILL);
-        break;
-    }
-}
-
-static void on_signal(void *user, uint32_t events)
+static void on_signal(void *user, int number)
 {
     up_t *up = user;
-    struct signalfd_siginfo info;
-    (void)events;
-    if (read(up->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info)) {
-        return;
-    }
-    if (info.ssi_signo == SIGCHLD) {
-        reap(up);
-    } else {
-        take_signal(up, (int)info.ssi_signo);
-    }
+    weft_log_info("stopping signal=%d requests=%u", number, front_open_calls(up->front));
+    stop(up);
+}
+
+static void on_kill(void *user)
+{
+    ((up_t *)user)->is_killed = true;
 }
 
 /* ---- starting and ending --------------------------------------------------------------------- */
@@ -401,24 +345,19 @@ static void set_environment(void)
     setenv("VLLM_NIXL_SIDE_CHANNEL_PORT", "0", 1);
 }
 
-static weft_status_t watch_signals(up_t *up)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    up->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
-    return up->signal_fd < 0 ? WEFT_ERR_NO_MEMORY
-                             : weft_loop_watch(up->loop, up->signal_fd, WEFT_LOOP_READ, on_signal,
-                                               up, &up->signal_watch);
-}
-
 static weft_status_t start(up_t *up, weft_diag_t *diag)
 {
     const up_options_t *o = up->options;
+    supervisor_t *supervisor = &up->supervisor;
+    const supervisor_config_t callbacks = {
+        .is_private = true,
+        .on_listening = on_listening,
+        .on_up = say_listening,
+        .on_death = on_death,
+        .on_signal = on_signal,
+        .on_kill = on_kill,
+        .user = up,
+    };
     const front_config_t config = {
         .host = o->host,
         .port = (uint16_t)o->port,
@@ -427,22 +366,17 @@ static weft_status_t start(up_t *up, weft_diag_t *diag)
         .check_interval_ms = CHECK_INTERVAL_MS,
         .is_overlapped = o->overlap,
     };
-    weft_status_t status = weft_loop_create(&up->loop);
+    weft_status_t status = supervisor_init(supervisor, &callbacks);
     if (status == WEFT_OK) {
-        status = watch_signals(up);
+        status = weft_loop_timer_create(supervisor->loop, on_drain_timer, up, &up->drain_timer);
     }
     if (status == WEFT_OK) {
-        status = weft_loop_timer_create(up->loop, on_drain_timer, up, &up->drain_timer);
+        status = weft_loop_timer_create(supervisor->loop, on_restart_timer, up, &up->restart_timer);
     }
     if (status == WEFT_OK) {
-        status = weft_loop_timer_create(up->loop, on_restart_timer, up, &up->restart_timer);
-    }
-    if (status == WEFT_OK) {
-        status = front_create(up->loop, &config, diag, &up->front);
+        status = front_create(supervisor->loop, &config, diag, &up->front);
     }
     set_environment();
-    up->children = (children_t){
-        .loop = up->loop, .is_private = true, .on_listening = on_listening, .user = up};
     if (status == WEFT_OK) {
         status = start_workers(up, FRONT_PREFILL, o->prefill, diag);
     }
@@ -468,14 +402,12 @@ static weft_status_t run(up_t *up, weft_diag_t *diag)
     }
     status = start(up, diag);
     if (status == WEFT_OK) {
-        status = weft_loop_run(up->loop);
+        status = supervisor_run(&up->supervisor);
     }
     front_destroy(up->front);
-    children_fini(&up->children);
-    weft_loop_unwatch(up->signal_watch);
     weft_loop_timer_destroy(up->drain_timer);
     weft_loop_timer_destroy(up->restart_timer);
-    weft_loop_destroy(up->loop);
+    supervisor_fini(&up->supervisor);
     if (status == WEFT_OK && up->is_failed) {
         status = weft_diag(diag, WEFT_ERR_PEER_GONE, "workers have died; see above");
     }
@@ -510,7 +442,7 @@ int cmd_up(int argc, char **argv)
         .n_flags = 1,
         .max_positional = 1,
     };
-    up_t up = {.options = &options, .signal_fd = -1};
+    up_t up = {.options = &options};
     weft_diag_t diag = {0};
     weft_option_set_t *set = NULL;
     weft_status_t status = weft_option_set_parse(&spec, split(argc, argv, &up), argv, &diag, &set);
@@ -530,5 +462,9 @@ int cmd_up(int argc, char **argv)
     if (status < 0) {
         return cli_fail(status, &diag);
     }
-    return up.is_killed ? CLI_EXIT_FAILED : CLI_EXIT_OK;
+    if (up.is_killed) {
+        return CLI_EXIT_FAILED;
+    }
+    return up.supervisor.early_signal > 0 ? CLI_EXIT_SIGNALLED + up.supervisor.early_signal
+                                          : CLI_EXIT_OK;
 }

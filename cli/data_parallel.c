@@ -5,16 +5,14 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/http_server.h"
-#include "base/signal_pair.h"
-#include "cli/children.h"
 #include "cli/data_parallel_machines.h"
+#include "cli/supervisor.h"
 #include "services/api/start_guard.h"
 
 #define WEFT_LOG_MODULE "data-parallel"
@@ -37,13 +35,7 @@ typedef struct data_parallel {
     rank_t ranks[CHILDREN_MAX];
     data_parallel_peer_t *peers;        /* [data_parallel_size] */
     data_parallel_machines_t *machines; /* NULL: nothing is known of others */
-    children_t children;
-    weft_loop_t *loop;
-    int signal_fd;
-    weft_loop_watch_t *signal_watch;
-    weft_signal_pair_t signals;
-    uint32_t n_listening;
-    bool is_stopping;
+    supervisor_t supervisor;
     weft_loop_timer_t *deadline; /* of a stop */
     weft_status_t status;        /* with why */
     weft_diag_t why;             /* it stops; "": it was told to */
@@ -192,7 +184,7 @@ static void stop(data_parallel_t *dp, const char *why);
 static void take_loss(void *user)
 {
     data_parallel_t *dp = user;
-    if (!dp->is_stopping) {
+    if (!dp->supervisor.is_stopping) {
         weft_log_error("%s: this machine's ranks are ended", dp->loss.text);
         dp->status = weft_diag(&dp->why, WEFT_ERR_PEER_GONE, "%s", dp->loss.text);
         stop(dp, dp->loss.text);
@@ -204,7 +196,7 @@ static void on_machine_lost(void *user, const char *why)
 {
     data_parallel_t *dp = user;
     weft_diag(&dp->loss, WEFT_ERR_PEER_GONE, "%s", why);
-    if (weft_loop_post(dp->loop, take_loss, dp) < 0) {
+    if (weft_loop_post(dp->supervisor.loop, take_loss, dp) < 0) {
         weft_log_error("%s", why);
     }
 }
@@ -236,7 +228,7 @@ static weft_status_t meet(data_parallel_t *dp, weft_diag_t *diag)
     for (uint32_t i = 0; i < dp->n; i++) {
         ports[i] = dp->ranks[i].port;
     }
-    weft_status_t status = start_guard_begin(dp->signal_fd, &guard);
+    weft_status_t status = start_guard_begin(dp->supervisor.signal_fd, &guard);
     if (status == WEFT_OK) {
         status = data_parallel_machines_join(&config, diag, dp->peers, &dp->machines);
     }
@@ -329,8 +321,9 @@ static weft_status_t start_ranks(data_parallel_t *dp, weft_diag_t *diag)
         char name[32];
         char **words = words_of(dp, rank);
         snprintf(name, sizeof(name), "rank-%u", rank->number);
-        status = words == NULL ? WEFT_ERR_NO_MEMORY
-                               : children_start(&dp->children, name, words, rank->listen_fd, diag);
+        status = words == NULL
+                     ? WEFT_ERR_NO_MEMORY
+                     : children_start(&dp->supervisor.children, name, words, rank->listen_fd, diag);
         close(rank->listen_fd); /* the rank's now: nobody else keeps its port open */
         rank->listen_fd = -1;
     }
@@ -341,134 +334,88 @@ static weft_status_t start_ranks(data_parallel_t *dp, weft_diag_t *diag)
 
 static void on_listening(void *user, child_t *child, const char *url)
 {
-    data_parallel_t *dp = user;
+    (void)user;
     (void)child;
-    (void)url;
-    if (++dp->n_listening == dp->n) {
-        weft_log_info("all ranks of this machine serve ranks=%u-%u of=%u", dp->first,
-                      dp->first + dp->n - 1, dp->config->api->data_parallel_size);
-    }
+    (void)url; /* it was told where */
 }
 
-static void leave_when_all_have_ended(data_parallel_t *dp)
+static void on_up(void *user)
 {
-    if (dp->is_stopping && children_alive(&dp->children) == 0) {
-        weft_loop_stop(dp->loop);
-    }
+    const data_parallel_t *dp = user;
+    weft_log_info("all ranks of this machine serve ranks=%u-%u of=%u", dp->first,
+                  dp->first + dp->n - 1, dp->config->api->data_parallel_size);
 }
 
-static void kill_all(data_parallel_t *dp, weft_status_t status, const char *why)
+/* Unless there is a reason already, which came first. */
+static void note(data_parallel_t *dp, weft_status_t status, const char *why)
 {
-    weft_log_warn("%s: the ranks are killed", why);
-    if (dp->status == WEFT_OK) { /* else there is a reason already that came first */
+    if (dp->status == WEFT_OK) {
         dp->status = weft_diag(&dp->why, status, "%s", why);
     }
-    children_signal(&dp->children, SIGKILL);
 }
 
 static void on_deadline(void *user)
 {
-    kill_all(user, WEFT_ERR_TIMEOUT, "ranks did not end in time");
+    data_parallel_t *dp = user;
+    weft_log_warn("ranks did not end in time: they are killed");
+    note(dp, WEFT_ERR_TIMEOUT, "ranks did not end in time");
+    children_signal(&dp->supervisor.children, SIGKILL);
 }
 
 /* A service is all of its machines: the others hear that this one goes. */
 static void stop(data_parallel_t *dp, const char *why)
 {
-    dp->is_stopping = true;
+    supervisor_stop(&dp->supervisor);
     if (dp->machines != NULL) {
         data_parallel_machines_fail(dp->machines, why);
     }
-    children_signal(&dp->children, SIGTERM);
-    children_signal(&dp->children, SIGCONT); /* one that is stopped hears nothing else */
     weft_loop_timer_set(dp->deadline, ((uint64_t)dp->config->api->shutdown_timeout + KILL_AFTER_S) *
                                           WEFT_NS_PER_SECOND);
-    leave_when_all_have_ended(dp);
+    supervisor_end(&dp->supervisor);
 }
 
 /* Requests are spread over all ranks: without one of them the others are no service. */
-static void take_end(data_parallel_t *dp, const child_t *child, const char *how)
+static void on_death(void *user, child_t *child, const char *how)
 {
-    if (dp->is_stopping) {
-        weft_log_info("%s has ended how=\"%s\"", child->name, how);
-        return;
-    }
+    data_parallel_t *dp = user;
     weft_log_error("%s has ended by itself how=\"%s\": the others are ended", child->name, how);
     dp->status =
         weft_diag(&dp->why, WEFT_ERR_PEER_GONE, "data-parallel %s has ended: %s", child->name, how);
     stop(dp, dp->why.text);
 }
 
-static void reap(data_parallel_t *dp)
+static void on_signal(void *user, int number)
 {
-    char how[96];
-    const child_t *child;
-    while ((child = children_reap(&dp->children, how, sizeof(how))) != NULL) {
-        take_end(dp, child, how);
-    }
-    leave_when_all_have_ended(dp);
+    weft_log_info("stopping signal=%d", number);
+    stop(user, "it was told to stop");
 }
 
-static void take_signal(data_parallel_t *dp, int number)
+static void on_kill(void *user)
 {
-    switch (weft_signal_take(&dp->signals, number, weft_clock_ns())) {
-    case WEFT_SIGNAL_FIRST:
-        weft_log_info("stopping signal=%d", number);
-        if (!dp->is_stopping) {
-            stop(dp, "it was told to stop");
-        }
-        break;
-    case WEFT_SIGNAL_ECHO:
-        break;
-    case WEFT_SIGNAL_SECOND:
-        kill_all(dp, WEFT_ERR_CANCELLED, "ended by a second signal");
-        break;
-    }
-}
-
-static void on_signal(void *user, uint32_t events)
-{
-    data_parallel_t *dp = user;
-    struct signalfd_siginfo info;
-    (void)events;
-    if (read(dp->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info)) {
-        return;
-    }
-    if (info.ssi_signo == SIGCHLD) {
-        reap(dp);
-    } else {
-        take_signal(dp, (int)info.ssi_signo);
-    }
+    note(user, WEFT_ERR_CANCELLED, "ended by a second signal");
 }
 
 /* ---- starting and ending --------------------------------------------------------------------- */
 
-static weft_status_t watch_signals(data_parallel_t *dp)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    dp->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
-    return dp->signal_fd < 0 ? WEFT_ERR_NO_MEMORY
-                             : weft_loop_watch(dp->loop, dp->signal_fd, WEFT_LOOP_READ, on_signal,
-                                               dp, &dp->signal_watch);
-}
-
 static weft_status_t start(data_parallel_t *dp, weft_diag_t *diag)
 {
+    supervisor_t *supervisor = &dp->supervisor;
+    const supervisor_config_t callbacks = {
+        .on_listening = on_listening,
+        .on_up = on_up,
+        .on_death = on_death,
+        .on_signal = on_signal,
+        .on_kill = on_kill,
+        .user = dp,
+    };
     weft_status_t status = check(dp, diag);
     if (status == WEFT_OK) {
         dp->peers =
             weft_calloc(dp->config->api->data_parallel_size, sizeof(*dp->peers), "cli.peers");
-        status = dp->peers == NULL ? WEFT_ERR_NO_MEMORY : weft_loop_create(&dp->loop);
+        status = dp->peers == NULL ? WEFT_ERR_NO_MEMORY : supervisor_init(supervisor, &callbacks);
     }
     if (status == WEFT_OK) {
-        status = watch_signals(dp);
-    }
-    if (status == WEFT_OK) {
-        status = weft_loop_timer_create(dp->loop, on_deadline, dp, &dp->deadline);
+        status = weft_loop_timer_create(supervisor->loop, on_deadline, dp, &dp->deadline);
     }
     if (status == WEFT_OK) {
         status = listen_all(dp, diag);
@@ -481,44 +428,40 @@ static weft_status_t start(data_parallel_t *dp, weft_diag_t *diag)
     }
     name_own_peers(dp);    /* not as other machines reach them */
     launch_place_forget(); /* what LWS and others say is of machines, not of a copy's ranks */
-    dp->children = (children_t){.loop = dp->loop, .on_listening = on_listening, .user = dp};
     return start_ranks(dp, diag);
 }
 
 static void fini(data_parallel_t *dp)
 {
-    children_fini(&dp->children);
     data_parallel_machines_leave(dp->machines);
     for (uint32_t i = 0; i < CHILDREN_MAX; i++) {
         if (dp->ranks[i].listen_fd > 0) {
             close(dp->ranks[i].listen_fd);
         }
     }
-    weft_loop_unwatch(dp->signal_watch);
     weft_loop_timer_destroy(dp->deadline);
-    if (dp->signal_fd >= 0) {
-        close(dp->signal_fd);
-    }
-    weft_loop_destroy(dp->loop);
+    supervisor_fini(&dp->supervisor);
     weft_free(dp->peers);
     weft_arena_free(&dp->arena);
 }
 
-weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_t *diag)
+weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_t *diag,
+                                int *early_signal_out)
 {
+    *early_signal_out = 0;
     data_parallel_t *dp = weft_zalloc(sizeof(*dp), "cli.data_parallel");
     if (dp == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
     dp->config = config;
-    dp->signal_fd = -1;
     weft_status_t status = start(dp, diag);
     if (status == WEFT_OK) {
-        status = weft_loop_run(dp->loop);
+        status = supervisor_run(&dp->supervisor);
     }
     if (status == WEFT_OK && dp->status < 0) {
         status = weft_diag(diag, dp->status, "%s", dp->why.text);
     }
+    *early_signal_out = dp->supervisor.early_signal;
     fini(dp);
     weft_free(dp);
     return status;

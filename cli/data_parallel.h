@@ -28,5 +28,7 @@ bool data_parallel_is_asked(const data_parallel_config_t *config);
 /*
  * Until all ranks have ended. WEFT_ERR_PEER_GONE: a rank or another machine did so by itself; diag names
  * it. WEFT_ERR_CANCELLED, WEFT_ERR_TIMEOUT: told to stop they were killed, by a second signal or for being late.
+ * early_signal_out, also written with an error: the signal that came before all of them served; 0: none did.
  */
-weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_t *diag);
+weft_status_t data_parallel_run(const data_parallel_config_t *config, weft_diag_t *diag,
+                                int *early_signal_out);

@@ -17,13 +17,9 @@
 #include "base/device_cuda.h"
 #include "kernels/cuda/k_cuda.h"
 #include "tests/cuda_emu/cuda_check.h"
-#include "tests/support/coll_model.h"
-#include "tests/support/coll_rig.h"
+#include "tests/support/coll_trial.h"
 #include "tests/support/test_fork.h"
 #include "transport/coll/coll_feed.h"
-
-#define MAX_BYTES ((size_t)3 << 20)
-#define GUARD     64 /* bytes around an output that must stay */
 
 /* Around what one thread, block, channel and place hold, odd ones between them. */
 #ifdef TEST_RACES /* with access hooks, what kernels do with memory alone */
@@ -36,164 +32,29 @@ static const size_t sizes[] = {1, 33, 4097, 20011};
 static const size_t sizes[] = {1, 3, 8, 9, 33, 1000, 4097, 10007, 65536, 200003};
 #endif
 
-/* Memory for one operation of a rank: on the device, and what the host puts there and expects. */
-typedef struct fixture {
-    coll_rig_rank_t *self;
-    coll_t *coll;
-    weft_mem_t in;
-    weft_mem_t out;
-    char *host; /* [MAX_BYTES] each */
-    char *expected;
-    uint64_t round;
-} fixture_t;
-
-static void open_fixture(fixture_t *fixture, coll_rig_rank_t *self)
-{
-    *fixture = (fixture_t){.self = self,
-                           .coll = coll_rig_create(self, self->user),
-                           .host = test_malloc(MAX_BYTES),
-                           .expected = test_malloc(MAX_BYTES)};
-    const weft_device_ops_t *ops = self->device->ops;
-    assert_status(ops->alloc(self->device, MAX_BYTES, 0, &fixture->in), WEFT_OK);
-    assert_status(ops->alloc(self->device, MAX_BYTES, 0, &fixture->out), WEFT_OK);
-}
-
-static void close_fixture(fixture_t *fixture)
-{
-    const weft_device_ops_t *ops = fixture->self->device->ops;
-    coll_barrier(fixture->coll, fixture->self->queue);
-    assert_status(ops->sync(fixture->self->queue), WEFT_OK);
-    assert_status(coll_status(fixture->coll, NULL), WEFT_OK);
-    coll_destroy(fixture->coll);
-    ops->free(fixture->self->device, &fixture->in);
-    ops->free(fixture->self->device, &fixture->out);
-    test_free(fixture->expected);
-    test_free(fixture->host);
-}
-
 /* Until this thread's own kernels have ended, in vain or not. */
 static void await_own(const coll_rig_rank_t *self)
 {
     assert_status(self->device->ops->sync(self->queue), WEFT_OK);
 }
 
-static void upload(const fixture_t *fixture, void *to, const void *from, size_t bytes)
-{
-    fixture->self->device->ops->copy(fixture->self->queue, to, from, bytes);
-}
-
-/* Where an output begins: guarded on both sides, as unaligned as its type allows. */
-static char *guarded(const fixture_t *fixture, size_t bytes, size_t shift)
-{
-    const size_t whole = GUARD + shift + bytes + GUARD;
-    assert_true(whole <= MAX_BYTES);
-    fixture->self->device->ops->fill(fixture->self->queue, fixture->out.addr, 0x5a, whole);
-    return (char *)fixture->out.addr + GUARD + shift;
-}
-
-static void check_output(const fixture_t *fixture, const char *out, size_t bytes)
-{
-    const size_t whole = GUARD + bytes + GUARD;
-    upload(fixture, fixture->host, out - GUARD, whole);
-    assert_status(fixture->self->device->ops->sync(fixture->self->queue), WEFT_OK);
-    assert_status(coll_status(fixture->coll, NULL), WEFT_OK);
-    assert_memory_equal(fixture->host + GUARD, fixture->expected, bytes);
-    for (size_t i = 0; i < GUARD; i++) {
-        assert_int_equal(fixture->host[i], 0x5a);
-        assert_int_equal(fixture->host[GUARD + bytes + i], 0x5a);
-    }
-}
-
-/* ---- one operation against the model ---------------------------------------------------------- */
-
-typedef struct variant {
-    coll_dtype_t dtype;
-    size_t shift; /* elements off alignment */
-    bool is_in_place;
-    uint32_t root;
-} variant_t;
-
-static void try_all_reduce(fixture_t *fixture, size_t n, variant_t variant)
-{
-    const size_t width = coll_dtype_bytes(variant.dtype);
-    const uint64_t round = fixture->round++;
-    char *out = guarded(fixture, n * width, variant.shift * width);
-    char *in = variant.is_in_place ? out : (char *)fixture->in.addr + variant.shift * width;
-    coll_model_input(round, fixture->self->rank, variant.dtype, fixture->host, 0, n);
-    upload(fixture, in, fixture->host, n * width);
-    coll_all_reduce(fixture->coll, fixture->self->queue, in, out, n, variant.dtype);
-    coll_model_sum(round, fixture->self->size, variant.dtype, fixture->expected, 0, n);
-    check_output(fixture, out, n * width);
-}
-
-static void try_reduce_scatter(fixture_t *fixture, size_t n, variant_t variant)
-{
-    const size_t width = coll_dtype_bytes(variant.dtype);
-    const uint64_t round = fixture->round++;
-    const uint32_t rank = fixture->self->rank;
-    char *in = (char *)fixture->in.addr + variant.shift * width;
-    char *out = guarded(fixture, n * width, variant.shift * width);
-    coll_model_input(round, rank, variant.dtype, fixture->host, 0, n * fixture->self->size);
-    upload(fixture, in, fixture->host, n * fixture->self->size * width);
-    coll_reduce_scatter(fixture->coll, fixture->self->queue, in, out, n, variant.dtype);
-    coll_model_sum(round, fixture->self->size, variant.dtype, fixture->expected, rank * n, n);
-    check_output(fixture, out, n * width);
-}
-
-static void fill(uint64_t round, uint32_t rank, char *out, size_t bytes)
-{
-    test_random_t random = {.state = round << 20 ^ rank};
-    const uint64_t base = test_random_u64(&random);
-    for (size_t i = 0; i < bytes; i++) {
-        out[i] = (char)(base >> i % 57 ^ i * 31);
-    }
-}
-
-static void try_all_gather(fixture_t *fixture, size_t bytes, variant_t variant)
-{
-    const uint64_t round = fixture->round++;
-    const uint32_t rank = fixture->self->rank;
-    char *out = guarded(fixture, bytes * fixture->self->size, variant.shift);
-    char *in = variant.is_in_place ? out + rank * bytes : (char *)fixture->in.addr + variant.shift;
-    fill(round, rank, fixture->host, bytes);
-    upload(fixture, in, fixture->host, bytes);
-    coll_all_gather(fixture->coll, fixture->self->queue, in, out, bytes);
-    for (uint32_t peer = 0; peer < fixture->self->size; peer++) {
-        fill(round, peer, fixture->expected + peer * bytes, bytes);
-    }
-    check_output(fixture, out, bytes * fixture->self->size);
-}
-
-static void try_broadcast(fixture_t *fixture, size_t bytes, variant_t variant)
-{
-    const uint64_t round = fixture->round++;
-    const uint32_t root = variant.root % fixture->self->size;
-    char *buffer = guarded(fixture, bytes, variant.shift);
-    fill(round, root, fixture->expected, bytes);
-    if (fixture->self->rank == root) {
-        upload(fixture, buffer, fixture->expected, bytes);
-    }
-    coll_broadcast(fixture->coll, fixture->self->queue, buffer, bytes, root);
-    check_output(fixture, buffer, bytes);
-}
-
 /* ---- every operation at every size ------------------------------------------------------------ */
 
 static void run_sums(coll_rig_rank_t *self)
 {
-    fixture_t fixture;
-    open_fixture(&fixture, self);
+    coll_trial_t trial;
+    coll_trial_open(&trial, self, self->user);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(sizes); i++) {
         for (int dtype = COLL_F32; dtype <= COLL_BF16; dtype++) {
-            const variant_t variant = {
+            const coll_variant_t variant = {
                 .dtype = (coll_dtype_t)dtype, .shift = i % 3, .is_in_place = i % 2 == 1};
-            try_all_reduce(&fixture, sizes[i], variant);
+            coll_trial_all_reduce(&trial, sizes[i], variant);
             if (sizes[i] < 100000) {
-                try_reduce_scatter(&fixture, sizes[i], variant);
+                coll_trial_reduce_scatter(&trial, sizes[i], variant);
             }
         }
     }
-    close_fixture(&fixture);
+    coll_trial_close(&trial);
 }
 
 static void claim_sums(const char *backend)
@@ -211,18 +72,18 @@ static void sums_are_added_in_rank_order_bit_for_bit(void **state)
 
 static void run_copies(coll_rig_rank_t *self)
 {
-    fixture_t fixture;
-    open_fixture(&fixture, self);
+    coll_trial_t trial;
+    coll_trial_open(&trial, self, self->user);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(sizes); i++) {
         for (int is_in_place = 0; is_in_place < 2; is_in_place++) {
-            const variant_t variant = {
+            const coll_variant_t variant = {
                 .shift = i % 5, .is_in_place = is_in_place == 1, .root = (uint32_t)i};
-            try_all_gather(&fixture, sizes[i], variant);
-            try_broadcast(&fixture, sizes[i], variant);
+            coll_trial_all_gather(&trial, sizes[i], variant);
+            coll_trial_broadcast(&trial, sizes[i], variant);
         }
-        coll_barrier(fixture.coll, self->queue);
+        coll_barrier(trial.coll, self->queue);
     }
-    close_fixture(&fixture);
+    coll_trial_close(&trial);
 }
 
 static void claim_copies(const char *backend)
@@ -240,15 +101,15 @@ static void gathers_and_broadcasts_bring_every_byte(void **state)
 
 /* ---- a sum and a norm in one go --------------------------------------------------------------------- */
 
-static uint64_t count_different(const fixture_t *fixture, const void *a, const void *b,
+static uint64_t count_different(const coll_trial_t *trial, const void *a, const void *b,
                                 size_t bytes)
 {
-    char *x = fixture->host;
-    char *y = fixture->expected;
+    char *x = trial->host;
+    char *y = trial->expected;
     uint64_t n = 0;
-    upload(fixture, x, a, bytes);
-    upload(fixture, y, b, bytes);
-    await_own(fixture->self);
+    coll_trial_copy(trial, x, a, bytes);
+    coll_trial_copy(trial, y, b, bytes);
+    coll_trial_await(trial);
     for (size_t i = 0; i < bytes; i++) {
         n += x[i] != y[i];
     }
@@ -256,13 +117,13 @@ static uint64_t count_different(const fixture_t *fixture, const void *a, const v
 }
 
 /* Against an all_reduce and rms_norm, one behind the other. */
-static void try_norm(fixture_t *fixture, uint32_t rows, uint32_t dim)
+static void try_norm(coll_trial_t *trial, uint32_t rows, uint32_t dim)
 {
     const size_t x_stride = dim + 8;
     const size_t n = rows * x_stride;
-    float *x = fixture->in.addr;
+    float *x = trial->in.addr;
     float *w = x + n;
-    char *outs = fixture->out.addr;
+    char *outs = trial->out.addr;
     float *sum = (float *)(void *)outs;
     char *y = outs + n * sizeof(float);
     char *fused_y = y + n * 2;
@@ -274,7 +135,7 @@ static void try_norm(fixture_t *fixture, uint32_t rows, uint32_t dim)
                               .x_stride = x_stride,
                               .y_stride = x_stride,
                               .eps = 1e-5f};
-    const k_cuda_launch_t at = {.stream = weft_device_cuda_stream(fixture->self->queue),
+    const k_cuda_launch_t at = {.stream = weft_device_cuda_stream(trial->self->queue),
                                 .multiprocessors = 1};
     const k_rms_norm_args_t args = {.x = sum,
                                     .x_dtype = K_F32,
@@ -286,35 +147,35 @@ static void try_norm(fixture_t *fixture, uint32_t rows, uint32_t dim)
                                     .x_stride = x_stride,
                                     .y_stride = x_stride,
                                     .eps = 1e-5f};
-    coll_model_input(fixture->round++, fixture->self->rank, COLL_F32, fixture->host, 0, n + dim);
-    upload(fixture, x, fixture->host, (n + dim) * sizeof(float));
-    fixture->self->device->ops->fill(fixture->self->queue, outs, 0, n * 8);
-    coll_all_reduce(fixture->coll, fixture->self->queue, x, sum, n, COLL_F32);
+    coll_model_input(trial->round++, trial->self->rank, COLL_F32, trial->host, 0, n + dim);
+    coll_trial_copy(trial, x, trial->host, (n + dim) * sizeof(float));
+    trial->self->device->ops->fill(trial->self->queue, outs, 0, n * 8);
+    coll_all_reduce(trial->coll, trial->self->queue, x, sum, n, COLL_F32);
     assert_int_equal(k_cuda_rms_norm(&at, &args), cudaSuccess);
-    assert_true(coll_all_reduce_norm(fixture->coll, fixture->self->queue, &norm));
-    assert_int_equal(count_different(fixture, y, fused_y, n * 2), 0);
+    assert_true(coll_all_reduce_norm(trial->coll, trial->self->queue, &norm));
+    assert_int_equal(count_different(trial, y, fused_y, n * 2), 0);
     for (uint32_t row = 0; row < rows; row++) {
         assert_int_equal(
-            count_different(fixture, sum + row * x_stride, x + row * x_stride, dim * sizeof(float)),
+            count_different(trial, sum + row * x_stride, x + row * x_stride, dim * sizeof(float)),
             0);
     }
 }
 
 static void run_norms(coll_rig_rank_t *self)
 {
-    fixture_t fixture;
-    open_fixture(&fixture, self);
-    try_norm(&fixture, 1, 576);
-    try_norm(&fixture, 2, 4096);
-    try_norm(&fixture, 37, 136);
-    try_norm(&fixture, 1, 8192);
+    coll_trial_t trial;
+    coll_trial_open(&trial, self, self->user);
+    try_norm(&trial, 1, 576);
+    try_norm(&trial, 2, 4096);
+    try_norm(&trial, 37, 136);
+    try_norm(&trial, 1, 8192);
     const coll_norm_t few = {.rows = 1, .dim = 128, .x_stride = 128, .y_stride = 128};
     const coll_norm_t odd = {.rows = 1, .dim = 1022, .x_stride = 1024, .y_stride = 1024};
     const coll_norm_t many = {.rows = 2000, .dim = 4096, .x_stride = 4096, .y_stride = 4096};
-    assert_false(coll_all_reduce_norm(fixture.coll, self->queue, &few));
-    assert_false(coll_all_reduce_norm(fixture.coll, self->queue, &odd));
-    assert_false(coll_all_reduce_norm(fixture.coll, self->queue, &many));
-    close_fixture(&fixture);
+    assert_false(coll_all_reduce_norm(trial.coll, self->queue, &few));
+    assert_false(coll_all_reduce_norm(trial.coll, self->queue, &odd));
+    assert_false(coll_all_reduce_norm(trial.coll, self->queue, &many));
+    coll_trial_close(&trial);
 }
 
 static void a_sum_with_its_norm_has_the_bits_of_both(void **state)
@@ -328,30 +189,14 @@ static void a_sum_with_its_norm_has_the_bits_of_both(void **state)
 
 static const size_t message_sizes[] = {0, 1, 63, 4096, 100001, IS_FOR_RACES ? 2 : 1 << 20};
 
-/* Both ways at once: each rank sends as many as go ahead to every other, then receives. */
 static void run_pairs(coll_rig_rank_t *self)
 {
-    fixture_t fixture;
-    open_fixture(&fixture, self);
+    coll_trial_t trial;
+    coll_trial_open(&trial, self, self->user);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(message_sizes); i++) {
-        const size_t bytes = message_sizes[i];
-        for (uint32_t peer = 0; peer < self->size; peer++) {
-            for (uint32_t k = 0; peer != self->rank && k < COLL_SEND_AHEAD; k++) {
-                fill(i * 8 + k, self->rank * 16 + peer, fixture.host, bytes);
-                upload(&fixture, fixture.in.addr, fixture.host, bytes);
-                coll_send(fixture.coll, self->queue, peer, fixture.in.addr, bytes);
-            }
-        }
-        for (uint32_t peer = 0; peer < self->size; peer++) {
-            for (uint32_t k = 0; peer != self->rank && k < COLL_SEND_AHEAD; k++) {
-                char *out = guarded(&fixture, bytes, k);
-                fill(i * 8 + k, peer * 16 + self->rank, fixture.expected, bytes);
-                coll_receive(fixture.coll, self->queue, peer, out, bytes);
-                check_output(&fixture, out, bytes);
-            }
-        }
+        coll_trial_pairs(&trial, message_sizes[i]);
     }
-    close_fixture(&fixture);
+    coll_trial_close(&trial);
 }
 
 static void sends_go_ahead_and_arrive_in_order(void **state)
@@ -364,23 +209,23 @@ static void sends_go_ahead_and_arrive_in_order(void **state)
 /* A ring that is open at its end: who receives first need not send ahead. */
 static void run_turns(coll_rig_rank_t *self)
 {
-    fixture_t fixture;
-    open_fixture(&fixture, self);
+    coll_trial_t trial;
+    coll_trial_open(&trial, self, self->user);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(message_sizes); i++) {
         const size_t bytes = message_sizes[i];
-        fill(i, 0, fixture.expected, bytes);
-        char *data = guarded(&fixture, bytes, i % 4);
+        coll_model_bytes(i, 0, trial.expected, bytes);
+        char *data = coll_trial_output(&trial, bytes, i % 4);
         if (self->rank == 0) {
-            upload(&fixture, data, fixture.expected, bytes);
+            coll_trial_copy(&trial, data, trial.expected, bytes);
         } else {
-            coll_receive(fixture.coll, self->queue, self->rank - 1, data, bytes);
+            coll_receive(trial.coll, self->queue, self->rank - 1, data, bytes);
         }
         if (self->rank + 1 < self->size) {
-            coll_send(fixture.coll, self->queue, self->rank + 1, data, bytes);
+            coll_send(trial.coll, self->queue, self->rank + 1, data, bytes);
         }
-        check_output(&fixture, data, bytes);
+        coll_trial_check(&trial, data, bytes);
     }
-    close_fixture(&fixture);
+    coll_trial_close(&trial);
 }
 
 static void what_is_received_can_be_sent_on(void **state)
@@ -441,39 +286,39 @@ static void run_graph(coll_rig_rank_t *self)
     const cudaStream_t stream = weft_device_cuda_stream(self->queue);
     cudaGraph_t graph = NULL;
     cudaGraphExec_t replay = NULL;
-    fixture_t fixture;
-    open_fixture(&fixture, self);
-    float *in = fixture.in.addr;
-    float *sum = fixture.out.addr;
+    coll_trial_t trial;
+    coll_trial_open(&trial, self, self->user);
+    float *in = trial.in.addr;
+    float *sum = trial.out.addr;
     float *all = sum + GRAPH_N;
     /* A first time without: what is set up then may not be in a graph. */
-    coll_all_reduce(fixture.coll, self->queue, in, sum, GRAPH_N, COLL_F32);
+    coll_all_reduce(trial.coll, self->queue, in, sum, GRAPH_N, COLL_F32);
     await_own(self);
     assert_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    coll_all_reduce(fixture.coll, self->queue, in, sum, GRAPH_N, COLL_F32);
-    coll_all_gather(fixture.coll, self->queue, sum, all, 16);
+    coll_all_reduce(trial.coll, self->queue, in, sum, GRAPH_N, COLL_F32);
+    coll_all_gather(trial.coll, self->queue, sum, all, 16);
     assert_cuda(cudaStreamEndCapture(stream, &graph));
     assert_cuda(cudaGraphInstantiate(&replay, graph, 0));
     for (uint64_t round = 0; round < 4; round++) {
-        coll_model_input(round, self->rank, COLL_F32, fixture.host, 0, GRAPH_N);
-        upload(&fixture, in, fixture.host, GRAPH_N * sizeof(float));
+        coll_model_input(round, self->rank, COLL_F32, trial.host, 0, GRAPH_N);
+        coll_trial_copy(&trial, in, trial.host, GRAPH_N * sizeof(float));
         assert_cuda(cudaGraphLaunch(replay, stream));
         if (round == 2) { /* others come between */
-            try_all_reduce(&fixture, 100, (variant_t){.dtype = COLL_BF16});
+            coll_trial_all_reduce(&trial, 100, (coll_variant_t){.dtype = COLL_BF16});
             continue;
         }
-        upload(&fixture, fixture.host, sum, (GRAPH_N + 4 * self->size) * sizeof(float));
+        coll_trial_copy(&trial, trial.host, sum, (GRAPH_N + 4 * self->size) * sizeof(float));
         await_own(self);
-        coll_model_sum(round, self->size, COLL_F32, fixture.expected, 0, GRAPH_N);
-        assert_memory_equal(fixture.host, fixture.expected, GRAPH_N * sizeof(float));
+        coll_model_sum(round, self->size, COLL_F32, trial.expected, 0, GRAPH_N);
+        assert_memory_equal(trial.host, trial.expected, GRAPH_N * sizeof(float));
         for (uint32_t rank = 0; rank < self->size; rank++) {
-            assert_memory_equal(fixture.host + GRAPH_N * sizeof(float) + rank * 16,
-                                fixture.expected, 16);
+            assert_memory_equal(trial.host + GRAPH_N * sizeof(float) + rank * 16, trial.expected,
+                                16);
         }
     }
     assert_cuda(cudaGraphExecDestroy(replay));
     assert_cuda(cudaGraphDestroy(graph));
-    close_fixture(&fixture);
+    coll_trial_close(&trial);
 }
 
 static void a_graph_of_operations_is_replayed(void **state)
@@ -487,25 +332,25 @@ static void a_graph_of_operations_is_replayed(void **state)
 
 static void run_parts(coll_rig_rank_t *self)
 {
-    fixture_t fixture;
+    coll_trial_t trial;
     coll_t *part = NULL;
     coll_feed_t *feed = NULL;
     const void *message = NULL;
     size_t bytes = 0;
     weft_diag_t diag = {.text = ""};
-    open_fixture(&fixture, self);
-    assert_status(coll_split(fixture.coll, self->rank % 2, &diag, &part), WEFT_OK);
+    coll_trial_open(&trial, self, self->user);
+    assert_status(coll_split(trial.coll, self->rank % 2, &diag, &part), WEFT_OK);
     assert_string_equal(coll_backend_name(part), self->user);
     assert_int_equal(coll_size(part), self->rank % 2 == 0 ? 2 : 1);
     const float mine = (float)(self->rank + 1);
     float sum = 0;
-    upload(&fixture, fixture.in.addr, &mine, sizeof(mine));
-    coll_all_reduce(part, self->queue, fixture.in.addr, fixture.out.addr, 1, COLL_F32);
-    upload(&fixture, &sum, fixture.out.addr, sizeof(sum));
+    coll_trial_copy(&trial, trial.in.addr, &mine, sizeof(mine));
+    coll_all_reduce(part, self->queue, trial.in.addr, trial.out.addr, 1, COLL_F32);
+    coll_trial_copy(&trial, &sum, trial.out.addr, sizeof(sum));
     assert_status(self->device->ops->sync(self->queue), WEFT_OK);
     assert_true(sum == (self->rank % 2 == 0 ? 4.0f : 2.0f));
 
-    assert_status(coll_feed_create(fixture.coll, 64, 2, &diag, &feed), WEFT_OK);
+    assert_status(coll_feed_create(trial.coll, 64, 2, &diag, &feed), WEFT_OK);
     for (uint32_t i = 0; i < 5; i++) {
         if (self->rank == 0) {
             uint32_t *room = coll_feed_begin(feed);
@@ -520,7 +365,7 @@ static void run_parts(coll_rig_rank_t *self)
     }
     coll_feed_destroy(feed);
     coll_destroy(part);
-    close_fixture(&fixture);
+    coll_trial_close(&trial);
 }
 
 static void parts_and_feeds_are_those_of_any_group(void **state)

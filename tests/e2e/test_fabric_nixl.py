@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import uuid
 from pathlib import Path
 
@@ -216,11 +215,8 @@ def test_a_killed_peer_is_an_error_not_a_hang(pair, start_peer, wire):
     first.prepare(name="theirs", peer=second.name, base=second.base, block=BLOCK, blocks=64)
     first.start("keep_moving", local="mine", remote="theirs", n=64)
     assert first.line() == "moving\n"
-    killer = threading.Timer(0.2, second.kill)
-    killer.start()
-    done, _ = first.answer()
-    killer.join()
-    assert done > 0
+    second.kill()
+    assert first.answer()
     # Nobody else is hurt.
     third = start_peer("nixl", wire)
     third.base = third.allocate(name="pool", size=64 * BLOCK, first=2_000_000)

@@ -9,6 +9,7 @@ import threading
 import httpx
 import pytest
 
+import ports
 from conftest import BINARY, MODEL, NAME, Server, command, need_server, wait_for
 from test_pd import chat, choices, completion, events, ids, path_of, post
 
@@ -130,6 +131,25 @@ def test_ctrl_c_ends_it_while_every_worker_waits_to_be_started_again(up):
     wait_for(lambda: sum("will be started again" in line for line in server.lines) == 2,
              what="both deaths")
     assert server.stop(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("words", [
+    ["up", MODEL, "--port", "0", "--prefill", "0", "--"],
+    ["serve", MODEL, "--data-parallel-size", "2", "--data-parallel-size-local", "1", "--data-parallel-external-lb"],
+], ids=["up", "data-parallel"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_it_serves_is_the_exit_code(words, number):
+    """Its worker waits for another rank, which never comes."""
+    need_server()
+    server = Server([BINARY, *words, "--port", "0", "--tensor-parallel-size", "2", "--rank", "0",
+                     "--world-size", "2", "--leader", f"127.0.0.1:{ports.reserve()}"])
+    try:
+        wait_for(lambda: any("rank 0 of 2" in line for line in server.lines)
+                 or server.process.poll() is not None, what="its worker")
+        assert server.stop(number) == 128 + number, "".join(server.lines)
+    finally:
+        server.process.kill()
+        server.process.wait()
 
 
 def test_a_client_that_leaves_ends_both_legs(up):

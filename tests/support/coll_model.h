@@ -61,3 +61,13 @@ static inline void coll_model_sum(uint64_t round, uint32_t size, coll_dtype_t dt
         coll_model_store(dtype, out, i, sum);
     }
 }
+
+/* Bytes that `rank` gives in that round. */
+static inline void coll_model_bytes(uint64_t round, uint32_t rank, char *out, size_t n)
+{
+    test_random_t random = {.state = round << 20 ^ rank};
+    const uint64_t base = test_random_u64(&random);
+    for (size_t i = 0; i < n; i++) {
+        out[i] = (char)(base >> i % 57 ^ i * 31);
+    }
+}

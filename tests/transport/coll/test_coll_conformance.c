@@ -3,170 +3,47 @@
 #include <string.h>
 
 #include "base/device.h"
-#include "tests/support/coll_model.h"
-#include "tests/support/coll_rig.h"
+#include "tests/support/coll_trial.h"
 #include "transport/coll/coll_feed.h"
 
 #define MAX_RANKS 4
-#define MAX_BYTES ((size_t)3 << 20)
-#define GUARD     64 /* bytes around an output that must stay */
 
 /* Around every limit that an algorithm may have, odd ones between them. */
 static const size_t sizes[] = {1,    2,     3,     5,     7,     14,    15,    16,     17,
                                31,   33,    64,    127,   1000,  1024,  2047,  2048,   4097,
                                8192, 10000, 16385, 32768, 40001, 65536, 65537, 131072, 200003};
 
-/* Memory for one operation of a rank. */
-typedef struct fixture {
-    coll_rig_rank_t *self;
-    coll_t *coll;
-    char *in; /* [MAX_BYTES] each */
-    char *out;
-    char *expected;
-    uint64_t round;
-} fixture_t;
-
-static void open_fixture(fixture_t *fixture, coll_rig_rank_t *self)
-{
-    *fixture = (fixture_t){.self = self,
-                           .coll = coll_rig_create(self, self->user),
-                           .in = weft_alloc(MAX_BYTES, "test.in"),
-                           .out = weft_alloc(MAX_BYTES, "test.out"),
-                           .expected = weft_alloc(MAX_BYTES, "test.expected")};
-    assert_non_null(fixture->in);
-    assert_non_null(fixture->out);
-    assert_non_null(fixture->expected);
-}
-
-static void close_fixture(fixture_t *fixture)
-{
-    assert_status(coll_status(fixture->coll, NULL), WEFT_OK);
-    coll_barrier(fixture->coll, fixture->self->queue);
-    coll_destroy(fixture->coll);
-    weft_free(fixture->expected);
-    weft_free(fixture->out);
-    weft_free(fixture->in);
-}
-
-/* Where an output begins: guarded on both sides, as unaligned as its type allows. */
-static char *guarded(fixture_t *fixture, size_t bytes, size_t shift)
-{
-    assert_true(GUARD + shift + bytes + GUARD <= MAX_BYTES);
-    memset(fixture->out, 0x5a, GUARD + shift + bytes + GUARD);
-    return fixture->out + GUARD + shift;
-}
-
-static void check_output(const fixture_t *fixture, const char *out, size_t bytes)
-{
-    assert_status(coll_status(fixture->coll, NULL), WEFT_OK);
-    assert_memory_equal(out, fixture->expected, bytes);
-    for (size_t i = 1; i <= GUARD; i++) {
-        assert_int_equal(out[-(ptrdiff_t)i], 0x5a);
-        assert_int_equal(out[bytes + i - 1], 0x5a);
-    }
-}
-
-/* ---- one operation against the model ---------------------------------------------------------- */
-
-typedef struct variant {
-    coll_dtype_t dtype;
-    size_t shift; /* elements off alignment */
-    bool is_in_place;
-    uint32_t root;
-} variant_t;
-
-static void try_all_reduce(fixture_t *fixture, size_t n, variant_t variant)
-{
-    const size_t width = coll_dtype_bytes(variant.dtype);
-    const uint64_t round = fixture->round++;
-    char *out = guarded(fixture, n * width, variant.shift * width);
-    char *in = variant.is_in_place ? out : fixture->in + variant.shift * width;
-    coll_model_input(round, fixture->self->rank, variant.dtype, in, 0, n);
-    coll_all_reduce(fixture->coll, fixture->self->queue, in, out, n, variant.dtype);
-    coll_model_sum(round, fixture->self->size, variant.dtype, fixture->expected, 0, n);
-    check_output(fixture, out, n * width);
-}
-
-static void try_reduce_scatter(fixture_t *fixture, size_t n, variant_t variant)
-{
-    const size_t width = coll_dtype_bytes(variant.dtype);
-    const uint64_t round = fixture->round++;
-    const uint32_t rank = fixture->self->rank;
-    char *in = fixture->in + variant.shift * width;
-    char *out = guarded(fixture, n * width, variant.shift * width);
-    coll_model_input(round, rank, variant.dtype, in, 0, n * fixture->self->size);
-    coll_reduce_scatter(fixture->coll, fixture->self->queue, in, out, n, variant.dtype);
-    coll_model_sum(round, fixture->self->size, variant.dtype, fixture->expected, rank * n, n);
-    check_output(fixture, out, n * width);
-}
-
-static void fill(uint64_t round, uint32_t rank, char *out, size_t bytes)
-{
-    test_random_t random = {.state = round << 20 ^ rank};
-    const uint64_t base = test_random_u64(&random);
-    for (size_t i = 0; i < bytes; i++) {
-        out[i] = (char)(base >> i % 57 ^ i * 31);
-    }
-}
-
-static void try_all_gather(fixture_t *fixture, size_t bytes, variant_t variant)
-{
-    const uint64_t round = fixture->round++;
-    const uint32_t rank = fixture->self->rank;
-    char *out = guarded(fixture, bytes * fixture->self->size, variant.shift);
-    char *in = variant.is_in_place ? out + rank * bytes : fixture->in + variant.shift;
-    fill(round, rank, in, bytes);
-    coll_all_gather(fixture->coll, fixture->self->queue, in, out, bytes);
-    for (uint32_t peer = 0; peer < fixture->self->size; peer++) {
-        fill(round, peer, fixture->expected + peer * bytes, bytes);
-    }
-    check_output(fixture, out, bytes * fixture->self->size);
-}
-
-static void try_broadcast(fixture_t *fixture, size_t bytes, variant_t variant)
-{
-    const uint64_t round = fixture->round++;
-    const uint32_t root = variant.root % fixture->self->size;
-    char *buffer = guarded(fixture, bytes, variant.shift);
-    if (fixture->self->rank == root) {
-        fill(round, root, buffer, bytes);
-    }
-    coll_broadcast(fixture->coll, fixture->self->queue, buffer, bytes, root);
-    fill(round, root, fixture->expected, bytes);
-    check_output(fixture, buffer, bytes);
-}
-
 /* ---- every operation at every size ------------------------------------------------------------ */
 
 static void run_sums(coll_rig_rank_t *self)
 {
-    fixture_t fixture;
-    open_fixture(&fixture, self);
+    coll_trial_t trial;
+    coll_trial_open(&trial, self, self->user);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(sizes); i++) {
         for (int dtype = COLL_F32; dtype <= COLL_BF16; dtype++) {
-            const variant_t variant = {
+            const coll_variant_t variant = {
                 .dtype = (coll_dtype_t)dtype, .shift = i % 3, .is_in_place = i % 2 == 1};
             const size_t part = sizes[i] / 2 + 1;
-            try_all_reduce(&fixture, sizes[i], variant);
-            try_reduce_scatter(&fixture, part, variant);
+            coll_trial_all_reduce(&trial, sizes[i], variant);
+            coll_trial_reduce_scatter(&trial, part, variant);
         }
     }
-    close_fixture(&fixture);
+    coll_trial_close(&trial);
 }
 
 static void run_copies(coll_rig_rank_t *self)
 {
-    fixture_t fixture;
-    open_fixture(&fixture, self);
+    coll_trial_t trial;
+    coll_trial_open(&trial, self, self->user);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(sizes); i++) {
         for (int is_in_place = 0; is_in_place < 2; is_in_place++) {
-            const variant_t variant = {
+            const coll_variant_t variant = {
                 .shift = i % 5, .is_in_place = is_in_place == 1, .root = (uint32_t)i};
-            try_all_gather(&fixture, sizes[i], variant);
-            try_broadcast(&fixture, sizes[i], variant);
+            coll_trial_all_gather(&trial, sizes[i], variant);
+            coll_trial_broadcast(&trial, sizes[i], variant);
         }
     }
-    close_fixture(&fixture);
+    coll_trial_close(&trial);
 }
 
 static void claim_sums(const char *backend)
@@ -214,35 +91,35 @@ static void run_sequence(coll_rig_rank_t *self)
 {
     const campaign_t *campaign = self->user;
     test_random_t random = {.state = campaign->seed};
-    fixture_t fixture;
+    coll_trial_t trial;
     coll_rig_rank_t named = *self;
     named.user = (void *)(uintptr_t)campaign->backend;
-    open_fixture(&fixture, &named);
+    coll_trial_open(&trial, &named, named.user);
     for (uint32_t i = 0; i < campaign->n_operations; i++) {
-        const variant_t variant = {.dtype = (coll_dtype_t)test_random_below(&random, 3),
-                                   .shift = test_random_below(&random, 16),
-                                   .is_in_place = test_random_below(&random, 2) == 0,
-                                   .root = test_random_below(&random, MAX_RANKS)};
+        const coll_variant_t variant = {.dtype = (coll_dtype_t)test_random_below(&random, 3),
+                                        .shift = test_random_below(&random, 16),
+                                        .is_in_place = test_random_below(&random, 2) == 0,
+                                        .root = test_random_below(&random, MAX_RANKS)};
         const size_t n = random_size(&random, 250000);
         switch (test_random_below(&random, 6)) {
         case 0:
-            coll_barrier(fixture.coll, self->queue);
+            coll_barrier(trial.coll, self->queue);
             break;
         case 1:
-            try_reduce_scatter(&fixture, n / 2 + 1, variant);
+            coll_trial_reduce_scatter(&trial, n / 2 + 1, variant);
             break;
         case 2:
-            try_all_gather(&fixture, n, variant);
+            coll_trial_all_gather(&trial, n, variant);
             break;
         case 3:
-            try_broadcast(&fixture, n, variant);
+            coll_trial_broadcast(&trial, n, variant);
             break;
         default:
-            try_all_reduce(&fixture, n, variant);
+            coll_trial_all_reduce(&trial, n, variant);
             break;
         }
     }
-    close_fixture(&fixture);
+    coll_trial_close(&trial);
 }
 
 static void claim_sequences(const char *backend)
@@ -266,30 +143,14 @@ static void any_sequence_of_operations_is_as_the_model(void **state)
 
 static const size_t message_sizes[] = {0, 1, 63, 4096, 100001, (size_t)2 << 20};
 
-/* Both ways at once: each rank sends as many as go ahead to every other, then receives. */
 static void run_pairs(coll_rig_rank_t *self)
 {
-    fixture_t fixture;
-    open_fixture(&fixture, self);
+    coll_trial_t trial;
+    coll_trial_open(&trial, self, self->user);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(message_sizes); i++) {
-        const size_t bytes = message_sizes[i];
-        for (uint32_t peer = 0; peer < self->size; peer++) {
-            for (uint32_t k = 0; peer != self->rank && k < COLL_SEND_AHEAD; k++) {
-                fill(i * 8 + k, self->rank * 16 + peer, fixture.in, bytes);
-                coll_send(fixture.coll, self->queue, peer, fixture.in, bytes);
-                memset(fixture.in, 0, bytes); /* it may be written again */
-            }
-        }
-        for (uint32_t peer = 0; peer < self->size; peer++) {
-            for (uint32_t k = 0; peer != self->rank && k < COLL_SEND_AHEAD; k++) {
-                char *out = guarded(&fixture, bytes, k);
-                fill(i * 8 + k, peer * 16 + self->rank, fixture.expected, bytes);
-                coll_receive(fixture.coll, self->queue, peer, out, bytes);
-                check_output(&fixture, out, bytes);
-            }
-        }
+        coll_trial_pairs(&trial, message_sizes[i]);
     }
-    close_fixture(&fixture);
+    coll_trial_close(&trial);
 }
 
 static void claim_pairs(const char *backend)
@@ -337,12 +198,12 @@ static void run_huge_message(coll_rig_rank_t *self)
     char *data = weft_alloc(HUGE_BYTES, "test.data");
     assert_non_null(data);
     if (self->rank == 0) {
-        fill(3, 0, data, HUGE_BYTES);
+        coll_model_bytes(3, 0, data, HUGE_BYTES);
         coll_send(coll, self->queue, 1, data, HUGE_BYTES);
     } else {
         char *expected = weft_alloc(HUGE_BYTES, "test.expected");
         assert_non_null(expected);
-        fill(3, 0, expected, HUGE_BYTES);
+        coll_model_bytes(3, 0, expected, HUGE_BYTES);
         coll_receive(coll, self->queue, 0, data, HUGE_BYTES);
         assert_int_equal(memcmp(data, expected, HUGE_BYTES), 0);
         weft_free(expected);
