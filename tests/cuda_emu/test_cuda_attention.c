@@ -491,9 +491,11 @@ static void a_rows_bits_do_not_depend_on_how_it_is_computed(void **state)
     s.sinks = NULL;
     check_ways(&s, &random);
     scene_free(&s);
-    s.dtype = K_I8;
     s.dim = 64;
     s.window = 0;
+    check_ways(&s, &random);
+    scene_free(&s);
+    s.dtype = K_I8;
     check_ways(&s, &random);
     scene_free(&s);
 }

@@ -3,17 +3,18 @@
  * attention_hopper: long sequences of queries by wgmma and TMA: prefill. Head dims 64 and 128.
  *
  * A block is three warp groups. One warp of the first fetches chunks of K and V by TMA, a box a
- * panel of a block of the cache, into two places each. The other two have 64 packed rows each: the
+ * panel of a block of the cache, into two places each; of E4M3 all its warps load them and write f16
+ * there. The other two have 64 packed rows each: the
  * scores of a chunk are computed while the weights of the one before are multiplied with V, after
  * which o is scaled. What earlier segments gave waits in shared memory, out of the registers' way.
  *
  * Shao et al. 2024, FlashAttention-3, algorithm 2; the order of sums is that of attention.h.
  */
-#include "kernels/cuda/attention/attention_common.cuh"
+#include "kernels/cuda/attention/attention_bytes.cuh"
 
 enum { HOPPER_ROWS = 64, HOPPER_CONSUMERS = 2, HOPPER_TILE = HOPPER_ROWS * HOPPER_CONSUMERS };
 enum { HOPPER_GROUP = 128, HOPPER_THREADS = HOPPER_GROUP * (HOPPER_CONSUMERS + 1) };
-enum { HOPPER_STAGES = 2, HOPPER_ITEMS = 2, HOPPER_PARTS = 4 };
+enum { HOPPER_STAGES = 2, HOPPER_ITEMS = 2, HOPPER_PARTS = 4, HOPPER_AT_ONCE = 4 };
 /* Named barriers: of a group of consumers, two of them; of all consumers. */
 enum { HOPPER_BARRIER_GROUP = 1, HOPPER_BARRIER_ALL = 3 };
 
@@ -128,7 +129,90 @@ SIMT_DEVICE void hopper_publish(const hopper_shared<D> &shared, const attention_
     hopper_ring_step(ring);
 }
 
-template <int D>
+/* 16 numbers of a token as 32 bytes of f16: K as attention_bytes.cuh says, V in their order. */
+template <class T> SIMT_DEVICE void hopper_widen(const uint4 &raw, int part, uint4 (&wide)[2])
+{
+    const uint32_t word[4] = {raw.x, raw.y, raw.z, raw.w};
+    uint32_t low[4];
+    uint32_t high[4];
+    SIMT_UNROLL
+    for (int i = 0; i < 4; i++) {
+        low[i] = attention_widen_k<T>(word[i], 0, 1);
+        high[i] = attention_widen_k<T>(word[i], 2, 3);
+    }
+    if (part == 0) {
+        wide[0] = make_uint4(low[0], low[1], low[2], low[3]);
+        wide[1] = make_uint4(high[0], high[1], high[2], high[3]);
+    } else {
+        wide[0] = make_uint4(low[0], high[0], low[1], high[1]);
+        wide[1] = make_uint4(low[2], high[2], low[3], high[3]);
+    }
+}
+
+/* As hopper_fetch, of a cache of bytes; zeroes where no row sees. All warps of the group call. */
+template <int D, class T>
+SIMT_DEVICE void hopper_load(const attention_params_t &p, const attention_item_t &item,
+                             uint32_t first, int part, uint8_t *tile, simt_mbarrier_t *full)
+{
+    constexpr int chunk = attention_shape<D>::chunk;
+    constexpr int units = D / 16; /* of 16 numbers */
+    constexpr int steps = chunk * units / HOPPER_GROUP;
+    static_assert(steps % HOPPER_AT_ONCE == 0);
+    const int unit = (int)threadIdx.x % units;
+    const char *base = static_cast<const char *>(p.kv.base) + item.kv_head * p.kv.head_stride +
+                       part * p.kv.part_stride + unit * 16;
+    for (int step = 0; step < steps; step += HOPPER_AT_ONCE) {
+        uint4 raw[HOPPER_AT_ONCE] = {};
+        SIMT_UNROLL
+        for (int j = 0; j < HOPPER_AT_ONCE; j++) {
+            const int row = ((step + j) * HOPPER_GROUP + (int)threadIdx.x) / units;
+            const uint32_t token = first + (uint32_t)row;
+            if (token >= item.low && token < item.end) {
+                const uint32_t id =
+                    simt_load_4_const(&item.seq.block_table[token >> p.block_shift]);
+                raw[j] = simt_load_16(base + id * p.kv.block_stride +
+                                      (token & (p.kv.block_tokens - 1)) * p.kv.token_stride);
+            }
+        }
+        SIMT_UNROLL
+        for (int j = 0; j < HOPPER_AT_ONCE; j++) {
+            const int row = ((step + j) * HOPPER_GROUP + (int)threadIdx.x) / units;
+            uint4 wide[2];
+            hopper_widen<T>(raw[j], part, wide);
+            SIMT_UNROLL
+            for (int i = 0; i < 2; i++) {
+                *reinterpret_cast<uint4 *>(tile + attention_tile_at(chunk, row, 2 * unit + i)) =
+                    wide[i];
+            }
+        }
+    }
+    simt_fence_async_shared();
+    simt_sync_warp();
+    if (simt_lane() == 0) {
+        simt_mbarrier_arrive(full);
+    }
+}
+
+/* Whether K and V are loaded by all warps of the group, so many arrivals at a tile's barrier. */
+template <class T> struct hopper_loads {
+    static constexpr bool is_widened = sizeof(T) == 1;
+    static constexpr int warps = is_widened ? HOPPER_GROUP / SIMT_WARP : 1;
+};
+
+template <int D, class T>
+SIMT_DEVICE void hopper_bring(const attention_params_t &p, const simt_tensor_map_t *map,
+                              const attention_item_t &item, uint32_t first, int part, uint8_t *tile,
+                              simt_mbarrier_t *full)
+{
+    if constexpr (hopper_loads<T>::is_widened) {
+        hopper_load<D, T>(p, item, first, part, tile, full);
+    } else {
+        hopper_fetch<D>(p, map, item, first, part, tile, full);
+    }
+}
+
+/* Each warp finds the items for itself; the first one tells of them. */
+template <int D, class T>
 SIMT_DEVICE void hopper_produce(const attention_params_t &p, const simt_tensor_map_t *map,
                                 const hopper_shared<D> &shared)
 {
@@ -140,19 +224,23 @@ SIMT_DEVICE void hopper_produce(const attention_params_t &p, const simt_tensor_m
     hopper_ring_t items = {0, 1};
     for (uint32_t k = 0; attention_find_item(p, chunk, attention_item_of_block(k), &cursor, &item);
          k++) {
-        hopper_publish(shared, item, &items);
+        if (simt_warp() == 0) {
+            hopper_publish(shared, item, &items);
+        }
         for (uint32_t first = item.begin; first < item.end; first += chunk) {
             hopper_await_free(&shared.k_free[ring.slot], ring);
-            hopper_fetch<D>(p, map, item, first, 0, shared.k + ring.slot * tile_bytes,
-                            &shared.k_full[ring.slot]);
+            hopper_bring<D, T>(p, map, item, first, 0, shared.k + ring.slot * tile_bytes,
+                               &shared.k_full[ring.slot]);
             hopper_await_free(&shared.v_free[ring.slot], ring);
-            hopper_fetch<D>(p, map, item, first, 1, shared.v + ring.slot * tile_bytes,
-                            &shared.v_full[ring.slot]);
+            hopper_bring<D, T>(p, map, item, first, 1, shared.v + ring.slot * tile_bytes,
+                               &shared.v_full[ring.slot]);
             hopper_ring_step(&ring);
         }
     }
     item.packed = 0;
-    hopper_publish(shared, item, &items);
+    if (simt_warp() == 0) {
+        hopper_publish(shared, item, &items);
+    }
 }
 
 /* ---- consumers ------------------------------------------------------------------------------- */
@@ -438,7 +526,9 @@ SIMT_DEVICE void hopper_issue_values(const hopper_shared<D> &shared, const hoppe
 {
     uint8_t *v = shared.v + rings.v.slot * attention_shape<D>::tile_bytes;
     simt_mbarrier_wait(&shared.v_full[rings.v.slot], rings.v.parity);
-    hopper_clear_unseen<D>(item, first, v);
+    if constexpr (!hopper_loads<T>::is_widened) {
+        hopper_clear_unseen<D>(item, first, v);
+    }
     hopper_values<D, T>(state, v, adds);
 }
 
@@ -572,12 +662,12 @@ SIMT_DEVICE void hopper_consume(const attention_params_t &p, const hopper_shared
     }
 }
 
-SIMT_DEVICE void hopper_init_barriers(simt_mbarrier_t *k_full)
+SIMT_DEVICE void hopper_init_barriers(simt_mbarrier_t *k_full, int warps)
 {
     for (int i = 0; i < HOPPER_STAGES; i++) {
-        simt_mbarrier_init(&k_full[i], 1);
+        simt_mbarrier_init(&k_full[i], warps);
         simt_mbarrier_init(&k_full[HOPPER_STAGES + i], HOPPER_CONSUMERS);
-        simt_mbarrier_init(&k_full[2 * HOPPER_STAGES + i], 1);
+        simt_mbarrier_init(&k_full[2 * HOPPER_STAGES + i], warps);
         simt_mbarrier_init(&k_full[3 * HOPPER_STAGES + i], HOPPER_CONSUMERS);
     }
     for (int i = 0; i < HOPPER_ITEMS; i++) {
@@ -589,6 +679,12 @@ SIMT_DEVICE void hopper_init_barriers(simt_mbarrier_t *k_full)
 
 #endif /* SIMT_HOPPER */
 
+/* Of the 168 that each of three groups begins with: short heads leave the consumers some to spare. */
+template <int D, class T> struct hopper_registers {
+    static constexpr int producer = sizeof(T) == 1 && D == 64 ? 88 : 56;
+    static constexpr int consumer = (3 * 168 - producer) / 2;
+};
+
 template <int D, class T>
 static SIMT_KERNEL(HOPPER_THREADS, 1)
     attention_hopper_kernel(const attention_params_t p,
@@ -598,18 +694,18 @@ static SIMT_KERNEL(HOPPER_THREADS, 1)
     SIMT_DYN_SHARED(uint8_t, base);
     const hopper_shared<D> shared = hopper_carve<D>(base);
     if (threadIdx.x == 0) {
-        hopper_init_barriers(shared.k_full);
+        hopper_init_barriers(shared.k_full, hopper_loads<T>::warps);
     }
     simt_sync_block();
     simt_wait_previous();
     simt_launch_next();
     if (simt_warp() < 4) {
-        simt_registers_lower<56>();
-        if (simt_warp() == 0) {
-            hopper_produce<D>(p, &map, shared);
+        simt_registers_lower<hopper_registers<D, T>::producer>();
+        if (simt_warp() < hopper_loads<T>::warps) {
+            hopper_produce<D, T>(p, &map, shared);
         }
     } else {
-        simt_registers_raise<224>();
+        simt_registers_raise<hopper_registers<D, T>::consumer>();
         hopper_consume<D, T>(p, shared);
     }
 #else
@@ -623,13 +719,15 @@ static SIMT_KERNEL(HOPPER_THREADS, 1)
 bool attention_hopper_can(const attention_params_t &params, k_dtype_t kv)
 {
     const bool has_shape = params.kv.head_dim == 64 || params.kv.head_dim == 128;
-    return has_shape && (kv == K_BF16 || kv == K_F16) && simt_is_hopper();
+    return has_shape && (kv == K_BF16 || kv == K_F16 || kv == K_F8) && simt_is_hopper();
 }
 
 template <int D, class T> static cudaError_t launch_type(const attention_launch_t &launch)
 {
-    simt_tensor_map_t map;
-    cudaError_t error = attention_encode_map(launch.params.kv, attention_shape<D>::chunk, &map);
+    simt_tensor_map_t map = {};
+    const cudaError_t error =
+        sizeof(T) == 1 ? cudaSuccess
+                       : attention_encode_map(launch.params.kv, attention_shape<D>::chunk, &map);
     if (error != cudaSuccess) {
         return error;
     }
@@ -646,15 +744,23 @@ template <int D, class T> static cudaError_t launch_type(const attention_launch_
     return simt_launch((attention_hopper_kernel<D, T>), grid, launch.params, map);
 }
 
+template <int D> static cudaError_t launch_dim(const attention_launch_t &launch)
+{
+    switch (launch.kv) {
+    case K_F16:
+        return launch_type<D, __half>(launch);
+    case K_F8:
+        return launch_type<D, __nv_fp8_e4m3>(launch);
+    default:
+        return launch_type<D, __nv_bfloat16>(launch);
+    }
+}
+
 cudaError_t attention_hopper_launch(const attention_launch_t &all)
 {
     attention_launch_t launch = all;
     launch.params.min_packed = ATTENTION_SPLIT_PACKED + 1;
     launch.params.max_packed = UINT32_MAX;
     launch.params.tile_rows = HOPPER_TILE;
-    const bool is_f16 = launch.kv == K_F16;
-    if (launch.params.kv.head_dim == 64) {
-        return is_f16 ? launch_type<64, __half>(launch) : launch_type<64, __nv_bfloat16>(launch);
-    }
-    return is_f16 ? launch_type<128, __half>(launch) : launch_type<128, __nv_bfloat16>(launch);
+    return launch.params.kv.head_dim == 64 ? launch_dim<64>(launch) : launch_dim<128>(launch);
 }
