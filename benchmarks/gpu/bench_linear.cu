@@ -5,7 +5,8 @@
  *   bench_linear families          are mma.sync and wgmma the same sums, bit for bit?
  *   bench_linear check [PATH]      against a plain kernel in double; every row count the same bits
  *   bench_linear time [PATH] [DTYPE]   the 8B shape's matrices, beside the copy bandwidth and cuBLAS
- *   bench_linear tune [DTYPE]   every way to cut the kernels, µs of each
+ *   bench_linear tune [DTYPE [ROWS,…]]   every way to cut the kernels, µs of each
+ *   bench_linear chain DTYPE...    one row through the matrices of layers, one behind the other
  *
  * PATH: auto, mma or wgmma. Ends with status 1 when anything is wrong. Weights rotate over copies
  * that L2 cannot hold; times are medians of graph replays.
@@ -828,9 +829,8 @@ static void tune_rows(k_dtype_t dtype, uint32_t rows, const linear_device_t &dev
     std::fflush(stdout);
 }
 
-static void tune(k_dtype_t dtype)
+static void tune(k_dtype_t dtype, const char *counts)
 {
-    static const uint32_t counts[] = {1, 4, 8, 16, 32, 64, 128, 512, 2048, 0};
     const size_t bytes = (size_t)520 << 20;
     cudaDeviceProp properties;
     CUDA(cudaGetDeviceProperties(&properties, 0));
@@ -843,9 +843,54 @@ static void tune(k_dtype_t dtype)
     fill(w, bytes, 5);
     fill(x, 2048 * 14336 * 2, 3);
     fill(y, (size_t)2048 * 28672 * 4, 4);
-    for (int i = 0; counts[i] != 0; i++) {
-        tune_rows(dtype, counts[i], device, w, x, y);
+    for (const char *at = counts; *at != 0;) {
+        char *end = nullptr;
+        tune_rows(dtype, (uint32_t)std::strtoul(at, &end, 10), device, w, x, y);
+        at = *end == ',' ? end + 1 : "";
     }
+}
+
+/* ---- chain ----------------------------------------------------------------------------------- */
+
+/* The products of layers one after the other, as a decode step of one row has them. */
+static void chain(k_dtype_t dtype)
+{
+    const int n_layers = 6;
+    double bytes_all = 0;
+    uint8_t *w[n_layers][4];
+    uint8_t *x = device_array<uint8_t>(14336 * 2);
+    uint8_t *y = device_array<uint8_t>(28672 * 4);
+    fill(x, 14336 * 2, 3);
+    fill(y, 28672 * 4, 4);
+    for (int i = 0; i < 4 * n_layers; i++) {
+        const layer_t &layer = layers[i % 4];
+        const size_t bytes =
+            k_cuda_weight_bytes(dtype, layer.out == K_CUDA_OUT_SWIGLU, layer.n, layer.k);
+        w[i / 4][i % 4] = device_array<uint8_t>(bytes);
+        fill(w[i / 4][i % 4], bytes, 5);
+        bytes_all += (double)bytes / n_layers;
+    }
+    const int launches = 4 * n_layers * 4;
+    const double t = 4 * graph_seconds(launches, [&](int j, cudaStream_t s) {
+                         const layer_t &layer = layers[j % 4];
+                         k_cuda_linear_t args = {};
+                         args.w = {dtype, layer.out == K_CUDA_OUT_SWIGLU, layer.n, layer.k,
+                                   w[j / 4 % n_layers][j % 4]};
+                         args.x = x;
+                         args.y = y;
+                         args.out = layer.out;
+                         args.rows = 1;
+                         args.x_stride = layer.k;
+                         args.y_stride = layer.n;
+                         CUDA(k_cuda_linear(&args, s));
+                     });
+    std::printf("%-8s a layer, one row: %.2f us, %.0f GB/s\n", k_dtype_info(dtype)->name, t * 1e6,
+                bytes_all / t * 1e-9);
+    for (int i = 0; i < 4 * n_layers; i++) {
+        CUDA(cudaFree(w[i / 4][i % 4]));
+    }
+    CUDA(cudaFree(x));
+    CUDA(cudaFree(y));
 }
 
 int main(int argc, char **argv)
@@ -862,6 +907,15 @@ int main(int argc, char **argv)
         families();
     } else if (what == "check") {
         check(path, path_name.c_str());
+    } else if (what == "chain") {
+        for (int i = 2; i < argc; i++) {
+            k_dtype_t dtype;
+            if (k_dtype_from_name(argv[i], &dtype) < 0) {
+                std::printf("no dtype %s\n", argv[i]);
+                return 2;
+            }
+            chain(dtype);
+        }
     } else if (what == "time" || what == "tune") {
         k_dtype_t dtype = what == "tune" ? K_Q4_0 : K_BF16;
         const int at = what == "tune" ? 2 : 3;
@@ -870,14 +924,14 @@ int main(int argc, char **argv)
             return 2;
         }
         if (what == "tune") {
-            tune(dtype);
+            tune(dtype, argc > 3 ? argv[3] : "1,4,8,16,32,64,128,512,2048");
         } else {
             time_layers(path, path_name.c_str(), dtype);
         }
     } else {
         std::printf(
             "bench_linear families | check [auto|mma|wgmma] | time [auto|mma|wgmma] [DTYPE] |\n"
-            "             tune [DTYPE]\n");
+            "             tune [DTYPE [ROWS,...]] | chain DTYPE...\n");
         return 2;
     }
     return failures != 0;

@@ -94,12 +94,15 @@ SIMT_DEVICE void spread_score(const attention_params_t &p, const attention_item_
     simt_sync_block();
     mma_load_tile<D, SPREAD_THREADS, T>(p, old, shared.blocks, first, 0, shared.k);
     simt_cp_async_commit();
+    const bool has_new = first + SPREAD_CHUNK > old.end;
+    if (has_new) { /* zeroes where the new tokens go, before these and q come together */
+        simt_cp_async_wait<0>();
+        simt_sync_block();
+    }
     simt_wait_previous();
     attention_load_q<D, T>(p, item, shared.q, SPREAD_ROWS, 0, SPREAD_ROWS, (int)threadIdx.x,
                            SPREAD_THREADS);
-    if (first + SPREAD_CHUNK > old.end) {
-        simt_cp_async_wait<0>(); /* zeroes where the new tokens go */
-        simt_sync_block();
+    if (has_new) {
         spread_load_new_keys<D, T>(p, item, first, shared);
     }
     simt_cp_async_commit();

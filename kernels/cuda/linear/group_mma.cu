@@ -55,10 +55,8 @@ SIMT_DEVICE void begin_item(const group_mma_t &p, const part_t &part, const item
                             ahead_t &at)
 {
     const void *weights = static_cast<const char *>(p.one.weights) + item.group * p.w_step;
-    at.kb = part.first;
-    at.from = item.left > 0 && part.first < part.last
-                  ? W::block(weights, item.unit, part.first, p.one.k_blocks)
-                  : nullptr;
+    at.left = item.left > 0 ? (int)(part.last - part.first) : 0;
+    at.from = W::block(weights, item.unit, part.first, p.one.k_blocks);
 }
 
 /* Blocks that should share a multiprocessor: the walk takes registers too. */
@@ -75,7 +73,7 @@ static SIMT_KERNEL(32 * SPLITS, (group_blocks<W, NT>())) group_mma_few(const gro
     SIMT_DYN_SHARED(uint8_t, shared);
     const uint32_t split = (uint32_t)simt_warp();
     const part_t part = part_of(p.one, split, p.walk.tile_rows, shared + SPLITS * ring_bytes<W>());
-    block_ring_t ring = {shared + split * ring_bytes<W>(), 0, 0};
+    block_ring_t ring = ring_at(shared + split * ring_bytes<W>());
     const uint8_t *x[NT];
     float acc[NT][4] = {};
     ahead_t ahead = {};
@@ -90,7 +88,7 @@ static SIMT_KERNEL(32 * SPLITS, (group_blocks<W, NT>())) group_mma_few(const gro
         begin_item<W>(p, part, coming, at);
     };
     begin_item<W>(p, part, coming, ahead);
-    ring_begin<W>(part, ring, ahead, next);
+    ring_begin<W>(ring, ahead, next);
     for (uint32_t turn = 0; item.left > 0; next_item(p, before, &item), turn++) {
         if (turn == 0 || item.unit == 0) {
             const group_tile_t tile = walk_tile(p.walk, before, item.tile);
@@ -100,7 +98,7 @@ static SIMT_KERNEL(32 * SPLITS, (group_blocks<W, NT>())) group_mma_few(const gro
             store = walk_store(p.walk, tile);
         }
         multiply_part<W, NT>(part, ring, ahead, x, acc, next);
-        finish<NT>(store, parts[turn % 2], item.unit, turn * NT, acc);
+        finish<W, NT, 1>(store, parts[turn % 2], item.unit, turn * NT, acc);
     }
 }
 

@@ -15,34 +15,39 @@ template <class W>
 SIMT_DEVICE void begin_unit(const linear_mma_t &p, const part_t &part, ahead_t &at, uint32_t unit)
 {
     at.unit = unit;
-    at.kb = part.first;
-    at.from = unit < p.units ? W::block(p.weights, unit, part.first, p.k_blocks) : nullptr;
+    at.left = unit < p.units ? (int)(part.last - part.first) : 0;
+    at.from = W::block(p.weights, unit, part.first, p.k_blocks);
 }
 
-/* Units blockIdx.x, + gridDim.x, … */
-template <class W, int NT>
+/* Units blockIdx.x, + gridDim.x, … IS_ONE: of one token. */
+template <class W, int NT, bool IS_ONE>
 static SIMT_KERNEL(32 * SPLITS, (few_blocks<W, NT>())) linear_mma_few(const linear_mma_t p)
 {
-    SIMT_SHARED(float, parts, [2][SPLITS][NT][4][SIMT_WARP]);
+    constexpr int STEP = IS_ONE ? 2 : 1;
+    SIMT_SHARED(float, parts, [2][SPLITS][NT][4 / STEP][SIMT_WARP]);
     SIMT_DYN_SHARED(uint8_t, shared);
     const uint32_t split = (uint32_t)simt_warp();
     const part_t part = part_of(p, split, p.store.rows, shared + SPLITS * ring_bytes<W>());
     const auto next = [&](ahead_t &at) { begin_unit<W>(p, part, at, at.unit + gridDim.x); };
-    block_ring_t ring = {shared + split * ring_bytes<W>(), 0, 0};
+    block_ring_t ring = ring_at(shared + split * ring_bytes<W>());
     const uint8_t *x[NT];
     float acc[NT][4] = {};
     ahead_t ahead = {};
 
     simt_launch_next();
     point_x<NT>(part, p.store.rows, x);
-    begin_unit<W>(p, part, ahead, part.first < part.last ? blockIdx.x : p.units);
-    ring_begin<W>(part, ring, ahead, next);
+    begin_unit<W>(p, part, ahead, blockIdx.x);
+    ring_begin<W>(ring, ahead, next);
     simt_wait_previous(); /* x and y are its; the weights are nobody's */
-    copy_x(p, part, p.store.rows, [&](uint32_t row) { return p.x + row * p.x_stride; });
+    if constexpr (IS_ONE) {
+        copy_x_row(p, part);
+    } else {
+        copy_x(p, part, p.store.rows, [&](uint32_t row) { return p.x + row * p.x_stride; });
+    }
     uint32_t turn = 0;
     for (uint32_t unit = blockIdx.x; unit < p.units; unit += gridDim.x, turn++) {
         multiply_part<W, NT>(part, ring, ahead, x, acc, next);
-        finish<NT>(p.store, parts[turn % 2], unit, turn * NT, acc);
+        finish<W, NT, STEP>(p.store, parts[turn % 2], unit, turn * NT, acc);
     }
 }
 
@@ -70,7 +75,7 @@ template <class W> static SIMT_KERNEL(32 * WIDE_UNITS, 1) linear_mma_wide(const 
 
 /* ---- host ------------------------------------------------------------------------------------ */
 
-template <class W, int NT>
+template <class W, int NT, bool IS_ONE>
 static cudaError_t launch_few(const linear_mma_t &p, const linear_device_t &device,
                               cudaStream_t stream)
 {
@@ -79,7 +84,7 @@ static cudaError_t launch_few(const linear_mma_t &p, const linear_device_t &devi
     const uint32_t fit = device.shared_bytes / (few_parts_bytes<NT>() + shared);
     const uint32_t most = few_blocks<W, NT>();
     const uint32_t blocks = device.processors * (fit < 1 ? 1 : fit < most ? fit : most);
-    return simt_launch(linear_mma_few<W, NT>,
+    return simt_launch((linear_mma_few<W, NT, IS_ONE>),
                        {.grid = {p.units < blocks ? p.units : blocks},
                         .block = {32 * SPLITS},
                         .shared_bytes = shared,
@@ -119,8 +124,9 @@ static cudaError_t launch_rows(linear_mma_t p, const linear_device_t &device, cu
     cudaError_t error = cudaSuccess;
     for (uint32_t row = 0; row < rows && error == cudaSuccess; row += p.store.rows) {
         p.store.rows = rows - row < fit ? rows - row : fit;
-        error = p.store.rows <= 8 ? launch_few<W, 1>(p, device, stream)
-                                  : launch_few<W, 2>(p, device, stream);
+        error = p.store.rows == 1   ? launch_few<W, 1, true>(p, device, stream)
+                : p.store.rows <= 8 ? launch_few<W, 1, false>(p, device, stream)
+                                    : launch_few<W, 2, false>(p, device, stream);
         p.x += p.store.rows * p.x_stride;
         p.store.y = static_cast<char *>(p.store.y) + p.store.rows * p.store.y_stride * y_bytes;
     }

@@ -70,7 +70,8 @@ SIMT_DEVICE void multiply_pair(const typename W::raw &w, int pair,
                                const uint32_t (&a)[2][W::PARTS][4], const uint32_t (&b)[4],
                                float (&acc)[4])
 {
-    const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
+    constexpr uint32_t one = weight_one<W>();
+    const uint32_t ones[4] = {one, one, one, one};
     float sum[4] = {0, 0, 0, 0}, x_sum[4] = {0, 0, 0, 0};
     SIMT_UNROLL
     for (int j = 0; j < 2; j++) {
@@ -146,25 +147,64 @@ SIMT_DEVICE part_t part_of(const linear_mma_t &p, uint32_t split, uint32_t rows,
     return part;
 }
 
+/* 16 bytes of x from element k of a row on, zeroes past its end. */
+SIMT_DEVICE uint4 load_x_chunk(const linear_mma_t &p, const uint16_t *row, uint32_t k)
+{
+    if (p.x_chunks && k + 8 <= p.columns) {
+        return simt_load_16(row + k);
+    }
+    const uint2 low = load_x(p, row, k);
+    const uint2 high = load_x(p, row, k + 4);
+    return make_uint4(low.x, low.y, high.x, high.y);
+}
+
 /* Copies the warp's part of x, row i of which begins at row_at(i). */
 template <class Row>
 SIMT_DEVICE void copy_x(const linear_mma_t &p, const part_t &part, uint32_t rows, Row row_at)
 {
-    const uint32_t chunks = (part.last - part.first) * 8; /* of 16 bytes */
-    for (uint32_t i = (uint32_t)simt_lane(); i < chunks * rows; i += SIMT_WARP) {
-        const uint32_t row = i / chunks;
-        const uint32_t k = part.first * LINEAR_K_BLOCK + i % chunks * 8;
-        uint8_t *to = part.x + row * part.row_bytes + i % chunks * 16;
+    const uint32_t bytes = part.row_bytes - PART_PAD;
+    for (uint32_t row = 0; row < rows; row++) {
+        uint8_t *to = part.x + row * part.row_bytes;
         const uint16_t *from = row_at(row);
-        if (p.x_chunks && k + 8 <= p.columns) {
-            simt_cp_async<16>(to, from + k);
-        } else {
-            *reinterpret_cast<uint2 *>(to) = load_x(p, from, k);
-            *reinterpret_cast<uint2 *>(to + 8) = load_x(p, from, k + 4);
+        for (uint32_t at = (uint32_t)simt_lane() * 16; at < bytes; at += 16 * SIMT_WARP) {
+            const uint32_t k = part.first * LINEAR_K_BLOCK + at / 2;
+            if (p.x_chunks && k + 8 <= p.columns) {
+                simt_cp_async<16>(to + at, from + k);
+            } else {
+                *reinterpret_cast<uint4 *>(to + at) = load_x_chunk(p, from, k);
+            }
         }
     }
     simt_cp_async_commit();
     simt_cp_async_wait<0>();
+    simt_sync_warp();
+}
+
+/*
+ * The same of one row, by loads: waiting for copies of x is waiting for those of W as well, of which
+ * all processors' take a while; now the first can be multiplied before the others have come.
+ */
+SIMT_DEVICE void copy_x_row(const linear_mma_t &p, const part_t &part)
+{
+    constexpr uint32_t TOGETHER = 8; /* on their way */
+    const uint32_t bytes = part.row_bytes - PART_PAD;
+    for (uint32_t first = 0; first < bytes; first += TOGETHER * 16 * SIMT_WARP) {
+        uint4 v[TOGETHER];
+        SIMT_UNROLL
+        for (uint32_t i = 0; i < TOGETHER; i++) {
+            const uint32_t at = first + (i * SIMT_WARP + (uint32_t)simt_lane()) * 16;
+            if (at < bytes) {
+                v[i] = load_x_chunk(p, p.x, part.first * LINEAR_K_BLOCK + at / 2);
+            }
+        }
+        SIMT_UNROLL
+        for (uint32_t i = 0; i < TOGETHER; i++) {
+            const uint32_t at = first + (i * SIMT_WARP + (uint32_t)simt_lane()) * 16;
+            if (at < bytes) {
+                *reinterpret_cast<uint4 *>(part.x + at) = v[i];
+            }
+        }
+    }
     simt_sync_warp();
 }
 
@@ -180,29 +220,34 @@ SIMT_DEVICE void point_x(const part_t &part, uint32_t rows, const uint8_t *(&x)[
     }
 }
 
-/* Adds the parts of a unit in order and stores; the warps take turns. acc begins anew. */
-template <int NT>
-SIMT_DEVICE void finish(const linear_store_t &store, float (&parts)[SPLITS][NT][4][SIMT_WARP],
-                        uint32_t unit, uint32_t turn, float (&acc)[NT][4])
+/*
+ * Adds the parts of a unit in order and stores; the warps take turns. acc begins anew. STEP 2: of one
+ * token, which has every second number of the fragments.
+ */
+template <class W, int NT, int STEP>
+SIMT_DEVICE void finish(const linear_store_t &store,
+                        float (&parts)[SPLITS][NT][4 / STEP][SIMT_WARP], uint32_t unit,
+                        uint32_t turn, float (&acc)[NT][4])
 {
     const uint32_t split = (uint32_t)simt_warp();
     const uint32_t lane = (uint32_t)simt_lane();
     SIMT_UNROLL
-    for (int i = 0; i < 4 * NT; i++) {
-        parts[split][i / 4][i % 4][lane] = acc[i / 4][i % 4];
+    for (int i = 0; i < 4 * NT; i += STEP) {
+        parts[split][i / 4][i % 4 / STEP][lane] = acc[i / 4][i % 4];
         acc[i / 4][i % 4] = 0;
     }
     simt_sync_block();
     const uint32_t n = (split + turn) % SPLITS;
     if (n < NT) {
-        float sum[4];
+        float sum[4] = {0, 0, 0, 0};
         SIMT_UNROLL
-        for (int i = 0; i < 4; i++) {
-            sum[i] = parts[0][n][i][lane];
+        for (int i = 0; i < 4; i += STEP) {
+            sum[i] = parts[0][n][i / STEP][lane];
             SIMT_UNROLL
             for (int s = 1; s < SPLITS; s++) {
-                sum[i] += parts[s][n][i][lane];
+                sum[i] += parts[s][n][i / STEP][lane];
             }
+            sum[i] = weight_whole<W>(sum[i]);
         }
         linear_store_fragments<1>(store, unit, n * 8, sum);
     }
@@ -226,45 +271,76 @@ template <class W> constexpr int ring_bytes()
     return ring_stages<W>() * ring_blocks<W>() * W::BYTES;
 }
 
+typedef struct ring_place {
+    uint8_t *at;
+    int stage;
+} ring_place_t;
+
 typedef struct block_ring {
-    uint8_t *stages;
-    int filled; /* the stage that is filled next */
-    int used;   /* … read next */
+    ring_place_t filled; /* next, by this lane: 16 bytes of every 512 */
+    ring_place_t used;   /* … read next */
 } block_ring_t;
 
 /* Where the copies have come to in the walk over all of this block's units. */
 typedef struct ahead {
-    const uint8_t *from; /* NULL: past the end */
+    const uint8_t *from;
     uint32_t unit;
-    uint32_t kb;
+    int left; /* blocks of the warp's part of it; 0: past the end */
 } ahead_t;
 
-template <class W> SIMT_DEVICE int ring_after(int stage)
+SIMT_DEVICE block_ring_t ring_at(uint8_t *stages)
 {
-    return stage + 1 == ring_stages<W>() ? 0 : stage + 1;
+    return {{stages + simt_lane() * 16, 0}, {stages, 0}};
+}
+
+/* To the next stage. (Addresses are carried along: the compiler would make them anew each time.) */
+template <class W> SIMT_DEVICE void ring_step(ring_place_t &place)
+{
+    place.at += ring_blocks<W>() * W::BYTES;
+    if (++place.stage == ring_stages<W>()) {
+        place.stage = 0;
+        place.at -= ring_bytes<W>();
+    }
+}
+
+/* Begins to copy `bytes` of a stage; known to be all of them when IS_FULL. */
+template <class W, bool IS_FULL>
+SIMT_DEVICE void ring_copy_bytes(uint8_t *to, const uint8_t *from, int bytes)
+{
+    constexpr int STAGE = ring_blocks<W>() * W::BYTES;
+    constexpr int STEP = 16 * SIMT_WARP;
+    const int first = simt_lane() * 16;
+    from += first;
+    if constexpr (IS_FULL) {
+        SIMT_UNROLL
+        for (int i = 0; i < STAGE; i += STEP) {
+            if (i + STEP <= STAGE || first + i < STAGE) {
+                simt_cp_async<16>(to + i, from + i);
+            }
+        }
+    } else {
+        SIMT_NO_UNROLL
+        for (int i = 0; first + i < bytes; i += STEP) {
+            simt_cp_async<16>(to + i, from + i);
+        }
+    }
 }
 
 /* Begins the next copy; past the end a group of none. next(at): to the next unit's first block. */
 template <class W, class Next>
-SIMT_DEVICE void ring_copy(const part_t &part, block_ring_t &ring, ahead_t &at, Next next)
+SIMT_DEVICE void ring_copy(block_ring_t &ring, ahead_t &at, Next next)
 {
-    constexpr int STAGE = ring_blocks<W>() * W::BYTES;
-    if (at.from != nullptr) {
-        const int left = (int)(part.last - at.kb);
-        const int blocks = left < ring_blocks<W>() ? left : ring_blocks<W>();
-        const int lane = simt_lane() * 16;
-        uint8_t *to = ring.stages + ring.filled * STAGE + lane;
-        const uint8_t *from = at.from + lane;
-        SIMT_UNROLL
-        for (int i = 0; i < STAGE; i += 16 * SIMT_WARP) {
-            if (lane + i < blocks * W::BYTES) {
-                simt_cp_async<16>(to + i, from + i);
-            }
+    constexpr int BLOCKS = ring_blocks<W>();
+    if (at.left > 0) {
+        if (at.left >= BLOCKS) {
+            ring_copy_bytes<W, true>(ring.filled.at, at.from, 0);
+        } else {
+            ring_copy_bytes<W, false>(ring.filled.at, at.from, at.left * W::BYTES);
         }
-        ring.filled = ring_after<W>(ring.filled);
-        at.from += blocks * (int)W::STRIDE;
-        at.kb += (uint32_t)blocks;
-        if (at.kb == part.last) {
+        ring_step<W>(ring.filled);
+        at.from += BLOCKS * (int)W::STRIDE;
+        at.left -= BLOCKS;
+        if (at.left <= 0) {
             next(at);
         }
     }
@@ -273,10 +349,10 @@ SIMT_DEVICE void ring_copy(const part_t &part, block_ring_t &ring, ahead_t &at, 
 
 /* All copies but one. */
 template <class W, class Next>
-SIMT_DEVICE void ring_begin(const part_t &part, block_ring_t &ring, ahead_t &at, Next next)
+SIMT_DEVICE void ring_begin(block_ring_t &ring, ahead_t &at, Next next)
 {
     for (int i = 0; i + 1 < ring_stages<W>(); i++) {
-        ring_copy<W>(part, ring, at, next);
+        ring_copy<W>(ring, at, next);
     }
 }
 
@@ -285,7 +361,20 @@ template <class W> SIMT_DEVICE typename W::raw load_block(const uint8_t *block)
     return W::load(block, (uint32_t)simt_lane() / 4, (uint32_t)simt_lane() % 4);
 }
 
-/* Multiplies the warp's part of a unit, while the ring runs on. */
+/* A block of the stage times the part's k block `kb` of x. */
+template <class W, int NT>
+SIMT_DEVICE void multiply_block(const uint8_t *block, const uint8_t *const (&x)[NT], int kb,
+                                float (&acc)[NT][4])
+{
+    multiply<W, NT>(load_block<W>(block), acc, [&](int n, int pair, uint32_t(&b)[4]) {
+        simt_ldmatrix_x4(b, x[n] + kb * 128 + pair * 64);
+    });
+}
+
+/*
+ * Multiplies the warp's part of a unit, while the ring runs on. Nothing parts the blocks of a full
+ * stage: one is unpacked while another is multiplied.
+ */
 template <class W, int NT, class Next>
 SIMT_DEVICE void multiply_part(const part_t &part, block_ring_t &ring, ahead_t &at,
                                const uint8_t *const (&x)[NT], float (&acc)[NT][4], Next next)
@@ -295,18 +384,20 @@ SIMT_DEVICE void multiply_part(const part_t &part, block_ring_t &ring, ahead_t &
     for (int kb = 0; kb < n_blocks; kb += BLOCKS) {
         simt_cp_async_wait<ring_stages<W>() - 2>();
         simt_sync_warp(); /* the copy is there for all lanes; the stage before is free */
-        const uint8_t *stage = ring.stages + ring.used * BLOCKS * W::BYTES;
-        ring_copy<W>(part, ring, at, next);
-        SIMT_UNROLL
-        for (int i = 0; i < BLOCKS; i++) {
-            if (i == 0 || kb + i < n_blocks) {
-                multiply<W, NT>(load_block<W>(stage + i * W::BYTES), acc,
-                                [&](int n, int pair, uint32_t(&b)[4]) {
-                                    simt_ldmatrix_x4(b, x[n] + (kb + i) * 128 + pair * 64);
-                                });
+        const uint8_t *stage = ring.used.at;
+        ring_copy<W>(ring, at, next);
+        if (n_blocks - kb >= BLOCKS) {
+            SIMT_UNROLL
+            for (int i = 0; i < BLOCKS; i++) {
+                multiply_block<W, NT>(stage + i * W::BYTES, x, kb + i, acc);
+            }
+        } else {
+            SIMT_NO_UNROLL
+            for (int i = 0; i < n_blocks - kb; i++) {
+                multiply_block<W, NT>(stage + i * W::BYTES, x, kb + i, acc);
             }
         }
-        ring.used = ring_after<W>(ring.used);
+        ring_step<W>(ring.used);
     }
 }
 
@@ -394,6 +485,10 @@ SIMT_DEVICE void wide_multiply(const linear_mma_t &p, uint8_t *stages, uint32_t 
             sum[i] = split == 0 ? part : sum[i] + part;
             part = 0;
         }
+    }
+    SIMT_UNROLL
+    for (int i = 0; i < 4 * NT; i++) {
+        sum[i] = weight_whole<W>(sum[i]);
     }
 }
 

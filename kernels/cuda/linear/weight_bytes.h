@@ -13,9 +13,12 @@ SIMT_DEVICE uint32_t weight_byte_word_at(uint32_t row, uint32_t j, uint32_t t)
     return j / 2 * 512 + (row % 8 * 4 + t) * 16 + j % 2 * 8 + row / 8 * 4;
 }
 
-/* then [row % 8] 8 bytes: f16 d of row g: group 0, 1; of row g + 8: group 0, 1 */
+/*
+ * Elements are kept plus 128. Then [row % 8] 8 bytes: f16 d of row g: group 0, 1; of row g + 8:
+ * group 0, 1.
+ */
 struct weight_q8_0 : weight_block<1088> {
-    enum { BYTES = 1088, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
+    enum { BYTES = 1088, OVER = 64, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
     struct raw {
         uint32_t v[2][4];
         uint2 d;
@@ -29,11 +32,10 @@ struct weight_q8_0 : weight_block<1088> {
         w.d = weight_load_8(block + 1024 + g * 8);
         return w;
     }
-    /* Two signed bytes, the lower ones of both halves: 128 + their low 7 bits, less 128 or 256. */
+    /* The lower bytes of both halves: as bf16 2^-133 times what they count. */
     static SIMT_FN uint32_t pair(uint32_t bytes)
     {
-        return simt_fma_bf16(weight_pick(bytes, 0x00800080u, 0x43004300u), 0xbf80bf80u,
-                             weight_pick(bytes, 0x007f007fu, 0x43004300u));
+        return simt_fma_bf16(bytes & 0x00ff00ffu, 0x7f007f00u, 0xc000c000u); /* -128 / 64 */
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
     {
@@ -62,7 +64,7 @@ struct weight_q8_0 : weight_block<1088> {
     }
     static SIMT_FN float value(const uint8_t *block, uint32_t row, uint32_t k)
     {
-        return (float)(int8_t)block[byte_at(row, k)] *
+        return (float)((int)block[byte_at(row, k)] - 128) *
                weight_half(weight_u16(block + scale_at(row, k / 32)));
     }
     static SIMT_FN void pack(uint8_t *block, uint32_t row, uint32_t t, const uint8_t *src,
@@ -71,7 +73,7 @@ struct weight_q8_0 : weight_block<1088> {
         for (uint32_t i = 0; i < 16; i++) {
             const uint32_t k = kb * 64 + weight_column(i / 4, t, i % 4);
             if (k < columns) {
-                block[byte_at(row, k % 64)] = src[k / 32 * 34 + 2 + k % 32];
+                block[byte_at(row, k % 64)] = src[k / 32 * 34 + 2 + k % 32] ^ 0x80;
             }
         }
         if (t < 2 && kb * 64 + t * 32 < columns) {

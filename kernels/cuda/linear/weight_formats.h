@@ -11,6 +11,7 @@
  *   PARTS     bf16 fragments whose sum is the weight (or its integer)
  *   GROUP     columns that share a scale; 0: no scales
  *   HAS_MIN   weight = scale · integer + offset
+ *   OVER      fragments hold integers over this power of two: weight_plain.h
  *   raw       a block's registers in a lane; load() fetches them from global or shared memory
  *   fragment  PARTS fragments of step j
  *   scale     of group i of the block, for rows g and g + 8; offset likewise

@@ -31,15 +31,37 @@ SIMT_DEVICE uint32_t weight_small(uint32_t nibbles)
     return weight_pick(nibbles, 0x000f000fu, 0x43004300u);
 }
 
-/* The four registers of step j, plus LESS (bf16, twice) + 128. */
-template <uint32_t LESS>
-SIMT_DEVICE void weight_nibble_fragment(const uint32_t (&v)[4], int j, uint32_t (&a)[4])
+/*
+ * A quarter of the nibbles at bits 0..3 or, is_high, 4..7 of both halves, plus `low` or `high`. The
+ * latter need no shift: as bf16 their bits are 2^-129 times the nibble, which 2^127 makes a quarter.
+ */
+SIMT_DEVICE uint32_t weight_quarters(uint32_t word, bool is_high, uint32_t low, uint32_t high)
+{
+    return is_high ? simt_fma_bf16(word & 0x00f000f0u, 0x7f007f00u, high)
+                   : simt_fma_bf16(weight_small(word), 0x3e803e80u, low);
+}
+
+/*
+ * The four registers of step j, in quarters; of row g + 8 · half the nibbles have low[half] or high[half]
+ * added, of which low takes off the 128 as well.
+ */
+SIMT_DEVICE void weight_nibble_fragment(const uint32_t (&v)[4], int j, const uint32_t (&low)[2],
+                                        const uint32_t (&high)[2], uint32_t (&a)[4])
 {
     SIMT_UNROLL
     for (int i = 0; i < 4; i++) {
-        const uint32_t word = v[j / 2 * 2 + i % 2] >> (4 * (j % 2 * 2 + i / 2));
-        a[i] = simt_fma_bf16(weight_small(word), 0x3f803f80u, LESS);
+        const uint32_t word = v[j / 2 * 2 + i % 2] >> (8 * (j % 2));
+        a[i] = weight_quarters(word, i / 2 == 1, low[i % 2], high[i % 2]);
     }
+}
+
+/* The same numbers added in all rows. */
+template <uint32_t LOW, uint32_t HIGH>
+SIMT_DEVICE void weight_nibble_fragment(const uint32_t (&v)[4], int j, uint32_t (&a)[4])
+{
+    const uint32_t low[2] = {LOW, LOW};
+    const uint32_t high[2] = {HIGH, HIGH};
+    weight_nibble_fragment(v, j, low, high, a);
 }
 
 /* What thread t holds of one row: `quant(k)` gives element k of the source row. */
@@ -61,7 +83,7 @@ SIMT_DEVICE void weight_nibble_pack(uint8_t *block, uint32_t row, uint32_t t, ui
 
 /* then [row % 8] 8 bytes: f16 d of row g: group 0, 1; of row g + 8: group 0, 1 */
 struct weight_q4_0 : weight_block<576> {
-    enum { BYTES = 576, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
+    enum { BYTES = 576, OVER = 4, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
     struct raw {
         uint32_t v[4];
         uint2 d;
@@ -76,7 +98,7 @@ struct weight_q4_0 : weight_block<576> {
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
     {
-        weight_nibble_fragment<0xc308c308u>(w.v, j, a[0]); /* -136 */
+        weight_nibble_fragment<0xc208c208u, 0xc000c000u>(w.v, j, a[0]); /* -(128 + 8) / 4, -8 / 4 */
     }
     static SIMT_FN float2 scale(const raw &w, int group)
     {
@@ -109,7 +131,7 @@ struct weight_q4_0 : weight_block<576> {
 
 /* then [row % 8] 16 bytes: f16 (d, m) of row g: group 0, 1; of row g + 8: group 0, 1 */
 struct weight_q4_1 : weight_block<640> {
-    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1 };
+    enum { BYTES = 640, OVER = 4, PARTS = 1, GROUP = 32, HAS_MIN = 1 };
     struct raw {
         uint32_t v[4];
         uint32_t d[4];
@@ -124,7 +146,7 @@ struct weight_q4_1 : weight_block<640> {
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
     {
-        weight_nibble_fragment<0xc300c300u>(w.v, j, a[0]); /* -128 */
+        weight_nibble_fragment<0xc200c200u, 0x80008000u>(w.v, j, a[0]); /* -128 / 4, -0 */
     }
     static SIMT_FN float2 scale(const raw &w, int group)
     {
@@ -157,9 +179,9 @@ struct weight_q4_1 : weight_block<640> {
     }
 };
 
-/* then [row % 8][row / 8] 8 bytes: f16 d, bf16 -128 - zero of group 0, of group 1 */
+/* then [row % 8][row / 8] 8 bytes: f16 d, bf16 -(128 + zero) / 4 of group 0, of group 1 */
 struct weight_i4_32 : weight_block<640> {
-    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
+    enum { BYTES = 640, OVER = 4, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
     struct raw {
         uint32_t v[4];
         uint32_t d[4];
@@ -174,16 +196,13 @@ struct weight_i4_32 : weight_block<640> {
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
     {
-        uint32_t less[2]; /* of rows g and g + 8 */
+        uint32_t low[2], high[2]; /* of rows g and g + 8: -(128 + zero) / 4, -zero / 4 */
         SIMT_UNROLL
         for (int half = 0; half < 2; half++) {
-            less[half] = simt_byte_perm(w.d[half * 2 + j / 2], 0, 0x3232);
+            low[half] = simt_byte_perm(w.d[half * 2 + j / 2], 0, 0x3232);
+            high[half] = simt_fma_bf16(low[half], 0x3f803f80u, 0x42004200u);
         }
-        SIMT_UNROLL
-        for (int i = 0; i < 4; i++) {
-            const uint32_t word = w.v[j / 2 * 2 + i % 2] >> (4 * (j % 2 * 2 + i / 2));
-            a[0][i] = simt_fma_bf16(weight_small(word), 0x3f803f80u, less[i % 2]);
-        }
+        weight_nibble_fragment(w.v, j, low, high, a[0]);
     }
     static SIMT_FN float2 scale(const raw &w, int group)
     {
@@ -211,7 +230,7 @@ struct weight_i4_32 : weight_block<640> {
         if (t < 2 && kb * 64 + t * 32 < columns) {
             const uint8_t *from = src + (kb * 2 + t) * 19;
             *reinterpret_cast<uint32_t *>(block + scale_at(row, t)) =
-                weight_u16(from) | (0xc300u + from[2]) << 16; /* a step of bf16 at 128 is 1 */
+                weight_u16(from) | (0xc200u + from[2]) << 16; /* a step of bf16 at 32 is 1 / 4 */
         }
     }
 };
@@ -281,7 +300,7 @@ struct weight_mxfp4 : weight_block<544> {
 
 /* then [row % 8][row / 8] 8 bytes: f16 d, f16 dmin, u8 scale, min of sub-block 0, of sub-block 1 */
 struct weight_q4_k : weight_block<640> {
-    enum { BYTES = 640, PARTS = 1, GROUP = 32, HAS_MIN = 1 };
+    enum { BYTES = 640, OVER = 4, PARTS = 1, GROUP = 32, HAS_MIN = 1 };
     struct raw {
         uint32_t v[4];
         uint32_t d[4];
@@ -296,7 +315,7 @@ struct weight_q4_k : weight_block<640> {
     }
     static SIMT_FN void fragment(const raw &w, int j, uint32_t (&a)[PARTS][4])
     {
-        weight_nibble_fragment<0xc300c300u>(w.v, j, a[0]);
+        weight_nibble_fragment<0xc200c200u, 0x80008000u>(w.v, j, a[0]);
     }
     static SIMT_FN float step_of(uint32_t d, uint32_t scales, uint32_t group)
     {

@@ -77,6 +77,23 @@ SIMT_DEVICE uint32_t weight_pick(uint32_t v, uint32_t mask, uint32_t bits)
     return simt_lop3<0xea>(v, mask, bits);
 }
 
+/*
+ * Fragments may hold integers over a power of two, W::OVER, where bits become such numbers more
+ * easily; all sums then differ in their exponents alone. What sums of x are multiplied by instead of
+ * one, twice in bf16:
+ */
+template <class W> constexpr uint32_t weight_one()
+{
+    static_assert(W::OVER == 1 || W::OVER == 4 || !W::HAS_MIN);
+    return W::OVER == 4 ? 0x3e803e80u : 0x3f803f80u;
+}
+
+/* … and what a sum is in the end. */
+template <class W> SIMT_DEVICE float weight_whole(float sum)
+{
+    return W::OVER == 1 ? sum : sum * (float)W::OVER;
+}
+
 /* Products and sums that k_dequantize rounds one by one: no fused multiply-add. */
 SIMT_DEVICE float weight_mul(float a, float b)
 {
@@ -101,7 +118,7 @@ SIMT_DEVICE uint32_t weight_packed_row(uint32_t row, bool is_gate_up, uint32_t w
 
 /* The type's units of one k block lie one behind the other. */
 template <int BYTES> struct weight_block {
-    enum { STRIDE = BYTES };
+    enum { STRIDE = BYTES, OVER = 1 };
     static SIMT_FN const uint8_t *block(const void *data, uint32_t unit, uint32_t kb,
                                         uint32_t k_blocks)
     {
@@ -110,7 +127,7 @@ template <int BYTES> struct weight_block {
 };
 
 struct weight_bf16 {
-    enum { BYTES = 2048, STRIDE = 8192, PARTS = 1, GROUP = 0, HAS_MIN = 0 };
+    enum { BYTES = 2048, STRIDE = 8192, OVER = 1, PARTS = 1, GROUP = 0, HAS_MIN = 0 };
     struct raw {
         uint32_t v[4][4]; /* step: a[0..3] */
     };

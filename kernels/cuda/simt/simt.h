@@ -62,6 +62,7 @@
 #define SIMT_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define SIMT_GRID_CONSTANT           __grid_constant__
 #define SIMT_UNROLL                  _Pragma("unroll")
+#define SIMT_NO_UNROLL               _Pragma("unroll 1")
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SIMT_HOPPER 1
 #else
@@ -72,8 +73,9 @@
 #define SIMT_FN
 #define SIMT_KERNEL(threads, blocks) __attribute__((noinline)) void
 #define SIMT_GRID_CONSTANT
-#define SIMT_UNROLL _Pragma("GCC unroll 16")
-#define SIMT_HOPPER 1
+#define SIMT_UNROLL    _Pragma("GCC unroll 16")
+#define SIMT_NO_UNROLL _Pragma("GCC unroll 1")
+#define SIMT_HOPPER    1
 #endif
 
 #define SIMT_WARP      32
