@@ -331,8 +331,9 @@ static const dequantize_fn dequantize_of[K_DTYPE_COUNT] = {
     [K_TQ1_0] = dequantize_tq1_0,     [K_TQ2_0] = dequantize_tq2_0,
     [K_MXFP4] = dequantize_mxfp4,     [K_NVFP4] = dequantize_nvfp4,
     [K_F8] = dequantize_f8,           [K_F8_32] = dequantize_f8_32,
-    [K_I4_32] = dequantize_i4_32,     [K_U8] = dequantize_u8,
-    [K_I32] = dequantize_i32,         [K_I8] = dequantize_i8,
+    [K_F8_8X32] = dequantize_f8_32,   [K_I4_32] = dequantize_i4_32,
+    [K_U8] = dequantize_u8,           [K_I32] = dequantize_i32,
+    [K_I8] = dequantize_i8,
 };
 
 void k_dequantize(k_dtype_t dtype, const void *src, float *dst, size_t n)

@@ -921,6 +921,7 @@ typedef struct k_ops {
      */
     size_t (*weight_bytes)(k_dtype_t dtype, k_weight_form_t form, uint32_t rows, uint32_t columns);
     bool norms_in_linear; /* linear heeds args.norm; the same bits as rms_norm before it */
+    bool has_f8_8x32;     /* weights of K_F8_8X32 have kernels of their own */
     bool packs_slices;    /* weight_pack takes parts with a stride: some columns of wider rows */
     /*
      * dst [weight_bytes()], zeroed, 128-byte aligned, on the stream's device; parts lie in host memory (the

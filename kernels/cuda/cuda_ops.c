@@ -258,6 +258,7 @@ const k_ops_t k_ops_cuda = {
     .can_attend = can_attend,
     .weight_bytes = weight_bytes,
     .weight_pack = weight_pack,
+    .has_f8_8x32 = true,
     .packs_slices = true,
     .scratch_bytes = scratch_bytes,
     .embed = launch_embed,

@@ -152,6 +152,24 @@ weft_status_t model_bind_bias(model_binder_t *binder, const model_tensor_id_t *i
 
 /* ---- matrices ------------------------------------------------------------------------------ */
 
+/* Scales of E4M3 are those of 8 rows together, from the first of the slice on. */
+static bool shares_scales(const model_tensor_t *tensor)
+{
+    return tensor->form == MODEL_FORM_F8 && tensor->rows % 8 == 0 && tensor->first_row % 8 == 0 &&
+           (tensor->tile_rows == UINT32_MAX || tensor->tile_rows % 8 == 0);
+}
+
+/* The type that the tensors have as one weight. */
+static k_dtype_t weight_dtype(const model_binder_t *binder, const model_tensor_t *tensors,
+                              uint32_t n)
+{
+    bool all_share = binder->ops->has_f8_8x32;
+    for (uint32_t i = 0; i < n; i++) {
+        all_share = all_share && shares_scales(&tensors[i]);
+    }
+    return all_share ? K_F8_8X32 : tensors[0].dtype;
+}
+
 size_t model_bind_weight_bytes(const model_binder_t *binder, const model_tensor_t *tensors,
                                uint32_t n, k_weight_form_t form)
 {
@@ -159,7 +177,8 @@ size_t model_bind_weight_bytes(const model_binder_t *binder, const model_tensor_
     for (uint32_t i = 0; i < n; i++) {
         rows += (uint32_t)tensors[i].rows;
     }
-    return binder->ops->weight_bytes(tensors[0].dtype, form, rows, (uint32_t)tensors[0].columns);
+    return binder->ops->weight_bytes(weight_dtype(binder, tensors, n), form, rows,
+                                     (uint32_t)tensors[0].columns);
 }
 
 weft_status_t model_bind_check_supported(model_binder_t *binder, const model_tensor_t *tensor)
@@ -249,7 +268,7 @@ static void add_to_digest(XXH3_state_t *digest, const model_tensor_t *tensors, u
 weft_status_t model_bind_weight(model_binder_t *binder, const model_tensor_t *tensors, uint32_t n,
                                 k_weight_form_t form, k_weight_t *weight_out)
 {
-    k_weight_t weight = {.dtype = tensors[0].dtype,
+    k_weight_t weight = {.dtype = weight_dtype(binder, tensors, n),
                          .form = form,
                          .columns = (uint32_t)tensors[0].columns,
                          .data = tensors[0].data};

@@ -70,6 +70,15 @@ static inline void fill_u16(test_random_t *random, uint8_t *at, uint16_t (*encod
     memcpy(at, &bits, sizeof(bits));
 }
 
+/* What K_F8_8X32 promises: 8 rows, of so many blocks each, get the first one's scales. */
+static inline void share_f8_scales(uint8_t *rows, size_t n, size_t blocks)
+{
+    for (size_t i = 0; i < n * blocks; i++) {
+        const size_t first = i / blocks / 8 * 8 * blocks + i % blocks;
+        memcpy(rows + i * 36, rows + first * 36, sizeof(float));
+    }
+}
+
 /* Rows of a dtype as a file has them, scales within ±1; free with test_free. */
 static inline uint8_t *random_weights(test_random_t *random, k_dtype_t dtype, size_t elements)
 {
@@ -87,6 +96,7 @@ static inline uint8_t *random_weights(test_random_t *random, k_dtype_t dtype, si
             block[0] = (uint8_t)(block[0] & 0xbf); /* below 2, no NaN */
             break;
         case K_F8_32:
+        case K_F8_8X32:
             for (uint32_t i = 4; i < 36; i++) {
                 block[i] = (uint8_t)(block[i] & 0xbf);
             }

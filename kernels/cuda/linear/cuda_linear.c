@@ -23,6 +23,8 @@ static size_t block_bytes(k_dtype_t dtype)
         return 1088;
     case K_F8_32:
         return 1152;
+    case K_F8_8X32:
+        return 1040;
     case K_Q4_0:
         return 576;
     case K_MXFP4:

@@ -82,9 +82,12 @@ struct weight_q8_0 : weight_block<1088> {
     }
 };
 
-/* then [row % 8][row / 8] 8 bytes: f32 scale of group 0, of group 1 */
-struct weight_f8_32 : weight_block<1152> {
-    enum { BYTES = 1152, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
+/*
+ * E4M3. SHARED: then [row / 8] 8 bytes: f32 scale of group 0, of group 1, for 8 rows; else the same
+ * [row % 8] times, for each.
+ */
+template <bool SHARED> struct weight_f8 : weight_block<SHARED ? 1040 : 1152> {
+    enum { BYTES = SHARED ? 1040 : 1152, PARTS = 1, GROUP = 32, HAS_MIN = 0 };
     struct raw {
         uint32_t v[2][4];
         uint32_t d[4];
@@ -95,7 +98,7 @@ struct weight_f8_32 : weight_block<1152> {
         raw w;
         weight_unpack_16(weight_load_16(block + (g * 4 + t) * 16), w.v[0]);
         weight_unpack_16(weight_load_16(block + 512 + (g * 4 + t) * 16), w.v[1]);
-        weight_unpack_16(weight_load_16(block + 1024 + g * 16), w.d);
+        weight_unpack_16(weight_load_16(block + scale_at(g, 0)), w.d);
         return w;
     }
     /*
@@ -143,7 +146,7 @@ struct weight_f8_32 : weight_block<1152> {
     }
     static SIMT_FN uint32_t scale_at(uint32_t row, uint32_t group)
     {
-        return 1024 + row % 8 * 16 + row / 8 * 8 + group * 4;
+        return 1024 + (SHARED ? 0 : row % 8 * 16) + row / 8 * 8 + group * 4;
     }
     static SIMT_FN float value(const uint8_t *block, uint32_t row, uint32_t k)
     {
@@ -163,9 +166,12 @@ struct weight_f8_32 : weight_block<1152> {
             }
             *reinterpret_cast<uint32_t *>(block + weight_byte_word_at(row, j, t)) = word;
         }
-        if (t < 2 && kb * 64 + t * 32 < columns) {
+        if (t < 2 && kb * 64 + t * 32 < columns && (!SHARED || row % 8 == 0)) {
             *reinterpret_cast<uint32_t *>(block + scale_at(row, t)) =
                 weight_u32(src + (kb * 2 + t) * 36);
         }
     }
 };
+
+using weight_f8_32 = weight_f8<false>;
+using weight_f8_8x32 = weight_f8<true>;

@@ -40,4 +40,5 @@
     DO(K_Q6_K, weight_q6_k)                                                                        \
     DO(K_I4_32, weight_i4_32)                                                                      \
     DO(K_MXFP4, weight_mxfp4)                                                                      \
-    DO(K_F8_32, weight_f8_32)
+    DO(K_F8_32, weight_f8_32)                                                                      \
+    DO(K_F8_8X32, weight_f8_8x32)

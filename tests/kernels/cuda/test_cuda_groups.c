@@ -56,6 +56,9 @@ static groups_case_t make_case(test_random_t *random, k_dtype_t dtype, uint32_t 
     for (size_t i = 0; dtype == K_I4_32 && i < elements / 32; i++) {
         source[i * 19 + 2] &= 15; /* the zero of four bits */
     }
+    for (uint32_t i = 0; dtype == K_F8_8X32 && i < n; i++) {
+        share_f8_scales(source + i * (elements / n / 32) * 36, rows, columns / 32);
+    }
     c.weights = test_malloc(elements * sizeof(float));
     k_dequantize(dtype, source, c.weights, elements);
     pack(&c, source);

@@ -45,6 +45,12 @@ static linear_case_t make_case(test_random_t *random, k_dtype_t dtype, bool is_g
     for (size_t i = 0; dtype == K_I4_32 && i < (size_t)n * k / 32; i++) {
         source[i * 19 + 2] &= 15; /* the zero of four bits */
     }
+    if (dtype == K_F8_8X32) {
+        const uint32_t rows_each = is_gate_up ? n / 2 : n;
+        for (uint32_t first = 0; first < n; first += rows_each) {
+            share_f8_scales(source + first * (size_t)(k / 32) * 36, rows_each, k / 32);
+        }
+    }
     c.rows = rows;
     c.x_stride = x_stride;
     c.weights = test_malloc((size_t)n * k * sizeof(float));
