@@ -57,7 +57,7 @@ class Link:
         self.space = f"weft-d-{pid}"
         self.device = f"wvn{pid}"
         # Four addresses for each of the processes that could do this at the same time.
-        net = f"10.214.{pid >> 6 & 255}"
+        net = f"10.215.{pid >> 6 & 255}"
         self.near, far = (f"{net}.{(pid & 63) * 4 + end}" for end in (1, 2))
         run("ip", "netns", "add", self.space)
         try:
