@@ -4,11 +4,12 @@
 the client of all of them.
 
 usage: ./dev bench serving --llama BIN_DIR --vllm BIN_DIR --vllm-model FOLDER [--loads NAMES] [--rounds 3]
-                           [--threads N] [--url NAME=URL] [--out FILE]
+                           [--threads N] [--url NAME=URL] [--group NAME=PGID] [--out FILE]
 
-Every server that a load names is started first and stays, idle while another one is asked; a round then asks
-each of them once, one after the other, with the same words, so that what else the machine does meets all
-alike. A first short load, which does not count, warms each up.
+Every server that a load names is started first and stays, stopped while another one is asked: vLLM's
+processes poll for seconds after an answer. A round then asks each of them once, one after the other, with
+the same words, so that what else the machine does meets all alike. A first short load, which does not
+count, warms each up.
 
   one, many, most   128 tokens in, 128 out, closed loop of 1, 16 and 32 streams
   shared            512 in, 64 out, 8 streams, nine tenths of each prompt in common
@@ -17,10 +18,11 @@ alike. A first short load, which does not count, warms each up.
   start             from exec to the answer's first token, and memory (PSS) then, at 4096 tokens of context
 
 A peer whose folder is not given is left out. llama-server gets as many slots as a load has streams.
---url takes a server that runs already: weft, vllm, or llama-16 for that of 16 slots. --out gets a JSON
-row for each load and server, with every sample.
+--url takes a server that runs already: weft, vllm, or llama-16 for that of 16 slots; --group its process
+group, to be stopped as the others are. --out gets a JSON row for each load and server, with every sample.
 """
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -78,6 +80,7 @@ class Server:
     def __init__(self, args, name, more=()):
         self.process = None
         self.url = args.urls.get(name)
+        self.group = args.groups.get(name)
         if self.url is not None:
             return
         port = free_port()
@@ -88,6 +91,11 @@ class Server:
         self.process = subprocess.Popen(
             list(map(str, [*command_of(args, name, port), *more])), env=env, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.group = self.process.pid
+
+    def signal(self, number):
+        if self.group is not None:
+            os.killpg(int(self.group), number)
 
     def connect(self):
         host, port = self.url.removeprefix("http://").split(":")
@@ -150,6 +158,19 @@ def ask(args, server, streams, requests, n_in, n_out, shared, seed):
             "itl_p50_ms": got["itl_ms"]["p50"], "itl_p99_ms": got["itl_ms"]["p99"]}
 
 
+@contextlib.contextmanager
+def alone(servers, name):
+    """All other servers are stopped."""
+    others = [server for other, server in servers.items() if other != name]
+    for server in others:
+        server.signal(signal.SIGSTOP)
+    try:
+        yield servers[name]
+    finally:
+        for server in others:
+            server.signal(signal.SIGCONT)
+
+
 def run_load(args, servers, load):
     """{server: [figures of a round]}"""
     streams, n_in, n_out, shared, _ = LOADS[load]
@@ -157,11 +178,13 @@ def run_load(args, servers, load):
     requests = max(2 * streams, 6)
     samples = {name: [] for name in names}
     for name in names:
-        ask(args, servers[name], streams, streams, n_in, 8, 0, 999)
+        with alone(servers, name) as server:
+            ask(args, server, streams, streams, n_in, 8, 0, 999)
     for number in range(args.rounds):
         for name in names:
-            samples[name].append(ask(args, servers[name], streams, requests, n_in, n_out, shared,
-                                     1 + number))
+            with alone(servers, name) as server:
+                samples[name].append(ask(args, server, streams, requests, n_in, n_out, shared,
+                                         args.seed + number))
     return samples
 
 
@@ -181,8 +204,9 @@ def burst_once(args, server, seed):
 
 def run_burst(args, servers):
     """The streams' gaps while the prompts come; they are long enough to outlast them."""
-    return {"weft": [burst_once(args, servers["weft"], 50 + 2 * number)
-                     for number in range(args.rounds)]}
+    with alone(servers, "weft") as server:
+        return {"weft": [burst_once(args, server, 50 + 2 * number)
+                         for number in range(args.rounds)]}
 
 
 def start_once(args, name, more):
@@ -200,7 +224,7 @@ def start_once(args, name, more):
 def run_start(args):
     more = {"weft": ("--num-gpu-blocks-override", START_CONTEXT // 16), "llama-1": ()}
     samples = {name: [] for name in more}
-    args = argparse.Namespace(**{**vars(args), "urls": {}})
+    args = argparse.Namespace(**{**vars(args), "urls": {}, "groups": {}})
     for _ in range(args.rounds):
         for name in more:
             samples[name].append(start_once(args, name, more[name]))
@@ -247,12 +271,15 @@ def parse():
     parser.add_argument("--vllm-model", type=Path, help="the model in bf16 safetensors")
     parser.add_argument("--loads", default=",".join([*LOADS, "burst", "start"]))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1, help="of the first round's words")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--burst-tokens", type=int, default=1000, help="of each running stream")
     parser.add_argument("--url", action="append", default=[], metavar="NAME=URL")
+    parser.add_argument("--group", action="append", default=[], metavar="NAME=PGID")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.urls = dict(entry.split("=", 1) for entry in args.url)
+    args.groups = dict(entry.split("=", 1) for entry in args.group)
     return args
 
 

@@ -71,8 +71,9 @@ weft_status_t kv_pool_create(const kv_pool_config_t *config, kv_pool_t **pool_ou
     if (pool->blocks == NULL) {
         goto cleanup;
     }
+    const uint32_t exportable = config->is_private ? 0 : WEFT_MEM_EXPORTABLE;
     status = config->device->ops->alloc(config->device, block_bytes * config->n_blocks,
-                                        WEFT_MEM_EXPORTABLE | config->memory_flags, &pool->memory);
+                                        exportable | config->memory_flags, &pool->memory);
     if (status < 0) {
         goto cleanup;
     }

@@ -29,6 +29,8 @@ typedef struct kv_pool_config {
     kv_layout_t layout;    /* group 0 is served by this pool */
     uint32_t n_blocks;
     uint32_t memory_flags; /* WEFT_MEM_* of the slab, besides WEFT_MEM_EXPORTABLE */
+    /* Nobody else reads the slab: it need not be exportable, and a host's has large pages then. */
+    bool is_private;
     /* Told before a free block that may be cached is given to a new user. May be NULL. */
     void (*on_reuse)(void *user, kv_block_id_t block);
     /* Told once behind those of an alloc: from then on the blocks' bytes may change. May be NULL. */

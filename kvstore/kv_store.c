@@ -26,6 +26,7 @@ static weft_status_t create_pool(kv_store_t *store)
         .device = config->device,
         .layout = config->layout,
         .n_blocks = config->n_blocks,
+        .is_private = config->is_private,
         .on_reuse = config->is_caching ? kv_store_evict : NULL,
         .after_reuse = config->is_caching ? kv_store_finish_evicts : NULL,
         .user = store,

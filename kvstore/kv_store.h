@@ -34,6 +34,7 @@ typedef struct kv_store_config {
     kv_layout_t layout;
     uint32_t n_blocks;
     bool is_caching;            /* false: no block ever gets a name; no tiers, no events */
+    bool is_private;            /* of the pool */
     uint32_t max_pinned_blocks; /* the quota of kv_store_pin */
     size_t host_bytes;          /* 0: no such tier */
     size_t disk_bytes;          /* 0: no such tier */

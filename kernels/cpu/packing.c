@@ -290,7 +290,8 @@ void packing_pack(const packing_t *packing, k_weight_form_t form, k_stream_t *st
     }
     assert(form != K_WEIGHT_GATE_UP || (n_parts == 2 && parts[0].rows == parts[1].rows));
     job.groups = packing_groups(form, rows, packing->lanes);
-    job.item_groups = packing_item_groups(job.groups, 1, k_team_size(stream->team));
+    job.item_groups = packing_item_groups(job.groups, 1, packing_least_groups(packing),
+                                          k_team_size(stream->team));
     const uint32_t items = job.groups == 0 ? 0 : (job.groups - 1) / job.item_groups + 1;
     k_team_run(stream->team, items, pack_groups, &job);
 }

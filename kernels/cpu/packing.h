@@ -127,14 +127,22 @@ uint32_t packing_groups(k_weight_form_t form, uint32_t rows, uint32_t lanes);
 
 /*
  * Groups to an item of a job over `groups` of each of n matrices: enough items to even out threads that
- * are slowed down, few enough to be cheap to claim. A matrix is packed in the items that it is multiplied
- * in when it is alone: what a thread reads it has written first, and the system put it on its node.
+ * are slowed down, few enough to be cheap to claim, each of `least` groups at least: an even number, as
+ * gate and up stay together. A matrix is packed in the items that a row is multiplied with it in: what a
+ * thread reads it has written first, and the system put it on its node.
  */
-static inline uint32_t packing_item_groups(uint32_t groups, uint32_t n, uint32_t threads)
+static inline uint32_t packing_item_groups(uint32_t groups, uint32_t n, uint32_t least,
+                                           uint32_t threads)
 {
-    const uint32_t each = (n * groups + threads * 8 - 1) / (threads * 8);
-    const uint32_t whole = each < groups ? each : groups;
-    return whole + whole % 2; /* gate and up stay together */
+    const uint32_t each = n * groups / (threads * 8) / least * least;
+    const uint32_t whole = each < least ? least : each < groups ? each : groups;
+    return whole + whole % 2;
+}
+
+/* The least of an item of few rows: short tiles of a plain type want more. */
+static inline uint32_t packing_least_groups(const packing_t *packing)
+{
+    return packing->block_units == 0 ? 4 : 2;
 }
 
 /* Bytes of a matrix of `rows` rows. */

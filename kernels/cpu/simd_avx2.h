@@ -261,6 +261,16 @@ static inline vi vi_dot(int bits, const vi *w, const int8_t *x, int n, vi start)
     return start;
 }
 
+/* The same for `rows` rows of activations, `stride` bytes apart. */
+#define ROWS_TOGETHER 1
+static inline void vi_dot_rows(int bits, const vi *w, const int8_t *x, size_t stride, int n,
+                               int rows, vi *sums)
+{
+    for (int r = 0; r < rows; r++) {
+        sums[r] = vi_dot(bits, w, x + (size_t)r * stride, n, sums[r]);
+    }
+}
+
 /*
  * Stores 32 lanes rounded to i8, which the caller knows that they fit; the sums of the first and the
  * last 16.

@@ -290,6 +290,21 @@ static inline vi vi_dot(int bits, const vi *w, const int8_t *x, int n, vi start)
     return start;
 }
 
+/* The same for `rows` rows of activations, `stride` bytes apart, side by side: one waits long. */
+#define ROWS_TOGETHER 4
+static inline void vi_dot_rows(int bits, const vi *w, const int8_t *x, size_t stride, int n,
+                               int rows, vi *sums)
+{
+    (void)bits;
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < rows; r++) {
+            int32_t four;
+            __builtin_memcpy(&four, x + (size_t)r * stride + 4 * i, sizeof(four));
+            sums[r] = _mm512_dpbusd_epi32(sums[r], w[i], _mm512_set1_epi32(four));
+        }
+    }
+}
+
 /*
  * Stores 32 lanes rounded to i8, which the caller knows that they fit; the sums of the first and the
  * last 16.

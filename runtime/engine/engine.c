@@ -104,6 +104,7 @@ static weft_status_t create_store(engine_t *engine, const engine_options_t *opti
         .layout = plan->layout,
         .n_blocks = plan->n_blocks,
         .is_caching = engine->is_caching,
+        .is_private = engine_keeps_blocks(engine, options),
         .max_pinned_blocks = plan->max_pinned_blocks,
         .host_bytes = options->kv_host_bytes,
         .disk_bytes = options->kv_disk_bytes,

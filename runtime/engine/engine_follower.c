@@ -108,13 +108,14 @@ static weft_status_t follow(follower_t *follower, weft_diag_t *diag)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static weft_status_t create_pool(follower_t *follower)
+static weft_status_t create_pool(follower_t *follower, const engine_options_t *options)
 {
     const engine_t *engine = follower->engine;
     const kv_pool_config_t config = {
         .device = engine->device,
         .layout = engine->plan.layout,
         .n_blocks = engine->plan.n_blocks,
+        .is_private = engine_keeps_blocks(engine, options),
     };
     return kv_pool_create(&config, &follower->pool);
 }
@@ -123,7 +124,7 @@ static weft_status_t load(follower_t *follower, const engine_options_t *options,
                           const model_source_t *source, weft_diag_t *diag)
 {
     engine_t *engine = follower->engine;
-    weft_status_t status = create_pool(follower);
+    weft_status_t status = create_pool(follower, options);
     if (status < 0) {
         status = weft_diag(diag, status, "no memory for %u KV blocks", engine->plan.n_blocks);
     } else {

@@ -338,6 +338,8 @@ void engine_describe_loss(weft_status_t status, uint32_t rank, weft_diag_t *diag
 
 /* engine_remote.c: other workers whose cached blocks are shared. */
 bool engine_has_peers(const engine_options_t *options);
+/* No other process reads the blocks where they lie. */
+bool engine_keeps_blocks(const engine_t *engine, const engine_options_t *options);
 /* What the store is to know of them; its texts are those of options. */
 weft_status_t engine_remote_check(const engine_options_t *options, weft_diag_t *diag);
 weft_status_t engine_remote_config(const engine_t *engine, const engine_options_t *options,

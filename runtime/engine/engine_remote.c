@@ -10,6 +10,12 @@ bool engine_has_peers(const engine_options_t *options)
     return options->kv_remote_peers[0] != '\0' || options->kv_remote_listen[0] != '\0';
 }
 
+bool engine_keeps_blocks(const engine_t *engine, const engine_options_t *options)
+{
+    return engine->device->ops->is_host && options->kv_transfer_config[0] == '\0' &&
+           !engine_has_peers(options);
+}
+
 /* Of digests; enough to tell two that somebody may meet. */
 #define FACT_BYTES 16
 

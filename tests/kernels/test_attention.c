@@ -16,7 +16,7 @@ typedef struct scene {
     uint32_t window;
     float softcap;
     bool has_sinks;
-    float sinks[12]; /* [q_heads] */
+    float sinks[36]; /* [q_heads] */
     bool interleaved;
     k_dtype_t dtype;
     float *q[4]; /* [tokens, q_heads, dim] */
@@ -42,7 +42,7 @@ static scene_t random_scene(test_random_t *random)
     s.dim = dims[test_random_below(random, 7)];
     s.rotary = test_random_below(random, 4) == 0 ? s.dim / 4 * 2 : s.dim;
     s.kv_heads = test_random_between(random, 1, 3);
-    s.q_heads = s.kv_heads * test_random_between(random, 1, 4);
+    s.q_heads = s.kv_heads * test_random_between(random, 1, 12);
     s.window = test_random_below(random, 3) == 0 ? test_random_between(random, 1, 150) : 0;
     s.softcap = test_random_below(random, 3) == 0 ? 2 * fabsf(random_float(random)) + 1 : 0;
     s.has_sinks = test_random_below(random, 3) == 0;
