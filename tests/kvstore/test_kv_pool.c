@@ -107,6 +107,19 @@ static void memory_can_be_exported_and_holds_every_block(void **state)
     kv_pool_destroy(pool);
 }
 
+static void private_memory_is_not_exported(void **state)
+{
+    (void)state;
+    heap_device_t heap = heap_device();
+    kv_pool_config_t config = config_of(&heap, 3);
+    config.is_private = true;
+    config.memory_flags = WEFT_MEM_HOST;
+    kv_pool_t *pool = NULL;
+    assert_int_equal(kv_pool_create(&config, &pool), WEFT_OK);
+    assert_int_equal(heap.flags, WEFT_MEM_HOST);
+    kv_pool_destroy(pool);
+}
+
 static void creation_survives_no_memory(void **state)
 {
     (void)state;
@@ -240,6 +253,7 @@ int main(void)
         cmocka_unit_test(alloc_is_all_or_nothing),
         cmocka_unit_test(a_chain_is_evicted_from_its_tail),
         cmocka_unit_test(memory_can_be_exported_and_holds_every_block),
+        cmocka_unit_test(private_memory_is_not_exported),
         cmocka_unit_test(creation_survives_no_memory),
         cmocka_unit_test(random_use_equals_a_naive_pool),
     };
