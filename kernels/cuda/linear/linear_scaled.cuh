@@ -234,11 +234,10 @@ SIMT_DEVICE void scaled_fragments(const typename W::raw &w, int group,
     }
 }
 
-/* Adds the sums d of N tokens from `first` on, scaled. */
+/* Adds the sums d of N tokens from `first` on, scaled, to acc [N / 2]. */
 template <class W, class S, int N>
 SIMT_DEVICE void scaled_accumulate(const typename W::raw &w, int group, int first,
-                                   const float (&d)[N / 2], const float *x_sums,
-                                   float (&acc)[S::tokens / 2])
+                                   const float (&d)[N / 2], const float *x_sums, float *acc)
 {
     const float2 scale = W::scale(w, group);
     const float2 offset = W::offset(w, group);
@@ -246,7 +245,7 @@ SIMT_DEVICE void scaled_accumulate(const typename W::raw &w, int group, int firs
     for (int n = 0; n < N / 8; n++) {
         SIMT_UNROLL
         for (int i = 0; i < 4; i++) {
-            float &to = acc[first / 2 + 4 * n + i];
+            float &to = acc[4 * n + i];
             to = fmaf(i < 2 ? scale.x : scale.y, d[4 * n + i], to);
         }
         if constexpr (W::HAS_MIN != 0) {
@@ -254,7 +253,7 @@ SIMT_DEVICE void scaled_accumulate(const typename W::raw &w, int group, int firs
                                                                n * 8 + simt_lane() % 4 * 2);
             SIMT_UNROLL
             for (int i = 0; i < 4; i++) {
-                float &to = acc[first / 2 + 4 * n + i];
+                float &to = acc[4 * n + i];
                 to = fmaf(i < 2 ? offset.x : offset.y, i % 2 == 0 ? x.x : x.y, to);
             }
         }
@@ -348,7 +347,7 @@ SIMT_DEVICE void scaled_halves(const scaled_walk_t<W> &walk, const uint8_t *x, c
             scaled_await<0>(high);
             scaled_free_stage(empty);
         }
-        scaled_accumulate<W, S, N>(walk.w, group, N, high, x_sums, acc);
+        scaled_accumulate<W, S, N>(walk.w, group, N, high, x_sums, acc + N / 2);
         if (group + 1 < GROUPS) {
             scaled_multiply<W, N>(walk.a[(group + 1) % 2], group + 1, x + N * 128, high);
         }
@@ -398,8 +397,8 @@ SIMT_DEVICE void scaled_copy_block(const scaled_blocks_t<W, S> &blocks, uint32_t
     uint8_t *to = blocks.ring + at % scaled_held<W, S>() * W::BYTES + lane;
     const uint8_t *from = blocks.from + at * (uint32_t)W::STRIDE + lane;
     SIMT_UNROLL
-    for (int i = 0; at < blocks.n && i < W::BYTES; i += STEP) {
-        if (i + STEP <= W::BYTES || lane + i < W::BYTES) {
+    for (int i = 0; i < W::BYTES; i += STEP) {
+        if (at < blocks.n && (i + STEP <= W::BYTES || lane + i < W::BYTES)) {
             simt_cp_async<16>(to + i, from + i);
         }
     }
