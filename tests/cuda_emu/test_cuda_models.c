@@ -14,10 +14,13 @@ enum { VOCAB = 320, LONGEST = 116, BLOCK = 16, SEQUENCES = 4 };
 #define OTHER_EXPERT 0.04  /* what one token may gain or lose when a near tie is another expert's */
 #define BYTES        2     /* times that with a cache of bytes */
 
-static const char *const models[] = {
-    "llama",     "llama-rope-llama3", "llama-fp8-block", "llama-fp8-tensor", "mistral",
-    "qwen2",     "qwen3",             "llama-gguf-f32",  "llama-gguf-q8_0",  "mixtral",
-    "qwen3-moe", "gpt-oss-mxfp4",     "deepseek-v2",     "deepseek-v3"};
+static const char *const models[] = {"llama",           "llama-rope-llama3",
+                                     "llama-fp8-block", "llama-fp8-tensor",
+                                     "mistral",         "qwen2",
+                                     "qwen3",           "llama-gguf-f32",
+                                     "llama-gguf-q8_0", "mixtral",
+                                     "qwen3-moe",       "gpt-oss-mxfp4",
+                                     "deepseek-v2",     "deepseek-v3"};
 
 static const step_limits_t limits = {.max_slots = 1,
                                      .max_tokens = 128,
