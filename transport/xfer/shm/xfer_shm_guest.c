@@ -88,6 +88,7 @@ void xfer_shm_unmap(xfer_port_t *base, void *handle)
         at = &(*at)->next;
     }
     *at = region->next;
+    xfer_shm_accept(port); /* who waits at the door may have begun to use it already */
     for (xfer_shm_guest_t *guest = port->guests, *next; guest != NULL; guest = next) {
         next = guest->next;
         if (tell(guest, &gone, -1) < 0) {

@@ -271,6 +271,29 @@ static void what_was_said_before_the_end_is_heard_after_it(void **state)
     port_rig_close(&owner);
 }
 
+static void taken_back_unseen(bool is_shared)
+{
+    pair_t pair;
+    port_rig_op_t op;
+    open_pair(&pair, 64 * KIB, is_shared);
+    pair.owner.backend->unmap(pair.owner.port, pair.remote.handle);
+    pair.remote.handle = NULL;
+    port_rig_prepare(&op, XFER_READ, &pair.local, &pair.remote, 0, 64 * KIB);
+    post(&pair, &op);
+    assert_true(port_rig_wait(&pair.reader, NULL, &op.ends, 1));
+    assert_status(op.status, WEFT_ERR_NOT_FOUND);
+    assert_pattern(&pair.local, 1, 0, 64 * KIB);
+    close_pair(&pair);
+}
+
+/* The owner has had no turn since the reader came: it has not let it in yet. */
+static void memory_taken_back_is_gone_for_those_at_the_door(void **state)
+{
+    (void)state;
+    taken_back_unseen(true);
+    taken_back_unseen(false);
+}
+
 static void a_changed_guard_makes_a_mapped_read_stale(void **state)
 {
     (void)state;
@@ -787,6 +810,7 @@ int main(void)
         cmocka_unit_test(a_notification_comes_after_the_data_with_the_senders_name),
         cmocka_unit_test(a_full_socket_loses_no_notification),
         cmocka_unit_test(what_was_said_before_the_end_is_heard_after_it),
+        cmocka_unit_test(memory_taken_back_is_gone_for_those_at_the_door),
         cmocka_unit_test(a_changed_guard_makes_a_mapped_read_stale),
         cmocka_unit_test(a_changed_guard_makes_a_kernel_read_stale),
         cmocka_unit_test(urgent_ops_overtake_and_cancelled_ones_stop),
