@@ -95,7 +95,7 @@ static void sleep_until(uint64_t due_ns)
     nanosleep(&pause, NULL);
 }
 
-/* A transfer each time that one is due, at --pull-rate. One that is late is not made up for. */
+/* A transfer each time that one is due, at --pull-rate; one at least. Who is late does not make up for it. */
 static void *pull(void *user)
 {
     interference_t *run = user;
@@ -105,7 +105,7 @@ static void *pull(void *user)
     const uint64_t start = weft_clock_ns();
     uint64_t due = start;
     weft_status_t status = WEFT_OK;
-    while (status >= 0 && atomic_load(&run->is_pulling)) {
+    do {
         status = xfer_post(run->request);
         due += interval;
         sleep_until(due);
@@ -115,7 +115,7 @@ static void *pull(void *user)
         run->pulled_bytes += bytes;
         const uint64_t now = weft_clock_ns();
         due = due + interval < now ? now : due;
-    }
+    } while (status >= 0 && atomic_load(&run->is_pulling));
     run->pulling_ns += weft_clock_ns() - start;
     run->pull_status = status;
     return NULL;
