@@ -128,7 +128,7 @@ uint32_t packing_groups(k_weight_form_t form, uint32_t rows, uint32_t lanes);
 /*
  * Groups to an item of a job over `groups` of each of n matrices: enough items to even out threads that
  * are slowed down, few enough to be cheap to claim, each of `least` groups at least: an even number, as
- * gate and up stay together. A matrix is packed in the items that a row is multiplied with it in: what a
+ * gate and up stay together. A matrix is packed in the items that few rows are multiplied with it in: what a
  * thread reads it has written first, and the system put it on its node.
  */
 static inline uint32_t packing_item_groups(uint32_t groups, uint32_t n, uint32_t least,

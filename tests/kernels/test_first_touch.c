@@ -11,6 +11,7 @@
 #include "tests/kernels/kernels_support.h"
 
 enum { MAX_PAGES = 4096, COLUMNS = 256, ROWS = 3000 };
+enum { FEW_ROWS = 5 }; /* more are multiplied in smaller items, which does not matter to them */
 #define PAGE_BYTES ((size_t)4096)
 
 /* ---- pages that tell ------------------------------------------------------------------------- */
@@ -144,13 +145,13 @@ static void check_same_owners(const touch_case_t *c, const uint32_t *packed)
 static void check_touches(const char *isa, test_random_t *random, const touch_case_t *c)
 {
     static uint32_t packed[MAX_PAGES];
-    static float y[8 * ROWS];
-    k_stream_t *stream = open_stream(isa, c->threads, 8, ROWS);
+    static float y[FEW_ROWS * ROWS];
+    k_stream_t *stream = open_stream(isa, c->threads, FEW_ROWS, ROWS);
     uint8_t *source = random_weights(random, c->dtype, (size_t)c->n * COLUMNS);
-    float *x = random_floats(random, (size_t)8 * COLUMNS);
+    float *x = random_floats(random, (size_t)FEW_ROWS * COLUMNS);
     const k_weight_t w = pack(stream, c, source);
     memcpy(packed, watched.owner, sizeof(packed));
-    for (uint32_t rows = 1; rows <= 8; rows += 7) {
+    for (uint32_t rows = 1; rows <= FEW_ROWS; rows += FEW_ROWS - 1) {
         watch_pages();
         multiply(stream, &w, x, rows, y);
         check_same_owners(c, packed);
