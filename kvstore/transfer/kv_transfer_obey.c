@@ -84,7 +84,9 @@ static weft_status_t fill_lease(kv_transfer_t *transfer, const kv_order_head_t *
     if (blocks == NULL) {
         return WEFT_OK;
     }
-    memcpy(blocks, lease->blocks, order->first * sizeof(*blocks));
+    if (order->first > 0) { /* else it may have none */
+        memcpy(blocks, lease->blocks, order->first * sizeof(*blocks));
+    }
     memcpy(blocks + order->first, items, order->bytes);
     kv_lease_progress(lease, blocks, n, order->tokens);
     weft_free(blocks);
