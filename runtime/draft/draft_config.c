@@ -43,7 +43,11 @@ static const weft_json_field_t fields[] = {
 static weft_status_t find_kind(const words_t *words, weft_diag_t *diag, draft_config_t *config)
 {
     const bool is_implied = words->method == NULL && words->model != NULL;
-    const char *method = is_implied ? "draft_model" : words->method == NULL ? "" : words->method;
+    const char *method = is_implied ? "draft_model" : words->method;
+    if (method == NULL) {
+        return weft_diag(diag, WEFT_ERR_INVALID, WHERE "method is missing; known:%s",
+                         drafter_methods);
+    }
     config->kind = drafter_find(method);
     if (config->kind == NULL) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, WHERE "method \"%s\" is unknown; known:%s",

@@ -324,6 +324,10 @@ static weft_status_t check(const engine_options_t *options, weft_diag_t *diag)
         return weft_diag(diag, WEFT_ERR_INVALID, "--max-lora-rank %u: 1 to %d are possible",
                          options->max_lora_rank, ADAPTER_MAX_RANK);
     }
+    if (options->max_loras > ENGINE_MAX_ADAPTERS) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--max-loras %u: at most %d are possible",
+                         options->max_loras, ENGINE_MAX_ADAPTERS);
+    }
     return WEFT_OK;
 }
 

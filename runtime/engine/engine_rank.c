@@ -12,6 +12,10 @@
 
 static weft_status_t check_ranks(const engine_options_t *options, weft_diag_t *diag)
 {
+    if (options->tensor_parallel_size == 0 || options->pipeline_parallel_size == 0) {
+        return weft_diag(diag, WEFT_ERR_INVALID, "--%s-parallel-size 0: 1 and more are possible",
+                         options->tensor_parallel_size == 0 ? "tensor" : "pipeline");
+    }
     if (options->pipeline_parallel_size > EXECUTOR_MAX_DEPTH) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED,
                          "--pipeline-parallel-size %u: at most %u, a step in flight for each",

@@ -103,6 +103,8 @@ GUESSES = '{"method": "ngram", "num_speculative_tokens": 4}'
     (["-pp", "2", "--speculative-config", GUESSES], "--speculative-config: not with --pipeline-parallel-size 2"),
     (["-pp", "2", "--kv-remote-listen", "127.0.0.1:0"], "--kv-remote-listen: each rank has its part of a block"),
     (["-pp", "2", "--lora-modules", "a=b"], "--lora-modules needs --enable-lora"),
+    (["-pp", "2", "--enable-lora", "--max-loras", "129"], "--max-loras 129: at most 128"),
+    (["-tp", "0"], "--tensor-parallel-size 0: 1 and more"),
 ])
 def test_what_options_alone_rule_out_is_said_before_a_rank_is_started(flags, said):
     done = refused(*flags)

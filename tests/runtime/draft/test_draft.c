@@ -147,6 +147,7 @@ static void a_wrong_option_is_named(void **state)
         {"{\"method\": \"ngram\"}", "num_speculative_tokens: 1 to 16"},
         {"{\"method\": \"ngram\", \"num_speculative_tokens\": 17}",
          "num_speculative_tokens: 1 to 16"},
+        {"{\"num_speculative_tokens\": 2}", "method is missing; known: "},
         {"{\"method\": \"eagle\", \"num_speculative_tokens\": 2}", "eagle"},
         {"{\"model\": \"m.gguf\"}", "num_speculative_tokens"},
         {"{\"method\": \"draft_model\", \"num_speculative_tokens\": 2}", "needs a model"},
