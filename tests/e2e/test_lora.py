@@ -278,13 +278,8 @@ def linears_of(base):
             if name.startswith("model.layers.") and tensor.ndim == 2}
 
 
-@pytest.mark.parametrize("base, flags", [
-    ("llama", ["-tp", "2"]), ("llama", ["-pp", "2"]), ("mistral", ["-tp", "2", "-pp", "2"]),
-    ("mixtral", []), ("mixtral", ["-tp", "2"]), ("qwen3-moe", []), ("qwen3-moe", ["-tp", "2", "--enable-expert-parallel"]),
-    ("gemma3", ["-tp", "2"]), ("deepseek-v2", []), ("deepseek-v3", []), ("deepseek-v2", ["-tp", "2"]),
-    ("deepseek-v3", ["-tp", "2", "-pp", "2"])], ids=lambda value: "".join(value) or "alone")
-def test_every_kind_of_model_takes_adapters_whole_or_cut(tmp_path, base, flags):
-    added = make_adapter(tmp_path / "x", 7, 8, 16, shapes=linears_of(base))
+def assert_answers_as_merged(tmp_path, added, base, flags):
+    """Adapter x of the folder answers as a model that has its products added, and unlike one without."""
     merge(tmp_path / "merged", added, base)
     lora = serve(TINY / base, "--enable-lora", "--lora-modules", f"x={tmp_path}/x", *flags)
     merged = serve(tmp_path / "merged")
@@ -296,6 +291,16 @@ def test_every_kind_of_model_takes_adapters_whole_or_cut(tmp_path, base, flags):
     assert not numpy.allclose(plain[1], expected[1], atol=1e-2)
     for server in (lora, merged):
         assert server.stop() == 0, "".join(server.lines[-20:])
+
+
+@pytest.mark.parametrize("base, flags", [
+    ("llama", ["-tp", "2"]), ("llama", ["-pp", "2"]), ("mistral", ["-tp", "2", "-pp", "2"]),
+    ("mixtral", []), ("mixtral", ["-tp", "2"]), ("qwen3-moe", []), ("qwen3-moe", ["-tp", "2", "--enable-expert-parallel"]),
+    ("gemma3", ["-tp", "2"]), ("deepseek-v2", []), ("deepseek-v3", []), ("deepseek-v2", ["-tp", "2"]),
+    ("deepseek-v3", ["-tp", "2", "-pp", "2"])], ids=lambda value: "".join(value) or "alone")
+def test_every_kind_of_model_takes_adapters_whole_or_cut(tmp_path, base, flags):
+    added = make_adapter(tmp_path / "x", 7, 8, 16, shapes=linears_of(base))
+    assert_answers_as_merged(tmp_path, added, base, flags)
 
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
@@ -330,17 +335,7 @@ def make_experts_adapter(folder, seed, rank, alpha, parameters):
     ids=lambda value: " ".join(value) or "alone")
 def test_experts_of_gpt_oss_are_adapted_together(tmp_path, parameters, flags):
     added = make_experts_adapter(tmp_path / "x", 7, 6, 12, parameters)
-    merge(tmp_path / "merged", added, "gpt-oss")
-    lora = serve(TINY / "gpt-oss", "--enable-lora", "--lora-modules", f"x={tmp_path}/x", *flags)
-    merged = serve(tmp_path / "merged")
-    for server in (lora, merged):
-        server.wait_until_listening()
-    expected = complete(merged, "base")
-    plain = complete(lora, "base")
-    assert_alike(complete(lora, "x"), expected)
-    assert not numpy.allclose(plain[1], expected[1], atol=1e-2)
-    for server in (lora, merged):
-        assert server.stop() == 0, "".join(server.lines[-20:])
+    assert_answers_as_merged(tmp_path, added, "gpt-oss", flags)
 
 
 @pytest.mark.parametrize("name, shape, said", [
