@@ -3,9 +3,10 @@
  * k_team: the persistent threads that ops run on. The caller of k_team_run is member 0; the others
  * spin for some microseconds after a job, then sleep until the next one.
  *
- * Items are shared out in equal ranges, in order: member m begins with [items·m / size, items·(m+1) / size).
- * One that is done with its range helps others with theirs. So an item must compute the same whoever runs it: it may use its member number to pick
- * scratch memory and for nothing else. Items of equal cost, eight or so a member, even out best.
+ * Items are shared out in equal ranges, in order: member m begins with those from
+ * items·m / size to items·(m+1) / size. One that is done with its range helps others with theirs. So an item must compute the same
+ * whoever runs it: it may use its member number to pick scratch memory and for nothing else. Items of
+ * equal cost, eight or so a member, even out best.
  *
  * Threads  k_team_run is for one thread at a time
  */

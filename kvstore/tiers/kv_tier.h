@@ -104,9 +104,9 @@ typedef struct kv_tier_ops {
     void (*touch)(kv_tier_t *tier, const kv_hash_t *hash);     /* now the last to be evicted */
     /*
      * content [block_bytes]: of the device, or of the host tier's memory; read before finish_puts
-     * returns, where there is one, else before this does. OK also when it is there already (which counts as use for the order of eviction).
-     * on_stored follows once get would find it. WEFT_ERR_QUEUE_FULL, WEFT_ERR_IO: not taken;
-     * WEFT_ERR_UNSUPPORTED: nor ever will be.
+     * returns, where there is one, else before this does. OK also when it is there already (which
+     * counts as use for the order of eviction). on_stored follows once get would find it.
+     * WEFT_ERR_QUEUE_FULL, WEFT_ERR_IO: not taken; WEFT_ERR_UNSUPPORTED: nor ever will be.
      */
     weft_status_t (*put)(kv_tier_t *tier, const kv_name_t *name, const void *content);
     /* Waits until all that was put has been read. What could not be is forgotten. NULL: nothing waits. */
@@ -116,8 +116,8 @@ typedef struct kv_tier_ops {
     weft_status_t (*get)(kv_tier_t *tier, const kv_hash_t *hash, void *dst, void *tag);
     /* How many ends were written to done [max]; also moves writes on. */
     uint32_t (*poll)(kv_tier_t *tier, kv_tier_done_t *done, uint32_t max);
-    /* content [block_bytes], readable after finish_puts until the next put; NULL: not here. Tiers that keep blocks
-     * elsewhere than in this process's memory have no such function. */
+    /* content [block_bytes], readable after finish_puts until the next put; NULL: not here. Tiers that
+     * keep blocks elsewhere than in this process's memory have no such function. */
     const void *(*peek)(const kv_tier_t *tier, const kv_hash_t *hash);
     /* Forgets all, silently; gets in flight still end. */
     void (*clear)(kv_tier_t *tier);

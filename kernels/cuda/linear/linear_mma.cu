@@ -4,8 +4,9 @@
  *
  * Few tokens: a block of 8 warps makes one unit of 16 rows of W after the other. Each warp walks one
  * of the fixed parts of K: its ring in shared memory has several k blocks of W on their way, which were
- * packed as lanes want their fragments; its part of x lies beside. The parts are added in order. Many tokens: each warp has a unit of its own and all of K; stages of x
- * are shared.
+ * packed as lanes want their fragments; its part of x lies beside. The parts are added in order.
+ *
+ * Many tokens: each warp has a unit of its own and all of K; stages of x are shared.
  */
 #include "kernels/cuda/linear/linear_mma.cuh"
 

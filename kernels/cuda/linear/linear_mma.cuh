@@ -5,7 +5,8 @@
  *
  * multiply() adds one block of W times a block of x to a lane's sums. For few tokens, each of the 8
  * warps of a block walks one of the fixed parts of K: copy_x() brings its part of x, ring_copy() its
- * blocks of W, multiply_part() multiplies them, finish() adds the parts in order. For many, wide_copy() brings stages of x that warps share.
+ * blocks of W, multiply_part() multiplies them, finish() adds the parts in order. For many, wide_copy()
+ * brings stages of x that warps share.
  */
 #pragma once
 
@@ -255,8 +256,8 @@ SIMT_DEVICE void finish(const linear_store_t &store,
 
 /*
  * A warp's ring of copies of W: blocks that lie together are copied at once, as few instructions as
- * that takes; all copies but one are on their way. (Loads to registers, tried, were slower: warps waited for the newest with
- * the oldest.)
+ * that takes; all copies but one are on their way. (Loads to registers, tried, were slower: warps
+ * waited for the newest with the oldest.)
  */
 template <class W> constexpr int ring_blocks()
 {
