@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/compiler.h"
 #include "tests/support/check.h"
+#include "tests/support/reserved_port.h"
 #include "tests/support/scratch_folder.h"
 #include "tests/support/test_fork.h"
 #include "tests/support/zmq_tsan.h"
@@ -36,22 +37,6 @@ typedef struct rank {
     uint32_t lost_rank;
     char lost_why[256];
 } rank_t;
-
-/*
- * One for a leader that is yet to come. The socket stays: bound, it keeps the system from giving its port to
- * anybody else, and as long as it does not listen it lets a leader do so, who sets SO_REUSEADDR as well.
- */
-static uint16_t reserve_port(void)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof(address);
-    const int on = 1;
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &length), 0);
-    return ntohs(address.sin_port);
-}
 
 static void note_loss(void *user, uint32_t lost, const char *why)
 {
