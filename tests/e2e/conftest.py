@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers to test: the shipped binary (WEFT_TEST_BINARY) with a real model (WEFT_TEST_MODEL)."""
+import contextlib
 import json
 import os
 import re
@@ -37,6 +38,15 @@ def wait_for(condition, seconds=60, what="the condition"):
             return value
         assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
         threading.Event().wait(0.01)
+
+
+def children(pid):
+    """Process ids, whichever thread of it started them."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found += map(int, (task / "children").read_text().split())
+    return sorted(found)
 
 
 class Server:

@@ -66,12 +66,13 @@ def test_what_the_device_lost_comes_from_the_host(start_server, cold):
 
 def test_blocks_outlive_the_process(start_server, cold, tmp_path):
     disk = ("--kv-disk-path", str(tmp_path / "kv"), "--kv-disk-bytes", "200m")
+    few = list(zip(PROMPTS, cold))[:3]  # a server that ends takes five seconds at most to save all
     server = start_server(*SMALL, *disk, "--kv-host-bytes", "200m")
-    for prompt, expected in zip(PROMPTS, cold):
+    for prompt, expected in few:
         assert complete(server, prompt)[0] == expected
     assert server.stop() == 0
     server = start_server(*SMALL, *disk)
-    for prompt, expected in zip(PROMPTS, cold):
+    for prompt, expected in few:
         tokens, cached = complete(server, prompt)
         assert tokens == expected
         assert cached == (len(prompt) - 1) // 16 * 16

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 
-from conftest import BINARY, NAME, Server, wait_for
+from conftest import BINARY, NAME, Server, children, wait_for
 from test_data_parallel import GOLDEN, TINY, Ranks, ask, body_of, served, tokens
 
 # The reference's tokens are those of exact sums.
@@ -32,11 +31,6 @@ def start():
     for server in started:
         server.process.kill()
         server.process.wait()
-
-
-def followers(server):
-    tasks = Path(f"/proc/{server.process.pid}/task")
-    return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
 
 
 @pytest.mark.parametrize("flags", [["-pp", "2"], ["-pp", "3"], ["-pp", "2", "-tp", "2"]])
@@ -74,7 +68,7 @@ def test_a_stage_that_is_killed_ends_the_service(start):
     with httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=60) as answer:
         lines = answer.iter_lines()
         next(lines)
-        os.kill(followers(server)[0], signal.SIGKILL)
+        os.kill(children(server.process.pid)[0], signal.SIGKILL)
         try:
             list(lines)
         except httpx.RemoteProtocolError:

@@ -9,17 +9,14 @@ import httpx
 import openai
 import pytest
 
-from conftest import NAME, wait_for
+from conftest import NAME, children, wait_for
 
 SMALL = ["--max-model-len", "512", "--num-gpu-blocks-override", "128", "--max-num-seqs", "8"]
 PROMPT = "Once upon a time"
 
 
 def followers(server):
-    """Their process ids; they are children of a thread."""
-    tasks = Path(f"/proc/{server.process.pid}/task")
-    return sorted(int(pid) for task in tasks.iterdir()
-                  for pid in (task / "children").read_text().split())
+    return children(server.process.pid)
 
 
 def is_gone(pid):

@@ -62,6 +62,11 @@ def parent_of(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
+def space_of(pid):
+    """Its network namespace."""
+    return os.readlink(f"/proc/{pid}/ns/net")
+
+
 class Job:
     """A launched group. log: what all ranks and the launcher have said."""
 
@@ -203,6 +208,7 @@ class Campaign:
 
         holder = subprocess.Popen(["nsenter", "-t", str(pid), "-n", "sleep", "1000"])
         try:
+            wait_for(lambda: space_of(holder.pid) == space_of(pid), BACK_SECONDS, "a hold of the namespace")
             link("down")
             threading.Event().wait(seconds)  # the fault
         finally:  # the rank itself may be gone meanwhile, its namespace is not
