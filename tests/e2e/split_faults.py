@@ -287,7 +287,13 @@ def shake_fabric(service, draw):
 
 
 def flip_bytes(service, draw):
+    """The load may go other ways: one more request comes by this one. What it answers."""
+    which = len(PROMPTS) - 1
     service.wire.flip(draw.randrange(1, 30), draw.choice([0.1, 0.5, 1]))
+    service.decode_legs += 1
+    answer = service.decoders["tcp"].post(completion(
+        PROMPTS[which], max_tokens=4, kv_transfer_params=service.prefill(which, "tcp")))
+    return [(which, said(answer))]
 
 
 def cut_wire(service, draw):
