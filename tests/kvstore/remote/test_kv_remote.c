@@ -7,18 +7,20 @@
 
 #include "base/clock.h"
 #include "kvstore/kv_store.h"
+#include "tests/support/reserved_port.h"
 #include "tests/support/store_rig.h"
 #include "tests/support/zmq_tsan.h"
 
 enum { BASE = 1000, N = 6 };
 
-#define PATIENCE_NS (5 * WEFT_NS_PER_SECOND)
+#define PATIENCE_NS (60 * WEFT_NS_PER_SECOND)
 
 typedef struct pair {
     store_rig_t owner;
     store_rig_t reader;
     kv_remote_config_t owner_remote;
     kv_remote_config_t reader_remote;
+    char listen[64]; /* a port that stays the owner's while it is not there */
     char peers[64];
     char backends[8];
 } pair_t;
@@ -34,7 +36,8 @@ static void reopen(store_rig_t *rig, const kv_remote_config_t *remote, size_t ho
 static void open_owner(pair_t *pair, size_t host_blocks)
 {
     store_rig_init(&pair->owner, 0, 0);
-    pair->owner_remote = (kv_remote_config_t){.listen = "127.0.0.1:0", .backends = pair->backends};
+    snprintf(pair->listen, sizeof(pair->listen), "127.0.0.1:%u", reserve_port());
+    pair->owner_remote = (kv_remote_config_t){.listen = pair->listen, .backends = pair->backends};
     kv_remote_facts_add(&pair->owner_remote.facts, "shape", "a");
     reopen(&pair->owner, &pair->owner_remote, host_blocks);
 }
@@ -274,14 +277,11 @@ static void a_peer_that_comes_later_is_met(void **state)
     (void)state;
     pair_t pair = {.backends = "tcp"};
     store_rig_chain_t chain;
-    char listen[64];
     open_owner(&pair, 0);
     const unsigned port = kv_store_offer_port(pair.owner.store);
     reopen(&pair.owner, NULL, 0);
     open_reader(&pair, port, "a", PATIENCE_NS);
     kv_store_poll(pair.reader.store);
-    snprintf(listen, sizeof(listen), "127.0.0.1:%u", port);
-    pair.owner_remote.listen = listen;
     reopen(&pair.owner, &pair.owner_remote, 0);
     share(&pair, &chain, N);
     wait_for_peer(&pair.reader);
@@ -296,7 +296,8 @@ static void an_owner_lost_before_the_read_ends_it(void **state)
     pair_t pair;
     store_rig_chain_t chain;
     open_pair(&pair, "tcp", 0);
-    pair.reader_remote.wait_ns = WEFT_NS_PER_SECOND / 5;
+    pair.reader_remote.wait_ns =
+        WEFT_NS_PER_SECOND; /* for the answer, then for what is not to be read */
     reopen(&pair.reader, &pair.reader_remote, 0);
     share(&pair, &chain, N);
     wait_for_peer(&pair.reader);
@@ -392,12 +393,9 @@ static void enlarge(store_rig_t *rig)
 
 static void open_churn(churn_t *churn, pair_t *pair, const char *backend)
 {
-    char listen[64];
     open_pair(pair, backend, 0);
-    snprintf(listen, sizeof(listen), "127.0.0.1:%u", kv_store_offer_port(pair->owner.store));
     enlarge(&pair->owner);
     enlarge(&pair->reader);
-    pair->owner_remote.listen = listen;
     reopen(&pair->owner, &pair->owner_remote, 0);
     reopen(&pair->reader, &pair->reader_remote, 0);
     *churn = (churn_t){.rig = &pair->owner};
@@ -477,12 +475,8 @@ static void a_gpu_offers_what_its_host_tier_has(void **state)
     store_rig_chain_t chain;
     weft_device_ops_t ops;
     open_pair(&pair, "tcp", 0);
-    const unsigned port = kv_store_offer_port(pair.owner.store);
-    char listen[64];
     kv_store_destroy(pair.owner.store);
     move_elsewhere(&pair.owner, &ops);
-    snprintf(listen, sizeof(listen), "127.0.0.1:%u", port);
-    pair.owner_remote.listen = listen;
     store_rig_open(&pair.owner);
     assert_int_equal(kv_store_offer_port(pair.owner.store), 0); /* nothing that peers could read */
     reopen(&pair.owner, &pair.owner_remote, 32);
@@ -681,7 +675,7 @@ static void answers_that_cannot_be_are_no_blocks(void **state)
     (void)state;
     liar_t liar;
     store_rig_chain_t chain;
-    open_liar(&liar, WEFT_NS_PER_SECOND / 20);
+    open_liar(&liar, 2 * WEFT_NS_PER_SECOND); /* one answer is waited for in vain */
     meet_liar(&liar);
     const uint64_t incarnation = incarnation_of(&liar);
     store_rig_chain(&liar.pair.reader, &chain, BASE, N);
