@@ -64,14 +64,28 @@ weft_status_t front_workers_init(front_workers_t *workers, weft_loop_t *loop,
     return status;
 }
 
+static void stop_check(front_worker_t *worker)
+{
+    if (worker->check != NULL) {
+        weft_http_client_cancel(worker->check);
+        worker->check = NULL;
+    }
+}
+
+void front_workers_stop_checks(front_workers_t *workers)
+{
+    weft_loop_timer_clear(workers->timer);
+    for (uint32_t i = 0; i < workers->n; i++) {
+        stop_check(&workers->all[i]);
+    }
+}
+
 void front_workers_fini(front_workers_t *workers)
 {
     weft_loop_timer_destroy(workers->timer);
     for (uint32_t i = 0; i < workers->n; i++) {
         front_worker_t *worker = &workers->all[i];
-        if (worker->check != NULL) {
-            weft_http_client_cancel(worker->check);
-        }
+        stop_check(worker);
         weft_free(worker->name);
         weft_free(worker->url);
     }
@@ -85,10 +99,7 @@ static weft_status_t move(front_worker_t *worker, const char *url)
     if (copy == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    if (worker->check != NULL) {
-        weft_http_client_cancel(worker->check);
-        worker->check = NULL;
-    }
+    stop_check(worker);
     weft_free(worker->url);
     worker->url = copy;
     worker->is_up = false;
