@@ -441,6 +441,7 @@ int cmd_up(int argc, char **argv)
         .n_groups = 1,
         .flags = &ranks,
         .n_flags = 1,
+        .unknown_hint = " (flags of weft serve stand behind --)",
         .max_positional = 1,
     };
     up_t up = {.options = &options};

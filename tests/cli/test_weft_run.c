@@ -192,7 +192,10 @@ static void bad_words_get_one_line_and_exit_code_2(void **state)
         {"run --model LLAMA --prompt-ids -1", "-1"},
         {"run --model LLAMA --chat --prompt-ids 1", "--chat"},
         {"detokenize --model LLAMA abc", "IDS: \"abc\""},
-        {"detokenize --model LLAMA --chat 1,2", "--chat"},
+        {"detokenize --model LLAMA --chat 1,2", "--chat is unknown"},
+        {"up LLAMA --max-model-len 100",
+         "--max-model-len is unknown; --help lists what there is (flags of "
+         "weft serve stand behind --)"},
         {"run --model LLAMA --chat --prompt x", "no chat template"},
         {"run --model LLAMA --prompt-file /nonexistent", "/nonexistent"},
         {"run --model LLAMA --prompt-file /dev/null", "empty"},
