@@ -273,7 +273,11 @@ weft_status_t serve_local_create(const serve_local_config_t *config, weft_diag_t
         serve_local_destroy(local, 0);
         return weft_diag(diag, status, "%u ranks cannot be started on this host", config->size);
     }
-    weft_log_info("started ranks 1 to %u on this host", config->size - 1);
+    if (config->size == 2) {
+        weft_log_info("started rank 1 on this host");
+    } else {
+        weft_log_info("started ranks 1 to %u on this host", config->size - 1);
+    }
     *local_out = local;
     return WEFT_OK;
 }

@@ -39,40 +39,39 @@ static inline size_t k_lora_low_floats(uint32_t in, size_t rows, uint32_t max_ra
 }
 
 /*
- * low = a x, for the rows whose sequence has an adapter.   x [rows, in] activations
- * n_heads linears of one shape at a time: the next one's table lies table_step entries on, its x
- * x_step elements.
+ * The rows that adapters add to: those whose sequence has one. n_heads linears of one shape at a time:
+ * the next one's table lies table_step entries on.
  */
-typedef struct k_lora_shrink_args {
+typedef struct k_lora_rows {
     const k_lora_t *table;
     uint32_t n_heads; /* 1 or more */
     uint32_t table_step;
-    uint32_t x_step;
     const k_seq_t *seqs; /* covering the rows in order */
     uint32_t n_seqs;
     uint32_t rows;
+} k_lora_rows_t;
+
+/* low = a x.   x [rows, in] activations, of the next head x_step elements on */
+typedef struct k_lora_shrink_args {
+    k_lora_rows_t of;
     const void *x;
     size_t x_stride;
+    uint32_t x_step;
     uint32_t in;
     float *low; /* [k_lora_low_floats(in, n_heads · rows, max_rank)] */
     uint32_t max_rank;
 } k_lora_shrink_args_t;
 
-/* y += scale · b low, for the same rows and heads.   y [rows, out] of y_dtype: f32 or activations */
+/* y += scale · b low.   y [rows, out] of y_dtype: f32 or activations, of the next head y_step on */
 typedef struct k_lora_expand_args {
-    const k_lora_t *table;
-    uint32_t n_heads;
-    uint32_t table_step;
-    uint32_t y_step;
-    const k_seq_t *seqs;
-    uint32_t n_seqs;
-    uint32_t rows;
+    k_lora_rows_t of;
     const float *low;
     uint32_t in; /* of the shrink that wrote low */
     uint32_t max_rank;
     void *y;
     k_dtype_t y_dtype;
     size_t y_stride;
+    uint32_t y_step;
     uint32_t out;
 } k_lora_expand_args_t;
 
@@ -88,6 +87,11 @@ static inline const k_lora_t *k_lora_of_row(const k_lora_t *table, const k_seq_t
     }
     const uint32_t adapter = seqs[first].adapter;
     return adapter > 0 && table[adapter - 1].rank > 0 ? &table[adapter - 1] : NULL;
+}
+
+static inline const k_lora_t *k_lora_of_head(const k_lora_rows_t *of, uint32_t head, uint32_t row)
+{
+    return k_lora_of_row(of->table + (size_t)head * of->table_step, of->seqs, of->n_seqs, row);
 }
 
 /*
