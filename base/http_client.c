@@ -3,6 +3,8 @@
 
 #include <curl/curl.h>
 #include <stdbool.h>
+#include <string.h>
+#include <strings.h>
 
 #include "base/alloc.h"
 #include "base/buffer.h"
@@ -14,7 +16,8 @@ struct weft_http_call {
     weft_http_client_t *client;
     CURL *easy;
     struct curl_slist *headers;
-    weft_buffer_t body; /* of the answer */
+    weft_buffer_t answer_headers; /* "Name: value", each with a NUL behind it */
+    weft_buffer_t body;           /* of the answer */
     size_t max_bytes;
     bool is_too_large;
     bool is_given_up; /* by on_piece */
@@ -55,6 +58,7 @@ static void call_free(weft_http_call_t *call)
         curl_easy_cleanup(call->easy);
     }
     curl_slist_free_all(call->headers);
+    weft_buffer_free(&call->answer_headers);
     weft_buffer_free(&call->body);
     weft_free(call);
 }
@@ -81,7 +85,8 @@ static weft_status_t status_of(const weft_http_call_t *call, CURLcode code)
     case CURLE_OUT_OF_MEMORY:
         return WEFT_ERR_NO_MEMORY;
     default:
-        return call->body.is_failed ? WEFT_ERR_NO_MEMORY : WEFT_ERR_PEER_GONE;
+        return call->body.is_failed || call->answer_headers.is_failed ? WEFT_ERR_NO_MEMORY
+                                                                      : WEFT_ERR_PEER_GONE;
     }
 }
 
@@ -255,6 +260,23 @@ void weft_http_client_destroy(weft_http_client_t *client)
     weft_free(client);
 }
 
+/* libcurl's, for each line: the status line of an answer, its headers, the empty line behind them. */
+static size_t on_header(char *line, size_t size, size_t n, void *user)
+{
+    weft_http_call_t *call = user;
+    size_t length = size * n;
+    if (length >= 5 && memcmp(line, "HTTP/", 5) == 0) { /* those before were of a 100 */
+        weft_buffer_clear(&call->answer_headers);
+        return length;
+    }
+    while (length > 0 && strchr("\r\n", line[length - 1]) != NULL) {
+        length--;
+    }
+    weft_buffer_append(&call->answer_headers, line, length);
+    weft_buffer_append(&call->answer_headers, "", 1);
+    return call->answer_headers.is_failed ? 0 : size * n;
+}
+
 static size_t pass_on(weft_http_call_t *call, const char *bytes, size_t length)
 {
     long http_status = 0;
@@ -323,6 +345,8 @@ static CURLcode set_up(weft_http_call_t *call, const weft_http_request_t *reques
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, call->error);
     curl_easy_setopt(easy, CURLOPT_PRIVATE, call);
+    curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(easy, CURLOPT_HEADERDATA, call);
     curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(easy, CURLOPT_WRITEDATA, call);
     return code;
@@ -360,4 +384,17 @@ weft_status_t weft_http_client_send(weft_http_client_t *client, const weft_http_
 void weft_http_client_cancel(weft_http_call_t *call)
 {
     call_free(call);
+}
+
+const char *weft_http_call_header(const weft_http_call_t *call, const char *name)
+{
+    const weft_buffer_t *headers = &call->answer_headers;
+    const size_t length = strlen(name);
+    for (size_t at = 0; at < headers->length; at += strlen(headers->data + at) + 1) {
+        const char *line = headers->data + at;
+        if (strncasecmp(line, name, length) == 0 && line[length] == ':') {
+            return line + length + 1 + strspn(line + length + 1, " \t");
+        }
+    }
+    return NULL;
 }

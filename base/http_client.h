@@ -63,7 +63,7 @@ void weft_http_client_destroy(weft_http_client_t *client);
 
 /*
  * request is copied. fn is called once, from the loop, never from within send.
- * call_out may be NULL; it is valid until fn is called.
+ * call_out may be NULL; it is valid until fn returns, and not to be cancelled there.
  */
 weft_status_t weft_http_client_send(weft_http_client_t *client, const weft_http_request_t *request,
                                     weft_http_answer_fn fn, void *user,
@@ -71,3 +71,6 @@ weft_status_t weft_http_client_send(weft_http_client_t *client, const weft_http_
 
 /* Gives up; fn is not called any more. */
 void weft_http_client_cancel(weft_http_call_t *call);
+
+/* A header of the answer, for on_piece and fn, as long as they run; NULL: it has none of this name. */
+const char *weft_http_call_header(const weft_http_call_t *call, const char *name);

@@ -44,7 +44,8 @@ typedef struct weft_http_server_config {
     /*
      * Makes the whole answer, before it returns, to what never reaches handle: 413, 431. NULL:
      * plain text. What libmicrohttpd cannot parse at all it answers itself, with a page of HTML
-     * (400, 414, 431, 505), or closes unanswered: its options (0.9.75) have no hook there.
+     * (400, 414, 431, 505), or closes unanswered: its options (0.9.75) have no hook there. The
+     * head of the one to a Content-Length that is no number it sends twice.
      */
     void (*reject)(void *user, weft_http_exchange_t *exchange, uint32_t http_status);
     void *user;

@@ -130,10 +130,11 @@ static weft_status_t set_names(char **place, const json_t *value)
     return WEFT_OK;
 }
 
-static bool read_count(const json_t *value, uint64_t max, uint64_t *count)
+static bool read_count(const json_t *value, const weft_json_field_t *field, uint64_t *count)
 {
     const bool is_one = json_is_integer(value) && json_integer_value(value) >= 0 &&
-                        (uint64_t)json_integer_value(value) <= max;
+                        (uint64_t)json_integer_value(value) >= field->low &&
+                        (uint64_t)json_integer_value(value) <= field->high;
     *count = is_one ? (uint64_t)json_integer_value(value) : *count;
     return is_one;
 }
@@ -162,11 +163,11 @@ weft_status_t weft_json_read_field(const weft_json_field_t *field, const json_t 
         wanted = read_bool(value, place) ? NULL : "not true or false";
         break;
     case WEFT_JSON_COUNT:
-        if (!read_count(value, field->max, place)) {
-            return weft_diag(diag, WEFT_ERR_INVALID, "%s%s: not a whole number from 0 to %" PRIu64,
-                             where, field->name, field->max);
-        }
-        return WEFT_OK;
+        return read_count(value, field, place)
+                   ? WEFT_OK
+                   : weft_diag(diag, WEFT_ERR_INVALID,
+                               "%s%s: not a whole number from %" PRIu64 " to %" PRIu64, where,
+                               field->name, field->low, field->high);
     case WEFT_JSON_NUMBER:
         wanted = read_number(value, place) ? NULL : "not a number above 0";
         break;

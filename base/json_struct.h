@@ -16,7 +16,7 @@
 
 typedef enum weft_json_kind {
     WEFT_JSON_BOOL,     /* bool */
-    WEFT_JSON_COUNT,    /* uint64_t, 0 to the field's max */
+    WEFT_JSON_COUNT,    /* uint64_t, from low to high */
     WEFT_JSON_NUMBER,   /* double above 0 */
     WEFT_JSON_TEXT,     /* char *, owned by the struct, as the next two */
     WEFT_JSON_OPTIONAL, /* char *: a text; NULL for null */
@@ -27,7 +27,8 @@ typedef struct weft_json_field {
     const char *name;
     weft_json_kind_t kind;
     size_t offset;
-    uint64_t max; /* of a count */
+    uint64_t low; /* of a count, as high */
+    uint64_t high;
 } weft_json_field_t;
 
 /* An object that is json_decref'ed. WEFT_ERR_INVALID: where it is not JSON, or not an object. */

@@ -193,11 +193,13 @@ weft_status_t option_report_unknown(const weft_option_set_t *set, const char *sh
                                     const char *name, size_t length, weft_diag_t *diag)
 {
     const char *nearest = nearest_flag(set, name, length);
+    const char *hint = set->spec->unknown_hint != NULL ? set->spec->unknown_hint : "";
     if (nearest == NULL) {
-        return weft_diag(diag, WEFT_ERR_INVALID, "%s is unknown; --help lists what there is",
-                         shown);
+        return weft_diag(diag, WEFT_ERR_INVALID, "%s is unknown; --help lists what there is%s",
+                         shown, hint);
     }
-    return weft_diag(diag, WEFT_ERR_INVALID, "%s is unknown; did you mean --%s?", shown, nearest);
+    return weft_diag(diag, WEFT_ERR_INVALID, "%s is unknown; did you mean --%s?%s", shown, nearest,
+                     hint);
 }
 
 static weft_status_t make_cells(weft_option_set_t *set)

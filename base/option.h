@@ -119,6 +119,8 @@ typedef struct weft_option_spec {
     size_t n_ignored;
     /* VLLM_ADDITIONAL_ARGS: flags, split as a shell would; they win over other variables. Or NULL. */
     const char *extra_arguments_variable;
+    const char
+        *unknown_hint; /* said with each unknown name: where else it may belong; NULL: nothing */
     uint32_t max_positional;
     bool has_config_file; /* --config FILE (YAML) */
     bool ignores_environment;

@@ -41,7 +41,12 @@ static int print_options(void)
          "Printed by `weft docs options` from the tables in the code.\n\n"
          "Flag `--some-flag` is also the variable `WEFT_SOME_FLAG` and, where there is `--config`, "
          "the YAML key `some-flag`.\nThe command line wins over the environment, the environment "
-         "over the file, the file over the default.\n");
+         "over the file, the file over the default.\n\n"
+         "Exit codes: 0 done; 1 it failed; 2 the input was wrong (a flag, a file). 128 + N: signal "
+         "N "
+         "came before it was\ndone, so 130 after Ctrl-C and 143 after SIGTERM: an answer of `weft "
+         "run` was cut, or a service did not serve yet.\nA service that serves ends with 0 at "
+         "either.\n");
     for (size_t i = 0; i < WEFT_ARRAY_LEN(option_pages); i++) {
         char words[MAX_WORDS + 1][32];
         char *argv[MAX_WORDS + 2] = {NULL};

@@ -144,6 +144,9 @@ int cmd_model(int argc, char **argv)
     }
     const bool wants_help =
         argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
+    if (argc > 1 && !wants_help) {
+        fprintf(stderr, "weft: error: no command \"model %s\"\n\n", argv[1]);
+    }
     fputs(usage, wants_help ? stdout : stderr);
     return wants_help ? CLI_EXIT_OK : CLI_EXIT_INVALID;
 }

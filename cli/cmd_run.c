@@ -123,7 +123,8 @@ static weft_status_t check_options(const run_t *run, weft_diag_t *diag)
             return weft_diag(diag, WEFT_ERR_INVALID, "--stop: an empty text would stop nothing");
         }
     }
-    return engine_options_check(&run->engine_options, diag);
+    const weft_status_t status = engine_options_check(&run->engine_options, diag);
+    return status < 0 ? status : launch_options_check(&run->launch_options, diag);
 }
 
 /* An empty text is given too. */
@@ -184,7 +185,8 @@ static weft_status_t find_ranks(run_t *run, weft_diag_t *diag)
         .n_words = run->n_words,
     };
     run->engine_options.max_num_seqs = 1;
-    return engine->tensor_parallel_size > 1 || engine->pipeline_parallel_size > 1
+    return engine->tensor_parallel_size > 1 || engine->pipeline_parallel_size > 1 ||
+                   launch_options_name_ranks(&run->launch_options)
                ? serve_ranks_create(&config, diag, &run->ranks)
                : WEFT_OK;
 }

@@ -180,6 +180,7 @@ static void on_drain_timer(void *user)
     if (front_open_calls(up->front) > 0 && weft_clock_ns() < up->drain_until_ns) {
         weft_loop_timer_set(up->drain_timer, DRAIN_POLL_NS);
     } else {
+        front_stop(up->front);
         supervisor_end(&up->supervisor);
     }
 }
@@ -187,7 +188,7 @@ static void on_drain_timer(void *user)
 static void stop(up_t *up)
 {
     supervisor_stop(&up->supervisor);
-    front_stop_listening(up->front);
+    front_drain(up->front);
     up->drain_until_ns = weft_clock_ns() + up->options->shutdown_timeout * WEFT_NS_PER_SECOND;
     weft_loop_timer_set(up->drain_timer, 0);
 }
@@ -440,6 +441,7 @@ int cmd_up(int argc, char **argv)
         .n_groups = 1,
         .flags = &ranks,
         .n_flags = 1,
+        .unknown_hint = " (flags of weft serve stand behind --)",
         .max_positional = 1,
     };
     up_t up = {.options = &options};

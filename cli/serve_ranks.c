@@ -305,6 +305,23 @@ static void on_local_end(void *user, uint32_t rank, const char *how)
     }
 }
 
+/* What each rank of size would find out for itself, and say. */
+static weft_status_t check_cut(const serve_ranks_t *ranks, uint32_t size, weft_diag_t *diag)
+{
+    model_source_t *source = NULL;
+    model_shard_t shard;
+    model_cut_t cut;
+    weft_status_t status = engine_shard(ranks->config.engine, 0, size, diag, &shard);
+    if (status == WEFT_OK) {
+        status = model_source_open(ranks->config.model, diag, &source);
+    }
+    if (status == WEFT_OK) {
+        status = model_source_cut(source, &shard, diag, &cut);
+    }
+    model_source_close(source);
+    return status;
+}
+
 static weft_status_t start_local(serve_ranks_t *ranks, uint32_t size, weft_diag_t *diag)
 {
     const serve_local_config_t config = {
@@ -315,7 +332,8 @@ static weft_status_t start_local(serve_ranks_t *ranks, uint32_t size, weft_diag_
         .on_end = on_local_end,
         .user = ranks,
     };
-    return serve_local_create(&config, diag, &ranks->place, &ranks->local);
+    const weft_status_t status = check_cut(ranks, size, diag);
+    return status < 0 ? status : serve_local_create(&config, diag, &ranks->place, &ranks->local);
 }
 
 static weft_status_t place(serve_ranks_t *ranks, weft_diag_t *diag)

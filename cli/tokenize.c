@@ -56,9 +56,13 @@ static weft_status_t answer(const tokenize_options_t *options, const run_prompt_
 int tokenize_main(int argc, char **argv, const char *usage, const char *about, bool takes_ids,
                   tokenize_fn write)
 {
-    tokenize_options_t options;
+    tokenize_options_t options = {0};
     const weft_option_group_t group = {
-        .title = argv[0], .rows = rows, .n_rows = WEFT_ARRAY_LEN(rows), .config = &options};
+        .title = argv[0],
+        .rows = rows,
+        .n_rows = WEFT_ARRAY_LEN(rows) - takes_ids, /* ids are in no template */
+        .config = &options,
+    };
     const weft_option_spec_t spec = {
         .usage = usage, .about = about, .groups = &group, .n_groups = 1, .max_positional = 1};
     weft_diag_t diag = {0};
@@ -69,9 +73,6 @@ int tokenize_main(int argc, char **argv, const char *usage, const char *about, b
     }
     if (status >= 0 && (options.model[0] == '\0' || weft_option_positional_count(set) != 1)) {
         status = weft_diag(&diag, WEFT_ERR_INVALID, "usage: %s", usage);
-    }
-    if (status >= 0 && takes_ids && options.chat) {
-        status = weft_diag(&diag, WEFT_ERR_INVALID, "--chat takes a text, not ids");
     }
     if (status >= 0) {
         const run_prompt_spec_t what = {.kind = takes_ids ? RUN_PROMPT_IDS : RUN_PROMPT_TEXT,

@@ -6,6 +6,8 @@
 
 #include "base/compiler.h"
 #include "launcher/launch_address.h"
+#include "launcher/launch_secret.h"
+#include "transport/coll/coll.h"
 
 const weft_option_t launch_option_rows[] = {
 #define OPTION(...) WEFT_OPTION_ROW(launch_options_t, __VA_ARGS__)
@@ -17,6 +19,26 @@ const size_t launch_option_count = WEFT_ARRAY_LEN(launch_option_rows);
 bool launch_options_name_ranks(const launch_options_t *options)
 {
     return options->rank >= 0 || options->world_size > 0 || options->nnodes > 1;
+}
+
+/* A secret that cannot be read would else be found out once other ranks wait. */
+static weft_status_t check_secret(const char *path, weft_diag_t *diag)
+{
+    launch_secret_t secret;
+    const weft_status_t status = launch_secret_read(path, diag, &secret);
+    if (status == WEFT_OK) {
+        launch_secret_wipe(&secret);
+    }
+    return status;
+}
+
+static weft_status_t check_backend(const char *name, weft_diag_t *diag)
+{
+    const weft_status_t status = coll_check_backend_name(name, diag);
+    if (status < 0) {
+        weft_diag_prefix(diag, "--coll-backend");
+    }
+    return status;
 }
 
 weft_status_t launch_options_check(const launch_options_t *o, weft_diag_t *diag)
@@ -42,7 +64,8 @@ weft_status_t launch_options_check(const launch_options_t *o, weft_diag_t *diag)
         return weft_diag(diag, WEFT_ERR_INVALID, "--%s 0: at least a second",
                          o->coll_timeout == 0 ? "coll-timeout" : "join-timeout");
     }
-    return WEFT_OK;
+    const weft_status_t status = check_backend(o->coll_backend, diag);
+    return status < 0 || o->secret_file[0] == '\0' ? status : check_secret(o->secret_file, diag);
 }
 
 /* "host", "host:port" or "[v6]:port" of --master-addr and --master-port. */

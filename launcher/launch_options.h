@@ -17,7 +17,7 @@ extern const size_t launch_option_count;
 /* Whether they themselves say that there is more than this process. */
 bool launch_options_name_ranks(const launch_options_t *options);
 
-/* WEFT_ERR_INVALID: a value that cannot be, or two that contradict each other; diag names them. */
+/* A value that cannot be, or two that contradict each other: diag names them. Reads the secret. */
 weft_status_t launch_options_check(const launch_options_t *options, weft_diag_t *diag);
 
 /* As launch_place_read, with vLLM's spellings as what they mean. WEFT_ERR_INVALID: both, and not the same. */

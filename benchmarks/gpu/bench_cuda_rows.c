@@ -264,39 +264,38 @@ static struct adapters {
     float *low;
 } adapters;
 
-static uint32_t lora_seqs(uint32_t rows, const k_seq_t **seqs_out)
+static k_lora_rows_t lora_rows(uint32_t rows, uint32_t set)
 {
-    *seqs_out = rows == MAX_ROWS ? adapters.prefill_seqs : adapters.decode_seqs;
-    return rows == MAX_ROWS ? 1 : rows;
+    return (k_lora_rows_t){
+        .table = adapters.table + (size_t)set * ADAPTERS,
+        .n_heads = 1,
+        .seqs = rows == MAX_ROWS ? adapters.prefill_seqs : adapters.decode_seqs,
+        .n_seqs = rows == MAX_ROWS ? 1 : rows,
+        .rows = rows,
+    };
 }
 
 static int shrink(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
 {
-    k_lora_shrink_args_t args = {.table = adapters.table + (size_t)set * ADAPTERS,
-                                 .n_heads = 1,
-                                 .rows = rows,
-                                 .x = sets[set].wide,
-                                 .x_stride = INTERMEDIATE,
-                                 .in = INTERMEDIATE,
-                                 .low = adapters.low,
-                                 .max_rank = RANK};
-    args.n_seqs = lora_seqs(rows, &args.seqs);
+    const k_lora_shrink_args_t args = {.of = lora_rows(rows, set),
+                                       .x = sets[set].wide,
+                                       .x_stride = INTERMEDIATE,
+                                       .in = INTERMEDIATE,
+                                       .low = adapters.low,
+                                       .max_rank = RANK};
     return k_cuda_lora_shrink(at, &args);
 }
 
 static int expand(const k_cuda_launch_t *at, uint32_t rows, uint32_t set)
 {
-    k_lora_expand_args_t args = {.table = adapters.table + (size_t)set * ADAPTERS,
-                                 .n_heads = 1,
-                                 .rows = rows,
-                                 .low = adapters.low,
-                                 .in = INTERMEDIATE,
-                                 .max_rank = RANK,
-                                 .y = sets[set].wide,
-                                 .y_dtype = K_BF16,
-                                 .y_stride = INTERMEDIATE,
-                                 .out = INTERMEDIATE};
-    args.n_seqs = lora_seqs(rows, &args.seqs);
+    const k_lora_expand_args_t args = {.of = lora_rows(rows, set),
+                                       .low = adapters.low,
+                                       .in = INTERMEDIATE,
+                                       .max_rank = RANK,
+                                       .y = sets[set].wide,
+                                       .y_dtype = K_BF16,
+                                       .y_stride = INTERMEDIATE,
+                                       .out = INTERMEDIATE};
     return k_cuda_lora_expand(at, &args);
 }
 

@@ -37,6 +37,18 @@ typedef struct lora_rows {
     bool has_rows = false;
 } lora_rows_t;
 
+inline lora_rows_t lora_rows_of(const k_lora_rows_t *of)
+{
+    return {
+        .table = of->table,
+        .table_step = of->table_step,
+        .n_heads = of->n_heads,
+        .seqs = of->seqs,
+        .n_seqs = of->n_seqs,
+        .rows = of->rows,
+    };
+}
+
 /* low is k_lora_low_floats() of rows: the sums of each K_LORA_PART of in, [part][head][row][max_rank]. */
 typedef struct lora_shrink {
     const __nv_bfloat16 *x;

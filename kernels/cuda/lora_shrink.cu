@@ -211,14 +211,7 @@ int k_cuda_lora_shrink_rows(const k_cuda_launch_t *at, const lora_rows_t *rows,
 
 int k_cuda_lora_shrink(const k_cuda_launch_t *at, const k_lora_shrink_args_t *args)
 {
-    const lora_rows_t rows = {
-        .table = args->table,
-        .table_step = args->table_step,
-        .n_heads = args->n_heads,
-        .seqs = args->seqs,
-        .n_seqs = args->n_seqs,
-        .rows = args->rows,
-    };
+    const lora_rows_t rows = lora_rows_of(&args->of);
     const lora_shrink_t shrink = {
         .x = (const __nv_bfloat16 *)args->x,
         .x_stride = args->x_stride,

@@ -6,10 +6,9 @@ static void expand_row(const void *arg, uint32_t item, uint32_t member)
 {
     (void)member;
     const k_lora_expand_args_t *args = arg;
-    const uint32_t head = item / args->rows;
-    const uint32_t row = item % args->rows;
-    const k_lora_t *lora =
-        k_lora_of_row(args->table + (size_t)head * args->table_step, args->seqs, args->n_seqs, row);
+    const uint32_t head = item / args->of.rows;
+    const uint32_t row = item % args->of.rows;
+    const k_lora_t *lora = k_lora_of_head(&args->of, head, row);
     const float *low = args->low + (size_t)item * args->max_rank;
     /* f32 either way */
     float *y = k_row(args->y, row, args->y_stride) + (size_t)head * args->y_step;
@@ -24,5 +23,5 @@ static void expand_row(const void *arg, uint32_t item, uint32_t member)
 
 void k_ref_lora_expand(k_stream_t *stream, const k_lora_expand_args_t *args)
 {
-    k_team_run(stream->team, args->n_heads * args->rows, expand_row, args);
+    k_team_run(stream->team, args->of.n_heads * args->of.rows, expand_row, args);
 }

@@ -14,7 +14,7 @@
 
 static const weft_json_field_t fields[] = {
 #define CONFIG(field, type, fallback)                                                              \
-    {#field, WEFT_JSON_##type, offsetof(kv_events_config_t, field), MAX_COUNT},
+    {#field, WEFT_JSON_##type, offsetof(kv_events_config_t, field), 0, MAX_COUNT},
 #include "kvstore/events/kv_events_config.def"
 #undef CONFIG
 };

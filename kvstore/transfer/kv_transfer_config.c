@@ -21,7 +21,7 @@ typedef enum place { PLACE_TOP, PLACE_EXTRA, PLACES } place_t;
 
 static const weft_json_field_t fields[] = {
 #define CONFIG(place, field, type, fallback)                                                       \
-    {#field, WEFT_JSON_##type, offsetof(kv_transfer_config_t, field), INT32_MAX},
+    {#field, WEFT_JSON_##type, offsetof(kv_transfer_config_t, field), 0, INT32_MAX},
 #include "kvstore/transfer/kv_transfer_config.def"
 #undef CONFIG
 };

@@ -3,18 +3,24 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/buffer.h"
+#include "base/clock.h"
 
-#define MAX_SUBNETS 256
+#define MAX_SUBNETS  256
+#define UP_WITHIN_NS (10 * WEFT_NS_PER_SECOND)
 
 typedef struct fake_host {
     int fd;
@@ -194,6 +200,38 @@ static weft_status_t join_host(launch_netns_t *netns, uint32_t host, weft_diag_t
     return status < 0 ? status : join_bridge(netns, port, diag);
 }
 
+/* A socket belongs to the namespace that it was made in. */
+static int open_socket(const launch_netns_t *netns, uint32_t host)
+{
+    if (setns(netns->hosts[host].fd, CLONE_NEWNET) != 0) {
+        return -1;
+    }
+    const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (setns(netns->home_fd, CLONE_NEWNET) != 0) {
+        close_fd(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* Some time after a device was set up the system says that it is, and ranks would leave it out until then. */
+static weft_status_t wait_until_up(const launch_netns_t *netns, uint32_t host, weft_diag_t *diag)
+{
+    const uint64_t end_ns = weft_clock_ns() + UP_WITHIN_NS;
+    struct ifreq request = {.ifr_name = "eth0"};
+    const int fd = open_socket(netns, host);
+    bool is_up = false;
+    while (fd >= 0 && !is_up && weft_clock_ns() < end_ns &&
+           ioctl(fd, SIOCGIFFLAGS, &request) == 0) {
+        is_up = (request.ifr_flags & IFF_RUNNING) != 0;
+        (void)poll(NULL, 0, is_up ? 0 : 1);
+    }
+    close_fd(fd);
+    return is_up ? WEFT_OK
+                 : weft_diag(diag, WEFT_ERR_IO, "the network of fake hosts: host %u has no link",
+                             host);
+}
+
 /* The kernel would do it too, but some time after we are gone. */
 static void part_home(const launch_netns_t *netns)
 {
@@ -243,6 +281,9 @@ static weft_status_t build(launch_netns_t *netns, uint32_t n, weft_diag_t *diag)
         if (status == WEFT_OK) {
             status = join_host(netns, i, diag);
         }
+    }
+    for (uint32_t i = 0; i < n && status == WEFT_OK; i++) {
+        status = wait_until_up(netns, i, diag);
     }
     return status;
 }

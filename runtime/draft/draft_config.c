@@ -28,16 +28,15 @@ typedef struct words {
 } words_t;
 
 static const weft_json_field_t fields[] = {
-    {"method", WEFT_JSON_OPTIONAL, offsetof(words_t, method), 0},
-    {"model", WEFT_JSON_OPTIONAL, offsetof(words_t, model), 0},
-    {"num_speculative_tokens", WEFT_JSON_COUNT, offsetof(words_t, num_speculative_tokens),
-     UINT32_MAX},
-    {"prompt_lookup_min", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_min), MAX_LOOKUP},
-    {"prompt_lookup_max", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_max), MAX_LOOKUP},
-    /* The model that guesses is on one rank, whatever the other is on. */
+    {"method", WEFT_JSON_OPTIONAL, offsetof(words_t, method), 0, 0},
+    {"model", WEFT_JSON_OPTIONAL, offsetof(words_t, model), 0, 0},
+    {"num_speculative_tokens", WEFT_JSON_COUNT, offsetof(words_t, num_speculative_tokens), 1,
+     STEP_MAX_DRAFTS},
+    {"prompt_lookup_min", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_min), 0, MAX_LOOKUP},
+    {"prompt_lookup_max", WEFT_JSON_COUNT, offsetof(words_t, prompt_lookup_max), 0, MAX_LOOKUP},
     {"draft_tensor_parallel_size", WEFT_JSON_COUNT, offsetof(words_t, draft_tensor_parallel_size),
-     1},
-    {"max_model_len", WEFT_JSON_COUNT, offsetof(words_t, max_model_len), UINT32_MAX},
+     0, UINT32_MAX},
+    {"max_model_len", WEFT_JSON_COUNT, offsetof(words_t, max_model_len), 0, UINT32_MAX},
 };
 
 static weft_status_t find_kind(const words_t *words, weft_diag_t *diag, draft_config_t *config)
@@ -79,9 +78,14 @@ static weft_status_t settle(const words_t *words, weft_diag_t *diag, draft_confi
 {
     weft_status_t status = find_kind(words, diag, config);
     const uint64_t n = words->num_speculative_tokens;
-    if (status >= 0 && (n == 0 || n > STEP_MAX_DRAFTS)) {
-        status = weft_diag(diag, WEFT_ERR_INVALID,
-                           WHERE "num_speculative_tokens: 1 to %d are possible", STEP_MAX_DRAFTS);
+    if (status >= 0 && n == 0) {
+        status = weft_diag(diag, WEFT_ERR_INVALID, WHERE "num_speculative_tokens is missing");
+    }
+    if (status >= 0 && words->draft_tensor_parallel_size > 1) {
+        status = weft_diag(diag, WEFT_ERR_UNSUPPORTED,
+                           WHERE "draft_tensor_parallel_size %u: the model that guesses is on one "
+                                 "rank, whatever the other is on",
+                           (uint32_t)words->draft_tensor_parallel_size);
     }
     if (status >= 0) {
         status = set_lookup(words, diag, config);

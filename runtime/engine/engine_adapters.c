@@ -14,6 +14,8 @@
 
 #define WHERE "--lora-modules: "
 
+enum { USUAL_LORAS = 1, USUAL_RANK = 16 }; /* as in runtime/options.def */
+
 void engine_adapter_destroy(engine_adapter_t *adapter)
 {
     if (adapter != NULL) {
@@ -235,9 +237,9 @@ typedef struct module {
 } module_t;
 
 static const weft_json_field_t fields[] = {
-    {"name", WEFT_JSON_TEXT, offsetof(module_t, name), 0},
-    {"path", WEFT_JSON_TEXT, offsetof(module_t, path), 0},
-    {"base_model_name", WEFT_JSON_OPTIONAL, offsetof(module_t, base_model_name), 0},
+    {"name", WEFT_JSON_TEXT, offsetof(module_t, name), 0, 0},
+    {"path", WEFT_JSON_TEXT, offsetof(module_t, path), 0, 0},
+    {"base_model_name", WEFT_JSON_OPTIONAL, offsetof(module_t, base_model_name), 0, 0},
 };
 
 static weft_status_t read_pair(const char *text, module_t *module)
@@ -257,11 +259,15 @@ static weft_status_t read_module(const char *text, weft_diag_t *diag, module_t *
         text[0] == '{'
             ? weft_json_read_object(text, fields, WEFT_ARRAY_LEN(fields), WHERE, diag, module)
             : read_pair(text, module);
-    const bool is_whole = module->name != NULL && module->name[0] != '\0' && module->path != NULL &&
-                          module->path[0] != '\0';
-    return status >= 0 && !is_whole
-               ? weft_diag(diag, WEFT_ERR_INVALID, WHERE "\"%s\" is not NAME=FOLDER", text)
-               : status;
+    const bool has_name = module->name != NULL && module->name[0] != '\0';
+    const bool has_path = module->path != NULL && module->path[0] != '\0';
+    if (status < 0 || (has_name && has_path)) {
+        return status;
+    }
+    return text[0] == '{'
+               ? weft_diag(diag, WEFT_ERR_INVALID, WHERE "%s has no \"%s\"", text,
+                           has_name ? "path" : "name")
+               : weft_diag(diag, WEFT_ERR_INVALID, WHERE "\"%s\" is not NAME=FOLDER", text);
 }
 
 /* Ranks that load the same modules give them the same serials. */
@@ -354,11 +360,19 @@ static void fini_locks(engine_adapters_t *all)
     pthread_mutex_destroy(&all->lock);
 }
 
+static void warn_of_limits(const engine_options_t *options)
+{
+    if (options->max_loras != USUAL_LORAS || options->max_lora_rank != USUAL_RANK) {
+        weft_log_warn("--max-loras, --max-lora-rank: no adapters without --enable-lora");
+    }
+}
+
 weft_status_t engine_adapters_init(engine_t *engine, const engine_options_t *options,
                                    const model_source_t *source, weft_diag_t *diag)
 {
     engine_adapters_t *all = &engine->adapters;
     if (!options->enable_lora) {
+        warn_of_limits(options);
         return WEFT_OK;
     }
     all->ranks.has_followers = engine->n_ranks > 1 && engine->group.rank == 0;

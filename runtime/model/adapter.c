@@ -99,6 +99,9 @@ static weft_status_t read_config(loader_t *loader)
     weft_status_t status = join(loader, "adapter_config.json", path);
     if (status >= 0) {
         status = weft_mapped_file_open(path, loader->diag, &file);
+        if (status < 0) {
+            weft_diag_prefix(loader->diag, "%s is no folder of an adapter", loader->path);
+        }
     }
     if (status >= 0) {
         status = json_input_parse(file.data, file.length, MAX_CONFIG_BYTES, 0, path, loader->diag,

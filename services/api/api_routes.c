@@ -25,14 +25,40 @@ static bool path_matches(const api_route_t *route, const char *path)
     return strcmp(path, route->path) == 0;
 }
 
+/* Why a route is not served here, for who meant it. */
+static const char *reason_absent(uint32_t flags)
+{
+    static const struct {
+        uint32_t flag;
+        const char *text;
+    } reasons[] = {
+        {ROUTE_DEV, "Not Found: served with --server-dev-mode."},
+        {ROUTE_ADAPTERS, "Not Found: served with --enable-lora and "
+                         "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1."},
+        {ROUTE_EMBED, "Not Found: this model answers; with --runner pooling it gives embeddings."},
+        {ROUTE_GENERATE, "Not Found: this model gives embeddings; with --runner generate it "
+                         "answers."},
+    };
+    size_t i = 0;
+    while (i + 1 < WEFT_ARRAY_LEN(reasons) && (flags & reasons[i].flag) == 0) {
+        i++;
+    }
+    return reasons[i].text;
+}
+
 const api_route_t *api_routes_find(const char *method, const char *path, uint32_t absent,
                                    api_error_t *error)
 {
     bool is_known_path = false;
+    const char *no_route = "Not Found";
 
     for (size_t i = 0; i < WEFT_ARRAY_LEN(routes); i++) {
         const api_route_t *route = &routes[i];
-        if ((route->flags & absent) != 0 || !path_matches(route, path)) {
+        if (!path_matches(route, path)) {
+            continue;
+        }
+        if ((route->flags & absent) != 0) {
+            no_route = reason_absent(route->flags & absent);
             continue;
         }
         if (strcmp(route->method, method) == 0) {
@@ -43,7 +69,7 @@ const api_route_t *api_routes_find(const char *method, const char *path, uint32_
     if (is_known_path) {
         api_error_set(error, API_ERROR_METHOD, NULL, "Method Not Allowed");
     } else {
-        api_error_set(error, API_ERROR_NO_ROUTE, NULL, "Not Found");
+        api_error_set(error, API_ERROR_NO_ROUTE, NULL, "%s", no_route);
     }
     return NULL;
 }

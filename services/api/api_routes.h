@@ -24,7 +24,7 @@ struct api_route {
     uint32_t flags;
 };
 
-/* absent: flags of routes that are not served. NULL: the error says 404 or 405. */
+/* absent: flags of routes that are not served. NULL: the error says 404, and what turns the route on, or 405. */
 const api_route_t *api_routes_find(const char *method, const char *path, uint32_t absent,
                                    api_error_t *error);
 

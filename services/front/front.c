@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "services/front/front.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -21,8 +22,9 @@ weft_series_t *front_series(const front_t *front, int field, const char *const *
     return weft_metrics_series(front->metrics, &front_metric_rows[field], labels, NULL, 0, 0);
 }
 
-void front_answer_error(weft_http_exchange_t *exchange, uint32_t http_status, const char *type,
-                        const char *message)
+/* An error in OpenAI's shape, with one more header. */
+static void answer_error(weft_http_exchange_t *exchange, uint32_t http_status, const char *type,
+                         const char *message, const weft_http_header_t *header)
 {
     weft_buffer_t body = {0};
     weft_json_t json;
@@ -36,14 +38,21 @@ void front_answer_error(weft_http_exchange_t *exchange, uint32_t http_status, co
     weft_json_put_u64(&json, "code", http_status);
     weft_json_end_object(&json);
     weft_json_end_object(&json);
-    weft_http_respond(exchange, http_status, "application/json", NULL, 0,
+    weft_http_respond(exchange, http_status, "application/json", header, header != NULL,
                       body.data != NULL ? body.data : "", body.is_failed ? 0 : body.length);
     weft_buffer_free(&body);
 }
 
+void front_answer_error(weft_http_exchange_t *exchange, uint32_t http_status, const char *type,
+                        const char *message)
+{
+    static const weft_http_header_t retry = {"Retry-After", "1"};
+    answer_error(exchange, http_status, type, message, http_status == 503 ? &retry : NULL);
+}
+
 static void answer_health(const front_t *front, weft_http_exchange_t *exchange)
 {
-    const bool is_well = front_workers_up(front, FRONT_DECODE) > 0;
+    const bool is_well = !front->is_draining && front_workers_up(front, FRONT_DECODE) > 0;
     weft_http_respond(exchange, is_well ? 200 : 503, "text/plain", NULL, 0, "", 0);
 }
 
@@ -73,16 +82,55 @@ static void answer_preflight(weft_http_exchange_t *exchange)
     weft_http_respond(exchange, 200, "text/plain", headers, WEFT_ARRAY_LEN(headers), "OK", 2);
 }
 
+/* What the front answers itself. */
+static const struct {
+    const char *path;
+    const char *methods[2]; /* the second may be NULL */
+    void (*answer)(const front_t *front, weft_http_exchange_t *exchange);
+} own_paths[] = {
+    {"/health", {"GET"}, answer_health},
+    {"/ping", {"GET", "POST"}, answer_health},
+    {"/metrics", {"GET"}, answer_metrics},
+};
+
+static void answer_wrong_method(weft_http_exchange_t *exchange, const char *const methods[2])
+{
+    char list[32];
+    snprintf(list, sizeof(list), methods[1] == NULL ? "%s" : "%s, %s", methods[0], methods[1]);
+    const weft_http_header_t allow = {"Allow", list};
+    answer_error(exchange, 405, "Method Not Allowed", "Method Not Allowed", &allow);
+}
+
+/* False: it is for the workers. */
+static bool answer_own(const front_t *front, weft_http_exchange_t *exchange)
+{
+    const char *method = weft_http_method(exchange);
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(own_paths); i++) {
+        const char *const *methods = own_paths[i].methods;
+        if (strcmp(weft_http_path(exchange), own_paths[i].path) != 0) {
+            continue;
+        }
+        if (strcmp(method, methods[0]) == 0 ||
+            (methods[1] != NULL && strcmp(method, methods[1]) == 0)) {
+            own_paths[i].answer(front, exchange);
+        } else {
+            answer_wrong_method(exchange, methods);
+        }
+        return true;
+    }
+    return false;
+}
+
 static void on_request(void *user, weft_http_exchange_t *exchange)
 {
     front_t *front = user;
-    const char *path = weft_http_path(exchange);
-    if (strcmp(path, "/health") == 0 || strcmp(path, "/ping") == 0) {
-        answer_health(front, exchange);
-    } else if (strcmp(path, "/metrics") == 0) {
-        answer_metrics(front, exchange);
-    } else if (strcmp(weft_http_method(exchange), "OPTIONS") == 0) {
+    if (strcmp(weft_http_method(exchange), "OPTIONS") == 0) {
         answer_preflight(exchange);
+    } else if (answer_own(front, exchange)) {
+        return;
+    } else if (front->is_draining) {
+        front_answer_error(exchange, 503, "ServiceUnavailableError",
+                           "The server is shutting down and takes no new requests.");
     } else {
         front_call_start(front, exchange);
     }
@@ -171,7 +219,13 @@ uint32_t front_open_calls(const front_t *front)
     return weft_http_server_exchanges(front->http);
 }
 
-void front_stop_listening(front_t *front)
+void front_drain(front_t *front)
 {
+    front->is_draining = true;
+}
+
+void front_stop(front_t *front)
+{
+    front_workers_stop_checks(&front->workers);
     weft_http_server_stop_listening(front->http);
 }

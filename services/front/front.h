@@ -53,7 +53,9 @@ void front_lose_worker(front_t *front, const char *name);
 uint16_t front_port(const front_t *front);
 uint32_t front_workers_up(const front_t *front, front_role_t role);
 uint32_t front_open_calls(const front_t *front); /* whose answers are not wholly on their way */
-void front_stop_listening(front_t *front);       /* open requests go on */
+void front_drain(front_t *front); /* open requests go on, others are told to go elsewhere */
+/* Takes no connections and looks after workers no more: these are about to end. */
+void front_stop(front_t *front);
 
 extern const weft_metric_t front_metric_rows[];
 extern const size_t front_metric_count;

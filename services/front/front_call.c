@@ -15,7 +15,8 @@
 #define WEFT_LOG_MODULE "front"
 #include "base/log.h"
 
-#define MAX_HEADERS 8
+#define MAX_HEADERS        8
+#define MAX_ANSWER_HEADERS 2 /* of a worker's */
 
 struct front_call {
     front_call_t *previous; /* in the front's list of open calls */
@@ -32,6 +33,8 @@ struct front_call {
     uint64_t tried;          /* set of workers that were asked */
     json_t *to_decode;       /* the decode leg's request; NULL: it is passed on as it came */
     weft_http_relay_t relay; /* the decode leg's answer */
+    weft_http_header_t answer_headers[MAX_ANSWER_HEADERS + 1]; /* the leg's, and room for ours */
+    size_t n_answer_headers;
 };
 
 static void send_prefill(front_call_t *call);
@@ -93,12 +96,19 @@ static void fail_without_memory(front_call_t *call)
     fail(call, 503, "ServiceUnavailableError", "The front is out of memory.");
 }
 
+static void add_answer_header(front_call_t *call, const char *name, const char *value)
+{
+    call->answer_headers[call->n_answer_headers++] = (weft_http_header_t){name, value};
+}
+
 static void respond(front_call_t *call, uint32_t http_status, const char *content_type,
                     const void *body, size_t length)
 {
-    const weft_http_header_t retry = {"Retry-After", "1"};
-    weft_http_respond(call->exchange, http_status, content_type, &retry, http_status == 503, body,
-                      length);
+    if (http_status == 503) {
+        add_answer_header(call, "Retry-After", "1");
+    }
+    weft_http_respond(call->exchange, http_status, content_type, call->answer_headers,
+                      call->n_answer_headers, body, length);
     call->exchange = NULL;
     end_call(call);
 }
@@ -136,6 +146,27 @@ static bool send_leg(front_call_t *call, front_worker_t *worker, const void *bod
         return false;
     }
     return true;
+}
+
+/* What the client gets of the leg's headers, besides the type and length of its body. */
+static void take_headers(front_call_t *call)
+{
+    static const char *const names[MAX_ANSWER_HEADERS] = {"Allow", "X-Request-Id"};
+    call->n_answer_headers = 0;
+    for (size_t i = 0; i < MAX_ANSWER_HEADERS; i++) {
+        const char *value = weft_http_call_header(call->leg, names[i]);
+        if (value != NULL) {
+            add_answer_header(call, names[i], weft_arena_strdup(&call->arena, value));
+        }
+    }
+}
+
+/* It has ended, and this is what came. */
+static void end_leg(front_call_t *call, const weft_http_answer_t *answer)
+{
+    take_headers(call);
+    call->leg = NULL;
+    count_leg(call, answer);
 }
 
 /* It is no fault of the request: another worker may take it. */
@@ -178,8 +209,7 @@ static void take_prefill(front_call_t *call, const weft_http_answer_t *answer)
 static void on_prefilled(void *user, const weft_http_answer_t *answer)
 {
     front_call_t *call = user;
-    call->leg = NULL;
-    count_leg(call, answer);
+    end_leg(call, answer);
     if (may_try_another(answer)) {
         note_failed_leg(call, answer);
         send_prefill(call);
@@ -231,9 +261,13 @@ static void send_prefill(front_call_t *call)
 
 static bool take_piece(void *user, const weft_http_piece_t *piece)
 {
-    static const weft_http_header_t header = {"Cache-Control", "no-cache"};
     front_call_t *call = user;
-    return weft_http_relay_take(&call->relay, call->exchange, &header, 1, piece);
+    if (!call->relay.is_streaming) {
+        take_headers(call);
+        add_answer_header(call, "Cache-Control", "no-cache");
+    }
+    return weft_http_relay_take(&call->relay, call->exchange, call->answer_headers,
+                                call->n_answer_headers, piece);
 }
 
 static void end_stream(front_call_t *call, const weft_http_answer_t *answer)
@@ -251,8 +285,7 @@ static void end_stream(front_call_t *call, const weft_http_answer_t *answer)
 static void on_decoded(void *user, const weft_http_answer_t *answer)
 {
     front_call_t *call = user;
-    call->leg = NULL;
-    count_leg(call, answer);
+    end_leg(call, answer);
     if (call->relay.is_streaming) {
         end_stream(call, answer);
     } else if (may_try_another(answer)) {

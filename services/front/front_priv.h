@@ -23,6 +23,7 @@ struct front {
     weft_http_client_t *client;
     front_workers_t workers;
     bool is_overlapped;
+    bool is_draining;
     front_call_t *calls; /* open ones */
     uint32_t n_calls;
     weft_metrics_t *metrics;
@@ -31,6 +32,6 @@ struct front {
 /* The series of a row with these label values; NULL is fine to count into. */
 weft_series_t *front_series(const front_t *front, int field, const char *const *labels);
 
-/* An error in OpenAI's shape as the whole answer. */
+/* An error in OpenAI's shape as the whole answer; 503 says when to try again. */
 void front_answer_error(weft_http_exchange_t *exchange, uint32_t http_status, const char *type,
                         const char *message);

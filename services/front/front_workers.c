@@ -72,6 +72,14 @@ weft_status_t front_workers_init(front_workers_t *workers, weft_loop_t *loop,
     return status;
 }
 
+void front_workers_stop_checks(front_workers_t *workers)
+{
+    weft_loop_timer_clear(workers->timer);
+    for (uint32_t i = 0; i < workers->n; i++) {
+        end_check(&workers->all[i]);
+    }
+}
+
 void front_workers_fini(front_workers_t *workers)
 {
     weft_loop_timer_destroy(workers->timer);

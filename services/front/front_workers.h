@@ -38,6 +38,8 @@ void front_workers_fini(front_workers_t *workers); /* zeroed is fine */
 /* One whose name is known has moved to url. */
 weft_status_t front_workers_add(front_workers_t *workers, front_role_t role, const char *name,
                                 const char *url);
+/* Who is up stays so, whatever happens. */
+void front_workers_stop_checks(front_workers_t *workers);
 front_worker_t *front_workers_find(front_workers_t *workers, const char *name);
 uint32_t front_workers_up_count(const front_workers_t *workers, front_role_t role);
 

@@ -46,7 +46,8 @@ static void handle(void *user, weft_http_exchange_t *exchange)
     } else {
         const int n = snprintf(text, sizeof(text), "%s %s %s %.*s", weft_http_method(exchange),
                                path, asked == NULL ? "-" : asked, (int)length, body);
-        weft_http_respond(exchange, strcmp(path, "/gone") == 0 ? 410 : 200, "text/plain", NULL, 0,
+        const weft_http_header_t id = {"X-Id", path};
+        weft_http_respond(exchange, strcmp(path, "/gone") == 0 ? 410 : 200, "text/plain", &id, 1,
                           text, (size_t)n);
     }
 }
@@ -124,6 +125,27 @@ static void an_answer_comes_with_status_and_body(void **state)
     assert_string_equal(last_body, "POST /gone this hello");
     assert_string_equal(last_error, "");
     assert_int_equal(weft_http_server_connections(server), 1); /* used again */
+}
+
+static void on_answer_with_header(void *user, const weft_http_answer_t *answer)
+{
+    const weft_http_call_t *const *call = user;
+    assert_string_equal(weft_http_call_header(*call, "x-id"), "/a");
+    assert_string_equal(weft_http_call_header(*call, "Content-Type"), "text/plain");
+    assert_null(weft_http_call_header(*call, "X"));
+    on_answer(NULL, answer);
+}
+
+static void an_answer_has_headers(void **state)
+{
+    (void)state;
+    weft_http_call_t *call = NULL;
+    const weft_http_request_t request = request_of("GET", "/a");
+    n_expected = 1;
+    assert_status(weft_http_client_send(client, &request, on_answer_with_header, &call, &call),
+                  WEFT_OK);
+    weft_loop_run(loop);
+    assert_int_equal(n_answers, 1);
 }
 
 static void many_are_asked_at_once(void **state)
@@ -244,6 +266,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CLIENT_TEST(an_answer_comes_with_status_and_body),
+        CLIENT_TEST(an_answer_has_headers),
         CLIENT_TEST(many_are_asked_at_once),
         CLIENT_TEST(faults_have_their_status_and_a_word),
         CLIENT_TEST(a_cancelled_call_is_not_answered),

@@ -16,12 +16,12 @@ typedef struct thing {
 } thing_t;
 
 static const weft_json_field_t fields[] = {
-    {"is_on", WEFT_JSON_BOOL, offsetof(thing_t, is_on), 0},
-    {"count", WEFT_JSON_COUNT, offsetof(thing_t, count), 100},
-    {"number", WEFT_JSON_NUMBER, offsetof(thing_t, number), 0},
-    {"text", WEFT_JSON_TEXT, offsetof(thing_t, text), 0},
-    {"maybe", WEFT_JSON_OPTIONAL, offsetof(thing_t, maybe), 0},
-    {"names", WEFT_JSON_NAMES, offsetof(thing_t, names), 0},
+    {"is_on", WEFT_JSON_BOOL, offsetof(thing_t, is_on), 0, 0},
+    {"count", WEFT_JSON_COUNT, offsetof(thing_t, count), 1, 100},
+    {"number", WEFT_JSON_NUMBER, offsetof(thing_t, number), 0, 0},
+    {"text", WEFT_JSON_TEXT, offsetof(thing_t, text), 0, 0},
+    {"maybe", WEFT_JSON_OPTIONAL, offsetof(thing_t, maybe), 0, 0},
+    {"names", WEFT_JSON_NAMES, offsetof(thing_t, names), 0, 0},
 };
 
 /* Sets every field that the object names. */
@@ -77,9 +77,10 @@ static void what_does_not_fit_is_named_and_changes_nothing(void **state)
     (void)state;
     static const char *const wrong[][2] = {
         {"{\"is_on\": 1}", "--thing: is_on: not true or false"},
-        {"{\"count\": 101}", "--thing: count: not a whole number from 0 to 100"},
-        {"{\"count\": -1}", "--thing: count: not a whole number from 0 to 100"},
-        {"{\"count\": 1.0}", "--thing: count: not a whole number from 0 to 100"},
+        {"{\"count\": 101}", "--thing: count: not a whole number from 1 to 100"},
+        {"{\"count\": 0}", "--thing: count: not a whole number from 1 to 100"},
+        {"{\"count\": -1}", "--thing: count: not a whole number from 1 to 100"},
+        {"{\"count\": 1.0}", "--thing: count: not a whole number from 1 to 100"},
         {"{\"number\": 0}", "--thing: number: not a number above 0"},
         {"{\"text\": \"a\\u0000b\"}", "--thing: not JSON"},
         {"{\"text\": null}", "--thing: text: not a text"},

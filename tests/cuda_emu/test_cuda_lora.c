@@ -112,25 +112,21 @@ static void run_rows(const lora_case_t *c, const heads_t *heads, const k_seq_t *
     const k_cuda_launch_t at = device_launch(0);
     float *low = device_array(NULL, k_lora_low_floats(heads->in, (size_t)heads->n * n, MAX_RANK) *
                                         sizeof(float));
-    const k_lora_shrink_args_t shrink = {.table = heads->table,
-                                         .n_heads = heads->n,
-                                         .table_step = heads->table_step,
+    const k_lora_rows_t rows = {.table = heads->table,
+                                .n_heads = heads->n,
+                                .table_step = heads->table_step,
+                                .seqs = seqs,
+                                .n_seqs = n_seqs,
+                                .rows = n};
+    const k_lora_shrink_args_t shrink = {.of = rows,
                                          .x_step = heads->x_step,
-                                         .seqs = seqs,
-                                         .n_seqs = n_seqs,
-                                         .rows = n,
                                          .x = x,
                                          .x_stride = c->x_stride,
                                          .in = heads->in,
                                          .low = low,
                                          .max_rank = MAX_RANK};
-    const k_lora_expand_args_t expand = {.table = heads->table,
-                                         .n_heads = heads->n,
-                                         .table_step = heads->table_step,
+    const k_lora_expand_args_t expand = {.of = rows,
                                          .y_step = heads->y_step,
-                                         .seqs = seqs,
-                                         .n_seqs = n_seqs,
-                                         .rows = n,
                                          .low = low,
                                          .in = heads->in,
                                          .max_rank = MAX_RANK,

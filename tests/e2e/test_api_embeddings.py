@@ -102,7 +102,7 @@ def test_what_cannot_be_done_is_refused_by_name(embedder, field, value):
 
 
 def test_each_kind_of_model_has_its_routes(embedder, http):
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError, match="--runner generate"):
         embedder.openai().completions.create(model=str(MODEL), prompt="x")
     assert http.post("/v1/embeddings", json={"input": "x"}).status_code == 404
 

@@ -195,7 +195,8 @@ def test_unknown_paths_and_methods_are_told_apart(http):
         answer = http.request(method, path)
         check(answer, 405, "Method Not Allowed")
         assert answer.headers["Allow"] == allowed
-    check(http.post("/v1/embeddings", json={}), 404, "Not Found")
+    for path, option in (("/v1/embeddings", "--runner pooling"), ("/v1/load_lora_adapter", "--enable-lora")):
+        check(http.post(path, json={}), 404, "Not Found", message=option)
 
 
 def test_a_template_that_raises_says_so(start_server):

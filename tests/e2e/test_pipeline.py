@@ -84,11 +84,6 @@ def refused(*flags):
     return subprocess.run([BINARY, *FLAGS, *flags], capture_output=True, text=True, timeout=60)
 
 
-def test_more_stages_than_layers_are_refused():
-    done = refused("-pp", "4")
-    assert done.returncode != 0 and "the model has 3 layers" in done.stderr
-
-
 GUESSES = '{"method": "ngram", "num_speculative_tokens": 4}'
 
 
@@ -99,8 +94,18 @@ GUESSES = '{"method": "ngram", "num_speculative_tokens": 4}'
     (["-pp", "2", "--lora-modules", "a=b"], "--lora-modules needs --enable-lora"),
     (["-pp", "2", "--enable-lora", "--max-loras", "129"], "--max-loras 129: at most 128"),
     (["-tp", "0"], "--tensor-parallel-size 0: 1 and more"),
+    (["-tp", "2", "--coll-backend", "nope"], '--coll-backend: collective backend "nope" is unknown'),
 ])
 def test_what_options_alone_rule_out_is_said_before_a_rank_is_started(flags, said):
     done = refused(*flags)
     assert done.returncode == 2
     assert done.stderr.startswith(f"weft: error: {said}") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["-pp", "4"], "pipeline parallel size 4: the model has 3 layers"),
+    (["-tp", "99"], "tensor parallel size 99: the model's "),
+])
+def test_a_model_that_cannot_be_cut_so_is_said_once(flags, said):
+    done = refused(*flags)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1

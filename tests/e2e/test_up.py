@@ -179,6 +179,8 @@ def test_ctrl_c_lets_answers_end(up):
     assert server.stop(signal.SIGINT) == 0
     asker.join()
     assert len(choices(answers[0])[0]["token_ids"]) == 300
+    stopping = next(i for i, line in enumerate(server.lines) if "stopping signal" in line)
+    assert not any("does not answer" in line for line in server.lines[stopping:]) # told to end
 
 
 def test_a_signal_that_comes_twice_lets_answers_end(up):

@@ -55,21 +55,11 @@ static void free_case(const lora_case_t *c)
 
 static void run_case(k_stream_t *stream, lora_case_t *c)
 {
-    const k_lora_shrink_args_t shrink = {.table = c->table,
-                                         .n_heads = 1,
-                                         .seqs = c->seqs,
-                                         .n_seqs = c->n_seqs,
-                                         .rows = c->rows,
-                                         .x = c->x,
-                                         .x_stride = c->in,
-                                         .in = c->in,
-                                         .low = c->low,
-                                         .max_rank = MAX_RANK};
-    const k_lora_expand_args_t expand = {.table = c->table,
-                                         .n_heads = 1,
-                                         .seqs = c->seqs,
-                                         .n_seqs = c->n_seqs,
-                                         .rows = c->rows,
+    const k_lora_rows_t rows = {
+        .table = c->table, .n_heads = 1, .seqs = c->seqs, .n_seqs = c->n_seqs, .rows = c->rows};
+    const k_lora_shrink_args_t shrink = {
+        .of = rows, .x = c->x, .x_stride = c->in, .in = c->in, .low = c->low, .max_rank = MAX_RANK};
+    const k_lora_expand_args_t expand = {.of = rows,
                                          .low = c->low,
                                          .in = c->in,
                                          .max_rank = MAX_RANK,
@@ -175,25 +165,21 @@ static void run_heads(k_stream_t *stream, const lora_case_t *c, const k_lora_t *
 {
     const uint32_t in = c->in / HEADS;
     const uint32_t out = c->out / HEADS;
-    const k_lora_shrink_args_t shrink = {.table = tables + (size_t)first * ADAPTERS,
-                                         .n_heads = n_heads,
-                                         .table_step = ADAPTERS,
+    const k_lora_rows_t rows = {.table = tables + (size_t)first * ADAPTERS,
+                                .n_heads = n_heads,
+                                .table_step = ADAPTERS,
+                                .seqs = c->seqs,
+                                .n_seqs = c->n_seqs,
+                                .rows = c->rows};
+    const k_lora_shrink_args_t shrink = {.of = rows,
                                          .x_step = in,
-                                         .seqs = c->seqs,
-                                         .n_seqs = c->n_seqs,
-                                         .rows = c->rows,
                                          .x = c->x + (size_t)first * in,
                                          .x_stride = c->in,
                                          .in = in,
                                          .low = low,
                                          .max_rank = MAX_RANK};
-    const k_lora_expand_args_t expand = {.table = tables + (size_t)first * ADAPTERS,
-                                         .n_heads = n_heads,
-                                         .table_step = ADAPTERS,
+    const k_lora_expand_args_t expand = {.of = rows,
                                          .y_step = out,
-                                         .seqs = c->seqs,
-                                         .n_seqs = c->n_seqs,
-                                         .rows = c->rows,
                                          .low = low,
                                          .in = in,
                                          .max_rank = MAX_RANK,

@@ -124,6 +124,19 @@ static void lines_that_contradict_themselves_are_refused(void **state)
     }
 }
 
+static void what_the_group_would_find_out_is_said_before(void **state)
+{
+    launch_options_t options;
+    launch_place_t place;
+    weft_diag_t diag = {0};
+    (void)state;
+    assert_status(read_line("--coll-backend nope", &options, &place, &diag), WEFT_ERR_NOT_FOUND);
+    assert_non_null(strstr(diag.text, "--coll-backend: collective backend \"nope\" is unknown"));
+    assert_status(read_line("--secret-file /nowhere/s", &options, &place, &diag),
+                  WEFT_ERR_NOT_FOUND);
+    assert_string_equal(diag.text, "--secret-file /nowhere/s: No such file or directory");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -131,6 +144,7 @@ int main(void)
         cmocka_unit_test_setup(lines_give_their_places, set_up),
         cmocka_unit_test_setup(variables_of_weft_launch_are_a_place, set_up),
         cmocka_unit_test_setup(lines_that_contradict_themselves_are_refused, set_up),
+        cmocka_unit_test_setup(what_the_group_would_find_out_is_said_before, set_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -56,6 +56,9 @@ typedef struct coll_config {
     coll_exchange_t exchange; /* used by coll_create, coll_split and coll_feed_create alone */
 } coll_config_t;
 
+/* Of a row of coll_backends.def, or "auto"; else WEFT_ERR_NOT_FOUND, and diag lists what there is. */
+weft_status_t coll_check_backend_name(const char *name, weft_diag_t *diag);
+
 /* A collective call itself. Backends that cannot be had here: diag says why, of each. */
 weft_status_t coll_create(const coll_config_t *config, weft_diag_t *diag, coll_t **coll_out);
 void coll_destroy(coll_t *coll); /* not collective; NULL is fine */

@@ -149,21 +149,23 @@ static weft_status_t choose(vote_t *vote, const row_t *only, const coll_backend_
                      vote->config->size, vote->reasons.text);
 }
 
+weft_status_t coll_check_backend_name(const char *name, weft_diag_t *diag)
+{
+    return strcmp(name, "auto") == 0 || find_row(name) != NULL ? WEFT_OK
+                                                               : report_unknown(name, diag);
+}
+
 weft_status_t coll_choose_backend(const coll_config_t *config, weft_diag_t *diag,
                                   const coll_backend_t **backend_out)
 {
-    const row_t *only = NULL;
-    weft_status_t status;
-    if (strcmp(config->backend, "auto") != 0) {
-        only = find_row(config->backend);
-    }
+    const row_t *only = find_row(config->backend); /* NULL: "auto" */
     /* Before an unknown name is refused: the others are waiting in the exchange. */
-    status = check_same_name(config, diag);
+    weft_status_t status = check_same_name(config, diag);
+    if (status == WEFT_OK) {
+        status = coll_check_backend_name(config->backend, diag);
+    }
     if (status < 0) {
         return status;
-    }
-    if (only == NULL && strcmp(config->backend, "auto") != 0) {
-        return report_unknown(config->backend, diag);
     }
     vote_t vote = {.config = config,
                    .votes = weft_calloc(config->size, sizeof(int32_t), "coll.votes"),

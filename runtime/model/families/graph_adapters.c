@@ -41,34 +41,32 @@ static void add(const graph_t *graph, const k_lora_t *table, heads_t heads, cons
                 const graph_head_t *y, k_dtype_t y_dtype)
 {
     const model_t *model = graph->model;
-    const k_lora_shrink_args_t shrink = {
+    const k_lora_rows_t rows = {
         .table = table,
         .n_heads = heads.n,
         .table_step = heads.table_step,
-        .x_step = x->step,
         .seqs = graph->batch->seqs,
         .n_seqs = graph->batch->n_seqs,
         .rows = graph->batch->rows,
+    };
+    const k_lora_shrink_args_t shrink = {
+        .of = rows,
         .x = x->at,
         .x_stride = x->stride,
+        .x_step = x->step,
         .in = x->dim,
         .low = model->act.lora_low,
         .max_rank = model->limits.max_lora_rank,
     };
     const k_lora_expand_args_t expand = {
-        .table = table,
-        .n_heads = heads.n,
-        .table_step = heads.table_step,
-        .y_step = y->step,
-        .seqs = graph->batch->seqs,
-        .n_seqs = graph->batch->n_seqs,
-        .rows = graph->batch->rows,
+        .of = rows,
         .low = model->act.lora_low,
         .in = x->dim,
         .max_rank = model->limits.max_lora_rank,
         .y = y->at,
         .y_dtype = y_dtype,
         .y_stride = y->stride,
+        .y_step = y->step,
         .out = y->dim,
     };
     graph->stream->ops->lora_shrink(graph->stream, &shrink);

@@ -144,9 +144,9 @@ static void a_wrong_option_is_named(void **state)
         const char *told;
     } rows[] = {
         {"[]", "object"},
-        {"{\"method\": \"ngram\"}", "num_speculative_tokens: 1 to 16"},
+        {"{\"method\": \"ngram\"}", "num_speculative_tokens is missing"},
         {"{\"method\": \"ngram\", \"num_speculative_tokens\": 17}",
-         "num_speculative_tokens: 1 to 16"},
+         "num_speculative_tokens: not a whole number from 1 to 16"},
         {"{\"num_speculative_tokens\": 2}", "method is missing; known: "},
         {"{\"method\": \"eagle\", \"num_speculative_tokens\": 2}", "eagle"},
         {"{\"model\": \"m.gguf\"}", "num_speculative_tokens"},
@@ -155,7 +155,7 @@ static void a_wrong_option_is_named(void **state)
          "has no model"},
         {"{\"model\": \"m.gguf\", \"num_speculative_tokens\": 2, "
          "\"draft_tensor_parallel_size\": 2}",
-         "draft_tensor_parallel_size"},
+         "draft_tensor_parallel_size 2: the model that guesses is on one rank"},
         {"{\"methods\": \"ngram\"}", "methods"},
         {"{\"method\": \"ngram\", \"num_speculative_tokens\": 2, \"prompt_lookup_min\": 4, "
          "\"prompt_lookup_max\": 3}",

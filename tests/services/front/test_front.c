@@ -27,8 +27,10 @@ static front_t *front;
 static weft_http_client_t *client;
 static worker_t prefill, decode;
 static char front_url[64];
+static weft_http_call_t *posted; /* the last call */
 static weft_http_answer_t last;
 static char last_body[512];
+static char last_allow[64], last_id[64], last_retry[64]; /* its headers; "": none */
 
 static const char params[] = "{\"do_remote_prefill\":true,\"remote_block_ids\":[[1,2]]}";
 
@@ -44,7 +46,8 @@ static void answer(worker_t *worker, weft_http_exchange_t *exchange)
 {
     char text[256];
     if (json_is_true(json_object_get(worker->body, "stream"))) {
-        weft_http_stream_begin(exchange, 200, "text/event-stream", NULL, 0);
+        const weft_http_header_t id = {"X-Request-Id", worker->id};
+        weft_http_stream_begin(exchange, 200, "text/event-stream", &id, 1);
         weft_http_stream_write(exchange, "data: 1\n\n", 9);
         weft_http_stream_write(exchange, "data: [DONE]\n\n", 14);
         weft_http_stream_end(exchange);
@@ -53,7 +56,9 @@ static void answer(worker_t *worker, weft_http_exchange_t *exchange)
     const int n =
         snprintf(text, sizeof(text), "{\"by\":\"%s\",\"kv_transfer_params\":%s}",
                  worker == &prefill ? "prefill" : "decode", worker == &prefill ? params : "null");
-    weft_http_respond(exchange, worker->status, "application/json", NULL, 0, text, (size_t)n);
+    const weft_http_header_t headers[] = {{"X-Request-Id", worker->id}, {"Allow", "PUT"}};
+    weft_http_respond(exchange, worker->status, "application/json", headers,
+                      worker->status == 405 ? 2 : 1, text, (size_t)n);
 }
 
 static void handle(void *user, weft_http_exchange_t *exchange)
@@ -94,10 +99,19 @@ static void start_worker(worker_t *worker)
              weft_http_server_port(worker->server));
 }
 
+static void copy_header(const char *name, char text[64])
+{
+    const char *value = weft_http_call_header(posted, name);
+    snprintf(text, 64, "%s", value != NULL ? value : "");
+}
+
 static void on_answer(void *user, const weft_http_answer_t *a)
 {
     (void)user;
     last = *a;
+    copy_header("Allow", last_allow);
+    copy_header("X-Request-Id", last_id);
+    copy_header("Retry-After", last_retry);
     snprintf(last_body, sizeof(last_body), "%s", a->body);
     weft_loop_stop(loop);
 }
@@ -106,7 +120,6 @@ static weft_http_call_t *post_call(const char *method, const char *path, const c
 {
     static const char *const headers[] = {"Content-Type: application/json", "X-Request-Id: the-id"};
     char url[128];
-    weft_http_call_t *call = NULL;
     snprintf(url, sizeof(url), "%s%s", front_url, path);
     const weft_http_request_t request = {.method = method,
                                          .url = url,
@@ -116,8 +129,8 @@ static weft_http_call_t *post_call(const char *method, const char *path, const c
                                          .length = body == NULL ? 0 : strlen(body),
                                          .timeout_ms = 30000,
                                          .max_answer_bytes = 1 << 16};
-    assert_status(weft_http_client_send(client, &request, on_answer, NULL, &call), WEFT_OK);
-    return call;
+    assert_status(weft_http_client_send(client, &request, on_answer, NULL, &posted), WEFT_OK);
+    return posted;
 }
 
 static void ask(const char *method, const char *path, const char *body)
@@ -235,6 +248,7 @@ static void a_stream_is_passed_on_as_it_comes(void **state)
     ask("POST", "/v1/chat/completions", "{\"messages\":[],\"stream\":true}");
     assert_int_equal(last.http_status, 200);
     assert_string_equal(last_body, "data: 1\n\ndata: [DONE]\n\n");
+    assert_string_equal(last_id, "the-id");
     assert_int_equal(prefill.n_requests, 1);
 }
 
@@ -247,6 +261,57 @@ static void what_is_split_already_or_is_no_request_is_passed_on(void **state)
     ask("POST", "/tokenize", "{\"prompt\":\"x\"}");
     assert_int_equal(prefill.n_requests, 0);
     assert_int_equal(decode.n_requests, 4);
+}
+
+static void a_workers_headers_come_with_its_answer(void **state)
+{
+    (void)state;
+    decode.status = 405;
+    ask("GET", "/v1/completions", NULL);
+    assert_int_equal(last.http_status, 405);
+    assert_string_equal(last_allow, "PUT");
+    assert_string_equal(last_id, "the-id");
+    decode.status = 200;
+    ask("POST", "/v1/completions", "{\"prompt\":\"x\"}");
+    assert_string_equal(last_allow, "");
+    assert_string_equal(last_id, "the-id");
+}
+
+static void its_own_paths_have_their_methods(void **state)
+{
+    static const struct {
+        const char *path, *allow;
+    } own[] = {{"/health", "GET"}, {"/ping", "GET, POST"}, {"/metrics", "GET"}};
+    (void)state;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(own); i++) {
+        ask("GET", own[i].path, NULL);
+        assert_int_equal(last.http_status, 200);
+        ask("DELETE", own[i].path, NULL);
+        assert_int_equal(last.http_status, 405);
+        assert_string_equal(last_allow, own[i].allow);
+    }
+    ask("POST", "/ping", "{}");
+    assert_int_equal(last.http_status, 200);
+    ask("OPTIONS", "/health", NULL);
+    assert_int_equal(last.http_status, 200);
+}
+
+static void draining_it_takes_no_more_and_says_so(void **state)
+{
+    (void)state;
+    front_drain(front);
+    ask("POST", "/v1/completions", "{\"prompt\":\"x\"}");
+    assert_int_equal(last.http_status, 503);
+    assert_string_equal(last_retry, "1");
+    assert_non_null(strstr(last_body, "shutting down"));
+    ask("GET", "/health", NULL);
+    assert_int_equal(last.http_status, 503);
+    ask("GET", "/metrics", NULL);
+    assert_int_equal(last.http_status, 200);
+    assert_int_equal(prefill.n_requests + decode.n_requests, 0);
+    front_stop(front);
+    ask("GET", "/metrics", NULL); /* over the connection there is */
+    assert_int_equal(last.http_status, 200);
 }
 
 /* Workers ask any URL they are given: requests may not give one. */
@@ -356,7 +421,6 @@ static void every_allocation_may_fail(void **state)
 {
     (void)state;
     for (uint64_t n = 1;; n++) {
-        weft_http_call_t *call = NULL;
         char url[128];
         snprintf(url, sizeof(url), "%s/v1/completions", front_url);
         const weft_http_request_t request = {.method = "POST",
@@ -365,7 +429,7 @@ static void every_allocation_may_fail(void **state)
                                              .length = 14,
                                              .timeout_ms = 30000,
                                              .max_answer_bytes = 1 << 16};
-        assert_status(weft_http_client_send(client, &request, on_answer, NULL, &call), WEFT_OK);
+        assert_status(weft_http_client_send(client, &request, on_answer, NULL, &posted), WEFT_OK);
         weft_alloc_fail_nth(n);
         weft_loop_run(loop);
         const bool is_last = weft_alloc_fail_nth(0) < n;
@@ -389,6 +453,9 @@ int main(void)
         FRONT_TEST(generate_has_its_limits_elsewhere),
         FRONT_TEST(a_stream_is_passed_on_as_it_comes),
         FRONT_TEST(what_is_split_already_or_is_no_request_is_passed_on),
+        FRONT_TEST(a_workers_headers_come_with_its_answer),
+        FRONT_TEST(its_own_paths_have_their_methods),
+        FRONT_TEST(draining_it_takes_no_more_and_says_so),
         FRONT_TEST(a_request_may_not_choose_the_prefill_worker),
         FRONT_TEST(what_a_worker_refuses_is_the_answer),
         FRONT_TEST(without_prefill_the_decode_worker_computes),
