@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/serve_local.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "launcher/launch_port.h"
 
 #define WEFT_LOG_MODULE "ranks"
 #include "base/log.h"
@@ -33,7 +31,8 @@ typedef struct local_rank {
 
 struct serve_local {
     serve_local_config_t config;
-    char **argv; /* NULL behind it */
+    char **argv;        /* NULL behind it */
+    launch_port_t port; /* where rank 0 listens */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     pthread_t thread;
@@ -49,21 +48,6 @@ struct serve_local {
 
 /* ---- what a rank is told --------------------------------------------------------------------- */
 
-/* Of this host, for the moment. */
-static weft_status_t find_port(uint16_t *port_out)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof(address);
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    const bool is_found = fd >= 0 && bind(fd, (struct sockaddr *)&address, length) == 0 &&
-                          getsockname(fd, (struct sockaddr *)&address, &length) == 0;
-    if (fd >= 0) {
-        close(fd);
-    }
-    *port_out = ntohs(address.sin_port);
-    return is_found ? WEFT_OK : WEFT_ERR_IO;
-}
-
 /* Whether it is one of those that a rank is told: of two of a name the first counts. */
 static bool is_told(const local_rank_t *rank, const char *entry)
 {
@@ -76,8 +60,7 @@ static bool is_told(const local_rank_t *rank, const char *entry)
     return false;
 }
 
-static weft_status_t write_environment(const serve_local_t *local, uint16_t port,
-                                       local_rank_t *rank)
+static weft_status_t write_environment(const serve_local_t *local, local_rank_t *rank)
 {
     const uint32_t size = local->config.size;
     size_t n_ours = 0;
@@ -94,7 +77,7 @@ static weft_status_t write_environment(const serve_local_t *local, uint16_t port
     snprintf(rank->variables[1], VARIABLE_BYTES, "WEFT_SIZE=%u", size);
     snprintf(rank->variables[2], VARIABLE_BYTES, "WEFT_LOCAL_RANK=%u", rank->rank);
     snprintf(rank->variables[3], VARIABLE_BYTES, "WEFT_LOCAL_SIZE=%u", size);
-    snprintf(rank->variables[4], VARIABLE_BYTES, "WEFT_LEADER=127.0.0.1:%u", port);
+    snprintf(rank->variables[4], VARIABLE_BYTES, "WEFT_LEADER=127.0.0.1:%u", local->port.number);
     for (size_t i = 0; i < n_ours; i++) {
         if (!is_told(rank, environ[i])) {
             rank->environment[n++] = environ[i];
@@ -249,16 +232,15 @@ static weft_status_t start_thread(serve_local_t *local)
 static weft_status_t start(serve_local_t *local, launch_place_t *place_out)
 {
     const serve_local_config_t *config = &local->config;
-    uint16_t port = 0;
     weft_status_t status = write_words(local);
     local->ranks = weft_calloc(config->size, sizeof(*local->ranks), "serve_local.ranks");
     if (status < 0 || local->ranks == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    status = find_port(&port);
+    status = launch_port_hold(true, &local->port);
     for (uint32_t rank = 1; rank < config->size && status == WEFT_OK; rank++) {
         local->ranks[local->n_ranks].rank = rank;
-        status = write_environment(local, port, &local->ranks[local->n_ranks++]);
+        status = write_environment(local, &local->ranks[local->n_ranks++]);
     }
     if (status < 0) {
         return status;
@@ -268,7 +250,7 @@ static weft_status_t start(serve_local_t *local, launch_place_t *place_out)
         .size = config->size,
         .local_size = config->size,
         .leader_host = "127.0.0.1",
-        .leader_port = port,
+        .leader_port = local->port.number,
         .restarts = config->restarts,
     };
     return start_thread(local);
@@ -282,6 +264,7 @@ weft_status_t serve_local_create(const serve_local_config_t *config, weft_diag_t
         return WEFT_ERR_NO_MEMORY;
     }
     local->config = *config;
+    local->port.fd = -1;
     local->restarts_left = config->restarts;
     pthread_mutex_init(&local->lock, NULL);
     pthread_cond_init(&local->changed, NULL);
@@ -338,6 +321,7 @@ void serve_local_destroy(serve_local_t *local, uint32_t grace_s)
     }
     pthread_cond_destroy(&local->changed);
     pthread_mutex_destroy(&local->lock);
+    launch_port_let_go(&local->port);
     weft_free(local->ranks);
     weft_free(local->argv);
     weft_free(local);

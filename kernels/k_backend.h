@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * k_backend: what a stream on one kind of device is made of. One row of k_backends.def each; the
- * functions in kernels.h that take a stream come here.
+ * functions in k_stream.h come here.
  */
 #pragma once
 

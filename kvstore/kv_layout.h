@@ -36,7 +36,7 @@ typedef struct kv_group {
     uint32_t window; /* 0: full attention */
 } kv_group_t;
 
-/* Strides in bytes. Element i of part p (0 K, 1 V): see k_kv_view in kernels.h. */
+/* Strides in bytes. Element i of part p (0 K, 1 V): see k_kv_view in kernels/ops/op_attention.h. */
 typedef struct kv_strides {
     size_t block;
     size_t layer;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * k_cuda: the launchers of the CUDA kernels, k_cuda_<op> for each op of k_cuda_ops.def;
- * kernels/kernels.h says what the ops do. Each is in kernels/cuda/<op>.cu. Products and attention
+ * kernels/ops/ says what the ops do. Each is in kernels/cuda/<op>.cu. Products and attention
  * have headers of their own: cuda_linear.h, attention.h.
  *
  * A launcher enqueues on at->stream and returns cudaError_t as an int: the launch's own failure,

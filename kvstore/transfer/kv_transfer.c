@@ -345,7 +345,7 @@ static void take_notices(kv_transfer_t *transfer, uint64_t now_ns)
     }
 }
 
-static void publish_stats(kv_transfer_t *transfer)
+void kv_transfer_publish(kv_transfer_t *transfer)
 {
     kv_transfer_stats_t *counts = &transfer->counts;
     const kv_lease_stats_t leases = kv_lease_table_stats(transfer->leases);
@@ -397,7 +397,7 @@ bool kv_transfer_poll(kv_transfer_t *transfer)
         transfer->wake_ns = UINT64_MAX; /* the client has used it up */
     }
     kv_transfer_plan_wake(transfer);
-    publish_stats(transfer);
+    kv_transfer_publish(transfer);
     const bool has_changed = transfer->has_changed;
     transfer->has_changed = false;
     return has_changed;

@@ -235,7 +235,10 @@ typedef struct kv_transfer_stats {
     kv_transfer_peer_stats_t peers[KV_TRANSFER_MAX_PEER_STATS];
 } kv_transfer_stats_t;
 
-/* As of the last poll. Any thread. */
+/* What others are to find counted from now on; a poll does the same. */
+void kv_transfer_publish(kv_transfer_t *transfer);
+
+/* As of the last poll or publishing. Any thread. */
 void kv_transfer_stats(kv_transfer_t *transfer, kv_transfer_stats_t *stats_out);
 
 /* For tests: adds one to users[block] for each reference that the transfer holds. */

@@ -3,13 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -48,21 +46,6 @@ void agent_wake(agent_t *agent)
     }
 }
 
-/* A port that nobody has now. Who binds it soon is likely to get it. */
-static uint16_t find_free_port(void)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET};
-    socklen_t length = sizeof(address);
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
-        return 0;
-    }
-    const bool is_found = bind(fd, (const struct sockaddr *)&address, sizeof(address)) == 0 &&
-                          getsockname(fd, (struct sockaddr *)&address, &length) == 0;
-    close(fd);
-    return is_found ? ntohs(address.sin_port) : 0;
-}
-
 /* sshd tells both ends: SSH_CONNECTION="client 53211 server 22". */
 static void say_ready(agent_t *agent)
 {
@@ -73,7 +56,7 @@ static void say_ready(agent_t *agent)
         client[0] = server[0] = '\0';
     }
     launch_ready_append(&agent->out, &(launch_ready_t){.pid = (uint32_t)getpid(),
-                                                       .free_port = find_free_port(),
+                                                       .port = agent->port.number,
                                                        .version = WEFT_VERSION,
                                                        .own = server,
                                                        .launcher = client});
@@ -241,6 +224,7 @@ static weft_status_t open_agent(agent_t *agent)
     if (agent->in_fd < 0 || agent->out_fd < 0) {
         return WEFT_ERR_IO;
     }
+    (void)launch_port_hold(false, &agent->port); /* none: the launcher has one to go by */
     weft_status_t status = weft_loop_create(&agent->loop);
     if (status == WEFT_OK) {
         status = watch_signals(agent);
@@ -260,6 +244,7 @@ static void close_agent(agent_t *agent)
     weft_free(agent->ranks);
     weft_loop_destroy(agent->loop);
     launch_binding_destroy(agent->binding);
+    launch_port_let_go(&agent->port);
     weft_buffer_free(&agent->in);
     weft_buffer_free(&agent->out);
     const int fds[] = {agent->in_fd, agent->out_fd, agent->signal_fd};
@@ -272,7 +257,13 @@ static void close_agent(agent_t *agent)
 
 weft_status_t launch_agent_run(weft_diag_t *diag)
 {
-    agent_t agent = {.in_fd = -1, .out_fd = -1, .signal_fd = -1, .credit = LAUNCH_WINDOW};
+    agent_t agent = {
+        .in_fd = -1,
+        .out_fd = -1,
+        .signal_fd = -1,
+        .port = {.fd = -1},
+        .credit = LAUNCH_WINDOW,
+    };
     setsid(); /* no terminal's signals; fails where ssh made a session already */
     launch_process_adopt();
     agent.open_files = launch_process_raise_open_files();

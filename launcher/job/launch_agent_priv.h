@@ -7,6 +7,7 @@
 #include "launcher/job/launch_binding.h"
 #include "launcher/job/launch_frame.h"
 #include "launcher/job/launch_output.h"
+#include "launcher/launch_port.h"
 
 typedef struct agent agent_t;
 typedef struct agent_rank agent_rank_t;
@@ -35,6 +36,7 @@ struct agent {
     int in_fd;
     int out_fd;
     int signal_fd;
+    launch_port_t port; /* for rank 0, should it run here */
     weft_loop_watch_t *in_watch;
     weft_loop_watch_t *out_watch; /* while there is something to write */
     weft_loop_watch_t *signal_watch;

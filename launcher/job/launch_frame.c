@@ -161,7 +161,7 @@ void launch_ready_append(weft_buffer_t *out, const launch_ready_t *ready)
     append_header(out, LAUNCH_FRAME_READY, LAUNCH_ALL,
                   8 + strlen(ready->version) + strlen(ready->own) + strlen(ready->launcher) + 3);
     append_u32(out, ready->pid);
-    append_u32(out, ready->free_port);
+    append_u32(out, ready->port);
     append_text(out, ready->version);
     append_text(out, ready->own);
     append_text(out, ready->launcher);
@@ -174,7 +174,7 @@ weft_status_t launch_ready_decode(const launch_frame_t *frame, launch_ready_t *r
     }
     texts_t texts = {frame->payload + 8, frame->length - 8};
     launch_ready_t ready = {.pid = get_u32(frame->payload),
-                            .free_port = (uint16_t)get_u32(frame->payload + 4)};
+                            .port = (uint16_t)get_u32(frame->payload + 4)};
     ready.version = next_text(&texts);
     ready.own = next_text(&texts);
     ready.launcher = next_text(&texts);

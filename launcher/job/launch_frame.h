@@ -70,7 +70,7 @@ const char *launch_frame_text(const launch_frame_t *frame);
 
 typedef struct launch_ready {
     uint32_t pid;
-    uint16_t free_port;   /* nobody listened there a moment ago */
+    uint16_t port;        /* kept for rank 0; 0: none */
     const char *version;  /* of weft */
     const char *own;      /* address at which the launcher reached this host; "": not known */
     const char *launcher; /* the launcher's as seen from here; "" */

@@ -56,11 +56,10 @@ static bool is_all_here(const job_t *job)
     return true;
 }
 
-/* Told, or one that its host found free; that may find none. */
+/* Told, or the one that its host keeps; that may have none. */
 static uint16_t find_leader_port(const job_t *job, const job_host_t *host)
 {
-    const uint16_t port =
-        job->config->leader_port != 0 ? job->config->leader_port : host->free_port;
+    const uint16_t port = job->config->leader_port != 0 ? job->config->leader_port : host->port;
     return port != 0 ? port : LAUNCH_DEFAULT_PORT;
 }
 
@@ -124,7 +123,7 @@ static void take_ready(job_host_t *host, const launch_frame_t *frame)
     }
     host->is_ready = true;
     host->ready_ns = weft_clock_ns();
-    host->free_port = ready.free_port;
+    host->port = ready.port;
     if (!host->is_here) {
         snprintf(host->own, sizeof(host->own), "%s", ready.own);
         snprintf(host->seen, sizeof(host->seen), "%s", ready.launcher);

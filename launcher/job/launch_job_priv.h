@@ -40,8 +40,8 @@ typedef struct job_host {
     weft_loop_timer_t *again;   /* the next try */
     weft_loop_timer_t *give_up; /* the end of trying */
     launch_remote_t *remote;
-    uint32_t owed; /* bytes of output taken that no credit was given for */
-    uint16_t free_port;
+    uint32_t owed;                /* bytes of output taken that no credit was given for */
+    uint16_t port;                /* kept there for rank 0; 0: none */
     char own[LAUNCH_NAME_BYTES];  /* its address; "" not known */
     char seen[LAUNCH_NAME_BYTES]; /* ours, as it sees it */
 } job_host_t;

@@ -230,7 +230,7 @@ const float *engine_request_embedding(const engine_request_t *request);
 
 #define ENGINE_MAX_DRAFTS 16 /* tokens of one guess */
 
-/* Read from any thread; set once a step, and when the engine falls idle. */
+/* Read from any thread. Whoever sees news of a request, or the end of a call, finds it counted. */
 typedef struct engine_stats {
     uint32_t running; /* samples */
     uint32_t waiting;

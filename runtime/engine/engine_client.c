@@ -58,15 +58,41 @@ int engine_client_fd(const engine_client_t *client)
     return client->news.fd;
 }
 
-void engine_client_tell(engine_request_t *request)
+void engine_client_note(engine_request_t *request)
 {
-    if (atomic_load(&request->is_released)) {
+    engine_t *engine = request->engine;
+    if (request->is_noted) {
         return;
     }
+    request->is_noted = true;
+    request->next_untold = NULL;
+    atomic_fetch_add(&request->refs, 1);
+    *(engine->untold == NULL ? &engine->untold : &engine->last_untold->next_untold) = request;
+    engine->last_untold = request;
+}
+
+static void tell(engine_request_t *request)
+{
+    for (uint32_t i = 0; i < request->n_samples; i++) {
+        engine_sample_t *sample = &request->samples[i];
+        atomic_store_explicit(&sample->finish, sample->end, memory_order_release);
+    }
     /* Pairs with the exchange in next(): whoever reads false there sees what was published here. */
-    if (!atomic_exchange_explicit(&request->is_listed, true, memory_order_acq_rel)) {
+    if (!atomic_load(&request->is_released) &&
+        !atomic_exchange_explicit(&request->is_listed, true, memory_order_acq_rel)) {
         atomic_fetch_add(&request->refs, 1);
         mailbox_post(&request->client->news, &request->news);
+    }
+}
+
+void engine_client_tell(engine_t *engine)
+{
+    while (engine->untold != NULL) {
+        engine_request_t *request = engine->untold;
+        engine->untold = request->next_untold;
+        request->is_noted = false;
+        tell(request);
+        engine_request_unref(request);
     }
 }
 

@@ -79,7 +79,7 @@ static void on_token(void *user, sched_seq_t *seq, const k_sampled_t *sampled)
         r->n_bad_words == 0) {
         seq->has_mask = false; /* it was min_tokens alone */
     }
-    engine_client_tell(r);
+    engine_client_note(r);
 }
 
 static void on_prompt(void *user, sched_seq_t *seq, uint32_t first, const k_sampled_t *entries,
@@ -93,7 +93,7 @@ static void on_prompt(void *user, sched_seq_t *seq, uint32_t first, const k_samp
     memcpy(r->prompt_logprobs + first, entries, n * sizeof(*entries));
     if (first + n == r->n_prompt) {
         atomic_store_explicit(&r->has_prompt_logprobs, true, memory_order_release);
-        engine_client_tell(r);
+        engine_client_note(r);
     }
 }
 
@@ -130,8 +130,8 @@ void engine_sample_finish(engine_sample_t *sample, engine_finish_t reason)
         atomic_fetch_sub(&r->engine->n_requests, 1);
     }
     log_finish(sample, reason);
-    atomic_store_explicit(&sample->finish, (int)reason, memory_order_release);
-    engine_client_tell(r);
+    sample->end = (int)reason;
+    engine_client_note(r);
 }
 
 static void on_finish(void *user, sched_seq_t *seq)

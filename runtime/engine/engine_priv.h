@@ -59,6 +59,7 @@ typedef struct engine_sample {
     const char *reason; /* why no token may follow, static or the constraint's */
     atomic_bool is_abort_posted;
     engine_command_t abort_command;
+    int end; /* engine_finish_t: what finish will be when its client is told */
     /* released by the engine, acquired by engine_request_answer: tokens first, then the end */
     atomic_uint n_tokens;
     atomic_int finish;
@@ -74,6 +75,8 @@ struct engine_request {
     atomic_bool is_abort_posted;
     atomic_bool is_listed; /* in the client's news */
     mailbox_item_t news;
+    bool is_noted; /* among the engine's untold; engine thread, so for the next */
+    engine_request_t *next_untold;
     engine_command_t submit_command;
     engine_command_t abort_command;
 
@@ -269,6 +272,8 @@ struct engine {
     constraint_worker_t *worker;
 
     mailbox_t mailbox;
+    engine_request_t *untold; /* of which their clients hear next, oldest first */
+    engine_request_t *last_untold;
     pthread_t thread;
     bool is_thread_started;
     bool has_call_lock;
@@ -500,8 +505,12 @@ void engine_request_unref(engine_request_t *request);
 void engine_request_free(engine_request_t *request);
 bool engine_request_is_finished(const engine_request_t *request);
 
-/* engine_client.c: puts the request into its client's news unless it is there. */
-void engine_client_tell(engine_request_t *request);
+/*
+ * engine_client.c: notes that a request has news; then its client is told of all that was noted. Gauges are
+ * published in between: whoever sees an end finds it counted. Engine thread.
+ */
+void engine_client_note(engine_request_t *request);
+void engine_client_tell(engine_t *engine);
 void engine_client_unref(engine_client_t *client);
 void engine_unref(engine_t *engine);
 

@@ -12,6 +12,69 @@
 #define WEFT_LOG_MODULE "engine"
 #include "base/log.h"
 
+/* ---- what others see ---- */
+
+static void set(atomic_uint *gauge, uint32_t value)
+{
+    atomic_store_explicit(gauge, value, memory_order_relaxed);
+}
+
+static void set_64(atomic_uint_fast64_t *counter, uint64_t value)
+{
+    atomic_store_explicit(counter, value, memory_order_relaxed);
+}
+
+static void publish_store(engine_t *engine)
+{
+    const kv_store_stats_t stats = kv_store_stats(engine->store);
+    uint64_t words[ENGINE_STORE_WORDS];
+    memcpy(words, &stats, sizeof(words));
+    for (size_t i = 0; i < ENGINE_STORE_WORDS; i++) {
+        set_64(&engine->gauges.store[i], words[i]);
+    }
+}
+
+static void publish_gauges(engine_t *engine)
+{
+    const sched_stats_t stats = sched_stats(engine->sched);
+    engine_gauges_t *g = &engine->gauges;
+    set(&g->running, stats.running);
+    set(&g->waiting, stats.waiting);
+    set(&g->free_blocks, kv_pool_free_blocks(kv_store_pool(engine->store)));
+    set(&g->held_blocks, kv_pool_held_blocks(kv_store_pool(engine->store)));
+    publish_store(engine);
+    set_64(&g->steps, stats.steps);
+    set_64(&g->prompt_tokens, stats.prompt_tokens);
+    set_64(&g->generation_tokens, stats.sampled_tokens);
+    set_64(&g->prefix_queries, stats.prefix_queries);
+    set_64(&g->prefix_hits, stats.prefix_hits);
+    set_64(&g->pull_queries, stats.pull_queries);
+    set_64(&g->pull_hits, stats.pull_hits);
+    set_64(&g->preemptions, stats.preemptions);
+    set_64(&g->drafts, stats.drafts);
+    set_64(&g->draft_tokens, stats.draft_tokens);
+    for (uint32_t i = 0; i < STEP_MAX_DRAFTS; i++) {
+        set_64(&g->accepted[i], stats.accepted[i]);
+    }
+    if (engine->transfer != NULL) {
+        kv_transfer_publish(engine->transfer);
+    }
+}
+
+static void publish(engine_t *engine)
+{
+    publish_gauges(engine);
+    engine_client_tell(engine);
+}
+
+/* Before what takes its time: nobody is to wait for that. */
+static void publish_news(engine_t *engine)
+{
+    if (engine->untold != NULL) {
+        publish(engine);
+    }
+}
+
 /* ---- commands ---- */
 
 void engine_post(engine_t *engine, engine_command_t *command, engine_command_kind_t kind)
@@ -39,6 +102,7 @@ static void do_call(engine_t *engine, engine_call_t *call)
 {
     pthread_mutex_lock(&engine->call_lock);
     call->status = call->fn(engine, call);
+    publish(engine);
     call->is_done = true;
     pthread_cond_broadcast(&engine->call_done);
     pthread_mutex_unlock(&engine->call_lock);
@@ -132,50 +196,6 @@ static void do_commands(engine_t *engine)
 }
 
 /* ---- steps ---- */
-
-static void set(atomic_uint *gauge, uint32_t value)
-{
-    atomic_store_explicit(gauge, value, memory_order_relaxed);
-}
-
-static void set_64(atomic_uint_fast64_t *counter, uint64_t value)
-{
-    atomic_store_explicit(counter, value, memory_order_relaxed);
-}
-
-static void publish_store(engine_t *engine)
-{
-    const kv_store_stats_t stats = kv_store_stats(engine->store);
-    uint64_t words[ENGINE_STORE_WORDS];
-    memcpy(words, &stats, sizeof(words));
-    for (size_t i = 0; i < ENGINE_STORE_WORDS; i++) {
-        set_64(&engine->gauges.store[i], words[i]);
-    }
-}
-
-static void publish_gauges(engine_t *engine)
-{
-    const sched_stats_t stats = sched_stats(engine->sched);
-    engine_gauges_t *g = &engine->gauges;
-    set(&g->running, stats.running);
-    set(&g->waiting, stats.waiting);
-    set(&g->free_blocks, kv_pool_free_blocks(kv_store_pool(engine->store)));
-    set(&g->held_blocks, kv_pool_held_blocks(kv_store_pool(engine->store)));
-    publish_store(engine);
-    set_64(&g->steps, stats.steps);
-    set_64(&g->prompt_tokens, stats.prompt_tokens);
-    set_64(&g->generation_tokens, stats.sampled_tokens);
-    set_64(&g->prefix_queries, stats.prefix_queries);
-    set_64(&g->prefix_hits, stats.prefix_hits);
-    set_64(&g->pull_queries, stats.pull_queries);
-    set_64(&g->pull_hits, stats.pull_hits);
-    set_64(&g->preemptions, stats.preemptions);
-    set_64(&g->drafts, stats.drafts);
-    set_64(&g->draft_tokens, stats.draft_tokens);
-    for (uint32_t i = 0; i < STEP_MAX_DRAFTS; i++) {
-        set_64(&g->accepted[i], stats.accepted[i]);
-    }
-}
 
 void engine_fail(engine_t *engine, weft_status_t status)
 {
@@ -271,6 +291,7 @@ static bool do_step(engine_t *engine)
         (void)kv_transfer_poll(engine->transfer); /* the plan looks at what it brought */
     }
     const uint32_t rows = sched_plan(engine->sched, engine->step);
+    publish_news(engine);
     const uint32_t tokens = rows == 0 ? 0 : sched_stats(engine->sched).last_step_tokens;
     const weft_status_t status = rows > 0 ? launch(engine) : flush(engine);
     if (status < 0) {
@@ -336,13 +357,14 @@ static void close_down(engine_t *engine)
     sched_abort_all(engine->sched, ENGINE_FINISH_ABORT);
     while (sched_in_flight(engine->sched) > 0 && collect(engine)) {
     }
+    publish_news(engine);
     engine_kv_save(engine);
     engine_end_ranks(engine);
     pthread_mutex_lock(&engine->call_lock);
     engine->is_closed = true;
     pthread_mutex_unlock(&engine->call_lock);
     do_commands(engine);
-    publish_gauges(engine);
+    publish(engine);
 }
 
 /* False when there is nothing to do until somebody wakes the mailbox, or a rank is lost. */
@@ -370,8 +392,9 @@ static void *run(void *arg)
     engine_t *engine = arg;
     while (!atomic_load(&engine->is_stopping)) {
         do_commands(engine);
+        publish_news(engine);
         const bool did_something = work(engine);
-        publish_gauges(engine);
+        publish(engine);
         /* Looked at again: do_commands may have taken the wake that came with it. */
         if (!did_something && !atomic_load(&engine->is_stopping)) {
             mailbox_wait(&engine->mailbox, engine->n_ranks > 0 ? RANKS_POLL_MS : -1);

@@ -200,7 +200,7 @@ void front_lose_worker(front_t *front, const char *name)
 {
     front_worker_t *worker = front_workers_find(&front->workers, name);
     if (worker != NULL) {
-        front_worker_is_gone(worker, "its process has ended");
+        front_worker_has_ended(worker);
     }
 }
 

@@ -47,7 +47,7 @@ void front_destroy(front_t *front); /* hangs up on open requests; NULL is fine *
  */
 weft_status_t front_add_worker(front_t *front, front_role_t role, const char *name,
                                const char *url);
-/* Its process has ended: no need to wait for a check to find out. */
+/* Its process has ended: it is not asked any more, until it is added at another URL. */
 void front_lose_worker(front_t *front, const char *name);
 
 uint16_t front_port(const front_t *front);

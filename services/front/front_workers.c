@@ -31,7 +31,7 @@ static void on_checked(void *user, const weft_http_answer_t *answer)
 static void check(front_worker_t *worker)
 {
     char url[512];
-    if (worker->check != NULL ||
+    if (worker->check != NULL || worker->url == NULL ||
         (size_t)snprintf(url, sizeof(url), "%s/health", worker->url) >= sizeof(url)) {
         return;
     }
@@ -41,6 +41,14 @@ static void check(front_worker_t *worker)
                                          .max_answer_bytes = MAX_HEALTH_BYTES};
     (void)weft_http_client_send(worker->workers->client, &request, on_checked, worker,
                                 &worker->check); /* no memory: the next round tries again */
+}
+
+static void end_check(front_worker_t *worker)
+{
+    if (worker->check != NULL) {
+        weft_http_client_cancel(worker->check);
+        worker->check = NULL;
+    }
 }
 
 static void on_timer(void *user)
@@ -64,19 +72,11 @@ weft_status_t front_workers_init(front_workers_t *workers, weft_loop_t *loop,
     return status;
 }
 
-static void stop_check(front_worker_t *worker)
-{
-    if (worker->check != NULL) {
-        weft_http_client_cancel(worker->check);
-        worker->check = NULL;
-    }
-}
-
 void front_workers_stop_checks(front_workers_t *workers)
 {
     weft_loop_timer_clear(workers->timer);
     for (uint32_t i = 0; i < workers->n; i++) {
-        stop_check(&workers->all[i]);
+        end_check(&workers->all[i]);
     }
 }
 
@@ -85,7 +85,7 @@ void front_workers_fini(front_workers_t *workers)
     weft_loop_timer_destroy(workers->timer);
     for (uint32_t i = 0; i < workers->n; i++) {
         front_worker_t *worker = &workers->all[i];
-        stop_check(worker);
+        end_check(worker);
         weft_free(worker->name);
         weft_free(worker->url);
     }
@@ -99,7 +99,7 @@ static weft_status_t move(front_worker_t *worker, const char *url)
     if (copy == NULL) {
         return WEFT_ERR_NO_MEMORY;
     }
-    stop_check(worker);
+    end_check(worker);
     weft_free(worker->url);
     worker->url = copy;
     worker->is_up = false;
@@ -173,4 +173,13 @@ void front_worker_is_gone(front_worker_t *worker, const char *why)
         weft_log_warn("worker does not answer name=%s url=%s reason=\"%s\"", worker->name,
                       worker->url, why);
     }
+}
+
+/* An answer of its last moments may still be on its way, and its address may be somebody else's next. */
+void front_worker_has_ended(front_worker_t *worker)
+{
+    front_worker_is_gone(worker, "its process has ended");
+    end_check(worker);
+    weft_free(worker->url);
+    worker->url = NULL;
 }

@@ -15,7 +15,7 @@
 typedef struct front_worker {
     front_role_t role;
     char *name;
-    char *url;
+    char *url; /* NULL: it has none now */
     bool is_up;
     struct front_workers *workers;
     weft_http_call_t *check; /* under way, or NULL */
@@ -48,3 +48,6 @@ front_worker_t *front_workers_take(front_workers_t *workers, front_role_t role, 
 
 /* It did not answer: it gets no more requests until a check succeeds. */
 void front_worker_is_gone(front_worker_t *worker, const char *why);
+
+/* It is not asked any more, until it has moved. */
+void front_worker_has_ended(front_worker_t *worker);

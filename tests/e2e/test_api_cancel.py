@@ -91,6 +91,7 @@ def test_a_sample_at_its_stop_string_gives_its_place_up_at_once(server, client):
 
 def test_an_abort_by_id_ends_the_answer(server, http):
     answers = []
+    server.wait_until_idle()
 
     def run():
         answers.append(httpx.post(server.url + "/inference/v1/generate", timeout=60, json={

@@ -287,7 +287,7 @@ def test_ranks_reach_each_other_behind_tls(start_ranks, tmp_path):
     url = server.urls[0].replace("127.0.0.1", "localhost")
     for rank in (0, 1):
         answer = httpx.post(url + "/v1/completions", json=body_of(GOLDEN[0]), verify=context,
-                            headers={HEADER: str(rank), "Authorization": "Bearer k"})
+                            timeout=60, headers={HEADER: str(rank), "Authorization": "Bearer k"})
         assert tokens(answer) == GOLDEN[0]["greedy"]
 
 

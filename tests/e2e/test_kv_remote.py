@@ -15,6 +15,8 @@ from conftest import NAME, Server, command, need_server, wait_for
 SIZES = ("--num-gpu-blocks-override", "96", "--max-model-len", "700", "--max-num-seqs", "4",
          "--server-dev-mode")
 OFFER = ("--kv-remote-listen", "127.0.0.1:0")
+# What peers say is waited for, however slow the machine is: where answers are to come from them.
+PATIENT = ("--kv-remote-wait", "60")
 
 
 def ids(seed, n):
@@ -66,7 +68,7 @@ def expected():
 @pytest.mark.parametrize("backend", ["tcp", "shm"])
 def test_a_prefix_computed_there_is_not_computed_here(start_server, expected, backend):
     owner = start_server(*SIZES, *OFFER, "--kv-remote-backends", backend)
-    reader = start_server(*SIZES, "--kv-remote-peers", f"127.0.0.1:{offer_port(owner)}",
+    reader = start_server(*SIZES, *PATIENT, "--kv-remote-peers", f"127.0.0.1:{offer_port(owner)}",
                           "--kv-remote-backends", backend)
     wait_for_peer(reader)
     for prompt, tokens in zip(PROMPTS, expected):
@@ -84,9 +86,9 @@ def test_a_prefix_computed_there_is_not_computed_here(start_server, expected, ba
 def test_two_that_offer_to_each_other(start_server, expected):
     """Also: peers need not be up when a server starts."""
     port = ports.reserve()
-    first = start_server(*SIZES, *OFFER, "--kv-remote-peers", f"127.0.0.1:{port}")
-    second = start_server(*SIZES, "--kv-remote-listen", f"127.0.0.1:{port}", "--kv-remote-peers",
-                          f"127.0.0.1:{offer_port(first)}")
+    first = start_server(*SIZES, *PATIENT, *OFFER, "--kv-remote-peers", f"127.0.0.1:{port}")
+    second = start_server(*SIZES, *PATIENT, "--kv-remote-listen", f"127.0.0.1:{port}",
+                          "--kv-remote-peers", f"127.0.0.1:{offer_port(first)}")
     wait_for_peer(first)
     wait_for_peer(second)
     assert complete(first, PROMPTS[0])[0] == expected[0]

@@ -338,6 +338,6 @@ def test_a_rank_that_is_stopped_too_long_is_started_again(launch):
     os.kill(next(int(line.split()[2]) for line in one.lines if line[0] == "1"), signal.SIGSTOP)
     one.wait_for_lines(3)
     assert one.lines[2].startswith("1 1 ")
-    assert "has been stopped for 1 s: killed" in one.error_text()
+    wait_for(lambda: "has been stopped for 1 s: killed" in one.error_text(), SECONDS, "why")
     one.process.send_signal(signal.SIGTERM)
     assert one.wait() == 143

@@ -44,6 +44,7 @@ def test_guesses_are_counted_and_save_steps(guessing):
         return [guessing.gauge(f"vllm:spec_decode_num_{name}_total")
                 for name in ("drafts", "draft_tokens", "accepted_tokens", "accepted_tokens_per_pos")]
 
+    guessing.wait_until_idle()
     before, steps = counts(), guessing.gauge("weft:engine_steps_total")
     complete(guessing.openai(), temperature=0)
     guessing.wait_until_idle()

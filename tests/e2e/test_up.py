@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`weft up`: prefill and decode workers behind one front."""
+import contextlib
 import os
 import re
 import signal
@@ -54,8 +55,9 @@ def pids(server, name):
     found = []
     children = open(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read().split()
     for pid in children:
-        if name in open(f"/proc/{pid}/cmdline").read():
-            found.append(int(pid))
+        with contextlib.suppress(OSError): # it has just ended
+            if name in open(f"/proc/{pid}/cmdline").read():
+                found.append(int(pid))
     return found
 
 
@@ -163,7 +165,7 @@ def test_a_client_that_leaves_ends_both_legs(up):
         for url in urls:
             wait_for(lambda: "weft:kv_blocks_referenced 0" in httpx.get(url + "/metrics").text,
                      what="an idle worker")
-    assert server.gauge("weft:front_requests_open") == 0
+    wait_for(lambda: server.gauge("weft:front_requests_open") == 0, what="the end of both requests")
 
 
 def test_ctrl_c_lets_answers_end(up):

@@ -130,7 +130,7 @@ static void ready_comes_back_as_it_was(void **state)
     launch_frame_t frame = decode_one();
     assert_status(launch_ready_decode(&frame, &got), WEFT_OK);
     assert_int_equal(got.pid, 77);
-    assert_int_equal(got.free_port, 29401);
+    assert_int_equal(got.port, 29401);
     assert_string_equal(got.version, "1.2.3");
     assert_string_equal(got.own, "10.0.0.2");
     assert_string_equal(got.launcher, "10.0.0.1");

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/remote_pair.h"
 
+#include "tests/support/reserved_port.h"
+
 void remote_pair_reopen(store_rig_t *rig, const kv_remote_config_t *remote, size_t host_blocks)
 {
     kv_store_destroy(rig->store);
@@ -12,7 +14,8 @@ void remote_pair_reopen(store_rig_t *rig, const kv_remote_config_t *remote, size
 void remote_pair_open_owner(remote_pair_t *pair, size_t host_blocks)
 {
     store_rig_init(&pair->owner, 0, 0);
-    pair->owner_remote = (kv_remote_config_t){.listen = "127.0.0.1:0", .backends = pair->backends};
+    snprintf(pair->listen, sizeof(pair->listen), "127.0.0.1:%u", reserve_port());
+    pair->owner_remote = (kv_remote_config_t){.listen = pair->listen, .backends = pair->backends};
     kv_remote_facts_add(&pair->owner_remote.facts, "shape", "a");
     remote_pair_reopen(&pair->owner, &pair->owner_remote, host_blocks);
 }

@@ -7,13 +7,14 @@
 
 enum { REMOTE_PAIR_BASE = 1000, REMOTE_PAIR_BLOCKS = 6 }; /* of the chain that is shared */
 
-#define REMOTE_PAIR_PATIENCE_NS (5 * WEFT_NS_PER_SECOND)
+#define REMOTE_PAIR_PATIENCE_NS (60 * WEFT_NS_PER_SECOND)
 
 typedef struct remote_pair {
     store_rig_t owner;
     store_rig_t reader;
     kv_remote_config_t owner_remote;
     kv_remote_config_t reader_remote;
+    char listen[64]; /* a port that stays the owner's while it is not there */
     char peers[64];
     char backends[8];
 } remote_pair_t;

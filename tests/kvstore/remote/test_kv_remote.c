@@ -168,14 +168,11 @@ static void a_peer_that_comes_later_is_met(void **state)
     (void)state;
     remote_pair_t pair = {.backends = "tcp"};
     store_rig_chain_t chain;
-    char listen[64];
     remote_pair_open_owner(&pair, 0);
     const unsigned port = kv_store_offer_port(pair.owner.store);
     remote_pair_reopen(&pair.owner, NULL, 0);
     remote_pair_open_reader(&pair, port, "a", REMOTE_PAIR_PATIENCE_NS);
     kv_store_poll(pair.reader.store);
-    snprintf(listen, sizeof(listen), "127.0.0.1:%u", port);
-    pair.owner_remote.listen = listen;
     remote_pair_reopen(&pair.owner, &pair.owner_remote, 0);
     remote_pair_share(&pair, &chain);
     remote_pair_meet(&pair.reader);
@@ -190,7 +187,8 @@ static void an_owner_lost_before_the_read_ends_it(void **state)
     remote_pair_t pair;
     store_rig_chain_t chain;
     remote_pair_open(&pair, "tcp", 0);
-    pair.reader_remote.wait_ns = WEFT_NS_PER_SECOND / 5;
+    pair.reader_remote.wait_ns =
+        WEFT_NS_PER_SECOND; /* for the answer, then for what is not to be read */
     remote_pair_reopen(&pair.reader, &pair.reader_remote, 0);
     remote_pair_share(&pair, &chain);
     remote_pair_meet(&pair.reader);
@@ -282,12 +280,9 @@ static void enlarge(store_rig_t *rig)
 
 static void open_churn(churn_t *churn, remote_pair_t *pair, const char *backend)
 {
-    char listen[64];
     remote_pair_open(pair, backend, 0);
-    snprintf(listen, sizeof(listen), "127.0.0.1:%u", kv_store_offer_port(pair->owner.store));
     enlarge(&pair->owner);
     enlarge(&pair->reader);
-    pair->owner_remote.listen = listen;
     remote_pair_reopen(&pair->owner, &pair->owner_remote, 0);
     remote_pair_reopen(&pair->reader, &pair->reader_remote, 0);
     *churn = (churn_t){.rig = &pair->owner};
@@ -367,12 +362,8 @@ static void a_gpu_offers_what_its_host_tier_has(void **state)
     store_rig_chain_t chain;
     weft_device_ops_t ops;
     remote_pair_open(&pair, "tcp", 0);
-    const unsigned port = kv_store_offer_port(pair.owner.store);
-    char listen[64];
     kv_store_destroy(pair.owner.store);
     move_elsewhere(&pair.owner, &ops);
-    snprintf(listen, sizeof(listen), "127.0.0.1:%u", port);
-    pair.owner_remote.listen = listen;
     store_rig_open(&pair.owner);
     assert_int_equal(kv_store_offer_port(pair.owner.store), 0); /* nothing that peers could read */
     remote_pair_reopen(&pair.owner, &pair.owner_remote, 32);

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "tests/support/nixl_vectors.h"
+#include "tests/support/reserved_port.h"
 #include "tests/support/zmq_tsan.h"
 
 enum { TIMEOUT_MS = 30000 };
@@ -229,12 +230,8 @@ static void workers_meet(void **state)
 
 static void where_nobody_listens_is_known_before_the_time_is_over(void **state)
 {
-    kv_side_channel_t *other;
     (void)state;
-    assert_status(kv_side_channel_create("127.0.0.1", 0, NULL, &other), WEFT_OK);
-    const uint16_t port = kv_side_channel_port(other);
-    kv_side_channel_destroy(other);
-    kv_side_answer_t *answer = answer_to("127.0.0.1", port, 1);
+    kv_side_answer_t *answer = answer_to("127.0.0.1", reserve_port(), 1);
     assert_status(answer->status, WEFT_ERR_PEER_GONE);
     assert_string_equal(answer->reason, "nobody listens there");
     kv_side_answer_free(answer);

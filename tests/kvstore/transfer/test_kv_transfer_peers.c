@@ -6,6 +6,7 @@
 #include "kvstore/transfer/kv_handshake.h"
 #include "kvstore/transfer/kv_side_channel.h"
 #include "kvstore/transfer/kv_transfer_priv.h"
+#include "tests/support/reserved_port.h"
 #include "tests/support/transfer_pair.h"
 #include "transport/xfer/xfer.h"
 
@@ -145,10 +146,12 @@ static bool has_met(void *user)
 /* Started anew on the same port: requests name its new id. */
 static void a_new_engine_at_the_address_is_met(void **state)
 {
+    const transfer_worker_config_t config = {.port = reserve_port()};
     kv_block_id_t blocks[PROMPT_BLOCKS];
     (void)state;
+    transfer_worker_close(&prefill);
+    transfer_worker_open(&prefill, &config);
     kv_transfer_params_t params = prefill_whole(&prefill, "r", PROMPT, 7);
-    const transfer_worker_config_t config = {.port = params.remote_port};
     kv_transfer_decline(decode.transfer, &params);
     assert_all_free(&prefill);
     kv_transfer_params_fini(&params);

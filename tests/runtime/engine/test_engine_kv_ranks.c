@@ -17,10 +17,10 @@ enum { N_PROMPTS = 6, PROMPT = 70, ANSWER = 10, MAX_PROMPT = 96 };
 static const char producer[] = "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"kv_producer\"}";
 static const char consumer[] = "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"kv_consumer\"}";
 
-/* Where a rank dies, what it kept for others is kept until its lease is over. */
+/* Where a rank dies, what it kept for others is kept until its lease is over: so long does the test take. */
 static const char brief_producer[] =
     "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"kv_producer\","
-    "\"kv_connector_extra_config\":{\"kv_lease_duration\":1}}";
+    "\"kv_connector_extra_config\":{\"kv_lease_duration\":4}}";
 
 typedef struct prompts {
     int32_t tokens[N_PROMPTS][MAX_PROMPT];
@@ -397,7 +397,7 @@ static void a_rank_of_the_decode_worker_that_dies_in_a_pull_costs_a_computation(
     (void)state;
     prompts_t prompts;
     pair_t pair;
-    const ranks_rig_config_t p = worker_config(2, 1, 16, brief_producer);
+    const ranks_rig_config_t p = worker_config(2, 1, 16, producer);
     ranks_rig_config_t d = worker_config(2, 1, 16, "");
     fill(&prompts);
     answer_all(&d, &prompts);

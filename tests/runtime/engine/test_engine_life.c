@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An engine's queue and its ends: draining, aborting, failing, and what steps may not do. */
+#include <sched.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 
@@ -267,6 +268,27 @@ static void every_step_is_observed(void **state)
     engine_rig_close(&rig);
 }
 
+/* Read at once, by one who does not even wait to be told. */
+static void whoever_sees_an_end_finds_it_counted(void **state)
+{
+    (void)state;
+    engine_rig_t rig;
+    engine_rig_open_small(&rig);
+    const engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 10, 2);
+    for (uint32_t i = 1; i <= 200; i++) {
+        engine_request_t *request = engine_rig_send(&rig, &submit);
+        while (!engine_rig_is_done(request)) {
+            sched_yield();
+        }
+        const engine_stats_t stats = engine_stats(rig.engine);
+        assert_int_equal(stats.generation_tokens, 2 * i);
+        assert_int_equal(stats.running, 0);
+        assert_int_equal(stats.referenced_blocks, 0);
+        engine_request_release(request);
+    }
+    engine_rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -278,6 +300,7 @@ int main(void)
         cmocka_unit_test(steady_decoding_allocates_nothing),
         cmocka_unit_test(a_failed_device_ends_everything_with_an_error),
         cmocka_unit_test(every_step_is_observed),
+        cmocka_unit_test(whoever_sees_an_end_finds_it_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,6 +14,7 @@ typedef struct worker {
     weft_http_server_t *server;
     char url[64];
     uint32_t status; /* of its answers; 0: none comes */
+    int n_checks;
     int n_requests;
     int n_hung_up;
     char path[64];
@@ -67,6 +68,7 @@ static void handle(void *user, weft_http_exchange_t *exchange)
     const char *body = weft_http_body(exchange, &length);
     const char *id = weft_http_header(exchange, "x-request-id");
     if (strcmp(weft_http_path(exchange), "/health") == 0) {
+        worker->n_checks++;
         weft_http_respond(exchange, 200, "text/plain", NULL, 0, "", 0);
         return;
     }
@@ -381,6 +383,23 @@ static void without_decode_workers_it_is_not_well(void **state)
     assert_non_null(strstr(last_body, "No decode worker answers."));
 }
 
+static void a_worker_that_was_lost_is_asked_again_where_it_is_then(void **state)
+{
+    (void)state;
+    front_lose_worker(front, "d"); /* with or without a check on its way */
+    const int before = decode.n_checks;
+    const int rounds = prefill.n_checks + 10;
+    while (prefill.n_checks < rounds) {
+        ask("POST", "/v1/completions", "{\"prompt\":\"x\"}");
+        assert_int_equal(last.http_status, 503);
+    }
+    assert_in_range(decode.n_checks, before, before + 1);
+    assert_status(front_add_worker(front, FRONT_DECODE, "d", decode.url), WEFT_OK);
+    wait_until_up(FRONT_DECODE, 1);
+    ask("POST", "/v1/completions", "{\"prompt\":\"x\"}");
+    assert_int_equal(last.http_status, 200);
+}
+
 static void a_client_that_leaves_ends_the_leg(void **state)
 {
     worker_t *const workers[] = {&prefill, &decode};
@@ -442,6 +461,7 @@ int main(void)
         FRONT_TEST(without_prefill_the_decode_worker_computes),
         FRONT_TEST(a_full_decode_worker_says_so_itself),
         FRONT_TEST(without_decode_workers_it_is_not_well),
+        FRONT_TEST(a_worker_that_was_lost_is_asked_again_where_it_is_then),
         FRONT_TEST(a_client_that_leaves_ends_the_leg),
         FRONT_TEST(every_allocation_may_fail),
     };

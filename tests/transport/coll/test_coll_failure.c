@@ -141,7 +141,7 @@ static void run_stop(coll_rig_rank_t *self)
     coll_config_t config = coll_rig_config(self, self->user);
     weft_diag_t diag = {.text = ""};
     coll_t *coll = NULL;
-    config.timeout_ns = 300 * WEFT_NS_PER_MS;
+    config.timeout_ns = 2 * WEFT_NS_PER_SECOND; /* longer than those who run may be kept from it */
     assert_status(coll_create(&config, &diag, &coll), WEFT_OK);
     coll_all_reduce(coll, self->queue, in, out, N_ELEMENTS, COLL_F32);
     if (self->rank == LOST) {
