@@ -101,7 +101,8 @@ static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *di
         return status;
     }
     if (data_parallel_is_asked(copies)) {
-        return data_parallel_run(copies, diag, early_signal_out);
+        status = serve_ranks_check(config.model, copies->engine, diag);
+        return status < 0 ? status : data_parallel_run(copies, diag, early_signal_out);
     }
     return is_whole_copy(copies) ? serve_http(copies->api, config.engine, config.model, NULL, diag)
                                  : serve_as_rank(&config, copies->api, diag);

@@ -7,10 +7,10 @@
 #include "base/clock.h"
 #include "cli/commands.h"
 #include "cli/option_tables.h"
+#include "cli/serve_ranks.h"
 #include "cli/supervisor.h"
 #include "cli/up.h"
 #include "kvstore/transfer/kv_transfer_params.h"
-#include "runtime/model/model_source.h"
 #include "services/front/front.h"
 
 #define WEFT_LOG_MODULE "up"
@@ -331,12 +331,13 @@ static weft_status_t check(const up_options_t *o, weft_diag_t *diag)
 }
 
 /* What every worker would say of it, and more lines beside, once all are started. */
-static weft_status_t check_model(const char *path, weft_diag_t *diag)
+static weft_status_t check_model(const up_t *up, weft_diag_t *diag)
 {
-    model_source_t *source = NULL;
-    const weft_status_t status = model_source_open(path, diag, &source);
-    model_source_close(source);
-    return status;
+    const engine_options_t engine = {
+        .tensor_parallel_size = up->options->tensor_parallel_size,
+        .pipeline_parallel_size = 1,
+    };
+    return serve_ranks_check(up->model, &engine, diag);
 }
 
 /* Side channels of several workers on one machine cannot all have the port that is usual. */
@@ -397,7 +398,7 @@ static weft_status_t run(up_t *up, weft_diag_t *diag)
         return status;
     }
     weft_log_set_level(level);
-    status = check_model(up->model, diag);
+    status = check_model(up, diag);
     if (status < 0) {
         return status;
     }

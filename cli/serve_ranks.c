@@ -305,15 +305,16 @@ static void on_local_end(void *user, uint32_t rank, const char *how)
     }
 }
 
-/* What each rank of size would find out for itself, and say. */
-static weft_status_t check_cut(const serve_ranks_t *ranks, uint32_t size, weft_diag_t *diag)
+weft_status_t serve_ranks_check(const char *model, const engine_options_t *engine,
+                                weft_diag_t *diag)
 {
+    const uint32_t size = engine->tensor_parallel_size * engine->pipeline_parallel_size;
     model_source_t *source = NULL;
     model_shard_t shard;
     model_cut_t cut;
-    weft_status_t status = engine_shard(ranks->config.engine, 0, size, diag, &shard);
+    weft_status_t status = engine_shard(engine, 0, size, diag, &shard);
     if (status == WEFT_OK) {
-        status = model_source_open(ranks->config.model, diag, &source);
+        status = model_source_open(model, diag, &source);
     }
     if (status == WEFT_OK) {
         status = model_source_cut(source, &shard, diag, &cut);
@@ -332,7 +333,7 @@ static weft_status_t start_local(serve_ranks_t *ranks, uint32_t size, weft_diag_
         .on_end = on_local_end,
         .user = ranks,
     };
-    const weft_status_t status = check_cut(ranks, size, diag);
+    const weft_status_t status = serve_ranks_check(ranks->config.model, ranks->config.engine, diag);
     return status < 0 ? status : serve_local_create(&config, diag, &ranks->place, &ranks->local);
 }
 

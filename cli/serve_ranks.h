@@ -24,6 +24,10 @@ typedef struct serve_ranks_config {
     int n_words;
 } serve_ranks_config_t;
 
+/* What each rank of a model would find out for itself, and say: whether it can be cut for so many. */
+weft_status_t serve_ranks_check(const char *model, const engine_options_t *engine,
+                                weft_diag_t *diag);
+
 /*
  * Alone, with a model cut for several ranks, the others are started on this host.
  * NULL in ranks_out: this process has the model by itself. WEFT_ERR_INVALID: the environment is

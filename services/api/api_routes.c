@@ -39,11 +39,12 @@ static const char *reason_absent(uint32_t flags)
         {ROUTE_GENERATE, "Not Found: this model gives embeddings; with --runner generate it "
                          "answers."},
     };
-    size_t i = 0;
-    while (i + 1 < WEFT_ARRAY_LEN(reasons) && (flags & reasons[i].flag) == 0) {
-        i++;
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(reasons); i++) {
+        if ((flags & reasons[i].flag) != 0) {
+            return reasons[i].text;
+        }
     }
-    return reasons[i].text;
+    return "Not Found";
 }
 
 const api_route_t *api_routes_find(const char *method, const char *path, uint32_t absent,

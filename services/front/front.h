@@ -10,7 +10,7 @@
  *
  * Faults   A worker that does not answer is left out until it does; its request goes to the next
  *          one. Without prefill workers, decode workers compute prompts. What a worker answers with
- *          an error status is the client's answer
+ *          an error status is the client's answer; its Allow and X-Request-Id come with any
  * Leaving  A client that goes away ends the leg under way
  * Threads  the loop's
  */

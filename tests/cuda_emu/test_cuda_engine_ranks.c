@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The engine over ranks on a CUDA device: what it answers, and how it goes on when one is lost. */
-#include <semaphore.h>
-
 #include "tests/support/ranks_rig.h"
 
 enum { N_CASES = 4, MAX_ANSWER = 8 };
@@ -95,52 +93,18 @@ static void stages_answer_the_same_alone_and_in_company(void **state)
 
 /* ---- losing ---------------------------------------------------------------------------------- */
 
-/* Holds the engine after a step, so that a rank is killed while a request runs. */
-typedef struct gate {
-    sem_t arrived;
-    sem_t go;
-    uint32_t steps_before;
-} gate_t;
-
-static void wait_at_gate(void *user, uint32_t tokens)
-{
-    (void)tokens;
-    gate_t *gate = user;
-    if (gate->steps_before > 0 && --gate->steps_before == 0) {
-        assert_int_equal(sem_post(&gate->arrived), 0);
-        while (sem_wait(&gate->go) != 0) {
-        }
-    }
-}
-
-static engine_request_t *kill_while_it_runs(ranks_rig_t *rig, gate_t *gate)
-{
-    *gate = (gate_t){.steps_before = 4};
-    assert_int_equal(sem_init(&gate->arrived, 0, 0), 0);
-    assert_int_equal(sem_init(&gate->go, 0, 0), 0);
-    engine_observe(rig->rig.engine, &(engine_observer_t){.user = gate, .on_step = wait_at_gate});
-    const engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 18, MAX_ANSWER);
-    engine_request_t *request = engine_rig_send(&rig->rig, &submit);
-    while (sem_wait(&gate->arrived) != 0) {
-    }
-    ranks_rig_kill(rig, 1);
-    assert_int_equal(sem_post(&gate->go), 0);
-    return request;
-}
-
 /* Graphs of the first group would wait for a rank that is no more. */
 static void a_group_that_forms_again_goes_on_with_the_same_tokens(void **state)
 {
     (void)state;
     ranks_rig_t rig;
-    gate_t gate;
     ranks_rig_config_t config = config_of(2, 1);
     config.restarts = 1;
     ranks_rig_open(&rig, &config);
     const engine_submit_t submit = engine_rig_submit(engine_rig_prompt, 18, MAX_ANSWER);
     engine_request_t *before = engine_rig_send(&rig.rig, &submit);
     engine_rig_wait(&rig.rig, before);
-    engine_request_t *request = kill_while_it_runs(&rig, &gate);
+    engine_request_t *request = ranks_rig_kill_amid(&rig, &submit, 4);
     ranks_rig_replace(&rig, 1);
     engine_rig_wait(&rig.rig, request);
     const engine_answer_t a = engine_request_answer(before, 0);

@@ -237,6 +237,7 @@ def test_workers_of_two_ranks_answer_as_one_of_two_ranks(up, request):
     ("/nowhere.gguf", [], "/nowhere.gguf: No such file or directory"),
     ("org/name", [], 'org/name: No such file or directory; a model is a local file or folder'),
     (__file__, [], "test_up.py: "),
+    (MODEL, ["-tp", "16"], "tensor parallel size 16: "),
     (MODEL, ["--log-level", "loud"],
      '--log-level: "loud" is none of error, warn, info, debug and trace'),
 ])

@@ -25,6 +25,25 @@ typedef struct hello {
     uint32_t purpose;
 } hello_t;
 
+/* ---- configurations -------------------------------------------------------------------------- */
+
+ranks_rig_config_t ranks_rig_tensor(const char *model, uint32_t size)
+{
+    ranks_rig_config_t config = {.model = model, .size = size, .options = engine_rig_options()};
+    config.options.threads = 1;
+    config.options.max_model_len = 128;
+    config.options.tensor_parallel_size = size;
+    return config;
+}
+
+ranks_rig_config_t ranks_rig_replicas(uint32_t size)
+{
+    ranks_rig_config_t config = ranks_rig_tensor(ENGINE_RIG_MODEL, size);
+    config.is_replicated = true;
+    config.options.tensor_parallel_size = 1;
+    return config;
+}
+
 /* ---- sockets --------------------------------------------------------------------------------- */
 
 static bool send_all(int fd, const void *data, size_t bytes)
@@ -470,6 +489,33 @@ void ranks_rig_replace(ranks_rig_t *rig, uint32_t rank)
     assert_int_equal(write(rig->spare_gates[rank], "", 1), 1);
     rig->pids[rank] = rig->spares[rank];
     rig->spares[rank] = 0;
+}
+
+static void wait_at_gate(void *user, uint32_t tokens)
+{
+    (void)tokens;
+    ranks_gate_t *gate = user;
+    if (gate->steps_before > 0 && --gate->steps_before == 0) {
+        assert_int_equal(sem_post(&gate->arrived), 0);
+        while (sem_wait(&gate->go) != 0) {
+        }
+    }
+}
+
+engine_request_t *ranks_rig_kill_amid(ranks_rig_t *rig, const engine_submit_t *submit,
+                                      uint32_t steps)
+{
+    ranks_gate_t *gate = &rig->gate;
+    *gate = (ranks_gate_t){.steps_before = steps};
+    assert_int_equal(sem_init(&gate->arrived, 0, 0), 0);
+    assert_int_equal(sem_init(&gate->go, 0, 0), 0);
+    engine_observe(rig->rig.engine, &(engine_observer_t){.user = gate, .on_step = wait_at_gate});
+    engine_request_t *request = engine_rig_send(&rig->rig, submit);
+    while (sem_wait(&gate->arrived) != 0) {
+    }
+    ranks_rig_kill(rig, 1);
+    assert_int_equal(sem_post(&gate->go), 0);
+    return request;
 }
 
 static void wait_for_followers(ranks_rig_t *rig, bool must_be_well)

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/un.h>
@@ -50,6 +51,13 @@ typedef struct ranks_seat {
     coll_t *tensor; /* the stage's part of all, where there are several of several; else NULL */
 } ranks_seat_t;
 
+/* Holds the engine after a step, so that a rank is killed while a request runs. */
+typedef struct ranks_gate {
+    sem_t arrived;
+    sem_t go;
+    uint32_t steps_before;
+} ranks_gate_t;
+
 typedef struct ranks_rig {
     ranks_rig_config_t config;
     ranks_seat_t seat;
@@ -58,7 +66,12 @@ typedef struct ranks_rig {
     pid_t pids[RANKS_RIG_MAX];   /* of the followers that run; [0] unused */
     pid_t spares[RANKS_RIG_MAX]; /* each waits for its turn to take the rank's place; 0: none */
     int spare_gates[RANKS_RIG_MAX];
+    ranks_gate_t gate;
 } ranks_rig_t;
+
+/* Small ones: tensor ranks of a model, and ranks that each have the whole of ENGINE_RIG_MODEL. */
+ranks_rig_config_t ranks_rig_tensor(const char *model, uint32_t size);
+ranks_rig_config_t ranks_rig_replicas(uint32_t size);
 
 /*
  * The two halves of try, for several rigs in one test: all fork before one leads, since processes are
@@ -74,6 +87,9 @@ void ranks_rig_open(ranks_rig_t *rig, const ranks_rig_config_t *config);
 /* Kills the rank for good, or lets its spare (there is one each, with restarts) take its place. */
 void ranks_rig_kill(ranks_rig_t *rig, uint32_t rank);
 void ranks_rig_replace(ranks_rig_t *rig, uint32_t rank);
+/* Sends a request and kills rank 1 after so many steps, in the midst of its answer. Once a rig. */
+engine_request_t *ranks_rig_kill_amid(ranks_rig_t *rig, const engine_submit_t *submit,
+                                      uint32_t steps);
 
 /* Destroys the engine; every follower that was not killed must have ended well. */
 void ranks_rig_close(ranks_rig_t *rig);
