@@ -5,8 +5,8 @@
  *   engine      made by create; from then on its thread's, but for atomics and the mailbox
  *   client      its consumer's; the engine posts into `news`
  *   request     counted references: the owner's until release, the engine's until every sample is
- *               retired, one while it lies in `news`, one for each posted abort, one for each mask
- *               being made. The last one frees it
+ *               retired, one while it is noted as untold, one while it lies in `news`, one for each
+ *               posted abort, one for each mask being made. The last one frees it
  *   commands    items of the engine's mailbox: what the engine thread should do between two steps
  */
 #pragma once

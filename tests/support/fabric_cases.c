@@ -129,6 +129,12 @@ void fabric_pair_close(fabric_pair_t *pair)
     fabric_end_close(&pair->b);
 }
 
+xfer_request_t *fabric_pair_copy(fabric_pair_t *pair, xfer_direction_t direction, uint64_t at,
+                                 uint64_t peer_at, uint64_t n)
+{
+    return fabric_copy(&pair->a, pair->peer, direction, at, fabric_addr(&pair->b, peer_at), n);
+}
+
 weft_status_t fabric_pair_run(fabric_pair_t *pair, xfer_request_t *request)
 {
     return fabric_run(request, pair->ends, 2);

@@ -34,4 +34,7 @@ typedef struct fabric_pair {
 
 void fabric_pair_open(const fabric_case_t *test, fabric_pair_t *pair);
 void fabric_pair_close(fabric_pair_t *pair);
+/* n bytes between a's memory at `at` and b's at `peer_at`. */
+xfer_request_t *fabric_pair_copy(fabric_pair_t *pair, xfer_direction_t direction, uint64_t at,
+                                 uint64_t peer_at, uint64_t n);
 weft_status_t fabric_pair_run(fabric_pair_t *pair, xfer_request_t *request);

@@ -20,8 +20,8 @@ static void check_copies(const fabric_case_t *test, xfer_direction_t direction)
         const uint64_t from = 4097;
         const uint64_t to = 8209;
         const bool is_read = direction == XFER_READ;
-        xfer_request_t *request = fabric_copy(&pair.a, pair.peer, direction, is_read ? to : from,
-                                              fabric_addr(&pair.b, is_read ? from : to), n);
+        xfer_request_t *request =
+            fabric_pair_copy(&pair, direction, is_read ? to : from, is_read ? from : to, n);
         assert_status(fabric_pair_run(&pair, request), WEFT_OK);
         const uint8_t *got = is_read ? pair.a.memory : pair.b.memory;
         const uint64_t seed = is_read ? 1 : 2;
@@ -198,8 +198,7 @@ static void check_nothing(const fabric_case_t *test)
 {
     fabric_pair_t pair;
     fabric_pair_open(test, &pair);
-    xfer_request_t *request =
-        fabric_copy(&pair.a, pair.peer, XFER_WRITE, 0, fabric_addr(&pair.b, 0), 0);
+    xfer_request_t *request = fabric_pair_copy(&pair, XFER_WRITE, 0, 0, 0);
     assert_status(xfer_poll(request), WEFT_ERR_INVALID);
     assert_status(fabric_pair_run(&pair, request), WEFT_OK);
     assert_true(fabric_is_filled(pair.b.memory, FABRIC_CASE_BYTES, 2, 0));

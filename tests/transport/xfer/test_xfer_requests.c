@@ -14,8 +14,7 @@ static void check_cancel(const fabric_case_t *test)
 {
     fabric_pair_t pair;
     fabric_pair_open(test, &pair);
-    xfer_request_t *request =
-        fabric_copy(&pair.a, pair.peer, XFER_READ, 0, fabric_addr(&pair.b, 0), FABRIC_CASE_BYTES);
+    xfer_request_t *request = fabric_pair_copy(&pair, XFER_READ, 0, 0, FABRIC_CASE_BYTES);
     for (int i = 0; i < 10; i++) {
         assert_status(xfer_post(request), WEFT_OK);
         for (int rounds = 0; rounds < i; rounds++) {
@@ -44,8 +43,7 @@ static void check_repost(const fabric_case_t *test)
     fabric_pair_t pair;
     fabric_pair_open(test, &pair);
     const uint64_t n = 3 * BLOCK;
-    xfer_request_t *request =
-        fabric_copy(&pair.a, pair.peer, XFER_READ, BLOCK, fabric_addr(&pair.b, 0), n);
+    xfer_request_t *request = fabric_pair_copy(&pair, XFER_READ, BLOCK, 0, n);
     for (uint64_t i = 0; i < 100; i++) {
         memset(pair.b.memory, (int)i, n);
         assert_status(xfer_post(request), WEFT_OK);
@@ -70,8 +68,7 @@ static void check_destroy_running(const fabric_case_t *test)
     for (int i = 0; i < 5; i++) {
         fabric_pair_t pair;
         fabric_pair_open(test, &pair);
-        xfer_request_t *request = fabric_copy(&pair.a, pair.peer, XFER_WRITE, 0,
-                                              fabric_addr(&pair.b, 0), FABRIC_CASE_BYTES);
+        xfer_request_t *request = fabric_pair_copy(&pair, XFER_WRITE, 0, 0, FABRIC_CASE_BYTES);
         assert_status(xfer_post(request), WEFT_OK);
         xfer_request_destroy(request);
         fabric_fill(&pair.a, 9); /* nobody reads it any more */
@@ -94,8 +91,7 @@ static void check_batch(const fabric_case_t *test)
     fabric_pair_open(test, &pair);
     const uint64_t part = FABRIC_CASE_BYTES / N;
     for (uint64_t i = 0; i < N; i++) {
-        requests[i] = fabric_copy(&pair.a, pair.peer, XFER_READ, i * part,
-                                  fabric_addr(&pair.b, (N - 1 - i) * part), part);
+        requests[i] = fabric_pair_copy(&pair, XFER_READ, i * part, (N - 1 - i) * part, part);
     }
     assert_status(xfer_batch_create(requests, N, &batch), WEFT_OK);
     assert_status(xfer_batch_poll(batch), WEFT_ERR_INVALID);
@@ -141,8 +137,7 @@ static void *post_many(void *argument)
     const uint64_t part = 5 * BLOCK;
     for (uint64_t i = 0; i < N; i++) {
         const uint64_t at = poster->offset + i * part;
-        requests[i] =
-            fabric_copy(&pair->a, pair->peer, XFER_READ, at, fabric_addr(&pair->b, at), part);
+        requests[i] = fabric_pair_copy(pair, XFER_READ, at, at, part);
     }
     for (int round = 0; round < ROUNDS; round++) {
         for (int i = 0; i < N; i++) {
@@ -188,8 +183,7 @@ static void check_forget(const fabric_case_t *test)
 {
     fabric_pair_t pair;
     fabric_pair_open(test, &pair);
-    xfer_request_t *request =
-        fabric_copy(&pair.a, pair.peer, XFER_READ, 0, fabric_addr(&pair.b, 0), FABRIC_CASE_BYTES);
+    xfer_request_t *request = fabric_pair_copy(&pair, XFER_READ, 0, 0, FABRIC_CASE_BYTES);
     assert_status(xfer_post(request), WEFT_OK);
     fabric_progress(pair.ends, 2);
     xfer_forget(pair.a.agent, pair.peer);
@@ -199,8 +193,7 @@ static void check_forget(const fabric_case_t *test)
     assert_status(xfer_post(request), WEFT_ERR_NOT_FOUND);
     pair.peer = fabric_introduce(&pair.a, &pair.b);
     assert_status(xfer_post(request), WEFT_ERR_NOT_FOUND);
-    xfer_request_t *again =
-        fabric_copy(&pair.a, pair.peer, XFER_READ, 0, fabric_addr(&pair.b, 0), FABRIC_CASE_BYTES);
+    xfer_request_t *again = fabric_pair_copy(&pair, XFER_READ, 0, 0, FABRIC_CASE_BYTES);
     assert_status(fabric_pair_run(&pair, again), WEFT_OK);
     assert_true(fabric_is_filled(pair.a.memory, FABRIC_CASE_BYTES, 2, 0));
     xfer_request_destroy(request);
