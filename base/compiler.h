@@ -12,6 +12,7 @@
 #define WEFT_UNLIKELY(x)                  __builtin_expect(!!(x), 0)
 #define WEFT_INLINE                       static inline __attribute__((always_inline))
 #define weft_prefetch(address)            __builtin_prefetch(address)
+#define weft_prefetch_l2(address)         __builtin_prefetch(address, 0, 2) /* more of them may wait */
 #define WEFT_CACHE_LINE                   64
 #define weft_lowest_bit(x)                ((unsigned)__builtin_ctzll(x))                /* x != 0 */
 #define weft_leading_zeros(x)             ((x) == 0 ? 32U : (unsigned)__builtin_clz(x)) /* 32 bits */

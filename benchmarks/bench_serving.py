@@ -176,6 +176,7 @@ def run_load(args, servers, load):
     streams, n_in, n_out, shared, _ = LOADS[load]
     names = servers_of(args, load)
     requests = max(2 * streams, 6)
+    seed = args.seed + 1000 * list(LOADS).index(load) # no load's words are in a cache from another
     samples = {name: [] for name in names}
     for name in names:
         with alone(servers, name) as server:
@@ -184,7 +185,7 @@ def run_load(args, servers, load):
         for name in names:
             with alone(servers, name) as server:
                 samples[name].append(ask(args, server, streams, requests, n_in, n_out, shared,
-                                         args.seed + number))
+                                         seed + number))
     return samples
 
 

@@ -415,6 +415,96 @@ static void attention_gives_the_same_bits_however_a_sequence_is_fed(void **state
     each_isa(check_feeds, 22);
 }
 
+/* Sequences whose tables begin with blocks of the one before, in random memory of f16. */
+enum { COMMON_SEQS = 12, COMMON_BLOCKS = 24, POOL_BLOCKS = 64 };
+
+typedef struct common_scene {
+    k_attention_args_t args;
+    k_seq_t seqs[COMMON_SEQS];
+    uint32_t tables[COMMON_SEQS][COMMON_BLOCKS];
+    uint32_t rows;
+} common_scene_t;
+
+static void random_common_scene(test_random_t *random, common_scene_t *s)
+{
+    static const uint32_t dims[] = {64, 128, 36};
+    const uint32_t dim = dims[test_random_below(random, 3)];
+    const size_t head = (size_t)16 * 2 * dim * sizeof(uint16_t);
+    const uint32_t kv_heads = test_random_between(random, 1, 3);
+    *s = (common_scene_t){0};
+    s->args = (k_attention_args_t){
+        .q_heads = kv_heads * test_random_between(random, 1, 9),
+        .scale = 0.2f,
+        .window = test_random_below(random, 4) == 0 ? test_random_between(random, 1, 400) : 0,
+        .kv = {.dtype = K_F16,
+               .block_tokens = 16,
+               .heads = kv_heads,
+               .head_dim = dim,
+               .block_stride = head * kv_heads,
+               .head_stride = head,
+               .token_stride = 2 * dim * sizeof(uint16_t),
+               .part_stride = dim * sizeof(uint16_t)},
+        .seqs = s->seqs,
+        .n_seqs = test_random_between(random, 2, COMMON_SEQS)};
+    for (uint32_t i = 0; i < s->args.n_seqs; i++) {
+        const uint32_t common = i > 0 ? test_random_below(random, COMMON_BLOCKS + 1) : 0;
+        for (uint32_t b = 0; b < COMMON_BLOCKS; b++) {
+            s->tables[i][b] =
+                b < common ? s->tables[i - 1][b] : test_random_below(random, POOL_BLOCKS);
+        }
+        const uint32_t rows = test_random_below(random, 6) == 0 ? 3 : 1;
+        s->seqs[i] = (k_seq_t){.row = s->rows,
+                               .rows = rows,
+                               .start = test_random_below(random, COMMON_BLOCKS * 16 - rows + 1),
+                               .block_table = s->tables[i]};
+        s->rows += rows;
+    }
+    s->args.q_stride = s->args.o_stride = (size_t)s->args.q_heads * dim;
+    uint16_t *memory = test_malloc(POOL_BLOCKS * s->args.kv.block_stride);
+    for (size_t i = 0; i < POOL_BLOCKS * s->args.kv.block_stride / sizeof(*memory); i++) {
+        memory[i] = k_f32_to_f16(random_float(random));
+    }
+    s->args.kv.base = memory;
+    s->args.q = random_floats(random, s->rows * s->args.q_stride);
+}
+
+static void check_common_beginnings(const char *isa, test_random_t *random)
+{
+    k_stream_t *stream = open_stream(isa, 2, 1, 1);
+    for (uint32_t round = 0; round < test_rounds(60); round++) {
+        common_scene_t s;
+        random_common_scene(random, &s);
+        float *together = test_malloc(s.rows * s.args.o_stride * sizeof(float));
+        float *alone = test_malloc(s.rows * s.args.o_stride * sizeof(float));
+        s.args.o = together;
+        stream->ops->attention(stream, &s.args);
+        assert_status(k_stream_sync(stream), WEFT_OK);
+        for (uint32_t i = 0; i < s.args.n_seqs; i++) {
+            k_seq_t seq = s.seqs[i];
+            k_attention_args_t args = s.args;
+            args.q = (const float *)s.args.q + seq.row * s.args.q_stride;
+            args.o = alone + seq.row * s.args.o_stride;
+            args.seqs = &seq;
+            args.n_seqs = 1;
+            seq.row = 0;
+            stream->ops->attention(stream, &args);
+            assert_status(k_stream_sync(stream), WEFT_OK);
+        }
+        assert_same_bits(together, alone, s.rows * s.args.o_stride, isa);
+        test_free(together);
+        test_free(alone);
+        test_free((void *)s.args.q);
+        test_free(s.args.kv.base);
+    }
+    k_stream_destroy(stream);
+}
+
+static void rows_with_a_beginning_in_common_have_the_bits_they_have_alone(void **state)
+{
+    (void)state;
+    each_isa(check_common_beginnings, 26);
+}
+
 /* A later token's infinite value must not reach an earlier row through 0 · inf. */
 static void check_later_tokens(const char *isa, test_random_t *random)
 {
@@ -585,6 +675,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_is_softmax_of_the_rotated_products),
         cmocka_unit_test(attention_gives_the_same_bits_however_a_sequence_is_fed),
+        cmocka_unit_test(rows_with_a_beginning_in_common_have_the_bits_they_have_alone),
         cmocka_unit_test(attention_never_lets_a_later_token_through),
         cmocka_unit_test(f8_numbers_are_stored_and_read_as_they_are),
         cmocka_unit_test(i8_rows_have_the_codes_and_the_scale_of_their_largest),

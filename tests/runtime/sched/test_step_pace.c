@@ -69,6 +69,25 @@ static void decodes_are_measured_alone_now_and_then(void **state)
     assert_in_range(step_pace_tokens(&pace), STEP_PACE_LEAST, 1000);
 }
 
+/* Else prompts would trickle beside many sequences at the pace of the few that were measured. */
+static void decodes_are_measured_anew_when_their_number_has_changed(void **state)
+{
+    (void)state;
+    step_pace_t pace = {.target = 2};
+    step_pace_note(&pace, 4, 0, DECODE_NS);
+    step_pace_note(&pace, 4, 64, DECODE_NS + 64 * TOKEN_NS);
+    assert_int_equal(step_pace_tokens(&pace), 100);
+    step_pace_note(&pace, 6, 64, DECODE_NS + 64 * TOKEN_NS);
+    assert_int_equal(step_pace_tokens(&pace), 100);
+    step_pace_note(&pace, 16, 64, 4 * DECODE_NS + 64 * TOKEN_NS);
+    assert_int_equal(step_pace_tokens(&pace), 0);
+    step_pace_note(&pace, 16, 0, 4 * DECODE_NS);
+    step_pace_note(&pace, 16, 64, 4 * DECODE_NS + 64 * TOKEN_NS);
+    assert_int_equal(step_pace_tokens(&pace), 400);
+    step_pace_note(&pace, 10, 64, 4 * DECODE_NS + 64 * TOKEN_NS);
+    assert_int_equal(step_pace_tokens(&pace), 0);
+}
+
 static void a_slower_machine_gets_shorter_chunks(void **state)
 {
     (void)state;
@@ -91,6 +110,7 @@ int main(void)
         cmocka_unit_test(without_a_target_nothing_is_limited),
         cmocka_unit_test(a_few_tokens_always_go),
         cmocka_unit_test(decodes_are_measured_alone_now_and_then),
+        cmocka_unit_test(decodes_are_measured_anew_when_their_number_has_changed),
         cmocka_unit_test(a_slower_machine_gets_shorter_chunks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
