@@ -167,7 +167,7 @@ static weft_status_t create_parts(engine_t *engine, const engine_options_t *opti
     weft_status_t status = engine_create_hasher(engine, options, diag);
     engine->max_requests = engine->plan.max_slots + options->max_num_queued_reqs;
     engine->pace.target = options->step_time_target != -1 ? options->step_time_target
-                          : engine->device->ops->is_host  ? 2
+                          : engine->device->ops->is_host  ? 3
                                                           : 0;
     if (status == WEFT_OK) {
         status = create_doors(engine);
