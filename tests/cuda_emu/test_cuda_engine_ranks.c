@@ -107,11 +107,7 @@ static void a_group_that_forms_again_goes_on_with_the_same_tokens(void **state)
     engine_request_t *request = ranks_rig_kill_amid(&rig, &submit, 4);
     ranks_rig_replace(&rig, 1);
     engine_rig_wait(&rig.rig, request);
-    const engine_answer_t a = engine_request_answer(before, 0);
-    const engine_answer_t b = engine_request_answer(request, 0);
-    assert_int_equal(b.finish, ENGINE_FINISH_LENGTH);
-    assert_int_equal(b.n_tokens, a.n_tokens);
-    assert_memory_equal(b.tokens, a.tokens, a.n_tokens * sizeof(int32_t));
+    engine_rig_assert_whole_as(request, before);
     assert_int_equal(engine_stats(rig.rig.engine).regroupings, 1);
     engine_request_release(before);
     engine_request_release(request);

@@ -125,6 +125,17 @@ static inline void engine_rig_wait(engine_rig_t *rig, const engine_request_t *re
     }
 }
 
+/* It was written to its end, with the tokens of another. */
+static inline void engine_rig_assert_whole_as(const engine_request_t *request,
+                                              const engine_request_t *expected)
+{
+    const engine_answer_t got = engine_request_answer(request, 0);
+    const engine_answer_t want = engine_request_answer(expected, 0);
+    assert_int_equal(got.finish, ENGINE_FINISH_LENGTH);
+    assert_int_equal(got.n_tokens, want.n_tokens);
+    assert_memory_equal(got.tokens, want.tokens, want.n_tokens * sizeof(int32_t));
+}
+
 /* Waits for a state that another thread brings about, looking again and again. */
 static inline engine_stats_t engine_rig_wait_idle(engine_rig_t *rig)
 {
