@@ -57,8 +57,9 @@ namespace
 WarpGroups::Group &my_group(void)
 {
     Block &block = *now_block;
-    if (block.threads.size() % group_threads != 0) {
-        fail(cudaErrorLaunchFailure, "wgmma in a block that is not made of groups of 128 threads");
+    if (static_cast<size_t>(now->linear / group_threads + 1) * group_threads >
+        block.threads.size()) {
+        fail(cudaErrorLaunchFailure, "wgmma by a thread that is in no whole group of 128");
     }
     if (block.groups == nullptr) {
         block.groups = std::make_shared<WarpGroups>();
@@ -378,6 +379,11 @@ uint64_t simt_wgmma_desc_k(const void *tile)
 uint64_t simt_wgmma_desc_mn(const void *tile, uint32_t panel_bytes)
 {
     return make_desc(tile, panel_bytes, 1024);
+}
+
+uint64_t simt_wgmma_desc_add(uint64_t desc, uint32_t bytes)
+{
+    return desc + (bytes >> 4);
 }
 
 void simt_wgmma_fence(void)

@@ -173,24 +173,51 @@ linear_wgmma_plan_t linear_wgmma_plan_groups(uint32_t units, uint32_t k_blocks, 
 
 /* ---- weights with scales -------------------------------------------------------------------- */
 
+typedef struct scaled_cut {
+    uint32_t tokens;
+    uint32_t spans;
+    uint32_t shares;
+} scaled_cut_t;
+
+static const scaled_cut_t scaled_cuts[LINEAR_SCALED_SHAPE_COUNT] = {
+#define SHAPE(name, tokens, spans, shares) [LINEAR_SCALED_##name] = {tokens, spans, shares},
+    LINEAR_SCALED_SHAPES(SHAPE)
+#undef SHAPE
+};
+
 /*
- * Wide tiles do more for each k block, which takes some 1300 clocks whatever its tokens; as long as
- * narrow ones find a processor each, they are done sooner.
+ * Clocks of a multiprocessor until its blocks are done, estimated. Each warp group takes a k block in
+ * some 100 + 5/4 tokens instructions a warp (counted in the SASS of Q4_0 and Q8_0), of which a
+ * scheduler issues one a clock, and the tensor cores in 2 tokens; L2 brings 46 bytes a clock.
  */
-static linear_scaled_shape_t scaled_shape(uint32_t units, uint32_t rows, uint32_t processors)
+static uint64_t scaled_clocks(const scaled_cut_t *cut, uint32_t units, uint32_t k_blocks,
+                              uint32_t unit_bytes, uint32_t rows, uint32_t processors)
 {
-    const uint32_t spans = divide_up(units, 4);
-    if (rows <= 16) {
-        return LINEAR_SCALED_16;
+    const uint32_t groups = cut->spans * cut->shares;
+    const uint32_t issue = groups * (100 + cut->tokens * 5 / 4);
+    const uint32_t math = groups * 2 * cut->tokens;
+    const uint32_t l2 = (cut->shares * cut->tokens * 128 + groups * 4 * unit_bytes) / 46;
+    const uint32_t most = issue > math ? issue : math;
+    const uint64_t block = (uint64_t)divide_up(k_blocks, cut->shares) * (most > l2 ? most : l2);
+    const uint32_t blocks = divide_up(units, 4 * cut->spans) * divide_up(rows, cut->tokens);
+    return divide_up(blocks, processors) * (block + 1500 + 16 * cut->tokens);
+}
+
+linear_scaled_shape_t linear_scaled_shape(k_dtype_t dtype, uint32_t units, uint32_t k_blocks,
+                                          uint32_t rows, uint32_t processors)
+{
+    const uint32_t unit_bytes = (uint32_t)block_bytes(dtype);
+    uint64_t best = UINT64_MAX;
+    linear_scaled_shape_t shape = 0;
+    for (int i = 0; i < LINEAR_SCALED_SHAPE_COUNT; i++) {
+        const uint64_t clocks =
+            scaled_clocks(&scaled_cuts[i], units, k_blocks, unit_bytes, rows, processors);
+        if (clocks < best) {
+            best = clocks;
+            shape = (linear_scaled_shape_t)i;
+        }
     }
-    if (rows <= 32 || (rows <= 64 && 2 * spans <= processors)) {
-        return LINEAR_SCALED_32;
-    }
-    if (rows <= 64 ? spans <= processors : rows <= 128 && 2 * spans <= processors) {
-        return LINEAR_SCALED_64;
-    }
-    return rows <= 64 || (rows <= 128 && spans <= processors) ? LINEAR_SCALED_64_WIDE
-                                                              : LINEAR_SCALED_128;
+    return shape;
 }
 
 /* ---- dispatch -------------------------------------------------------------------------------- */
@@ -251,8 +278,9 @@ int k_cuda_linear(const k_cuda_linear_t *args, cudaStream_t stream)
         return cudaSuccess;
     }
     if (can && is_scaled && (args->path == K_CUDA_LINEAR_WGMMA || args->rows > FEW_ROWS)) {
-        return k_cuda_linear_scaled(args, scaled_shape(units, args->rows, device.processors),
-                                    stream);
+        const linear_scaled_shape_t shape = linear_scaled_shape(
+            args->w.dtype, units, linear_k_blocks(args->w.columns), args->rows, device.processors);
+        return k_cuda_linear_scaled(args, shape, stream);
     }
     if (!can || is_scaled) {
         return k_cuda_linear_mma(args, &device, stream);

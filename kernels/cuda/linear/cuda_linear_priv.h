@@ -60,8 +60,8 @@ int k_cuda_linear_wgmma(const k_cuda_linear_t *args, const linear_wgmma_plan_t *
 #define LINEAR_SCALED_SHAPES(DO)                                                                   \
     DO(16, 16, 1, 4)                                                                               \
     DO(32, 32, 1, 4)                                                                               \
-    DO(64, 64, 1, 2)                                                                               \
-    DO(64_WIDE, 64, 2, 1)                                                                          \
+    DO(64, 64, 1, 4)                                                                               \
+    DO(64_WIDE, 64, 4, 1)                                                                          \
     DO(128, 128, 2, 1)
 
 typedef enum linear_scaled_shape {
@@ -71,6 +71,8 @@ typedef enum linear_scaled_shape {
         LINEAR_SCALED_SHAPE_COUNT
 } linear_scaled_shape_t;
 
+linear_scaled_shape_t linear_scaled_shape(k_dtype_t dtype, uint32_t units, uint32_t k_blocks,
+                                          uint32_t rows, uint32_t processors);
 int k_cuda_linear_scaled(const k_cuda_linear_t *args, linear_scaled_shape_t shape,
                          cudaStream_t stream);
 

@@ -35,9 +35,9 @@ static cudaError_t launch(const linear_scaled_t &p, const group_rows &rows, uint
                           const simt_tensor_map_t &x, cudaStream_t stream)
 {
     if (rows.walk.tile_rows == 32) {
-        return scaled_launch_shape<W, scaled_shape<32, 1, 4>>(p, rows, n_tiles, x, stream);
+        return scaled_launch_shape<W, scaled_shape<W, 32, 1, 4>>(p, rows, n_tiles, x, stream);
     }
-    return scaled_launch_shape<W, scaled_shape<128, 2, 1>>(p, rows, n_tiles, x, stream);
+    return scaled_launch_shape<W, scaled_shape<W, 128, 2, 1>>(p, rows, n_tiles, x, stream);
 }
 
 extern "C" int k_cuda_groups_scaled(const k_cuda_groups_t *args, const linear_device_t *device,

@@ -30,7 +30,7 @@ static cudaError_t launch(const linear_scaled_t &p, const whole_rows &rows,
     switch (shape) {
 #define SHAPE(name, tokens, spans, shares)                                                         \
     case LINEAR_SCALED_##name:                                                                     \
-        return scaled_launch_shape<W, scaled_shape<tokens, spans, shares>>(                        \
+        return scaled_launch_shape<W, scaled_shape<W, tokens, spans, shares>>(                     \
             p, rows, (rows.store.rows + tokens - 1) / tokens, x, stream);
         LINEAR_SCALED_SHAPES(SHAPE)
 #undef SHAPE

@@ -4,10 +4,9 @@
  * thousands; for one matrix (linear_scaled.cu) and many (group_scaled.cu).
  *
  * The weights' rows are the M of the instruction, and come from registers: each warp has one unit of 16
- * rows, brings its packed blocks there, with many tokens by way of a ring in shared memory, and makes
- * bf16 of them while the group before is multiplied. The tokens are its N: their k blocks come to
- * shared memory by TMA, for all warp groups that share a part of K. Many are multiplied in halves, by
- * turns: one is while the sums of the other are scaled and added.
+ * rows and makes bf16 of its packed blocks while the scale group before is multiplied. The tokens are
+ * its N. A warp of its own fetches k blocks of both by TMA, stages ahead, so that those that multiply
+ * do little else: at few tokens instructions are what they wait for, not memory.
  *
  * The sums are those of linear_mma: each scale group is summed from zero and added, scaled, to the
  * part of K it lies in; the parts are added in order. Warp groups of a block that share out the
@@ -22,6 +21,9 @@
 
 #define PARTS  LINEAR_MMA_SPLITS
 #define WGROUP 128 /* threads of a warp group */
+
+#define SCALED_SHARED_BYTES (222 << 10) /* of a block; a walk over many matrices takes some more */
+#define ALL_GROUPS          15          /* a named barrier; the groups' own are 1 and up */
 
 typedef struct linear_scaled {
     uint32_t k_blocks;
@@ -43,122 +45,218 @@ typedef struct scaled_rows {
 
 /*
  * TOKENS of a block; SPANS × 64 rows of W; SHARES warp groups that share out the parts of K of each
- * 64 rows.
+ * 64 rows. In shared memory: of each share a ring of stages, a k block of x and of the spans' units
+ * each; of each span the sums of parts: the first share adds up its own, the others keep each, and
+ * what is the last of a share stays in registers.
  */
-template <int TOKENS, int SPANS, int SHARES> struct scaled_shape {
-    static constexpr int tokens = TOKENS, spans = SPANS, shares = SHARES;
+template <class W, int TOKENS, int SPANS, int SHARES> struct scaled_shape {
+    static constexpr int tokens = TOKENS, spans = SPANS;
+    static constexpr uint32_t shares = SHARES;
     static constexpr int groups = SPANS * SHARES;
-    static constexpr int threads = groups * WGROUP;
-    static constexpr int stages = TOKENS <= 32 ? 8 : SHARES > 1 ? 4 : 6;
-    static constexpr int stage_bytes = TOKENS * 128;
-    /* sums of parts: the first share adds up its own, the others keep each */
-    static constexpr int kept = 1 + (SHARES - 1) * PARTS / SHARES;
+    static constexpr int threads = (groups + 1) * WGROUP; /* the last group fetches */
+    static constexpr uint32_t parts = PARTS / SHARES; /* of a share */
+    /* Many are multiplied in halves, by turns: one is while the sums of the other are added up. */
+    static constexpr int pieces = TOKENS <= 64 ? 1 : 2;
+    static constexpr int piece = TOKENS / pieces;
+
     static constexpr int sum_bytes = TOKENS / 2 * WGROUP * 4;
-    static constexpr int ring_at = 0;
-    static constexpr int sums_at = SHARES * stages * stage_bytes;
+    static constexpr int kept = 1 + (SHARES - 1) * (parts - 1);
+    /* of three blocks, which warps of a group may be at, two groups each */
+    static constexpr int x_sum_bytes = W::HAS_MIN ? 3 * 2 * TOKENS * 4 : 0;
+    static constexpr int fixed_bytes = SPANS * kept * sum_bytes + groups * x_sum_bytes;
+
+    static constexpr int x_bytes = TOKENS * 128;
+    static constexpr int w_bytes = SPANS * 4 * W::BYTES;
+    static constexpr int barrier_bytes = 2 * 8;
+    static constexpr int room = SCALED_SHARED_BYTES - fixed_bytes;
+    static constexpr int fit = room / (SHARES * (x_bytes + w_bytes + barrier_bytes));
+    static constexpr uint32_t stages = fit < 8 ? fit : 8;
+    static_assert(stages >= 2);
+
+    static constexpr int x_at = 0;
+    static constexpr int w_at = SHARES * stages * x_bytes;
+    static constexpr int sums_at = w_at + SHARES * stages * w_bytes;
     static constexpr int x_sums_at = sums_at + SPANS * kept * sum_bytes;
-    static constexpr int x_sum_bytes = 2 * 2 * TOKENS * 4; /* two blocks, two pairs of steps */
     static constexpr int barriers_at = x_sums_at + groups * x_sum_bytes;
-    static constexpr int blocks_at = (barriers_at + SHARES * stages * 2 * 8 + 127) / 128 * 128;
+    static constexpr int bytes = barriers_at + SHARES * stages * barrier_bytes;
+    /* The last parts lie where the rings were. */
+    static_assert((SHARES - 1) * SPANS * sum_bytes <= sums_at);
 };
-
-/*
- * Blocks of W that a warp has on their way. Sums of many tokens take the registers: their blocks come
- * to shared memory.
- */
-template <class S> constexpr bool scaled_has_ring()
-{
-    return S::tokens >= 64;
-}
-
-template <class W, class S> constexpr int scaled_held()
-{
-    if (scaled_has_ring<S>()) {
-        return 4;
-    }
-    /* Minima take registers, of which many warps have few. */
-    return sizeof(typename W::raw) <= 32 && !(W::HAS_MIN && S::groups > 2) ? 4 : 2;
-}
-
-template <class W, class S> constexpr int scaled_bytes()
-{
-    const int rings = S::groups * 4 * scaled_held<W, S>() * W::BYTES;
-    return S::blocks_at + (scaled_has_ring<S>() ? rings : 0);
-}
 
 #if SIMT_HOPPER
-
-/* A warp group's place in the block, and what it walks. */
-template <class S> struct scaled_group_t {
-    uint32_t index;
-    uint32_t span;
-    uint32_t share;
-    uint32_t first; /* k blocks */
-    uint32_t last;
-    uint8_t *ring;
-    simt_mbarrier_t *full;
-    simt_mbarrier_t *empty;
-    uint8_t *sums;
-    float *x_sums;
-    uint32_t token; /* of x */
-    uint32_t column;
-};
 
 SIMT_DEVICE uint32_t part_begin(const linear_scaled_t &p, uint32_t part)
 {
     return p.k_blocks * part / PARTS;
 }
 
+/* ---- the rings --------------------------------------------------------------------------------- */
+
+/* The ring of a share of K, which has n k blocks from `first` on. */
+template <class S> struct scaled_ring_t {
+    uint8_t *x;
+    uint8_t *w;
+    simt_mbarrier_t *barriers; /* full, empty of each stage */
+    uint32_t first;
+    uint32_t n;
+};
+
 template <class S>
-SIMT_DEVICE scaled_group_t<S> scaled_group(const linear_scaled_t &p, const scaled_rows_t &rows,
+SIMT_DEVICE scaled_ring_t<S> scaled_ring(const linear_scaled_t &p, uint32_t share, uint8_t *shared)
+{
+    scaled_ring_t<S> ring;
+    ring.x = shared + S::x_at + share * S::stages * S::x_bytes;
+    ring.w = shared + S::w_at + share * S::stages * S::w_bytes;
+    ring.barriers = reinterpret_cast<simt_mbarrier_t *>(shared + S::barriers_at) +
+                    share * S::stages * 2;
+    ring.first = part_begin(p, share * S::parts);
+    ring.n = part_begin(p, (share + 1) * S::parts) - ring.first;
+    return ring;
+}
+
+/* A place in a ring; parity: of the phase in which it is filled. */
+typedef struct scaled_stage {
+    uint32_t index;
+    uint32_t parity;
+} scaled_stage_t;
+
+template <class S> SIMT_DEVICE scaled_stage_t scaled_next_stage(scaled_stage_t stage)
+{
+    const bool wraps = stage.index + 1 == S::stages;
+    return {wraps ? 0 : stage.index + 1, wraps ? stage.parity ^ 1 : stage.parity};
+}
+
+template <class S>
+SIMT_DEVICE simt_mbarrier_t *scaled_full(const scaled_ring_t<S> &ring, scaled_stage_t stage)
+{
+    return ring.barriers + stage.index * 2;
+}
+
+template <class S>
+SIMT_DEVICE simt_mbarrier_t *scaled_empty(const scaled_ring_t<S> &ring, scaled_stage_t stage)
+{
+    return ring.barriers + stage.index * 2 + 1;
+}
+
+template <class S>
+SIMT_DEVICE uint8_t *scaled_x(const scaled_ring_t<S> &ring, scaled_stage_t stage)
+{
+    return ring.x + stage.index * S::x_bytes;
+}
+
+/* The block of W of the share's warp `warp`. */
+template <class W, class S>
+SIMT_DEVICE uint8_t *scaled_w(const scaled_ring_t<S> &ring, scaled_stage_t stage, uint32_t warp)
+{
+    return ring.w + stage.index * S::w_bytes + warp * W::BYTES;
+}
+
+/* ---- the warp that fetches ---------------------------------------------------------------------- */
+
+/* What a lane fetches of each k block of a share: x, or the blocks of one warp. */
+template <class S> struct scaled_lane_t {
+    scaled_ring_t<S> ring;
+    uint32_t warp; /* of the share */
+    bool is_x;
+    const uint8_t *weights;
+};
+
+template <class W, class S>
+SIMT_DEVICE scaled_lane_t<S> scaled_lane(const linear_scaled_t &p, const scaled_rows_t &rows,
+                                         uint32_t first_unit, uint8_t *shared)
+{
+    constexpr uint32_t each = S::spans * 4 + 1;
+    static_assert(S::shares * each <= SIMT_WARP);
+    scaled_lane_t<S> lane;
+    const uint32_t share = (uint32_t)simt_lane() / each;
+    lane.ring = scaled_ring<S>(p, share, shared);
+    lane.ring.n = share < S::shares ? lane.ring.n : 0;
+    lane.warp = (uint32_t)simt_lane() % each;
+    lane.is_x = lane.warp == each - 1;
+    const uint32_t unit = first_unit + lane.warp;
+    const uint32_t at = unit < p.units ? unit : p.units - 1; /* read and dropped */
+    lane.weights = W::block(rows.weights, at, lane.ring.first, p.k_blocks);
+    return lane;
+}
+
+template <class W, class S>
+SIMT_DEVICE void scaled_fetch(const scaled_lane_t<S> &lane, const scaled_rows_t &rows,
+                              const simt_tensor_map_t *x, uint32_t at, scaled_stage_t stage)
+{
+    simt_mbarrier_t *full = scaled_full(lane.ring, stage);
+    if (lane.is_x) {
+        simt_mbarrier_arrive_expect(full, S::x_bytes);
+        simt_tma_load_2d(scaled_x(lane.ring, stage), x,
+                         (int)(rows.column + (lane.ring.first + at) * LINEAR_K_BLOCK),
+                         (int)rows.token, full, SIMT_L2_EVICT_LAST);
+    } else {
+        simt_mbarrier_arrive_expect(full, W::BYTES);
+        simt_tma_load(scaled_w<W>(lane.ring, stage, lane.warp), lane.weights + at * W::STRIDE,
+                      W::BYTES, full);
+    }
+}
+
+/* All that the block multiplies, each lane its own; weights first, x is the kernel's before. */
+template <class W, class S>
+SIMT_DEVICE void scaled_fetch_all(const linear_scaled_t &p, const scaled_rows_t &rows,
+                                  const simt_tensor_map_t *x, uint32_t first_unit, uint8_t *shared)
+{
+    const scaled_lane_t<S> lane = scaled_lane<W, S>(p, rows, first_unit, shared);
+    const uint32_t free = lane.ring.n < S::stages ? lane.ring.n : S::stages;
+    scaled_stage_t stage = {0, 0};
+    uint32_t at = 0;
+    for (; at < free && !lane.is_x; at++) {
+        scaled_fetch<W, S>(lane, rows, x, at, stage);
+        stage = scaled_next_stage<S>(stage);
+    }
+    simt_sync_warp();
+    simt_wait_previous();
+    for (; at < lane.ring.n; at++) {
+        if (at >= S::stages) {
+            simt_mbarrier_wait(scaled_empty(lane.ring, stage), stage.parity ^ 1);
+        }
+        scaled_fetch<W, S>(lane, rows, x, at, stage);
+        stage = scaled_next_stage<S>(stage);
+    }
+}
+
+/* ---- a warp group ------------------------------------------------------------------------------- */
+
+/* Its place in the block. */
+template <class S> struct scaled_group_t {
+    uint32_t index;
+    uint32_t span;
+    uint32_t share;
+    scaled_ring_t<S> ring;
+    uint8_t *shared;
+};
+
+template <class S>
+SIMT_DEVICE scaled_group_t<S> scaled_group(const linear_scaled_t &p, uint32_t index,
                                            uint8_t *shared)
 {
     scaled_group_t<S> g;
-    g.index = simt_shfl((uint32_t)simt_warp() / 4, 0); /* known to be uniform */
-    g.span = g.index % S::spans;
-    g.share = g.index / S::spans;
-    g.first = part_begin(p, g.share * PARTS / S::shares);
-    g.last = part_begin(p, (g.share + 1) * PARTS / S::shares);
-    g.ring = shared + g.share * S::stages * S::stage_bytes;
-    simt_mbarrier_t *barriers = reinterpret_cast<simt_mbarrier_t *>(shared + S::barriers_at);
-    g.full = barriers + g.share * S::stages * 2;
-    g.empty = g.full + S::stages;
-    g.sums = shared + S::sums_at + g.span * S::kept * S::sum_bytes;
-    g.x_sums = reinterpret_cast<float *>(shared + S::x_sums_at + g.index * S::x_sum_bytes);
-    g.token = rows.token;
-    g.column = rows.column;
+    g.index = index;
+    g.span = index % S::spans;
+    g.share = index / S::spans;
+    g.ring = scaled_ring<S>(p, g.share, shared);
+    g.shared = shared;
     return g;
 }
 
-/* ---- x ----------------------------------------------------------------------------------------- */
-
-/* One thread of a share begins to copy its k block `at` (0: the first). */
-template <class S>
-SIMT_DEVICE void scaled_copy_x(const scaled_group_t<S> &g, const simt_tensor_map_t *x, uint32_t at)
-{
-    const uint32_t stage = at % S::stages;
-    if (g.first + at >= g.last) {
-        return;
-    }
-    if (at >= S::stages) {
-        simt_mbarrier_wait(&g.empty[stage], (at / S::stages - 1) % 2);
-    }
-    simt_mbarrier_arrive_expect(&g.full[stage], S::stage_bytes);
-    simt_tma_load_2d(g.ring + stage * S::stage_bytes, x,
-                     (int)(g.column + (g.first + at) * LINEAR_K_BLOCK), (int)g.token,
-                     &g.full[stage], SIMT_L2_EVICT_LAST);
-}
+/* ---- sums of x ---------------------------------------------------------------------------------- */
 
 /*
  * Sums of x of each pair of steps, as linear_mma makes them: the warps of the group have some of the
- * tokens each. at: as above; the group waits for all.
+ * tokens each. at: the block's number; the group waits for all.
  */
 template <class W, class S>
 SIMT_DEVICE const float *scaled_x_sums(const scaled_group_t<S> &g, const uint8_t *x, uint32_t at)
 {
     constexpr uint32_t one = weight_one<W>();
     const uint32_t ones[4] = {one, one, one, one};
-    float *to = g.x_sums + at % 2 * 2 * S::tokens;
+    float *to = reinterpret_cast<float *>(g.shared + S::x_sums_at + g.index * S::x_sum_bytes) +
+                at % 3 * 2 * S::tokens;
     const uint32_t row = (uint32_t)simt_lane() % 8;
     for (uint32_t n = (uint32_t)simt_warp() % 4; n < S::tokens / 8; n += 4) {
         for (uint32_t pair = 0; pair < 2; pair++) {
@@ -180,13 +278,30 @@ SIMT_DEVICE const float *scaled_x_sums(const scaled_group_t<S> &g, const uint8_t
     return to;
 }
 
-/* ---- sums -------------------------------------------------------------------------------------- */
+/* ---- sums of parts ------------------------------------------------------------------------------ */
 
-/* A thread's own 16 bytes of sums 4i.. in slot `slot`. */
-template <class S> SIMT_DEVICE float4 *scaled_sum(const scaled_group_t<S> &g, int slot, int i)
+/* A thread's own 16 bytes of sums 4i.. in slot `slot` of those that begin at `sums`. */
+template <class S> SIMT_DEVICE float4 *scaled_sum(uint8_t *sums, uint32_t slot, int i)
 {
-    return reinterpret_cast<float4 *>(g.sums + slot * S::sum_bytes) + i * WGROUP +
+    return reinterpret_cast<float4 *>(sums + slot * S::sum_bytes) + i * WGROUP +
            threadIdx.x % WGROUP;
+}
+
+template <class S> SIMT_DEVICE uint8_t *scaled_span_sums(const scaled_group_t<S> &g)
+{
+    return g.shared + S::sums_at + g.span * S::kept * S::sum_bytes;
+}
+
+/* The slot of a part that is not the last of its share. */
+template <class S> SIMT_DEVICE uint32_t scaled_slot(uint32_t share, uint32_t part)
+{
+    return share == 0 ? 0 : 1 + (share - 1) * (S::parts - 1) + part;
+}
+
+/* Where a share that is not the first leaves its last part, when nobody multiplies any more. */
+template <class S> SIMT_DEVICE uint8_t *scaled_last_sums(const scaled_group_t<S> &g)
+{
+    return g.shared + g.span * (S::shares - 1) * S::sum_bytes;
 }
 
 SIMT_DEVICE float4 scaled_add(float4 a, float4 b)
@@ -194,18 +309,32 @@ SIMT_DEVICE float4 scaled_add(float4 a, float4 b)
     return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
 
-/* A part of K ends: acc goes where the parts are added, and begins anew. */
+SIMT_DEVICE float4 scaled_four(const float *v)
+{
+    return make_float4(v[0], v[1], v[2], v[3]);
+}
+
+template <class S>
+SIMT_DEVICE void scaled_keep(uint8_t *sums, uint32_t slot, const float (&acc)[S::tokens / 2])
+{
+    SIMT_UNROLL
+    for (int i = 0; i < S::tokens / 8; i++) {
+        *scaled_sum<S>(sums, slot, i) = scaled_four(acc + 4 * i);
+    }
+}
+
+/* A part of the share's, not the last, ends: acc goes where the parts are added, and begins anew. */
 template <class S>
 SIMT_DEVICE void scaled_end_part(const scaled_group_t<S> &g, uint32_t part,
                                  float (&acc)[S::tokens / 2])
 {
-    constexpr int each = PARTS / S::shares;
-    const bool adds = part > 0 && part < each;
-    const int slot = part < each ? 0 : (int)part - each + 1;
+    uint8_t *sums = scaled_span_sums(g);
+    const uint32_t slot = scaled_slot<S>(g.share, part);
+    const bool adds = g.share == 0 && part > 0;
     SIMT_UNROLL
     for (int i = 0; i < S::tokens / 8; i++) {
-        float4 v = make_float4(acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]);
-        float4 *to = scaled_sum(g, slot, i);
+        float4 v = scaled_four(acc + 4 * i);
+        float4 *to = scaled_sum<S>(sums, slot, i);
         *to = adds ? scaled_add(*to, v) : v;
         acc[4 * i] = acc[4 * i + 1] = acc[4 * i + 2] = acc[4 * i + 3] = 0;
     }
@@ -216,6 +345,11 @@ SIMT_DEVICE void scaled_end_part(const scaled_group_t<S> &g, uint32_t part,
 template <class W> constexpr int scaled_steps() /* of a scale group */
 {
     return W::GROUP / 16;
+}
+
+template <class W> constexpr int scaled_groups() /* of a k block */
+{
+    return 4 / scaled_steps<W>();
 }
 
 template <class W>
@@ -234,311 +368,191 @@ SIMT_DEVICE void scaled_fragments(const typename W::raw &w, int group,
     }
 }
 
-/* Adds the sums d of N tokens from `first` on, scaled, to acc [N / 2]. */
-template <class W, class S, int N>
+/* Adds the sums d of the tokens from `first` on, scaled, to acc. */
+template <class W, class S>
 SIMT_DEVICE void scaled_accumulate(const typename W::raw &w, int group, int first,
-                                   const float (&d)[N / 2], const float *x_sums, float *acc)
+                                   const float (&d)[S::piece / 2], const float *x_sums,
+                                   float (&acc)[S::tokens / 2])
 {
     const float2 scale = W::scale(w, group);
     const float2 offset = W::offset(w, group);
     SIMT_UNROLL
-    for (int n = 0; n < N / 8; n++) {
+    for (int n = 0; n < S::piece / 8; n++) {
+        float *to = acc + first / 2 + 4 * n;
         SIMT_UNROLL
         for (int i = 0; i < 4; i++) {
-            float &to = acc[4 * n + i];
-            to = fmaf(i < 2 ? scale.x : scale.y, d[4 * n + i], to);
+            to[i] = fmaf(i < 2 ? scale.x : scale.y, d[4 * n + i], to[i]);
         }
         if constexpr (W::HAS_MIN != 0) {
             const float2 x = *reinterpret_cast<const float2 *>(x_sums + group * S::tokens + first +
                                                                n * 8 + simt_lane() % 4 * 2);
             SIMT_UNROLL
             for (int i = 0; i < 4; i++) {
-                float &to = acc[4 * n + i];
-                to = fmaf(i < 2 ? offset.x : offset.y, i % 2 == 0 ? x.x : x.y, to);
+                to[i] = fmaf(i < 2 ? offset.x : offset.y, i % 2 == 0 ? x.x : x.y, to[i]);
             }
         }
     }
 }
 
-/* Begins d = a scale group's products with N tokens, whose k block lies at x. */
-template <class W, int N>
-SIMT_DEVICE void scaled_multiply(const uint32_t (&a)[scaled_steps<W>()][4], int group,
-                                 const uint8_t *x, float (&d)[N / 2])
+/* Begins d = a scale group's products with the tokens from `first` on; x: their k block. */
+template <class W, class S>
+SIMT_DEVICE void scaled_multiply(const uint32_t (&a)[scaled_steps<W>()][4], int group, uint64_t x,
+                                 int first, float (&d)[S::piece / 2])
 {
     constexpr int STEPS = scaled_steps<W>();
     simt_wgmma_hold(d);
     simt_wgmma_fence();
     SIMT_UNROLL
     for (int j = 0; j < STEPS; j++) {
-        simt_wgmma_bf16<N>(d, a[j], simt_wgmma_desc_k(x + 32 * (group * STEPS + j)), j > 0);
+        simt_wgmma_bf16<S::piece>(
+            d, a[j], simt_wgmma_desc_add(x, first * 128 + 32 * (group * STEPS + j)), j > 0);
     }
     simt_wgmma_commit();
 }
 
-/* All multiplications but LEFT are done. */
-template <int LEFT, int N> SIMT_DEVICE void scaled_await(float (&d)[N])
+/* What a warp walks with: a k block of W and of x, and its place. */
+template <class W> struct scaled_block_t {
+    typename W::raw w;
+    uint64_t x;
+    const float *x_sums;
+    scaled_stage_t stage;
+};
+
+/* Waits for k block `at`. */
+template <class W, class S>
+SIMT_DEVICE void scaled_take(const scaled_group_t<S> &g, uint32_t at, scaled_stage_t stage,
+                             scaled_block_t<W> *block)
 {
-    simt_wgmma_wait<LEFT>();
-    simt_wgmma_hold(d);
+    const uint32_t warp = g.span * 4 + (uint32_t)simt_warp() % 4;
+    const uint8_t *x = scaled_x(g.ring, stage);
+    simt_mbarrier_wait(scaled_full(g.ring, stage), stage.parity);
+    simt_sync_warp();
+    block->w = W::load(scaled_w<W>(g.ring, stage, warp), (uint32_t)simt_lane() / 4,
+                       (uint32_t)simt_lane() % 4);
+    block->x = simt_wgmma_desc_k(x);
+    block->stage = stage;
+    if constexpr (W::HAS_MIN != 0) {
+        block->x_sums = scaled_x_sums<W>(g, x, at);
+    }
 }
 
-SIMT_DEVICE void scaled_free_stage(simt_mbarrier_t *empty)
+template <class S> SIMT_DEVICE void scaled_free(const scaled_group_t<S> &g, scaled_stage_t stage)
 {
+    simt_sync_warp();
     if (simt_lane() == 0) {
-        simt_mbarrier_arrive(empty);
+        simt_mbarrier_arrive(scaled_empty(g.ring, stage));
     }
 }
 
 /*
- * What a warp walks with: its blocks of W, and the fragments of this scale group and the next, by turns.
+ * One k block; a[0]: the fragments of its first scale group, then those of the next block's, for which
+ * the group waits meanwhile.
  */
-template <class W> struct scaled_walk_t {
-    const typename W::raw &w;
-    const typename W::raw &next;
-    uint32_t (&a)[2][scaled_steps<W>()][4];
-};
-
-/* Makes the fragments of the group behind `group`. */
-template <class W> SIMT_DEVICE void scaled_look_ahead(const scaled_walk_t<W> &walk, int group)
-{
-    constexpr int GROUPS = 4 / scaled_steps<W>();
-    scaled_fragments<W>(group + 1 < GROUPS ? walk.w : walk.next, (group + 1) % GROUPS,
-                        walk.a[(group + 1) % 2]);
-}
-
-/* Few tokens: other warps multiply while this one adds up. */
 template <class W, class S>
-SIMT_DEVICE void scaled_whole(const scaled_walk_t<W> &walk, const uint8_t *x, const float *x_sums,
-                              simt_mbarrier_t *empty, float (&acc)[S::tokens / 2])
+SIMT_DEVICE void scaled_step(const scaled_group_t<S> &g, uint32_t at, scaled_block_t<W> *block,
+                             uint32_t (&a)[2][scaled_steps<W>()][4], float (&acc)[S::tokens / 2])
 {
-    constexpr int GROUPS = 4 / scaled_steps<W>();
-    float d[S::tokens / 2];
+    constexpr int GROUPS = scaled_groups<W>();
+    static_assert(GROUPS % 2 == 0, "fragments of the next block end in a[0]");
+    float d[S::pieces][S::piece / 2];
+    scaled_block_t<W> next = *block;
+    SIMT_UNROLL
+    for (int i = 0; i < S::pieces; i++) {
+        scaled_multiply<W, S>(a[0], 0, block->x, i * S::piece, d[i]);
+    }
     SIMT_UNROLL
     for (int group = 0; group < GROUPS; group++) {
-        scaled_multiply<W, S::tokens>(walk.a[group % 2], group, x, d);
-        scaled_look_ahead<W>(walk, group);
-        scaled_await<0>(d);
-        if (group + 1 == GROUPS) {
-            scaled_free_stage(empty);
+        const bool ends = group + 1 == GROUPS;
+        if (ends && at + 1 < g.ring.n) {
+            scaled_take<W, S>(g, at + 1, scaled_next_stage<S>(block->stage), &next);
         }
-        scaled_accumulate<W, S, S::tokens>(walk.w, group, 0, d, x_sums, acc);
-    }
-}
-
-/* Many: one half of the tokens is multiplied while the sums of the other are added up. */
-template <class W, class S>
-SIMT_DEVICE void scaled_halves(const scaled_walk_t<W> &walk, const uint8_t *x, const float *x_sums,
-                               simt_mbarrier_t *empty, float (&acc)[S::tokens / 2])
-{
-    constexpr int GROUPS = 4 / scaled_steps<W>();
-    constexpr int N = S::tokens / 2;
-    float low[N / 2], high[N / 2];
-    scaled_multiply<W, N>(walk.a[0], 0, x, low);
-    scaled_multiply<W, N>(walk.a[0], 0, x + N * 128, high);
-    SIMT_UNROLL
-    for (int group = 0; group < GROUPS; group++) {
-        scaled_look_ahead<W>(walk, group);
-        scaled_await<1>(low);
-        scaled_accumulate<W, S, N>(walk.w, group, 0, low, x_sums, acc);
-        if (group + 1 < GROUPS) {
-            scaled_multiply<W, N>(walk.a[(group + 1) % 2], group + 1, x, low);
-            scaled_await<1>(high);
-        } else {
-            scaled_await<0>(high);
-            scaled_free_stage(empty);
-        }
-        scaled_accumulate<W, S, N>(walk.w, group, N, high, x_sums, acc + N / 2);
-        if (group + 1 < GROUPS) {
-            scaled_multiply<W, N>(walk.a[(group + 1) % 2], group + 1, x + N * 128, high);
-        }
-    }
-}
-
-/* One k block; a[0]: the fragments of its first scale group, then those of `next`'s. */
-template <class W, class S>
-SIMT_DEVICE void scaled_block(const scaled_group_t<S> &g, const scaled_walk_t<W> &walk, uint32_t at,
-                              float (&acc)[S::tokens / 2])
-{
-    static_assert(4 / scaled_steps<W>() % 2 == 0, "fragments of the next block end in a[0]");
-    const uint32_t stage = at % S::stages;
-    const uint8_t *x = g.ring + stage * S::stage_bytes;
-    const float *x_sums = nullptr;
-    simt_mbarrier_wait(&g.full[stage], at / S::stages % 2);
-    simt_sync_warp();
-    if constexpr (W::HAS_MIN != 0) {
-        x_sums = scaled_x_sums<W>(g, x, at);
-    }
-    if constexpr (S::tokens < 64) {
-        scaled_whole<W, S>(walk, x, x_sums, &g.empty[stage], acc);
-    } else {
-        scaled_halves<W, S>(walk, x, x_sums, &g.empty[stage], acc);
-    }
-}
-
-/* A warp's blocks of W: where they come from, and those on their way, in registers or a ring. */
-template <class W, class S> struct scaled_blocks_t {
-    const uint8_t *from;
-    uint32_t n;
-    uint8_t *ring;
-    typename W::raw held[scaled_has_ring<S>() ? 1 : scaled_held<W, S>()];
-};
-
-template <class W> SIMT_DEVICE typename W::raw scaled_load(const uint8_t *block)
-{
-    return W::load(block, (uint32_t)simt_lane() / 4, (uint32_t)simt_lane() % 4);
-}
-
-/* Begins to copy block `at` to the ring. */
-template <class W, class S>
-SIMT_DEVICE void scaled_copy_block(const scaled_blocks_t<W, S> &blocks, uint32_t at)
-{
-    constexpr int STEP = 16 * SIMT_WARP;
-    const int lane = simt_lane() * 16;
-    uint8_t *to = blocks.ring + at % scaled_held<W, S>() * W::BYTES + lane;
-    const uint8_t *from = blocks.from + at * (uint32_t)W::STRIDE + lane;
-    SIMT_UNROLL
-    for (int i = 0; i < W::BYTES; i += STEP) {
-        if (at < blocks.n && (i + STEP <= W::BYTES || lane + i < W::BYTES)) {
-            simt_cp_async<16>(to + i, from + i);
-        }
-    }
-    simt_cp_async_commit();
-}
-
-/* Block `at`, which is on its way. */
-template <class W, class S>
-SIMT_DEVICE typename W::raw scaled_take_block(const scaled_blocks_t<W, S> &blocks, uint32_t at)
-{
-    constexpr int HELD = scaled_held<W, S>();
-    simt_cp_async_wait<HELD - 2>();
-    simt_sync_warp(); /* it is there for all lanes; they have what lay in the place filled next */
-    return scaled_load<W>(blocks.ring + at % HELD * W::BYTES);
-}
-
-template <class W, class S>
-SIMT_DEVICE void scaled_begin_blocks(scaled_blocks_t<W, S> &blocks, uint8_t *rings)
-{
-    constexpr int HELD = scaled_held<W, S>();
-    blocks.ring = rings + simt_warp() * HELD * W::BYTES;
-    SIMT_UNROLL
-    for (int i = 0; i < HELD; i++) {
-        if constexpr (!scaled_has_ring<S>()) {
-            blocks.held[i] = {};
-            if ((uint32_t)i < blocks.n) {
-                blocks.held[i] = scaled_load<W>(blocks.from + i * W::STRIDE);
-            }
-        } else if (i + 1 < HELD) {
-            scaled_copy_block(blocks, (uint32_t)i);
-        }
-    }
-}
-
-/* Where the group's walk over K has come to. */
-template <class S> struct scaled_walker_t {
-    const linear_scaled_t &p;
-    const scaled_group_t<S> &g;
-    const simt_tensor_map_t *x;
-    bool copies;
-    uint32_t part;
-};
-
-/* Block `at`, after what ends or begins before it. */
-template <class W, class S>
-SIMT_DEVICE void scaled_step(scaled_walker_t<S> &walker, const scaled_walk_t<W> &walk, uint32_t at,
-                             float (&acc)[S::tokens / 2])
-{
-    while (part_begin(walker.p, walker.part + 1) == walker.g.first + at) { /* parts may be empty */
-        scaled_end_part(walker.g, walker.part++, acc);
-    }
-    if (walker.copies) {
-        scaled_copy_x(walker.g, walker.x, at + S::stages - 2);
-    }
-    simt_sync_warp();
-    scaled_block<W, S>(walker.g, walk, at, acc);
-}
-
-/* Blocks in registers: each is replaced when it is done with. */
-template <class W, class S>
-SIMT_DEVICE void scaled_walk_held(scaled_walker_t<S> &walker, scaled_blocks_t<W, S> &blocks,
-                                  float (&acc)[S::tokens / 2])
-{
-    constexpr int HELD = scaled_held<W, S>();
-    typename W::raw(&held)[HELD] = blocks.held;
-    uint32_t a[2][scaled_steps<W>()][4];
-    scaled_fragments<W>(held[0], 0, a[0]);
-    for (uint32_t kb = 0; kb < blocks.n; kb += HELD) {
+        scaled_fragments<W>(ends ? next.w : block->w, (group + 1) % GROUPS, a[(group + 1) % 2]);
+        simt_wgmma_hold(a[(group + 1) % 2]); /* made now, not behind the wait */
         SIMT_UNROLL
-        for (int i = 0; i < HELD; i++) {
-            const uint32_t at = kb + i;
-            if (at >= blocks.n) {
-                continue;
+        for (int i = 0; i < S::pieces; i++) {
+            if (ends && i + 1 == S::pieces) {
+                simt_wgmma_wait<0>();
+                scaled_free(g, block->stage);
+            } else {
+                simt_wgmma_wait<S::pieces - 1>();
             }
-            scaled_step<W, S>(walker, {held[i], held[(i + 1) % HELD], a}, at, acc);
-            if (at + HELD < blocks.n) {
-                held[i] = scaled_load<W>(blocks.from + (at + HELD) * W::STRIDE);
+            simt_wgmma_hold(d[i]);
+            scaled_accumulate<W, S>(block->w, group, i * S::piece, d[i], block->x_sums, acc);
+            if (!ends) {
+                scaled_multiply<W, S>(a[(group + 1) % 2], group + 1, block->x, i * S::piece, d[i]);
             }
         }
     }
+    *block = next;
 }
 
-/* Blocks in the ring: this one and the next are in registers. */
-template <class W, class S>
-SIMT_DEVICE void scaled_walk_ring(scaled_walker_t<S> &walker, const scaled_blocks_t<W, S> &blocks,
-                                  float (&acc)[S::tokens / 2])
-{
-    uint32_t a[2][scaled_steps<W>()][4];
-    typename W::raw next = {};
-    if (blocks.n > 0) {
-        next = scaled_take_block(blocks, 0);
-    }
-    scaled_fragments<W>(next, 0, a[0]);
-    for (uint32_t at = 0; at < blocks.n; at++) {
-        const typename W::raw w = next;
-        scaled_copy_block(blocks, at + scaled_held<W, S>() - 1);
-        if (at + 1 < blocks.n) {
-            next = scaled_take_block(blocks, at + 1);
-        }
-        scaled_step<W, S>(walker, {w, next, a}, at, acc);
-    }
-}
-
-/* The group's parts of K of its 64 rows, to the sums in shared memory. */
+/* The group's parts of K of its 64 rows; acc: the last. */
 template <class W, class S>
 SIMT_DEVICE void scaled_walk(const linear_scaled_t &p, const scaled_group_t<S> &g,
-                             const simt_tensor_map_t *x, scaled_blocks_t<W, S> &blocks)
+                             float (&acc)[S::tokens / 2])
 {
-    scaled_walker_t<S> walker = {p, g, x, g.span == 0 && threadIdx.x % WGROUP == 0,
-                                 g.share * PARTS / S::shares};
-    float acc[S::tokens / 2] = {};
-    for (uint32_t i = 0; walker.copies && i < S::stages - 2; i++) {
-        scaled_copy_x(g, x, i);
+    uint32_t a[2][scaled_steps<W>()][4];
+    scaled_block_t<W> block = {};
+    uint32_t at = 0;
+    if (g.ring.n > 0) {
+        scaled_take<W, S>(g, 0, {0, 0}, &block);
     }
-    simt_sync_warp();
-    if constexpr (scaled_has_ring<S>()) {
-        scaled_walk_ring<W, S>(walker, blocks, acc);
-    } else {
-        scaled_walk_held<W, S>(walker, blocks, acc);
-    }
-    for (const uint32_t end = (g.share + 1) * PARTS / S::shares; walker.part < end; walker.part++) {
-        scaled_end_part(g, walker.part, acc);
+    scaled_fragments<W>(block.w, 0, a[0]);
+    for (uint32_t part = 0; part < S::parts; part++) { /* some may be empty */
+        const uint32_t end = part_begin(p, g.share * S::parts + part + 1) - g.ring.first;
+        for (; at < end; at++) {
+            scaled_step<W, S>(g, at, &block, a, acc);
+        }
+        if (part + 1 < S::parts) {
+            scaled_end_part(g, part, acc);
+        }
     }
 }
 
-/* The first share adds what the others kept, in order, and stores. */
+/* Sums 4i.. of all parts in order, of the first share. */
+template <class S>
+SIMT_DEVICE float4 scaled_total(const scaled_group_t<S> &g, int i,
+                                const float (&acc)[S::tokens / 2])
+{
+    float4 v = scaled_four(acc + 4 * i);
+    if constexpr (S::parts > 1) {
+        v = scaled_add(*scaled_sum<S>(scaled_span_sums(g), 0, i), v);
+    }
+    SIMT_UNROLL
+    for (uint32_t share = 1; share < S::shares; share++) {
+        SIMT_UNROLL
+        for (uint32_t part = 0; part + 1 < S::parts; part++) {
+            v = scaled_add(
+                v, *scaled_sum<S>(scaled_span_sums(g), scaled_slot<S>(share, part), i));
+        }
+        v = scaled_add(v, *scaled_sum<S>(scaled_last_sums(g), share - 1, i));
+    }
+    return v;
+}
+
+/* Brings the parts together; the first share stores. */
 template <class W, class S>
-SIMT_DEVICE void scaled_finish(const linear_store_t &store, const scaled_group_t<S> &g,
-                               uint32_t unit)
+SIMT_DEVICE void scaled_finish(const linear_scaled_t &p, const linear_store_t &store,
+                               const scaled_group_t<S> &g, uint32_t unit,
+                               const float (&acc)[S::tokens / 2])
 {
     constexpr int TOGETHER = S::tokens / 8 < 4 ? S::tokens / 8 : 4;
+    if constexpr (S::shares > 1) {
+        simt_barrier_sync(ALL_GROUPS, S::groups * WGROUP);
+        if (g.share > 0) {
+            scaled_keep<S>(scaled_last_sums(g), g.share - 1, acc);
+        }
+        simt_barrier_sync(ALL_GROUPS, S::groups * WGROUP);
+    }
+    if (g.share > 0 || unit >= p.units) {
+        return;
+    }
     SIMT_UNROLL
     for (int n = 0; n < S::tokens / 8; n += TOGETHER) {
         float sum[4 * TOGETHER];
         SIMT_UNROLL
         for (int i = 0; i < TOGETHER; i++) {
-            float4 v = *scaled_sum(g, 0, n + i);
-            for (int slot = 1; slot < S::kept; slot++) {
-                v = scaled_add(v, *scaled_sum(g, slot, n + i));
-            }
+            const float4 v = scaled_total(g, n + i, acc);
             sum[4 * i] = weight_whole<W>(v.x);
             sum[4 * i + 1] = weight_whole<W>(v.y);
             sum[4 * i + 2] = weight_whole<W>(v.z);
@@ -567,29 +581,31 @@ static SIMT_KERNEL(S::threads, 1)
     if (!tiles.rows_of(blockIdx.x, S::tokens, &rows)) {
         return;
     }
-    const scaled_group_t<S> g = scaled_group<S>(p, rows, shared);
-    const uint32_t unit =
-        (blockIdx.y * S::spans + g.span) * 4 + simt_shfl((uint32_t)simt_warp() % 4, 0);
-    const uint32_t at = unit < p.units ? unit : p.units - 1; /* read and dropped */
-    scaled_blocks_t<W, S> blocks;
-    blocks.from = W::block(rows.weights, at, g.first, p.k_blocks);
-    blocks.n = g.last - g.first;
-    scaled_begin_blocks(blocks, shared + S::blocks_at);
     if (threadIdx.x == 0) {
         simt_mbarrier_t *barriers = reinterpret_cast<simt_mbarrier_t *>(shared + S::barriers_at);
-        for (int i = 0; i < S::shares * S::stages * 2; i++) {
-            simt_mbarrier_init(&barriers[i], i / S::stages % 2 == 0 ? 1 : 4 * S::spans);
+        for (uint32_t i = 0; i < S::shares * S::stages; i++) {
+            simt_mbarrier_init(&barriers[2 * i], 4 * S::spans + 1); /* lanes that fetch */
+            simt_mbarrier_init(&barriers[2 * i + 1], 4 * S::spans); /* warps that are done */
         }
         simt_mbarrier_fence_init();
         simt_tma_prefetch_map(&x);
     }
     simt_sync_block();
-    simt_wait_previous(); /* x and y are its; the weights are nobody's */
-    scaled_walk<W, S>(p, g, &x, blocks);
-    simt_sync_block();
-    if (g.share == 0 && unit < p.units) {
-        scaled_finish<W>(rows.store, g, unit);
+    const uint32_t warp = simt_shfl((uint32_t)simt_warp(), 0); /* known to be uniform */
+    const uint32_t first_unit = blockIdx.y * S::spans * 4;
+    if (warp >= S::groups * 4) {
+        simt_registers_lower<32>();
+        if (warp == S::groups * 4) {
+            scaled_fetch_all<W, S>(p, rows, &x, first_unit, shared);
+        }
+        return;
     }
+    simt_registers_raise<S::groups == 4 ? 120 : 240>();
+    const scaled_group_t<S> g = scaled_group<S>(p, warp / 4, shared);
+    float acc[S::tokens / 2] = {};
+    scaled_walk<W, S>(p, g, acc);
+    simt_wait_previous(); /* who reads y may not have ended */
+    scaled_finish<W>(p, rows.store, g, first_unit + g.span * 4 + warp % 4, acc);
 #else
     (void)p;
     (void)tiles;
@@ -607,7 +623,7 @@ static cudaError_t scaled_launch_shape(const linear_scaled_t &p, const Tiles &ti
     return simt_launch((linear_scaled_kernel<W, S, Tiles>),
                        {.grid = {n_tiles, (p.units + 4 * S::spans - 1) / (4 * S::spans)},
                         .block = {S::threads},
-                        .shared_bytes = scaled_bytes<W, S>(),
+                        .shared_bytes = S::bytes,
                         .stream = stream,
                         .overlaps_previous = true},
                        p, tiles, x);

@@ -21,6 +21,8 @@ SIMT_FN void simt_wgmma_commit(void);
 template <int N> SIMT_FN void simt_wgmma_wait(void); /* all but the N newest commits have ended */
 /* Keeps the compiler from moving uses of d across the waits and fences around. */
 template <int N> SIMT_FN void simt_wgmma_hold(float (&d)[N]);
+/* The same for fragments of a: they are made before what follows. */
+template <int N> SIMT_FN void simt_wgmma_hold(uint32_t (&a)[N][4]);
 
 /*
  * A tile in shared memory with 128-byte swizzle, as TMA writes it: rows of 128 bytes, 8 rows
@@ -33,6 +35,8 @@ template <int N> SIMT_FN void simt_wgmma_hold(float (&d)[N]);
  */
 SIMT_FN uint64_t simt_wgmma_desc_k(const void *tile);
 SIMT_FN uint64_t simt_wgmma_desc_mn(const void *tile, uint32_t panel_bytes);
+/* That of the tile `bytes` further, a multiple of 16: one addition. */
+SIMT_FN uint64_t simt_wgmma_desc_add(uint64_t desc, uint32_t bytes);
 
 /*
  * d = a · b, plus d when `adds`. N: 8, 16, 32, 64, 80, 96, 128, 192, 256. K is 16 (32 for e4m3).
