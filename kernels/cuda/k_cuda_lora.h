@@ -61,7 +61,7 @@ typedef struct lora_shrink {
 
 typedef struct lora_expand {
     const float *low;
-    uint32_t parts;
+    uint32_t parts; /* of each sum, as they lie in low */
     uint32_t max_rank;
     void *y;
     k_dtype_t y_dtype;
@@ -75,6 +75,9 @@ int k_cuda_lora_shrink_rows(const k_cuda_launch_t *at, const lora_rows_t *rows,
                             const lora_shrink_t *shrink);
 int k_cuda_lora_expand_rows(const k_cuda_launch_t *at, const lora_rows_t *rows,
                             const lora_expand_t *expand);
+/* The sums of expand's parts, to sums [head][row][max_rank]. */
+int k_cuda_lora_sum_rows(const k_cuda_launch_t *at, const lora_rows_t *rows,
+                         const lora_expand_t *expand, float *sums);
 }
 
 /* ---- who has which --------------------------------------------------------------------------- */
@@ -185,6 +188,41 @@ SIMT_DEVICE void lora_split(float lo, float hi, uint32_t (&part)[LORA_PARTS])
         lo -= taken.x;
         hi -= taken.y;
     }
+}
+
+/*
+ * sums[i] += the parts of which the first is at first[i], NULL: none, in their order; of AHEAD parts all
+ * are on their way at once.
+ */
+template <int AHEAD, int N>
+SIMT_DEVICE void lora_sum_parts(const float *const (&first)[N], uint32_t parts, size_t step,
+                                float (&sums)[N])
+{
+    for (uint32_t part = 0; part < parts; part += AHEAD) {
+        float v[AHEAD][N] = {};
+        SIMT_UNROLL
+        for (uint32_t p = 0; p < AHEAD; p++) {
+            SIMT_UNROLL
+            for (int i = 0; i < N; i++) {
+                if (first[i] != nullptr && part + p < parts) {
+                    v[p][i] = first[i][(part + p) * step];
+                }
+            }
+        }
+        SIMT_UNROLL
+        for (uint32_t p = 0; p < AHEAD; p++) {
+            SIMT_UNROLL
+            for (int i = 0; i < N; i++) {
+                sums[i] += v[p][i]; /* zeros beyond the last, which change no sum that began at 0 */
+            }
+        }
+    }
+}
+
+/* Floats from one part to the next. */
+SIMT_DEVICE size_t lora_part_step(const lora_rows_t &rows, uint32_t max_rank)
+{
+    return (size_t)rows.n_heads * rows.rows * max_rank;
 }
 
 /* ---- host ------------------------------------------------------------------------------------ */
