@@ -13,6 +13,7 @@ enum {
     TURNS = 4,    /* times as many, where there are many rows: low is split once for all */
     RANKS = 16,
     HELD = 64,               /* ranks of low in shared memory */
+    Y_GROUPS = 4,            /* of 8 rows of y, on their way at a time */
     PARTS_AHEAD = 32,        /* of a thread's sums, on their way at a time */
     PARTS_BYTES = 128 << 10, /* as many of a multiprocessor take about as long as a kernel */
 };
@@ -128,27 +129,68 @@ SIMT_DEVICE void multiply(const uint32_t (&left)[2][LORA_PARTS][4], const lora_l
     }
 }
 
-/* y[row, column..] += scale · sums, of one row of a group: j 0 or 1 of a lane's two. */
 template <class T, bool IS_WIDE>
-SIMT_DEVICE void add(T *to, uint32_t left, float scale, const float (&sums)[2][4], int j)
+SIMT_DEVICE void load_y(const T *from, uint32_t left, float (&y)[4])
 {
-    const float sum[4] = {sums[0][j], sums[0][2 + j], sums[1][j], sums[1][2 + j]};
     if constexpr (IS_WIDE) {
-        float y[4];
-        k_rows_load(to, y);
+        k_rows_load(from, y);
+    } else {
         SIMT_UNROLL
-        for (int e = 0; e < 4; e++) {
-            y[e] = fmaf(scale, sum[e], y[e]);
+        for (uint32_t e = 0; e < 4; e++) {
+            float one[1] = {};
+            if (e < left) {
+                k_rows_load(from + e, one);
+            }
+            y[e] = one[0];
         }
+    }
+}
+
+template <class T, bool IS_WIDE> SIMT_DEVICE void store_y(T *to, uint32_t left, const float (&y)[4])
+{
+    if constexpr (IS_WIDE) {
         k_rows_store(to, y);
     } else {
         SIMT_UNROLL
         for (uint32_t e = 0; e < 4; e++) {
+            const float one[1] = {y[e]};
             if (e < left) {
-                float y[1];
-                k_rows_load(to + e, y);
-                y[0] = fmaf(scale, sum[e], y[0]);
-                k_rows_store(to + e, y);
+                k_rows_store(to + e, one);
+            }
+        }
+    }
+}
+
+/*
+ * y += scale · sums in two rows of each of N groups of 8, of which y and mine are the first one's. All of y
+ * is on its way before any is stored: the compiler cannot tell that rows lie apart.
+ */
+template <class T, bool IS_WIDE, int N>
+SIMT_DEVICE void add_groups(T *y, size_t stride, uint32_t left, float scale, uint64_t mine,
+                            const float (*sums)[2][4])
+{
+    float old[N][2][4] = {};
+    SIMT_UNROLL
+    for (int n = 0; n < N; n++) {
+        SIMT_UNROLL
+        for (int j = 0; j < 2; j++) {
+            if ((mine >> (8 * n + j) & 1) != 0) {
+                load_y<T, IS_WIDE>(y + (8 * n + j) * stride, left, old[n][j]);
+            }
+        }
+    }
+    SIMT_UNROLL
+    for (int n = 0; n < N; n++) {
+        SIMT_UNROLL
+        for (int j = 0; j < 2; j++) {
+            const float(&sum)[2][4] = sums[n];
+            const float added[4] = {sum[0][j], sum[0][2 + j], sum[1][j], sum[1][2 + j]};
+            SIMT_UNROLL
+            for (int e = 0; e < 4; e++) {
+                old[n][j][e] = fmaf(scale, added[e], old[n][j][e]);
+            }
+            if ((mine >> (8 * n + j) & 1) != 0) {
+                store_y<T, IS_WIDE>(y + (8 * n + j) * stride, left, old[n][j]);
             }
         }
     }
@@ -158,19 +200,16 @@ template <class T, int TILES, bool IS_WIDE>
 SIMT_DEVICE void add_rows(const lora_expand_t &expand, T *y, uint32_t column, float scale,
                           uint64_t mine, const float (&sums)[TILES][2][4])
 {
+    constexpr int AT_ONCE = TILES < Y_GROUPS ? TILES : Y_GROUPS;
+    const uint32_t row = (uint32_t)simt_lane() % 4 * 2; /* of this lane's two in a group */
     if (column >= expand.out) {
         return;
     }
     SIMT_UNROLL
-    for (int n = 0; n < TILES; n++) {
-        SIMT_UNROLL
-        for (int j = 0; j < 2; j++) {
-            const int row = 8 * n + simt_lane() % 4 * 2 + j;
-            if ((mine >> row & 1) != 0) {
-                add<T, IS_WIDE>(y + row * expand.y_stride + column, expand.out - column, scale,
-                                sums[n], j);
-            }
-        }
+    for (int n = 0; n < TILES; n += AT_ONCE) {
+        add_groups<T, IS_WIDE, AT_ONCE>(y + (8 * n + row) * expand.y_stride + column,
+                                        expand.y_stride, expand.out - column, scale,
+                                        mine >> (8 * n + row), &sums[n]);
     }
 }
 
