@@ -176,6 +176,31 @@ SIMT_DEVICE void lora_look_up(const lora_rows_t &rows, uint32_t head, uint32_t f
     }
 }
 
+/*
+ * Behind lora_look_up() and before simt_wait_previous(): makes the tile known to all threads and, while the
+ * kernel in front still runs, brings of the block's first adapter columns [first, first + n) of `most` ranks
+ * from `from` on towards L2.
+ */
+template <int ROWS>
+SIMT_DEVICE void lora_bring(const lora_rows_t &rows, const lora_tile<ROWS> &tile,
+                            const float *k_lora_t::*matrix, uint32_t columns, uint32_t first,
+                            uint32_t n, uint32_t from, uint32_t most)
+{
+    constexpr uint32_t LINE = 128 / sizeof(float);
+    const uint32_t i = blockIdx.z / rows.n_heads;
+    simt_sync_block();
+    if (rows.offsets != nullptr || i >= tile.n || first >= columns) {
+        return;
+    }
+    const k_lora_t lora = rows.table[tile.entries[i] - 1];
+    const uint32_t lines = ((n < columns - first ? n : columns - first) + LINE - 1) / LINE;
+    const uint32_t left = from < lora.rank ? lora.rank - from : 0;
+    for (uint32_t e = threadIdx.x; e < (left < most ? left : most) * lines; e += blockDim.x) {
+        simt_prefetch_l2(lora.*matrix + (size_t)(from + e / lines) * columns + first +
+                         e % lines * LINE);
+    }
+}
+
 /* ---- numbers --------------------------------------------------------------------------------- */
 
 /* A pair of f32 as pairs of bf16, the largest first, that add up to it. */

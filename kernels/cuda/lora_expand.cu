@@ -232,8 +232,9 @@ static SIMT_KERNEL(THREADS, TILES == LORA_FEW ? 8 : 3)
         simt_wait_previous();
     }
     lora_look_up(rows, head, first, tile[0]);
+    constexpr uint32_t of_block = WARPS * COLUMNS * turns;
+    lora_bring(rows, tile[0], &k_lora_t::b, expand.out, blockIdx.y * of_block, of_block, 0, HELD);
     simt_wait_previous();
-    simt_sync_block();
     for (uint32_t i = blockIdx.z / rows.n_heads; i < tile[0].n; i += gridDim.z / rows.n_heads) {
         const k_lora_t lora = rows.table[tile[0].entries[i] - 1];
         const uint64_t mine = tile[0].mine[i];

@@ -168,8 +168,9 @@ static SIMT_KERNEL(THREADS, 2) lora_shrink(lora_rows_t rows, lora_shrink_t shrin
         simt_wait_previous();
     }
     lora_look_up(rows, head, first, tile[0]);
+    lora_bring(rows, tile[0], &k_lora_t::a, shrink.in, part * K_LORA_PART, K_LORA_PART, first_rank,
+               RANKS);
     simt_wait_previous();
-    simt_sync_block();
     for (uint32_t i = blockIdx.z / rows.n_heads; i < tile[0].n; i += gridDim.z / rows.n_heads) {
         const k_lora_t lora = rows.table[tile[0].entries[i] - 1];
         const uint64_t mine = tile[0].mine[i];
