@@ -61,7 +61,7 @@ typedef struct lora_shrink {
 
 typedef struct lora_expand {
     const float *low;
-    uint32_t parts;
+    uint32_t parts; /* of each sum, as they lie in low */
     uint32_t max_rank;
     void *y;
     k_dtype_t y_dtype;
@@ -75,6 +75,9 @@ int k_cuda_lora_shrink_rows(const k_cuda_launch_t *at, const lora_rows_t *rows,
                             const lora_shrink_t *shrink);
 int k_cuda_lora_expand_rows(const k_cuda_launch_t *at, const lora_rows_t *rows,
                             const lora_expand_t *expand);
+/* The sums of expand's parts, to sums [head][row][max_rank]. */
+int k_cuda_lora_sum_rows(const k_cuda_launch_t *at, const lora_rows_t *rows,
+                         const lora_expand_t *expand, float *sums);
 }
 
 /* ---- who has which --------------------------------------------------------------------------- */
@@ -173,6 +176,31 @@ SIMT_DEVICE void lora_look_up(const lora_rows_t &rows, uint32_t head, uint32_t f
     }
 }
 
+/*
+ * Behind lora_look_up() and before simt_wait_previous(): makes the tile known to all threads and, while the
+ * kernel in front still runs, brings of the block's first adapter columns [first, first + n) of `most` ranks
+ * from `from` on towards L2.
+ */
+template <int ROWS>
+SIMT_DEVICE void lora_bring(const lora_rows_t &rows, const lora_tile<ROWS> &tile,
+                            const float *k_lora_t::*matrix, uint32_t columns, uint32_t first,
+                            uint32_t n, uint32_t from, uint32_t most)
+{
+    constexpr uint32_t LINE = 128 / sizeof(float);
+    const uint32_t i = blockIdx.z / rows.n_heads;
+    simt_sync_block();
+    if (rows.offsets != nullptr || i >= tile.n || first >= columns) {
+        return;
+    }
+    const k_lora_t lora = rows.table[tile.entries[i] - 1];
+    const uint32_t lines = ((n < columns - first ? n : columns - first) + LINE - 1) / LINE;
+    const uint32_t left = from < lora.rank ? lora.rank - from : 0;
+    for (uint32_t e = threadIdx.x; e < (left < most ? left : most) * lines; e += blockDim.x) {
+        simt_prefetch_l2(lora.*matrix + (size_t)(from + e / lines) * columns + first +
+                         e % lines * LINE);
+    }
+}
+
 /* ---- numbers --------------------------------------------------------------------------------- */
 
 /* A pair of f32 as pairs of bf16, the largest first, that add up to it. */
@@ -185,6 +213,41 @@ SIMT_DEVICE void lora_split(float lo, float hi, uint32_t (&part)[LORA_PARTS])
         lo -= taken.x;
         hi -= taken.y;
     }
+}
+
+/*
+ * sums[i] += the parts of which the first is at first[i], NULL: none, in their order; of AHEAD parts all
+ * are on their way at once.
+ */
+template <int AHEAD, int N>
+SIMT_DEVICE void lora_sum_parts(const float *const (&first)[N], uint32_t parts, size_t step,
+                                float (&sums)[N])
+{
+    for (uint32_t part = 0; part < parts; part += AHEAD) {
+        float v[AHEAD][N] = {};
+        SIMT_UNROLL
+        for (uint32_t p = 0; p < AHEAD; p++) {
+            SIMT_UNROLL
+            for (int i = 0; i < N; i++) {
+                if (first[i] != nullptr && part + p < parts) {
+                    v[p][i] = first[i][(part + p) * step];
+                }
+            }
+        }
+        SIMT_UNROLL
+        for (uint32_t p = 0; p < AHEAD; p++) {
+            SIMT_UNROLL
+            for (int i = 0; i < N; i++) {
+                sums[i] += v[p][i]; /* zeros beyond the last, which change no sum that began at 0 */
+            }
+        }
+    }
+}
+
+/* Floats from one part to the next. */
+SIMT_DEVICE size_t lora_part_step(const lora_rows_t &rows, uint32_t max_rank)
+{
+    return (size_t)rows.n_heads * rows.rows * max_rank;
 }
 
 /* ---- host ------------------------------------------------------------------------------------ */

@@ -83,33 +83,53 @@ SIMT_DEVICE void multiply(const float (&a)[2][8], const uint32_t (&x)[TILES][4],
     }
 }
 
-/* The warp's sums, of its columns, of 16 ranks from first_rank on with the tile's `mine` rows. */
+/* The 8 columns from `at` on of 16 ranks of a and of the tile's `mine` rows of x, zeros where there are none. */
+template <int TILES, bool IS_WIDE>
+SIMT_DEVICE void load_columns(const lora_shrink_t &shrink, const k_lora_t &lora,
+                              uint32_t first_rank, uint32_t at, const __nv_bfloat16 *x,
+                              uint64_t mine, const uint32_t *x_row, float (&a)[2][8],
+                              uint32_t (&right)[TILES][4])
+{
+    const uint32_t g = (uint32_t)simt_lane() / 4;
+    SIMT_UNROLL
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint32_t rank = first_rank + g + 8 * i;
+        if (rank < lora.rank) {
+            load_a<IS_WIDE>(lora.a + (size_t)rank * shrink.in, at, shrink.in, a[i]);
+        }
+    }
+    SIMT_UNROLL
+    for (uint32_t n = 0; n < TILES; n++) {
+        const uint32_t row = 8 * n + g;
+        if ((mine >> row & 1) != 0) {
+            load_x<IS_WIDE>(x + x_row[row] * shrink.x_stride, at, shrink.in, right[n]);
+        }
+    }
+}
+
+/*
+ * The warp's sums, of its columns, of 16 ranks from first_rank on with the tile's `mine` rows. Of few rows
+ * all columns are on their way at once, of many there are loads enough in one step.
+ */
 template <int TILES, bool IS_WIDE>
 SIMT_DEVICE void sum_columns(const lora_shrink_t &shrink, const k_lora_t &lora, uint32_t first_rank,
                              uint32_t begin, const __nv_bfloat16 *x, uint64_t mine,
                              const uint32_t *x_row, float (&sums)[TILES][4])
 {
-    const uint32_t g = (uint32_t)simt_lane() / 4;
+    constexpr uint32_t AHEAD = TILES == LORA_FEW ? COLUMNS : STEP;
     const uint32_t t = (uint32_t)simt_lane() % 4;
-    for (uint32_t k = begin; k < begin + COLUMNS && k < shrink.in; k += STEP) {
-        const uint32_t at = k + 8 * t;
-        float a[2][8] = {};
-        uint32_t right[TILES][4] = {};
+    for (uint32_t k = begin; k < begin + COLUMNS && k < shrink.in; k += AHEAD) {
+        float a[AHEAD / STEP][2][8] = {};
+        uint32_t right[AHEAD / STEP][TILES][4] = {};
         SIMT_UNROLL
-        for (uint32_t i = 0; i < 2; i++) {
-            const uint32_t rank = first_rank + g + 8 * i;
-            if (rank < lora.rank) {
-                load_a<IS_WIDE>(lora.a + (size_t)rank * shrink.in, at, shrink.in, a[i]);
-            }
+        for (uint32_t s = 0; s < AHEAD / STEP; s++) {
+            load_columns<TILES, IS_WIDE>(shrink, lora, first_rank, k + s * STEP + 8 * t, x, mine,
+                                         x_row, a[s], right[s]);
         }
         SIMT_UNROLL
-        for (uint32_t n = 0; n < TILES; n++) {
-            const uint32_t row = 8 * n + g;
-            if ((mine >> row & 1) != 0) {
-                load_x<IS_WIDE>(x + x_row[row] * shrink.x_stride, at, shrink.in, right[n]);
-            }
+        for (uint32_t s = 0; s < AHEAD / STEP; s++) {
+            multiply<TILES>(a[s], right[s], mine, sums);
         }
-        multiply<TILES>(a, right, mine, sums);
     }
 }
 
@@ -148,8 +168,9 @@ static SIMT_KERNEL(THREADS, 2) lora_shrink(lora_rows_t rows, lora_shrink_t shrin
         simt_wait_previous();
     }
     lora_look_up(rows, head, first, tile[0]);
+    lora_bring(rows, tile[0], &k_lora_t::a, shrink.in, part * K_LORA_PART, K_LORA_PART, first_rank,
+               RANKS);
     simt_wait_previous();
-    simt_sync_block();
     for (uint32_t i = blockIdx.z / rows.n_heads; i < tile[0].n; i += gridDim.z / rows.n_heads) {
         const k_lora_t lora = rows.table[tile[0].entries[i] - 1];
         const uint64_t mine = tile[0].mine[i];

@@ -22,6 +22,7 @@ typedef struct lora_case {
     uint16_t *x_bf16;
     uint16_t *y_bf16; /* NULL: f32 */
     const k_lora_t *device_table;
+    bool has_sums; /* a kernel in between adds the parts up */
 } lora_case_t;
 
 static void make_table(test_random_t *random, lora_case_t *c)
@@ -105,11 +106,19 @@ typedef struct heads {
     uint32_t out;
 } heads_t;
 
+/* That kernel runs where there is scratch for its sums, and more to add than multiprocessors can beside. */
+static k_cuda_launch_t launch_of(const lora_case_t *c, size_t sums)
+{
+    k_cuda_launch_t at = device_launch(c->has_sums ? sums * sizeof(float) : 0);
+    at.multiprocessors = c->has_sums ? 0 : 1;
+    return at;
+}
+
 /* n rows of x and y, of these sequences; y is changed. All on the device. */
 static void run_rows(const lora_case_t *c, const heads_t *heads, const k_seq_t *seqs,
                      uint32_t n_seqs, uint32_t n, const void *x, void *y)
 {
-    const k_cuda_launch_t at = device_launch(0);
+    const k_cuda_launch_t at = launch_of(c, (size_t)heads->n * n * MAX_RANK);
     float *low = device_array(NULL, k_lora_low_floats(heads->in, (size_t)heads->n * n, MAX_RANK) *
                                         sizeof(float));
     const k_lora_rows_t rows = {.table = heads->table,
@@ -207,6 +216,7 @@ static void what_an_adapter_adds_is_the_product(void **state)
     for (uint32_t round = 0; round < test_rounds(ROUNDS); round++) {
         lora_case_t c;
         make_case(&random, &c);
+        c.has_sums = round % 2 == 0;
         void *y = run(&c, c.seqs, c.n_seqs, 0, c.rows);
         for (uint32_t row = 0; row < c.rows; row++) {
             const uint32_t step = test_random_between(&random, 1, 9);
@@ -219,7 +229,7 @@ static void what_an_adapter_adds_is_the_product(void **state)
     }
 }
 
-/* Also where more rows take another kernel. */
+/* Also where more rows take another kernel, and wherever parts are added up. */
 static void a_row_alone_has_the_same_bits(void **state)
 {
     (void)state;
@@ -228,8 +238,10 @@ static void a_row_alone_has_the_same_bits(void **state)
         lora_case_t c;
         make_case(&random, &c);
         const size_t bytes = c.y_stride * k_dtype_info(c.y_dtype)->block_bytes;
+        c.has_sums = round % 2 == 0;
         char *all = run(&c, c.seqs, c.n_seqs, 0, c.rows);
         for (uint32_t i = 0; i < 4; i++) {
+            c.has_sums = i % 2 == 0;
             const uint32_t row = test_random_below(&random, c.rows);
             const k_seq_t seq = {.rows = 1, .adapter = c.adapter_of[row]};
             void *one = run(&c, &seq, 1, row, 1);
@@ -278,7 +290,9 @@ static void heads_at_once_have_the_bits_of_each_alone(void **state)
         const uint16_t *x = device_array(c.x_bf16, c.rows * c.x_stride * sizeof(uint16_t));
         void *y = device_y(&c, 0, c.rows);
         char *y_alone = device_y(&c, 0, c.rows);
+        c.has_sums = true;
         run_rows(&c, &all, seqs, c.n_seqs, c.rows, x, y);
+        c.has_sums = false;
         for (uint32_t h = 0; h < HEADS; h++) {
             heads_t one = all;
             one.n = 1;
@@ -345,8 +359,8 @@ static void free_slots(const slots_t *slots)
 /* y afterwards. Free with test_free. */
 static uint16_t *run_slots(const lora_case_t *c, const slots_t *slots)
 {
-    const k_cuda_launch_t at = device_launch(0);
     const uint32_t n = slots->offsets[EXPERTS];
+    const k_cuda_launch_t at = launch_of(c, (size_t)n * MAX_RANK);
     const uint32_t *offsets = device_array(slots->offsets, sizeof(slots->offsets));
     const size_t x_rows = slots->has_rows ? c->rows : n;
     const k_lora_experts_args_t args = {
@@ -402,7 +416,9 @@ static void slots_get_what_adapters_add_to_their_experts(void **state)
         make_case(&random, &c);
         make_slots(&random, &c, &slots);
         c.y_dtype = K_BF16;
+        c.has_sums = round % 2 == 0;
         uint16_t *y = run_slots(&c, &slots);
+        c.has_sums = false;
         for (uint32_t i = 0; i < 12; i++) {
             const uint32_t slot = test_random_below(&random, slots.offsets[EXPERTS]);
             const bool is_here = slots.expert_of[slot] > 0 && slots.expert_of[slot] < EXPERTS - 1;
