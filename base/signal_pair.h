@@ -2,7 +2,8 @@
 /*
  * signal_pair: the first signal asks a program to end, the second one to end at once. timeout(1) and some
  * supervisors send one to the process and then to its group, so that it comes twice within microseconds:
- * that is still the first. Nobody presses Ctrl-C twice in a quarter of a second.
+ * that is still the first. Nobody presses Ctrl-C twice in a quarter of a second. Those that are found
+ * together get one time, so that they are one on any machine.
  *
  * Threads  none of its own
  */

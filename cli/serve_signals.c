@@ -44,12 +44,12 @@ static int timeout_ms(uint64_t until_ns)
 }
 
 static void take(const serve_signals_t *signals, weft_signal_pair_t *pair, int number,
-                 uint64_t *until_ns)
+                 uint64_t now_ns, uint64_t *until_ns)
 {
-    switch (weft_signal_take(pair, number, weft_clock_ns())) {
+    switch (weft_signal_take(pair, number, now_ns)) {
     case WEFT_SIGNAL_FIRST:
         weft_log_info("this rank ends when rank 0 does signal=%d", number);
-        *until_ns = weft_clock_ns() + signals->patience_ns;
+        *until_ns = now_ns + signals->patience_ns;
         break;
     case WEFT_SIGNAL_ECHO:
         break;
@@ -75,8 +75,9 @@ static void *watch(void *user)
         if (n == 0) {
             end_process(signals, pair.number);
         }
-        if (read(signals->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
-            take(signals, &pair, (int)info.ssi_signo, &until_ns);
+        const uint64_t now = weft_clock_ns(); /* of all that are there */
+        while (read(signals->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+            take(signals, &pair, (int)info.ssi_signo, now, &until_ns);
         }
     }
 }

@@ -52,10 +52,10 @@ static void take_first(supervisor_t *supervisor, int number)
     }
 }
 
-static void take_signal(supervisor_t *supervisor, int number)
+static void take_signal(supervisor_t *supervisor, int number, uint64_t now_ns)
 {
     const supervisor_config_t *config = &supervisor->config;
-    switch (weft_signal_take(&supervisor->signals, number, weft_clock_ns())) {
+    switch (weft_signal_take(&supervisor->signals, number, now_ns)) {
     case WEFT_SIGNAL_FIRST:
         take_first(supervisor, number);
         break;
@@ -72,15 +72,16 @@ static void take_signal(supervisor_t *supervisor, int number)
 static void on_signal(void *user, uint32_t events)
 {
     supervisor_t *supervisor = user;
+    const uint64_t now =
+        weft_clock_ns(); /* of all that are there, however long the first one takes */
     struct signalfd_siginfo info;
     (void)events;
-    if (read(supervisor->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info)) {
-        return;
-    }
-    if (info.ssi_signo == SIGCHLD) {
-        reap(supervisor);
-    } else {
-        take_signal(supervisor, (int)info.ssi_signo);
+    while (read(supervisor->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo == SIGCHLD) {
+            reap(supervisor);
+        } else {
+            take_signal(supervisor, (int)info.ssi_signo, now);
+        }
     }
 }
 

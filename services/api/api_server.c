@@ -325,24 +325,30 @@ static void on_health(void *user, engine_health_t health)
     }
 }
 
-static void on_signal(void *user, uint32_t events)
+static void take_signal(api_server_t *server, uint32_t number, uint64_t now_ns)
 {
-    api_server_t *server = user;
-    struct signalfd_siginfo info;
-
-    (void)events;
-    if (read(server->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info)) {
-        return;
-    }
-    switch (weft_signal_take(&server->signals, (int)info.ssi_signo, weft_clock_ns())) {
+    switch (weft_signal_take(&server->signals, (int)number, now_ns)) {
     case WEFT_SIGNAL_FIRST:
-        drain(server, info.ssi_signo);
+        drain(server, number);
         break;
     case WEFT_SIGNAL_ECHO:
         break;
     case WEFT_SIGNAL_SECOND:
         weft_log_warn("second signal: stopping at once");
         _exit(EXIT_SECOND_SIGNAL);
+    }
+}
+
+static void on_signal(void *user, uint32_t events)
+{
+    api_server_t *server = user;
+    const uint64_t now =
+        weft_clock_ns(); /* of all that are there, however long the first one takes */
+    struct signalfd_siginfo info;
+
+    (void)events;
+    while (read(server->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        take_signal(server, info.ssi_signo, now);
     }
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers to test: the shipped binary (WEFT_TEST_BINARY) with a real model (WEFT_TEST_MODEL)."""
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import pytest
 MODEL = os.environ.get("WEFT_TEST_MODEL")
 BINARY = os.environ.get("WEFT_TEST_BINARY")
 VECTORS = Path(__file__).parents[1] / "vectors" / "smollm2"
-START_SECONDS = 60
+SECONDS = 120  # deadline of everything: longer is not slow, it hangs
 # vLLM in an environment of its own, which takes long to make: `./dev test --interop`.
 collect_ignore = [] if os.environ.get("WEFT_TEST_INTEROP") else ["interop"]
 NAME = "smollm2"
@@ -29,7 +30,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(_number, signal.SIG_DFL)
 
 
-def wait_for(condition, seconds=60, what="the condition"):
+def wait_for(condition, seconds=SECONDS, what="the condition"):
     """Polls until condition() is true, and returns what it said."""
     deadline = time.monotonic() + seconds
     while True:
@@ -38,6 +39,39 @@ def wait_for(condition, seconds=60, what="the condition"):
             return value
         assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
         threading.Event().wait(0.01)
+
+
+def http_client(**more):
+    """As patient as the tests are: httpx's own limit is 5 s."""
+    return httpx.Client(timeout=SECONDS, **more)
+
+
+def leaving_after(seconds):
+    """The timeout of one who does not wait for the answer's next piece any longer than that."""
+    return httpx.Timeout(SECONDS, read=seconds)
+
+
+# For any server: a connection is one request's, so that none is open when a server ends.
+web = http_client(limits=httpx.Limits(max_keepalive_connections=0))
+
+
+def state(pid):
+    """One letter, as /proc has it; None: it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    return None
+
+
+def signal_twice(process, number):
+    """
+    Both are there before the process looks for either: it is stopped meanwhile. One is the process's, one its first
+    thread's; two of the process's would be one.
+    """
+    process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: state(process.pid) == "T", what="its stop")
+    process.send_signal(number)
+    assert ctypes.CDLL(None).tgkill(process.pid, process.pid, number) == 0
+    process.send_signal(signal.SIGCONT)
 
 
 def children(pid):
@@ -75,7 +109,7 @@ class Server:
     def wait_until_listening(self):
         with self.stirred:
             self.stirred.wait_for(lambda: self.url or self.process.poll() is not None,
-                                  timeout=START_SECONDS)
+                                  timeout=SECONDS)
         assert self.url, "".join(self.lines)
         return self
 
@@ -84,15 +118,15 @@ class Server:
         return int(self.url.rsplit(":", 1)[1])
 
     def openai(self, **more):
-        return openai.OpenAI(base_url=self.url + "/v1", max_retries=0, timeout=120,
+        return openai.OpenAI(base_url=self.url + "/v1", max_retries=0, timeout=SECONDS,
                              **{"api_key": "none", **more})
 
     def http(self, **more):
-        return httpx.Client(base_url=self.url, timeout=120, **more)
+        return http_client(base_url=self.url, **more)
 
     def metrics(self):
         from prometheus_client.parser import text_string_to_metric_families
-        text = httpx.get(self.url + "/metrics", timeout=20).text
+        text = web.get(self.url + "/metrics").text
         return {sample.name + json.dumps(sample.labels, sort_keys=True): sample.value
                 for family in text_string_to_metric_families(text) for sample in family.samples}
 
@@ -110,13 +144,13 @@ class Server:
     def threads(self):
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
-    def wait(self, seconds=60):
+    def wait(self, seconds=SECONDS):
         """Its exit code, and then its lines are all there."""
         code = self.process.wait(seconds)
         self.reader.join(seconds)
         return code
 
-    def stop(self, number=signal.SIGTERM, seconds=40):
+    def stop(self, number=signal.SIGTERM, seconds=SECONDS):
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:

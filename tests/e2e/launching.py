@@ -9,17 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BINARY, wait_for
-
-SECONDS = 60  # deadline of everything
+from conftest import BINARY, SECONDS, wait_for
 
 needs_weft = pytest.mark.skipif(not BINARY, reason="WEFT_TEST_BINARY is not set")
-
-
-def state(pid):
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    return None
 
 
 class Launch:

@@ -33,7 +33,7 @@ def sweep():
 
 
 def run(*words):
-    subprocess.run(words, check=True, capture_output=True, text=True, timeout=20)
+    subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
 
 
 @contextlib.contextmanager

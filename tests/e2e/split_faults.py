@@ -34,7 +34,7 @@ import pytest
 import zmq
 
 import netns
-from conftest import Server, command, wait_for
+from conftest import SECONDS, Server, command, leaving_after, wait_for, web
 from noisy_wire import MAGIC, NoisyWire
 from test_pd import ENV, completion, ids, prefill_leg, transfer
 
@@ -59,7 +59,7 @@ AT_REST = ("vllm:num_requests_running", "vllm:num_requests_waiting", "weft:kv_bl
 
 
 def post(server, body):
-    answer = httpx.post(server.url + "/v1/completions", json=body, timeout=90)
+    answer = web.post(server.url + "/v1/completions", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -149,7 +149,7 @@ class Service:
         role = transfer("kv_producer", backends=["SHM", "TCP", "FAULTY"], kv_lease_duration=LEASE,
                         fabric_params="faulty.under=tcp")
         server = self.start(command(*P_FLAGS, *role), side_port)
-        server.side_port = httpx.get(server.url + "/kv_transfer", timeout=20).json()["port"]
+        server.side_port = web.get(server.url + "/kv_transfer").json()["port"]
         for wire in self.wires:
             wire.to(server.side_port)
         return server
@@ -252,7 +252,7 @@ class Load:
         assert said(answer) == self.answers[which][:n], params
 
     def join(self):
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + SECONDS
         for thread in self.threads:
             thread.join(max(0, deadline - time.monotonic()))
             assert not thread.is_alive(), "a request hangs"
@@ -332,7 +332,7 @@ def stop_decoder(service, draw):
                      what="a lease's end")
     finally:
         d.process.send_signal(signal.SIGCONT)
-        late.join(120)
+        late.join(SECONDS)
     return [(which, said(answers[0]) if answers else None)]
 
 
@@ -354,8 +354,7 @@ def leave_in_the_decode_leg(service, draw):
     body = completion(PROMPTS[which], max_tokens=100,
                       kv_transfer_params=service.prefill(which, name))
     with d.where(), pytest.raises(httpx.TimeoutException):
-        httpx.post(d.url + "/v1/completions", json=body,
-                   timeout=httpx.Timeout(30, read=0.001 + 0.1 * draw.random()))
+        web.post(d.url + "/v1/completions", json=body, timeout=leaving_after(0.001 + 0.1 * draw.random()))
 
 
 # ---- strangers -----------------------------------------------------------------------------------
@@ -407,7 +406,7 @@ def throw_bytes(service, draw):
     for server in service.workers():
         for port in sorted(listening_ports(server) - {server.port}) * 2:
             with server.where():
-                end = socket.create_connection(("127.0.0.1", port), timeout=20)
+                end = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
             end.sendall(garbage(draw))
             held.append(end)  # some stay, with nothing more to say
             if draw.random() < 0.5:
@@ -430,7 +429,7 @@ def ask_nonsense(service, draw):
                       for _ in range(draw.randrange(1, 5))]
             asker.send_multipart(frames)
         asker.send_multipart([b"", msgpack.packb([b"get_meta_msg", 0, 0])])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SECONDS
         while not (asker.poll(30000) and len(asker.recv_multipart()) == 3):
             assert time.monotonic() < deadline, "the side channel is silent"
 

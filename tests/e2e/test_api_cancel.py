@@ -4,10 +4,9 @@ import json
 import socket
 import threading
 
-import httpx
 import pytest
 
-from conftest import NAME, wait_for
+from conftest import NAME, wait_for, web
 
 LONG = {"model": NAME, "prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True}
 
@@ -94,7 +93,7 @@ def test_an_abort_by_id_ends_the_answer(server, http):
     server.wait_until_idle()
 
     def run():
-        answers.append(httpx.post(server.url + "/inference/v1/generate", timeout=60, json={
+        answers.append(web.post(server.url + "/inference/v1/generate", json={
             "model": NAME, "token_ids": [504, 3575], "request_id": "to-be-aborted",
             "sampling_params": {"max_tokens": 1500, "ignore_eos": True}}).json())
 

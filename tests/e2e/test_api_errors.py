@@ -5,7 +5,6 @@ import socket
 import ssl
 import threading
 
-import httpx
 import openai
 import pytest
 

@@ -10,12 +10,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 import trustme
 
-from conftest import BINARY, MODEL, NAME, VECTORS, command, need_server, wait_for
+from conftest import BINARY, MODEL, NAME, VECTORS, command, need_server, signal_twice, wait_for, web
 
 LONG = {"model": NAME, "prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": True,
         "stream": True}
@@ -163,7 +162,7 @@ def test_tls_keys_and_a_certificate_that_changes(start_server, tmp_path):
     context = ssl.create_default_context()
     authority.configure_trust(context)
     for key in ("one", "two"):
-        with httpx.Client(verify=context, base_url=server.url) as http:
+        with server.http(verify=context) as http:
             answer = http.post("/v1/completions", headers={"Authorization": f"Bearer {key}"},
                                json={"model": NAME, "prompt": "x", "max_tokens": 1})
             assert answer.status_code == 200
@@ -180,7 +179,7 @@ def test_tls_keys_and_a_certificate_that_changes(start_server, tmp_path):
 
 
 def test_sigterm_lets_running_requests_finish(start_server):
-    server = start_server("--max-model-len", "512", "--shutdown-timeout", "60")
+    server = start_server("--max-model-len", "512", "--shutdown-timeout", "300")
     with server.http() as http, http.stream("POST", "/v1/completions", json=LONG) as answer:
         lines = answer.iter_lines()
         next(lines)
@@ -191,7 +190,7 @@ def test_sigterm_lets_running_requests_finish(start_server):
         assert refused.json()["error"]["type"] == "ServiceUnavailableError"
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]" and json.loads(rest[-2][6:])["choices"][0]["finish_reason"]
-    assert server.process.wait(20) == 0
+    assert server.wait() == 0
 
 
 def test_a_drain_that_takes_too_long_ends_in_an_error(start_server):
@@ -199,7 +198,7 @@ def test_a_drain_that_takes_too_long_ends_in_an_error(start_server):
     whole = []
 
     def run_whole():
-        whole.append(httpx.post(server.url + "/v1/completions", timeout=60, json={
+        whole.append(web.post(server.url + "/v1/completions", json={
             **LONG, "max_tokens": 2000, "stream": False}))
 
     with server.http() as http, http.stream("POST", "/v1/completions",
@@ -215,7 +214,7 @@ def test_a_drain_that_takes_too_long_ends_in_an_error(start_server):
     assert rest[-1] == "data: [DONE]"
     assert "shutting down" in json.loads(rest[-2][6:])["error"]["message"]
     assert whole[0].status_code == 503 and "shutting down" in whole[0].text
-    assert server.process.wait(20) == 0
+    assert server.wait() == 0
 
 
 def test_a_second_signal_ends_it_at_once(start_server):
@@ -227,24 +226,23 @@ def test_a_second_signal_ends_it_at_once(start_server):
         server.process.send_signal(signal.SIGINT)
         wait_for(lambda: any("draining" in line for line in server.lines), what="the drain")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) != 0
+        assert server.wait() != 0
 
 
 def test_a_signal_that_comes_twice_is_one(start_server):
-    server = start_server("--max-model-len", "512", "--shutdown-timeout", "60")
+    server = start_server("--max-model-len", "512", "--shutdown-timeout", "300")
     with server.http() as http, http.stream("POST", "/v1/completions", json=LONG) as answer:
         lines = answer.iter_lines()
         next(lines)
-        for _ in range(2): # as timeout(1) sends it: to the process, then to its group
-            server.process.send_signal(signal.SIGTERM)
+        signal_twice(server.process, signal.SIGTERM)  # as from timeout(1): to it, then to its group
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
-    assert server.process.wait(20) == 0
+    assert server.wait() == 0
 
 
 def test_a_port_that_the_system_chose_is_told_at_any_level(start_server):
     server = start_server("--max-model-len", "256", "--log-level", "error")
-    assert httpx.get(server.url + "/health").status_code == 200
+    assert web.get(server.url + "/health").status_code == 200
     assert server.lines == [f"listening on {server.url}\n"]
 
 
@@ -263,12 +261,12 @@ def test_a_signal_ends_a_start(start_server, tmp_path, number):
     server = start_server("--chat-template", str(template), wait=False)
     with open(template, "w"):  # waits until the start reads it; then the start waits
         server.process.send_signal(number)
-        assert server.process.wait(20) == 128 + number
+        assert server.wait() == 128 + number
 
 
 def test_an_idle_server_stops_at_once(start_server):
-    server = start_server("--max-model-len", "256")
-    assert server.stop(signal.SIGINT, seconds=10) == 0
+    server = start_server("--max-model-len", "256", "--shutdown-timeout", "300")
+    assert server.stop(signal.SIGINT) == 0
 
 
 # ---- scale ---------------------------------------------------------------------------------------
@@ -335,12 +333,12 @@ def test_spans_reach_the_collector(start_server):
         server = start_server("--max-model-len", "256", "--otlp-traces-endpoint",
                               f"http://127.0.0.1:{collector.server_port}")
         trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-        httpx.post(server.url + "/v1/completions", timeout=60,
-                   headers={"traceparent": f"00-{trace}-{parent}-01"},
-                   json={"model": NAME, "prompt": "x", "max_tokens": 3, "ignore_eos": True})
-        httpx.post(server.url + "/v1/completions", timeout=60,
-                   headers={"traceparent": f"00-{trace}-{parent}-00"},
-                   json={"model": NAME, "prompt": "x", "max_tokens": 3})
+        web.post(server.url + "/v1/completions",
+                 headers={"traceparent": f"00-{trace}-{parent}-01"},
+                 json={"model": NAME, "prompt": "x", "max_tokens": 3, "ignore_eos": True})
+        web.post(server.url + "/v1/completions",
+                 headers={"traceparent": f"00-{trace}-{parent}-00"},
+                 json={"model": NAME, "prompt": "x", "max_tokens": 3})
         assert server.stop() == 0
     finally:
         collector.shutdown()
@@ -358,8 +356,8 @@ def test_a_collector_that_does_not_answer_costs_only_spans(start_server):
         server = start_server("--max-model-len", "256", "--otlp-traces-endpoint",
                               f"http://127.0.0.1:{silent.getsockname()[1]}")
         for _ in range(3):
-            assert httpx.post(server.url + "/v1/completions", timeout=60, json={
+            assert web.post(server.url + "/v1/completions", json={
                 "model": NAME, "prompt": "x", "max_tokens": 3}).status_code == 200
         assert server.stop() == 0
-    server.reader.join(timeout=20)
+    server.reader.join()
     assert any("spans were lost" in line for line in server.lines)

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import ports
-from conftest import wait_for
+from conftest import wait_for, web
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE.parents[1]
@@ -264,7 +264,7 @@ def etcd(tmp_path, monkeypatch):
 
 def is_up(url):
     try:
-        return httpx.get(url + "/health").json()["health"] == "true"
+        return web.get(url + "/health").json()["health"] == "true"
     except httpx.TransportError:
         return False
 

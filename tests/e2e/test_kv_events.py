@@ -5,12 +5,11 @@ import struct
 import subprocess
 import time
 
-import httpx
 import msgpack
 import pytest
 import zmq
 
-from conftest import BINARY, NAME, wait_for
+from conftest import BINARY, NAME, wait_for, web
 
 BLOCK = 16
 TOPIC = f"kv@pod-1@{NAME}"
@@ -29,7 +28,7 @@ class Stream:
 
     def __init__(self, server):
         self.server = server
-        self.source = httpx.get(server.url + "/kv_event_sources").json()["0"]
+        self.source = web.get(server.url + "/kv_event_sources").json()["0"]
         self.context = zmq.Context()
         self.live = self.context.socket(zmq.SUB)
         self.live.setsockopt(zmq.SUBSCRIBE, b"kv@")
@@ -192,7 +191,7 @@ def test_live_batches_are_numbered_without_gaps_and_end_with_the_clearing(open_s
     for i in range(5):
         stream.complete(prompt_of(3, first=5000 + 100 * i))
     stream.server.wait_until_idle()
-    assert httpx.post(stream.server.url + "/reset_prefix_cache").status_code == 200
+    assert web.post(stream.server.url + "/reset_prefix_cache").status_code == 200
     sequence, events = stream.joined, []
     while {"type": "AllBlocksCleared"} not in events:
         number, events = stream.receive()

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 import ports
-from conftest import NAME, Server, command, need_server, wait_for
+from conftest import NAME, Server, command, need_server, wait_for, web
 
 SIZES = ("--num-gpu-blocks-override", "96", "--max-model-len", "700", "--max-num-seqs", "4",
          "--server-dev-mode")
@@ -30,7 +30,7 @@ PROMPTS = [ids(10 + i, 320 + 16 * i) for i in range(4)]
 def complete(server, prompt, **more):
     body = {"model": NAME, "prompt": prompt, "max_tokens": 8, "temperature": 0, "ignore_eos": True,
             "return_token_ids": True, **more}
-    answer = httpx.post(server.url + "/v1/completions", json=body, timeout=120)
+    answer = web.post(server.url + "/v1/completions", json=body)
     answer.raise_for_status()
     answer = answer.json()
     return (answer["choices"][0]["token_ids"],
@@ -120,9 +120,9 @@ def test_answers_stay_right_while_the_owner_forgets_and_dies(start_server, expec
         draw = random.Random(seed)
         while not is_over.is_set():
             which = draw.randrange(len(PROMPTS))
-            if draw.random() < 0.3:
-                httpx.post(server.url + "/reset_prefix_cache?reset_external=true")
             try:
+                if draw.random() < 0.3:
+                    web.post(server.url + "/reset_prefix_cache?reset_external=true")
                 tokens, _ = complete(server, PROMPTS[which])
             except httpx.HTTPError:
                 return

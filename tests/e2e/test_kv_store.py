@@ -11,7 +11,7 @@ import threading
 import httpx
 import pytest
 
-from conftest import NAME, Server, command, need_server, wait_for
+from conftest import NAME, Server, command, need_server, wait_for, web
 
 SEED = int(os.environ.get("WEFT_TEST_SEED", "1"))
 KILLS = 100 if os.environ.get("WEFT_TEST_LONG") else 5
@@ -31,7 +31,7 @@ PROMPTS = [ids(i, 400 + 16 * i) for i in range(6)]
 def complete(server, prompt, **more):
     body = {"model": NAME, "prompt": prompt, "max_tokens": 8, "temperature": 0, "ignore_eos": True,
             "return_token_ids": True, **more}
-    answer = httpx.post(server.url + "/v1/completions", json=body, timeout=120)
+    answer = web.post(server.url + "/v1/completions", json=body)
     answer.raise_for_status()
     answer = answer.json()
     return (answer["choices"][0]["token_ids"],
@@ -111,7 +111,7 @@ def test_a_pinned_prompt_stays(start_server, cold):
     assert complete(server, PROMPTS[0]) == (cold[0], 160)
     assert complete(server, PROMPTS[1], pin_prompt=True)[0] == cold[1]
     assert server.gauge("weft:kv_blocks_pinned") == 12, "the quota"
-    assert httpx.post(server.url + "/reset_prefix_cache").json() == {"success": True}
+    assert web.post(server.url + "/reset_prefix_cache").json() == {"success": True}
     assert server.gauge("weft:kv_blocks_pinned") == 0
     assert complete(server, PROMPTS[0]) == (cold[0], 0)
 
@@ -120,9 +120,9 @@ def test_a_reset_takes_the_tiers_when_asked_to(start_server, cold):
     server = start_server(*SMALL, "--kv-host-bytes", "200m")
     for prompt in PROMPTS:
         complete(server, prompt)
-    httpx.post(server.url + "/reset_prefix_cache").raise_for_status()
+    web.post(server.url + "/reset_prefix_cache").raise_for_status()
     assert complete(server, PROMPTS[0])[1] > 0, "the host still has it"
-    httpx.post(server.url + "/reset_prefix_cache?reset_external=true").raise_for_status()
+    web.post(server.url + "/reset_prefix_cache?reset_external=true").raise_for_status()
     assert complete(server, PROMPTS[0]) == (cold[0], 0)
 
 

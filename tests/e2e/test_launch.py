@@ -4,14 +4,16 @@ import os
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 
-from conftest import BINARY, wait_for
-from launching import SECONDS, Launch, done, launch, needs_weft, state
+from conftest import BINARY, SECONDS, state, wait_for
+from launching import Launch, done, launch, needs_weft
 
 LIVES = ("S", "R", "D")  # states of a process, as /proc has them
-LOOP = "while :; do read -t 1 x <> /dev/zero || :; done"
+LOOP = "while :; do sleep 1000 & wait; done"  # which traps interrupt
+IMPATIENCE = 2  # seconds within which a second Ctrl-C kills
 
 pytestmark = needs_weft
 
@@ -233,11 +235,16 @@ def test_user_signals_are_passed_on(launch):
 def test_a_second_interrupt_kills(launch):
     one = launch("-np", "2", "sh", "-c", f'trap "echo stays" INT; echo up; {LOOP}')
     one.wait_for_lines(2)
-    one.process.send_signal(signal.SIGINT)
-    one.wait_for_lines(4)
-    threading.Event().wait(0.3)  # less than that is the first one heard twice
-    one.process.send_signal(signal.SIGINT)
-    assert one.wait() == 130
+    interrupts = []  # when each was sent
+    while one.process.poll() is None:
+        interrupts.append(time.monotonic())
+        one.process.send_signal(signal.SIGINT)
+        wait_for(lambda: len(one.lines) >= 2 + 2 * len(interrupts) or one.process.poll() is not None,
+                 what="what comes of an interrupt")
+        if len(interrupts) > 1 and one.process.poll() is None:
+            assert time.monotonic() - interrupts[-2] > IMPATIENCE, "a second one was passed on"
+        threading.Event().wait(0.3)  # less than that is the one before heard twice
+    assert len(interrupts) > 1 and one.wait() == 130
     assert "second Ctrl-C" in one.error_text()
 
 

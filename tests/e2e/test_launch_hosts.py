@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import ports
-from conftest import BINARY, wait_for
-from launching import SECONDS, done, launch, needs_weft, state
+from conftest import BINARY, SECONDS, state, wait_for
+from launching import done, launch, needs_weft
 
 pytestmark = needs_weft
 

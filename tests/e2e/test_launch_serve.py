@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import BINARY, NAME, Server, wait_for
+from conftest import BINARY, NAME, Server, wait_for, web
 
 TINY = Path(__file__).parents[1] / "vectors" / "tiny-models" / "llama-gguf-f32"
 GOLDEN = [s for s in json.loads((TINY / "golden.json").read_text())["sequences"]
@@ -47,7 +47,7 @@ def children(pid):
 
 
 def tokens(url, sequence):
-    answer = httpx.post(url + "/v1/completions", timeout=60, json={
+    answer = web.post(url + "/v1/completions", json={
         "model": NAME, "prompt": sequence["tokens"], "max_tokens": len(sequence["greedy"]),
         "temperature": 0, "ignore_eos": True, "return_token_ids": True})
     assert answer.status_code == 200, answer.text
@@ -100,8 +100,7 @@ def test_ranks_of_fake_hosts_give_the_models_tokens(start):
 def test_a_lost_rank_ends_the_job_without_restarts(start):
     group = start()
     os.kill(group.ranks()[1], signal.SIGKILL)
-    assert group.process.wait(60) == 128 + signal.SIGKILL
-    group.reader.join(60)
+    assert group.wait() == 128 + signal.SIGKILL
     assert "rank 1 on host localhost was killed by signal 9" in "".join(group.lines)
 
 

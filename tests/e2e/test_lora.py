@@ -6,11 +6,10 @@ import shutil
 import threading
 from pathlib import Path
 
-import httpx
 import numpy
 import pytest
 
-from conftest import BINARY, Server, wait_for
+from conftest import BINARY, Server, wait_for, web
 
 TINY = Path(__file__).parents[1] / "vectors" / "tiny-models"
 LAYERS, HIDDEN, WIDE, HEADS, KV, DIM = 3, 64, 128, 4, 2, 16
@@ -110,7 +109,7 @@ def servers(made):
 
 
 def complete(server, model, prompt=PROMPT, **more):
-    answer = httpx.post(f"{server.url}/v1/completions", timeout=60, json={
+    answer = web.post(f"{server.url}/v1/completions", json={
         "model": model, "prompt": prompt, "max_tokens": 12, "temperature": 0, "logprobs": 2,
         "ignore_eos": True, "return_token_ids": True, **more})
     assert answer.status_code == 200, answer.text
@@ -153,7 +152,7 @@ def test_blocks_are_not_shared_across_adapters(servers):
 
 
 def test_adapters_are_listed_as_models(servers, made):
-    models = httpx.get(f"{servers['lora'].url}/v1/models").json()["data"]
+    models = web.get(f"{servers['lora'].url}/v1/models").json()["data"]
     assert [model["id"] for model in models][:3] == ["base", "a", "b"]
     assert models[1]["parent"] == "base" and models[1]["root"] == f"{made}/a"
 
@@ -162,7 +161,7 @@ def test_adapters_come_and_go(servers, made):
     server = servers["lora"]
 
     def post(verb, **body):
-        return httpx.post(f"{server.url}/v1/{verb}_lora_adapter", json=body)
+        return web.post(f"{server.url}/v1/{verb}_lora_adapter", json=body)
 
     assert post("load", lora_name="c", lora_path=f"{made}/a").status_code == 200
     assert_alike(complete(server, "c"), complete(servers["a"], "base"))
@@ -176,7 +175,7 @@ def test_adapters_come_and_go(servers, made):
     missing = post("load", lora_name="d", lora_path=f"{made}/nowhere")
     assert missing.status_code == 404 and "nowhere" in missing.json()["error"]["message"]
     assert post("load", lora_name="d").status_code == 400
-    gone = httpx.post(f"{server.url}/v1/completions", json={"model": "c", "prompt": "x"})
+    gone = web.post(f"{server.url}/v1/completions", json={"model": "c", "prompt": "x"})
     assert gone.status_code == 404 and "does not exist" in gone.json()["error"]["message"]
 
 
@@ -187,7 +186,7 @@ def test_adapters_come_and_go_on_all_ranks(servers, made, flags):
     server.wait_until_listening()
 
     def post(verb, **body):
-        return httpx.post(f"{server.url}/v1/{verb}_lora_adapter", json=body)
+        return web.post(f"{server.url}/v1/{verb}_lora_adapter", json=body)
 
     assert post("load", lora_name="c", lora_path=f"{made}/a").status_code == 200
     assert_alike(complete(server, "c"), complete(servers["a"], "base"))
@@ -204,13 +203,13 @@ def test_adapters_come_and_go_on_all_ranks(servers, made, flags):
 def test_what_runs_outlives_an_unload(servers, made):
     server = servers["lora"]
     body = {"lora_name": "e", "lora_path": f"{made}/a"}
-    assert httpx.post(f"{server.url}/v1/load_lora_adapter", json=body).status_code == 200
-    with httpx.stream("POST", f"{server.url}/v1/completions", timeout=60, json={
+    assert web.post(f"{server.url}/v1/load_lora_adapter", json=body).status_code == 200
+    with web.stream("POST", f"{server.url}/v1/completions", json={
             "model": "e", "prompt": PROMPT, "max_tokens": 200, "temperature": 0,
             "ignore_eos": True, "stream": True, "return_token_ids": True}) as answer:
         lines = answer.iter_lines()
         events = [next(lines)]
-        assert httpx.post(f"{server.url}/v1/unload_lora_adapter", json=body).status_code == 200
+        assert web.post(f"{server.url}/v1/unload_lora_adapter", json=body).status_code == 200
         events += list(lines)
     ids = [token for line in events if line.startswith("data: {")
            for choice in json.loads(line[6:])["choices"] for token in choice["token_ids"]]
@@ -218,13 +217,13 @@ def test_what_runs_outlives_an_unload(servers, made):
 
 
 def test_routes_of_loading_need_leave(servers):
-    answer = httpx.post(f"{servers['gguf'].url}/v1/load_lora_adapter", json={})
+    answer = web.post(f"{servers['gguf'].url}/v1/load_lora_adapter", json={})
     assert answer.status_code == 404
 
 
 def test_metrics_say_which_adapters_run(servers):
     server = servers["lora"]
-    line = [line for line in httpx.get(f"{server.url}/metrics").text.splitlines()
+    line = [line for line in web.get(f"{server.url}/metrics").text.splitlines()
             if line.startswith("vllm:lora_requests_info{")]
     assert len(line) == 1
     assert 'max_lora="2",running_lora_adapters="",waiting_lora_adapters=""' in line[0]
@@ -238,11 +237,11 @@ def test_metrics_say_which_adapters_run(servers):
         busy = pool.submit(keep_busy)
         try:
             wait_for(lambda: 'running_lora_adapters="b"' in
-                     httpx.get(f"{server.url}/metrics").text, what="a running adapter")
+                     web.get(f"{server.url}/metrics").text, what="a running adapter")
         finally:
             is_seen.set()
         busy.result()
-    wait_for(lambda: 'running_lora_adapters=""' in httpx.get(f"{server.url}/metrics").text)
+    wait_for(lambda: 'running_lora_adapters=""' in web.get(f"{server.url}/metrics").text)
 
 
 @pytest.mark.parametrize("change, said", [
@@ -347,8 +346,7 @@ def test_experts_of_gpt_oss_that_do_not_fit_are_named(tmp_path, name, shape, sai
     write_safetensors(tmp_path / "x/adapter_model.safetensors",
                       {f"base_model.model.model.layers.0.mlp.{name}": numpy.zeros(shape)})
     server = serve(TINY / "gpt-oss", "--enable-lora", "--lora-modules", f"x={tmp_path}/x")
-    assert server.process.wait(60) != 0
-    server.reader.join()
+    assert server.wait() != 0
     assert any("--lora-modules" in line and said in line for line in server.lines), server.lines
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import MODEL, NAME, Server, command, need_server, wait_for
+from conftest import MODEL, NAME, SECONDS, Server, command, leaving_after, need_server, wait_for, web
 
 TINY = Path(__file__).parents[1] / "vectors" / "tiny-models"
 ENV = {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": "0"}
@@ -64,7 +64,7 @@ def path_of(body):
 
 
 def post(server, body, **more):
-    return httpx.post(server.url + path_of(body), json=body, timeout=120, **more)
+    return web.post(server.url + path_of(body), json=body, **more)
 
 
 def choices(answer):
@@ -169,7 +169,7 @@ def test_reference_prompts_answer_the_same(workers, vectors):
 
 
 def events(server, body):
-    with httpx.stream("POST", server.url + path_of(body), json=body, timeout=120) as answer:
+    with web.stream("POST", server.url + path_of(body), json=body) as answer:
         assert answer.status_code == 200
         return [json.loads(line[6:]) for line in answer.iter_lines()
                 if line.startswith("data: ") and line != "data: [DONE]"]
@@ -300,7 +300,7 @@ def test_a_client_that_leaves_the_decode_leg_costs_nothing(workers):
     before = pulls(d)
     params = prefill(p, body)
     assert leases(p) == 1
-    client = http.client.HTTPConnection("127.0.0.1", d.port, timeout=30)
+    client = http.client.HTTPConnection("127.0.0.1", d.port, timeout=SECONDS)
     client.request("POST", "/v1/completions", json.dumps({**body, "kv_transfer_params": params}),
                    {"Content-Type": "application/json"})
     wait_for(lambda: pulls(d) > before, what="the pull")
@@ -312,8 +312,8 @@ def test_a_client_that_leaves_the_decode_leg_costs_nothing(workers):
 def test_a_client_that_leaves_during_prefill_costs_nothing(workers):
     p, _, _ = workers
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(p.url + "/v1/completions", json=prefill_leg(completion(ids(52, 2400))),
-                   timeout=httpx.Timeout(30, read=0.05))
+        web.post(p.url + "/v1/completions", json=prefill_leg(completion(ids(52, 2400))),
+                 timeout=leaving_after(0.05))
     wait_released(p)
 
 
@@ -349,7 +349,7 @@ def test_a_prefill_worker_that_dies_during_the_prefill_costs_a_prefill(start_ser
     p = start_server(*SMALL, *transfer("kv_producer"), env=ENV)
     d = start_server(*SMALL, *transfer("kv_consumer", transfer_wait=3), env=ENV)
     body = completion(ids(61, 1600), max_tokens=4)
-    info = httpx.get(p.url + "/kv_transfer").json()
+    info = web.get(p.url + "/kv_transfer").json()
     leg = prefill_leg(body)
     leg["kv_transfer_params"] = {**LEGS, "transfer_id": "t-1"}
     params = {"do_remote_prefill": True, "transfer_id": "t-1", "remote_host": info["host"],
@@ -357,7 +357,7 @@ def test_a_prefill_worker_that_dies_during_the_prefill_costs_a_prefill(start_ser
 
     def send():
         with pytest.raises(httpx.HTTPError):
-            httpx.post(p.url + "/v1/completions", json=leg, timeout=20)
+            web.post(p.url + "/v1/completions", json=leg)
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -443,7 +443,7 @@ def test_one_call_without_the_other_is_computed(start_server, workers):
 
 
 def test_a_prefill_worker_that_ends_waits_for_its_readers(start_workers, workers):
-    p, d = start_workers(p=("--shutdown-timeout", "60"))
+    p, d = start_workers(p=("--shutdown-timeout", "300"))
     _, _, alone = workers
     body = completion(ids(77, 200))
     params = prefill(p, body)
@@ -453,13 +453,13 @@ def test_a_prefill_worker_that_ends_waits_for_its_readers(start_workers, workers
     answer = post(d, {**body, "kv_transfer_params": params})
     assert choices(answer) == choices(post(alone, body))
     assert pulled(d) == 199
-    assert p.process.wait(20) == 0
+    assert p.wait() == 0
 
 
 def test_a_prefill_worker_that_ends_waits_no_longer_than_it_may(start_workers):
     p, _ = start_workers(p=("--shutdown-timeout", "0"))
     prefill(p, completion(ids(78, 100)))
-    assert p.stop(seconds=20) == 0
+    assert p.stop() == 0
 
 
 # ---- unequal workers -----------------------------------------------------------------------------

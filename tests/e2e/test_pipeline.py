@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from conftest import BINARY, NAME, Server, children, wait_for
+from conftest import BINARY, NAME, Server, children, wait_for, web
 from test_data_parallel import GOLDEN, TINY, Ranks, ask, body_of, served, tokens
 
 # The reference's tokens are those of exact sums.
@@ -65,7 +65,7 @@ def test_data_parallel_ranks_may_lie_in_stages():
 def test_a_stage_that_is_killed_ends_the_service(start):
     server = start("-pp", "2")
     body = body_of(GOLDEN[0], max_tokens=200, stream=True)
-    with httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=60) as answer:
+    with web.stream("POST", server.url + "/v1/completions", json=body) as answer:
         lines = answer.iter_lines()
         next(lines)
         os.kill(children(server.process.pid)[0], signal.SIGKILL)
@@ -73,7 +73,7 @@ def test_a_stage_that_is_killed_ends_the_service(start):
             list(lines)
         except httpx.RemoteProtocolError:
             pass # it may go before it has said all
-    assert server.process.wait(60) != 0
+    assert server.wait() != 0
     wait_for(lambda: "rank 1" in "".join(server.lines), what="its name")
 
 

@@ -7,11 +7,10 @@ import socket
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
 
 import ports
-from conftest import BINARY, Server, wait_for
+from conftest import BINARY, SECONDS, Server, wait_for, web
 
 MODEL = Path(__file__).parents[1] / "vectors" / "tiny-models" / "llama"
 PROMPT = [214, 297, 306, 319, 16, 101, 7]
@@ -54,7 +53,7 @@ def start(monkeypatch):
 
 
 def answer(server):
-    reply = httpx.post(server.url + "/v1/completions", timeout=60, json={
+    reply = web.post(server.url + "/v1/completions", json={
         "prompt": PROMPT, "max_tokens": 12, "temperature": 0, "return_token_ids": True,
         "ignore_eos": True})
     assert reply.status_code == 200, reply.text
@@ -125,7 +124,7 @@ def test_two_processes_answer_as_one_and_end_together(start, expected, way):
     assert answer(leader) == expected
     follower.process.send_signal(signal.SIGTERM)
     assert leader.stop() == 0, "".join(leader.lines)
-    assert follower.process.wait(40) == 0, "".join(follower.lines)
+    assert follower.wait() == 0, "".join(follower.lines)
 
 
 def as_root():
@@ -165,7 +164,7 @@ def test_mpirun_on_two_hosts_tells_them_by_pmix_where_the_leader_is(start, expec
     assert not says(job, "leader at 127.0.0.1"), "".join(job.lines)
     assert answer(job) == expected
     job.process.terminate()
-    job.process.wait(60)
+    job.wait()
 
 
 CONFIG = """
@@ -229,11 +228,11 @@ def slurm():
             running.append(subprocess.Popen(daemon, env=env, stdout=subprocess.DEVNULL,
                                             stderr=subprocess.DEVNULL))
             if daemon[0] == "munged":
-                wait_for((folder / "munge.sock").exists, 10, "munged")
+                wait_for((folder / "munge.sock").exists, what="munged")
         up = wait_for(lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%t"], env=env,
                                                        capture_output=True, text=True,
                                                        check=False).stdout
-                      or any(daemon.poll() is not None for daemon in running), 30, "an idle node")
+                      or any(daemon.poll() is not None for daemon in running), what="an idle node")
         if any(daemon.poll() is not None for daemon in running) or not up:
             pytest.skip("slurm does not run here: " + (folder / "slurmd.log").read_text()[-500:])
         yield env
@@ -241,10 +240,10 @@ def slurm():
         if len(running) == len(daemons):
             subprocess.run(["scancel", "--signal=KILL", "--state=RUNNING", "--user=root"], env=env,
                            check=False)
-            wait_for(lambda: not jobs(env), 30, "the end of its jobs")
+            wait_for(lambda: not jobs(env), what="the end of its jobs")
         for daemon in reversed(running):
             daemon.terminate()
-            daemon.wait(30)
+            daemon.wait(SECONDS)
         shutil.rmtree(folder)
 
 
@@ -254,7 +253,7 @@ def test_srun_starts_them(start, expected, slurm):
     assert says(job, "(Slurm)")
     assert answer(job) == expected
     subprocess.run(["scancel", "--signal=TERM", *jobs(slurm)], env=slurm, check=True)
-    assert job.process.wait(60) == 0, "".join(job.lines)
+    assert job.wait() == 0, "".join(job.lines)
 
 
 def test_a_process_in_a_shell_of_a_batch_job_is_alone(start, expected):

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 import ports
-from conftest import BINARY, MODEL, NAME, Server, command, need_server, wait_for
+from conftest import (BINARY, MODEL, NAME, Server, command, leaving_after, need_server, signal_twice, wait_for,
+                      web)
 from test_pd import chat, choices, completion, events, ids, path_of, post
 
 
@@ -28,7 +29,7 @@ def up():
                  or server.process.poll() is not None, what="the front")
         server.url = re.search(r"listening on (http://127.0.0.1:\d+) prefill",
                                "".join(server.lines))[1]
-        wait_for(lambda: httpx.get(server.url + "/health").status_code == 200, what="health")
+        wait_for(lambda: web.get(server.url + "/health").status_code == 200, what="health")
         return server
 
     yield start
@@ -72,13 +73,13 @@ def test_a_split_service_answers_as_one_worker(up, start_server, overlap):
     tokens = [sum((c["token_ids"] for e in events(s, body) for c in e["choices"]), [])
               for s in (server, alone)]
     assert tokens[0] == tokens[1] and len(tokens[0]) == 12
-    assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == NAME
+    assert web.get(server.url + "/v1/models").json()["data"][0]["id"] == NAME
     legs = server.metrics()
     assert legs['weft:front_legs_total{"status": "2xx", "worker": "decode-0"}'] == 5
     if overlap == "--no-overlap":
         assert legs['weft:front_legs_total{"status": "2xx", "worker": "prefill-0"}'] == 4
     assert server.gauge("weft:front_unsplit_total") == 0
-    said = "".join(httpx.get(url + "/metrics").text for url in worker_urls(server))
+    said = "".join(web.get(url + "/metrics").text for url in worker_urls(server))
     pulled = re.findall(r"vllm:external_prefix_cache_hits_total\{[^}]*\} (\d+)", said)
     assert sum(map(int, pulled)) > 400
     assert server.stop(signal.SIGINT) == 0, "".join(server.lines[-20:])
@@ -89,10 +90,10 @@ def test_errors_are_the_workers(up):
     wait_for_all(server, 1, 1)
     answer = post(server, completion(ids(1, 10), temperature=-1))
     assert answer.status_code == 400 and "temperature" in answer.text
-    answer = httpx.post(server.url + "/v1/completions", content=b"{",
+    answer = web.post(server.url + "/v1/completions", content=b"{",
                         headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
-    assert httpx.get(server.url + "/nowhere").status_code == 404
+    assert web.get(server.url + "/nowhere").status_code == 404
 
 
 def test_workers_that_die_are_named_and_the_others_serve(up):
@@ -108,7 +109,7 @@ def test_workers_that_die_are_named_and_the_others_serve(up):
     os.kill(pids(server, "kv_producer")[0], signal.SIGKILL)
     assert choices(post(server, completion(ids(5, 200)))) == expected # computed by the other
     os.kill(pids(server, "kv_consumer")[0], signal.SIGKILL)
-    assert server.process.wait(60) == 1
+    assert server.wait() == 1
 
 
 def test_a_worker_that_dies_is_started_again(up):
@@ -161,15 +162,15 @@ def test_a_client_that_leaves_ends_both_legs(up):
     assert len(urls) == 2
     for body in (completion(ids(6, 1000), max_tokens=20), completion(ids(7, 10), max_tokens=1000)):
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(server.url + path_of(body), json=body, timeout=httpx.Timeout(20, read=0.1))
+            web.post(server.url + path_of(body), json=body, timeout=leaving_after(0.1))
         for url in urls:
-            wait_for(lambda: "weft:kv_blocks_referenced 0" in httpx.get(url + "/metrics").text,
+            wait_for(lambda: "weft:kv_blocks_referenced 0" in web.get(url + "/metrics").text,
                      what="an idle worker")
     wait_for(lambda: server.gauge("weft:front_requests_open") == 0, what="the end of both requests")
 
 
 def test_ctrl_c_lets_answers_end(up):
-    server = up()
+    server = up("--shutdown-timeout", "300")
     wait_for_all(server, 1, 1)
     body = completion(ids(8, 50), max_tokens=300)
     answers = []
@@ -184,15 +185,15 @@ def test_ctrl_c_lets_answers_end(up):
 
 
 def test_a_signal_that_comes_twice_lets_answers_end(up):
-    server = up()
+    server = up("--shutdown-timeout", "300")
     wait_for_all(server, 1, 1)
     answers = []
     asker = threading.Thread(
         target=lambda: answers.append(post(server, completion(ids(10, 50), max_tokens=300))))
     asker.start()
     wait_for(lambda: server.gauge("weft:front_requests_open") == 1, what="the request")
-    server.process.send_signal(signal.SIGTERM)
-    assert server.stop(signal.SIGTERM) == 0
+    signal_twice(server.process, signal.SIGTERM)
+    assert server.wait() == 0
     asker.join()
     assert len(choices(answers[0])[0]["token_ids"]) == 300
 

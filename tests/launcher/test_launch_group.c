@@ -19,6 +19,7 @@
 #include "tests/support/check.h"
 #include "tests/support/reserved_port.h"
 #include "tests/support/scratch_folder.h"
+#include "tests/support/tally.h"
 #include "tests/support/test_fork.h"
 #include "tests/support/zmq_tsan.h"
 
@@ -31,9 +32,7 @@ typedef struct rank {
     weft_diag_t diag;
     pthread_t thread;
     /* of on_lost */
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    uint32_t lost_calls;
+    tally_t lost;
     uint32_t lost_rank;
     char lost_why[256];
 } rank_t;
@@ -41,24 +40,14 @@ typedef struct rank {
 static void note_loss(void *user, uint32_t lost, const char *why)
 {
     rank_t *rank = user;
-    pthread_mutex_lock(&rank->lock);
-    rank->lost_calls++;
     rank->lost_rank = lost;
     snprintf(rank->lost_why, sizeof(rank->lost_why), "%s", why);
-    pthread_cond_signal(&rank->changed);
-    pthread_mutex_unlock(&rank->lock);
+    tally_add(&rank->lost);
 }
 
 static void wait_for_loss(rank_t *rank)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 60;
-    pthread_mutex_lock(&rank->lock);
-    while (rank->lost_calls == 0) {
-        assert_int_equal(pthread_cond_timedwait(&rank->changed, &rank->lock, &until), 0);
-    }
-    pthread_mutex_unlock(&rank->lock);
+    tally_wait(&rank->lost, 1);
 }
 
 static void init(rank_t *rank, uint32_t number, uint32_t size, uint16_t port)
@@ -72,9 +61,8 @@ static void init(rank_t *rank, uint32_t number, uint32_t size, uint16_t port)
                                 .join_timeout_s = 60,
                                 .lost_after_s = 30,
                                 .on_lost = note_loss,
-                                .user = rank}};
-    pthread_mutex_init(&rank->lock, NULL);
-    pthread_cond_init(&rank->changed, NULL);
+                                .user = rank},
+                     .lost = TALLY_INIT};
 }
 
 static void init_all(rank_t *ranks, uint32_t size)
@@ -111,6 +99,14 @@ static void cancel_join(rank_t *rank, atomic_bool *is_cancelled)
 {
     atomic_store(is_cancelled, true);
     end_join(rank, WEFT_ERR_CANCELLED);
+}
+
+/* One that found nobody, or came as the leader went. */
+static void abandon_join(rank_t *rank, atomic_bool *is_cancelled)
+{
+    atomic_store(is_cancelled, true);
+    pthread_join(rank->thread, NULL);
+    assert_true(rank->status < 0);
 }
 
 /* The leader comes up last. */
@@ -186,7 +182,8 @@ static void ranks_meet_and_gather_in_rank_order(void **state)
     assert_int_equal(launch_group_rank(ranks[3].group), 3);
     assert_int_equal(launch_group_size(ranks[3].group), 4);
     leave_all(ranks, 4);
-    assert_int_equal(ranks[0].lost_calls + ranks[1].lost_calls + ranks[3].lost_calls, 0);
+    assert_int_equal(
+        tally_count(&ranks[0].lost) + tally_count(&ranks[1].lost) + tally_count(&ranks[3].lost), 0);
 }
 
 static void nothing_can_be_gathered_too(void **state)
@@ -258,18 +255,38 @@ static void any_address_of_the_loopback_will_do(void **state)
     leave_all(ranks, 2);
 }
 
-static void ranks_that_do_not_come_are_named(void **state)
+/* False: it was not long enough for rank 2, which was to come. */
+static bool are_missing_ranks_named(uint32_t join_timeout_s)
 {
+    char expected[64];
+    atomic_bool is_cancelled = false;
     rank_t ranks[4];
-    (void)state;
     init_all(ranks, 4);
-    ranks[0].config.join_timeout_s = 3; /* in which rank 2 comes */
+    ranks[0].config.join_timeout_s = join_timeout_s;
+    ranks[2].config.is_cancelled = &is_cancelled;
     begin_join(&ranks[0]);
     begin_join(&ranks[2]);
     end_join(&ranks[0], WEFT_ERR_TIMEOUT);
+    if (strstr(ranks[0].diag.text, "of 4: 1, 2, 3") != NULL) {
+        abandon_join(&ranks[2], &is_cancelled);
+        return false;
+    }
     end_join(&ranks[2], WEFT_ERR_TIMEOUT);
-    assert_string_equal(ranks[0].diag.text, "ranks that did not come within 3 s, of 4: 1, 3");
+    snprintf(expected, sizeof(expected), "ranks that did not come within %u s, of 4: 1, 3",
+             join_timeout_s);
+    assert_string_equal(ranks[0].diag.text, expected);
     assert_non_null(strstr(ranks[2].diag.text, "of 4: 1, 3"));
+    return true;
+}
+
+static void ranks_that_do_not_come_are_named(void **state)
+{
+    uint32_t seconds = 1;
+    (void)state;
+    while (!are_missing_ranks_named(seconds)) {
+        seconds *= 2;
+        assert_true(seconds < 60);
+    }
 }
 
 static void a_leader_that_does_not_come_is_named(void **state)
@@ -315,6 +332,30 @@ static void a_join_can_be_cancelled(void **state)
 
 /* ---- refusals -------------------------------------------------------------------------------- */
 
+/* False: it was not long enough for rank 1 to come. */
+static bool are_refused(const launch_fact_t *leader, const launch_fact_t *follower,
+                        const char *expected, uint32_t join_timeout_s)
+{
+    atomic_bool is_cancelled = false;
+    rank_t ranks[2];
+    init_all(ranks, 2);
+    ranks[0].config.facts = leader;
+    ranks[1].config.facts = follower;
+    ranks[0].config.n_facts = ranks[1].config.n_facts = 1;
+    ranks[0].config.join_timeout_s = join_timeout_s;
+    ranks[1].config.is_cancelled = &is_cancelled;
+    begin_join(&ranks[0]);
+    begin_join(&ranks[1]);
+    end_join(&ranks[0], WEFT_ERR_TIMEOUT);
+    if (strstr(ranks[0].diag.text, expected) == NULL) {
+        abandon_join(&ranks[1], &is_cancelled);
+        return false;
+    }
+    end_join(&ranks[1], WEFT_ERR_DENIED);
+    assert_non_null(strstr(ranks[1].diag.text, expected));
+    return true;
+}
+
 static void ranks_that_differ_are_refused_by_name(void **state)
 {
     static const struct {
@@ -326,18 +367,11 @@ static void ranks_that_differ_are_refused_by_name(void **state)
     };
     (void)state;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(rows); i++) {
-        rank_t ranks[2];
-        init_all(ranks, 2);
-        ranks[0].config.facts = &rows[i].leader;
-        ranks[1].config.facts = &rows[i].follower;
-        ranks[0].config.n_facts = ranks[1].config.n_facts = 1;
-        ranks[0].config.join_timeout_s = 4; /* in which rank 1 comes */
-        begin_join(&ranks[0]);
-        begin_join(&ranks[1]);
-        end_join(&ranks[1], WEFT_ERR_DENIED);
-        assert_non_null(strstr(ranks[1].diag.text, rows[i].expected));
-        end_join(&ranks[0], WEFT_ERR_TIMEOUT);
-        assert_non_null(strstr(ranks[0].diag.text, rows[i].expected));
+        uint32_t seconds = 1;
+        while (!are_refused(&rows[i].leader, &rows[i].follower, rows[i].expected, seconds)) {
+            seconds *= 2;
+            assert_true(seconds < 60);
+        }
     }
 }
 
@@ -566,7 +600,7 @@ static void strangers_are_refused_and_the_group_lives(void **state)
     end_gather(&jobs[1], WEFT_OK);
     close(silent);
     leave_all(ranks, 2);
-    assert_int_equal(ranks[0].lost_calls, 0);
+    assert_int_equal(tally_count(&ranks[0].lost), 0);
 }
 
 /* ---- losses ---------------------------------------------------------------------------------- */
@@ -608,8 +642,8 @@ static void everyone_hears_of_a_rank_that_dies(void **state)
                       WEFT_ERR_PEER_GONE);
     }
     leave_all(ranks, 2);
-    assert_int_equal(ranks[0].lost_calls, 1);
-    assert_int_equal(ranks[1].lost_calls, 1);
+    assert_int_equal(tally_count(&ranks[0].lost), 1);
+    assert_int_equal(tally_count(&ranks[1].lost), 1);
 
     join_all(ranks, 3); /* and once more */
     leave_all(ranks, 3);
@@ -670,7 +704,7 @@ static void a_rank_says_that_it_cannot_go_on(void **state)
                           WEFT_ERR_PEER_GONE);
         }
         leave_all(ranks, 3);
-        assert_int_equal(ranks[failing].lost_calls, 0);
+        assert_int_equal(tally_count(&ranks[failing].lost), 0);
     }
 }
 
@@ -692,7 +726,7 @@ static void leaving_is_no_loss(void **state)
         for (uint32_t i = 0; i < 3; i++) {
             if (i != first) {
                 launch_group_leave(ranks[i].group);
-                assert_int_equal(ranks[i].lost_calls, 0);
+                assert_int_equal(tally_count(&ranks[i].lost), 0);
             }
         }
     }

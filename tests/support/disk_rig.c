@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/disk_rig.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tests/support/random.h"
-
-enum { DEADLINE_SECONDS = 120 };
 
 static const uint8_t fingerprint[32] = "rig";
 
@@ -100,15 +96,14 @@ static void on_removed(void *user, const kv_hash_t *hash)
 
 static void wake(void *user)
 {
-    sem_post(&((disk_rig_t *)user)->woken);
+    tally_add(&((disk_rig_t *)user)->woken);
 }
 
 void disk_rig_init(disk_rig_t *rig, uint32_t n_slots)
 {
-    *rig = (disk_rig_t){.path = "/tmp/weft-kv-disk-XXXXXX"};
+    *rig = (disk_rig_t){.path = "/tmp/weft-kv-disk-XXXXXX", .woken = TALLY_INIT};
     assert_int_equal(kv_disk_slot_bytes(RIG_BLOCK_BYTES), RIG_SLOT_BYTES);
     assert_non_null(mkdtemp(rig->path));
-    assert_int_equal(sem_init(&rig->woken, 0, 0), 0);
     rig->memory = malloc(RIG_BLOCK_BYTES);
     assert_non_null(rig->memory);
     rig->config = (kv_tier_config_t){
@@ -140,7 +135,6 @@ void disk_rig_fini(disk_rig_t *rig)
     remove_file(rig, "blocks.kv");
     remove_file(rig, "journal");
     assert_int_equal(rmdir(rig->path), 0); /* and nothing else was left there */
-    sem_destroy(&rig->woken);
     free(rig->memory);
 }
 
@@ -189,23 +183,12 @@ weft_status_t disk_rig_put(disk_rig_t *rig, uint32_t block)
     return status;
 }
 
-/* Until the tier has called; a late call too many costs a poll too many. */
-static void sleep_until_woken(disk_rig_t *rig)
-{
-    struct timespec deadline;
-    clock_gettime(CLOCK_REALTIME, &deadline);
-    deadline.tv_sec += DEADLINE_SECONDS;
-    while (sem_timedwait(&rig->woken, &deadline) != 0) {
-        assert_int_equal(errno, EINTR);
-    }
-}
-
 void disk_rig_settle(disk_rig_t *rig)
 {
     kv_tier_done_t done[4];
     assert_int_equal(kv_tier_disk.poll(rig->tier, done, 4), 0);
     while (kv_tier_disk.stats(rig->tier).in_flight > 0) {
-        sleep_until_woken(rig);
+        tally_take(&rig->woken);
         assert_int_equal(kv_tier_disk.poll(rig->tier, done, 4), 0);
     }
 }
@@ -230,7 +213,7 @@ weft_status_t disk_rig_get(disk_rig_t *rig, uint32_t block)
         return status;
     }
     while (kv_tier_disk.poll(rig->tier, &done, 1) == 0) {
-        sleep_until_woken(rig);
+        tally_take(&rig->woken);
     }
     assert_ptr_equal(done.tag, rig);
     if (done.status == WEFT_OK) {

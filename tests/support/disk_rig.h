@@ -5,14 +5,13 @@
  */
 #pragma once
 
-#include <semaphore.h>
-
 #include "base/device.h"
 #include "kvstore/disk/kv_disk_format.h"
 #include "kvstore/disk/kv_io.h"
 #include "kvstore/disk/kv_journal.h"
 #include "kvstore/tiers/kv_tier.h"
 #include "tests/support/check.h"
+#include "tests/support/tally.h"
 
 enum {
     RIG_TOKENS = 4,
@@ -27,7 +26,7 @@ typedef struct disk_rig {
     kv_tier_config_t config;
     kv_tier_t *tier;
     weft_diag_t diag;
-    sem_t woken;
+    tally_t woken;
     uint8_t *memory;          /* [RIG_BLOCK_BYTES] what gets read into */
     bool is_there[RIG_NAMES]; /* by the events */
     bool is_orphan_told;      /* a block was announced before its parent, which came later */

@@ -2,23 +2,21 @@
 #include "tests/support/transfer_rig.h"
 
 #include <math.h>
-#include <semaphore.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "kernels/k_heads.h"
 #include "kvstore/transfer/kv_slices.h"
+#include "tests/support/tally.h"
 
 /* Workers of the process: whoever is woken, all are polled. */
 static transfer_worker_t *workers[TRANSFER_RIG_MAX_WORKERS];
-static sem_t woken;
-static bool has_semaphore;
+static tally_t woken = TALLY_INIT;
 
 void transfer_rig_wake(void *user)
 {
     (void)user;
-    sem_post(&woken);
+    tally_add(&woken);
 }
 
 static void on_pulled(void *user, const kv_pull_report_t *report)
@@ -132,10 +130,6 @@ void transfer_worker_open(transfer_worker_t *worker, const transfer_worker_confi
     char port[8];
     kv_transfer_config_t parsed;
     weft_diag_t diag = {0};
-    if (!has_semaphore) {
-        sem_init(&woken, 0, 0);
-        has_semaphore = true;
-    }
     setenv("VLLM_NIXL_SIDE_CHANNEL_HOST", "127.0.0.1", 1);
     snprintf(port, sizeof(port), "%u", config->port);
     setenv("VLLM_NIXL_SIDE_CHANNEL_PORT", port, 1);
@@ -200,19 +194,15 @@ void transfer_rig_poll(void)
 bool transfer_rig_until(bool (*done)(void *user), void *user)
 {
     const uint64_t deadline = weft_clock_ns() + TRANSFER_RIG_DEADLINE_S * WEFT_NS_PER_SECOND;
-    for (;;) {
-        transfer_rig_poll();
-        if (done(user)) {
-            return true;
-        }
+    transfer_rig_poll();
+    while (!done(user)) {
         if (weft_clock_ns() > deadline) {
             return false;
         }
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += TRANSFER_RIG_DEADLINE_S;
-        sem_timedwait(&woken, &until);
+        tally_take(&woken);
+        transfer_rig_poll();
     }
+    return true;
 }
 
 /* ---- bytes ----------------------------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "transport/xfer/xfer_peer_priv.h"
 #include "transport/xfer/xfer_request_priv.h"
+#include "transport/xfer/xfer_stripe.h"
 
 #define WEFT_LOG_MODULE "xfer"
 #include "base/log.h"
@@ -176,6 +177,7 @@ static xfer_agent_t *agent_alloc(const xfer_agent_config_t *config)
     agent->epoll_fd = -1;
     agent->wake_fd = -1;
     agent->notes_end = &agent->notes;
+    agent->rail_late_ns = XFER_RAIL_LATE_NS;
     pthread_mutex_init(&agent->lock, NULL);
     pthread_cond_init(&agent->let_in, NULL);
     pthread_cond_init(&agent->ended, NULL);

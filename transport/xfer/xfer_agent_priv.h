@@ -45,7 +45,8 @@ struct xfer_agent {
     size_t n_ways;
     xfer_route_t *lost;          /* routes whose link is to be closed; guarded by lock */
     struct xfer_stripe *stripes; /* that run; guarded by lock */
-    xfer_request_t *called;      /* ended, callback due, first in first out; guarded by lock */
+    uint64_t rail_late_ns;  /* at least, before a chunk goes by another rail; guarded by lock */
+    xfer_request_t *called; /* ended, callback due, first in first out; guarded by lock */
     xfer_request_t *called_last;
     bool has_event; /* guarded by lock */
 

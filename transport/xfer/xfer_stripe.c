@@ -15,9 +15,8 @@
 #define MAX_CHUNKS  256 /* of a request; chunks of larger ones are larger */
 #define RAIL_DEPTH  2   /* chunks that a rail has: one moves, one is next */
 #define HELPS_BY    1.1
-#define LOOK_AGAIN  64                       /* requests, while rails together do not help */
-#define LATE_NS     (WEFT_NS_PER_SECOND / 4) /* at least, before a chunk goes by another rail */
-#define LATE_FACTOR 4                        /* and of what a chunk takes */
+#define LOOK_AGAIN  64 /* requests, while rails together do not help */
+#define LATE_FACTOR 4  /* times what a chunk takes elsewhere, at least, is late */
 #define DOUBT_NS    (5 * WEFT_NS_PER_SECOND) /* a rail that was late or lost is tried again */
 #define WATCH_MS    20
 
@@ -430,7 +429,8 @@ static bool is_late(const xfer_stripe_t *stripe, const chunk_t *chunk, uint64_t 
     const uint64_t heard = route->heard_ns;
     const uint64_t since = chunk->posted_ns > heard ? chunk->posted_ns : heard;
     const uint64_t usual = usual_ns(stripe, chunk->way, chunk->op.bytes);
-    const uint64_t late = usual * LATE_FACTOR > LATE_NS ? usual * LATE_FACTOR : LATE_NS;
+    const uint64_t least = stripe->request->agent->rail_late_ns;
+    const uint64_t late = usual * LATE_FACTOR > least ? usual * LATE_FACTOR : least;
     const bool is_given_up = route->is_doubtful && route->doubted_until_ns > since + DOUBT_NS;
     return is_given_up || (now_ns > since && now_ns - since > late);
 }

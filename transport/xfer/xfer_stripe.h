@@ -17,10 +17,12 @@
  */
 #pragma once
 
+#include "base/clock.h"
 #include "transport/xfer/xfer_request_priv.h"
 
 #define XFER_STRIPE_BYTES_MIN ((uint64_t)8 << 20)   /* smaller requests are one chunk */
 #define XFER_RAIL_BYTES_MIN   ((uint64_t)64 * 1024) /* and smaller ones go by the best way alone */
+#define XFER_RAIL_LATE_NS     (WEFT_NS_PER_SECOND / 4) /* an agent's rail_late_ns, from its start on */
 
 /*
  * Gives a request that could be striped what it takes (request->stripe). WEFT_OK also for one that

@@ -12,12 +12,12 @@ import threading
 import time
 import uuid
 
-import httpx
 import pytest
 
-from conftest import wait_for
+import ports
+from conftest import wait_for, web
 from test_pd import chat, completion, ids, path_of, post, prefill_leg
-from vllm_worker import BLOCK, CONTEXT, LEASE_SECONDS, Vllm, free_port, start_weft
+from vllm_worker import BLOCK, CONTEXT, LEASE_SECONDS, Vllm, start_weft
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits until vLLM is up
 
@@ -245,7 +245,7 @@ def test_streams_answer_the_same(pair):
     body = completion(ids(5, 300), stream=True)
     tokens = []
     params = prefill(p, body)
-    with httpx.stream("POST", d.url + path_of(body), timeout=120,
+    with web.stream("POST", d.url + path_of(body),
                       json={**body, "kv_transfer_params": params}) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: {"):
@@ -312,8 +312,7 @@ def busy(server):
     with contextlib.ExitStack() as streams:
         for i in range(2):
             body = completion(ids(20 + i, 8), max_tokens=1900, stream=True)
-            streams.enter_context(httpx.stream("POST", server.url + path_of(body), json=body,
-                                               timeout=120))
+            streams.enter_context(web.stream("POST", server.url + path_of(body), json=body))
         wait_for(lambda: server.gauge("vllm:num_requests_running") == 2, what="two that run")
         yield
 
@@ -381,7 +380,7 @@ def test_another_version_is_named_and_the_prompt_computed(vllm, weft):
 
 
 def test_a_prefill_worker_that_dies_and_comes_back(vllm, weft):
-    ports = {"port": free_port(), "side_port": free_port()}
+    given = {"port": ports.reserve(), "side_port": ports.reserve()}
     body = completion(ids(41, 300))
     with running(start_weft("kv_producer", **ports)) as first:
         assert_same(split(first, vllm, body), alone(vllm, body))

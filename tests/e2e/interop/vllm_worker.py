@@ -8,12 +8,12 @@ the same cores spin against each other.
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 
 import httpx
 
-from conftest import BINARY, NAME, Server, wait_for
+import ports
+from conftest import BINARY, NAME, Server, wait_for, web
 
 HOME = Path(os.environ.get("WEFT_TEST_INTEROP", "/nonexistent")).resolve()
 MODEL = HOME / "model"
@@ -22,12 +22,6 @@ BLOCK = 128  # tokens in a block of vLLM on a CPU
 CONTEXT = 2048
 START_SECONDS = 900
 VERSION = "0.32.0"
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def side_channel(port):
@@ -42,7 +36,7 @@ class Vllm(Server):
     """A running `vllm serve`, with the processes that it starts."""
 
     def __init__(self, *arguments):
-        port = free_port()
+        port = ports.reserve()
         config = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu",
                   "kv_load_failure_policy": "recompute",
                   "kv_connector_extra_config": {"kv_lease_duration": LEASE_SECONDS}}
@@ -53,7 +47,7 @@ class Vllm(Server):
                    *arguments]
         env = {"PATH": f"{HOME}/venv/bin:{os.environ['PATH']}", "UCX_TLS": "tcp,self",
                "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": last_core(),
-               "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **side_channel(free_port())}
+               "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **side_channel(ports.reserve())}
         # A session of its own names all its processes; it says half of its log on stdout.
         super().__init__(["setsid", "sh", "-c", 'exec "$@" 1>&2', "vllm", *command], env)
         self.url = f"http://127.0.0.1:{port}"
@@ -65,7 +59,7 @@ class Vllm(Server):
 
     def is_up(self):
         try:
-            return httpx.get(self.url + "/health", timeout=5).status_code == 200
+            return web.get(self.url + "/health").status_code == 200
         except httpx.TransportError:
             return False
 

@@ -125,7 +125,7 @@ static void many_puts_and_gets_run_at_once(void **state)
         }
         n += now;
         if (now == 0) {
-            sem_wait(&rig.woken);
+            tally_take(&rig.woken);
         }
     }
     disk_rig_fini(&rig);
@@ -214,7 +214,7 @@ static void a_poll_without_room_moves_writes_on_and_loses_no_get(void **state)
         assert_status(disk_rig_put(&rig, block), WEFT_OK);
     }
     while (kv_tier_disk.poll(rig.tier, NULL, 0) + kv_tier_disk.poll(rig.tier, &done, 1) == 0) {
-        sem_wait(&rig.woken);
+        tally_take(&rig.woken);
     }
     assert_ptr_equal(done.tag, &rig);
     disk_rig_settle(&rig);
@@ -275,7 +275,7 @@ static void a_block_being_read_is_not_evicted(void **state)
     faulty_io_release();
     kv_tier_done_t done;
     while (kv_tier_disk.poll(rig.tier, &done, 1) == 0) {
-        sem_wait(&rig.woken);
+        tally_take(&rig.woken);
     }
     assert_status(done.status, WEFT_OK);
     disk_rig_fini(&rig);
@@ -528,7 +528,7 @@ static void use_allocates_nothing(void **state)
         }
         assert_status(kv_tier_disk.get(rig.tier, &name.hash, rig.memory, NULL), WEFT_PENDING);
         while (kv_tier_disk.poll(rig.tier, &done, 1) == 0) {
-            sem_wait(&rig.woken);
+            tally_take(&rig.woken);
         }
         assert_status(done.status, WEFT_OK);
     }

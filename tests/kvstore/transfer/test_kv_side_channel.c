@@ -2,14 +2,13 @@
 /* The side channel as plain ZeroMQ sockets see it, and as it sees them. */
 #include "kvstore/transfer/kv_side_channel.h"
 
-#include <semaphore.h>
 #include <string.h>
-#include <time.h>
 #include <zmq.h>
 
 #include "base/clock.h"
 #include "tests/support/nixl_vectors.h"
 #include "tests/support/reserved_port.h"
+#include "tests/support/tally.h"
 #include "tests/support/zmq_tsan.h"
 
 enum { TIMEOUT_MS = 30000 };
@@ -17,19 +16,11 @@ enum { TIMEOUT_MS = 30000 };
 static void *context;
 static kv_side_channel_t *channel;
 static kv_side_client_t *client;
-static sem_t woken;
+static tally_t woken = TALLY_INIT;
 
 static void on_wake(void *user)
 {
-    sem_post(user);
-}
-
-static bool wait_for_wake(void)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 60;
-    return sem_timedwait(&woken, &until) == 0;
+    tally_add(user);
 }
 
 static int setup(void **state)
@@ -38,7 +29,7 @@ static int setup(void **state)
     const kv_side_client_config_t config = {.wake = on_wake, .user = &woken};
     (void)state;
     context = zmq_ctx_new();
-    sem_init(&woken, 0, 0);
+    tally_reset(&woken);
     if (kv_side_channel_create("127.0.0.1", 0, &diag, &channel) != WEFT_OK) {
         fail_msg("%s", diag.text);
     }
@@ -51,7 +42,6 @@ static int teardown(void **state)
     (void)state;
     kv_side_client_close(client);
     kv_side_channel_destroy(channel);
-    sem_destroy(&woken);
     return zmq_ctx_term(context);
 }
 
@@ -206,7 +196,7 @@ static kv_side_answer_t *answer_to(const char *host, uint16_t port, uint64_t tag
     kv_side_answer_t *answer = NULL;
     assert_status(kv_side_client_ask(client, host, port, rank, tag), WEFT_OK);
     while (answer == NULL) {
-        assert_true(wait_for_wake());
+        tally_take(&woken);
         answer = kv_side_client_next(client);
     }
     assert_true(answer->tag == tag);
@@ -276,7 +266,7 @@ static void check_foreign_answer(const char *frames[], int n, weft_status_t stat
     }
     kv_side_answer_t *answer = NULL;
     while (answer == NULL) {
-        assert_true(wait_for_wake());
+        tally_take(&woken);
         answer = kv_side_client_next(client);
     }
     assert_status(answer->status, status);
@@ -311,7 +301,7 @@ static void more_asks_than_go_at_once_are_all_answered(void **state)
             WEFT_OK);
     }
     for (int n = 0; n < ASKS;) {
-        assert_true(wait_for_wake());
+        tally_take(&woken);
         kv_side_answer_t *answer;
         while ((answer = kv_side_client_next(client)) != NULL) {
             assert_status(answer->status, WEFT_OK);
@@ -340,7 +330,7 @@ static void a_client_is_woken_when_it_wants(void **state)
     const uint64_t then = weft_clock_ns() + 2 * WEFT_NS_PER_MS;
     kv_side_client_wake_at(client, then + 3600 * WEFT_NS_PER_SECOND);
     kv_side_client_wake_at(client, then);
-    assert_true(wait_for_wake());
+    tally_take(&woken);
     assert_true(weft_clock_ns() >= then);
     assert_null(kv_side_client_next(client));
 }

@@ -123,7 +123,7 @@ static void a_rank_that_hangs_is_lost_by_timeout(void **state)
     (void)state;
     ranks_rig_t rig;
     ranks_rig_config_t config = ranks_rig_replicas(2);
-    config.timeout_ms = 2000; /* longer than the start of one that runs may take */
+    config.timeout_ms = 10000; /* longer than the start of one that runs may take */
     ranks_rig_open(&rig, &config);
     assert_int_equal(kill(rig.pids[1], SIGSTOP), 0);
     engine_request_t *request = engine_rig_greedy(&rig.rig, 100);
