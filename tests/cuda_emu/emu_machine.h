@@ -107,6 +107,7 @@ struct Block {
     std::shared_ptr<Bulk> bulk;
     std::shared_ptr<WarpGroups> groups;
     std::shared_ptr<Clocks> clocks;
+    std::vector<int> registers; /* of each warp group that moved some */
 };
 
 struct Slot {

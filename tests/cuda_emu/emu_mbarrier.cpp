@@ -162,9 +162,27 @@ void simt_fence_async_shared(void)
     shadow_fence_async();
 }
 
-void emu_registers(int)
+/* What a block was launched with is all that its groups have, and who asks for more waits for ever. */
+void emu_registers(int registers)
 {
-    if (now_block->threads.size() % 128 != 0) {
+    Block &block = *now_block;
+    const size_t group = static_cast<size_t>(now->linear) / 128;
+    const size_t groups = block.threads.size() / 128;
+    if (block.threads.size() % 128 != 0) {
         fail(cudaErrorLaunchFailure, "registers move between whole warp groups of 128 threads");
+    }
+    const int launched = simt_launch_registers(static_cast<int>(block.threads.size()));
+    block.registers.resize(groups, 0);
+    block.registers[group] = registers;
+    int all = 0;
+    for (const int one : block.registers) {
+        if (one == 0) {
+            return; /* may give some away yet */
+        }
+        all += one;
+    }
+    if (all > launched * static_cast<int>(groups)) {
+        fail(cudaErrorLaunchFailure, "warp groups with %d registers in all, launched with %d", all,
+             launched * static_cast<int>(groups));
     }
 }

@@ -682,7 +682,7 @@ SIMT_DEVICE void hopper_init_barriers(simt_mbarrier_t *k_full, int warps)
 /* Of the 168 that each of three groups begins with: short heads leave the consumers some to spare. */
 template <int D, class T> struct hopper_registers {
     static constexpr int producer = sizeof(T) == 1 && D == 64 ? 88 : 56;
-    static constexpr int consumer = (3 * 168 - producer) / 2;
+    static constexpr int consumer = (3 * simt_launch_registers(HOPPER_THREADS) - producer) / 2;
 };
 
 template <int D, class T>

@@ -54,6 +54,9 @@ template <class W, int TOKENS, int SPANS, int SHARES> struct scaled_shape {
     static constexpr uint32_t shares = SHARES;
     static constexpr int groups = SPANS * SHARES;
     static constexpr int threads = (groups + 1) * WGROUP; /* the last group fetches */
+    static constexpr int fetch_registers = 32;
+    static constexpr int registers =
+        ((groups + 1) * simt_launch_registers(threads) - fetch_registers) / groups / 8 * 8;
     static constexpr uint32_t parts = PARTS / SHARES; /* of a share */
     /* Many are multiplied in halves, by turns: one is while the sums of the other are added up. */
     static constexpr int pieces = TOKENS <= 64 ? 1 : 2;
@@ -594,13 +597,13 @@ static SIMT_KERNEL(S::threads, 1)
     const uint32_t warp = simt_shfl((uint32_t)simt_warp(), 0); /* known to be uniform */
     const uint32_t first_unit = blockIdx.y * S::spans * 4;
     if (warp >= S::groups * 4) {
-        simt_registers_lower<32>();
+        simt_registers_lower<S::fetch_registers>();
         if (warp == S::groups * 4) {
             scaled_fetch_all<W, S>(p, rows, &x, first_unit, shared);
         }
         return;
     }
-    simt_registers_raise<S::groups == 4 ? 120 : 240>();
+    simt_registers_raise<S::registers>();
     const scaled_group_t<S> g = scaled_group<S>(p, warp / 4, shared);
     float acc[S::tokens / 2] = {};
     scaled_walk<W, S>(p, g, acc);

@@ -32,7 +32,16 @@ SIMT_FN void simt_fence_async_shared(void);
 /* True in one lane of the warp, always the same one; the whole warp calls. */
 SIMT_FN bool simt_elect(void);
 
-/* Moves registers between warp groups: all 4 warps of one call it; REGISTERS a thread, a multiple
- * of 8 in 24..256. */
+/*
+ * Moves registers between warp groups: all 4 warps of one call it; REGISTERS a thread, a multiple
+ * of 8 in 24..256. The groups of a block have together what it was launched with: one that raises
+ * waits until others have lowered enough.
+ */
 template <int REGISTERS> SIMT_FN void simt_registers_raise(void);
 template <int REGISTERS> SIMT_FN void simt_registers_lower(void);
+
+/* Registers a thread that SIMT_KERNEL(threads, 1) is launched with when it moves some. */
+constexpr int simt_launch_registers(int threads)
+{
+    return 65536 / threads < 256 ? 65536 / threads / 8 * 8 : 248;
+}

@@ -314,6 +314,21 @@ static SIMT_KERNEL(64, 1) stage_reused(const float *x, float *y, const float *)
 }
 LAUNCHER(stage_reused, 1, 64)
 
+/* Three groups with 168 registers a thread each: two may have 240 when the third keeps 24. */
+template <bool FAULTY>
+static SIMT_KERNEL(384, 1) too_many_registers(const float *x, float *y, const float *)
+{
+#if SIMT_HOPPER
+    if (threadIdx.x >= 256) {
+        simt_registers_lower<FAULTY ? 32 : 24>();
+        return;
+    }
+    simt_registers_raise<240>();
+#endif
+    y[threadIdx.x] = x[threadIdx.x];
+}
+LAUNCHER(too_many_registers, 1, 384)
+
 template <bool FAULTY>
 static SIMT_KERNEL(64, 1) fence_async(const float *x, float *y, const float *)
 {
