@@ -134,10 +134,6 @@ template <int N> void simt_wgmma_wait(void)
     emu_wgmma_wait(N);
 }
 
-template <int N> void simt_wgmma_hold(uint32_t (&)[N][4])
-{
-}
-
 template <int N> void simt_wgmma_hold(float (&)[N])
 {
 }

@@ -470,7 +470,6 @@ SIMT_DEVICE void scaled_step(const scaled_group_t<S> &g, uint32_t at, scaled_blo
             scaled_take<W, S>(g, at + 1, scaled_next_stage<S>(block->stage), &next);
         }
         scaled_fragments<W>(ends ? next.w : block->w, (group + 1) % GROUPS, a[(group + 1) % 2]);
-        simt_wgmma_hold(a[(group + 1) % 2]); /* made now, not behind the wait */
         SIMT_UNROLL
         for (int i = 0; i < S::pieces; i++) {
             if (ends && i + 1 == S::pieces) {

@@ -32,14 +32,6 @@ template <int N> SIMT_FN void simt_wgmma_hold(float (&d)[N])
     }
 }
 
-template <int N> SIMT_FN void simt_wgmma_hold(uint32_t (&a)[N][4])
-{
-    SIMT_UNROLL
-    for (int i = 0; i < N; i++) {
-        asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3])::"memory");
-    }
-}
-
 /* Bits 0..13 address / 16, 16..29 leading and 32..45 stride byte offset / 16, 62..63 = 1: swizzle
  * of 128 bytes. PTX ISA, "Matrix descriptor format". */
 SIMT_DEVICE uint64_t simt_ptx_desc(const void *tile, uint32_t leading_bytes, uint32_t stride_bytes)

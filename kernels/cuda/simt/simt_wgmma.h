@@ -21,8 +21,6 @@ SIMT_FN void simt_wgmma_commit(void);
 template <int N> SIMT_FN void simt_wgmma_wait(void); /* all but the N newest commits have ended */
 /* Keeps the compiler from moving uses of d across the waits and fences around. */
 template <int N> SIMT_FN void simt_wgmma_hold(float (&d)[N]);
-/* The same for fragments of a: they are made before what follows. */
-template <int N> SIMT_FN void simt_wgmma_hold(uint32_t (&a)[N][4]);
 
 /*
  * A tile in shared memory with 128-byte swizzle, as TMA writes it: rows of 128 bytes, 8 rows
