@@ -6,7 +6,7 @@ For each model one rank answers first, then each group: the tokens are those of 
 reference where the model has one (tests/vectors/smollm2), wherever the choice was clear; they are the
 same alone and in company, sampled ones too. Last a rank is killed: the others end, nobody hangs.
 
-usage: ranks.py [--weft FILE] [--device cuda] [--groups tp2,tp4,pp2] [--kill] [--rates] MODEL...
+usage: ranks.py [--weft FILE] [--device cuda] [--groups tp2,tp4,pp2] [--coll-backend nccl] [--kill] [--rates] MODEL...
 A model is a file or a folder; WEFT_TEST_MODEL is taken for SmolLM2. Processes on one GPU take turns of
 2 ms on it, and ranks wait for each other at each sum: with nvidia-cuda-mps-control running (--mps
 starts one for as long as it takes) they run side by side.
@@ -39,14 +39,16 @@ def cut_of(group):
 
 
 class Server:
-    def __init__(self, weft, model, device, group, log):
-        self.log = log
+    def __init__(self, args, model, group):
+        self.log = args.log
         self.lines = []
         self.port = None
         self.ready = threading.Event()
-        words = [weft, "serve", model, "--host", "127.0.0.1", "--port", "0", "--device", device,
+        words = [args.weft, "serve", model, "--host", "127.0.0.1", "--port", "0", "--device", args.device,
                  "--served-model-name", "m", "--max-model-len", "256", "--max-num-seqs", "8",
                  "--num-gpu-blocks-override", "512", "--coll-timeout", "10", *cut_of(group)]
+        if group:
+            words += ["--coll-backend", args.coll_backend]
         self.begun = time.monotonic()
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                         text=True)
@@ -169,7 +171,7 @@ def rate(server, prompt, company):
 
 def check_group(args, model, group, first):
     prompts, reference = load_cases(model)
-    server = Server(args.weft, model, args.device, group, args.log)
+    server = Server(args, model, group)
     requests = requests_for(prompts)
     alone, together = server.answers(requests)
     for i, (one, other) in enumerate(zip(alone, together)):
@@ -199,7 +201,7 @@ def check_group(args, model, group, first):
 
 def measure_group(args, model, group):
     prompts, _ = load_cases(model)
-    server = Server(args.weft, model, args.device, group, args.log)
+    server = Server(args, model, group)
     one = rate(server, prompts[0], 1)
     eight = rate(server, prompts[0], 8)
     server.stop()
@@ -209,7 +211,7 @@ def measure_group(args, model, group):
 
 def check_kill(args, model):
     prompts, _ = load_cases(model)
-    server = Server(args.weft, model, args.device, "tp2", args.log)
+    server = Server(args, model, "tp2")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(server.ask, prompts[0], 200)
         time.sleep(0.2)  # by then it runs, has not come or is over: all must end
@@ -250,6 +252,7 @@ def main():
     parser.add_argument("--weft", default=str(ROOT / "build" / "cuda" / "weft"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--groups", default="tp2,tp4,pp2")
+    parser.add_argument("--coll-backend", default="auto")
     parser.add_argument("--log", default="ranks.log")
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--rates", action="store_true", help="of large models: no tokens compared")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the card can do, and what PyTorch does with it: JSON, one object a line.
 
-copy and matmul are the ceilings that docs/benchmarks.md holds our figures against; sdpa and decode
-are PyTorch's own attention and decode step of the Llama-3-8B shape, replayed as a CUDA graph.
+copy and matmul are the ceilings that docs/benchmarks.md holds our figures against; layer, sdpa and decode
+are PyTorch's own products, attention and decode step (replayed as a CUDA graph) of the Llama-3-8B shape.
 """
 
 import argparse
@@ -50,12 +50,17 @@ def matmul():
         a, b = random(n, n), random(n, n)
         ms = median_ms(lambda: a @ b)
         tell("matmul", n=n, tflop_s=2 * n**3 / ms / 1e9)
-    for rows in (1, 64, 2048):
-        x, w = random(rows, HIDDEN), [random(INTERMEDIATE, HIDDEN) for _ in range(8)]
-        ms = median_ms(lambda: [F.linear(x, one) for one in w]) / len(w)
-        tell("linear", rows=rows, columns=HIDDEN, outputs=INTERMEDIATE, us=ms * 1e3,
-             gb_s=2 * HIDDEN * INTERMEDIATE / ms / 1e6,
-             tflop_s=2 * rows * HIDDEN * INTERMEDIATE / ms / 1e9)
+
+
+def layer():
+    """The four matrices of a layer, which L2 does not hold."""
+    shapes = (((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN), (HIDDEN, HEADS * HEAD_DIM),
+              (2 * INTERMEDIATE, HIDDEN), (HIDDEN, INTERMEDIATE))
+    weights = [random(*shape) for _ in range(4) for shape in shapes]
+    for rows in (1, 16, 64, 512, 2048):
+        inputs = {columns: random(rows, columns) for _, columns in shapes}
+        ms = median_ms(lambda: [F.linear(inputs[w.shape[1]], w) for w in weights]) / 4
+        tell("layer", rows=rows, us=ms * 1e3)
 
 
 def sdpa():
@@ -130,7 +135,7 @@ def decode():
         torch.cuda.empty_cache()
 
 
-PARTS = {"copy": copy, "matmul": matmul, "sdpa": sdpa, "decode": decode}
+PARTS = {"copy": copy, "matmul": matmul, "layer": layer, "sdpa": sdpa, "decode": decode}
 
 
 def main():

@@ -82,6 +82,7 @@ static void put_head(weft_json_t *json, const bench_coll_options_t *options, con
     weft_json_put_string(json, "redop", redop(options));
     weft_json_put_string(json, "device", options->device);
     weft_json_put_string(json, "backend", backend);
+    weft_json_put_bool(json, "deterministic", options->deterministic);
     weft_json_put_string(json, "cpus", options->cpus);
     weft_json_put_u64(json, "ranks", options->ranks);
     weft_json_put_u64(json, "root", options->root);

@@ -343,7 +343,7 @@ static weft_status_t open_sweep(sweep_t *sweep, weft_diag_t *diag)
                                   .size = options->ranks,
                                   .device = sweep->device,
                                   .timeout_ns = (uint64_t)(options->timeout * 1e9),
-                                  .is_deterministic = true,
+                                  .is_deterministic = options->deterministic,
                                   .exchange = sweep->rank->exchange};
     return coll_create(&config, diag, &sweep->coll);
 }

@@ -499,6 +499,8 @@ static weft_status_t print_json(const bench_t *bench, const rates_t *prefills,
     weft_json_put_u64(&json, "threads", k_stream_threads(bench->stream));
     weft_json_put_u64(&json, "batch_tokens", bench->limits.max_tokens);
     weft_json_put_string(&json, "kv_cache_dtype", k_dtype_info(bench->kv_dtype)->name);
+    /* One rank: nothing is faster without, see the option. */
+    weft_json_put_bool(&json, "deterministic", bench->engine.deterministic);
     weft_json_put_u64(&json, "repetitions", bench->options.repetitions);
     put_rates(&json, "prefill", bench->options.n_prompt, prefills);
     put_rates(&json, "decode", bench->options.n_gen, decodes);
@@ -520,9 +522,10 @@ static weft_status_t print_text(const bench_t *bench, const rates_t *prefills,
 {
     char cpu[256];
     bench_machine_cpu(cpu, sizeof(cpu));
-    printf("%s on %s, %s, %u threads, %s cache\n", model_config(bench->model)->name, cpu,
+    printf("%s on %s, %s, %u threads, %s cache, %s\n", model_config(bench->model)->name, cpu,
            bench->stream->ops->name, k_stream_threads(bench->stream),
-           k_dtype_info(bench->kv_dtype)->name);
+           k_dtype_info(bench->kv_dtype)->name,
+           bench->engine.deterministic ? "deterministic" : "not deterministic");
     print_rates("prefill", bench->options.n_prompt, prefills);
     print_rates("decode", bench->options.n_gen, decodes);
     print_steps(bench, decodes);

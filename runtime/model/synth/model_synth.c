@@ -19,8 +19,11 @@
 
 #define GGUF_ALIGNMENT 32
 #define ITEM_BYTES     ((size_t)4 << 20) /* filled and written at once */
-#define F8_TILE        128               /* as DeepSeek's and Qwen's checkpoints have it */
 #define F8_DEVIATION   32.0              /* of E4M3 codes, which end at 448 */
+#define INT4_DEVIATION 4.6               /* of 0 to 15, all as likely */
+#define INT4_WORD      8                 /* numbers */
+#define INT4_BLOCK     32                /* columns that a matrix has whole ones of */
+#define MAX_PARTS      3
 
 /* ---- shapes -------------------------------------------------------------------------------- */
 
@@ -82,13 +85,33 @@ static weft_status_t find_shape(synth_t *synth, weft_diag_t *diag)
     return refuse_shape(options, diag);
 }
 
-/* Names of E4M3 matrices say how scales lie as well. */
-static weft_status_t parse_dtype(synth_t *synth, const char *name)
+/* Tiles and groups of 128 as DeepSeek's, Qwen's and most AWQ and GPTQ checkpoints have them. */
+static const synth_form_t forms[] = {
+    {"fp8", "fp8", K_F8, K_BF16, 0, MODEL_INT4_NONE},
+    {"fp8_block", "fp8", K_F8, K_BF16, 128, MODEL_INT4_NONE},
+    {"awq", "awq", K_I4_32, K_F16, 128, MODEL_INT4_AWQ},
+    {"gptq", "gptq", K_I4_32, K_F16, 128, MODEL_INT4_GPTQ},
+};
+
+/* Whether there are weights of that name, which may be the dtype's own. */
+static bool parse_dtype(synth_t *synth, const char *name)
 {
-    const bool has_tiles = strcmp(name, "fp8_block") == 0;
-    synth->f8_tile = has_tiles ? F8_TILE : 0;
-    return k_dtype_from_name(has_tiles || strcmp(name, "fp8") == 0 ? "f8_e4m3" : name,
-                             &synth->dtype);
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(forms); i++) {
+        if (strcmp(forms[i].name, name) == 0 ||
+            strcmp(k_dtype_info(forms[i].dtype)->name, name) == 0) {
+            synth->form = &forms[i];
+            synth->dtype = forms[i].dtype;
+            return true;
+        }
+    }
+    return k_dtype_from_name(name, &synth->dtype) >= 0 && synth_values_has(synth->dtype);
+}
+
+static bool has_format(const synth_t *synth)
+{
+    const k_dtype_info_t *info = k_dtype_info(synth->dtype);
+    return synth->kind == MODEL_FILE_GGUF ? info->gguf_type >= 0
+                                          : synth->form != NULL || info->safetensors[0] != '\0';
 }
 
 static weft_status_t find_dtype(synth_t *synth, weft_diag_t *diag)
@@ -96,21 +119,19 @@ static weft_status_t find_dtype(synth_t *synth, weft_diag_t *diag)
     const char *usual = synth->kind == MODEL_FILE_GGUF ? "q4_0" : "bf16";
     const bool is_auto = strcmp(synth->options->dtype, "auto") == 0;
     const char *name = is_auto ? usual : synth->options->dtype;
-    const weft_status_t status = parse_dtype(synth, name);
-    if (status < 0 || !synth_values_has(synth->dtype)) {
+    if (!parse_dtype(synth, name)) {
         return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "weights of type \"%.64s\" cannot be made",
                          name);
     }
-    const k_dtype_info_t *info = k_dtype_info(synth->dtype);
-    const bool is_gguf = synth->kind == MODEL_FILE_GGUF;
-    if (is_gguf ? info->gguf_type < 0 : info->safetensors[0] == '\0') {
-        return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s has no type \"%s\"%s",
-                         is_gguf ? "GGUF" : "safetensors", info->name,
-                         is_gguf
-                             ? ": write a folder, or take another"
-                             : ": take f32, f16, bf16, fp8 or fp8_block, or write a .gguf file");
+    if (has_format(synth)) {
+        return WEFT_OK;
     }
-    return WEFT_OK;
+    return weft_diag(diag, WEFT_ERR_UNSUPPORTED, "%s has no type \"%.64s\"%s",
+                     synth->kind == MODEL_FILE_GGUF ? "GGUF" : "safetensors", name,
+                     synth->kind == MODEL_FILE_GGUF
+                         ? ": write a folder, or take another"
+                         : ": take f32, f16, bf16, fp8, fp8_block, awq or gptq, or write a .gguf "
+                           "file");
 }
 
 /* ---- tensors ------------------------------------------------------------------------------- */
@@ -120,20 +141,21 @@ static bool is_whole(k_dtype_t dtype, uint64_t columns)
     return columns % k_dtype_info(dtype)->block_elements == 0;
 }
 
-/* Checkpoints of E4M3 leave the rest in BF16. */
-static k_dtype_t f8_dtype_of(const model_tensor_want_t *want)
+/* Whether a matrix takes the model's form: checkpoints leave the rest in 16 bits. */
+static bool has_form(const synth_form_t *form, const model_tensor_want_t *want)
 {
     const model_tensor_id_t id = want->key.id;
-    const bool is_linear = want->rows > 1 && is_whole(K_F8_32, want->columns) &&
-                           id != MODEL_TENSOR_EMBEDDING && id != MODEL_TENSOR_OUTPUT &&
-                           id != MODEL_TENSOR_ROUTER;
-    return is_linear ? K_F8 : K_BF16;
+    const bool fits = form->int4 == MODEL_INT4_NONE
+                          ? is_whole(K_F8_32, want->columns)
+                          : want->columns % INT4_BLOCK == 0 && want->rows % INT4_WORD == 0;
+    return fits && want->rows > 1 && id != MODEL_TENSOR_EMBEDDING && id != MODEL_TENSOR_OUTPUT &&
+           id != MODEL_TENSOR_ROUTER;
 }
 
 static k_dtype_t dtype_of(const synth_t *synth, const model_tensor_want_t *want)
 {
     if (synth->kind == MODEL_FILE_HF) {
-        return synth->dtype == K_F8 ? f8_dtype_of(want) : synth->dtype;
+        return synth->form != NULL ? synth->form->others : synth->dtype;
     }
     if (want->rows == 1) {
         return K_F32;
@@ -177,15 +199,20 @@ static bool is_part(const synth_t *synth, const model_tensor_want_t *want)
     return false;
 }
 
-static synth_tensor_t *add_tensor(synth_t *synth, const model_tensor_want_t *want, k_dtype_t dtype)
+/* A tensor of rows x columns numbers. */
+static void add_tensor(synth_t *synth, const model_tensor_want_t *want, synth_part_t part,
+                       k_dtype_t dtype, uint64_t rows, uint64_t columns)
 {
     const uint64_t items = synth->n_tensors == 0 ? 0 : synth->tensors[synth->n_tensors - 1].items;
     synth_tensor_t *tensor = &synth->tensors[synth->n_tensors++];
     tensor->want = *want;
+    tensor->want.rows = rows;
+    tensor->want.columns = columns;
+    tensor->part = part;
     tensor->dtype = dtype;
     tensor->fan_in = want->columns;
     const k_dtype_info_t *info = k_dtype_info(tensor->dtype);
-    tensor->blocks = want->rows * want->columns / info->block_elements;
+    tensor->blocks = rows * columns / info->block_elements;
     tensor->bytes = tensor->blocks * info->block_bytes;
     tensor->items = items + (tensor->blocks + item_blocks(tensor) - 1) / item_blocks(tensor);
     tensor->offset = synth->data_bytes;
@@ -194,12 +221,29 @@ static synth_tensor_t *add_tensor(synth_t *synth, const model_tensor_want_t *wan
         synth->data_bytes =
             (synth->data_bytes + GGUF_ALIGNMENT - 1) / GGUF_ALIGNMENT * GGUF_ALIGNMENT;
     }
-    return tensor;
 }
 
-static uint64_t tiles(const synth_t *synth, uint64_t extent)
+static uint64_t tiles(const synth_form_t *form, uint64_t extent)
 {
-    return synth->f8_tile == 0 ? 1 : (extent + synth->f8_tile - 1) / synth->f8_tile;
+    return form->tile == 0 ? 1 : (extent + form->tile - 1) / form->tile;
+}
+
+static void place_f8(synth_t *synth, const model_tensor_want_t *want)
+{
+    add_tensor(synth, want, SYNTH_WHOLE, K_F8, want->rows, want->columns);
+    add_tensor(synth, want, SYNTH_F8_SCALES, K_F32, tiles(synth->form, want->rows),
+               tiles(synth->form, want->columns));
+}
+
+/* As model_source_int4.c reads them. */
+static void place_int4(synth_t *synth, const model_tensor_want_t *want)
+{
+    const bool is_awq = synth->form->int4 == MODEL_INT4_AWQ;
+    const uint64_t groups = tiles(synth->form, want->columns);
+    add_tensor(synth, want, SYNTH_INT4_WORDS, K_I32, want->columns / (is_awq ? 1 : INT4_WORD),
+               want->rows / (is_awq ? INT4_WORD : 1));
+    add_tensor(synth, want, SYNTH_INT4_ZEROS, K_I32, groups, want->rows / INT4_WORD);
+    add_tensor(synth, want, SYNTH_INT4_SCALES, K_F16, groups, want->rows);
 }
 
 static weft_status_t place_tensor(void *context, const model_tensor_want_t *want)
@@ -208,14 +252,12 @@ static weft_status_t place_tensor(void *context, const model_tensor_want_t *want
     if (synth->kind == MODEL_FILE_HF && is_part(synth, want)) {
         return WEFT_ERR_UNSUPPORTED;
     }
-    const synth_tensor_t *tensor = add_tensor(synth, want, dtype_of(synth, want));
-    if (tensor->dtype == K_F8) {
-        model_tensor_want_t scales = *want;
-        scales.rows = tiles(synth, want->rows);
-        scales.columns = tiles(synth, want->columns);
-        synth_tensor_t *beside = add_tensor(synth, &scales, K_F32);
-        beside->is_scales = true;
-        beside->fan_in = want->columns;
+    if (synth->form == NULL || !has_form(synth->form, want)) {
+        add_tensor(synth, want, SYNTH_WHOLE, dtype_of(synth, want), want->rows, want->columns);
+    } else if (synth->form->int4 != MODEL_INT4_NONE) {
+        place_int4(synth, want);
+    } else {
+        place_f8(synth, want);
     }
     return WEFT_OK;
 }
@@ -224,7 +266,7 @@ static weft_status_t place_tensors(synth_t *synth, weft_diag_t *diag)
 {
     uint32_t n = 0;
     model_tensors_visit(&synth->config, synth->kind, count_tensor, &n);
-    n *= synth->dtype == K_F8 ? 2 : 1; /* each may have scales */
+    n *= synth->form != NULL ? MAX_PARTS : 1;
     synth->tensors = weft_calloc(n, sizeof(*synth->tensors), "synth.tensors");
     if (synth->tensors == NULL) {
         return WEFT_ERR_NO_MEMORY;
@@ -279,9 +321,16 @@ static void init_values(const synth_t *synth, const synth_tensor_t *tensor,
     const double size = 1 / sqrt((double)tensor->fan_in);
     double mean = 0;
     double deviation = want->rows == 1 ? 0.02 : size;
-    if (tensor->is_scales) {
-        mean = size / F8_DEVIATION;
+    if (tensor->part == SYNTH_F8_SCALES || tensor->part == SYNTH_INT4_SCALES) {
+        mean = size / (tensor->part == SYNTH_F8_SCALES ? F8_DEVIATION : INT4_DEVIATION);
         deviation = mean / 10;
+    } else if (tensor->part == SYNTH_INT4_WORDS) {
+        synth_values_init_words(values, key, UINT32_MAX, 0);
+        return;
+    } else if (tensor->part == SYNTH_INT4_ZEROS) { /* 7 or 8, about the middle of 0 to 15 */
+        const uint32_t least = synth->form->int4 == MODEL_INT4_AWQ ? 0x77777777 : 0x66666666;
+        synth_values_init_words(values, key, 0x11111111, least);
+        return;
     } else if (tensor->dtype == K_F8) {
         deviation = F8_DEVIATION;
     } else if (model_tensor_is_scale(want->key.id)) {

@@ -20,7 +20,7 @@
 typedef struct model_synth_options {
     const char *family; /* a row of models.def */
     const char *shape;  /* one of its rows in synth_shapes.def */
-    const char *dtype;  /* of the matrices: "q4_0"; "fp8", "fp8_block": E4M3, see model_synth.def */
+    const char *dtype;  /* of the matrices: "q4_0"; "fp8", "awq" and others, see model_synth.def */
     uint64_t seed;
     uint32_t threads; /* 0: the cores there are */
 } model_synth_options_t;

@@ -27,11 +27,30 @@ typedef struct synth_shape {
     const char *more; /* members of config.json, without braces */
 } synth_shape_t;
 
+/* A form of matrices that checkpoints alone have: scales, and numbers that are packed. */
+typedef struct synth_form {
+    const char *name;   /* of the option */
+    const char *method; /* quant_method */
+    k_dtype_t dtype;
+    k_dtype_t others; /* of tensors that are no such matrix */
+    uint32_t tile;    /* rows and columns (int4: columns) that share a scale; 0: the whole matrix */
+    model_int4_t int4; /* how four bits are packed */
+} synth_form_t;
+
+/* What a tensor is of its matrix. */
+typedef enum synth_part {
+    SYNTH_WHOLE,
+    SYNTH_F8_SCALES,
+    SYNTH_INT4_WORDS,
+    SYNTH_INT4_ZEROS,
+    SYNTH_INT4_SCALES
+} synth_part_t;
+
 /* One tensor of the file. */
 typedef struct synth_tensor {
-    model_tensor_want_t want;
+    model_tensor_want_t want; /* but for its shape the matrix's, whatever the part */
     k_dtype_t dtype;
-    bool is_scales;  /* of the E4M3 matrix before it, whose name it has with an end of its own */
+    synth_part_t part;
     uint64_t fan_in; /* columns of the matrix */
     uint64_t blocks; /* elements for types without blocks */
     uint64_t bytes;
@@ -45,8 +64,8 @@ typedef struct synth {
     model_config_t config;
     model_file_kind_t kind;
     k_dtype_t dtype;
-    uint32_t f8_tile;        /* rows and columns that share a scale; 0: the whole matrix */
-    synth_tensor_t *tensors; /* [n_tensors] */
+    const synth_form_t *form; /* NULL: matrices are dtype's numbers and nothing else */
+    synth_tensor_t *tensors;  /* [n_tensors] */
     uint32_t n_tensors;
     uint64_t data_bytes;
 } synth_t;

@@ -12,15 +12,27 @@
 
 /* ---- model.safetensors --------------------------------------------------------------------- */
 
+/* The name of a part of matrix x.weight, in place. */
+static void put_part(const synth_t *synth, synth_part_t part, char name[SYNTH_NAME_BYTES])
+{
+    static const char *const ends[] = {[SYNTH_INT4_WORDS] = "qweight",
+                                       [SYNTH_INT4_ZEROS] = "qzeros",
+                                       [SYNTH_INT4_SCALES] = "scales"};
+    const char *end = ends[part];
+    if (part == SYNTH_F8_SCALES) {
+        end = synth->form->tile == 0 ? "weight_scale" : "weight_scale_inv";
+    }
+    char *at = name + strlen(name) - strlen("weight");
+    snprintf(at, SYNTH_NAME_BYTES - (size_t)(at - name), "%s", end);
+}
+
 static void put_tensor(const synth_t *synth, const synth_tensor_t *tensor, weft_json_t *json)
 {
     char name[SYNTH_NAME_BYTES];
     const model_tensor_want_t *want = &tensor->want;
     model_tensor_name(&synth->config, synth->kind, want->key, name, sizeof(name));
-    if (tensor->is_scales) { /* x.weight_scale, or with tiles x.weight_scale_inv */
-        const size_t length = strlen(name);
-        snprintf(name + length, sizeof(name) - length, "%s",
-                 synth->f8_tile == 0 ? "_scale" : "_scale_inv");
+    if (tensor->part != SYNTH_WHOLE) {
+        put_part(synth, tensor->part, name);
     }
     weft_json_key(json, name);
     weft_json_begin_object(json);
@@ -84,18 +96,40 @@ static void put_shape(const synth_shape_t *shape, weft_json_t *json)
     weft_json_put_bool(json, "tie_word_embeddings", shape->is_tied);
 }
 
-static void put_f8(const synth_t *synth, weft_json_t *json)
+static void put_f8(const synth_form_t *form, weft_json_t *json)
+{
+    weft_json_put_string(json, "activation_scheme", "dynamic");
+    if (form->tile > 0) {
+        weft_json_key(json, "weight_block_size");
+        weft_json_begin_array(json);
+        weft_json_u64(json, form->tile);
+        weft_json_u64(json, form->tile);
+        weft_json_end_array(json);
+    }
+}
+
+static void put_int4(const synth_form_t *form, weft_json_t *json)
+{
+    weft_json_put_u64(json, "bits", 4);
+    weft_json_put_u64(json, "group_size", form->tile);
+    if (form->int4 == MODEL_INT4_AWQ) {
+        weft_json_put_string(json, "version", "gemm");
+        weft_json_put_bool(json, "zero_point", true);
+    } else {
+        weft_json_put_bool(json, "desc_act", false);
+        weft_json_put_bool(json, "sym", false);
+    }
+}
+
+static void put_form(const synth_form_t *form, weft_json_t *json)
 {
     weft_json_key(json, "quantization_config");
     weft_json_begin_object(json);
-    weft_json_put_string(json, "quant_method", "fp8");
-    weft_json_put_string(json, "activation_scheme", "dynamic");
-    if (synth->f8_tile > 0) {
-        weft_json_key(json, "weight_block_size");
-        weft_json_begin_array(json);
-        weft_json_u64(json, synth->f8_tile);
-        weft_json_u64(json, synth->f8_tile);
-        weft_json_end_array(json);
+    weft_json_put_string(json, "quant_method", form->method);
+    if (form->int4 == MODEL_INT4_NONE) {
+        put_f8(form, json);
+    } else {
+        put_int4(form, json);
     }
     weft_json_end_object(json);
 }
@@ -116,12 +150,13 @@ void synth_config_json(const synth_t *synth, weft_buffer_t *out)
     weft_json_end_array(&json);
     weft_json_put_string(&json, "_name_or_path", name);
     weft_json_put_string(&json, "model_type", shape->family);
-    weft_json_put_string(&json, "torch_dtype", torch_dtype(synth->dtype));
+    weft_json_put_string(&json, "torch_dtype",
+                         torch_dtype(synth->form != NULL ? synth->form->others : synth->dtype));
     put_shape(shape, &json);
     weft_json_put_u64(&json, "bos_token_id", SYNTH_BOS);
     weft_json_put_u64(&json, "eos_token_id", SYNTH_EOS);
-    if (synth->dtype == K_F8) {
-        put_f8(synth, &json);
+    if (synth->form != NULL) {
+        put_form(synth->form, &json);
     }
     if (shape->more[0] != '\0') {
         weft_buffer_printf(out, ", %s", shape->more);

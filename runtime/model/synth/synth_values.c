@@ -96,6 +96,14 @@ static void fill_bytes(const synth_values_t *values, uint64_t first, size_t n, v
     }
 }
 
+static void fill_words(const synth_values_t *values, uint64_t first, size_t n, void *out)
+{
+    uint32_t *y = out;
+    for (size_t i = 0; i < n; i++) {
+        y[i] = ((uint32_t)synth_mix(values->key, first + i) & values->mask) + values->least;
+    }
+}
+
 /* ---- blocks -------------------------------------------------------------------------------- */
 
 typedef void (*block_fn)(const synth_values_t *values, uint64_t random, uint8_t *block);
@@ -238,6 +246,14 @@ void synth_values_init(synth_values_t *values, const synth_normal_t *normal, k_d
     }
 }
 
+void synth_values_init_words(synth_values_t *values, uint64_t key, uint32_t mask, uint32_t least)
+{
+    values->dtype = K_I32;
+    values->key = key;
+    values->mask = mask;
+    values->least = least;
+}
+
 void synth_values_fill(const synth_values_t *values, uint64_t first, size_t n, void *out)
 {
     if (values->dtype == K_F32) {
@@ -246,6 +262,8 @@ void synth_values_fill(const synth_values_t *values, uint64_t first, size_t n, v
         fill_narrow(values, first, n, out);
     } else if (values->dtype == K_F8) {
         fill_bytes(values, first, n, out);
+    } else if (values->dtype == K_I32) {
+        fill_words(values, first, n, out);
     } else {
         fill_blocks(values, first, n, out);
     }

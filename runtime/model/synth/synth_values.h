@@ -32,6 +32,8 @@ typedef struct synth_values {
     uint16_t scales[256];             /* F16 steps of blocks: half of them negative */
     uint16_t offsets[256];            /* what centres a block of unsigned values, beside it */
     uint8_t exponent;                 /* the lower of the two powers of two that E8M0 scales are */
+    uint32_t mask;                    /* bits of words that are random */
+    uint32_t least;                   /* added to each */
 } synth_values_t;
 
 /* Whether weights of this type can be made. */
@@ -40,6 +42,9 @@ bool synth_values_has(k_dtype_t dtype);
 /* mean is heeded by types without blocks; blocks have mean 0. */
 void synth_values_init(synth_values_t *values, const synth_normal_t *normal, k_dtype_t dtype,
                        uint64_t key, double mean, double deviation);
+
+/* Words of packed numbers, K_I32: (random bits & mask) + least. */
+void synth_values_init_words(synth_values_t *values, uint64_t key, uint32_t mask, uint32_t least);
 
 /* Writes blocks [first, first + n) of the tensor: elements for types without blocks. */
 void synth_values_fill(const synth_values_t *values, uint64_t first, size_t n, void *out);

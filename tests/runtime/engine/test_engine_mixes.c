@@ -118,9 +118,8 @@ static void fill_mix(mix_t *mix, uint64_t seed, const char *isa)
     mix->options.max_model_len = CONTEXT;
     mix->options.kv_cache_dtype = dtypes[test_random_below(random, WEFT_ARRAY_LEN(dtypes))];
     const bool has_latents = strncmp(mix->model, "deepseek", 8) == 0;
-    if (has_latents && strcmp(TEST_DEVICE, "cuda") == 0 &&
-        strcmp(mix->options.kv_cache_dtype, "int8") == 0) {
-        mix->options.kv_cache_dtype = "fp8"; /* no kernel */
+    if (has_latents && strcmp(mix->options.kv_cache_dtype, "int8") == 0) {
+        mix->options.kv_cache_dtype = "fp8"; /* engine_kv_dtype_check refuses int8 */
     }
     mix->n_cases = test_random_between(random, 2, MAX_REQUESTS);
     for (uint32_t i = 0; i < mix->n_cases; i++) {

@@ -177,7 +177,7 @@ static bool has_text(const char *name, const char *text)
 static void e4m3_matrices_have_scales_and_the_rest_is_bf16(void **state)
 {
     (void)state;
-    static const char *const dtypes[] = {"fp8", "fp8_block"};
+    static const char *const dtypes[] = {"fp8", "fp8_block", "f8_e4m3"};
     for (size_t i = 0; i < WEFT_ARRAY_LEN(dtypes); i++) {
         static float logits[MAX_VOCAB];
         weft_diag_t diag = {0};
@@ -194,6 +194,63 @@ static void e4m3_matrices_have_scales_and_the_rest_is_bf16(void **state)
     }
     weft_diag_t diag = {0};
     assert_status(synthesize("llama", "fp8", 0, 1, "x.gguf", &diag), WEFT_ERR_UNSUPPORTED);
+}
+
+/* The matrices of four bits, as their reader gives them. */
+static void check_int4_weights(const char *name)
+{
+    enum { ROW = 64 };
+    weft_diag_t diag = {0};
+    model_source_t *source = NULL;
+    model_tensor_t tensor = {0};
+    uint8_t blocks[ROW / 32 * 19];
+    float x[ROW];
+    double sum = 0;
+    double squares = 0;
+    model_rig_check(model_source_open(in_folder(name), &diag, &source), &diag);
+    const model_tensor_key_t key = {.id = MODEL_TENSOR_ATTN_Q};
+    model_rig_check(model_source_find(source, key, &diag, &tensor), &diag);
+    assert_int_equal(tensor.dtype, K_I4_32);
+    assert_int_equal(tensor.columns, ROW);
+    for (uint64_t row = 0; row < tensor.rows; row++) {
+        model_tensor_read(&tensor, row, 1, blocks);
+        k_dequantize(K_I4_32, blocks, x, ROW);
+        for (uint32_t i = 0; i < ROW; i++) {
+            sum += (double)x[i];
+            squares += (double)x[i] * (double)x[i];
+        }
+    }
+    const double n = (double)tensor.rows * ROW;
+    assert_true(fabs(sum / n) < 0.02);
+    assert_true(fabs(sqrt(squares / n) * sqrt(ROW) - 1) < 0.1);
+    model_source_close(source);
+}
+
+static void matrices_of_four_bits_have_zeros_and_scales(void **state)
+{
+    (void)state;
+    static const char *const dtypes[] = {"awq", "gptq"};
+    static const char *const family_names[] = {"llama", "qwen3moe", "phi3"};
+    for (size_t i = 0; i < WEFT_ARRAY_LEN(dtypes) * WEFT_ARRAY_LEN(family_names); i++) {
+        static float logits[MAX_VOCAB];
+        weft_diag_t diag = {0};
+        model_source_t *source = NULL;
+        must_synthesize(family_names[i / 2], dtypes[i % 2], 3, 2, "checkpoint");
+        assert_true(has_text("checkpoint/model.safetensors", "mlp.down_proj.qweight") ||
+                    has_text("checkpoint/model.safetensors", "experts.7.down_proj.qweight"));
+        assert_false(has_text("checkpoint/model.safetensors", "lm_head.qweight"));
+        assert_false(has_text("checkpoint/model.safetensors", "mlp.gate.qweight"));
+        model_rig_check(model_source_open(in_folder("checkpoint"), &diag, &source), &diag);
+        const uint32_t vocab = model_source_config(source)->vocab;
+        model_source_close(source);
+        compute(in_folder("checkpoint"), vocab, logits);
+        if (i < WEFT_ARRAY_LEN(dtypes)) {
+            check_int4_weights("checkpoint");
+        }
+    }
+    weft_diag_t diag = {0};
+    assert_status(synthesize("llama", "awq", 0, 1, "x.gguf", &diag), WEFT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(diag.text, "GGUF has no type \"awq\""));
 }
 
 static void blocks_have_the_deviation_asked_for_and_no_mean(void **state)
@@ -253,7 +310,7 @@ static void what_cannot_be_made_is_refused_by_name(void **state)
     assert_status(model_synth_write(&unknown, in_folder("x.gguf"), &diag, &bytes),
                   WEFT_ERR_NOT_FOUND);
     assert_non_null(
-        strstr(diag.text, "of family llama (known: tiny, 135m, 360m, 1b, 3b, 8b, 70b)"));
+        strstr(diag.text, "of family llama (known: tiny, 135m, 360m, 1b, 3b, 8b, 70b, wide)"));
     assert_status(synthesize("llama4", "q4_0", 0, 1, "x.gguf", &diag), WEFT_ERR_NOT_FOUND);
     assert_non_null(strstr(diag.text, "(known: llama, mistral, mixtral, "));
     assert_status(synthesize("llama", "q4_0", 0, 1, "folder", &diag), WEFT_ERR_UNSUPPORTED);
@@ -303,6 +360,7 @@ int main(void)
         cmocka_unit_test(a_seed_gives_the_same_bytes_whatever_the_threads),
         cmocka_unit_test(every_family_is_the_same_model_in_both_formats),
         cmocka_unit_test(e4m3_matrices_have_scales_and_the_rest_is_bf16),
+        cmocka_unit_test(matrices_of_four_bits_have_zeros_and_scales),
         cmocka_unit_test(blocks_have_the_deviation_asked_for_and_no_mean),
         cmocka_unit_test(pieces_are_the_whole),
         cmocka_unit_test(what_cannot_be_made_is_refused_by_name),
