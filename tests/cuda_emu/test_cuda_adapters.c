@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* LoRA adapters through the whole engine on a GPU. */
 #include <math.h>
+#include <stdlib.h>
 
 #include "base/log.h"
 #include "tests/cuda_emu/cuda_check.h"
@@ -9,10 +10,11 @@
 #include "tests/support/scratch_folder.h"
 
 enum { PROMPT = 20, ANSWER = 10, ADAPTERS = 3 };
+enum { SHORT = 5, SHORTS = WEFT_ARRAY_LEN(engine_rig_prompt) / SHORT }; /* for beside a CPU */
 
 /* A token's log-probability moves by shares of the model's range where activations are bf16. */
-#define ROUNDED      0.08
-#define ROUNDED_REAL 0.15 /* 30 layers of Q4_1, which each round as well; experts */
+#define ROUNDED      0.05
+#define ROUNDED_REAL 0.15 /* 30 layers of Q4_1, which each round as well */
 
 static const char *const names[ADAPTERS] = {"a", "b", "c"};
 static const uint32_t ranks[ADAPTERS] = {8, 3, 16};
@@ -62,6 +64,13 @@ static void load(engine_rig_t *rig, uint32_t i)
     }
 }
 
+static void load_all(engine_rig_t *rig)
+{
+    for (uint32_t i = 0; i < ADAPTERS; i++) {
+        load(rig, i);
+    }
+}
+
 static void open_rig(engine_rig_t *rig, const char *path, const engine_options_t *options)
 {
     weft_diag_t diag = {0};
@@ -72,10 +81,17 @@ static void open_rig(engine_rig_t *rig, const char *path, const engine_options_t
     assert_status(engine_client_create(rig->engine, &rig->client), WEFT_OK);
 }
 
-/* name NULL: the model itself */
-static engine_request_t *send(engine_rig_t *rig, const char *name, uint32_t n_answer)
+/* The model itself, NULL, then the adapters. */
+static const char *name_of(size_t who)
 {
-    engine_submit_t submit = engine_rig_submit(engine_rig_prompt, PROMPT, n_answer);
+    return who == 0 ? NULL : names[who - 1];
+}
+
+/* name NULL: the model itself */
+static engine_request_t *send_prompt(engine_rig_t *rig, const char *name, const int32_t *prompt,
+                                     uint32_t n_prompt, uint32_t n_answer)
+{
+    engine_submit_t submit = engine_rig_submit(prompt, n_prompt, n_answer);
     engine_adapter_t *adapter = name == NULL ? NULL : engine_find_adapter(rig->engine, name);
     assert_true(name == NULL || adapter != NULL);
     submit.adapter = adapter;
@@ -84,6 +100,11 @@ static engine_request_t *send(engine_rig_t *rig, const char *name, uint32_t n_an
     engine_request_t *request = engine_rig_send(rig, &submit);
     engine_release_adapter(adapter);
     return request;
+}
+
+static engine_request_t *send(engine_rig_t *rig, const char *name, uint32_t n_answer)
+{
+    return send_prompt(rig, name, engine_rig_prompt, PROMPT, n_answer);
 }
 
 typedef struct answer {
@@ -111,41 +132,91 @@ static answer_t take(engine_rig_t *rig, engine_request_t *request)
 }
 
 /* Of the model, then of each adapter, one after the other. */
-static void answer_alone(const char *path, const char *device, uint32_t n_answer,
-                         answer_t answers[1 + ADAPTERS])
+static void answer_alone(const char *path, answer_t answers[1 + ADAPTERS])
 {
     engine_rig_t rig = {0};
-    const engine_options_t options = options_for(device, 1);
+    const engine_options_t options = options_for("cuda", 1);
     open_rig(&rig, path, &options);
-    for (uint32_t i = 0; i < ADAPTERS; i++) {
-        load(&rig, i);
-    }
+    load_all(&rig);
     for (uint32_t i = 0; i <= ADAPTERS; i++) {
-        answers[i] = take(&rig, send(&rig, i == 0 ? NULL : names[i - 1], n_answer));
+        answers[i] = take(&rig, send(&rig, name_of(i), ANSWER));
     }
     engine_rig_close(&rig);
 }
 
-static double distance(const answer_t *a, const answer_t *b)
+/* ---- beside a CPU ---------------------------------------------------------------------------- */
+
+/* Log-probabilities of the tokens of short prompts; a prompt's first has none. */
+typedef struct scores {
+    float logprobs[SHORTS][SHORT];
+} scores_t;
+
+static scores_t score_shorts(engine_rig_t *rig, const char *name)
 {
-    double sum = 0;
-    for (uint32_t i = 1; i < PROMPT; i++) {
-        sum += fabs((double)a->prompt[i] - (double)b->prompt[i]);
+    engine_request_t *requests[SHORTS];
+    scores_t scores = {0};
+    for (uint32_t i = 0; i < SHORTS; i++) {
+        requests[i] = send_prompt(rig, name, engine_rig_prompt + (size_t)i * SHORT, SHORT, 1);
     }
-    return sum / (PROMPT - 1);
+    for (uint32_t i = 0; i < SHORTS; i++) {
+        engine_rig_wait(rig, requests[i]);
+        const k_sampled_t *sampled = engine_request_prompt_logprobs(requests[i]);
+        assert_int_equal(engine_request_answer(requests[i], 0).finish, ENGINE_FINISH_LENGTH);
+        for (uint32_t j = 1; j < SHORT; j++) {
+            scores.logprobs[i][j] = sampled[j].chosen.logprob;
+        }
+        engine_request_release(requests[i]);
+    }
+    return scores;
+}
+
+static void score_all(const char *path, const char *device, scores_t scores[1 + ADAPTERS])
+{
+    engine_rig_t rig = {0};
+    const engine_options_t options = options_for(device, SHORTS);
+    open_rig(&rig, path, &options);
+    load_all(&rig);
+    for (uint32_t i = 0; i <= ADAPTERS; i++) {
+        scores[i] = score_shorts(&rig, name_of(i));
+    }
+    engine_rig_close(&rig);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a;
+    const double y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/*
+ * The prompts' median of their tokens' mean. Where a router has two experts that are as good, rounding
+ * chooses, which moves the token and through attention all behind it: of a few prompts, as they are short.
+ * What is wrong with an adapter is so in most of them.
+ */
+static double distance(const scores_t *a, const scores_t *b)
+{
+    double means[SHORTS] = {0};
+    for (uint32_t i = 0; i < SHORTS; i++) {
+        for (uint32_t j = 1; j < SHORT; j++) {
+            means[i] += fabs((double)a->logprobs[i][j] - (double)b->logprobs[i][j]) / (SHORT - 1);
+        }
+    }
+    qsort(means, SHORTS, sizeof(means[0]), by_value);
+    return (means[SHORTS / 2 - 1] + means[SHORTS / 2]) / 2;
 }
 
 static void compare_with_a_cpu(const char *path, double bound)
 {
-    answer_t cpu[1 + ADAPTERS];
-    answer_t cuda[1 + ADAPTERS];
-    answer_alone(path, "cpu", 1, cpu);
-    answer_alone(path, "cuda", 1, cuda);
+    scores_t cpu[1 + ADAPTERS];
+    scores_t cuda[1 + ADAPTERS];
+    score_all(path, "cpu", cpu);
+    score_all(path, "cuda", cuda);
     for (uint32_t i = 0; i <= ADAPTERS; i++) {
         const double off = distance(&cpu[i], &cuda[i]);
         const double moved = distance(&cuda[i], &cuda[0]);
-        print_message("%s: off by %.4f, moved the model by %.4f\n", i == 0 ? "-" : names[i - 1],
-                      off, moved);
+        print_message("%s: off by %.4f, moved the model by %.4f\n", i == 0 ? "-" : name_of(i), off,
+                      moved);
         assert_true(off <= bound);
         assert_true(i == 0 || moved > 4 * off);
     }
@@ -156,11 +227,7 @@ static void adapters_add_on_a_gpu_what_they_add_on_a_cpu(void **state)
     compare_with_a_cpu(*state, ROUNDED);
 }
 
-/* A row may have other experts where two are as good: without adapters as well. */
-static void adapters_add_to_experts_what_they_add_on_a_cpu(void **state)
-{
-    compare_with_a_cpu(*state, ROUNDED_REAL);
-}
+/* ---- many at once ---------------------------------------------------------------------------- */
 
 /* Decode steps are graphs: all rows' adapters in one. */
 static void one_batch_takes_all_of_them(void **state)
@@ -169,15 +236,12 @@ static void one_batch_takes_all_of_them(void **state)
     answer_t alone[1 + ADAPTERS];
     engine_request_t *requests[2 * (1 + ADAPTERS)];
     engine_rig_t rig = {0};
-    answer_alone(path, "cuda", ANSWER, alone);
+    answer_alone(path, alone);
     const engine_options_t options = options_for("cuda", WEFT_ARRAY_LEN(requests));
     open_rig(&rig, path, &options);
-    for (uint32_t i = 0; i < ADAPTERS; i++) {
-        load(&rig, i);
-    }
+    load_all(&rig);
     for (size_t i = 0; i < WEFT_ARRAY_LEN(requests); i++) {
-        const size_t who = i % (1 + ADAPTERS);
-        requests[i] = send(&rig, who == 0 ? NULL : names[who - 1], ANSWER);
+        requests[i] = send(&rig, name_of(i % (1 + ADAPTERS)), ANSWER);
     }
     for (size_t i = 0; i < WEFT_ARRAY_LEN(requests); i++) {
         const answer_t answer = take(&rig, requests[i]);
@@ -192,7 +256,7 @@ static void adapters_come_and_go_while_others_run(void **state)
     const char *path = *state;
     answer_t alone[1 + ADAPTERS];
     engine_rig_t rig = {0};
-    answer_alone(path, "cuda", ANSWER, alone);
+    answer_alone(path, alone);
     const engine_options_t options = options_for("cuda", 4);
     open_rig(&rig, path, &options);
     load(&rig, 0);
@@ -218,7 +282,7 @@ static void an_adapter_may_add_to_more_than_those_before(void **state)
     answer_t alone[1 + ADAPTERS];
     engine_rig_t rig = {0};
     weft_diag_t diag = {0};
-    answer_alone(path, "cuda", ANSWER, alone);
+    answer_alone(path, alone);
     const engine_options_t options = options_for("cuda", 1);
     open_rig(&rig, path, &options);
     scratch_folder_make(narrow, sizeof(narrow));
@@ -272,9 +336,9 @@ int main(void)
         OF(one_batch_takes_all_of_them, "llama"),
         OF(adapters_come_and_go_while_others_run, "llama"),
         OF(an_adapter_may_add_to_more_than_those_before, "llama"),
-        OF(adapters_add_to_experts_what_they_add_on_a_cpu, "mixtral"),
-        OF(adapters_add_to_experts_what_they_add_on_a_cpu, "deepseek-v2"),
-        OF(adapters_add_to_experts_what_they_add_on_a_cpu, "deepseek-v3"),
+        OF(adapters_add_on_a_gpu_what_they_add_on_a_cpu, "mixtral"),
+        OF(adapters_add_on_a_gpu_what_they_add_on_a_cpu, "deepseek-v2"),
+        OF(adapters_add_on_a_gpu_what_they_add_on_a_cpu, "deepseek-v3"),
         OF(one_batch_takes_all_of_them, "deepseek-v3"),
         OF(an_adapter_may_add_to_more_than_those_before, "deepseek-v2"),
         cmocka_unit_test(smollm2_takes_adapters),
