@@ -17,6 +17,7 @@ enum { BLOCK = 16, CHECKED = 3 /* sequences: emulated, the longest takes its tim
 
 typedef struct job_spec {
     const char *model;
+    const char *backend; /* of the groups on the device; NULL: auto, which is cuda on one host */
     uint32_t stages;
     job_kind_t kind;
     bool splits_experts;
@@ -33,9 +34,9 @@ typedef struct rank {
 
 /* ---- a rank ----------------------------------------------------------------------------------- */
 
-static coll_t *create_group(const coll_rig_rank_t *self, weft_device_t *device)
+static coll_t *create_group(const coll_rig_rank_t *self, weft_device_t *device, const char *backend)
 {
-    coll_config_t config = coll_rig_config(self, "auto");
+    coll_config_t config = coll_rig_config(self, backend == NULL ? "auto" : backend);
     coll_t *coll = NULL;
     weft_diag_t diag = {0};
     config.device = device;
@@ -46,8 +47,8 @@ static coll_t *create_group(const coll_rig_rank_t *self, weft_device_t *device)
 static void join(rank_t *rank, const job_spec_t *spec)
 {
     weft_diag_t diag = {0};
-    rank->host = create_group(rank->self, rank->self->device);
-    rank->all = create_group(rank->self, rank->rig.rig.device);
+    rank->host = create_group(rank->self, rank->self->device, NULL);
+    rank->all = create_group(rank->self, rank->rig.rig.device, spec->backend);
     if (rank->shard.tensor_size > 1 && spec->stages > 1) {
         model_rig_check(coll_split(rank->all, rank->shard.stage, &diag, &rank->tensor), &diag);
     }
@@ -92,6 +93,13 @@ static void close_rank(rank_t *rank)
     coll_destroy(rank->all);
     coll_destroy(rank->host);
     executor_rig_close(&rank->rig);
+}
+
+static void skip_without_nccl(void)
+{
+    if (!coll_rig_has_backend("cuda", "nccl")) {
+        skip();
+    }
 }
 
 /* ---- the reference's numbers ------------------------------------------------------------------ */
@@ -172,6 +180,19 @@ static void stages_compute_what_the_reference_does(void **state)
     coll_rig_run(4, compute_prompts, &two);
 }
 
+static void nccl_ranks_compute_what_the_reference_does(void **state)
+{
+    (void)state;
+    job_spec_t llama = {.model = "llama", .backend = "nccl", .stages = 1};
+    job_spec_t dealt = {
+        .model = "qwen3-moe", .backend = "nccl", .stages = 1, .splits_experts = true};
+    job_spec_t staged = {.model = "llama", .backend = "nccl", .stages = 2};
+    skip_without_nccl();
+    coll_rig_run(2, compute_prompts, &llama);
+    coll_rig_run(2, compute_prompts, &dealt);
+    coll_rig_run(4, compute_prompts, &staged);
+}
+
 /* ---- decision 7 ------------------------------------------------------------------------------- */
 
 /* Decodes are graphs, of other sizes alone than together. */
@@ -202,6 +223,15 @@ static void an_answer_of_ranks_is_the_same_alone_and_in_company(void **state)
 {
     (void)state;
     job_spec_t wide = {.model = "llama-gguf-q8_0", .stages = 1, .kind = JOBS_WIDE};
+    coll_rig_run(2, answer_alone_and_together, &wide);
+}
+
+static void an_answer_of_nccl_ranks_is_the_same_alone_and_in_company(void **state)
+{
+    (void)state;
+    job_spec_t wide = {
+        .model = "llama-gguf-q8_0", .backend = "nccl", .stages = 1, .kind = JOBS_WIDE};
+    skip_without_nccl();
     coll_rig_run(2, answer_alone_and_together, &wide);
 }
 
@@ -258,11 +288,17 @@ static void skip_without_device(void)
 int main(void)
 {
     skip_without_device();
+    setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0);
+    if (emu_is_emulated()) {
+        setenv("WEFT_NCCL_LIBRARY", FAKE_NCCL_LIBRARY, 1);
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tensor_ranks_compute_what_the_reference_does),
         cmocka_unit_test(experts_are_cut_or_dealt_out),
         cmocka_unit_test(stages_compute_what_the_reference_does),
+        cmocka_unit_test(nccl_ranks_compute_what_the_reference_does),
         cmocka_unit_test(an_answer_of_ranks_is_the_same_alone_and_in_company),
+        cmocka_unit_test(an_answer_of_nccl_ranks_is_the_same_alone_and_in_company),
         cmocka_unit_test(a_step_without_a_rank_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

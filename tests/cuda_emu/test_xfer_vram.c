@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory of a GPU through the fabric, between two processes: mapped by the peer (shm), or staged in the
- * host's memory (tcp). On the GPU's double and, in a build with nvcc, on a GPU.
+ * Memory of a GPU through the fabric, between two processes: mapped by the peer (shm), staged in the
+ * host's memory (tcp), or as UCX does it (ucx). On the GPU's double and, in a build with nvcc, on a GPU;
+ * UCX knows a GPU only.
  */
 #include <string.h>
 
@@ -16,6 +17,21 @@ enum { BLOCKS = 64 };
 
 static const uint64_t block_bytes = 48 * KIB;
 
+/* What agents are opened with, and by which backend the GPU's memory then goes. */
+typedef struct way {
+    const char *backends;
+    const char *params;
+    const char *backend;
+} way_t;
+
+static const way_t ways[] = {
+    {"shm", NULL, "shm"},
+    {"tcp", NULL, "tcp"},
+    {"ucx", NULL, "ucx"},
+    {"ucx,tcp", "ucx.tls=tcp", "tcp"}, /* a UCX that does not know the GPU */
+};
+enum { SHM, TCP, UCX, UCX_WITHOUT_CUDA, WAYS };
+
 /* Ours, without a thread, and a child's, with one: each has DRAM and a GPU's memory. */
 typedef struct pair {
     const char *backend;
@@ -26,24 +42,35 @@ typedef struct pair {
 } pair_t;
 
 /* The child first: a process that has used a GPU may not fork. So the suite's are made at its start. */
-static fabric_child_t children[2];
-static const char *const backends[2] = {"shm", "tcp"};
+static fabric_child_t children[WAYS];
+static bool has_child[WAYS];
 
-static fabric_config_t config_of(const char *backend)
+static fabric_config_t config_of(size_t which, bool has_thread)
 {
-    return (fabric_config_t){
-        .backends = backend, .bytes = BLOCKS * block_bytes, .vram_bytes = BLOCKS * block_bytes};
+    return (fabric_config_t){.backends = ways[which].backends,
+                             .params = ways[which].params,
+                             .has_thread = has_thread,
+                             .bytes = BLOCKS * block_bytes,
+                             .vram_bytes = BLOCKS * block_bytes};
 }
 
-static void open_pair(pair_t *pair, size_t which)
+static void open_pair_with(pair_t *pair, size_t which, bool has_thread)
 {
-    fabric_config_t config = config_of(backends[which]);
-    *pair = (pair_t){.backend = backends[which], .child = children[which]};
+    const fabric_config_t config = config_of(which, has_thread);
+    *pair = (pair_t){.backend = ways[which].backend, .child = children[which]};
+    if (!has_child[which]) {
+        skip();
+    }
     fabric_end_open(&config, NULL, &pair->end);
     fabric_fill(&pair->end, 2);
     fabric_vram_fill(&pair->end, 2);
     pair->ends[0] = &pair->end;
     pair->peer = fabric_import(&pair->end, &pair->child.blob);
+}
+
+static void open_pair(pair_t *pair, size_t which)
+{
+    open_pair_with(pair, which, false);
 }
 
 static void close_pair(pair_t *pair)
@@ -304,14 +331,8 @@ static void a_cancelled_one_leaves_memory_alone(void **state)
 /* Nothing but a 50 µs timer wakes its thread while a copy runs: it must come to the end by itself. */
 static void a_thread_finishes_alone(void **state)
 {
-    fabric_config_t config = config_of(backends[*(const size_t *)*state]);
-    pair_t pair = {.child = children[*(const size_t *)*state]};
-    config.has_thread = true;
-    fabric_end_open(&config, NULL, &pair.end);
-    fabric_vram_fill(&pair.end, 2);
-    pair.backend = backends[*(const size_t *)*state];
-    pair.ends[0] = &pair.end;
-    pair.peer = fabric_import(&pair.end, &pair.child.blob);
+    pair_t pair;
+    open_pair_with(&pair, *(const size_t *)*state, true);
     read_scattered(&pair, XFER_VRAM, XFER_VRAM);
     close_pair(&pair);
 }
@@ -359,15 +380,24 @@ static void a_killed_peer_is_gone(void **state)
 
 int main(void)
 {
-    static size_t numbers[2] = {0, 1};
-    for (size_t i = 0; i < WEFT_ARRAY_LEN(children); i++) {
-        fabric_config_t config = config_of(backends[i]);
-        config.has_thread = true;
-        if (!fabric_child_start(&config, NULL, &children[i])) {
-            puts("skipped: no CUDA device");
-            return 77;
+    static size_t numbers[WAYS] = {SHM, TCP, UCX, UCX_WITHOUT_CUDA};
+    for (size_t i = 0; i < WAYS; i++) {
+        const fabric_config_t config = config_of(i, true);
+        has_child[i] = fabric_child_start(&config, NULL, &children[i]);
+        if (!has_child[i]) {
+            print_message("skipped: %s\n", ways[i].backends);
         }
     }
-    const struct CMUnitTest tests[] = {TESTS_OF(0), TESTS_OF(1)};
+    if (!has_child[SHM]) {
+        puts("skipped: no CUDA device");
+        return 77;
+    }
+    const struct CMUnitTest tests[] = {
+        TESTS_OF(SHM),
+        TESTS_OF(TCP),
+        TESTS_OF(UCX),
+        TEST(a_gpu_reads_blocks_of_a_gpu, UCX_WITHOUT_CUDA),
+        TEST(the_host_reads_blocks_of_a_gpu, UCX_WITHOUT_CUDA),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -241,6 +241,15 @@ static bool can_be_had(const char *backend)
     return can;
 }
 
+bool coll_rig_has_backend(const char *device, const char *backend)
+{
+    const char *before = device_name;
+    device_name = device;
+    const bool has = can_be_had(backend);
+    device_name = before;
+    return has;
+}
+
 static const char *const names[] = {
 #define BACKEND(name, weak) #name,
 #include "transport/coll/coll_backends.def"

@@ -48,6 +48,9 @@ void coll_rig_each_backend(void (*claim)(const char *backend));
 /* For each of those: coll_rig_run_with_deaths with the row's name as `user`. */
 void coll_rig_run_each(uint32_t size, uint32_t killed_mask, coll_rig_fn *fn);
 
+/* Whether ranks on that device can use that row; if not, why is printed. */
+bool coll_rig_has_backend(const char *device, const char *backend);
+
 /* For fields to be changed before coll_create. */
 coll_config_t coll_rig_config(const coll_rig_rank_t *self, const char *backend);
 

@@ -40,8 +40,9 @@ static weft_status_t open_vram(const fabric_config_t *config, fabric_end_t *end)
                                   .addr = (uint64_t)(uintptr_t)end->vram.addr,
                                   .bytes = end->vram.bytes,
                                   .fd = end->vram.fd};
-    assert_status(xfer_register(end->agent, &memory, NULL, &end->vram_region), WEFT_OK);
-    return WEFT_OK;
+    const weft_status_t status = xfer_register(end->agent, &memory, NULL, &end->vram_region);
+    assert_true(status == WEFT_OK || status == WEFT_ERR_UNSUPPORTED);
+    return status;
 }
 
 static void close_vram(fabric_end_t *end)
