@@ -32,9 +32,21 @@ static weft_status_t check_ranks(const engine_options_t *options, weft_diag_t *d
     return WEFT_OK;
 }
 
+static weft_status_t check_memory_part(const engine_options_t *options, weft_diag_t *diag)
+{
+    const double part = options->gpu_memory_utilization;
+    return part > 0 && part <= 1
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_INVALID,
+                           "--gpu-memory-utilization %g: above 0 and up to 1 is possible", part);
+}
+
 weft_status_t engine_options_check(const engine_options_t *options, weft_diag_t *diag)
 {
     weft_status_t status = check_ranks(options, diag);
+    if (status >= 0) {
+        status = check_memory_part(options, diag);
+    }
     if (status >= 0) {
         status = engine_remote_check(options, diag);
     }
