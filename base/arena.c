@@ -69,18 +69,25 @@ char *weft_arena_strdup(weft_arena_t *arena, const char *text)
     return weft_arena_strndup(arena, text, strlen(text));
 }
 
+char *weft_arena_vprintf(weft_arena_t *arena, const char *format, va_list arguments)
+{
+    va_list again;
+    va_copy(again, arguments);
+    const int length = vsnprintf(NULL, 0, format, arguments);
+    char *text = length < 0 ? NULL : weft_arena_alloc(arena, (size_t)length + 1);
+    if (text != NULL) {
+        vsnprintf(text, (size_t)length + 1, format, again);
+    }
+    va_end(again);
+    return text;
+}
+
 char *weft_arena_printf(weft_arena_t *arena, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    int length = vsnprintf(NULL, 0, format, arguments);
+    char *text = weft_arena_vprintf(arena, format, arguments);
     va_end(arguments);
-    char *text = length < 0 ? NULL : weft_arena_alloc(arena, (size_t)length + 1);
-    if (text != NULL) {
-        va_start(arguments, format);
-        vsnprintf(text, (size_t)length + 1, format, arguments);
-        va_end(arguments);
-    }
     return text;
 }
 

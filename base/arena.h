@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include <stdarg.h>
 #include <stddef.h>
 
 #include "base/compiler.h"
@@ -26,5 +27,7 @@ void *weft_arena_calloc(weft_arena_t *arena, size_t count, size_t size);
 char *weft_arena_strndup(weft_arena_t *arena, const char *text, size_t length);
 char *weft_arena_strdup(weft_arena_t *arena, const char *text);
 char *weft_arena_printf(weft_arena_t *arena, const char *format, ...) WEFT_PRINTF(2, 3);
+char *weft_arena_vprintf(weft_arena_t *arena, const char *format, va_list arguments)
+    WEFT_PRINTF(2, 0);
 
 void weft_arena_free(weft_arena_t *arena); /* everything; the arena is empty again */

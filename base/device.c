@@ -44,40 +44,82 @@ static weft_status_t report_left_out(const char *name, weft_diag_t *diag)
                      "device %s: this program is built without it, see docs/%s.md", name, name);
 }
 
-/* The name without ":index", which goes to index_out where there is one, else -1. */
-static weft_status_t split_name(const char *text, char *name, size_t bytes, int *index_out)
+/* The name without ":indices", which go to the set where there are some. */
+static weft_status_t split_name(const char *text, char *name, size_t bytes,
+                                weft_device_set_t *named)
 {
-    *index_out = -1;
-    const char *colon = strchr(text, ':');
-    const size_t length = colon == NULL ? strlen(text) : (size_t)(colon - text);
+    const size_t length = strcspn(text, ":");
     if (length >= bytes) {
         return WEFT_ERR_NOT_FOUND;
     }
     memcpy(name, text, length);
     name[length] = '\0';
-    if (colon == NULL) {
-        return WEFT_OK;
+    const char *at = text + length;
+    while (*at != '\0') { /* the colon, or a comma */
+        char *end;
+        const long index = strtol(at + 1, &end, 10);
+        if (end == at + 1 || (*end != '\0' && *end != ',') || index < 0 || index > INT_MAX ||
+            named->n == WEFT_DEVICE_SET_MAX) {
+            return WEFT_ERR_NOT_FOUND;
+        }
+        named->indices[named->n++] = (int)index;
+        at = end;
     }
-    char *end;
-    const long index = strtol(colon + 1, &end, 10);
-    if (end == colon + 1 || *end != '\0' || index < 0 || index > INT_MAX) {
-        return WEFT_ERR_NOT_FOUND;
-    }
-    *index_out = (int)index;
     return WEFT_OK;
 }
 
-static int wrap_index(const weft_device_ops_t *ops, int index)
+static weft_status_t check_device(const weft_device_ops_t *ops, int index, weft_diag_t *diag)
 {
-    const int count = ops->count == NULL ? 1 : ops->count();
-    return count > 0 ? index % count : index; /* there are none: open says why */
+    return ops->check == NULL ? WEFT_OK : ops->check(index, diag);
 }
 
-weft_status_t weft_device_open(const char *text, int index, weft_diag_t *diag,
-                               weft_device_t **device_out)
+static weft_status_t check_named(const weft_device_ops_t *ops, const weft_device_set_t *named,
+                                 weft_diag_t *diag)
+{
+    weft_status_t status = WEFT_OK;
+    for (uint32_t i = 0; i < named->n && status >= 0; i++) {
+        status = check_device(ops, named->indices[i], diag);
+    }
+    return status;
+}
+
+/* Those that work. None: what the first one lacks. */
+static weft_status_t list_all(const weft_device_ops_t *ops, weft_diag_t *diag,
+                              weft_device_set_t *set_out)
+{
+    const int count = ops->count == NULL ? 1 : ops->count();
+    for (int i = 0; i < count && set_out->n < WEFT_DEVICE_SET_MAX; i++) {
+        if (check_device(ops, i, NULL) >= 0) {
+            set_out->indices[set_out->n++] = i;
+        }
+    }
+    if (set_out->n > 0) {
+        return WEFT_OK;
+    }
+    const weft_status_t status = check_device(ops, 0, diag);
+    return status < 0 ? status : WEFT_ERR_NOT_FOUND;
+}
+
+static weft_status_t find_in(const weft_device_ops_t *ops, const weft_device_set_t *named,
+                             weft_diag_t *diag, weft_device_set_t *set_out)
+{
+    weft_device_set_t set = *named;
+    set.ops = ops;
+    const weft_status_t status =
+        named->n > 0 ? check_named(ops, named, diag) : list_all(ops, diag, &set);
+    if (status >= 0) {
+        *set_out = set;
+    }
+    return status;
+}
+
+typedef weft_status_t (*use_fn)(void *user, const weft_device_set_t *set, weft_diag_t *diag);
+
+/* Rows that text may mean, until use is content with what one has. */
+static weft_status_t try_rows(const char *text, weft_diag_t *diag, use_fn use, void *user)
 {
     char name[32];
-    int named;
+    weft_device_set_t named = {0};
     weft_status_t status = split_name(text, name, sizeof(name), &named);
     if (status < 0) {
         return report_unknown(text, diag);
@@ -85,6 +127,7 @@ weft_status_t weft_device_open(const char *text, int index, weft_diag_t *diag,
     const bool is_auto = strcmp(name, "auto") == 0;
     status = WEFT_ERR_NOT_FOUND;
     for (size_t i = 0; i < WEFT_ARRAY_LEN(devices); i++) {
+        weft_device_set_t set;
         if (!is_auto && strcmp(name, names[i]) != 0) {
             continue;
         }
@@ -92,17 +135,47 @@ weft_status_t weft_device_open(const char *text, int index, weft_diag_t *diag,
             return report_left_out(name, diag);
         }
         if (devices[i] != NULL) {
-            const int at = named >= 0 ? named : wrap_index(devices[i], index);
-            status = devices[i]->open(at, diag, device_out);
+            status = find_in(devices[i], &named, diag, &set);
+            status = status < 0 ? status : use(user, &set, diag);
         }
         if (status >= 0 && diag != NULL) {
-            diag->text[0] = '\0'; /* why the one before it did not open */
+            diag->text[0] = '\0'; /* why the one before it did not do */
         }
         if (!is_auto || status >= 0) {
             return status;
         }
     }
     return is_auto ? status : report_unknown(text, diag);
+}
+
+static weft_status_t keep_set(void *user, const weft_device_set_t *set, weft_diag_t *diag)
+{
+    (void)diag;
+    *(weft_device_set_t *)user = *set;
+    return WEFT_OK;
+}
+
+weft_status_t weft_device_find(const char *name, weft_diag_t *diag, weft_device_set_t *set_out)
+{
+    return try_rows(name, diag, keep_set, set_out);
+}
+
+typedef struct opening {
+    uint32_t index;
+    weft_device_t **device_out;
+} opening_t;
+
+static weft_status_t open_one(void *user, const weft_device_set_t *set, weft_diag_t *diag)
+{
+    const opening_t *opening = user;
+    return set->ops->open(set->indices[opening->index % set->n], diag, opening->device_out);
+}
+
+weft_status_t weft_device_open(const char *name, int index, weft_diag_t *diag,
+                               weft_device_t **device_out)
+{
+    opening_t opening = {.index = (uint32_t)index, .device_out = device_out};
+    return try_rows(name, diag, open_one, &opening);
 }
 
 void weft_device_close(weft_device_t *device)

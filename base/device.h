@@ -46,7 +46,12 @@ typedef struct weft_device_ops {
     const char *name; /* as in --device */
     bool is_host;     /* its memory is the host's */
 
-    int (*count)(void); /* how many there are to be opened; NULL: one */
+    int (*count)(void); /* how many there are to be seen; NULL: one */
+    /*
+     * Whether open would find one that works, without taking anything of it: a GPU gets no context.
+     * NULL: each does.
+     */
+    weft_status_t (*check)(int index, weft_diag_t *diag);
     weft_status_t (*open)(int index, weft_diag_t *diag, weft_device_t **device_out);
     void (*close)(weft_device_t *device);
     /* Of the hardware: the same in every process of this host; NULL: there is one. */
@@ -91,11 +96,23 @@ struct weft_device {
     int index;
 };
 
+#define WEFT_DEVICE_SET_MAX 64
+
+/* Devices of one kind, in the order in which they are dealt out. */
+typedef struct weft_device_set {
+    const weft_device_ops_t *ops;
+    uint32_t n; /* 1 at least */
+    int indices[WEFT_DEVICE_SET_MAX];
+} weft_device_set_t;
+
 /*
- * name: "cuda", "cpu", or "auto" for the best one this machine has; with ":1" and so on that index
- * instead of the argument's, which counts on from the first again where there are fewer. Unknown names:
- * the known ones listed.
+ * What a name stands for: "cuda", "cpu": those of the kind that work; "auto": those of the best kind
+ * of which one does; with ":1", ":0,1" and so on those indices, as given. Opens none.
+ * WEFT_ERR_NOT_FOUND: unknown names get the known ones listed.
  */
+weft_status_t weft_device_find(const char *name, weft_diag_t *diag, weft_device_set_t *set_out);
+
+/* The index-th of those, counting on from the first again. */
 weft_status_t weft_device_open(const char *name, int index, weft_diag_t *diag,
                                weft_device_t **device_out);
 void weft_device_close(weft_device_t *device); /* NULL is fine */

@@ -24,10 +24,18 @@ struct weft_queue {
 
 extern const weft_device_ops_t weft_device_cpu;
 
+static weft_status_t cpu_check(int index, weft_diag_t *diag)
+{
+    return index == 0
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_NOT_FOUND, "device cpu has only index 0, not %d", index);
+}
+
 static weft_status_t cpu_open(int index, weft_diag_t *diag, weft_device_t **device_out)
 {
-    if (index != 0) {
-        return weft_diag(diag, WEFT_ERR_NOT_FOUND, "device cpu has only index 0, not %d", index);
+    const weft_status_t status = cpu_check(index, diag);
+    if (status < 0) {
+        return status;
     }
     weft_device_t *device = weft_zalloc(sizeof(*device), "device.cpu");
     if (device == NULL) {
@@ -194,6 +202,7 @@ static weft_status_t cpu_sync(weft_queue_t *queue)
 const weft_device_ops_t weft_device_cpu = {
     .name = "cpu",
     .is_host = true,
+    .check = cpu_check,
     .open = cpu_open,
     .close = cpu_close,
     .alloc = cpu_alloc,

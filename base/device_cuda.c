@@ -112,7 +112,7 @@ static int cuda_count(void)
     return devices;
 }
 
-static weft_status_t check_device(int index, weft_diag_t *diag)
+static weft_status_t find_device(int index, weft_diag_t *diag)
 {
     int devices = 0;
     int major = 0;
@@ -141,19 +141,29 @@ static weft_status_t check_device(int index, weft_diag_t *diag)
     return WEFT_OK;
 }
 
-static weft_status_t cuda_open(int index, weft_diag_t *diag, weft_device_t **device_out)
+/* Counts and attributes are the driver's: nothing here makes a context. */
+static weft_status_t cuda_check(int index, weft_diag_t *diag)
 {
-    const weft_status_t status = check_device(index, diag);
+    const weft_status_t status = find_device(index, diag);
     if (status < 0) {
         (void)cudaGetLastError();
+    }
+    return status;
+}
+
+static weft_status_t cuda_open(int index, weft_diag_t *diag, weft_device_t **device_out)
+{
+    const weft_status_t status = cuda_check(index, diag);
+    if (status < 0) {
         return status;
     }
     const cudaError_t error = cudaSetDevice(index); /* makes its context: it may be full or lost */
     if (error != cudaSuccess) {
         (void)cudaGetLastError();
-        return weft_diag(diag,
-                         error == cudaErrorMemoryAllocation ? WEFT_ERR_NO_MEMORY : WEFT_ERR_DEVICE,
-                         "device cuda:%d cannot be used: %s", index, cudaGetErrorString(error));
+        const bool is_full = error == cudaErrorMemoryAllocation;
+        return weft_diag(diag, is_full ? WEFT_ERR_NO_MEMORY : WEFT_ERR_DEVICE,
+                         "device cuda:%d cannot be used: %s%s", index, cudaGetErrorString(error),
+                         is_full ? "; others fill it: --device names another one" : "");
     }
     cuda_device_t *cuda = weft_zalloc(sizeof(*cuda), "device.cuda");
     if (cuda == NULL) {
@@ -435,6 +445,7 @@ static weft_status_t cuda_sync(weft_queue_t *queue)
 const weft_device_ops_t weft_device_cuda = {
     .name = "cuda",
     .count = cuda_count,
+    .check = cuda_check,
     .open = cuda_open,
     .close = cuda_close,
     .id = cuda_id,

@@ -10,9 +10,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "base/memory_limit.h"
 #include "cli/children.h"
-#include "kernels/k_cores.h"
 
 #define EXIT_NO_PROGRAM 127
 
@@ -242,18 +240,4 @@ void children_fini(children_t *children)
         weft_buffer_free(&child->line);
     }
     children->n = 0;
-}
-
-/* ---- shares ---------------------------------------------------------------------------------- */
-
-uint32_t children_threads(uint64_t n)
-{
-    const uint32_t cores = k_cores_usable();
-    return n < cores ? cores / (uint32_t)n : 1;
-}
-
-/* Two leave each other enough as it is: one takes a third of the memory at most. */
-size_t children_cache_bytes(uint64_t n)
-{
-    return n > 2 ? weft_memory_available("") / 3 * 2 / n : 0;
 }

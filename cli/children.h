@@ -52,7 +52,3 @@ child_t *children_reap(children_t *children, char *how, size_t size);
 void children_signal(const children_t *children, int number);
 uint32_t children_alive(const children_t *children);
 void children_fini(children_t *children); /* kills those that are left */
-
-/* What each of n that compute gets of this machine, unless a flag says otherwise. */
-uint32_t children_threads(uint64_t n);
-size_t children_cache_bytes(uint64_t n); /* 0: as one alone would take */

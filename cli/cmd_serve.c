@@ -4,9 +4,8 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/data_parallel.h"
-#include "cli/option_tables.h"
+#include "cli/serve_options.h"
 #include "cli/serve_ranks.h"
-#include "launcher/launch_options.h"
 #include "services/api/api_server.h"
 
 static weft_status_t find_model(const weft_option_set_t *set, const api_options_t *options,
@@ -110,47 +109,24 @@ static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *di
 
 int cmd_serve(int argc, char **argv)
 {
-    api_options_t options = {0};
-    engine_options_t engine_options = {0};
-    launch_options_t launch_options = {0};
-    const weft_option_group_t groups[] = {
-        CLI_OPTION_GROUP(api, "HTTP", &options),
-        CLI_OPTION_GROUP(engine, "Engine", &engine_options),
-        CLI_OPTION_GROUP(launch, "Ranks", &launch_options),
-    };
-    const weft_option_spec_t spec = {
-        .usage = "weft serve MODEL [options]",
-        .about = "Serves a model over the OpenAI API.",
-        .groups = groups,
-        .n_groups = WEFT_ARRAY_LEN(groups),
-        .variables = api_option_variables,
-        .n_variables = api_option_variable_count,
-        .flags = api_option_flags,
-        .n_flags = api_option_flag_count,
-        .ignored = api_option_ignored,
-        .n_ignored = api_option_ignored_count,
-        .extra_arguments_variable = "VLLM_ADDITIONAL_ARGS",
-        .max_positional = 1,
-        .has_config_file = true,
-    };
+    serve_options_t options = {0};
     weft_diag_t diag = {0};
-    weft_option_set_t *set = NULL;
     int early_signal = 0;
-    weft_status_t status = weft_option_set_parse(&spec, argc, argv, &diag, &set);
+    weft_status_t status = serve_options_parse(argc, argv, &diag, &options);
 
     if (status == WEFT_ERR_CANCELLED) {
         return CLI_EXIT_OK;
     }
     if (status == WEFT_OK) {
-        const data_parallel_config_t copies = {.set = set,
-                                               .api = &options,
-                                               .engine = &engine_options,
-                                               .launch = &launch_options,
+        const data_parallel_config_t copies = {.set = options.set,
+                                               .api = &options.api,
+                                               .engine = &options.engine,
+                                               .launch = &options.launch,
                                                .words = argv,
                                                .n_words = argc};
         status = serve(&copies, &diag, &early_signal);
     }
-    weft_option_set_destroy(set);
+    serve_options_fini(&options);
     if (status < 0) {
         return cli_fail(status, &diag);
     }

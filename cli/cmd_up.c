@@ -5,8 +5,10 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "cli/child_words.h"
 #include "cli/commands.h"
 #include "cli/option_tables.h"
+#include "cli/serve_options.h"
 #include "cli/serve_ranks.h"
 #include "cli/supervisor.h"
 #include "cli/up.h"
@@ -16,7 +18,7 @@
 #define WEFT_LOG_MODULE "up"
 #include "base/log.h"
 
-#define MAX_WORDS         256 /* of a worker's command line */
+#define MAX_OWN           40 /* words of a worker's command line that are ours */
 #define MAX_WORKERS       32
 #define CHECK_INTERVAL_MS 1000
 #define DRAIN_POLL_NS     (10 * WEFT_NS_PER_MS)
@@ -43,6 +45,8 @@ typedef struct up {
     int n_more;
     front_t *front;
     supervisor_t supervisor;
+    serve_options_t worker_options;
+    engine_machine_t machine;
     up_worker_t workers[MAX_WORKERS]; /* one for each child */
     weft_loop_timer_t *drain_timer;
     weft_loop_timer_t *restart_timer;
@@ -53,92 +57,102 @@ typedef struct up {
 
 /* ---- a worker's command line ----------------------------------------------------------------- */
 
-typedef struct words {
-    char *list[MAX_WORDS + 1];
-    int n;
-    char threads[16];
-    char ranks[16];
-    char memory[32];
-    char role[96];
-    char timeout[16];
-} words_t;
-
-static void add(words_t *words, const char *word)
+static uint32_t count_workers(const up_options_t *options)
 {
-    if (words->n < MAX_WORDS) {
-        words->list[words->n++] = (char *)word;
-    }
+    return options->prefill + options->decode;
 }
 
-static void add_pair(words_t *words, const char *flag, const char *value)
-{
-    add(words, flag);
-    add(words, value);
-}
-
-/* That compute on this machine. */
-static uint32_t count_ranks(const up_options_t *options)
-{
-    return (options->prefill + options->decode) * options->tensor_parallel_size;
-}
-
-static void add_memory(const up_t *up, words_t *words)
-{
-    const size_t bytes = children_cache_bytes(count_ranks(up->options));
-    if (bytes > 0) {
-        snprintf(words->memory, sizeof(words->memory), "%zu", bytes);
-        add_pair(words, "--kv-cache-memory-bytes", words->memory);
-    }
-}
-
-static void fill_words(const up_t *up, front_role_t role, words_t *words)
+/* That all workers have alike. */
+static void add_common(const up_t *up, child_words_t *words)
 {
     const up_options_t *o = up->options;
-    *words = (words_t){.n = 0};
-    snprintf(words->threads, sizeof(words->threads), "%u",
-             o->threads > 0 ? o->threads : children_threads(count_ranks(o)));
-    snprintf(words->ranks, sizeof(words->ranks), "%u", o->tensor_parallel_size);
-    snprintf(words->role, sizeof(words->role),
-             "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"%s\"}",
-             role == FRONT_PREFILL ? "kv_producer" : "kv_consumer");
-    add_pair(words, "weft", "serve");
-    add(words, up->model);
-    add_pair(words, "--host", "127.0.0.1");
-    add_pair(words, "--port", "0");
-    add_pair(words, "--threads", words->threads);
+    child_words_add(words, "weft");
+    child_words_add(words, "serve");
+    child_words_add(words, up->model);
+    child_words_add_flag(words, "--host", "127.0.0.1");
+    child_words_add_flag(words, "--port", "0");
+    if (o->threads > 0) {
+        child_words_add_flag(words, "--threads", "%u", o->threads);
+    }
     if (o->tensor_parallel_size > 1) {
-        add_pair(words, "--tensor-parallel-size", words->ranks);
+        child_words_add_flag(words, "--tensor-parallel-size", "%u", o->tensor_parallel_size);
     }
-    add_pair(words, "--log-level", o->log_level);
-    add_pair(words, "--kv-transfer-config", words->role);
-    snprintf(words->timeout, sizeof(words->timeout), "%u", o->shutdown_timeout);
-    add_pair(words, "--shutdown-timeout", words->timeout);
-    if (role == FRONT_DECODE && o->overlap) {
-        add_pair(words, "--prefill-urls", "*");
-    }
-    add_memory(up, words);
+    child_words_add_flag(words, "--log-level", "%s", o->log_level);
+    child_words_add_flag(words, "--shutdown-timeout", "%u", o->shutdown_timeout);
     for (uint32_t i = 0; i < o->served_model_name.count; i++) {
-        add_pair(words, "--served-model-name", o->served_model_name.items[i]);
+        child_words_add(words, "--served-model-name");
+        child_words_add(words, o->served_model_name.items[i]);
     }
+}
+
+static void add_role(const up_t *up, front_role_t role, child_words_t *words)
+{
+    child_words_add_flag(words, "--kv-transfer-config",
+                         "{\"kv_connector\":\"WeftConnector\",\"kv_role\":\"%s\"}",
+                         role == FRONT_PREFILL ? "kv_producer" : "kv_consumer");
+    if (role == FRONT_DECODE && up->options->overlap) {
+        child_words_add_flag(words, "--prefill-urls", "*");
+    }
+}
+
+static void add_more(const up_t *up, child_words_t *words)
+{
     for (int i = 0; i < up->n_more; i++) {
-        add(words, up->more[i]);
+        child_words_add(words, up->more[i]);
     }
-    words->list[words->n] = NULL;
+}
+
+static uint32_t count_words(const up_t *up)
+{
+    return (uint32_t)up->n_more + 2 * up->options->served_model_name.count + MAX_OWN;
+}
+
+/* What stands behind "--" wins over what is ours, a share over both: it is made from them. */
+static char **words_of(const up_t *up, uint32_t worker, const char *name, weft_arena_t *arena)
+{
+    const serve_options_t *options = &up->worker_options;
+    const engine_share_t share =
+        engine_share_of(&up->machine, &options->engine, count_workers(up->options), worker);
+    child_words_t words;
+    child_words_init(&words, arena, count_words(up));
+    add_common(up, &words);
+    add_role(up, up->workers[worker].role, &words);
+    add_more(up, &words);
+    child_words_add_share(&words, name, options->set, &options->engine, &share);
+    return child_words_end(&words);
+}
+
+/* As every worker will read them. */
+static weft_status_t parse_worker_options(up_t *up, weft_diag_t *diag)
+{
+    weft_arena_t arena = {0};
+    child_words_t words;
+    child_words_init(&words, &arena, count_words(up));
+    add_common(up, &words);
+    add_more(up, &words);
+    char **list = child_words_end(&words);
+    const weft_status_t status =
+        list == NULL ? WEFT_ERR_NO_MEMORY
+                     : serve_options_parse((int)words.n - 1, list + 1, diag, &up->worker_options);
+    weft_arena_free(&arena);
+    return status;
 }
 
 static weft_status_t start_workers(up_t *up, front_role_t role, uint32_t n, weft_diag_t *diag)
 {
     static const char *const roles[] = {"prefill", "decode"};
     children_t *children = &up->supervisor.children;
-    words_t words;
+    weft_arena_t arena = {0};
     char name[32];
     weft_status_t status = WEFT_OK;
-    fill_words(up, role, &words);
     for (uint32_t i = 0; i < n && status == WEFT_OK; i++) {
         snprintf(name, sizeof(name), "%s-%u", roles[role], i);
         up->workers[children->n].role = role;
-        status = children_start(children, name, words.list, -1, diag);
+        char **words = words_of(up, children->n, name, &arena);
+        status =
+            words == NULL ? WEFT_ERR_NO_MEMORY : children_start(children, name, words, -1, diag);
     }
+    weft_arena_free(&arena);
     return status;
 }
 
@@ -256,6 +270,19 @@ static bool has_decode_workers(const up_t *up)
     return alive(up, FRONT_DECODE) > 0 || next_restart_ns(up, true) != 0;
 }
 
+static void restart(up_t *up, uint32_t worker)
+{
+    child_t *child = &up->supervisor.children.all[worker];
+    weft_arena_t arena = {0};
+    weft_diag_t diag = {"no memory for a worker's command line"};
+    char **words = words_of(up, worker, child->name, &arena);
+    if (words == NULL || child_restart(child, words, -1, &diag) < 0) {
+        weft_log_error("%s", diag.text);
+        plan_restart(up, child);
+    }
+    weft_arena_free(&arena);
+}
+
 static void on_restart_timer(void *user)
 {
     up_t *up = user;
@@ -265,18 +292,11 @@ static void on_restart_timer(void *user)
     }
     for (uint32_t i = 0; i < up->supervisor.children.n; i++) {
         up_worker_t *worker = &up->workers[i];
-        child_t *child = &up->supervisor.children.all[i];
-        weft_diag_t diag = {0};
-        words_t words;
         if (worker->restart_ns == 0 || worker->restart_ns > now) {
             continue;
         }
         worker->restart_ns = 0;
-        fill_words(up, worker->role, &words);
-        if (child_restart(child, words.list, -1, &diag) < 0) {
-            weft_log_error("%s", diag.text);
-            plan_restart(up, child);
-        }
+        restart(up, i);
     }
     set_restart_timer(up);
     if (!has_decode_workers(up)) {
@@ -320,7 +340,7 @@ static weft_status_t check(const up_options_t *o, weft_diag_t *diag)
         return weft_diag(diag, WEFT_ERR_INVALID, "--tensor-parallel-size %u: 1 to %d are possible",
                          o->tensor_parallel_size, KV_TRANSFER_MAX_RANKS);
     }
-    if (o->decode < 1 || o->prefill + o->decode > MAX_WORKERS || o->prefill > MAX_WORKERS) {
+    if (o->decode < 1 || count_workers(o) > MAX_WORKERS || o->prefill > MAX_WORKERS) {
         return weft_diag(diag, WEFT_ERR_INVALID,
                          "--prefill %u --decode %u: at least one to decode, %d workers at most",
                          o->prefill, o->decode, MAX_WORKERS);
@@ -331,13 +351,17 @@ static weft_status_t check(const up_options_t *o, weft_diag_t *diag)
 }
 
 /* What every worker would say of it, and more lines beside, once all are started. */
-static weft_status_t check_model(const up_t *up, weft_diag_t *diag)
+static weft_status_t check_workers(up_t *up, weft_diag_t *diag)
 {
-    const engine_options_t engine = {
-        .tensor_parallel_size = up->options->tensor_parallel_size,
-        .pipeline_parallel_size = 1,
-    };
-    return serve_ranks_check(up->model, &engine, diag);
+    const engine_options_t *engine = &up->worker_options.engine;
+    weft_status_t status = parse_worker_options(up, diag);
+    if (status == WEFT_OK) {
+        status = engine_options_check(engine, diag);
+    }
+    if (status == WEFT_OK) {
+        status = serve_ranks_check(up->model, engine, diag);
+    }
+    return status < 0 ? status : engine_machine_look(engine->device, diag, &up->machine);
 }
 
 /* Side channels of several workers on one machine cannot all have the port that is usual. */
@@ -398,7 +422,7 @@ static weft_status_t run(up_t *up, weft_diag_t *diag)
         return status;
     }
     weft_log_set_level(level);
-    status = check_model(up, diag);
+    status = check_workers(up, diag);
     if (status < 0) {
         return status;
     }
@@ -461,7 +485,11 @@ int cmd_up(int argc, char **argv)
         up.model = weft_option_positional(set, 0);
         status = run(&up, &diag);
     }
+    serve_options_fini(&up.worker_options);
     weft_option_set_destroy(set);
+    if (status == WEFT_ERR_CANCELLED) {
+        return CLI_EXIT_OK; /* --help of weft serve */
+    }
     if (status < 0) {
         return cli_fail(status, &diag);
     }

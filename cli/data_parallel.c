@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/http_server.h"
+#include "cli/child_words.h"
 #include "cli/data_parallel_machines.h"
 #include "cli/supervisor.h"
 #include "services/api/start_guard.h"
@@ -29,6 +30,7 @@ typedef struct rank {
 
 typedef struct data_parallel {
     const data_parallel_config_t *config;
+    engine_machine_t machine;
     weft_arena_t arena; /* words of command lines */
     uint32_t first;     /* rank of this machine */
     uint32_t n;         /* ranks of it */
@@ -51,13 +53,6 @@ bool data_parallel_is_asked(const data_parallel_config_t *config)
     return o->listen_fd == 0 && (o->headless || (o->data_parallel_size > 1 && !is_one));
 }
 
-/* That compute here: a copy that is cut starts the ranks of its parts on this machine. */
-static uint64_t count_processes(const data_parallel_t *dp)
-{
-    const engine_options_t *o = dp->config->engine;
-    return (uint64_t)dp->n * o->tensor_parallel_size * o->pipeline_parallel_size;
-}
-
 static weft_status_t check_ranks(const data_parallel_t *dp, weft_diag_t *diag)
 {
     const api_options_t *o = dp->config->api;
@@ -72,12 +67,6 @@ static weft_status_t check_ranks(const data_parallel_t *dp, weft_diag_t *diag)
                          "--data-parallel-size %u ranks end at %u",
                          dp->first, o->data_parallel_size_local, o->data_parallel_size,
                          o->data_parallel_size - 1);
-    }
-    if (count_processes(dp) == 0) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "--tensor-parallel-size %u and --pipeline-parallel-size %u: 1 at least",
-                         dp->config->engine->tensor_parallel_size,
-                         dp->config->engine->pipeline_parallel_size);
     }
     return dp->n <= CHILDREN_MAX
                ? WEFT_OK
@@ -238,79 +227,48 @@ static weft_status_t meet(data_parallel_t *dp, weft_diag_t *diag)
 
 /* ---- a rank's command line ------------------------------------------------------------------- */
 
-typedef struct words {
-    weft_arena_t *arena;
-    const char **list;
-    uint32_t n;
-    bool is_failed;
-} words_t;
-
-static void add(words_t *words, const char *word)
+/* One process has a folder at a time. */
+static void add_disk_path(const data_parallel_t *dp, const rank_t *rank, child_words_t *words)
 {
-    words->is_failed |= word == NULL;
-    words->list[words->n++] = word;
+    const char *path = dp->config->engine->kv_disk_path;
+    if (path[0] != '\0') {
+        child_words_add_flag(words, "--kv-disk-path", "%s/rank-%u", path, rank->number);
+    }
 }
 
-static void add_number(words_t *words, const char *flag, uint64_t number)
+static void add_peers(const data_parallel_t *dp, child_words_t *words)
 {
-    add(words, flag);
-    add(words, weft_arena_printf(words->arena, "%" PRIu64, number));
-}
-
-/* Of what all ranks of a machine share, unless it is said what each gets. */
-static void add_shares(const data_parallel_t *dp, const rank_t *rank, words_t *words)
-{
-    const weft_option_set_t *set = dp->config->set;
-    const engine_options_t *o = dp->config->engine;
-    const uint64_t n = count_processes(dp);
-    const size_t cache_bytes = children_cache_bytes(n);
-    if (o->threads == 0) {
-        add_number(words, "--threads", children_threads(n));
-    }
-    if (cache_bytes > 0 && !weft_option_is_given(set, "kv-cache-memory-bytes") &&
-        !weft_option_is_given(set, "num-gpu-blocks-override")) {
-        add_number(words, "--kv-cache-memory-bytes", cache_bytes);
-    }
-    if (o->kv_disk_path[0] != '\0') { /* one process has a folder at a time */
-        add(words, "--kv-disk-path");
-        add(words, weft_arena_printf(words->arena, "%s/rank-%u", o->kv_disk_path, rank->number));
-    }
-    const bool is_cut = o->tensor_parallel_size > 1 || o->pipeline_parallel_size > 1;
-    if (strcmp(o->device, "cuda") == 0 && !is_cut) { /* a copy's ranks share out a run of them */
-        add(words, "--device");
-        add(words, weft_arena_printf(words->arena, "cuda:%u", rank->number - dp->first));
+    child_words_add(words, "--data-parallel-peers");
+    for (uint32_t i = 0; i < dp->config->api->data_parallel_size; i++) {
+        if (dp->peers[i].text[0] != '\0') {
+            child_words_add(words, dp->peers[i].text);
+        }
     }
 }
 
 /* What was given here, then what makes it this rank: the last of two wins. */
-static char **words_of(data_parallel_t *dp, const rank_t *rank)
+static char **words_of(data_parallel_t *dp, const rank_t *rank, const char *name)
 {
     const data_parallel_config_t *config = dp->config;
-    const uint32_t size = config->api->data_parallel_size;
-    const size_t n = (size_t)config->n_words + size + MAX_MORE;
-    words_t words = {.arena = &dp->arena,
-                     .list = weft_arena_calloc(&dp->arena, n, sizeof(*words.list))};
-    if (words.list == NULL) {
-        return NULL;
-    }
-    add(&words, "weft");
+    const engine_share_t share =
+        engine_share_of(&dp->machine, config->engine, dp->n, rank->number - dp->first);
+    child_words_t words;
+    child_words_init(&words, &dp->arena,
+                     (uint32_t)config->n_words + config->api->data_parallel_size + MAX_MORE);
+    child_words_add(&words, "weft");
     int given = 0;
     while (given < config->n_words && strcmp(config->words[given], "--") != 0) {
-        add(&words, config->words[given++]);
+        child_words_add(&words, config->words[given++]);
     }
-    add_number(&words, "--data-parallel-rank", rank->number);
-    add_number(&words, "--listen-fd", (uint64_t)rank->listen_fd);
-    add_shares(dp, rank, &words);
-    add(&words, "--data-parallel-peers");
-    for (uint32_t i = 0; i < size; i++) {
-        if (dp->peers[i].text[0] != '\0') {
-            add(&words, dp->peers[i].text);
-        }
-    }
+    child_words_add_flag(&words, "--data-parallel-rank", "%u", rank->number);
+    child_words_add_flag(&words, "--listen-fd", "%d", rank->listen_fd);
+    child_words_add_share(&words, name, config->set, config->engine, &share);
+    add_disk_path(dp, rank, &words);
+    add_peers(dp, &words);
     while (given < config->n_words) {
-        add(&words, config->words[given++]);
+        child_words_add(&words, config->words[given++]);
     }
-    return words.is_failed ? NULL : (char **)words.list;
+    return child_words_end(&words);
 }
 
 static weft_status_t start_ranks(data_parallel_t *dp, weft_diag_t *diag)
@@ -319,8 +277,8 @@ static weft_status_t start_ranks(data_parallel_t *dp, weft_diag_t *diag)
     for (uint32_t i = 0; i < dp->n && status == WEFT_OK; i++) {
         rank_t *rank = &dp->ranks[i];
         char name[32];
-        char **words = words_of(dp, rank);
         snprintf(name, sizeof(name), "rank-%u", rank->number);
+        char **words = words_of(dp, rank, name);
         status = words == NULL
                      ? WEFT_ERR_NO_MEMORY
                      : children_start(&dp->supervisor.children, name, words, rank->listen_fd, diag);
@@ -409,6 +367,9 @@ static weft_status_t start(data_parallel_t *dp, weft_diag_t *diag)
         .user = dp,
     };
     weft_status_t status = check(dp, diag);
+    if (status == WEFT_OK) {
+        status = engine_machine_look(dp->config->engine->device, diag, &dp->machine);
+    }
     if (status == WEFT_OK) {
         dp->peers =
             weft_calloc(dp->config->api->data_parallel_size, sizeof(*dp->peers), "cli.peers");

@@ -218,19 +218,6 @@ static weft_status_t create_all(engine_t *engine, const engine_options_t *option
     return status < 0 ? status : engine_thread_start(engine);
 }
 
-/* Memory that was counted as free may be refused all the same, by another limit or process. */
-static void explain_no_memory(const engine_t *engine, weft_diag_t *diag)
-{
-    const bool is_gpu = engine->device != NULL && !engine->device->ops->is_host;
-    if (diag->text[0] == '\0') {
-        weft_diag(diag, WEFT_ERR_NO_MEMORY,
-                  "the system refused memory: %zu MiB are needed, and some for tokenizer, threads "
-                  "and requests; lower --kv-cache-memory-bytes, --max-num-seqs, "
-                  "--max-num-batched-tokens or --max-model-len%s",
-                  engine->plan.needs_bytes >> 20, is_gpu ? ", or --gpu-memory-utilization" : "");
-    }
-}
-
 weft_status_t engine_create(const engine_options_t *options, const model_source_t *source,
                             const text_tokenizer_t *tokenizer, const engine_ranks_t *ranks,
                             weft_diag_t *diag, engine_t **engine_out)
@@ -248,9 +235,7 @@ weft_status_t engine_create(const engine_options_t *options, const model_source_
     engine->seed = options->seed;
     const weft_status_t status = create_all(engine, options, source, tokenizer, ranks, diag);
     if (status < 0) {
-        if (status == WEFT_ERR_NO_MEMORY && diag != NULL) {
-            explain_no_memory(engine, diag);
-        }
+        engine_explain_refusal(engine, status, diag);
         engine_destroy(engine);
         return status;
     }

@@ -169,6 +169,7 @@ static weft_status_t create(follower_t *follower, const engine_options_t *option
     if (status >= 0) {
         say_up(follower);
     }
+    engine_explain_refusal(engine, status, diag);
     return status;
 }
 

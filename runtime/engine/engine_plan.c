@@ -54,11 +54,6 @@ static weft_status_t check_options(const engine_options_t *o, const model_config
         return weft_diag(diag, WEFT_ERR_INVALID, "--block-size %u: not a power of two",
                          o->block_size);
     }
-    if (!(o->gpu_memory_utilization > 0 && o->gpu_memory_utilization <= 1)) {
-        return weft_diag(diag, WEFT_ERR_INVALID,
-                         "--gpu-memory-utilization %g: above 0 and up to 1 is possible",
-                         o->gpu_memory_utilization);
-    }
     if (o->step_time_target != -1 && o->step_time_target != 0 && !(o->step_time_target > 1)) {
         return weft_diag(diag, WEFT_ERR_INVALID,
                          "--step-time-target %g: above 1, 0 and -1 are possible",

@@ -338,6 +338,11 @@ weft_status_t engine_load_rank(engine_t *engine, const model_source_t *source,
 weft_status_t engine_join_ranks(engine_t *engine, weft_status_t status, weft_diag_t *diag);
 /* After a loss: the same meeting, with what is loaded kept. Blocks. */
 weft_status_t engine_rejoin_ranks(engine_t *engine, weft_diag_t *diag);
+/*
+ * Memory that was counted as free may be refused all the same, by another limit or process: says which
+ * options lower what is needed, where diag names none.
+ */
+void engine_explain_refusal(const engine_t *engine, weft_status_t status, weft_diag_t *diag);
 /* Whose fault it was that the group failed, in one line. */
 void engine_describe_loss(weft_status_t status, uint32_t rank, weft_diag_t *diag);
 

@@ -32,9 +32,21 @@ static weft_status_t check_ranks(const engine_options_t *options, weft_diag_t *d
     return WEFT_OK;
 }
 
+static weft_status_t check_memory_part(const engine_options_t *options, weft_diag_t *diag)
+{
+    const double part = options->gpu_memory_utilization;
+    return part > 0 && part <= 1
+               ? WEFT_OK
+               : weft_diag(diag, WEFT_ERR_INVALID,
+                           "--gpu-memory-utilization %g: above 0 and up to 1 is possible", part);
+}
+
 weft_status_t engine_options_check(const engine_options_t *options, weft_diag_t *diag)
 {
     weft_status_t status = check_ranks(options, diag);
+    if (status >= 0) {
+        status = check_memory_part(options, diag);
+    }
     if (status >= 0) {
         status = engine_remote_check(options, diag);
     }
@@ -144,6 +156,26 @@ static weft_status_t agree(engine_t *engine, const model_source_t *source, weft_
     }
     /* The others have agreed: they hear it where all say that they are loaded. */
     return status < 0 ? engine_join_ranks(engine, status, diag) : WEFT_OK;
+}
+
+static void advise(const engine_t *engine, const char *refused, weft_diag_t *diag)
+{
+    const bool is_gpu = engine->device != NULL && !engine->device->ops->is_host;
+    weft_diag(diag, WEFT_ERR_NO_MEMORY,
+              "%s: %zu MiB are needed, and some for tokenizer, threads and requests; lower "
+              "--kv-cache-memory-bytes, --max-num-seqs, --max-num-batched-tokens or "
+              "--max-model-len%s",
+              refused, engine->plan.needs_bytes >> 20,
+              is_gpu ? ", or --gpu-memory-utilization" : "");
+}
+
+void engine_explain_refusal(const engine_t *engine, weft_status_t status, weft_diag_t *diag)
+{
+    if (status != WEFT_ERR_NO_MEMORY || diag == NULL || strstr(diag->text, "--") != NULL) {
+        return; /* who names an option knows better */
+    }
+    const weft_diag_t refused = *diag;
+    advise(engine, refused.text[0] == '\0' ? "the system refused memory" : refused.text, diag);
 }
 
 weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options,

@@ -263,7 +263,7 @@ static weft_status_t take_memory(model_t *model, size_t weights, size_t activati
     if (status == WEFT_ERR_NO_MEMORY) {
         return weft_diag(diag, status,
                          "not enough memory: the model takes %.0f MiB for weights and %.0f MiB for "
-                         "activations; lower max-num-batched-tokens or take a smaller model",
+                         "activations; lower --max-num-batched-tokens or take a smaller model",
                          (double)weights / MIB, (double)activations / MIB);
     }
     return status;

@@ -115,6 +115,19 @@ def test_copies_that_are_cut_share_the_cores_among_all_their_ranks(start_ranks):
         assert threads == 1 or 4 * threads <= len(os.sched_getaffinity(0))
 
 
+def test_every_rank_is_told_its_device(start_ranks):
+    server = start_ranks(env={"WEFT_DEVICE": "cpu"})
+    assert [value_of(server.pid(rank), "--device") for rank in (0, 1)] == ["cpu", "cpu"]
+    assert any("rank-1 has device=cpu" in line for line in server.lines)
+
+
+def test_a_device_that_is_not_there_is_told_before_a_rank_starts(start_ranks):
+    server = start_ranks("--device", "cuda:99", wait=0)
+    assert server.process.wait(60) == 2
+    wait_for(lambda: any("device cuda" in line for line in server.lines), what="why")
+    assert not any(line.startswith("rank-") for line in server.lines)
+
+
 def test_a_stream_passes_from_rank_to_rank(start_ranks):
     server = start_ranks("--enable-request-id-headers")
     sequence = GOLDEN[0]

@@ -241,6 +241,10 @@ def test_workers_of_two_ranks_answer_as_one_of_two_ranks(up, request):
     (MODEL, ["-tp", "16"], "tensor parallel size 16: "),
     (MODEL, ["--log-level", "loud"],
      '--log-level: "loud" is none of error, warn, info, debug and trace'),
+    (MODEL, ["--", "--device", "gpu"], 'device "gpu" is unknown; known: auto'),
+    (MODEL, ["--", "--device", "cuda:99"], "device cuda"),
+    (MODEL, ["--", "--gpu-memory-utilization", "2"], "--gpu-memory-utilization 2: above 0"),
+    (MODEL, ["--", "--no-such-flag"], "--no-such-flag"),
 ])
 def test_what_is_wrong_is_said_before_a_worker_starts(model, flags, said):
     need_server()
@@ -249,3 +253,23 @@ def test_what_is_wrong_is_said_before_a_worker_starts(model, flags, said):
     assert done.returncode == 2
     assert done.stderr.startswith("weft: error: ") and said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def value_of(pid, flag):
+    """That a process was started with, if it was."""
+    words = open(f"/proc/{pid}/cmdline").read().split("\0")
+    values = [value for word, value in zip(words, words[1:]) if word == flag]
+    return values[-1] if values else None # the last one wins
+
+
+def test_workers_share_the_machine(up):
+    """As what stands behind -- says they do."""
+    server = up("--decode", "2", more=["--device", "cpu", "--max-model-len", "1024", "--threads", "2"])
+    wait_for_all(server, 1, 2)
+    workers = pids(server, "WeftConnector")
+    assert [value_of(pid, "--device") for pid in workers] == ["cpu"] * 3
+    assert [value_of(pid, "--threads") for pid in workers] == ["2"] * 3
+    shares = {value_of(pid, "--kv-cache-memory-bytes") for pid in workers}
+    assert len(shares) == 1 and int(shares.pop()) > 0
+    assert {value_of(pid, "--gpu-memory-utilization") for pid in workers} == {None}
+    assert any("decode-1 has device=cpu" in line for line in server.lines)

@@ -59,7 +59,10 @@ static void too_little_memory_says_what_to_change(void **state)
         emu_fail_alloc(0);
         if (status < 0) {
             assert_status(status, WEFT_ERR_NO_MEMORY);
-            assert_true(strlen(diag.text) > 0);
+            if (strstr(diag.text, "lower --") == NULL ||
+                strstr(diag.text, "--max-num-batched-tokens") == NULL) {
+                fail_msg("no option that helps: %s", diag.text);
+            }
             failures++;
         }
         engine_destroy(engine);
