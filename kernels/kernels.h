@@ -43,7 +43,7 @@ typedef struct k_ops {
     bool (*is_supported)(void);
     k_dtype_t act;               /* of activations between ops */
     uint32_t attention_features; /* K_ATTENTION_*: what its attention heeds */
-    /* Whether to a cache like this, of which `latent` elements are summed (0: plain); NULL: to any. */
+    /* Whether to blocks of this type, tokens, head_dim, `latent` of it summed (0: plain); NULL: to any. */
     bool (*can_attend)(const k_kv_view_t *kv, uint32_t latent);
 
     /*

@@ -178,6 +178,25 @@ static weft_status_t set_layout(engine_plan_t *plan, const engine_options_t *opt
     return kv_layout_init(&plan->layout, 1, diag);
 }
 
+/* Of both models, before memory is taken and weights are read. */
+static weft_status_t check_attention(const engine_plan_t *plan, const model_source_t *source,
+                                     const engine_place_t *place, weft_diag_t *diag)
+{
+    const model_source_t *draft = place->draft->source;
+    weft_status_t status =
+        executor_check_attention(place->ops, &plan->layout, plan->kv_dtype,
+                                 model_source_config(source)->mla.kv_latent, diag);
+    if (status < 0 || draft == NULL) {
+        return status;
+    }
+    status = executor_check_attention(place->ops, &plan->draft_model.layout, plan->kv_dtype,
+                                      model_source_config(draft)->mla.kv_latent, diag);
+    if (status < 0) {
+        weft_diag_prefix(diag, "%s", model_source_path(draft));
+    }
+    return status;
+}
+
 /* Of the model that answers and of the one that guesses: both have as many blocks. */
 static size_t block_bytes_of(const engine_plan_t *plan)
 {
@@ -411,6 +430,9 @@ weft_status_t engine_plan_init(engine_plan_t *plan, const engine_options_t *opti
     if (status == WEFT_OK && place->draft->source != NULL) {
         status = draft_model_plan_init(&plan->draft_model, place->draft->source,
                                        options->block_size, plan->kv_dtype, diag);
+    }
+    if (status == WEFT_OK) {
+        status = check_attention(plan, source, place, diag);
     }
     if (status < 0) {
         return status;

@@ -55,20 +55,23 @@ static weft_status_t check_config(const executor_config_t *config, weft_diag_t *
     return WEFT_OK;
 }
 
-static weft_status_t check_attention(const executor_config_t *config, weft_diag_t *diag)
+weft_status_t executor_check_attention(const k_ops_t *ops, const kv_layout_t *layout,
+                                       k_dtype_t kv_dtype, uint32_t latent, weft_diag_t *diag)
 {
-    const k_ops_t *ops = config->stream->ops;
-    const uint32_t latent = model_local_config(config->model)->mla.kv_latent;
-    k_kv_view_t view;
-    view_kv(config, 1, &view);
+    const k_kv_view_t view = {
+        .dtype = kv_dtype,
+        .block_tokens = layout->block_tokens,
+        .head_dim = layout->groups[0].head_dim,
+    };
     return ops->can_attend == NULL || ops->can_attend(&view, latent)
                ? WEFT_OK
                : weft_diag(diag, WEFT_ERR_UNSUPPORTED,
-                           "kernels \"%s\" have no attention for %s of %u elements in blocks of "
-                           "%u tokens of %s",
+                           "kernels \"%s\" have no attention on this device for the model's %s of "
+                           "%u elements in blocks of %u tokens (--block-size) of %s "
+                           "(--kv-cache-dtype)",
                            ops->name, latent > 0 ? "latents" : "heads",
                            latent > 0 ? 2 * view.head_dim : view.head_dim, view.block_tokens,
-                           k_dtype_info(view.dtype)->name);
+                           k_dtype_info(kv_dtype)->name);
 }
 
 weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag,
@@ -77,7 +80,8 @@ weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag
     const model_config_t *shape = model_local_config(config->model);
     weft_status_t status = check_config(config, diag);
     if (status >= 0) {
-        status = check_attention(config, diag);
+        status = executor_check_attention(config->stream->ops, config->layout, config->kv_dtype,
+                                          shape->mla.kv_latent, diag);
     }
     if (status < 0) {
         return status;

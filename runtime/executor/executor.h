@@ -64,6 +64,13 @@ typedef struct step_result {
     uint64_t gap_ns;
 } step_result_t;
 
+/*
+ * Whether there are kernels for a cache of such blocks (executor_create asks, too); latent: elements
+ * of a token that are summed, 0: plain attention. WEFT_ERR_UNSUPPORTED: diag names the options.
+ */
+weft_status_t executor_check_attention(const k_ops_t *ops, const kv_layout_t *layout,
+                                       k_dtype_t kv_dtype, uint32_t latent, weft_diag_t *diag);
+
 weft_status_t executor_create(const executor_config_t *config, weft_diag_t *diag,
                               executor_t **executor_out);
 void executor_destroy(executor_t *executor); /* NULL is fine */

@@ -24,7 +24,8 @@ typedef enum emu_schedule {
 
 void emu_set_schedule(emu_schedule_t schedule, uint64_t seed);
 
-/* Compute capability of the device, 90 at first (WEFT_EMU_CAPABILITY); 80 leaves Hopper out. */
+/* Compute capability of the device, 90 at first (WEFT_EMU_CAPABILITY); 80 leaves Hopper out, 86 has 99
+ * KiB of shared memory a block. */
 void emu_set_capability(int capability);
 
 /* The n-th cudaMalloc or graph from now fails, n ≥ 1; 0: none does. */

@@ -407,6 +407,30 @@ static void attention_agrees_with_the_reference(void **state)
     }
 }
 
+/* Also where a block has 99 KiB of shared memory. Tiles of 16 packed rows and of more. */
+static void every_head_dim_and_type_has_kernels(void **state)
+{
+    (void)state;
+    static const uint32_t dims[] = {16, 32, 64, 80, 96, 128, 192, 256};
+    static const k_dtype_t dtypes[] = {K_BF16, K_F16, K_F32, K_F8, K_I8};
+    static const piece_t pieces[] = {{0, 39, 1}, {1, 30, 17}};
+    test_random_t random = {test_seed(10)};
+    way_t way = plain_way;
+    way.path = K_CUDA_ATTENTION_MMA;
+    for (uint32_t i = 0; i < 8 * 5; i++) {
+        scene_t s = {.n_seqs = 2,
+                     .tokens = {40, 47},
+                     .q_heads = 4,
+                     .kv_heads = 1,
+                     .dim = dims[i / 5],
+                     .dtype = dtypes[i % 5]};
+        assert_true(k_cuda_attention_is_supported(s.dtype, s.dim));
+        scene_fill(&s, &random);
+        assert_agrees(&s, pieces, 2, &way, &random);
+        scene_free(&s);
+    }
+}
+
 /* The first rows of a and b have the same bits. */
 static void assert_same_rows(const scene_t *s, const uint16_t *a, const uint16_t *b, uint32_t rows,
                              const char *what)
@@ -517,6 +541,7 @@ int main(void)
     cuda_skip_without_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_agrees_with_the_reference),
+        cmocka_unit_test(every_head_dim_and_type_has_kernels),
         cmocka_unit_test(a_rows_bits_do_not_depend_on_how_it_is_computed),
         cmocka_unit_test(what_has_no_kernel_is_refused),
     };

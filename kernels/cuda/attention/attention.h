@@ -61,7 +61,7 @@ typedef struct k_cuda_attention_plan {
  * sequences of up to 64 packed rows is `units`. 2048 units serve 64 sequences of 32k tokens. */
 size_t k_cuda_attention_scratch_bytes(uint32_t q_heads, uint32_t head_dim, uint32_t units);
 
-/* Whether there is a kernel for these. */
+/* Whether there is a kernel for these: then on every device, with SIMT_LEAST_SHARED_BYTES or more. */
 bool k_cuda_attention_is_supported(k_dtype_t kv, uint32_t head_dim);
 
 /* args->seqs and what it points to are of the device. A cudaError_t. */

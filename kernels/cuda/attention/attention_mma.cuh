@@ -11,7 +11,7 @@
 #include "kernels/cuda/attention/attention_bytes.cuh"
 
 enum { MMA_QUARTERS = 4, MMA_GROUP_THREADS = MMA_QUARTERS * SIMT_WARP };
-enum { MMA_MAX_STAGES = 4, MMA_MAX_BLOCKS = K_CUDA_ATTENTION_SEGMENT / 8 };
+enum { MMA_MIN_STAGES = 2, MMA_MAX_STAGES = 4, MMA_MAX_BLOCKS = K_CUDA_ATTENTION_SEGMENT / 8 };
 
 /* Tiles of 8 head dims that a warp sums; of a cache of bytes, whose dims go by 16, pairs of them. */
 template <int D, class T>
@@ -39,13 +39,13 @@ template <int D, int MT, int GROUPS> struct mma_shared {
     static constexpr int q_bytes = attention_shape<D>::panels * rows * 128;
     static constexpr int weight_bytes = attention_shape<D>::chunk / 64 * rows * 128;
     static constexpr int fixed_bytes =
-        q_bytes + weight_bytes + 2 * MMA_MAX_BLOCKS * 8 + 2 * MMA_QUARTERS * rows * 4;
+        q_bytes + weight_bytes + 2 * MMA_MAX_BLOCKS * 8 + MMA_QUARTERS * rows * 4;
     uint8_t *ring;
     uint8_t *q;
     uint8_t *weights;
     const char *(*blocks)[MMA_MAX_BLOCKS]; /* [2], by the segment's parity: where a block begins */
     float (*maxima)[rows];                 /* [MMA_QUARTERS] */
-    float (*sums)[rows];                   /* [MMA_QUARTERS] */
+    float (*sums)[rows];                   /* in the place of a segment's last maxima */
 };
 
 /* A place of the ring: a tile and, where there are any, the scales of its chunk. */
@@ -64,7 +64,7 @@ SIMT_DEVICE mma_shared<D, MT, GROUPS> mma_carve(uint8_t *base, int stages)
     s.blocks = reinterpret_cast<const char *(*)[MMA_MAX_BLOCKS]>(blocks);
     uint8_t *maxima = blocks + 2 * MMA_MAX_BLOCKS * 8;
     s.maxima = reinterpret_cast<float(*)[shared_t::rows]>(maxima);
-    s.sums = s.maxima + MMA_QUARTERS;
+    s.sums = s.maxima;
     return s;
 }
 
@@ -651,13 +651,14 @@ SIMT_DEVICE void mma_item(const attention_params_t &p, const attention_item_t &i
         mma_maxima<D, MT, GROUPS>(p, item, first, state, shared);
         simt_sync_block();
         mma_weights<D, MT, GROUPS, T>(p, state, shared, v_scales);
-        if (ends) {
+        const uint8_t *v = mma_ring_next<D, MT, GROUPS, T>(p, item, shared, &ring);
+        if (ends) { /* all have read the maxima */
             mma_share_sums(state, shared);
         }
-        const uint8_t *v = mma_ring_next<D, MT, GROUPS, T>(p, item, shared, &ring);
         mma_values<D, MT, T>(state.o, shared.weights, rows, mma_first_row<MT>(), v);
         if (ends) {
             const uint32_t ended = first / K_CUDA_ATTENTION_SEGMENT;
+            simt_sync_block();
             mma_end_segment(p, state, shared);
             mma_load_blocks(p, item, ended + 2, shared.blocks[ended % 2]);
         }
@@ -701,7 +702,7 @@ static inline int attention_mma_stages(int fixed_bytes, int tile_bytes, int want
         const int limit =
             of_all / blocks - reserved < of_block ? of_all / blocks - reserved : of_block;
         const int stages = (limit - fixed_bytes) / tile_bytes;
-        if (stages >= 2) {
+        if (stages >= MMA_MIN_STAGES) {
             *blocks_out = blocks;
             return stages < MMA_MAX_STAGES ? stages : MMA_MAX_STAGES;
         }
@@ -714,7 +715,8 @@ static inline cudaError_t attention_mma_launch_type(const attention_launch_t &la
 {
     typedef mma_shared<D, MT, GROUPS> shared_t;
     int blocks = 0, device = 0, multiprocessors = 0;
-    const int tile = mma_slot_bytes<D, T>;
+    constexpr int tile = mma_slot_bytes<D, T>;
+    static_assert(shared_t::fixed_bytes + MMA_MIN_STAGES * tile <= SIMT_LEAST_SHARED_BYTES);
     const int stages =
         attention_mma_stages(shared_t::fixed_bytes, tile, GROUPS == 1 ? 2 : 1, &blocks);
     if (stages == 0) {

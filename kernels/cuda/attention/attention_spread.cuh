@@ -155,10 +155,13 @@ static SIMT_KERNEL(SPREAD_THREADS, 3) attention_spread_scores(const attention_pa
 struct spread_value_shared {
     uint8_t v[K_CUDA_ATTENTION_SEGMENT * SPREAD_SLICE * 2];
     uint8_t weights[SPREAD_CHUNKS][SPREAD_CHUNK / 64 * SPREAD_ROWS * 128];
-    const char *blocks[2][MMA_MAX_BLOCKS];
     float maxima[SPREAD_CHUNKS][MMA_QUARTERS][SPREAD_ROWS];
-    float sums[MMA_QUARTERS][SPREAD_ROWS];
+    union {
+        const char *blocks[MMA_MAX_BLOCKS];    /* until V has been asked for */
+        float sums[MMA_QUARTERS][SPREAD_ROWS]; /* once the maxima are there */
+    };
 };
+static_assert(sizeof(spread_value_shared) <= SIMT_LEAST_SHARED_BYTES);
 
 /* 16-byte unit u of a token's 64 bytes: eight that ldmatrix reads together meet no bank twice. */
 SIMT_DEVICE uint32_t spread_value_at(uint32_t token, uint32_t u)
@@ -171,14 +174,13 @@ SIMT_DEVICE void spread_load_values(const attention_params_t &p, const attention
                                     const spread_range_t &range, uint32_t slice, uint32_t from,
                                     uint32_t until, spread_value_shared &shared)
 {
-    const char *const *blocks = shared.blocks[range.segment / K_CUDA_ATTENTION_SEGMENT % 2];
     const uint32_t units = SPREAD_SLICE / 8;
     for (uint32_t i = from * units + threadIdx.x; i < until * units; i += SPREAD_THREADS) {
         const uint32_t token = range.segment + i / units;
         const bool is_seen = token >= item.low && token < item.end;
         const char *at = static_cast<const char *>(p.kv.base);
         if (is_seen) {
-            at = blocks[i / units >> p.block_shift] +
+            at = shared.blocks[i / units >> p.block_shift] +
                  (token & (p.kv.block_tokens - 1)) * p.kv.token_stride + p.kv.part_stride +
                  (slice * SPREAD_SLICE + i % units * 8) * 2;
         }
@@ -380,8 +382,7 @@ static SIMT_KERNEL(SPREAD_THREADS, 1) attention_spread_values(const attention_pa
     }
     const spread_range_t range = spread_range(item);
     const spread_tokens tokens = spread_tokens_of(item, range);
-    const uint32_t segment = range.segment / K_CUDA_ATTENTION_SEGMENT;
-    mma_load_blocks(p, item, segment, shared.blocks[segment % 2]);
+    mma_load_blocks(p, item, range.segment / K_CUDA_ATTENTION_SEGMENT, shared.blocks);
     simt_sync_block();
     spread_load_values(p, item, range, blockIdx.y, tokens.first, tokens.first_new, shared);
     simt_wait_previous(); /* the scores, and the new tokens */

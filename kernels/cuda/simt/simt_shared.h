@@ -26,3 +26,6 @@
 
 /* The address of shared memory as instructions and descriptors count it: a 32-bit offset. */
 SIMT_FN uint32_t simt_shared_address(const void *shared);
+
+/* Bytes that a block of every GPU since sm_80 may have in all; of sm_86, sm_89 and sm_120 no more. */
+#define SIMT_LEAST_SHARED_BYTES (99 << 10)

@@ -125,6 +125,7 @@ static void a_model_of_ops_that_are_missing_is_refused_by_name(void **state)
     weft_device_close(device);
 }
 
+/* Before anything is taken: more blocks than there is memory for are not what is complained about. */
 static void a_cache_that_cannot_be_attended_is_refused(void **state)
 {
     (void)state;
@@ -135,10 +136,12 @@ static void a_cache_that_cannot_be_attended_is_refused(void **state)
     options.block_size = 4;
     assert_status(model_source_open(WEFT_TEST_VECTORS "/tiny-models/llama", &diag, &source),
                   WEFT_OK);
-    options.num_gpu_blocks = 32;
+    options.num_gpu_blocks = 1 << 30;
     assert_status(engine_create(&options, source, NULL, NULL, &diag, &engine),
                   WEFT_ERR_UNSUPPORTED);
-    assert_non_null(strstr(diag.text, "blocks of 4 tokens"));
+    assert_non_null(strstr(diag.text, "heads of 16 elements"));
+    assert_non_null(strstr(diag.text, "blocks of 4 tokens (--block-size)"));
+    assert_non_null(strstr(diag.text, "bf16 (--kv-cache-dtype)"));
     model_source_close(source);
 }
 
