@@ -13,6 +13,7 @@ typedef struct adapter_folder_module {
     char name[96];
     uint32_t out;
     uint32_t in;
+    uint32_t pairs; /* that its two matrices hold: of all experts, where they are one parameter */
 } adapter_folder_module_t;
 
 enum { ADAPTER_FOLDER_MODULES = 64 }; /* of a layer, at most */
@@ -30,6 +31,7 @@ static inline void adapter_folder_add(adapter_folder_layer_t *layer, const char 
     snprintf(module->name, sizeof(module->name), "%s.%s", where, name);
     module->out = out;
     module->in = in;
+    module->pairs = 1;
 }
 
 static inline void adapter_folder_attention(const model_config_t *config,
@@ -90,13 +92,35 @@ static inline void adapter_folder_experts(const model_config_t *config,
     }
 }
 
+/* GPT-OSS. */
+static inline bool adapter_folder_is_of_parameters(const model_config_t *config)
+{
+    return config->experts.has_linear_bias;
+}
+
+/* As PEFT wraps two parameters of one module: the first one's matrices are the inner wrapper's. */
+static inline void adapter_folder_parameters(const model_config_t *config,
+                                             adapter_folder_layer_t *layer)
+{
+    const model_experts_t *experts = &config->experts;
+    const uint32_t first = layer->n;
+    adapter_folder_add(layer, "mlp", "experts.base_layer", 2 * experts->intermediate,
+                       config->hidden);
+    adapter_folder_add(layer, "mlp", "experts", config->hidden, experts->intermediate);
+    for (uint32_t i = first; i < layer->n; i++) {
+        layer->modules[i].pairs = experts->count;
+    }
+}
+
 static inline void adapter_folder_modules(const model_config_t *config, uint32_t index,
                                           adapter_folder_layer_t *layer)
 {
     static const char *const names[] = {"gate_proj", "up_proj", "down_proj"};
     layer->n = 0;
     adapter_folder_attention(config, layer);
-    if (model_layer_has_experts(config, index)) {
+    if (adapter_folder_is_of_parameters(config)) {
+        adapter_folder_parameters(config, layer);
+    } else if (model_layer_has_experts(config, index)) {
         adapter_folder_experts(config, layer);
     } else {
         adapter_folder_gated(config, "mlp", names, config->intermediate, layer);
@@ -126,8 +150,9 @@ static inline size_t adapter_folder_header(FILE *header, const model_config_t *c
         for (uint32_t j = 0; j < layer.n; j++) {
             const adapter_folder_module_t *m = &layer.modules[j];
             if (strstr(m->name, only) != NULL) {
-                at = adapter_folder_entry(header, i, m->name, 'A', rank, m->in, at);
-                at = adapter_folder_entry(header, i, m->name, 'B', m->out, rank, at);
+                const uint32_t ranks = rank * m->pairs;
+                at = adapter_folder_entry(header, i, m->name, 'A', ranks, m->in, at);
+                at = adapter_folder_entry(header, i, m->name, 'B', m->out, ranks, at);
             }
         }
     }
@@ -144,6 +169,19 @@ static inline FILE *adapter_folder_open(const char *folder, const char *name)
     return file;
 }
 
+static inline void adapter_folder_write_config(const char *folder, const model_config_t *config,
+                                               uint32_t rank)
+{
+    FILE *json = adapter_folder_open(folder, "adapter_config.json");
+    fprintf(json, "{\"peft_type\": \"LORA\", \"r\": %u, \"lora_alpha\": %u, \"bias\": \"none\"%s}",
+            rank, 2 * rank,
+            adapter_folder_is_of_parameters(config)
+                ? ", \"target_parameters\": [\"mlp.experts.gate_up_proj\", "
+                  "\"mlp.experts.down_proj\"]"
+                : "");
+    fclose(json);
+}
+
 /*
  * Adds to the modules whose names contain `only`: "" is all of them, experts and latents as well. Weights
  * within ±size; the folder is there. What is added has scale 2.
@@ -157,10 +195,7 @@ static inline void adapter_folder_write(const char *folder, const model_config_t
     FILE *header = open_memstream(&text, &length);
     const size_t bytes = adapter_folder_header(header, config, only, rank);
     fclose(header);
-    FILE *json = adapter_folder_open(folder, "adapter_config.json");
-    fprintf(json, "{\"peft_type\": \"LORA\", \"r\": %u, \"lora_alpha\": %u, \"bias\": \"none\"}",
-            rank, 2 * rank);
-    fclose(json);
+    adapter_folder_write_config(folder, config, rank);
     FILE *file = adapter_folder_open(folder, "adapter_model.safetensors");
     const uint64_t header_bytes = length;
     fwrite(&header_bytes, sizeof(header_bytes), 1, file);
