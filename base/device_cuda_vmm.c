@@ -11,6 +11,7 @@
 
 /* FN(member, symbol, CUDA version it came with) */
 #define DRIVER_FUNCTIONS(FN)                                                                       \
+    FN(attribute, cuDeviceGetAttribute, 2000)                                                      \
     FN(granularity, cuMemGetAllocationGranularity, 10020)                                          \
     FN(create, cuMemCreate, 10020)                                                                 \
     FN(release, cuMemRelease, 10020)                                                               \
@@ -50,12 +51,22 @@ static void find_driver(void)
     (void)cudaGetLastError(); /* what an older driver has not is no failure of what comes next */
 }
 
+/* Whether NICs can be let read and write memory that is made by cuMemCreate. */
+static bool can_rdma(int index)
+{
+    int can = 0;
+    return driver.attribute(&can, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED,
+                            index) == CUDA_SUCCESS &&
+           can != 0;
+}
+
 static CUmemAllocationProp properties(int index)
 {
     return (CUmemAllocationProp){
         .type = CU_MEM_ALLOCATION_TYPE_PINNED,
         .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
         .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = index},
+        .allocFlags = {.gpuDirectRDMACapable = can_rdma(index)},
     };
 }
 
@@ -110,13 +121,13 @@ static weft_status_t status_of(CUresult result)
 
 weft_status_t weft_device_cuda_vmm_alloc(int index, weft_mem_t *mem)
 {
-    const CUmemAllocationProp prop = properties(index);
     CUmemGenericAllocationHandle handle;
     const size_t mapped = mem->mapped;
     pthread_once(&driver_once, find_driver);
     if (!driver.is_there || !measure(index, mem)) {
         return WEFT_ERR_UNSUPPORTED;
     }
+    const CUmemAllocationProp prop = properties(index);
     CUresult result = driver.create(&handle, mem->mapped, &prop, 0);
     if (result == CUDA_SUCCESS) {
         result = driver.export(&mem->fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);

@@ -71,6 +71,15 @@ static bool poison_file(int fd, size_t bytes)
     return true;
 }
 
+static CUresult get_attribute(int *value, CUdevice_attribute attribute, CUdevice device)
+{
+    if (device != 0 || attribute != CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED) {
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    *value = 1;
+    return CUDA_SUCCESS;
+}
+
 static CUresult create(CUmemGenericAllocationHandle *handle, size_t bytes,
                        const CUmemAllocationProp *prop, unsigned long long)
 {
@@ -199,6 +208,7 @@ struct Function {
 };
 #define FUNCTION(name, function) {name, reinterpret_cast<void *>(function)}
 const Function functions[] = {
+    FUNCTION("cuDeviceGetAttribute", get_attribute),
     FUNCTION("cuMemGetAllocationGranularity", get_granularity),
     FUNCTION("cuMemCreate", create),
     FUNCTION("cuMemRelease", release),
