@@ -575,6 +575,7 @@ static SIMT_KERNEL(S::threads, 1)
 {
 #if SIMT_HOPPER
     SIMT_DYN_SHARED(uint8_t, shared);
+    SIMT_SHARED(linear_store_t, store, [1]); /* the walk has better use for registers */
     scaled_rows_t rows;
     simt_launch_next();
     if constexpr (!Tiles::READS_FIRST) {
@@ -591,6 +592,7 @@ static SIMT_KERNEL(S::threads, 1)
         }
         simt_mbarrier_fence_init();
         simt_tma_prefetch_map(&x);
+        store[0] = rows.store;
     }
     simt_sync_block();
     const uint32_t warp = simt_shfl((uint32_t)simt_warp(), 0); /* known to be uniform */
@@ -607,7 +609,7 @@ static SIMT_KERNEL(S::threads, 1)
     float acc[S::tokens / 2] = {};
     scaled_walk<W, S>(p, g, acc);
     simt_wait_previous(); /* who reads y may not have ended */
-    scaled_finish<W>(p, rows.store, g, first_unit + g.span * 4 + warp % 4, acc);
+    scaled_finish<W>(p, store[0], g, first_unit + g.span * 4 + warp % 4, acc);
 #else
     (void)p;
     (void)tiles;
