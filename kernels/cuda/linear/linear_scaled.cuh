@@ -5,7 +5,7 @@
  *
  * The weights' rows are the M of the instruction, and come from registers: each warp has one unit of 16
  * rows and makes bf16 of its packed blocks while the scale group before is multiplied. The tokens are
- * its N. A warp of its own fetches k blocks of both by TMA, stages ahead, so that those that multiply
+ * its N. A warp group of its own fetches k blocks of both by TMA, stages ahead, so that those that multiply
  * do little else: at few tokens instructions are what they wait for, not memory.
  *
  * The sums are those of linear_mma: each scale group is summed from zero and added, scaled, to the
@@ -154,7 +154,7 @@ SIMT_DEVICE uint8_t *scaled_w(const scaled_ring_t<S> &ring, scaled_stage_t stage
     return ring.w + stage.index * S::w_bytes + warp * W::BYTES;
 }
 
-/* ---- the warp that fetches ---------------------------------------------------------------------- */
+/* ---- the warps that fetch ------------------------------------------------------------------------ */
 
 /* What a lane fetches of each k block of a share: x, or the blocks of one warp. */
 template <class S> struct scaled_lane_t {
@@ -169,12 +169,12 @@ SIMT_DEVICE scaled_lane_t<S> scaled_lane(const linear_scaled_t &p, const scaled_
                                          uint32_t first_unit, uint8_t *shared)
 {
     constexpr uint32_t each = S::spans * 4 + 1;
-    static_assert(S::shares * each <= SIMT_WARP);
+    const uint32_t job = (uint32_t)simt_lane() * 4 + (uint32_t)simt_warp() % 4;
     scaled_lane_t<S> lane;
-    const uint32_t share = (uint32_t)simt_lane() / each;
+    const uint32_t share = job / each;
     lane.ring = scaled_ring<S>(p, share, shared);
     lane.ring.n = share < S::shares ? lane.ring.n : 0;
-    lane.warp = (uint32_t)simt_lane() % each;
+    lane.warp = job % each;
     lane.is_x = lane.warp == each - 1;
     const uint32_t unit = first_unit + lane.warp;
     const uint32_t at = unit < p.units ? unit : p.units - 1; /* read and dropped */
@@ -199,7 +199,10 @@ SIMT_DEVICE void scaled_fetch(const scaled_lane_t<S> &lane, const scaled_rows_t 
     }
 }
 
-/* All that the block multiplies, each lane its own; weights first, x is the kernel's before. */
+/*
+ * All that the block multiplies, each lane its own; weights first, x is the kernel's before. A warp's
+ * copies begin one after the other, some 50 clocks apart: all four warps of the group share them out.
+ */
 template <class W, class S>
 SIMT_DEVICE void scaled_fetch_all(const linear_scaled_t &p, const scaled_rows_t &rows,
                                   const simt_tensor_map_t *x, uint32_t first_unit, uint8_t *shared)
@@ -599,9 +602,7 @@ static SIMT_KERNEL(S::threads, 1)
     const uint32_t first_unit = blockIdx.y * S::spans * 4;
     if (warp >= S::groups * 4) {
         simt_registers_lower<S::fetch_registers>();
-        if (warp == S::groups * 4) {
-            scaled_fetch_all<W, S>(p, rows, &x, first_unit, shared);
-        }
+        scaled_fetch_all<W, S>(p, rows, &x, first_unit, shared);
         return;
     }
     simt_registers_raise<S::registers>();
