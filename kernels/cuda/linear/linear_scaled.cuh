@@ -201,7 +201,7 @@ SIMT_DEVICE void scaled_fetch(const scaled_lane_t<S> &lane, const scaled_rows_t 
 
 /*
  * All that the block multiplies, each lane its own; weights first, x is the kernel's before. A warp's
- * copies begin one after the other, some 50 clocks apart: all four warps of the group share them out.
+ * copies begin one after the other, ten instructions each: all four warps of the group share them out.
  */
 template <class W, class S>
 SIMT_DEVICE void scaled_fetch_all(const linear_scaled_t &p, const scaled_rows_t &rows,
