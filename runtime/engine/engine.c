@@ -359,6 +359,13 @@ engine_stats_t engine_stats(const engine_t *engine)
     for (uint32_t i = 0; i < ENGINE_MAX_DRAFTS; i++) {
         stats.accepted[i] = atomic_load(&g->accepted[i]);
     }
+    for (uint32_t i = 0; i < ENGINE_STEP_KINDS; i++) {
+        stats.device[i] = (engine_device_stats_t){
+            .busy_ns = atomic_load(&g->device[i].busy_ns),
+            .gap_ns = atomic_load(&g->device[i].gap_ns),
+            .gaps = atomic_load(&g->device[i].gaps),
+        };
+    }
     return stats;
 }
 

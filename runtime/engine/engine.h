@@ -230,6 +230,26 @@ const float *engine_request_embedding(const engine_request_t *request);
 
 #define ENGINE_MAX_DRAFTS 16 /* tokens of one guess */
 
+typedef enum engine_step_kind {
+    ENGINE_STEP_DECODE, /* a token of each sequence, with what was guessed to follow */
+    ENGINE_STEP_PROMPT, /* with tokens of prompts */
+    ENGINE_STEP_KINDS,
+} engine_step_kind_t;
+
+/*
+ * How long the device worked on steps, and how long it waited for them: from the last op of a step to
+ * the first of the next one, the copies of results and inputs included (step_result_t). A gap counts,
+ * with the kind of the step that ends it, if from the one step to the next there were requests all the
+ * time, and never all of them waited for something else (a mask, blocks from a tier or a worker): time
+ * without work is no gap. All 0 where the device has no clock of its own (CPUs), and with a draft
+ * model, whose steps come in between. Of several ranks, rank 0's device.
+ */
+typedef struct engine_device_stats {
+    uint64_t busy_ns;
+    uint64_t gap_ns;
+    uint64_t gaps; /* that gap_ns is the sum of */
+} engine_device_stats_t;
+
 /* Read from any thread. Whoever sees news of a request, or the end of a call, finds it counted. */
 typedef struct engine_stats {
     uint32_t running; /* samples */
@@ -255,6 +275,7 @@ typedef struct engine_stats {
     uint64_t rank_losses;            /* of ranks that went */
     uint64_t rank_timeouts;          /* of ranks that did not answer */
     uint64_t regroupings;            /* times the group formed again */
+    engine_device_stats_t device[ENGINE_STEP_KINDS];
     kv_store_stats_t store;
     kv_publisher_stats_t events;
 } engine_stats_t;

@@ -200,6 +200,12 @@ typedef struct engine_launched {
     uint64_t begun_ns;
 } engine_launched_t;
 
+typedef struct engine_device_counters {
+    atomic_uint_fast64_t busy_ns;
+    atomic_uint_fast64_t gap_ns;
+    atomic_uint_fast64_t gaps;
+} engine_device_counters_t;
+
 /* Gauges and counters as the last step left them. */
 typedef struct engine_gauges {
     atomic_uint running;
@@ -220,6 +226,7 @@ typedef struct engine_gauges {
     atomic_uint_fast64_t rank_losses;
     atomic_uint_fast64_t rank_timeouts;
     atomic_uint_fast64_t regroupings;
+    engine_device_counters_t device[ENGINE_STEP_KINDS];
     atomic_uint_fast64_t store[ENGINE_STORE_WORDS];
 } engine_gauges_t;
 

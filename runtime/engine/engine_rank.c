@@ -216,6 +216,13 @@ weft_status_t engine_open_rank(engine_t *engine, const engine_options_t *options
     return ranks == NULL ? status : agree(engine, source, status, diag);
 }
 
+/* By the rank that tells of it; a model that guesses has steps of its own between those. */
+static bool is_timed(const engine_t *engine)
+{
+    return engine->device->ops->elapsed_ns != NULL && engine->group.rank == 0 &&
+           engine->plan.draft_model.n_blocks == 0;
+}
+
 weft_status_t engine_load_rank(engine_t *engine, const model_source_t *source,
                                const kv_pool_t *pool, weft_diag_t *diag)
 {
@@ -233,6 +240,7 @@ weft_status_t engine_load_rank(engine_t *engine, const model_source_t *source,
         .kv_dtype = plan->kv_dtype,
         .kv_base = kv_pool_memory(pool)->addr,
         .depth = engine->max_depth,
+        .is_timed = is_timed(engine),
     };
     status = executor_create(&config, diag, &engine->executor);
     if (status >= 0 && step_plan_create(&plan->limits, &engine->step) < 0) {

@@ -253,6 +253,22 @@ static void note_compute(engine_t *engine)
     }
 }
 
+static void count(atomic_uint_fast64_t *counter, uint64_t n)
+{
+    atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+/* Of the step whose result is taken next. */
+static void count_device(engine_t *engine, const step_result_t *result)
+{
+    const engine_launched_t *step = &engine->launched[engine->n_collected % SCHED_MAX_IN_FLIGHT];
+    engine_device_counters_t *device =
+        &engine->gauges.device[step->prompt_tokens > 0 ? ENGINE_STEP_PROMPT : ENGINE_STEP_DECODE];
+    count(&device->busy_ns, result->busy_ns);
+    count(&device->gap_ns, result->gap_ns);
+    count(&device->gaps, result->has_gap);
+}
+
 static weft_status_t take_result(engine_t *engine)
 {
     step_result_t result;
@@ -260,6 +276,7 @@ static weft_status_t take_result(engine_t *engine)
     if (status < 0 || engine_has_lost_rank(engine)) { /* then what it holds is not a result */
         return status < 0 ? status : WEFT_ERR_PEER_GONE;
     }
+    count_device(engine, &result);
     note_compute(engine);
     sched_commit(engine->sched, &result);
     return WEFT_OK;
@@ -311,7 +328,11 @@ static bool do_step(engine_t *engine)
             return false;
         }
     }
-    return rows > 0 || in_flight > 0;
+    const bool did_something = rows > 0 || in_flight > 0;
+    if (!did_something || sched_is_empty(engine->sched)) {
+        executor_rest(engine->executor);
+    }
+    return did_something;
 }
 
 /* ---- disturbing, for tests ---- */

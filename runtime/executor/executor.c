@@ -290,6 +290,7 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
     const bool has_gap = is_timed && executor->ended != NULL;
     *result_out = (step_result_t){
         .busy_ns = is_timed ? device->elapsed_ns(outputs->begun, outputs->ended) : 0,
+        .has_gap = has_gap,
         .gap_ns = has_gap ? device->elapsed_ns(executor->ended, outputs->begun) : 0,
         .step = outputs->step,
         .n_rows = outputs->n_rows,
@@ -305,6 +306,11 @@ weft_status_t executor_collect(executor_t *executor, step_result_t *result_out)
     return WEFT_OK;
 }
 
+void executor_rest(executor_t *executor)
+{
+    executor->ended = NULL;
+}
+
 bool executor_is_ready(const executor_t *executor)
 {
     const outputs_t *outputs = &executor->outputs[executor->n_collected % executor->depth];
@@ -317,5 +323,5 @@ void executor_forget(executor_t *executor)
     (void)k_stream_sync(executor->stream);
     executor_graphs_drop(executor); /* they hold the lost group's collectives */
     executor->n_collected = executor->n_launched;
-    executor->ended = NULL;
+    executor_rest(executor);
 }

@@ -39,7 +39,8 @@ typedef struct executor_config {
     k_dtype_t kv_dtype;
     void *kv_base;  /* the pool's memory */
     uint32_t depth; /* steps that may be out; 0: EXECUTOR_MIN_DEPTH */
-    bool is_timed;  /* for benchmarks: results say how long the device took; it must have a clock */
+    bool is_timed;  /* results say how long the device took; it must have a clock. Nobody waits for
+                       that: two more events a step */
 } executor_config_t;
 
 /* Results of one step, valid until its buffers are launched again (depth steps later). */
@@ -58,9 +59,11 @@ typedef struct step_result {
     const char *embeddings;  /* [n_embeddings], each [hidden] activations: k_ops.act */
     size_t embedding_stride; /* bytes from one to the next */
     uint32_t n_embeddings;
-    /* With is_timed: from the first op of the step to its last, and from the last op of the step
-     * before to the first of this one. */
+    /* With is_timed: from the first op of the step to its last; and from the last op of the step
+     * before to the first of this one: copies of results and inputs lie between them, and what
+     * others enqueued. */
     uint64_t busy_ns;
+    bool has_gap; /* there was a step before, and no executor_rest since */
     uint64_t gap_ns;
 } step_result_t;
 
@@ -95,6 +98,9 @@ weft_status_t executor_launch(executor_t *executor, const step_plan_t *plan);
  * rank cannot go on. WEFT_ERR_PEER_GONE, _TIMEOUT: another stage is lost.
  */
 weft_status_t executor_collect(executor_t *executor, step_result_t *result_out);
+
+/* There is nothing to compute for now: the time until the next step is no gap. */
+void executor_rest(executor_t *executor);
 
 /* Whether executor_collect of the oldest step that is out will not wait for this rank's device. */
 bool executor_is_ready(const executor_t *executor);

@@ -152,7 +152,7 @@ struct executor {
     size_t embedding_stride; /* bytes from one to the next in outputs */
     size_t embedding_bytes;  /* of a hidden state, as activations */
     bool is_timed;
-    weft_event_t *ended; /* of the step collected last; NULL: none */
+    weft_event_t *ended; /* of the step collected last; NULL: none, or a rest since */
 
     weft_mem_t memory;
     device_state_t device;

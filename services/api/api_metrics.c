@@ -118,6 +118,20 @@ static weft_series_t *with_label(api_metrics_t *metrics, int field, const char *
     return api_metrics_labelled(metrics, field, &value);
 }
 
+static void make_device(api_metrics_t *metrics)
+{
+    static const char *const kinds[ENGINE_STEP_KINDS] = {
+        [ENGINE_STEP_DECODE] = "decode",
+        [ENGINE_STEP_PROMPT] = "prompt",
+    };
+
+    for (uint32_t i = 0; i < ENGINE_STEP_KINDS; i++) {
+        metrics->device_busy[i] = with_label(metrics, METRIC_device_busy, kinds[i]);
+        metrics->device_gap[i] = with_label(metrics, METRIC_device_gap, kinds[i]);
+        metrics->device_gaps[i] = with_label(metrics, METRIC_device_gaps, kinds[i]);
+    }
+}
+
 static void make_labelled(api_metrics_t *metrics, const api_model_t *model)
 {
     for (size_t i = 0; i < WEFT_ARRAY_LEN(finish_reasons); i++) {
@@ -140,6 +154,7 @@ static void make_labelled(api_metrics_t *metrics, const api_model_t *model)
     with_label(metrics, METRIC_waiting_by_reason, "deferred");
     metrics->ranks_gone = with_label(metrics, METRIC_rank_failures, "gone");
     metrics->ranks_timed_out = with_label(metrics, METRIC_rank_failures, "timeout");
+    make_device(metrics);
     weft_series_set(with_label(metrics, METRIC_sleep_state, "awake"), 1);
     with_label(metrics, METRIC_sleep_state, "weights_offloaded");
     with_label(metrics, METRIC_sleep_state, "discard_all");

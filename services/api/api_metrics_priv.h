@@ -52,6 +52,9 @@ struct api_metrics {
     weft_series_t *ranks_gone;
     weft_series_t *ranks_timed_out;
     weft_series_t *rejected;
+    weft_series_t *device_busy[ENGINE_STEP_KINDS];
+    weft_series_t *device_gap[ENGINE_STEP_KINDS];
+    weft_series_t *device_gaps[ENGINE_STEP_KINDS];
     double token_bounds[MAX_TOKEN_BOUNDS];
     size_t n_token_bounds;
     weft_series_t *from_pulls;

@@ -171,6 +171,22 @@ static void add_draft_counts(api_metrics_t *metrics, const engine_stats_t *now)
     }
 }
 
+static double seconds_of(uint64_t ns)
+{
+    return (double)ns / (double)WEFT_NS_PER_SECOND;
+}
+
+static void add_device_counts(api_metrics_t *metrics, const engine_stats_t *now)
+{
+    for (uint32_t i = 0; i < ENGINE_STEP_KINDS; i++) {
+        const engine_device_stats_t *device = &now->device[i];
+        const engine_device_stats_t *seen = &metrics->stats.device[i];
+        weft_series_add(metrics->device_busy[i], seconds_of(device->busy_ns - seen->busy_ns));
+        weft_series_add(metrics->device_gap[i], seconds_of(device->gap_ns - seen->gap_ns));
+        weft_series_add(metrics->device_gaps[i], (double)(device->gaps - seen->gaps));
+    }
+}
+
 /* What the engine counted since the last look. */
 static void add_engine_counts(api_metrics_t *metrics, const engine_stats_t *now)
 {
@@ -189,6 +205,7 @@ static void add_engine_counts(api_metrics_t *metrics, const engine_stats_t *now)
     weft_series_add(metrics->ranks_timed_out, (double)(now->rank_timeouts - seen->rank_timeouts));
     add(metrics, METRIC_regroupings, (double)(now->regroupings - seen->regroupings));
     add_draft_counts(metrics, now);
+    add_device_counts(metrics, now);
     add_store_counts(metrics, &now->store);
     add_event_counts(metrics, &now->events);
     metrics->stats = *now;

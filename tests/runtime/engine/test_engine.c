@@ -50,6 +50,18 @@ static void an_idle_engine_sleeps_and_shows_zero(void **state)
     engine_rig_close(&rig);
 }
 
+static void a_device_without_a_clock_counts_no_time(void **state)
+{
+    (void)state;
+    const engine_device_stats_t none[ENGINE_STEP_KINDS] = {{0}};
+    engine_rig_t rig;
+    engine_rig_open_small(&rig);
+    engine_request_release(engine_rig_greedy(&rig, 3));
+    const engine_stats_t stats = engine_stats(rig.engine);
+    assert_memory_equal(stats.device, none, sizeof(none));
+    engine_rig_close(&rig);
+}
+
 static void the_descriptor_is_readable_while_there_is_news(void **state)
 {
     (void)state;
@@ -487,6 +499,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_request_is_answered_and_timed),
         cmocka_unit_test(an_idle_engine_sleeps_and_shows_zero),
+        cmocka_unit_test(a_device_without_a_clock_counts_no_time),
         cmocka_unit_test(the_descriptor_is_readable_while_there_is_news),
         cmocka_unit_test(stop_ids_end_an_answer_and_are_named),
         cmocka_unit_test(end_tokens_end_an_answer_unless_ignored),
