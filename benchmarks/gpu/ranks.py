@@ -39,26 +39,22 @@ def cut_of(group):
 
 
 class Server:
-    def __init__(self, args, model, group):
-        self.log = args.log
+    """`weft serve` with these words behind it, on a port of its own; what it says goes to log as well."""
+
+    def __init__(self, weft, words, log):
+        self.log = log
         self.lines = []
         self.port = None
         self.ready = threading.Event()
-        words = [args.weft, "serve", model, "--host", "127.0.0.1", "--port", "0", "--device", args.device,
-                 "--served-model-name", "m", "--max-model-len", "256", "--max-num-seqs", "8",
-                 "--num-gpu-blocks-override", "512", "--coll-timeout", "10", *cut_of(group)]
-        if group:
-            words += ["--coll-backend", args.coll_backend]
         self.begun = time.monotonic()
-        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                                        text=True)
+        self.process = subprocess.Popen([weft, "serve", *words, "--host", "127.0.0.1", "--port", "0"],
+                                        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         threading.Thread(target=self._read, daemon=True).start()
         self.ready.wait(START_SECONDS)
         self.start_seconds = time.monotonic() - self.begun
         if self.port is None:
             self.stop()
-            raise SystemExit(f"{model} {group or 'one rank'} does not start:\n"
-                             + "".join(self.lines[-6:]))
+            raise SystemExit(f"{' '.join(words)} does not start:\n" + "".join(self.lines[-6:]))
 
     def _read(self):
         for line in self.process.stderr:
@@ -106,6 +102,15 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             return None
+
+
+def start_group(args, model, group):
+    words = [model, "--device", args.device, "--served-model-name", "m", "--max-model-len", "256",
+             "--max-num-seqs", "8", "--num-gpu-blocks-override", "512", "--coll-timeout", "10",
+             *cut_of(group)]
+    if group:
+        words += ["--coll-backend", args.coll_backend]
+    return Server(args.weft, words, args.log)
 
 
 def leads(choice):
@@ -171,7 +176,7 @@ def rate(server, prompt, company):
 
 def check_group(args, model, group, first):
     prompts, reference = load_cases(model)
-    server = Server(args, model, group)
+    server = start_group(args, model, group)
     requests = requests_for(prompts)
     alone, together = server.answers(requests)
     for i, (one, other) in enumerate(zip(alone, together)):
@@ -201,7 +206,7 @@ def check_group(args, model, group, first):
 
 def measure_group(args, model, group):
     prompts, _ = load_cases(model)
-    server = Server(args, model, group)
+    server = start_group(args, model, group)
     one = rate(server, prompts[0], 1)
     eight = rate(server, prompts[0], 8)
     server.stop()
@@ -211,7 +216,7 @@ def measure_group(args, model, group):
 
 def check_kill(args, model):
     prompts, _ = load_cases(model)
-    server = Server(args, model, "tp2")
+    server = start_group(args, model, "tp2")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(server.ask, prompts[0], 200)
         time.sleep(0.2)  # by then it runs, has not come or is over: all must end
