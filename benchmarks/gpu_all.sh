@@ -120,6 +120,14 @@ cold() {
         --prompt "Once upon" --max-tokens 1 "$@"
 }
 
+# serve_gap NAME FILE ARGUMENT...: what the device waits for between steps of a whole server with 64 streams.
+serve_gap() {
+    local name=$1 file=$2
+    shift 2
+    part 45 "serve-gap-$name" python3 "$root/benchmarks/gpu/serve_gap.py" --weft "$weft" "$file" \
+        --device "$device" --max-model-len 8192 "$@"
+}
+
 # ---- what they measure -------------------------------------------------------------------------
 
 # measure_model DTYPE: whole steps and prefills of a model of that type. Prefill goes with one sequence.
@@ -130,6 +138,7 @@ measure_model() {
         modes step "$dtype-1" "$file" --n-batch 1 -p 2048
         modes step "$dtype-64" "$file" --n-batch 64
         if [ "$dtype" = bf16 ]; then
+            modes serve_gap "$dtype-64" "$file"
             step "$dtype-64-fp8-cache" "$file" --n-batch 64 --kv-cache-dtype fp8
             step "$dtype-64-two-segments" "$file" --n-batch 64 --n-context 1024
             if wants cold; then

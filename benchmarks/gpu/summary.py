@@ -198,13 +198,19 @@ def attention(results):
             yield figure
 
 
-def gap(results):
-    """Of `weft bench model`'s own loop over the executor: no scheduler, no text."""
+def gap_figure(results, part, name, key, bar, more):
+    us = results.json(part).get(key)
+    return Figure(name, part, unit="us", value=us, bar=bar, more=more if us is not None else "")
+
+
+def gaps(results):
+    """Of the whole server; and of `weft bench model`'s own loop over the executor: no scheduler, no text."""
     for mode, said in MODES.items():
-        part = f"step-bf16-64{mode}"
-        us = results.json(part).get("step_gap_us")
-        yield Figure(f"gap between decode steps, batch 64{said}", part, unit="us", value=us,
-                     bar=None if mode else 20, more="executor alone" if us is not None else "")
+        bar = None if mode else 20
+        yield gap_figure(results, f"serve-gap-bf16-64{mode}",
+                         f"gap between decode steps, 64 streams of a server{said}", "gap_us", bar, "")
+        yield gap_figure(results, f"step-bf16-64{mode}", f"gap between decode steps, batch 64{said}",
+                         "step_gap_us", bar, "executor alone")
 
 
 def cold_starts(results):
@@ -264,7 +270,7 @@ def products(results):
             yield figure
 
 
-KINDS = [steps, prefills, attention, gap, cold_starts, transfers, collectives, products]
+KINDS = [steps, prefills, attention, gaps, cold_starts, transfers, collectives, products]
 
 
 # ---- the table ----------------------------------------------------------------------------------

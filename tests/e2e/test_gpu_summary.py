@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS / "gpu"))
+import serve_gap  # noqa: E402
 BINARY = os.environ.get("WEFT_TEST_BINARY")
 
 TORCH = """{"part": "copy", "gb_s": 4000.0}
@@ -78,6 +80,44 @@ def test_steps_are_held_against_the_card_and_torch(tmp_path):
     assert wide["share"] == pytest.approx(wide["value"] / 800) and wide["met"] is False
     assert "90% of copy" in line_of(text, "decode step, bf16, 1k context, batch 1")
     assert "MISSED" in line_of(text, "decode step, bf16, 1k context, batch 64")
+
+
+def test_the_gap_of_a_server_has_a_bar_of_its_own(tmp_path):
+    rows, text = summarize(tmp_path, {
+        "serve-gap-bf16-64": json.dumps({"streams": 64, "steps": 280, "gap_us": 18.25, "busy_us": 7000.0}),
+        "serve-gap-bf16-64-no-deterministic": json.dumps({"streams": 64, "steps": 280, "gap_us": 31.0})},
+        {"step-bf16-64": "no-time"})
+    server = "gap between decode steps, 64 streams of a server"
+    assert (rows[server]["value"], rows[server]["bar"], rows[server]["met"]) == (18.25, 20, True)
+    assert rows[server + ", --no-deterministic"]["met"] is None
+    assert "18.25 us" in line_of(text, server) and "met" in line_of(text, server)
+    assert "no-time" in line_of(text, "gap between decode steps, batch 64")
+
+
+def reading(running, prompt_steps, steps, gap=0.0, busy=0.0):
+    return {"running": running, "prompt_steps": prompt_steps, "steps": steps, "gap": gap, "busy": busy}
+
+
+def test_a_servers_gap_is_of_steps_in_which_all_streams_decode():
+    ramp = [reading(1, 0, 5), reading(64, 30, 40), reading(64, 37, 50)]
+    steady = [reading(64, 37, 60 + 10 * i) for i in range(4)]
+    tail = [reading(63, 37, 100), reading(64, 38, 120)]
+    assert serve_gap.longest_stretch(ramp + steady + tail, 64) == (ramp[-1], steady[-1])
+    assert serve_gap.longest_stretch(ramp[:2] + tail, 64) is None
+    assert serve_gap.longest_stretch([], 64) is None
+
+
+@pytest.mark.skipif(BINARY is None, reason="WEFT_TEST_BINARY is not set")
+def test_a_server_without_a_clock_has_no_gap_to_measure(tmp_path):
+    model = tmp_path / "tiny.gguf"
+    subprocess.run([BINARY, "model", "synth", "--shape", "tiny", model], check=True, timeout=60,
+                   capture_output=True)
+    done = subprocess.run([sys.executable, BENCHMARKS / "gpu" / "serve_gap.py", "--weft", BINARY,
+                           "--streams", "2", "--input-len", "40", "--output-len", "8", model,
+                           "--device", "cpu"],
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 77, done.stderr
+    assert "the device has no clock" in done.stderr
 
 
 def test_the_other_mode_and_other_shapes_have_no_bar(tmp_path):
