@@ -10,6 +10,7 @@ import re
 import signal
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -346,7 +347,8 @@ def test_a_prefill_worker_that_is_gone_costs_a_prefill(workers, start_server):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_prefill_worker_that_dies_during_the_prefill_costs_a_prefill(start_server, workers, how):
     _, _, alone = workers
-    p = start_server(*SMALL, *transfer("kv_producer"), env=ENV)
+    # In steps so short that most of the prompt is still to come when its first blocks are read.
+    p = start_server(*SMALL, "--max-num-batched-tokens", "64", *transfer("kv_producer"), env=ENV)
     d = start_server(*SMALL, *transfer("kv_consumer", transfer_wait=3), env=ENV)
     body = completion(ids(61, 1600), max_tokens=4)
     info = web.get(p.url + "/kv_transfer").json()
@@ -354,19 +356,17 @@ def test_a_prefill_worker_that_dies_during_the_prefill_costs_a_prefill(start_ser
     leg["kv_transfer_params"] = {**LEGS, "transfer_id": "t-1"}
     params = {"do_remote_prefill": True, "transfer_id": "t-1", "remote_host": info["host"],
               "remote_port": info["port"]}
-
-    def send():
-        with pytest.raises(httpx.HTTPError):
-            web.post(p.url + "/v1/completions", json=leg)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    wait_for(lambda: p.gauge("vllm:num_requests_running") == 1, what="the prefill")
-    killer = threading.Timer(0.3, p.process.send_signal, (how,))
-    killer.start()
-    assert choices(post(d, {**body, "kv_transfer_params": params})) == choices(post(alone, body))
-    p.process.kill()
-    sender.join()
+    with ThreadPoolExecutor(2) as pool:
+        prefilled = pool.submit(web.post, p.url + "/v1/completions", json=leg)
+        wait_for(lambda: p.gauge("vllm:num_requests_running") == 1, what="the prefill")
+        decoded = pool.submit(post, d, {**body, "kv_transfer_params": params})
+        wait_for(lambda: d.gauge("weft:kv_transfer_overlapped_bytes_total") > 0,
+                 what="blocks of a prompt that is being computed")
+        p.process.send_signal(how)
+        assert choices(decoded.result()) == choices(post(alone, body))
+        p.process.kill()
+        assert isinstance(prefilled.exception(), httpx.HTTPError)  # it had not ended
+    assert fallbacks(d) == 1
     d.wait_until_idle()
 
 
