@@ -16,7 +16,7 @@
 static const char *const not_options[] = {
     "WEFT_TEST_",        "WEFT_CARGO_",      "WEFT_CACHE_DIR", "WEFT_UCX_LIBRARY",
     "WEFT_NCCL_LIBRARY", "WEFT_SERVICE_",    "WEFT_PORT_",     "WEFT_SIZE=",
-    "WEFT_LOCAL_RANK=",  "WEFT_LOCAL_SIZE=", "WEFT_EPOCH=",
+    "WEFT_LOCAL_RANK=",  "WEFT_LOCAL_SIZE=", "WEFT_EPOCH=",    "WEFT_EMU_",
 };
 
 static bool starts_with(const char *text, const char *start)

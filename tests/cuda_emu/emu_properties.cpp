@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The one device: what it says of itself, and the driver's functions that are looked up by name. */
+/* The devices: what they say of themselves, and the driver's functions that are looked up by name. */
 #include <cuda.h>
+#include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "tests/cuda_emu/emu_driver.h"
@@ -9,21 +11,42 @@
 
 using namespace emu;
 
+static int current_device; /* of all threads: a process uses one */
+
+static bool is_device(int device)
+{
+    return device >= 0 && device < device_limits().devices;
+}
+
+bool emu::is_told_to_fail(void)
+{
+    const char *fault = getenv("WEFT_EMU_FAULT");
+    return fault != nullptr &&
+           access((fault + ("." + std::to_string(current_device))).c_str(), F_OK) == 0;
+}
+
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    *count = 1;
-    return cudaSuccess;
+    Entry entry;
+    *count = device_limits().devices;
+    return give(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 
 cudaError_t cudaGetDevice(int *device)
 {
-    *device = 0;
+    Entry entry;
+    *device = current_device;
     return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device)
 {
-    return give(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+    Entry entry;
+    if (!is_device(device)) {
+        return give(cudaErrorInvalidDevice);
+    }
+    current_device = device;
+    return cudaSuccess;
 }
 
 cudaError_t cudaDriverGetVersion(int *version)
@@ -40,7 +63,8 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device)
 {
-    if (device != 0) {
+    Entry entry;
+    if (!is_device(device)) {
         return give(cudaErrorInvalidDevice);
     }
     const Limits &limits = device_limits();
@@ -85,12 +109,14 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
 {
-    if (device != 0) {
+    Entry entry;
+    if (!is_device(device)) {
         return give(cudaErrorInvalidDevice);
     }
     const Limits &limits = device_limits();
     memset(properties, 0, sizeof(*properties));
     strcpy(properties->name, "emulated by cuda_emu");
+    properties->uuid.bytes[0] = static_cast<char>(device + 1);
     properties->totalGlobalMem = limits.memory_bytes;
     properties->sharedMemPerBlock = 48 << 10;
     properties->sharedMemPerBlockOptin = limits.shared_bytes;
@@ -101,16 +127,6 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     properties->multiProcessorCount = limits.multiprocessors;
     properties->l2CacheSize = 50 << 20;
     properties->unifiedAddressing = 1;
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceGetPCIBusId(char *id, int length, int device)
-{
-    constexpr char text[] = "0000:00:00.0";
-    if (device != 0 || length < static_cast<int>(sizeof(text))) {
-        return give(cudaErrorInvalidValue);
-    }
-    memcpy(id, text, sizeof(text));
     return cudaSuccess;
 }
 

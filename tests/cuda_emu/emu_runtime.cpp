@@ -20,14 +20,16 @@ static std::recursive_mutex lock;
 static cudaError_t sticky = cudaSuccess;
 static thread_local cudaError_t last = cudaSuccess;
 static std::string fault_text;
-static Limits limits = {90, 227 << 10, size_t{8} << 30, 4};
+static Limits limits = {90, 227 << 10, size_t{8} << 30, 4, 1};
 
 static void read_environment(void)
 {
     const char *name = getenv("WEFT_EMU_SCHEDULE");
     const char *seed = getenv("WEFT_TEST_SEED");
     const char *capability = getenv("WEFT_EMU_CAPABILITY");
+    const char *devices = getenv("WEFT_EMU_DEVICES");
     emu_schedule_t schedule = EMU_FORWARD;
+    fputs("cuda_emu: a test double of a GPU: kernels run on the CPU\n", stderr);
     if (name != nullptr && strcmp(name, "backward") == 0) {
         schedule = EMU_BACKWARD;
     } else if (name != nullptr && strcmp(name, "random") == 0) {
@@ -39,6 +41,9 @@ static void read_environment(void)
     set_schedule(schedule, seed == nullptr ? 1 : strtoull(seed, nullptr, 10));
     if (capability != nullptr) {
         emu_set_capability(atoi(capability));
+    }
+    if (devices != nullptr) {
+        limits.devices = atoi(devices);
     }
 }
 
@@ -163,6 +168,7 @@ constexpr ErrorText error_texts[] = {
     ERROR_TEXT(cudaSuccess, "no error"),
     ERROR_TEXT(cudaErrorInvalidValue, "invalid argument"),
     ERROR_TEXT(cudaErrorMemoryAllocation, "out of memory"),
+    ERROR_TEXT(cudaErrorNoDevice, "no CUDA-capable device is detected"),
     ERROR_TEXT(cudaErrorInvalidDevice, "invalid device ordinal"),
     ERROR_TEXT(cudaErrorInvalidResourceHandle, "invalid resource handle"),
     ERROR_TEXT(cudaErrorNotReady, "device not ready"),

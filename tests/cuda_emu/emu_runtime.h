@@ -56,9 +56,13 @@ struct Limits {
     size_t shared_bytes;
     size_t memory_bytes;
     int multiprocessors;
+    int devices; /* alike; a process uses one of them (WEFT_EMU_DEVICES) */
 };
 
 const Limits &device_limits(void);
+/* The device's next kernel fails: WEFT_EMU_FAULT is a path, and the file of that path and ".0", its
+ * index, is there. */
+bool is_told_to_fail(void);
 
 /* ---- memory --------------------------------------------------------------------------------- */
 

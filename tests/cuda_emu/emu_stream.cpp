@@ -194,6 +194,10 @@ static void run_launch(const emu_launch_t &launch)
     grid.run = launch.run;
     grid.closure = launch.closure.get();
     launched.push_back(grid.name);
+    if (is_told_to_fail()) {
+        note_fault(cudaErrorLaunchFailure, grid.name + " fails: WEFT_EMU_FAULT");
+        return;
+    }
     run_grid(grid);
 }
 

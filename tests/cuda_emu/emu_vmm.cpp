@@ -73,7 +73,8 @@ static bool poison_file(int fd, size_t bytes)
 
 static CUresult get_attribute(int *value, CUdevice_attribute attribute, CUdevice device)
 {
-    if (device != 0 || attribute != CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED) {
+    if (device >= device_limits().devices ||
+        attribute != CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED) {
         return CUDA_ERROR_INVALID_VALUE;
     }
     *value = 1;
