@@ -300,17 +300,18 @@ static void drain(api_server_t *server, uint32_t number)
     weft_loop_timer_set(server->drain_timer, 0);
 }
 
-/* What runs has been answered, or is about to be; whoever placed the ranks has to place them anew. */
+/* What runs has been answered, or is about to be; whoever placed the process has to place it anew. */
 static void leave_service(void *user)
 {
     api_server_t *server = user;
+    const bool has_failed = engine_health(server->engine) == ENGINE_FAILED;
 
+    server->end_status = has_failed ? WEFT_ERR_DEVICE : WEFT_ERR_PEER_GONE;
     if (server->is_draining) {
-        server->end_status = WEFT_ERR_PEER_GONE;
         return;
     }
-    weft_log_error("a rank was lost: the server ends requests=%u", server->n_calls);
-    server->end_status = WEFT_ERR_PEER_GONE;
+    weft_log_error("%s: the server ends requests=%u",
+                   has_failed ? "the engine has failed" : "a rank was lost", server->n_calls);
     server->is_draining = true;
     server->drain_until_ns = weft_clock_ns() + LOST_ANSWER_NS;
     weft_loop_timer_set(server->drain_timer, 0);
@@ -320,7 +321,7 @@ static void on_health(void *user, engine_health_t health)
 {
     api_server_t *server = user;
 
-    if (health == ENGINE_LOST) {
+    if (health == ENGINE_LOST || health == ENGINE_FAILED) {
         (void)weft_loop_post(server->loop, leave_service, server); /* no memory: /health says it */
     }
 }
