@@ -309,8 +309,7 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, bool i
         "needs %.1f MiB of memory (weights %.1f, activations %.1f, steps %.1f, KV cache "
         "%.1f, adapters %.1f, a model that guesses %.1f, the device's own %.1f, host tier %.1f) "
         "but %.1f MiB are available: lower --kv-host-bytes, --kv-cache-memory-bytes, "
-        "--max-num-seqs, "
-        "--max-num-batched-tokens or --max-model-len%s",
+        "--num-gpu-blocks-override, --max-num-seqs, --max-num-batched-tokens or --max-model-len%s",
         (double)sum_of(needs) / MIB, (double)needs->weights / MIB, (double)needs->activations / MIB,
         (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->adapters / MIB,
         (double)needs->draft / MIB, (double)needs->backend / MIB, (double)needs->host / MIB,
