@@ -332,6 +332,9 @@ static Progress run_block(Block &block)
     if (!is_abandoned) {
         wgmma_block_ended(block);
     }
+    if (!is_abandoned) {
+        registers_block_ended(block);
+    }
     return is_abandoned ? Progress::fault : Progress::ended;
 }
 

@@ -28,6 +28,7 @@ namespace emu
 
 constexpr int warp_size = 32;
 constexpr uint32_t all_lanes = 0xffffffffu;
+constexpr int group_threads = 128; /* a warp group's */
 constexpr int max_threads = 1024;
 
 enum class State : uint8_t { fresh, ready, running, waiting, done };
@@ -56,6 +57,8 @@ struct Thread {
 
     std::vector<size_t> stores; /* committed groups of bulk stores: how many each, oldest first */
     size_t uncommitted_stores = 0;
+
+    const void *waited_at = nullptr; /* the code of its last wait at an mbarrier, then of none */
 };
 
 /* A call that lanes of a warp make together. */
@@ -80,6 +83,12 @@ struct Barrier {
     int counted = 0;
     const char *what = nullptr;
     std::vector<Thread *> waiting;
+};
+
+/* Of a warp group. */
+struct Registers {
+    int each = 0;  /* a thread's; 0: those of the launch */
+    int moved = 0; /* times that a thread has moved some */
 };
 
 struct Grid;
@@ -107,7 +116,7 @@ struct Block {
     std::shared_ptr<Bulk> bulk;
     std::shared_ptr<WarpGroups> groups;
     std::shared_ptr<Clocks> clocks;
-    std::vector<int> registers; /* of each warp group that moved some */
+    std::vector<Registers> registers; /* of each warp group, once one moved some */
 };
 
 struct Slot {
@@ -180,5 +189,6 @@ void async_thread_ended(Thread &thread);
 bool bulk_progress(Block &block);
 void bulk_block_ended(Block &block);
 void wgmma_block_ended(Block &block);
+void registers_block_ended(Block &block);
 
 } // namespace emu

@@ -16,7 +16,6 @@ namespace emu
 namespace
 {
 
-constexpr int group_threads = 128;
 constexpr int group_rows = 64;
 constexpr int max_n = 256;
 
@@ -37,6 +36,7 @@ struct Member {
     std::vector<Issue> issues; /* oldest first */
     std::vector<size_t> commits;
     size_t uncommitted = 0;
+    bool is_fenced = false; /* since it waited: then it may have touched registers */
     std::vector<Accumulator> accumulators;
 };
 
@@ -388,11 +388,24 @@ uint64_t simt_wgmma_desc_add(uint64_t desc, uint32_t bytes)
 
 void simt_wgmma_fence(void)
 {
+    my_group().members[now->linear % group_threads].is_fenced = true;
+}
+
+/* Of products for the same d one behind the other only the first needs a fence, unless a is in registers. */
+static void check_fence(const Member &member, const emu_wgmma_t &call)
+{
+    const bool is_ordered = call.a_registers == nullptr &&
+                            std::any_of(member.accumulators.begin(), member.accumulators.end(),
+                                        [&](const Accumulator &one) { return one.d == call.d; });
+    if (!member.is_fenced && !is_ordered) {
+        fail(cudaErrorLaunchFailure, "wgmma: no simt_wgmma_fence() since the thread waited last");
+    }
 }
 
 void emu_wgmma(const emu_wgmma_t &call)
 {
     Member &member = my_group().members[now->linear % group_threads];
+    check_fence(member, call);
     Issue issue = {call, {}};
     if (call.a_registers != nullptr) {
         memcpy(issue.a, call.a_registers, sizeof(issue.a));
@@ -428,6 +441,7 @@ void emu_wgmma_wait(int newest)
              group.newest);
     }
     group.newest = newest;
+    group.members[now->linear % group_threads].is_fenced = false;
     if (group.waiting.size() + 1 < group_threads) {
         group.waiting.push_back(now);
         wait_here("simt_wgmma_wait");

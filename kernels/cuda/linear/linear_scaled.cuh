@@ -182,26 +182,31 @@ SIMT_DEVICE scaled_lane_t<S> scaled_lane(const linear_scaled_t &p, const scaled_
     return lane;
 }
 
-template <class W, class S>
-SIMT_DEVICE void scaled_fetch(const scaled_lane_t<S> &lane, const scaled_rows_t &rows,
-                              const simt_tensor_map_t *x, uint32_t at, scaled_stage_t stage)
+template <class S>
+SIMT_DEVICE void scaled_fetch_x(const scaled_lane_t<S> &lane, const scaled_rows_t &rows,
+                                const simt_tensor_map_t *x, uint32_t at, scaled_stage_t stage)
 {
     simt_mbarrier_t *full = scaled_full(lane.ring, stage);
-    if (lane.is_x) {
-        simt_mbarrier_arrive_expect(full, S::x_bytes);
-        simt_tma_load_2d(scaled_x(lane.ring, stage), x,
-                         (int)(rows.column + (lane.ring.first + at) * LINEAR_K_BLOCK),
-                         (int)rows.token, full, SIMT_L2_EVICT_LAST);
-    } else {
-        simt_mbarrier_arrive_expect(full, W::BYTES);
-        simt_tma_load(scaled_w<W>(lane.ring, stage, lane.warp), lane.weights + at * W::STRIDE,
-                      W::BYTES, full);
-    }
+    simt_mbarrier_arrive_expect(full, S::x_bytes);
+    simt_tma_load_2d(scaled_x(lane.ring, stage), x,
+                     (int)(rows.column + (lane.ring.first + at) * LINEAR_K_BLOCK), (int)rows.token,
+                     full, SIMT_L2_EVICT_LAST);
+}
+
+template <class W, class S>
+SIMT_DEVICE void scaled_fetch_w(const scaled_lane_t<S> &lane, uint32_t at, scaled_stage_t stage)
+{
+    simt_mbarrier_t *full = scaled_full(lane.ring, stage);
+    simt_mbarrier_arrive_expect(full, W::BYTES);
+    simt_tma_load(scaled_w<W>(lane.ring, stage, lane.warp), lane.weights + at * W::STRIDE, W::BYTES,
+                  full);
 }
 
 /*
  * All that the block multiplies, each lane its own; weights first, x is the kernel's before. A warp's
  * copies begin one after the other, ten instructions each: all four warps of the group share them out.
+ * A lane that waits may hold up the others of its warp. So all lanes wait for stages of the same block, and
+ * have fetched those before: what frees a stage is never what a lane has yet to do.
  */
 template <class W, class S>
 SIMT_DEVICE void scaled_fetch_all(const linear_scaled_t &p, const scaled_rows_t &rows,
@@ -209,19 +214,23 @@ SIMT_DEVICE void scaled_fetch_all(const linear_scaled_t &p, const scaled_rows_t 
 {
     const scaled_lane_t<S> lane = scaled_lane<W, S>(p, rows, first_unit, shared);
     const uint32_t free = lane.ring.n < S::stages ? lane.ring.n : S::stages;
-    scaled_stage_t stage = {0, 0};
-    uint32_t at = 0;
-    for (; at < free && !lane.is_x; at++) {
-        scaled_fetch<W, S>(lane, rows, x, at, stage);
-        stage = scaled_next_stage<S>(stage);
+    for (uint32_t at = 0; at < free && !lane.is_x; at++) {
+        scaled_fetch_w<W>(lane, at, {at, 0});
     }
     simt_sync_warp();
     simt_wait_previous();
-    for (; at < lane.ring.n; at++) {
-        if (at >= S::stages) {
-            simt_mbarrier_wait(scaled_empty(lane.ring, stage), stage.parity ^ 1);
+    for (uint32_t at = 0; at < free && lane.is_x; at++) {
+        scaled_fetch_x(lane, rows, x, at, {at, 0});
+    }
+    simt_sync_warp();
+    scaled_stage_t stage = {0, 1};
+    for (uint32_t at = S::stages; at < lane.ring.n; at++) {
+        simt_mbarrier_wait(scaled_empty(lane.ring, stage), stage.parity ^ 1);
+        if (lane.is_x) {
+            scaled_fetch_x(lane, rows, x, at, stage);
+        } else {
+            scaled_fetch_w<W>(lane, at, stage);
         }
-        scaled_fetch<W, S>(lane, rows, x, at, stage);
         stage = scaled_next_stage<S>(stage);
     }
 }

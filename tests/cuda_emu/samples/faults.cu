@@ -366,3 +366,132 @@ static SIMT_KERNEL(64, 1) store_not_awaited(const float *x, float *y, const floa
 #endif
 }
 LAUNCHER(store_not_awaited, 1, 64)
+
+template <bool FAULTY>
+static SIMT_KERNEL(64, 1) init_not_fenced(const float *x, float *y, const float *)
+{
+#if SIMT_HOPPER
+    SIMT_SHARED(float, s, [64]);
+    SIMT_SHARED(simt_mbarrier_t, full, [1]);
+    if (threadIdx.x == 0) {
+        simt_mbarrier_init(full, 1);
+        if constexpr (!FAULTY) {
+            simt_mbarrier_fence_init();
+        }
+        simt_mbarrier_arrive_expect(full, 256);
+        simt_tma_load(s, x, 256, full);
+    }
+    simt_sync_block();
+    simt_mbarrier_wait(full, 0);
+    y[threadIdx.x] = s[threadIdx.x];
+#endif
+}
+LAUNCHER(init_not_fenced, 1, 64)
+
+/* An mbarrier counts a byte less than a MiB. */
+template <bool FAULTY>
+static SIMT_KERNEL(64, 1) bytes_uncountable(const float *x, float *y, const float *)
+{
+#if SIMT_HOPPER
+    SIMT_SHARED(float, s, [64]);
+    SIMT_SHARED(simt_mbarrier_t, full, [1]);
+    if (threadIdx.x == 0) {
+        simt_mbarrier_init(full, 1);
+        simt_mbarrier_fence_init();
+        simt_mbarrier_expect(full, FAULTY ? 1 << 20 : 256);
+        simt_tma_load(s, x, 256, full);
+        simt_mbarrier_arrive(full);
+    }
+    simt_sync_block();
+    simt_mbarrier_wait(full, 0);
+    y[threadIdx.x] = s[threadIdx.x];
+#endif
+}
+LAUNCHER(bytes_uncountable, 1, 64)
+
+/*
+ * Three lanes fill a stage, three times over; lane 1 begins a round behind the others, which wait where
+ * it comes by.
+ */
+template <bool FAULTY>
+static SIMT_KERNEL(64, 1) lanes_apart(const float *x, float *y, const float *)
+{
+#if SIMT_HOPPER
+    SIMT_SHARED(float, s, [3][32]);
+    SIMT_SHARED(simt_mbarrier_t, full, [1]);
+    SIMT_SHARED(simt_mbarrier_t, free, [1]);
+    const uint32_t lane = (uint32_t)simt_lane();
+    uint32_t round = (uint32_t)x[0]; /* 0 and 1, which the compiler cannot know */
+    const uint32_t waits_from = (uint32_t)x[1] + 1;
+    if (threadIdx.x == 0) {
+        simt_mbarrier_init(full, 3);
+        simt_mbarrier_init(free, 32);
+        simt_mbarrier_fence_init();
+    }
+    simt_sync_block();
+    if (simt_warp() == 1) {
+        float sum = 0.0f;
+        for (; round < 3; round++) {
+            simt_mbarrier_wait(full, round & 1);
+            sum += s[0][lane] + s[1][lane] + s[2][lane];
+            simt_mbarrier_arrive(free);
+        }
+        y[blockIdx.x * 32 + lane] = sum;
+    } else if (lane < 3) {
+        if (FAULTY && lane != 1) {
+            simt_mbarrier_arrive_expect(full, 128);
+            simt_tma_load(s[lane], x + lane * 32, 128, full);
+            round++;
+        }
+        for (; round < 3; round++) {
+            if constexpr (!FAULTY) {
+                simt_sync_warp(7);
+            }
+            if (round >= waits_from) {
+                simt_mbarrier_wait(free, (round - 1) & 1);
+            }
+            simt_mbarrier_arrive_expect(full, 128);
+            simt_tma_load(s[lane], x + round * 96 + lane * 32, 128, full);
+        }
+    }
+#endif
+}
+LAUNCHER(lanes_apart, 16, 64)
+
+template <bool FAULTY>
+static SIMT_KERNEL(256, 1) registers_of_a_warp(const float *x, float *y, const float *)
+{
+#if SIMT_HOPPER
+    if (threadIdx.x < 128) {
+        simt_registers_lower<40>();
+    } else if (!FAULTY || threadIdx.x < 160) {
+        simt_registers_raise<248>();
+    }
+#endif
+    y[threadIdx.x] = x[threadIdx.x];
+}
+LAUNCHER(registers_of_a_warp, 1, 256)
+
+template <bool FAULTY>
+static SIMT_KERNEL(128, 1) wgmma_fence(const float *x, float *y, const float *)
+{
+#if SIMT_HOPPER
+    SIMT_DYN_SHARED(float, tiles); /* a [64] and b [8] rows of 128 bytes */
+    for (unsigned i = threadIdx.x; i < 72 * 32; i += 128) {
+        tiles[i] = x[i % 32];
+    }
+    simt_fence_async_shared();
+    simt_sync_block();
+    float d[4] = {1, 1, 1, 1};
+    if constexpr (!FAULTY) {
+        simt_wgmma_hold(d);
+        simt_wgmma_fence();
+    }
+    simt_wgmma_bf16<8>(d, simt_wgmma_desc_k(tiles), simt_wgmma_desc_k(tiles + 64 * 32));
+    simt_wgmma_commit();
+    simt_wgmma_wait<0>();
+    simt_wgmma_hold(d);
+    y[threadIdx.x] = d[0] + d[1] + d[2] + d[3];
+#endif
+}
+LAUNCHER(wgmma_fence, 1, 128)
