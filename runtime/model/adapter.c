@@ -2,6 +2,7 @@
 #include "runtime/model/adapter_priv.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,10 +143,14 @@ static uint32_t rank_of(const adapter_model_t *model, const safetensors_tensor_t
     return (uint32_t)tensor->dims[place.is_b ? 1 : 0] / experts_of(model, place);
 }
 
-/* Targets that a place stands for. */
-static uint32_t targets_of(adapter_place_t place)
+/* Rows of b, whole. */
+static uint64_t out_of(const model_config_t *config, adapter_place_t place)
 {
-    return place.is_of_all && place.target == ADAPTER_EXPERT_GATE ? 2 : 1;
+    uint64_t out = 0;
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        out += adapter_shape(config, place.target + t).out;
+    }
+    return out;
 }
 
 static float scale_of(const loader_t *loader, double rank)
@@ -157,6 +162,21 @@ static weft_status_t refuse_tensor(const loader_t *loader, const safetensors_ten
                                    weft_status_t status, const char *reason)
 {
     return weft_diag(loader->diag, status, "%s: tensor %s: %s", loader->path, tensor->name, reason);
+}
+
+/* The extent of it that is not ranks: `wide` in the model. */
+static weft_status_t refuse_shape(const loader_t *loader, const safetensors_tensor_t *tensor,
+                                  adapter_place_t place, uint64_t wide)
+{
+    char reason[160];
+    if (tensor->n_dims != 2) {
+        return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "its shape is no matrix's");
+    }
+    snprintf(reason, sizeof(reason),
+             "its shape is [%" PRIu64 ", %" PRIu64 "], the model's %s%" PRIu64 "%s",
+             tensor->dims[0], tensor->dims[1], place.is_b ? "[" : "[rank, ", wide,
+             place.is_b ? ", rank]" : "]");
+    return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, reason);
 }
 
 static weft_status_t check_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
@@ -171,13 +191,13 @@ static weft_status_t check_tensor(const loader_t *loader, const safetensors_tens
                                    "adapters add to the projections of attention, feed-forward and "
                                    "experts that the layer has, and to routers, alone");
     }
-    const adapter_shape_t shape = adapter_shape(model->config, place_out->target);
     const uint64_t experts = experts_of(model, *place_out);
     const uint64_t wide = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 0 : 1] : 0;
     const uint64_t ranks = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 1 : 0] : 0;
-    const uint64_t out = (uint64_t)shape.out * targets_of(*place_out);
-    if (wide != (place_out->is_b ? out : shape.in) || ranks == 0 || ranks % experts != 0) {
-        return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "its shape is not the model's");
+    const uint64_t expected = place_out->is_b ? out_of(model->config, *place_out)
+                                              : adapter_shape(model->config, place_out->target).in;
+    if (wide != expected || ranks == 0 || ranks % experts != 0) {
+        return refuse_shape(loader, tensor, *place_out, expected);
     }
     if (ranks / experts > model->max_rank) {
         return refuse_tensor(loader, tensor, WEFT_ERR_TOO_LARGE,
@@ -201,28 +221,39 @@ static bool is_here(const adapter_model_t *model, adapter_place_t place)
             is_within(&model->cut->experts, place.expert));
 }
 
+/* What this rank keeps of the rows of a b that belong to one of its targets. */
+static size_t floats_of_target(const adapter_model_t *model, adapter_target_t target, uint32_t rank)
+{
+    return adapter_floats(rank, adapter_part(model, target).out.n);
+}
+
 /* What this rank keeps of a matrix. */
 static size_t floats_here(const adapter_model_t *model, adapter_place_t place, uint32_t rank)
 {
     const model_mla_t *mla = &model->config->mla;
-    const adapter_part_t part = adapter_part(model, place.target);
+    const size_t n = place.is_of_all ? model->cut->experts.n : 1;
+    size_t floats = 0;
     if (!is_here(model, place)) {
         return 0;
     }
-    if (place.is_b && place.target == ADAPTER_MLA_KV_B) {
+    if (!place.is_b) {
+        return n * adapter_floats(rank, adapter_part(model, place.target).in.n);
+    }
+    if (place.target == ADAPTER_MLA_KV_B) {
         return model->cut->heads.n *
                (adapter_floats(rank, mla->plain) + adapter_floats(rank, mla->value));
     }
-    const size_t n = place.is_of_all ? model->cut->experts.n : 1;
-    return n * (place.is_b ? targets_of(place) * adapter_floats(rank, part.out.n)
-                           : adapter_floats(rank, part.in.n));
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        floats += n * floats_of_target(model, place.target + t, rank);
+    }
+    return floats;
 }
 
 /* Pairs that a tensor has a matrix of are of one rank. */
 static bool set_rank(const loader_t *loader, adapter_place_t place, uint32_t rank)
 {
-    const uint32_t n = targets_of(place) * (place.is_of_all ? loader->model->cut->experts.n : 1);
-    k_lora_t *pairs = pair_at(loader, place); /* those of gate and of up are neighbours */
+    const uint32_t n = place.n_targets * (place.is_of_all ? loader->model->cut->experts.n : 1);
+    k_lora_t *pairs = pair_at(loader, place); /* targets of one tensor are neighbours */
     for (uint32_t i = 0; i < n; i++) {
         if (pairs[i].rank != 0 && pairs[i].rank != rank) {
             return false;
@@ -299,20 +330,58 @@ static void place_b(const loader_t *loader, const safetensors_tensor_t *tensor,
     }
 }
 
-/* One of a linear's matrices, written to `to`, which will lie at `at`. */
-static void fill_plain(const loader_t *loader, const safetensors_tensor_t *tensor,
-                       adapter_place_t place, const char *data, float *to, const float *at)
+/* Whether one target's matrix came by another name before: q's beside that of q, k and v. */
+static bool has_matrix(const k_lora_t *pairs, adapter_place_t place)
 {
-    const adapter_part_t part = adapter_part(loader->model, place.target);
-    k_lora_t *pair = pair_at(loader, place);
-    pair->scale = scale_of(loader, pair->rank);
-    if (place.is_b) {
-        place_b(loader, tensor, place.target, data, part.out, to);
-        pair->b = at;
-    } else {
-        place_a(tensor, data, (model_range_t){0, pair->rank}, part.in, to);
-        pair->a = at;
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        if ((place.is_b ? pairs[t].b : pairs[t].a) != NULL) {
+            return true;
+        }
     }
+    return false;
+}
+
+/* Each target's rows of b, which lie behind one another here and there. */
+static void fill_plain_b(const loader_t *loader, const safetensors_tensor_t *tensor,
+                         adapter_place_t place, const char *data, float *to, const float *at)
+{
+    const adapter_model_t *model = loader->model;
+    const uint32_t rank = rank_of(model, tensor, place);
+    const size_t row_bytes = rank * k_dtype_info(tensor->dtype)->block_bytes;
+    k_lora_t *pairs = pair_at(loader, place);
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        const adapter_target_t target = place.target + t;
+        const size_t n = floats_of_target(model, target, rank);
+        place_b(loader, tensor, target, data, adapter_part(model, target).out, to);
+        pairs[t].b = at;
+        data += adapter_shape(model->config, target).out * row_bytes;
+        to += n;
+        at += n;
+    }
+}
+
+/* A matrix of one linear or of several fused ones, written to `to`, which will lie at `at`. */
+static weft_status_t fill_plain(const loader_t *loader, const safetensors_tensor_t *tensor,
+                                adapter_place_t place, const char *data, float *to, const float *at)
+{
+    const model_range_t in = adapter_part(loader->model, place.target).in;
+    k_lora_t *pairs = pair_at(loader, place);
+    if (has_matrix(pairs, place)) {
+        return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED,
+                             "another tensor is for the same linear");
+    }
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        pairs[t].scale = scale_of(loader, pairs[t].rank);
+    }
+    if (place.is_b) {
+        fill_plain_b(loader, tensor, place, data, to, at);
+        return WEFT_OK;
+    }
+    place_a(tensor, data, (model_range_t){0, pairs->rank}, in, to);
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        pairs[t].a = at;
+    }
+    return WEFT_OK;
 }
 
 /* a of all experts: gate and up have the same. */
@@ -327,7 +396,7 @@ static void fill_experts_a(const loader_t *loader, const safetensors_tensor_t *t
     for (uint32_t e = 0; e < experts->n; e++) {
         place_a(tensor, data, (model_range_t){(experts->first + e) * rank, rank}, part.in,
                 to + e * n);
-        for (uint32_t t = 0; t < targets_of(place); t++) {
+        for (uint32_t t = 0; t < place.n_targets; t++) {
             pairs[t * experts->n + e].a = at + e * n;
         }
     }
@@ -340,7 +409,7 @@ static void fill_experts_b(const loader_t *loader, const safetensors_tensor_t *t
     const model_range_t *experts = &loader->model->cut->experts;
     const model_range_t out = adapter_part(loader->model, place.target).out;
     const uint32_t rank = rank_of(loader->model, tensor, place);
-    const uint32_t targets = targets_of(place);
+    const uint32_t targets = place.n_targets;
     const size_t n = adapter_floats(rank, out.n);
     const size_t row_bytes = tensor->dims[1] * k_dtype_info(tensor->dtype)->block_bytes;
     k_lora_t *pairs = pair_at(loader, place);
@@ -397,31 +466,41 @@ static void fill_heads(const loader_t *loader, const safetensors_tensor_t *tenso
     }
 }
 
-/* Writes the matrices to `to`, as they will lie in the adapter's memory. */
-static void fill(const loader_t *loader, float *to)
+static weft_status_t fill_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
+                                 adapter_place_t place, float *to, const float *at)
 {
+    const char *data = (const char *)loader->file.data + tensor->offset;
+    if (place.is_of_all && place.is_b) {
+        fill_experts_b(loader, tensor, place, data, to, at);
+    } else if (place.is_of_all) {
+        fill_experts_a(loader, tensor, place, data, to, at);
+    } else if (place.target == ADAPTER_MLA_KV_B) {
+        fill_heads(loader, tensor, place, data, to, at);
+    } else {
+        return fill_plain(loader, tensor, place, data, to, at);
+    }
+    return WEFT_OK;
+}
+
+/* Writes the matrices to `to`, as they will lie in the adapter's memory. */
+static weft_status_t fill(const loader_t *loader, float *to)
+{
+    const adapter_model_t *model = loader->model;
     const float *at = loader->adapter->memory.addr;
-    for (size_t i = 0; i < safetensors_tensor_count(loader->tensors); i++) {
+    weft_status_t status = WEFT_OK;
+    for (size_t i = 0; status >= 0 && i < safetensors_tensor_count(loader->tensors); i++) {
         const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
-        const char *data = (const char *)loader->file.data + tensor->offset;
         adapter_place_t place;
-        if (!adapter_parse_name(loader->model->config, loader->outer, tensor->name, &place) ||
-            !is_here(loader->model, place)) {
+        if (!adapter_parse_name(model->config, loader->outer, tensor->name, &place) ||
+            !is_here(model, place)) {
             continue; /* of the first kind there is none: measured */
         }
-        if (place.is_of_all && place.is_b) {
-            fill_experts_b(loader, tensor, place, data, to, at);
-        } else if (place.is_of_all) {
-            fill_experts_a(loader, tensor, place, data, to, at);
-        } else if (place.target == ADAPTER_MLA_KV_B) {
-            fill_heads(loader, tensor, place, data, to, at);
-        } else {
-            fill_plain(loader, tensor, place, data, to, at);
-        }
-        const size_t n = floats_here(loader->model, place, rank_of(loader->model, tensor, place));
+        status = fill_tensor(loader, tensor, place, to, at);
+        const size_t n = floats_here(model, place, rank_of(model, tensor, place));
         to += n;
         at += n;
     }
+    return status;
 }
 
 /* A matrix without its other one. */
@@ -528,8 +607,10 @@ static weft_status_t load(loader_t *loader)
         return status;
     }
     const weft_mem_t *written = device->ops->is_host ? memory : &loader->staging;
-    fill(loader, written->addr);
-    status = check_pairs(loader);
+    status = fill(loader, written->addr);
+    if (status >= 0) {
+        status = check_pairs(loader);
+    }
     if (status < 0 || device->ops->is_host) {
         return status;
     }

@@ -36,13 +36,14 @@ typedef struct adapter_part {
     model_range_t out;
 } adapter_part_t;
 
-/* Where a tensor belongs. */
+/* Where a tensor belongs. Targets that have one tensor have the same a, and rows of b each. */
 typedef struct adapter_place {
     uint32_t layer;
     uint32_t expert; /* of an expert's target */
     adapter_target_t target;
+    uint32_t n_targets; /* target and those behind it: q, k and v, gate and up, or one */
     bool is_b;
-    bool is_of_all; /* experts, in one tensor; EXPERT_GATE then stands for gate and up */
+    bool is_of_all; /* experts, in one tensor; rows of gate and of up then take turns */
 } adapter_place_t;
 
 bool adapter_is_of_expert(adapter_target_t target);
