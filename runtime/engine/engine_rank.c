@@ -134,6 +134,7 @@ static engine_place_t place_of(const engine_t *engine)
         .shard = shard_of(engine),
         .device = engine->device,
         .ops = engine->stream->ops,
+        .threads = k_stream_threads(engine->stream),
         .on_device = engine->n_ranks > 0 ? engine->group.on_device : 1,
         .depth = engine->max_depth,
         .draft = &engine->draft,
