@@ -5,18 +5,10 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/alloc.h"
-#include "base/compiler.h"
 #include "base/mapped_file.h"
-#include "runtime/files/json_input.h"
 #include "runtime/files/safetensors.h"
-
-enum { MAX_PATH = 4096, MAX_CONFIG_BYTES = 1 << 20 };
-
-/* ---- the config ----------------------------------------------------------------------------- */
 
 typedef struct loader {
     const adapter_model_t *model;
@@ -24,99 +16,13 @@ typedef struct loader {
     weft_diag_t *diag;
     weft_mapped_file_t file;
     safetensors_t *tensors;
-    double alpha;
-    bool is_rank_stabilized;
-    adapter_target_t outer; /* adapter_parse_name */
+    adapter_config_t config;
     adapter_t *adapter;
     size_t used;        /* floats of its memory */
     weft_mem_t staging; /* the host's copy of it, where the device's cannot be written */
     size_t widest;      /* numbers in a row of b of all experts; 0: there is none */
     float *row;         /* [widest] */
 } loader_t;
-
-static void refuse_unless(json_reader_t *reader, bool is_fine, const char *key, const char *reason)
-{
-    if (!is_fine) {
-        json_reader_refuse(reader, WEFT_ERR_UNSUPPORTED, key, reason);
-    }
-}
-
-static bool is_empty_object(const json_t *value)
-{
-    return value == NULL || (json_is_object(value) && json_object_size(value) == 0);
-}
-
-/* Whether a parameter is adapted whose name ends so. */
-static bool is_targeted(const json_t *parameters, const char *end)
-{
-    size_t i;
-    const json_t *entry;
-    json_array_foreach(parameters, i, entry)
-    {
-        const size_t length = json_string_length(entry);
-        const size_t wanted = strlen(end);
-        if (length >= wanted && strcmp(json_string_value(entry) + length - wanted, end) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void read_fields(json_reader_t *reader, loader_t *loader)
-{
-    const json_t *parameters = json_reader_get(reader, "target_parameters");
-    const bool is_gate_up_alone =
-        is_targeted(parameters, "gate_up_proj") && !is_targeted(parameters, "down_proj");
-    loader->outer = is_gate_up_alone ? ADAPTER_EXPERT_GATE : ADAPTER_EXPERT_DOWN;
-    const char *kind = json_reader_string(reader, "peft_type", "LORA");
-    const char *bias = json_reader_string(reader, "bias", "none");
-    loader->alpha = json_reader_need_f64(reader, "lora_alpha");
-    loader->is_rank_stabilized = json_reader_bool(reader, "use_rslora", false);
-    refuse_unless(reader, strcmp(kind, "LORA") == 0, "peft_type", "only LORA is possible");
-    refuse_unless(reader, strcmp(bias, "none") == 0, "bias", "only none is possible");
-    refuse_unless(reader, !json_reader_bool(reader, "use_dora", false), "use_dora",
-                  "only false is possible");
-    refuse_unless(reader, !json_reader_bool(reader, "fan_in_fan_out", false), "fan_in_fan_out",
-                  "only false is possible");
-    refuse_unless(reader, is_empty_object(json_reader_get(reader, "alpha_pattern")),
-                  "alpha_pattern", "one lora_alpha for all is possible");
-    refuse_unless(reader, json_reader_get(reader, "modules_to_save") == NULL, "modules_to_save",
-                  "whole modules are not replaced");
-}
-
-static weft_status_t join(const loader_t *loader, const char *name, char out[MAX_PATH])
-{
-    const int length = snprintf(out, MAX_PATH, "%s/%s", loader->path, name);
-    return length < MAX_PATH ? WEFT_OK
-                             : weft_diag(loader->diag, WEFT_ERR_TOO_LARGE,
-                                         "%s: the path is too long", loader->path);
-}
-
-static weft_status_t read_config(loader_t *loader)
-{
-    char path[MAX_PATH];
-    json_t *root = NULL;
-    weft_mapped_file_t file = {0};
-    weft_status_t status = join(loader, "adapter_config.json", path);
-    if (status >= 0) {
-        status = weft_mapped_file_open(path, loader->diag, &file);
-        if (status < 0) {
-            weft_diag_prefix(loader->diag, "%s is no folder of an adapter", loader->path);
-        }
-    }
-    if (status >= 0) {
-        status = json_input_parse(file.data, file.length, MAX_CONFIG_BYTES, 0, path, loader->diag,
-                                  &root);
-    }
-    if (status >= 0) {
-        json_reader_t reader = {.object = root, .name = path, .diag = loader->diag};
-        read_fields(&reader, loader);
-        status = reader.status;
-    }
-    json_decref(root);
-    weft_mapped_file_close(&file);
-    return status;
-}
 
 /* ---- the tensors ---------------------------------------------------------------------------- */
 
@@ -155,7 +61,7 @@ static uint64_t out_of(const model_config_t *config, adapter_place_t place)
 
 static float scale_of(const loader_t *loader, double rank)
 {
-    return (float)(loader->alpha / (loader->is_rank_stabilized ? sqrt(rank) : rank));
+    return (float)(loader->config.alpha / (loader->config.is_rank_stabilized ? sqrt(rank) : rank));
 }
 
 static weft_status_t refuse_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
@@ -184,7 +90,7 @@ static weft_status_t check_tensor(const loader_t *loader, const safetensors_tens
 {
     const adapter_model_t *model = loader->model;
     uint32_t layer;
-    if (!adapter_parse_name(model->config, loader->outer, tensor->name, place_out)) {
+    if (!adapter_parse_name(model->config, loader->config.outer, tensor->name, place_out)) {
         return adapter_parse_layer(tensor->name, &layer) != NULL && layer >= model->config->layers
                    ? refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "the model has fewer layers")
                    : refuse_tensor(loader, tensor, WEFT_ERR_UNSUPPORTED,
@@ -491,7 +397,7 @@ static weft_status_t fill(const loader_t *loader, float *to)
     for (size_t i = 0; status >= 0 && i < safetensors_tensor_count(loader->tensors); i++) {
         const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
         adapter_place_t place;
-        if (!adapter_parse_name(model->config, loader->outer, tensor->name, &place) ||
+        if (!adapter_parse_name(model->config, loader->config.outer, tensor->name, &place) ||
             !is_here(model, place)) {
             continue; /* of the first kind there is none: measured */
         }
@@ -524,8 +430,9 @@ static weft_status_t check_pairs(const loader_t *loader)
 
 static weft_status_t open_tensors(loader_t *loader)
 {
-    char path[MAX_PATH];
-    weft_status_t status = join(loader, "adapter_model.safetensors", path);
+    char path[ADAPTER_MAX_PATH];
+    weft_status_t status =
+        adapter_file_name(loader->path, "adapter_model.safetensors", loader->diag, path);
     if (status >= 0) {
         status = weft_mapped_file_open(path, loader->diag, &loader->file);
     }
@@ -582,7 +489,7 @@ static weft_status_t open_folder(loader_t *loader)
     loader->adapter->device = model->device;
     loader->adapter->of_layer = of_layer;
     loader->adapter->layers = layers;
-    weft_status_t status = read_config(loader);
+    weft_status_t status = adapter_config_read(loader->path, loader->diag, &loader->config);
     if (status >= 0) {
         status = open_tensors(loader);
     }
