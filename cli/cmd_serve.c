@@ -83,7 +83,6 @@ static weft_status_t serve(const data_parallel_config_t *copies, weft_diag_t *di
         .launch = copies->launch,
         .engine = copies->engine,
         .shutdown_timeout_s = copies->api->shutdown_timeout,
-        .first_copy = copies->api->data_parallel_start_rank,
         .words = copies->words,
         .n_words = copies->n_words,
     };

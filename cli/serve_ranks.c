@@ -15,6 +15,7 @@
 #include "cli/serve_signals.h"
 #include "launcher/launch_group.h"
 #include "runtime/engine/engine_follower.h"
+#include "runtime/engine/engine_share.h"
 
 #define WEFT_LOG_MODULE "ranks"
 #include "base/log.h"
@@ -368,15 +369,6 @@ static void init_lock(serve_ranks_t *ranks)
     pthread_condattr_destroy(&monotonic);
 }
 
-/* Of data-parallel copies on this machine each has its own run of GPUs. */
-static uint32_t device_index(const serve_ranks_t *ranks)
-{
-    const uint32_t copy = ranks->config.engine->data_parallel_rank;
-    const uint32_t first = ranks->config.first_copy;
-    const uint32_t copies_before = copy > first ? copy - first : 0;
-    return copies_before * ranks->place.local_size + ranks->place.local_rank;
-}
-
 weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t *diag,
                                  serve_ranks_t **ranks_out)
 {
@@ -396,7 +388,8 @@ weft_status_t serve_ranks_create(const serve_ranks_config_t *config, weft_diag_t
         serve_ranks_destroy(ranks, false);
         return status;
     }
-    ranks->engine.device_index = device_index(ranks);
+    ranks->engine.device_index = engine_share_index(
+        ranks->config.engine->data_parallel_rank, ranks->place.local_size, ranks->place.local_rank);
     ranks->engine.restarts = ranks->place.restarts;
     ranks->engine.user = ranks;
     ranks->engine.form = form;

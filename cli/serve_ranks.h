@@ -18,7 +18,6 @@ typedef struct serve_ranks_config {
     const launch_options_t *launch; /* all outlive the ranks */
     const engine_options_t *engine;
     uint32_t shutdown_timeout_s; /* that rank 0 gives what runs, at its end */
-    uint32_t first_copy;         /* of data-parallel copies, on this machine */
     const char *model;           /* its file or folder */
     char *const *words; /* [n_words] of the command line, for ranks that are started here */
     int n_words;

@@ -80,16 +80,11 @@ weft_status_t k_stream_reserve(k_stream_t *stream, uint32_t rows, uint32_t width
     if (bytes <= stream->scratch.bytes) {
         return WEFT_OK;
     }
-    weft_mem_t mem;
-    const weft_status_t status = stream->device->ops->alloc(stream->device, bytes, 0, &mem);
-    if (status < 0) {
-        return status;
-    }
-    if (stream->scratch.addr != NULL) {
+    if (stream->scratch.addr != NULL) { /* first: there may be no room for both */
         stream->device->ops->free(stream->device, &stream->scratch);
     }
-    stream->scratch = mem;
-    return WEFT_OK;
+    stream->scratch = (weft_mem_t){.fd = -1};
+    return stream->device->ops->alloc(stream->device, bytes, 0, &stream->scratch);
 }
 
 weft_status_t k_stream_sync(k_stream_t *stream)

@@ -40,8 +40,8 @@ weft_status_t k_stream_create(weft_device_t *device, const char *isa, uint32_t t
 void k_stream_destroy(k_stream_t *stream); /* NULL is fine */
 
 /*
- * Makes room for ops of up to `rows` rows of `width` elements; called before the first op. width
- * is the widest row any op reads or writes: the vocabulary's logits count.
+ * Makes room for ops of up to `rows` rows of `width` elements; called before the first op, and leaves none
+ * where it fails. width is the widest row any op reads or writes: the vocabulary's logits count.
  */
 weft_status_t k_stream_reserve(k_stream_t *stream, uint32_t rows, uint32_t width);
 

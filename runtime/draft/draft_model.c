@@ -125,6 +125,21 @@ weft_status_t draft_model_memory(const draft_model_plan_t *plan, const model_sou
     return status;
 }
 
+weft_status_t draft_model_scratch(const draft_model_plan_t *plan, const model_source_t *source,
+                                  const k_ops_t *ops, uint32_t threads, bool is_host,
+                                  weft_diag_t *diag, size_t *bytes_out)
+{
+    size_t model = 0;
+    const size_t steps =
+        executor_scratch(&plan->limits, model_source_config(source), NULL, ops, threads, is_host);
+    const weft_status_t status =
+        model_scratch(source, NULL, &plan->model_limits, ops, threads, diag, &model);
+    if (status >= 0) {
+        *bytes_out = model > steps ? model : steps;
+    }
+    return status;
+}
+
 /* ---- life ------------------------------------------------------------------------------------ */
 
 static weft_status_t create_parts(draft_model_t *draft, const draft_model_plan_t *plan,

@@ -46,10 +46,16 @@ weft_status_t draft_model_plan_init(draft_model_plan_t *plan, const model_source
 void draft_model_plan_steps(draft_model_plan_t *plan, const model_source_t *source,
                             const step_limits_t *limits, uint32_t max_context);
 
-/* Bytes that draft_model_create would take, but for the KV blocks. */
+/*
+ * Bytes that draft_model_create would take, but for the KV blocks; of the stream's scratch, which it
+ * shares with all that runs on the stream.
+ */
 weft_status_t draft_model_memory(const draft_model_plan_t *plan, const model_source_t *source,
                                  const k_ops_t *ops, bool is_host, weft_diag_t *diag,
                                  size_t *bytes_out);
+weft_status_t draft_model_scratch(const draft_model_plan_t *plan, const model_source_t *source,
+                                  const k_ops_t *ops, uint32_t threads, bool is_host,
+                                  weft_diag_t *diag, size_t *bytes_out);
 
 weft_status_t draft_model_create(const draft_model_plan_t *plan, const model_source_t *source,
                                  k_stream_t *stream, weft_diag_t *diag, draft_model_t **draft_out);

@@ -12,6 +12,7 @@ typedef struct needs {
     size_t weights;
     size_t activations;
     size_t steps;
+    size_t scratch; /* of the stream, for whatever runs on it */
     size_t kv;
     size_t adapters;
     size_t backend; /* what it takes by itself */
@@ -26,7 +27,8 @@ static size_t add(size_t a, size_t b)
 
 static size_t sum_of(const needs_t *needs)
 {
-    return add(add(add(needs->weights, needs->activations), add(needs->steps, needs->kv)),
+    const size_t steps = add(needs->steps, needs->scratch);
+    return add(add(add(needs->weights, needs->activations), add(steps, needs->kv)),
                add(add(needs->adapters, needs->backend), add(needs->host, needs->draft)));
 }
 
@@ -277,6 +279,27 @@ static weft_status_t count_blocks(engine_plan_t *plan, const engine_options_t *o
     return lay_out_blocks(plan, (uint32_t)n, diag);
 }
 
+/* The stream has one, for the widest of all that runs on it. */
+static weft_status_t measure_scratch(const engine_plan_t *plan, const model_source_t *source,
+                                     const model_config_t *local, const engine_place_t *place,
+                                     weft_diag_t *diag, size_t *bytes_out)
+{
+    const bool is_host = place->device->ops->is_host;
+    const size_t steps =
+        executor_scratch(&plan->limits, local, place->shard, place->ops, place->threads, is_host);
+    size_t model = 0;
+    size_t draft = 0;
+    weft_status_t status = model_scratch(source, place->shard, &plan->model_limits, place->ops,
+                                         place->threads, diag, &model);
+    if (status >= 0 && place->draft->source != NULL) {
+        status = draft_model_scratch(&plan->draft_model, place->draft->source, place->ops,
+                                     place->threads, is_host, diag, &draft);
+    }
+    const size_t own = model > steps ? model : steps;
+    *bytes_out = own > draft ? own : draft;
+    return status;
+}
+
 static weft_status_t measure(const engine_plan_t *plan, const model_source_t *source,
                              const engine_place_t *place, weft_diag_t *diag, needs_t *needs_out)
 {
@@ -285,6 +308,9 @@ static weft_status_t measure(const engine_plan_t *plan, const model_source_t *so
     if (status >= 0 && place->draft->source != NULL) {
         status = draft_model_memory(&plan->draft_model, place->draft->source, place->ops,
                                     place->device->ops->is_host, diag, &needs_out->draft);
+    }
+    if (status >= 0) {
+        status = measure_scratch(plan, source, &local, place, diag, &needs_out->scratch);
     }
     if (status < 0) {
         return status;
@@ -306,14 +332,16 @@ static weft_status_t check_memory(const needs_t *needs, size_t available, bool i
     }
     return weft_diag(
         diag, WEFT_ERR_NO_MEMORY,
-        "needs %.1f MiB of memory (weights %.1f, activations %.1f, steps %.1f, KV cache "
-        "%.1f, adapters %.1f, a model that guesses %.1f, the device's own %.1f, host tier %.1f) "
+        "needs %.1f MiB of memory (weights %.1f, activations %.1f, steps %.1f, scratch %.1f, KV "
+        "cache %.1f, adapters %.1f, a model that guesses %.1f, the device's own %.1f, host tier "
+        "%.1f) "
         "but %.1f MiB are available: lower --kv-host-bytes, --kv-cache-memory-bytes, "
         "--num-gpu-blocks-override, --max-num-seqs, --max-num-batched-tokens or --max-model-len%s",
         (double)sum_of(needs) / MIB, (double)needs->weights / MIB, (double)needs->activations / MIB,
-        (double)needs->steps / MIB, (double)needs->kv / MIB, (double)needs->adapters / MIB,
-        (double)needs->draft / MIB, (double)needs->backend / MIB, (double)needs->host / MIB,
-        (double)available / MIB, is_host ? "" : ", or raise --gpu-memory-utilization");
+        (double)needs->steps / MIB, (double)needs->scratch / MIB, (double)needs->kv / MIB,
+        (double)needs->adapters / MIB, (double)needs->draft / MIB, (double)needs->backend / MIB,
+        (double)needs->host / MIB, (double)available / MIB,
+        is_host ? "" : ", or raise --gpu-memory-utilization");
 }
 
 /* The tier's memory where it is not part of what the device has. */
@@ -368,6 +396,7 @@ static weft_status_t measure_all(engine_plan_t *plan, const model_source_t *sour
     needs->kv = block_bytes_of(plan) * plan->n_blocks;
     const weft_status_t status = measure(plan, source, place, diag, needs);
     plan->needs_bytes = sum_of(needs);
+    plan->own_bytes = needs->backend;
     return status < 0 ? status
                       : check_memory(needs, plan->budget_bytes, place->device->ops->is_host, diag);
 }

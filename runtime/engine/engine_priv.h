@@ -186,7 +186,8 @@ typedef struct engine_plan {
     size_t adapter_bytes;           /* and their table */
     bool keeps_packed;              /* matrices, in a file beside the model's */
     size_t budget_bytes;
-    size_t needs_bytes; /* weights, activations, steps and the KV cache */
+    size_t needs_bytes; /* of the device, all that is planned */
+    size_t own_bytes;   /* of it, what the backend takes by itself */
 } engine_plan_t;
 
 /* A copy of the store's statistics, word by word: whole numbers, if not all of one moment. */
@@ -317,6 +318,7 @@ typedef struct engine_place {
     const model_shard_t *shard; /* NULL: all of it */
     const weft_device_t *device;
     const k_ops_t *ops;
+    uint32_t threads;            /* of the stream */
     uint32_t on_device;          /* ranks that have yet to take its memory, this one among them */
     uint32_t depth;              /* of the executor */
     const engine_draft_t *draft; /* borrowed: who guesses */

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "kernels/k_cores.h"
 #include "runtime/engine/engine_priv.h"
+#include "runtime/engine/engine_share.h"
 
 /* ---- what ranks are asked for ---------------------------------------------------------------- */
 
@@ -90,8 +91,9 @@ static uint32_t threads_of(const engine_t *engine, const engine_options_t *optio
 static weft_status_t open_device(engine_t *engine, const engine_options_t *options,
                                  const engine_ranks_t *ranks, weft_diag_t *diag)
 {
-    const int index = ranks == NULL ? 0 : (int)ranks->device_index;
-    return weft_device_open(options->device, index, diag, &engine->device);
+    const uint32_t index =
+        ranks == NULL ? engine_share_index(options->data_parallel_rank, 1, 0) : ranks->device_index;
+    return weft_device_open(options->device, (int)index, diag, &engine->device);
 }
 
 static engine_terms_t terms_of(const engine_t *engine)
@@ -134,6 +136,7 @@ static engine_place_t place_of(const engine_t *engine)
         .shard = shard_of(engine),
         .device = engine->device,
         .ops = engine->stream->ops,
+        .threads = k_stream_threads(engine->stream),
         .on_device = engine->n_ranks > 0 ? engine->group.on_device : 1,
         .depth = engine->max_depth,
         .draft = &engine->draft,

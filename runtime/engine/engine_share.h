@@ -38,3 +38,14 @@ typedef struct engine_share {
  */
 engine_share_t engine_share_of(const engine_machine_t *machine, const engine_options_t *options,
                                uint32_t n_copies, uint32_t copy);
+
+/*
+ * Of a copy that is started apart and knows its number alone: which of the devices that --device
+ * stands for its rank-th of n_ranks opens, counting on from the first (weft_device_open). Copies of a
+ * machine that are numbered one after the other take what engine_share_of gives those from 0 on, and
+ * one that is shown or told its own devices takes these.
+ */
+static inline uint32_t engine_share_index(uint32_t copy, uint32_t n_ranks, uint32_t rank)
+{
+    return copy * n_ranks + rank;
+}

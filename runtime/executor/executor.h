@@ -112,10 +112,14 @@ bool executor_is_ready(const executor_t *executor);
 void executor_forget(executor_t *executor);
 
 /*
- * Bytes of slots and step buffers that executor_create would take; SIZE_MAX: beyond counting.
- * config: the rank's (model_local_config); shard NULL: the whole model. depth: as the config's.
- * is_host: whether the device is.
+ * Bytes of slots and step buffers that executor_create would take of the device; SIZE_MAX: beyond
+ * counting. config: the rank's (model_local_config); shard NULL: the whole model. depth: as the config's.
+ * is_host: whether the device is, which then has what the host reads as well.
  */
 size_t executor_memory(const step_limits_t *limits, const model_config_t *config,
                        const model_shard_t *shard, uint32_t block_tokens, uint32_t depth,
                        bool is_host);
+/* Of the stream's scratch, which it shares with the model. */
+size_t executor_scratch(const step_limits_t *limits, const model_config_t *config,
+                        const model_shard_t *shard, const k_ops_t *ops, uint32_t threads,
+                        bool is_host);

@@ -120,7 +120,17 @@ size_t executor_memory(const step_limits_t *limits, const model_config_t *config
     size_t host;
     executor_set_sizes(&executor, limits, config, shard, block_tokens, is_host);
     measure(&executor, config->layers, &device, &host);
+    host = is_host ? host : 0;
     return device > SIZE_MAX - host ? SIZE_MAX : device + host;
+}
+
+size_t executor_scratch(const step_limits_t *limits, const model_config_t *config,
+                        const model_shard_t *shard, const k_ops_t *ops, uint32_t threads,
+                        bool is_host)
+{
+    executor_t executor = {0};
+    set_slices(&executor.slices, config, shard, is_host);
+    return ops->scratch_bytes(limits->max_outputs, executor_widest(&executor), threads);
 }
 
 weft_status_t executor_take_memory(executor_t *executor, uint32_t layers, weft_diag_t *diag)

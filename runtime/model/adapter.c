@@ -2,20 +2,13 @@
 #include "runtime/model/adapter_priv.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/alloc.h"
-#include "base/compiler.h"
 #include "base/mapped_file.h"
-#include "runtime/files/json_input.h"
 #include "runtime/files/safetensors.h"
-
-enum { MAX_PATH = 4096, MAX_CONFIG_BYTES = 1 << 20 };
-
-/* ---- the config ----------------------------------------------------------------------------- */
 
 typedef struct loader {
     const adapter_model_t *model;
@@ -23,99 +16,13 @@ typedef struct loader {
     weft_diag_t *diag;
     weft_mapped_file_t file;
     safetensors_t *tensors;
-    double alpha;
-    bool is_rank_stabilized;
-    adapter_target_t outer; /* adapter_parse_name */
+    adapter_config_t config;
     adapter_t *adapter;
     size_t used;        /* floats of its memory */
     weft_mem_t staging; /* the host's copy of it, where the device's cannot be written */
     size_t widest;      /* numbers in a row of b of all experts; 0: there is none */
     float *row;         /* [widest] */
 } loader_t;
-
-static void refuse_unless(json_reader_t *reader, bool is_fine, const char *key, const char *reason)
-{
-    if (!is_fine) {
-        json_reader_refuse(reader, WEFT_ERR_UNSUPPORTED, key, reason);
-    }
-}
-
-static bool is_empty_object(const json_t *value)
-{
-    return value == NULL || (json_is_object(value) && json_object_size(value) == 0);
-}
-
-/* Whether a parameter is adapted whose name ends so. */
-static bool is_targeted(const json_t *parameters, const char *end)
-{
-    size_t i;
-    const json_t *entry;
-    json_array_foreach(parameters, i, entry)
-    {
-        const size_t length = json_string_length(entry);
-        const size_t wanted = strlen(end);
-        if (length >= wanted && strcmp(json_string_value(entry) + length - wanted, end) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void read_fields(json_reader_t *reader, loader_t *loader)
-{
-    const json_t *parameters = json_reader_get(reader, "target_parameters");
-    const bool is_gate_up_alone =
-        is_targeted(parameters, "gate_up_proj") && !is_targeted(parameters, "down_proj");
-    loader->outer = is_gate_up_alone ? ADAPTER_EXPERT_GATE : ADAPTER_EXPERT_DOWN;
-    const char *kind = json_reader_string(reader, "peft_type", "LORA");
-    const char *bias = json_reader_string(reader, "bias", "none");
-    loader->alpha = json_reader_need_f64(reader, "lora_alpha");
-    loader->is_rank_stabilized = json_reader_bool(reader, "use_rslora", false);
-    refuse_unless(reader, strcmp(kind, "LORA") == 0, "peft_type", "only LORA is possible");
-    refuse_unless(reader, strcmp(bias, "none") == 0, "bias", "only none is possible");
-    refuse_unless(reader, !json_reader_bool(reader, "use_dora", false), "use_dora",
-                  "only false is possible");
-    refuse_unless(reader, !json_reader_bool(reader, "fan_in_fan_out", false), "fan_in_fan_out",
-                  "only false is possible");
-    refuse_unless(reader, is_empty_object(json_reader_get(reader, "alpha_pattern")),
-                  "alpha_pattern", "one lora_alpha for all is possible");
-    refuse_unless(reader, json_reader_get(reader, "modules_to_save") == NULL, "modules_to_save",
-                  "whole modules are not replaced");
-}
-
-static weft_status_t join(const loader_t *loader, const char *name, char out[MAX_PATH])
-{
-    const int length = snprintf(out, MAX_PATH, "%s/%s", loader->path, name);
-    return length < MAX_PATH ? WEFT_OK
-                             : weft_diag(loader->diag, WEFT_ERR_TOO_LARGE,
-                                         "%s: the path is too long", loader->path);
-}
-
-static weft_status_t read_config(loader_t *loader)
-{
-    char path[MAX_PATH];
-    json_t *root = NULL;
-    weft_mapped_file_t file = {0};
-    weft_status_t status = join(loader, "adapter_config.json", path);
-    if (status >= 0) {
-        status = weft_mapped_file_open(path, loader->diag, &file);
-        if (status < 0) {
-            weft_diag_prefix(loader->diag, "%s is no folder of an adapter", loader->path);
-        }
-    }
-    if (status >= 0) {
-        status = json_input_parse(file.data, file.length, MAX_CONFIG_BYTES, 0, path, loader->diag,
-                                  &root);
-    }
-    if (status >= 0) {
-        json_reader_t reader = {.object = root, .name = path, .diag = loader->diag};
-        read_fields(&reader, loader);
-        status = reader.status;
-    }
-    json_decref(root);
-    weft_mapped_file_close(&file);
-    return status;
-}
 
 /* ---- the tensors ---------------------------------------------------------------------------- */
 
@@ -142,15 +49,19 @@ static uint32_t rank_of(const adapter_model_t *model, const safetensors_tensor_t
     return (uint32_t)tensor->dims[place.is_b ? 1 : 0] / experts_of(model, place);
 }
 
-/* Targets that a place stands for. */
-static uint32_t targets_of(adapter_place_t place)
+/* Rows of b, whole. */
+static uint64_t out_of(const model_config_t *config, adapter_place_t place)
 {
-    return place.is_of_all && place.target == ADAPTER_EXPERT_GATE ? 2 : 1;
+    uint64_t out = 0;
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        out += adapter_shape(config, place.target + t).out;
+    }
+    return out;
 }
 
 static float scale_of(const loader_t *loader, double rank)
 {
-    return (float)(loader->alpha / (loader->is_rank_stabilized ? sqrt(rank) : rank));
+    return (float)(loader->config.alpha / (loader->config.is_rank_stabilized ? sqrt(rank) : rank));
 }
 
 static weft_status_t refuse_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
@@ -159,25 +70,40 @@ static weft_status_t refuse_tensor(const loader_t *loader, const safetensors_ten
     return weft_diag(loader->diag, status, "%s: tensor %s: %s", loader->path, tensor->name, reason);
 }
 
+/* The extent of it that is not ranks: `wide` in the model. */
+static weft_status_t refuse_shape(const loader_t *loader, const safetensors_tensor_t *tensor,
+                                  adapter_place_t place, uint64_t wide)
+{
+    char reason[160];
+    if (tensor->n_dims != 2) {
+        return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "its shape is no matrix's");
+    }
+    snprintf(reason, sizeof(reason),
+             "its shape is [%" PRIu64 ", %" PRIu64 "], the model's %s%" PRIu64 "%s",
+             tensor->dims[0], tensor->dims[1], place.is_b ? "[" : "[rank, ", wide,
+             place.is_b ? ", rank]" : "]");
+    return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, reason);
+}
+
 static weft_status_t check_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
                                   adapter_place_t *place_out)
 {
     const adapter_model_t *model = loader->model;
     uint32_t layer;
-    if (!adapter_parse_name(model->config, loader->outer, tensor->name, place_out)) {
+    if (!adapter_parse_name(model->config, loader->config.outer, tensor->name, place_out)) {
         return adapter_parse_layer(tensor->name, &layer) != NULL && layer >= model->config->layers
                    ? refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "the model has fewer layers")
                    : refuse_tensor(loader, tensor, WEFT_ERR_UNSUPPORTED,
                                    "adapters add to the projections of attention, feed-forward and "
                                    "experts that the layer has, and to routers, alone");
     }
-    const adapter_shape_t shape = adapter_shape(model->config, place_out->target);
     const uint64_t experts = experts_of(model, *place_out);
     const uint64_t wide = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 0 : 1] : 0;
     const uint64_t ranks = tensor->n_dims == 2 ? tensor->dims[place_out->is_b ? 1 : 0] : 0;
-    const uint64_t out = (uint64_t)shape.out * targets_of(*place_out);
-    if (wide != (place_out->is_b ? out : shape.in) || ranks == 0 || ranks % experts != 0) {
-        return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "its shape is not the model's");
+    const uint64_t expected = place_out->is_b ? out_of(model->config, *place_out)
+                                              : adapter_shape(model->config, place_out->target).in;
+    if (wide != expected || ranks == 0 || ranks % experts != 0) {
+        return refuse_shape(loader, tensor, *place_out, expected);
     }
     if (ranks / experts > model->max_rank) {
         return refuse_tensor(loader, tensor, WEFT_ERR_TOO_LARGE,
@@ -201,28 +127,39 @@ static bool is_here(const adapter_model_t *model, adapter_place_t place)
             is_within(&model->cut->experts, place.expert));
 }
 
+/* What this rank keeps of the rows of a b that belong to one of its targets. */
+static size_t floats_of_target(const adapter_model_t *model, adapter_target_t target, uint32_t rank)
+{
+    return adapter_floats(rank, adapter_part(model, target).out.n);
+}
+
 /* What this rank keeps of a matrix. */
 static size_t floats_here(const adapter_model_t *model, adapter_place_t place, uint32_t rank)
 {
     const model_mla_t *mla = &model->config->mla;
-    const adapter_part_t part = adapter_part(model, place.target);
+    const size_t n = place.is_of_all ? model->cut->experts.n : 1;
+    size_t floats = 0;
     if (!is_here(model, place)) {
         return 0;
     }
-    if (place.is_b && place.target == ADAPTER_MLA_KV_B) {
+    if (!place.is_b) {
+        return n * adapter_floats(rank, adapter_part(model, place.target).in.n);
+    }
+    if (place.target == ADAPTER_MLA_KV_B) {
         return model->cut->heads.n *
                (adapter_floats(rank, mla->plain) + adapter_floats(rank, mla->value));
     }
-    const size_t n = place.is_of_all ? model->cut->experts.n : 1;
-    return n * (place.is_b ? targets_of(place) * adapter_floats(rank, part.out.n)
-                           : adapter_floats(rank, part.in.n));
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        floats += n * floats_of_target(model, place.target + t, rank);
+    }
+    return floats;
 }
 
 /* Pairs that a tensor has a matrix of are of one rank. */
 static bool set_rank(const loader_t *loader, adapter_place_t place, uint32_t rank)
 {
-    const uint32_t n = targets_of(place) * (place.is_of_all ? loader->model->cut->experts.n : 1);
-    k_lora_t *pairs = pair_at(loader, place); /* those of gate and of up are neighbours */
+    const uint32_t n = place.n_targets * (place.is_of_all ? loader->model->cut->experts.n : 1);
+    k_lora_t *pairs = pair_at(loader, place); /* targets of one tensor are neighbours */
     for (uint32_t i = 0; i < n; i++) {
         if (pairs[i].rank != 0 && pairs[i].rank != rank) {
             return false;
@@ -299,20 +236,58 @@ static void place_b(const loader_t *loader, const safetensors_tensor_t *tensor,
     }
 }
 
-/* One of a linear's matrices, written to `to`, which will lie at `at`. */
-static void fill_plain(const loader_t *loader, const safetensors_tensor_t *tensor,
-                       adapter_place_t place, const char *data, float *to, const float *at)
+/* Whether one target's matrix came by another name before: q's beside that of q, k and v. */
+static bool has_matrix(const k_lora_t *pairs, adapter_place_t place)
 {
-    const adapter_part_t part = adapter_part(loader->model, place.target);
-    k_lora_t *pair = pair_at(loader, place);
-    pair->scale = scale_of(loader, pair->rank);
-    if (place.is_b) {
-        place_b(loader, tensor, place.target, data, part.out, to);
-        pair->b = at;
-    } else {
-        place_a(tensor, data, (model_range_t){0, pair->rank}, part.in, to);
-        pair->a = at;
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        if ((place.is_b ? pairs[t].b : pairs[t].a) != NULL) {
+            return true;
+        }
     }
+    return false;
+}
+
+/* Each target's rows of b, which lie behind one another here and there. */
+static void fill_plain_b(const loader_t *loader, const safetensors_tensor_t *tensor,
+                         adapter_place_t place, const char *data, float *to, const float *at)
+{
+    const adapter_model_t *model = loader->model;
+    const uint32_t rank = rank_of(model, tensor, place);
+    const size_t row_bytes = rank * k_dtype_info(tensor->dtype)->block_bytes;
+    k_lora_t *pairs = pair_at(loader, place);
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        const adapter_target_t target = place.target + t;
+        const size_t n = floats_of_target(model, target, rank);
+        place_b(loader, tensor, target, data, adapter_part(model, target).out, to);
+        pairs[t].b = at;
+        data += adapter_shape(model->config, target).out * row_bytes;
+        to += n;
+        at += n;
+    }
+}
+
+/* A matrix of one linear or of several fused ones, written to `to`, which will lie at `at`. */
+static weft_status_t fill_plain(const loader_t *loader, const safetensors_tensor_t *tensor,
+                                adapter_place_t place, const char *data, float *to, const float *at)
+{
+    const model_range_t in = adapter_part(loader->model, place.target).in;
+    k_lora_t *pairs = pair_at(loader, place);
+    if (has_matrix(pairs, place)) {
+        return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED,
+                             "another tensor is for the same linear");
+    }
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        pairs[t].scale = scale_of(loader, pairs[t].rank);
+    }
+    if (place.is_b) {
+        fill_plain_b(loader, tensor, place, data, to, at);
+        return WEFT_OK;
+    }
+    place_a(tensor, data, (model_range_t){0, pairs->rank}, in, to);
+    for (uint32_t t = 0; t < place.n_targets; t++) {
+        pairs[t].a = at;
+    }
+    return WEFT_OK;
 }
 
 /* a of all experts: gate and up have the same. */
@@ -327,7 +302,7 @@ static void fill_experts_a(const loader_t *loader, const safetensors_tensor_t *t
     for (uint32_t e = 0; e < experts->n; e++) {
         place_a(tensor, data, (model_range_t){(experts->first + e) * rank, rank}, part.in,
                 to + e * n);
-        for (uint32_t t = 0; t < targets_of(place); t++) {
+        for (uint32_t t = 0; t < place.n_targets; t++) {
             pairs[t * experts->n + e].a = at + e * n;
         }
     }
@@ -340,7 +315,7 @@ static void fill_experts_b(const loader_t *loader, const safetensors_tensor_t *t
     const model_range_t *experts = &loader->model->cut->experts;
     const model_range_t out = adapter_part(loader->model, place.target).out;
     const uint32_t rank = rank_of(loader->model, tensor, place);
-    const uint32_t targets = targets_of(place);
+    const uint32_t targets = place.n_targets;
     const size_t n = adapter_floats(rank, out.n);
     const size_t row_bytes = tensor->dims[1] * k_dtype_info(tensor->dtype)->block_bytes;
     k_lora_t *pairs = pair_at(loader, place);
@@ -397,31 +372,41 @@ static void fill_heads(const loader_t *loader, const safetensors_tensor_t *tenso
     }
 }
 
-/* Writes the matrices to `to`, as they will lie in the adapter's memory. */
-static void fill(const loader_t *loader, float *to)
+static weft_status_t fill_tensor(const loader_t *loader, const safetensors_tensor_t *tensor,
+                                 adapter_place_t place, float *to, const float *at)
 {
+    const char *data = (const char *)loader->file.data + tensor->offset;
+    if (place.is_of_all && place.is_b) {
+        fill_experts_b(loader, tensor, place, data, to, at);
+    } else if (place.is_of_all) {
+        fill_experts_a(loader, tensor, place, data, to, at);
+    } else if (place.target == ADAPTER_MLA_KV_B) {
+        fill_heads(loader, tensor, place, data, to, at);
+    } else {
+        return fill_plain(loader, tensor, place, data, to, at);
+    }
+    return WEFT_OK;
+}
+
+/* Writes the matrices to `to`, as they will lie in the adapter's memory. */
+static weft_status_t fill(const loader_t *loader, float *to)
+{
+    const adapter_model_t *model = loader->model;
     const float *at = loader->adapter->memory.addr;
-    for (size_t i = 0; i < safetensors_tensor_count(loader->tensors); i++) {
+    weft_status_t status = WEFT_OK;
+    for (size_t i = 0; status >= 0 && i < safetensors_tensor_count(loader->tensors); i++) {
         const safetensors_tensor_t *tensor = safetensors_tensor_at(loader->tensors, i);
-        const char *data = (const char *)loader->file.data + tensor->offset;
         adapter_place_t place;
-        if (!adapter_parse_name(loader->model->config, loader->outer, tensor->name, &place) ||
-            !is_here(loader->model, place)) {
+        if (!adapter_parse_name(model->config, loader->config.outer, tensor->name, &place) ||
+            !is_here(model, place)) {
             continue; /* of the first kind there is none: measured */
         }
-        if (place.is_of_all && place.is_b) {
-            fill_experts_b(loader, tensor, place, data, to, at);
-        } else if (place.is_of_all) {
-            fill_experts_a(loader, tensor, place, data, to, at);
-        } else if (place.target == ADAPTER_MLA_KV_B) {
-            fill_heads(loader, tensor, place, data, to, at);
-        } else {
-            fill_plain(loader, tensor, place, data, to, at);
-        }
-        const size_t n = floats_here(loader->model, place, rank_of(loader->model, tensor, place));
+        status = fill_tensor(loader, tensor, place, to, at);
+        const size_t n = floats_here(model, place, rank_of(model, tensor, place));
         to += n;
         at += n;
     }
+    return status;
 }
 
 /* A matrix without its other one. */
@@ -445,8 +430,9 @@ static weft_status_t check_pairs(const loader_t *loader)
 
 static weft_status_t open_tensors(loader_t *loader)
 {
-    char path[MAX_PATH];
-    weft_status_t status = join(loader, "adapter_model.safetensors", path);
+    char path[ADAPTER_MAX_PATH];
+    weft_status_t status =
+        adapter_file_name(loader->path, "adapter_model.safetensors", loader->diag, path);
     if (status >= 0) {
         status = weft_mapped_file_open(path, loader->diag, &loader->file);
     }
@@ -503,7 +489,7 @@ static weft_status_t open_folder(loader_t *loader)
     loader->adapter->device = model->device;
     loader->adapter->of_layer = of_layer;
     loader->adapter->layers = layers;
-    weft_status_t status = read_config(loader);
+    weft_status_t status = adapter_config_read(loader->path, loader->diag, &loader->config);
     if (status >= 0) {
         status = open_tensors(loader);
     }
@@ -528,8 +514,10 @@ static weft_status_t load(loader_t *loader)
         return status;
     }
     const weft_mem_t *written = device->ops->is_host ? memory : &loader->staging;
-    fill(loader, written->addr);
-    status = check_pairs(loader);
+    status = fill(loader, written->addr);
+    if (status >= 0) {
+        status = check_pairs(loader);
+    }
     if (status < 0 || device->ops->is_host) {
         return status;
     }

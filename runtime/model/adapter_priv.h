@@ -2,9 +2,10 @@
 /*
  * adapter_priv: what the adapter's files share.
  *
- *   adapter.c        a folder, read, checked and laid out on the device
- *   adapter_shape.c  which linears a layer has, what PEFT calls them, how large they are here
- *   adapter_table.c  adapters where the graph reads them
+ *   adapter.c         a folder, read, checked and laid out on the device
+ *   adapter_config.c  what its adapter_config.json says
+ *   adapter_shape.c   which linears a layer has, what PEFT calls them, how large they are here
+ *   adapter_table.c   adapters where the graph reads them
  */
 #pragma once
 
@@ -36,14 +37,29 @@ typedef struct adapter_part {
     model_range_t out;
 } adapter_part_t;
 
-/* Where a tensor belongs. */
+/* Where a tensor belongs. Targets that have one tensor have the same a, and rows of b each. */
 typedef struct adapter_place {
     uint32_t layer;
     uint32_t expert; /* of an expert's target */
     adapter_target_t target;
+    uint32_t n_targets; /* target and those behind it: q, k and v, gate and up, or one */
     bool is_b;
-    bool is_of_all; /* experts, in one tensor; EXPERT_GATE then stands for gate and up */
+    bool is_of_all; /* experts, in one tensor; rows of gate and of up then take turns */
 } adapter_place_t;
+
+#define ADAPTER_MAX_PATH 4096
+
+typedef struct adapter_config {
+    double alpha;
+    bool is_rank_stabilized;
+    adapter_target_t outer; /* adapter_parse_name */
+} adapter_config_t;
+
+weft_status_t adapter_config_read(const char *folder, weft_diag_t *diag,
+                                  adapter_config_t *config_out);
+/* Of a file in the folder. WEFT_ERR_TOO_LARGE: there is no room for it. */
+weft_status_t adapter_file_name(const char *folder, const char *name, weft_diag_t *diag,
+                                char out[ADAPTER_MAX_PATH]);
 
 bool adapter_is_of_expert(adapter_target_t target);
 

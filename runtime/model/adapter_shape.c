@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/compiler.h"
 #include "runtime/model/adapter_priv.h"
 
 /* ---- names ---------------------------------------------------------------------------------- */
@@ -25,6 +26,18 @@ static const char *const modules[ADAPTER_TARGETS] = {
     [ADAPTER_EXPERT_UP] = "up_proj",
     [ADAPTER_EXPERT_DOWN] = "down_proj",
     [ADAPTER_MLA_KV_B] = "self_attn.kv_b_proj",
+};
+
+/* Linears that are one in the families that have them so. */
+typedef struct fused {
+    const char *module;
+    adapter_target_t first;
+    uint32_t n;
+} fused_t;
+
+static const fused_t fused_modules[] = {
+    {"self_attn.qkv_proj", ADAPTER_Q, 3},
+    {"mlp.gate_up_proj", ADAPTER_GATE, 2},
 };
 
 bool adapter_is_of_expert(adapter_target_t target)
@@ -289,9 +302,48 @@ static bool parse_experts_in_one(const model_config_t *config, adapter_target_t 
     const char *own = has_experts_in_one(config) ? behind(module, "mlp.experts.") : NULL;
     const char *inner = own == NULL ? NULL : behind(own, "base_layer.");
     place->target = inner != NULL ? ADAPTER_EXPERT_GATE : outer;
+    place->n_targets = place->target == ADAPTER_EXPERT_GATE ? 2 : 1;
     place->is_of_all = true;
     return parse_side(inner != NULL ? inner : own, &place->is_b) &&
            (inner == NULL || outer != ADAPTER_EXPERT_GATE);
+}
+
+/* What follows the module that `start` names, and its dot; NULL: it is another one. */
+static const char *behind_module(const char *text, const char *start)
+{
+    const char *side = text == NULL ? NULL : behind(text, start);
+    return side != NULL && *side == '.' ? side + 1 : NULL;
+}
+
+/* self_attn.qkv_proj.lora_A.weight */
+static bool parse_fused(const model_config_t *config, const char *module, adapter_place_t *place)
+{
+    for (size_t i = 0; config->is_fused && i < WEFT_ARRAY_LEN(fused_modules); i++) {
+        const fused_t *fused = &fused_modules[i];
+        if (adapter_layer_has(config, place->layer, fused->first) &&
+            parse_side(behind_module(module, fused->module), &place->is_b)) {
+            place->target = fused->first;
+            place->n_targets = fused->n;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* mlp.up_proj.lora_A.weight, mlp.experts.5.up_proj.lora_A.weight */
+static bool parse_single(const model_config_t *config, const char *module, adapter_place_t *place)
+{
+    const char *in_expert = parse_expert(config, module, &place->expert);
+    place->n_targets = 1;
+    for (adapter_target_t t = 0; t < ADAPTER_TARGETS; t++) {
+        const char *from = adapter_is_of_expert(t) ? in_expert : module;
+        if (adapter_layer_has(config, place->layer, t) &&
+            parse_side(behind_module(from, adapter_module(config, t)), &place->is_b)) {
+            place->target = t;
+            return true;
+        }
+    }
+    return false;
 }
 
 bool adapter_parse_name(const model_config_t *config, adapter_target_t outer, const char *name,
@@ -308,16 +360,9 @@ bool adapter_parse_name(const model_config_t *config, adapter_target_t outer, co
         return true;
     }
     place.is_of_all = false;
-    const char *in_expert = parse_expert(config, module, &place.expert);
-    for (adapter_target_t t = 0; t < ADAPTER_TARGETS; t++) {
-        const char *from = adapter_is_of_expert(t) ? in_expert : module;
-        const char *side = from == NULL ? NULL : behind(from, adapter_module(config, t));
-        if (adapter_layer_has(config, place.layer, t) && side != NULL && *side == '.' &&
-            parse_side(side + 1, &place.is_b)) {
-            place.target = t;
-            *place_out = place;
-            return true;
-        }
+    if (parse_fused(config, module, &place) || parse_single(config, module, &place)) {
+        *place_out = place;
+        return true;
     }
     return false;
 }

@@ -235,6 +235,14 @@ static size_t matrices_at(const model_weights_t *weights)
     return (weights->vectors.used + CARVE_ALIGNMENT - 1) / CARVE_ALIGNMENT * CARVE_ALIGNMENT;
 }
 
+/* What prepare took. */
+static void free_parts(model_t *model)
+{
+    weft_free(model->head_weights);
+    weft_free(model->expert_weights);
+    weft_free(model->layers);
+}
+
 weft_status_t model_memory(const model_source_t *source, const model_shard_t *shard,
                            const model_limits_t *limits, const k_ops_t *ops, weft_diag_t *diag,
                            size_t *weights_bytes_out, size_t *activation_bytes_out)
@@ -246,9 +254,7 @@ weft_status_t model_memory(const model_source_t *source, const model_shard_t *sh
         status = measure(&model, source, ops, diag, &weights, activation_bytes_out);
         *weights_bytes_out = matrices_at(&weights) + weights.matrices.used;
     }
-    weft_free(model.head_weights);
-    weft_free(model.expert_weights);
-    weft_free(model.layers);
+    free_parts(&model);
     return status;
 }
 
@@ -269,16 +275,31 @@ static weft_status_t take_memory(model_t *model, size_t weights, size_t activati
     return status;
 }
 
-/* Scratch for the widest op of the graph. */
-static weft_status_t reserve_scratch(const model_t *model, k_stream_t *stream)
+/* Elements of the widest row of the graph. */
+static uint32_t widest(const model_activations_t *act)
 {
-    size_t width = model->act.ffn_stride;
-    width = width < model->act.qkv_stride ? model->act.qkv_stride : width;
-    width = width < model->act.hidden_stride ? model->act.hidden_stride : width;
-    width = width < model->act.attended_stride ? model->act.attended_stride : width;
-    width = width < model->act.mla_q_stride ? model->act.mla_q_stride : width;
-    width = width < model->act.expert.ffn_stride ? model->act.expert.ffn_stride : width;
-    return k_stream_reserve(stream, model->limits.max_rows, (uint32_t)width);
+    size_t width = act->ffn_stride;
+    width = width < act->qkv_stride ? act->qkv_stride : width;
+    width = width < act->hidden_stride ? act->hidden_stride : width;
+    width = width < act->attended_stride ? act->attended_stride : width;
+    width = width < act->mla_q_stride ? act->mla_q_stride : width;
+    width = width < act->expert.ffn_stride ? act->expert.ffn_stride : width;
+    return (uint32_t)width;
+}
+
+weft_status_t model_scratch(const model_source_t *source, const model_shard_t *shard,
+                            const model_limits_t *limits, const k_ops_t *ops, uint32_t threads,
+                            weft_diag_t *diag, size_t *bytes_out)
+{
+    model_t model = {0};
+    carve_t activations = {.base = NULL};
+    const weft_status_t status = prepare(source, shard, limits, ops, diag, &model);
+    if (status >= 0) {
+        lay_out_activations(&model, ops->act, &activations, &model.act);
+        *bytes_out = ops->scratch_bytes(limits->max_rows, widest(&model.act), threads);
+    }
+    free_parts(&model);
+    return status;
 }
 
 static void set_targets(model_linear_t *linear, uint32_t layer, adapter_target_t first, uint32_t n)
@@ -319,7 +340,7 @@ static weft_status_t load_weights(model_t *model, const model_source_t *source,
     if (status >= 0) {
         carve_t carve = {.base = model->activations_memory.addr};
         lay_out_activations(model, stream->ops->act, &carve, &model->act);
-        status = reserve_scratch(model, stream);
+        status = k_stream_reserve(stream, model->limits.max_rows, widest(&model->act));
     }
     if (status >= 0) {
         char *base = model->weights_memory.addr;

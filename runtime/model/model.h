@@ -94,6 +94,11 @@ weft_status_t model_memory(const model_source_t *source, const model_shard_t *sh
                            const model_limits_t *limits, const k_ops_t *ops, weft_diag_t *diag,
                            size_t *weights_bytes_out, size_t *activation_bytes_out);
 
+/* Of the stream's scratch, which it shares with all that runs on the stream: k_stream_reserve. */
+weft_status_t model_scratch(const model_source_t *source, const model_shard_t *shard,
+                            const model_limits_t *limits, const k_ops_t *ops, uint32_t threads,
+                            weft_diag_t *diag, size_t *bytes_out);
+
 /* model_local_config of a model that is not made yet. */
 weft_status_t model_local_config_of(const model_source_t *source, const model_shard_t *shard,
                                     weft_diag_t *diag, model_config_t *config_out);

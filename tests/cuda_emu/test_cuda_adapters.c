@@ -345,6 +345,7 @@ int main(void)
         OF(adapters_add_on_a_gpu_what_they_add_on_a_cpu, "gemma2"),
         OF(adapters_add_on_a_gpu_what_they_add_on_a_cpu, "granite"),
         OF(adapters_add_on_a_gpu_what_they_add_on_a_cpu, "olmo2"),
+        OF(adapters_add_on_a_gpu_what_they_add_on_a_cpu, "phi3"),
         OF(one_batch_takes_all_of_them, "deepseek-v3"),
         OF(one_batch_takes_all_of_them, "gpt-oss"),
         OF(an_adapter_may_add_to_more_than_those_before, "deepseek-v2"),

@@ -258,7 +258,8 @@ def test_configs_that_cannot_be_had_are_named(made, tmp_path, change, said):
 @pytest.mark.parametrize("name, shape, said", [
     ("base_model.model.lm_head.lora_A.weight", (4, HIDDEN), "lm_head"),
     ("base_model.model.model.layers.7.mlp.up_proj.lora_A.weight", (4, HIDDEN), "fewer layers"),
-    ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (4, HIDDEN + 1), "shape"),
+    ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (4, HIDDEN + 1),
+     f"its shape is [4, {HIDDEN + 1}], the model's [rank, {HIDDEN}]"),
     ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (17, HIDDEN), "max-lora-rank"),
     ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (4, HIDDEN), "one matrix")])
 def test_tensors_that_do_not_fit_are_named(made, tmp_path, name, shape, said):
@@ -295,7 +296,7 @@ def assert_answers_as_merged(tmp_path, added, base, flags):
 @pytest.mark.parametrize("base, flags", [
     ("llama", ["-tp", "2"]), ("llama", ["-pp", "2"]), ("mistral", ["-tp", "2", "-pp", "2"]),
     ("mixtral", []), ("mixtral", ["-tp", "2"]), ("qwen3-moe", []), ("qwen3-moe", ["-tp", "2", "--enable-expert-parallel"]),
-    ("gemma3", ["-tp", "2"]), ("deepseek-v2", []), ("deepseek-v3", []), ("deepseek-v2", ["-tp", "2"]),
+    ("gemma3", ["-tp", "2"]), ("phi3", []), ("phi3", ["-tp", "2"]), ("deepseek-v2", []), ("deepseek-v3", []), ("deepseek-v2", ["-tp", "2"]),
     ("deepseek-v3", ["-tp", "2", "-pp", "2"])], ids=lambda value: "".join(value) or "alone")
 def test_every_kind_of_model_takes_adapters_whole_or_cut(tmp_path, base, flags):
     added = make_adapter(tmp_path / "x", 7, 8, 16, shapes=linears_of(base))

@@ -43,6 +43,11 @@ static inline void adapter_folder_attention(const model_config_t *config,
     const uint32_t kv = config->kv_heads * config->head_dim;
     const uint32_t latent_q = config->heads * (mla->plain + mla->rotary);
     const char *at = "self_attn";
+    if (config->is_fused) {
+        adapter_folder_add(layer, at, "qkv_proj", q + 2 * kv, hidden);
+        adapter_folder_add(layer, at, "o_proj", hidden, q);
+        return;
+    }
     if (mla->kv_latent == 0) {
         adapter_folder_add(layer, at, "q_proj", q, hidden);
         adapter_folder_add(layer, at, "k_proj", kv, hidden);
@@ -122,6 +127,9 @@ static inline void adapter_folder_modules(const model_config_t *config, uint32_t
         adapter_folder_parameters(config, layer);
     } else if (model_layer_has_experts(config, index)) {
         adapter_folder_experts(config, layer);
+    } else if (config->is_fused) {
+        adapter_folder_add(layer, "mlp", "gate_up_proj", 2 * config->intermediate, config->hidden);
+        adapter_folder_add(layer, "mlp", "down_proj", config->hidden, config->intermediate);
     } else {
         adapter_folder_gated(config, "mlp", names, config->intermediate, layer);
     }

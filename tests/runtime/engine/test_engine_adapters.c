@@ -8,7 +8,7 @@
 
 enum { RANK = 5, MAX_RANK = 8 };
 
-static const char *const models[] = {"llama", "mixtral", "deepseek-v3"};
+static const char *const models[] = {"llama", "mixtral", "deepseek-v3", "phi3"};
 
 static engine_options_t lora_options(void)
 {

@@ -129,6 +129,36 @@ static void shares_of_a_gpu_are_never_more_than_the_whole(void **state)
     }
 }
 
+static int device_listed(const char *device, uint32_t rank)
+{
+    const char *at = strchr(device, ':');
+    while (rank-- > 0) {
+        at = strchr(at + 1, ',');
+    }
+    return at[1] - '0';
+}
+
+/* Told nothing, and told what those started together are told: a set of as many GPUs as it has ranks. */
+static void copies_started_apart_take_the_same_gpus(void **state)
+{
+    (void)state;
+    for (uint32_t gpus = 1; gpus <= 8; gpus++) {
+        const engine_machine_t machine = machine_of(gpus);
+        for (uint32_t ranks = 1; ranks <= 4; ranks++) {
+            const engine_options_t options = cut_into(ranks, 1);
+            for (uint32_t copy = 0; copy < 9; copy++) {
+                const engine_share_t share = engine_share_of(&machine, &options, 9, copy);
+                for (uint32_t rank = 0; rank < ranks; rank++) {
+                    const uint32_t index = engine_share_index(copy, ranks, rank);
+                    const int expected = device_listed(share.device, rank);
+                    assert_int_equal(machine.devices.indices[index % gpus], expected);
+                    assert_int_equal(device_listed(share.device, index % ranks), expected);
+                }
+            }
+        }
+    }
+}
+
 static void on_a_cpu_memory_and_cores_are_divided(void **state)
 {
     (void)state;
@@ -169,6 +199,7 @@ int main(void)
         cmocka_unit_test(ranks_of_a_copy_count_once),
         cmocka_unit_test(a_gpu_that_is_named_is_everybodys),
         cmocka_unit_test(shares_of_a_gpu_are_never_more_than_the_whole),
+        cmocka_unit_test(copies_started_apart_take_the_same_gpus),
         cmocka_unit_test(on_a_cpu_memory_and_cores_are_divided),
         cmocka_unit_test(a_machine_is_what_an_engine_would_find),
     };
