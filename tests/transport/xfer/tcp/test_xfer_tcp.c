@@ -476,19 +476,21 @@ static void sleepers_are_woken_by_all_there_is_to_do(void **state)
     tcp_rig_close(&rig);
 }
 
+/* What the kernel hands over late may still wake them, a few times. */
 static void ports_with_nothing_to_do_sleep_on(void **state)
 {
+    enum { MOST_WAKES = 100 };
     (void)state;
     tcp_rig_t rig = {0};
-    struct pollfd fds[2] = {{.events = POLLIN}, {.events = POLLIN}};
+    int wakes = 0;
     tcp_rig_open(&rig, MEMORY_BYTES, false);
     tcp_rig_check(&rig);
-    tcp_rig_steps(&rig, 1000);
-    assert_false(xfer_backend_tcp.progress(rig.near.port));
-    assert_false(xfer_backend_tcp.progress(rig.far.port));
-    assert_true(xfer_backend_tcp.arm(rig.near.port, &fds[0].fd));
-    assert_true(xfer_backend_tcp.arm(rig.far.port, &fds[1].fd));
-    assert_int_equal(poll(fds, 2, 300), 0);
+    while (sleep_both(&rig)) {
+        assert_true(++wakes <= MOST_WAKES);
+        while (xfer_backend_tcp.progress(rig.near.port) ||
+               xfer_backend_tcp.progress(rig.far.port)) {
+        }
+    }
     tcp_rig_close(&rig);
 }
 
