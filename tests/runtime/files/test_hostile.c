@@ -23,6 +23,7 @@
 #include "runtime/files/gguf.h"
 #include "runtime/files/safetensors.h"
 #include "runtime/model/model_source.h"
+#include "tests/support/sanitizer.h"
 #include "tests/support/test_fork.h"
 #include "text/text.h"
 
@@ -32,15 +33,6 @@
 #define MAX_BYTES   (500 * 1000 * 1000)
 #define MAX_SECONDS 2
 #define MAX_VOCAB   320 /* embedding rows of the model that the tokenizers would belong to */
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define HAS_SHADOW_MEMORY 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define HAS_SHADOW_MEMORY 1
-#endif
 
 static json_t *load_index(void)
 {
@@ -162,7 +154,7 @@ static int run_inspect(const char *path, char *errors, size_t size)
     const pid_t child = test_fork();
     assert_true(child >= 0);
     if (child == 0) {
-#ifndef HAS_SHADOW_MEMORY
+#if !TEST_IS_SANITIZED
         limit(RLIMIT_AS, MAX_BYTES);
         limit(RLIMIT_CPU, MAX_SECONDS);
 #endif

@@ -20,19 +20,11 @@
 #include "base/mapped_file.h"
 #include "runtime/model/model_source.h"
 #include "tests/support/random.h"
+#include "tests/support/sanitizer.h"
 
 #define TINY      WEFT_TEST_VECTORS "/tiny-models/"
 #define ROUNDS    20000
 #define MAX_BYTES (500 * 1000 * 1000)
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define HAS_SHADOW_MEMORY 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define HAS_SHADOW_MEMORY 1
-#endif
 
 typedef struct workshop {
     char folder[32];
@@ -206,7 +198,7 @@ static void changed_configs_never_crash_nor_leak(void **state)
 
 int main(void)
 {
-#ifndef HAS_SHADOW_MEMORY
+#if !TEST_IS_SANITIZED
     const struct rlimit limit = {MAX_BYTES, MAX_BYTES};
     setrlimit(RLIMIT_AS, &limit);
 #endif
