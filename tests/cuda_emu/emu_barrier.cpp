@@ -35,6 +35,7 @@ static int wait_for_block(const char *what, int counts)
     if (barrier.arrived > 0 && strcmp(barrier.what, what) != 0) {
         fail(cudaErrorLaunchFailure, "%s meets %s of other threads", what, barrier.what);
     }
+    now->waited_at = nullptr;
     barrier.what = what;
     barrier.counted += counts;
     if (++barrier.arrived < now_block->live) {
@@ -95,6 +96,7 @@ int simt_sync_block_count(bool flag)
 void simt_barrier_sync(int id, int threads)
 {
     Barrier &barrier = arrive_named("simt_barrier_sync", id, threads);
+    now->waited_at = nullptr;
     bool is_checked = now_block->grid->is_checked;
     if (barrier.arrived < threads) {
         if (is_checked) {

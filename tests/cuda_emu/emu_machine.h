@@ -58,7 +58,8 @@ struct Thread {
     std::vector<size_t> stores; /* committed groups of bulk stores: how many each, oldest first */
     size_t uncommitted_stores = 0;
 
-    const void *waited_at = nullptr; /* the code of its last wait at an mbarrier, then of none */
+    /* Return address of the mbarrier wait since it last arrived at one or met others; null: none. */
+    const void *waited_at = nullptr;
 };
 
 /* A call that lanes of a warp make together. */

@@ -65,7 +65,8 @@ void mbarrier_check(uint64_t *barrier, const char *who)
 /*
  * A GPU may bring the lanes of a warp together where their ways meet. One that comes to a place without
  * the wait that others came through before may then be held up by lanes that wait there now. Ways are
- * known once someone went them: a wait's place in the code, and the next place of that thread.
+ * known once someone went them: a wait's place in the code, and the next place of that thread,
+ * unless it met others in between, who then are in step.
  */
 using Way = std::pair<const void *, const void *>;
 static std::set<Way> known_ways;

@@ -9,7 +9,7 @@
 namespace emu
 {
 
-/* Fails the grid unless a barrier was initialized there. */
+/* Fails the grid unless a barrier was initialized there, and fenced since. */
 void mbarrier_check(uint64_t *barrier, const char *who);
 /* Bytes have arrived. issuer: whose earlier accesses they come after. */
 void mbarrier_complete(Block &block, uint64_t *barrier, uint32_t bytes);

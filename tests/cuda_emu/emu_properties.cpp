@@ -13,7 +13,7 @@ using namespace emu;
 
 static int current_device; /* of all threads: a process uses one */
 
-static bool is_device(int device)
+bool emu::is_device(int device)
 {
     return device >= 0 && device < device_limits().devices;
 }

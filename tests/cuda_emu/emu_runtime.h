@@ -60,8 +60,9 @@ struct Limits {
 };
 
 const Limits &device_limits(void);
-/* The device's next kernel fails: WEFT_EMU_FAULT is a path, and the file of that path and ".0", its
- * index, is there. */
+bool is_device(int device);
+/* Whether the current device's kernels fail: WEFT_EMU_FAULT=PATH, and there is a file PATH.N, N the
+ * device's index. */
 bool is_told_to_fail(void);
 
 /* ---- memory --------------------------------------------------------------------------------- */

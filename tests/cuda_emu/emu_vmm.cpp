@@ -73,7 +73,7 @@ static bool poison_file(int fd, size_t bytes)
 
 static CUresult get_attribute(int *value, CUdevice_attribute attribute, CUdevice device)
 {
-    if (device >= device_limits().devices ||
+    if (!is_device(device) ||
         attribute != CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED) {
         return CUDA_ERROR_INVALID_VALUE;
     }

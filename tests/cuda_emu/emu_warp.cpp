@@ -54,6 +54,7 @@ void meet_lanes(const char *what, uint64_t detail, uint32_t mask, void *argument
 {
     Warp &warp = now_block->warps[static_cast<size_t>(now->linear / warp_size)];
     int lane = lane_of(*now);
+    now->waited_at = nullptr;
     if ((mask >> lane & 1) == 0) {
         fail(cudaErrorLaunchFailure, "%s: lane %d is not in its own mask %08x", what, lane, mask);
     }

@@ -391,12 +391,13 @@ void simt_wgmma_fence(void)
     my_group().members[now->linear % group_threads].is_fenced = true;
 }
 
-/* Of products for the same d one behind the other only the first needs a fence, unless a is in registers. */
+/* Of products for the same d and shape one behind the other only the first needs a fence, unless a is in registers. */
 static void check_fence(const Member &member, const emu_wgmma_t &call)
 {
-    const bool is_ordered = call.a_registers == nullptr &&
-                            std::any_of(member.accumulators.begin(), member.accumulators.end(),
-                                        [&](const Accumulator &one) { return one.d == call.d; });
+    const bool is_ordered =
+        call.a_registers == nullptr &&
+        std::any_of(member.accumulators.begin(), member.accumulators.end(),
+                    [&](const Accumulator &one) { return one.d == call.d && one.n == call.n; });
     if (!member.is_fenced && !is_ordered) {
         fail(cudaErrorLaunchFailure, "wgmma: no simt_wgmma_fence() since the thread waited last");
     }
@@ -436,6 +437,7 @@ void simt_wgmma_commit(void)
 void emu_wgmma_wait(int newest)
 {
     WarpGroups::Group &group = my_group();
+    now->waited_at = nullptr;
     if (!group.waiting.empty() && group.newest != newest) {
         fail(cudaErrorLaunchFailure, "simt_wgmma_wait<%d> meets <%d> of the same group", newest,
              group.newest);

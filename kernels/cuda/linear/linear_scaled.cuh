@@ -205,8 +205,9 @@ SIMT_DEVICE void scaled_fetch_w(const scaled_lane_t<S> &lane, uint32_t at, scale
 /*
  * All that the block multiplies, each lane its own; weights first, x is the kernel's before. A warp's
  * copies begin one after the other, ten instructions each: all four warps of the group share them out.
- * A lane that waits may hold up the others of its warp. So all lanes wait for stages of the same block, and
- * have fetched those before: what frees a stage is never what a lane has yet to do.
+ * A lane that waits may hold up the others of its warp. So each fetches its first stages before any
+ * waits; then all wait at the same turn, each in its share's ring, for a stage that is free once its
+ * k block and the next one have come, which all lanes have fetched by then.
  */
 template <class W, class S>
 SIMT_DEVICE void scaled_fetch_all(const linear_scaled_t &p, const scaled_rows_t &rows,

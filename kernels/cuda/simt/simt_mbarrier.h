@@ -40,7 +40,7 @@ SIMT_FN bool simt_elect(void);
 template <int REGISTERS> SIMT_FN void simt_registers_raise(void);
 template <int REGISTERS> SIMT_FN void simt_registers_lower(void);
 
-/* Registers a thread that SIMT_KERNEL(threads, 1) is launched with if a group raises it above that. */
+/* Registers a thread that SIMT_KERNEL(threads, 1) is launched with; where no group raises more, the compiler may give fewer. */
 constexpr int simt_launch_registers(int threads)
 {
     return 65536 / threads < 256 ? 65536 / threads / 8 * 8 : 248;

@@ -425,7 +425,7 @@ static SIMT_KERNEL(64, 1) lanes_apart(const float *x, float *y, const float *)
     const uint32_t waits_from = (uint32_t)x[1] + 1;
     if (threadIdx.x == 0) {
         simt_mbarrier_init(full, 3);
-        simt_mbarrier_init(free, 32);
+        simt_mbarrier_init(free, 2);
         simt_mbarrier_fence_init();
     }
     simt_sync_block();
@@ -434,7 +434,10 @@ static SIMT_KERNEL(64, 1) lanes_apart(const float *x, float *y, const float *)
         for (; round < 3; round++) {
             simt_mbarrier_wait(full, round & 1);
             sum += s[0][lane] + s[1][lane] + s[2][lane];
-            simt_mbarrier_arrive(free);
+            simt_sync_warp(); /* the others may wait again before lane 0 has come twice */
+            for (int i = 0; i < 2 && lane == 0; i++) {
+                simt_mbarrier_arrive(free);
+            }
         }
         y[blockIdx.x * 32 + lane] = sum;
     } else if (lane < 3) {
