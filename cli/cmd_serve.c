@@ -39,7 +39,7 @@ static weft_status_t serve_http(const api_options_t *options,
         if (status == WEFT_ERR_PEER_GONE) {
             weft_diag(diag, status, "a rank was lost, and the model with it");
         } else if (status == WEFT_ERR_DEVICE) {
-            weft_diag(diag, status, "the engine failed, and what it said above is why");
+            weft_diag(diag, status, "the engine failed: its error above says why");
         }
     }
     api_server_destroy(server);

@@ -39,8 +39,9 @@ typedef struct executor_config {
     k_dtype_t kv_dtype;
     void *kv_base;  /* the pool's memory */
     uint32_t depth; /* steps that may be out; 0: EXECUTOR_MIN_DEPTH */
-    bool is_timed;  /* results say how long the device took; it must have a clock. Nobody waits for
-                       that: two more events a step */
+    bool
+        is_timed; /* results say how long the device took; it must have a clock. Two more events are
+                       recorded in each step; no thread waits for them */
 } executor_config_t;
 
 /* Results of one step, valid until its buffers are launched again (depth steps later). */

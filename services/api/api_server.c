@@ -268,14 +268,15 @@ static void on_drain_timer(void *user)
 {
     api_server_t *server = user;
     const uint64_t now = weft_clock_ns();
-    const uint64_t leases = open_leases(server);
+    /* Of an engine that has ended nobody can read blocks any more. */
+    const uint64_t leases = server->end_status < 0 ? 0 : open_leases(server);
 
     if (server->flush_deadline_ns == 0 && (server->n_calls > 0 || leases > 0)) {
         if (now < server->drain_until_ns) {
             wait_for_the_rest(server, leases, now);
             return;
         }
-        weft_log_warn("shutdown-timeout is over requests=%u leases=%" PRIu64, server->n_calls,
+        weft_log_warn("the time to end is over requests=%u leases=%" PRIu64, server->n_calls,
                       leases);
         cut_off_calls(server);
     }
@@ -294,8 +295,10 @@ static void drain(api_server_t *server, uint32_t number)
     weft_log_info("draining signal=%u requests=%u timeout=%us", number, server->n_calls,
                   server->options->shutdown_timeout);
     server->is_draining = true;
-    server->drain_until_ns =
-        weft_clock_ns() + server->options->shutdown_timeout * WEFT_NS_PER_SECOND;
+    if (server->end_status >= 0) { /* else LOST_ANSWER_NS from then */
+        server->drain_until_ns =
+            weft_clock_ns() + server->options->shutdown_timeout * WEFT_NS_PER_SECOND;
+    }
     engine_drain(server->engine);
     weft_loop_timer_set(server->drain_timer, 0);
 }

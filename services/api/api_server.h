@@ -24,7 +24,7 @@ weft_status_t api_server_create(const api_options_t *options,
 
 /*
  * Serves until drained. WEFT_ERR_PEER_GONE: a rank was lost for good; what ran was answered with 503.
- * WEFT_ERR_DEVICE: the engine failed; what ran was answered with 500.
+ * WEFT_ERR_DEVICE: the engine failed, on whatever device; what ran was answered with 500.
  */
 weft_status_t api_server_run(api_server_t *server);
 void api_server_destroy(api_server_t *server); /* NULL is fine */
