@@ -396,7 +396,6 @@ static weft_status_t measure_all(engine_plan_t *plan, const model_source_t *sour
     needs->kv = block_bytes_of(plan) * plan->n_blocks;
     const weft_status_t status = measure(plan, source, place, diag, needs);
     plan->needs_bytes = sum_of(needs);
-    plan->own_bytes = needs->backend;
     return status < 0 ? status
                       : check_memory(needs, plan->budget_bytes, place->device->ops->is_host, diag);
 }

@@ -187,7 +187,6 @@ typedef struct engine_plan {
     bool keeps_packed;              /* matrices, in a file beside the model's */
     size_t budget_bytes;
     size_t needs_bytes; /* of the device, all that is planned */
-    size_t own_bytes;   /* of it, what the backend takes by itself */
 } engine_plan_t;
 
 /* A copy of the store's statistics, word by word: whole numbers, if not all of one moment. */

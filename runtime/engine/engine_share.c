@@ -24,7 +24,8 @@ typedef struct deal {
 
 static int device_of(const deal_t *deal, uint32_t copy, uint32_t rank)
 {
-    return deal->devices->indices[(copy * deal->ranks + rank) % deal->devices->n];
+    const uint32_t index = engine_share_index(copy, (uint32_t)deal->ranks, rank);
+    return deal->devices->indices[index % deal->devices->n];
 }
 
 /* More ranks than devices have them again, in the same order. */

@@ -40,10 +40,10 @@ engine_share_t engine_share_of(const engine_machine_t *machine, const engine_opt
                                uint32_t n_copies, uint32_t copy);
 
 /*
- * Of a copy that is started apart and knows its number alone: which of the devices that --device
- * stands for its rank-th of n_ranks opens, counting on from the first (weft_device_open). Copies of a
- * machine that are numbered one after the other take what engine_share_of gives those from 0 on, and
- * one that is shown or told its own devices takes these.
+ * Which of the devices that --device stands for a copy's rank-th of n_ranks has, modulo their number:
+ * copy c has those from c * n_ranks on. So copies with numbers in a row have devices of their own as
+ * far as there are enough, also where each is started apart and knows its number alone, and one that
+ * sees only its own devices has all of them.
  */
 static inline uint32_t engine_share_index(uint32_t copy, uint32_t n_ranks, uint32_t rank)
 {

@@ -38,10 +38,6 @@ static void publish_gauges(engine_t *engine)
 {
     const sched_stats_t stats = sched_stats(engine->sched);
     engine_gauges_t *g = &engine->gauges;
-    set(&g->running, stats.running);
-    set(&g->waiting, stats.waiting);
-    set(&g->free_blocks, kv_pool_free_blocks(kv_store_pool(engine->store)));
-    set(&g->held_blocks, kv_pool_held_blocks(kv_store_pool(engine->store)));
     publish_store(engine);
     set_64(&g->steps, stats.steps);
     set_64(&g->prompt_tokens, stats.prompt_tokens);
@@ -56,6 +52,11 @@ static void publish_gauges(engine_t *engine)
     for (uint32_t i = 0; i < STEP_MAX_DRAFTS; i++) {
         set_64(&g->accepted[i], stats.accepted[i]);
     }
+    /* Last: who sees that nothing runs has all of it counted. */
+    set(&g->free_blocks, kv_pool_free_blocks(kv_store_pool(engine->store)));
+    set(&g->held_blocks, kv_pool_held_blocks(kv_store_pool(engine->store)));
+    set(&g->waiting, stats.waiting);
+    set(&g->running, stats.running);
     if (engine->transfer != NULL) {
         kv_transfer_publish(engine->transfer);
     }
