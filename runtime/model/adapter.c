@@ -74,14 +74,20 @@ static weft_status_t refuse_tensor(const loader_t *loader, const safetensors_ten
 static weft_status_t refuse_shape(const loader_t *loader, const safetensors_tensor_t *tensor,
                                   adapter_place_t place, uint64_t wide)
 {
-    char reason[160];
+    const uint32_t experts = experts_of(loader->model, place);
+    char ranks[32] = "rank";
+    char expected[32];
+    char reason[192];
     if (tensor->n_dims != 2) {
         return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, "its shape is no matrix's");
     }
+    if (experts > 1) {
+        snprintf(ranks, sizeof(ranks), "%u * rank", experts);
+    }
+    snprintf(expected, sizeof(expected), "%" PRIu64, wide);
     snprintf(reason, sizeof(reason),
-             "its shape is [%" PRIu64 ", %" PRIu64 "], the model's %s%" PRIu64 "%s",
-             tensor->dims[0], tensor->dims[1], place.is_b ? "[" : "[rank, ", wide,
-             place.is_b ? ", rank]" : "]");
+             "its shape is [%" PRIu64 ", %" PRIu64 "], the model's [%s, %s]", tensor->dims[0],
+             tensor->dims[1], place.is_b ? expected : ranks, place.is_b ? ranks : expected);
     return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED, reason);
 }
 
@@ -186,7 +192,7 @@ static weft_status_t measure(loader_t *loader)
         const uint32_t rank = rank_of(model, tensor, place);
         if (!set_rank(loader, place, rank)) {
             return refuse_tensor(loader, tensor, WEFT_ERR_MALFORMED,
-                                 "of another rank than its pair");
+                                 "of another rank than a matrix before it of the same linear");
         }
         loader->used += floats_here(model, place, rank);
         const size_t width = place.is_of_all && place.is_b ? tensor->dims[1] : 0;
@@ -417,7 +423,7 @@ static weft_status_t check_pairs(const loader_t *loader)
         const k_lora_t *pair = &loader->adapter->pairs[i];
         if ((pair->a == NULL) != (pair->b == NULL)) {
             return weft_diag(loader->diag, WEFT_ERR_MALFORMED,
-                             "%s: layer %u has one matrix of %s alone", loader->path,
+                             "%s: layer %u has one of two matrices for %s", loader->path,
                              loader->model->cut->layers.first + i / of_layer->n,
                              adapter_module(loader->model->config,
                                             adapter_target_of(of_layer, i % of_layer->n)));

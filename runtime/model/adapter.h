@@ -69,7 +69,8 @@ weft_status_t adapter_load(const adapter_model_t *model, const char *path, weft_
                            adapter_t **adapter_out);
 void adapter_destroy(adapter_t *adapter); /* NULL is fine */
 
-/* What adapter_load would take of the device; fails as that does, where it needs no device to tell. */
+/* What adapter_load would take of the device; fails as that does, but for
+ * matrices that are missing or there twice, and for what the device refuses. */
 weft_status_t adapter_measure(const adapter_model_t *model, const char *path, weft_diag_t *diag,
                               size_t *bytes_out);
 

@@ -261,7 +261,7 @@ def test_configs_that_cannot_be_had_are_named(made, tmp_path, change, said):
     ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (4, HIDDEN + 1),
      f"its shape is [4, {HIDDEN + 1}], the model's [rank, {HIDDEN}]"),
     ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (17, HIDDEN), "max-lora-rank"),
-    ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (4, HIDDEN), "one matrix")])
+    ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (4, HIDDEN), "one of two matrices")])
 def test_tensors_that_do_not_fit_are_named(made, tmp_path, name, shape, said):
     (tmp_path / "x").mkdir()
     shutil.copy(made / "a/adapter_config.json", tmp_path / "x")
@@ -340,7 +340,7 @@ def test_experts_of_gpt_oss_are_adapted_together(tmp_path, parameters, flags):
 
 @pytest.mark.parametrize("name, shape, said", [
     ("experts.lora_A.weight", (6, 32), "shape"), ("experts.lora_A.weight", (8, 33), "shape"),
-    ("experts.lora_A.weight", (4 * 17, 32), "max-lora-rank"), ("experts.lora_B.weight", (64, 8), "one matrix"),
+    ("experts.lora_A.weight", (4 * 17, 32), "max-lora-rank"), ("experts.lora_B.weight", (64, 8), "one of two matrices"),
     ("experts.base_layer.base_layer.lora_A.weight", (8, 64), "that the layer has")])
 def test_experts_of_gpt_oss_that_do_not_fit_are_named(tmp_path, name, shape, said):
     make_experts_adapter(tmp_path / "x", 7, 2, 4, [DOWN])
