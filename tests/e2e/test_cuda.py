@@ -27,7 +27,7 @@ TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 N = 6  # tokens of an answer
 
 pytestmark = pytest.mark.skipif(
-    not BINARY or not EMULATED or not Path(EMULATED).exists(),
+    not BINARY or not EMULATED,
     reason="no WEFT_TEST_EMULATED_BINARY: it takes CUDA's headers, and GCC on x86-64")
 
 
@@ -36,6 +36,12 @@ def serve(device, *flags, program=None, model=MODEL, env=None):
     return Server([program, "serve", str(TINY / model), "--port", "0", "--host", "127.0.0.1",
                    "--served-model-name", NAME, "--max-num-seqs", "8", "--threads", "1",
                    "--device", device, *(("--cpu-isa", "ref") if device == "cpu" else ()), *flags], env)
+
+
+def end(servers):
+    for server in servers:
+        server.process.kill()
+        server.process.wait()
 
 
 @pytest.fixture
@@ -48,9 +54,7 @@ def start():
         return started[-1].wait_until_listening() if wait else started[-1]
 
     yield run
-    for server in started:
-        server.process.kill()
-        server.process.wait()
+    end(started)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +62,14 @@ def both():
     """One model on the GPU and on the CPU."""
     servers = [serve(device, "--chat-template", TEMPLATE, "--return-tokens-as-token-ids")
                for device in ("cuda", "cpu")]
-    yield [server.wait_until_listening() for server in servers]
-    for server in servers:
-        assert server.process.poll() is None, "".join(server.lines[-20:])
-        server.wait_until_idle()
-        assert server.stop() == 0, "".join(server.lines[-20:])
+    try:
+        yield [server.wait_until_listening() for server in servers]
+        for server in servers:
+            assert server.process.poll() is None, "".join(server.lines[-20:])
+            server.wait_until_idle()
+            assert server.stop() == 0, "".join(server.lines[-20:])
+    finally:
+        end(servers)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +177,9 @@ def test_ranks_on_two_gpus_give_the_tokens(start, cpu, way):
     server = start("cuda", "-tp", "2", "--coll-backend", way, env=TWO)
     for rank in (0, 1):
         assert f"rank={rank} ranks=2 device=cuda:{rank} collectives={way}" in lines(server)
-    assert_alike(complete(server, SEQUENCES[1])["token_ids"], complete(cpu, SEQUENCES[1]))
+    # Of clear choices: all tokens, as one GPU has them above.
+    answers = [complete(one, SEQUENCES[1], max_tokens=16)["token_ids"] for one in (server, cpu)]
+    assert answers[0] == answers[1]
     assert server.stop() == 0, lines(server)
 
 
@@ -212,13 +221,15 @@ def split_service(tmp_path):
     server = Server([EMULATED, "up", str(TINY / MODEL), "--port", "0", "--host", "127.0.0.1",
                      "--served-model-name", NAME, "--", "--device", "cuda", "--max-num-seqs", "8"],
                     {**TWO, "WEFT_EMU_FAULT": str(tmp_path / "fault")})
-    wait_for(lambda: "prefill=1 decode=1" in lines(server) or server.process.poll() is not None,
-             what="the front")
-    server.url = re.search(r"listening on (http://127.0.0.1:\d+) prefill", lines(server))[1]
-    wait_for(lambda: web.get(server.url + "/health").status_code == 200, what="health")
-    yield server
-    server.process.kill()
-    server.process.wait()
+    try:
+        wait_for(lambda: "prefill=1 decode=1" in lines(server) or server.process.poll() is not None,
+                 what="the front")
+        assert server.process.poll() is None, lines(server)
+        server.url = re.search(r"listening on (http://127.0.0.1:\d+) prefill", lines(server))[1]
+        wait_for(lambda: web.get(server.url + "/health").status_code == 200, what="health")
+        yield server
+    finally:
+        end([server])
 
 
 def test_a_worker_whose_gpu_fails_is_started_again(split_service, tmp_path):
@@ -244,7 +255,8 @@ def test_a_failed_gpu_of_a_rank_ends_all_ranks(start, tmp_path, way, rank, code)
         assert list(events)[-1]["error"]["code"] == code
     assert server.wait() == 1
     assert f"device=cuda:{rank} the device's work failed" in lines(server)
-    assert f"rank {rank} of 2 is lost" in lines(server)
+    if rank != 0:  # else rank 1 would have to say it, and may be ended before it does
+        assert f"rank {rank} of 2 is lost" in lines(server)
     assert state(follower) in (None, "Z")
 
 
