@@ -190,6 +190,18 @@ static inline void adapter_folder_write_config(const char *folder, const model_c
     fclose(json);
 }
 
+/* Config, and the file of the matrices with this header: they come next. */
+static inline FILE *adapter_folder_begin(const char *folder, const model_config_t *config,
+                                         uint32_t rank, const char *header, size_t length)
+{
+    const uint64_t header_bytes = length;
+    adapter_folder_write_config(folder, config, rank);
+    FILE *file = adapter_folder_open(folder, "adapter_model.safetensors");
+    fwrite(&header_bytes, sizeof(header_bytes), 1, file);
+    fwrite(header, 1, length, file);
+    return file;
+}
+
 /*
  * Adds to the modules whose names contain `only`: "" is all of them, experts and latents as well. Weights
  * within ±size; the folder is there. What is added has scale 2.
@@ -203,11 +215,7 @@ static inline void adapter_folder_write(const char *folder, const model_config_t
     FILE *header = open_memstream(&text, &length);
     const size_t bytes = adapter_folder_header(header, config, only, rank);
     fclose(header);
-    adapter_folder_write_config(folder, config, rank);
-    FILE *file = adapter_folder_open(folder, "adapter_model.safetensors");
-    const uint64_t header_bytes = length;
-    fwrite(&header_bytes, sizeof(header_bytes), 1, file);
-    fwrite(text, 1, length, file);
+    FILE *file = adapter_folder_begin(folder, config, rank, text, length);
     for (size_t i = 0; i < bytes / sizeof(float); i++) {
         const float weight = size * (float)((double)(int64_t)test_random_u64(&random) * 0x1p-63);
         fwrite(&weight, sizeof(weight), 1, file);

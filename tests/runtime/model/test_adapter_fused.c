@@ -70,11 +70,7 @@ static void write_folder(const rig_t *rig, const module_t *modules, uint32_t n)
     }
     fputc('}', header);
     fclose(header);
-    adapter_folder_write_config(rig->folder, rig->config, RANK);
-    FILE *file = adapter_folder_open(rig->folder, "adapter_model.safetensors");
-    const uint64_t header_bytes = length;
-    fwrite(&header_bytes, sizeof(header_bytes), 1, file);
-    fwrite(text, 1, length, file);
+    FILE *file = adapter_folder_begin(rig->folder, rig->config, RANK, text, length);
     for (uint32_t i = 0; i < rig->config->layers * n; i++) {
         const module_t *m = &modules[i % n];
         write_matrix(file, i / n, m, 'A', (model_range_t){0, RANK}, hidden);
